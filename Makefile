@@ -1,0 +1,39 @@
+# `make serve` and `make test` need nothing but Python 3.11 to 3.13, make and a package index; they install the rest.
+
+MODEL   ?=
+ARGS    ?=
+BACKEND ?= auto
+VENV    := .venv/bin
+SETUP   := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test lint format clean
+
+help:  ## what make can do
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+install: $(SETUP)  ## make .venv and install everything into it; BACKEND=cpu or cuda overrides what is detected
+
+serve: $(SETUP)  ## run the server on http://127.0.0.1:8000; MODEL=org/name, ARGS="flags of patchbay serve"
+	$(VENV)/patchbay serve $(MODEL) $(ARGS)
+
+test: $(SETUP)  ## run all tests; ARGS="flags of pytest"
+	$(VENV)/pytest $(ARGS)
+
+lint: $(SETUP)  ## ruff, mypy and the import contracts
+	$(VENV)/ruff check
+	$(VENV)/ruff format --check
+	$(VENV)/mypy
+	$(VENV)/lint-imports --no-logo
+
+format: $(SETUP)  ## let ruff repair what it can
+	$(VENV)/ruff check --fix
+	$(VENV)/ruff format
+
+clean:  ## remove .venv and caches; .data stays
+	rm -rf .venv dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache .grimp_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(SETUP): setup/install pyproject.toml requirements-overrides.txt
+	setup/install $(BACKEND) dev
+	@touch $@

@@ -1,0 +1,127 @@
+"""The base model as the door sees it: which linear modules it has, and of what shape."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adapters import strict_json
+from adapters.errors import BaseModelUnreadable, SafetensorsMalformed
+from adapters.safetensors_header import BASE_HEADER, Tensor, read_header
+
+Modules = Mapping[str, tuple[int, int]]
+"""Module path as PEFT names it -> (out_features, in_features)."""
+
+CONFIG = "config.json"
+EMBEDDING = "embed_tokens"
+HEAD = "lm_head"
+
+_UNSERVED_EMBEDDINGS = frozenset({"wte", "wpe", "word_embeddings", "embed_positions", "embed_in"})
+"""Embeddings by older names: two-dimensional weights that are no linear modules; vLLM gives them no LoRA."""
+
+_VOLATILE = frozenset({"transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache"})
+"""Keys of config.json that change while the model stays the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A base model's name, identity and shapes. Equal fingerprints: the same adapters fit.
+
+    ``modules`` holds every module that may carry a LoRA, whose A is [r, in_features] and B [out_features, r].
+    An untied ``embed_tokens`` is among them as (hidden size, vocabulary size): a lookup is a product with
+    one-hot rows. Where input and output embeddings share their weights neither is listed: no LoRA is admitted
+    on them.
+    """
+
+    name: str
+    fingerprint: str
+    modules: Modules = field(repr=False, hash=False)
+
+    @classmethod
+    def from_directory(cls, path: Path, name: str) -> BaseModel:
+        """Read config.json and the headers of the safetensors files in ``path``; no weights are read.
+
+        The names of the weights must be those of the modules, as with every text model that transformers
+        saves. Shapes of weights packed by a quantiser are not module shapes: use ``from_shapes`` for those.
+
+        Raises:
+            BaseModelUnreadable: config.json or the weights are missing, broken or quantised.
+        """
+        config = _read_config(path / CONFIG)
+        if config.get("quantization_config"):
+            raise BaseModelUnreadable(
+                f"{path}: the weights are quantised, so their files do not tell the modules' shapes; "
+                "use the shapes that the engine reports"
+            )
+        return cls.from_shapes(name, config, dict(_linear_modules(_read_tensors(path), config)))
+
+    @classmethod
+    def from_shapes(cls, name: str, config: Mapping[str, Any], modules: Modules) -> BaseModel:
+        """Build from shapes that are known otherwise; ``config`` is what config.json holds."""
+        ordered = dict(sorted(modules.items()))
+        return cls(name, _fingerprint(config, ordered), ordered)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = strict_json.parse(path.read_bytes())
+    except FileNotFoundError:
+        raise BaseModelUnreadable(f"{path} is missing: point at a directory in Hugging Face format") from None
+    except (OSError, ValueError) as error:
+        raise BaseModelUnreadable(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise BaseModelUnreadable(f"{path} holds no JSON object")
+    return config
+
+
+def _read_tensors(directory: Path) -> Iterator[Tensor]:
+    for file in _weight_files(directory):
+        try:
+            yield from read_header(file, BASE_HEADER).tensors.values()
+        except (OSError, SafetensorsMalformed) as error:
+            raise BaseModelUnreadable(f"{file} cannot be read: {error}") from error
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    # Mistral ships the same weights twice; consolidated*.safetensors names them otherwise.
+    files = sorted(directory.glob("model*.safetensors")) or sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise BaseModelUnreadable(
+            f"{directory} holds no *.safetensors: download the model's safetensors files, or save it with "
+            "save_pretrained"
+        )
+    return files
+
+
+def _linear_modules(
+    tensors: Iterable[Tensor], config: Mapping[str, Any]
+) -> Iterator[tuple[str, tuple[int, int]]]:
+    shapes = {
+        tensor.name.removesuffix(".weight"): tensor.shape
+        for tensor in tensors
+        if tensor.name.endswith(".weight") and len(tensor.shape) == 2
+    }
+    tied = config.get("tie_word_embeddings") is True or HEAD not in shapes
+    for module, (rows, columns) in shapes.items():
+        short = module.rpartition(".")[2]
+        if short in _UNSERVED_EMBEDDINGS or (tied and short in {EMBEDDING, HEAD}):
+            continue
+        yield module, (columns, rows) if short == EMBEDDING else (rows, columns)
+
+
+def _fingerprint(config: Mapping[str, Any], modules: Modules) -> str:
+    identity = {"config": _stable(config), "modules": [[module, *shape] for module, shape in modules.items()]}
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _stable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _stable(item) for key, item in value.items() if key not in _VOLATILE}
+    if isinstance(value, list | tuple):
+        return [_stable(item) for item in value]
+    return value

@@ -1,0 +1,180 @@
+"""The bytes of versions, addressed by digest and read-only: ``<root>/sha256/<first 2>/<digest>/<file>``."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import re
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from adapters.disk import fsync_directory, room_needed
+from adapters.errors import BlobCorrupt
+from adapters.manifest import FILES, Manifest
+from adapters.remote_blobs import RemoteBlobs
+from adapters.staging import Staged, Staging
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class Blobs:
+    """The store under ``root``, beside its staging; ``remote`` is the durable copy, if there is one.
+
+    A blob appears whole, by one rename, and never changes. Several processes may share a root.
+    Without ``remote`` the local copy is the durable one; with it, missing and damaged ones are fetched again.
+    """
+
+    def __init__(self, root: Path, *, remote: RemoteBlobs | None = None) -> None:
+        self._root = root
+        self._remote = remote
+        self._staging = Staging(root, max_bytes=sys.maxsize)
+
+    async def put(self, staged: Staged) -> Path:
+        """Publish what ``staged`` holds: durable when this returns. The same bytes again change nothing.
+
+        Raises:
+            AdapterRefused: a file is missing.
+            StorageFull: the disk has no room.
+            SourceUnavailable: the remote store did not take the copy.
+        """
+        digest = staged.manifest().digest
+        if self._remote is not None:
+            await self._remote.put(digest, staged.path)
+        return await asyncio.to_thread(self._place, staged.path, digest)
+
+    async def path(self, digest: str) -> Path:
+        """Return the directory of the blob, fetching it first if it lies in the remote store alone.
+
+        Raises:
+            BlobCorrupt: it is nowhere, or the remote copy is damaged.
+            SourceUnavailable: the remote store did not answer.
+        """
+        directory = self._directory(digest)
+        if not await asyncio.to_thread(_is_whole, directory):
+            await self._fetch(digest, "is missing")
+        return directory
+
+    async def verify(self, digest: str) -> Path:
+        """Hash the blob again and return its directory; a damaged one is fetched anew from the remote store.
+
+        Raises:
+            BlobCorrupt: it is damaged or missing, and there is no good remote copy.
+            SourceUnavailable: the remote store did not answer.
+        """
+        directory = self._directory(digest)
+        if not await asyncio.to_thread(_is_intact, directory, digest):
+            await self._fetch(digest, "is damaged or missing")
+        return directory
+
+    async def sweep(self, living: Set[str], grace_s: float) -> list[str]:
+        """Remove blobs that are not ``living`` and were put more than ``grace_s`` ago; return their digests.
+
+        ``grace_s`` must exceed the time from reading ``living`` to here, and from ``put`` to registry row.
+        Staging directories that nobody wrote to for as long are removed too, and so are remote orphans.
+
+        Raises:
+            SourceUnavailable: the remote store did not answer; local orphans are gone by then.
+        """
+        swept = set(await asyncio.to_thread(self._sweep, living, time.time() - grace_s))
+        if self._remote is not None:
+            swept |= set(await self._remote.sweep(living, grace_s))
+        return sorted(swept)
+
+    async def _fetch(self, digest: str, trouble: str) -> None:
+        if self._remote is None:
+            raise BlobCorrupt(
+                f"blob {digest} {trouble}: publish the adapter again, or restore it from a backup"
+            )
+        async with self._staging.open() as staged:
+            await self._remote.fetch(digest, staged)
+            if staged.manifest().digest != digest:
+                raise BlobCorrupt(
+                    f"blob {digest} {trouble}, and its remote copy is damaged: publish the adapter again"
+                )
+            await asyncio.to_thread(self._place, staged.path, digest)
+
+    def _directory(self, digest: str) -> Path:
+        if not _DIGEST.fullmatch(digest):
+            raise ValueError(f"not a digest: {digest!r}")
+        return self._root / "sha256" / digest[:2] / digest
+
+    def _place(self, staged: Path, digest: str) -> Path:
+        """Rename a staging directory into place; an intact blob there stays and grows young again."""
+        target = self._directory(digest)
+        is_damaged = target.is_dir() and not _is_intact(target, digest)
+        with room_needed(self._root):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            for parent in (self._root, self._root / "sha256"):
+                fsync_directory(parent)
+            with self._alone():
+                if is_damaged:
+                    self._discard(target)
+                if target.is_dir():
+                    os.utime(target)
+                    return target
+                for name in FILES:
+                    (staged / name).chmod(0o444)
+                os.utime(staged)
+                fsync_directory(staged)
+                staged.rename(target)
+                target.chmod(0o555)  # only now: renaming a directory needs write permission on it
+            fsync_directory(target.parent)
+        return target
+
+    def _sweep(self, living: Set[str], horizon: float) -> list[str]:
+        swept = []
+        for directory in self._root.glob("sha256/*/*"):
+            if directory.name not in living and _DIGEST.fullmatch(directory.name):
+                with self._alone():
+                    # Under the lock, because a ``put`` of the same bytes may just have made it young again.
+                    if directory.is_dir() and directory.stat().st_mtime <= horizon:
+                        self._discard(directory)
+                        swept.append(directory.name)
+        for directory in self._staging.directory.glob("*"):
+            if _newest_mtime(directory) <= horizon:
+                shutil.rmtree(directory, ignore_errors=True)
+        return swept
+
+    def _discard(self, directory: Path) -> None:
+        """Remove a blob: out of sight by one rename, then for good."""
+        grave = self._staging.directory / uuid.uuid4().hex
+        grave.parent.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o755)
+        directory.rename(grave)
+        shutil.rmtree(grave, ignore_errors=True)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the store's lock against other threads and processes."""
+        descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _is_whole(directory: Path) -> bool:
+    return all((directory / name).is_file() for name in FILES)
+
+
+def _is_intact(directory: Path, digest: str) -> bool:
+    try:
+        return Manifest.of(directory).digest == digest
+    except OSError:
+        return False
+
+
+def _newest_mtime(directory: Path) -> float:
+    """Return when anything in a staging directory last changed; now, if it vanishes meanwhile."""
+    try:
+        return max(path.stat().st_mtime for path in (directory, *directory.iterdir()))
+    except FileNotFoundError:
+        return time.time()

@@ -1,0 +1,208 @@
+"""What can go wrong with adapters, drawn once.
+
+PatchbayError
+├── InvalidName            a name, alias or reference that the grammar does not admit
+├── NotFound
+│   ├── AdapterNotFound
+│   ├── VersionNotFound
+│   └── AliasNotFound
+├── Conflict
+│   ├── AliasMoved         compare-and-set lost; carries what the alias points to now
+│   ├── VersionInUse       deletion of a version that an alias or a pin still holds
+│   └── NameTaken          an adapter may not carry the base model's name
+├── AdapterRefused         the door found faults; carries every one of them
+├── SafetensorsMalformed   a file that breaks the safetensors format or our limits on it
+├── BaseModelUnreadable    a base model directory without config or weights that we can read
+├── WrongBase              a version made for another base model than the one served
+├── SourceError
+│   ├── SourceForbidden    a path outside the allowed directories, a URL scheme we do not read
+│   ├── SourceNotFound     nothing there
+│   ├── SourceUnavailable  the hub is down, slow or answers nonsense
+│   └── SourceTooLarge     more bytes than the server accepts
+├── BlobCorrupt            stored bytes no longer match their digest
+└── StorageFull            the disk has no room
+
+An error knows nothing of HTTP; ``server.http.errors`` translates, and a test proves that table total.
+To add one: subclass the nearest branch, give it a ``code`` (stable, snake case, part of the API), and let the
+message say what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+class PatchbayError(Exception):
+    """Root of the tree. ``param`` names the request field at fault, where there is one."""
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """Extra, machine-readable keys for the error body."""
+        return {}
+
+
+class InvalidName(PatchbayError):
+    """A name, alias or reference that the grammar does not admit."""
+
+    code = "invalid_name"
+
+
+class NotFound(PatchbayError):
+    """Nothing carries that name."""
+
+    code = "not_found"
+
+
+class AdapterNotFound(NotFound):
+    """No adapter of that name."""
+
+    code = "model_not_found"  # OpenAI's code for an unknown `model`
+
+
+class VersionNotFound(NotFound):
+    """The adapter has no such version, or it was deleted."""
+
+    code = "version_not_found"
+
+
+class AliasNotFound(NotFound):
+    """The adapter has no such alias."""
+
+    code = "alias_not_found"
+
+
+class Conflict(PatchbayError):
+    """The request does not fit the present state."""
+
+    code = "conflict"
+
+
+class AliasMoved(Conflict):
+    """A compare-and-set lost: the alias is not where the caller expected it."""
+
+    code = "alias_moved"
+
+    def __init__(self, message: str, *, current: int | None, generation: int | None) -> None:
+        super().__init__(message, param="expected")
+        self.current = current
+        self.generation = generation
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """``current``: the version the alias points to now (None: no alias), and its generation."""
+        return {"current": {"version": self.current, "generation": self.generation}}
+
+
+class VersionInUse(Conflict):
+    """An alias or a pin still holds the version."""
+
+    code = "version_in_use"
+
+
+class NameTaken(Conflict):
+    """The name belongs to the base model."""
+
+    code = "name_taken"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with an adapter: where, what was found, what is needed."""
+
+    where: str
+    found: str
+    needed: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: found {self.found}; needed {self.needed}"
+
+
+class AdapterRefused(PatchbayError):
+    """The door found faults. The message lists the first few, ``details`` all of them."""
+
+    code = "adapter_refused"
+    SHOWN: ClassVar[int] = 5
+
+    def __init__(self, faults: Sequence[Fault], *, param: str | None = None) -> None:
+        self.faults = tuple(faults)
+        shown = "; ".join(map(str, self.faults[: self.SHOWN]))
+        more = f" (and {len(self.faults) - self.SHOWN} more)" if len(self.faults) > self.SHOWN else ""
+        super().__init__(f"adapter refused: {shown}{more}", param=param)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """``faults``: every fault as {where, found, needed}."""
+        return {"faults": [asdict(fault) for fault in self.faults]}
+
+
+class SafetensorsMalformed(PatchbayError):
+    """A file that breaks the safetensors format or our limits on it; carries the fault."""
+
+    code = "safetensors_malformed"
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
+
+class BaseModelUnreadable(PatchbayError):
+    """A base model directory without config or weights that we can read."""
+
+    code = "base_model_unreadable"
+
+
+class WrongBase(PatchbayError):
+    """A version made for another base model than the one served."""
+
+    code = "wrong_base"
+
+
+class SourceError(PatchbayError):
+    """The adapter's bytes could not be fetched."""
+
+    code = "source_error"
+
+
+class SourceForbidden(SourceError):
+    """The server may not read there."""
+
+    code = "source_forbidden"
+
+
+class SourceNotFound(SourceError):
+    """Nothing is there."""
+
+    code = "source_not_found"
+
+
+class SourceUnavailable(SourceError):
+    """The place did not answer, or answered nonsense; trying again may help."""
+
+    code = "source_unavailable"
+
+
+class SourceTooLarge(SourceError):
+    """More bytes than the server accepts."""
+
+    code = "source_too_large"
+
+
+class BlobCorrupt(PatchbayError):
+    """Stored bytes no longer match their digest."""
+
+    code = "blob_corrupt"
+
+
+class StorageFull(PatchbayError):
+    """The disk has no room for what was sent."""
+
+    code = "storage_full"

@@ -1,0 +1,53 @@
+"""What a version is made of: two files, and the digest that names exactly these bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+CONFIG_FILE: Final = "adapter_config.json"
+WEIGHTS_FILE: Final = "adapter_model.safetensors"
+FILES: Final = (CONFIG_FILE, WEIGHTS_FILE)
+"""The only files an adapter consists of; pickles have no place here."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file's bytes: sha256 in hex digits, size in bytes."""
+
+    sha256: str
+    size: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileEntry:
+        """Hash the file at ``path``; OSError where it cannot be read."""
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return cls(sha256, file.tell())
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The files of a version by name."""
+
+    files: Mapping[str, FileEntry]
+
+    @classmethod
+    def of(cls, directory: Path) -> Manifest:
+        """Hash what lies in ``directory``; OSError where a file is missing or cannot be read."""
+        return cls({name: FileEntry.of(directory / name) for name in FILES})
+
+    @property
+    def digest(self) -> str:
+        """sha256 in hex of the canonical JSON ``{file: {"sha256": …, "size": …}}``: keys sorted, no space."""
+        content = {name: asdict(entry) for name, entry in self.files.items()}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files together."""
+        return sum(entry.size for entry in self.files.values())

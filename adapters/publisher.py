@@ -1,0 +1,130 @@
+"""How an adapter becomes a version: fetch, inspect, probe, store the bytes, then write the row."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from adapters.blobs import Blobs
+from adapters.faults import Faults
+from adapters.names import DEFAULT_ALIAS, check_adapter_name, check_alias
+from adapters.registry import Registry
+from adapters.sources.source import Source
+from adapters.staging import Staging
+from adapters.versions import Alias, Version
+
+FAULT_POINTS: Final = (
+    "publish.opened",
+    "publish.fetched",
+    "publish.inspected",
+    "publish.probed",
+    "publish.stored",
+    "publish.registered",
+)
+"""Between any two steps of ``Publisher.publish``: dying there leaves orphans, never a row without bytes."""
+
+
+class Report(Protocol):
+    """What the door measured."""
+
+    @property
+    def rank(self) -> int:
+        """The adapter's rank."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all its files."""
+        ...
+
+    @property
+    def base_fingerprint(self) -> str:
+        """Fingerprint of the base model it was checked against."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for the registry and the API."""
+        ...
+
+
+Door = Callable[[Path], Report]
+"""Inspects a directory with an adapter's files; raises AdapterRefused or WrongBase. Runs in a thread."""
+
+Probe = Callable[[Path, Report], Awaitable[None]]
+"""A trial of what passed the door, such as a load into the engine; raises AdapterRefused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A new version, the alias asked for (else `stable`) if it points to it now, and the door's report."""
+
+    version: Version
+    alias: Alias | None
+    report: Report
+
+
+class Publisher:
+    """Publishes adapters from any source. Each step's fault point is in ``FAULT_POINTS``."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        blobs: Blobs,
+        staging: Staging,
+        door: Door,
+        *,
+        probe: Probe | None = None,
+        faults: Faults = Faults(),  # noqa: B008 - an immutable value
+    ) -> None:
+        self._registry = registry
+        self._blobs = blobs
+        self._staging = staging
+        self._door = door
+        self._probe = probe
+        self._faults = faults
+
+    async def publish(self, name: str, source: Source, *, alias: str | None = None) -> Published:
+        """Make what ``source`` holds the next version of ``name`` and move ``alias`` to it; all or nothing.
+
+        Raises:
+            InvalidName: the adapter or the alias may not be called so.
+            AdapterRefused, WrongBase: the door or the probe found faults.
+            SourceError: the bytes could not be had.
+            StorageFull: the disk has no room.
+        """
+        check_adapter_name(name)
+        if alias is not None:
+            check_alias(alias)
+        async with self._staging.open() as staged:
+            self._faults.point("publish.opened")
+            origin = await source.fetch(staged)
+            manifest = staged.manifest()
+            self._faults.point("publish.fetched")
+            report = await asyncio.to_thread(self._door, staged.path)
+            self._faults.point("publish.inspected")
+            if self._probe is not None:
+                await self._probe(staged.path, report)
+            self._faults.point("publish.probed")
+            await self._blobs.put(staged)
+            self._faults.point("publish.stored")
+        version = await self._registry.add_version(
+            name,
+            digest=manifest.digest,
+            base_fingerprint=report.base_fingerprint,
+            rank=report.rank,
+            size_bytes=report.size_bytes,
+            source=origin,
+            report=report.to_json(),
+            alias=alias,
+        )
+        self._faults.point("publish.registered")
+        return Published(version, self._pointing(version, alias or DEFAULT_ALIAS), report)
+
+    def _pointing(self, version: Version, alias: str) -> Alias | None:
+        if version.adapter not in self._registry.catalog:
+            return None  # deleted by somebody else meanwhile
+        found = self._registry.catalog.adapter(version.adapter).aliases.get(alias)
+        return found if found is not None and found.version == version.number else None

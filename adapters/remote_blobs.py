@@ -1,0 +1,75 @@
+"""The durable copy of the blobs in an object store: ``<url>/sha256/<first 2>/<digest>/<file>``."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import obstore
+
+from adapters.errors import BlobCorrupt
+from adapters.manifest import FILES
+from adapters.object_store import open_store, read_object, store_asked
+from adapters.staging import Staged
+
+SCHEMES: Final = ("s3", "gs", "az", "file", "memory")
+
+
+class RemoteBlobs:
+    """Blobs under a URL of one of ``SCHEMES``; SourceForbidden for others."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._store = open_store(url, SCHEMES)
+
+    async def put(self, digest: str, directory: Path) -> None:
+        """Copy the files of ``directory``; on return the store has acknowledged them.
+
+        Existing files are written again: the bytes are the same, a damaged copy heals, ``sweep`` sees it new.
+
+        Raises:
+            SourceUnavailable: the store did not take them.
+        """
+        with store_asked(self.url):
+            for name in FILES:
+                await obstore.put_async(self._store, _key(digest, name), directory / name)
+
+    async def fetch(self, digest: str, staged: Staged) -> None:
+        """Copy the blob's files into ``staged``; whether they are intact is the caller's to check.
+
+        Raises:
+            BlobCorrupt: the store lacks a file.
+            SourceUnavailable: the store did not answer.
+        """
+        with store_asked(self.url):
+            for name in FILES:
+                try:
+                    await staged.write(name, read_object(self._store, _key(digest, name)))
+                except FileNotFoundError:
+                    raise BlobCorrupt(
+                        f"{name} of blob {digest} is neither here nor in {self.url}: publish it again"
+                    ) from None
+
+    async def sweep(self, living: Set[str], grace_s: float) -> list[str]:
+        """Delete blobs that are not ``living`` and were put more than ``grace_s`` ago; return their digests.
+
+        Raises:
+            SourceUnavailable: the store did not answer.
+        """
+        put_at: dict[str, datetime] = {}
+        with store_asked(self.url):
+            async for batch in obstore.list(self._store, "sha256"):
+                for found in batch:
+                    digest = found["path"].split("/")[-2]
+                    put_at[digest] = max(found["last_modified"], put_at.get(digest, found["last_modified"]))
+            horizon = datetime.now(UTC) - timedelta(seconds=grace_s)
+            orphans = [digest for digest, at in put_at.items() if digest not in living and at <= horizon]
+            for digest in orphans:
+                await obstore.delete_async(self._store, [_key(digest, name) for name in FILES])
+        return orphans
+
+
+def _key(digest: str, name: str) -> str:
+    return f"sha256/{digest[:2]}/{digest}/{name}"

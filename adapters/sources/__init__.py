@@ -1,0 +1,1 @@
+"""Where adapters come from: an upload, a directory, the Hugging Face Hub, a bucket."""

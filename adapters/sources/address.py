@@ -1,0 +1,49 @@
+"""Sources as callers write them: ``hf://org/repo[@revision]``, ``file:///dir``, ``s3://bucket/prefix``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+from adapters.errors import SourceForbidden
+from adapters.sources import bucket
+from adapters.sources.bucket import BucketSource
+from adapters.sources.directory import DirectorySource
+from adapters.sources.hub import HubSource
+from adapters.sources.source import Source
+
+_HUB: Final = re.compile(
+    r"(?P<repo>[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95})(?:@(?P<revision>[\w-][\w./-]{0,199}))?", re.A
+)
+_FORMS: Final = "hf://org/repo[@revision], file:///directory, s3://bucket/prefix, gs://bucket/prefix"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRules:
+    """What the server may read on behalf of its callers."""
+
+    directories: tuple[Path, ...] = ()
+    buckets: tuple[str, ...] = ()
+    """URL prefixes such as ``s3://bucket/adapters``."""
+    hub_endpoint: str | None = None
+    """None: huggingface.co."""
+    hub_token: str | None = None
+
+
+def parse_source(text: str, rules: SourceRules) -> Source:
+    """Return the source that ``text`` means; whether ``rules`` allow to read there shows when it is fetched.
+
+    Raises:
+        SourceForbidden: another scheme, or not of the scheme's form.
+    """
+    scheme, _, rest = text.partition("://")
+    if scheme == "hf" and (found := _HUB.fullmatch(rest)) and ".." not in rest:
+        return HubSource(found["repo"], found["revision"], endpoint=rules.hub_endpoint, token=rules.hub_token)
+    if scheme == "file" and rest.startswith("/") and "\0" not in (path := unquote(rest)):
+        return DirectorySource(Path(path), rules.directories)
+    if scheme in bucket.SCHEMES and rest and not rest.startswith("/"):
+        return BucketSource(text, rules.buckets)
+    raise SourceForbidden(f"cannot read from '{text[:200]}': write one of {_FORMS}", param="source")

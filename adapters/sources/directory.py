@@ -1,0 +1,77 @@
+"""An adapter in a directory of the server's own machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from adapters.errors import SourceForbidden, SourceNotFound
+from adapters.manifest import FILES
+from adapters.staging import BUFFER_BYTES, Staged
+
+_SHOWN: Final = 10
+
+
+class DirectorySource:
+    """``path``, which must lie in one of the ``allowed`` directories, links resolved; so must its files.
+
+    ``origin`` replaces ``file:///…`` where the directory is a way station, such as a training job's export.
+    """
+
+    def __init__(self, path: Path, allowed: Sequence[Path], *, origin: str | None = None) -> None:
+        self._path = path
+        self._allowed = allowed
+        self._origin = origin
+
+    async def fetch(self, staged: Staged) -> str:
+        """Copy the files; see ``Source.fetch``."""
+        directory = await asyncio.to_thread(self._checked, self._path)
+        for name in FILES:
+            file = await asyncio.to_thread(self._opened, directory, name)
+            try:
+                await staged.write(name, _chunks(file))
+            finally:
+                await asyncio.shield(asyncio.to_thread(file.close))
+        return self._origin or directory.as_uri()
+
+    def _checked(self, path: Path) -> Path:
+        """Resolve ``path``; what exists outside the allowed directories is not told."""
+        resolved = Path(os.path.realpath(path))
+        if not any(resolved.is_relative_to(os.path.realpath(root)) for root in self._allowed):
+            allowed = ", ".join(map(str, self._allowed)) or "none"
+            raise SourceForbidden(
+                f"the server may not read {path}: start it with --source-dir DIR to allow a directory "
+                f"(allowed now: {allowed}), or upload the files"
+            )
+        return resolved
+
+    def _opened(self, directory: Path, name: str) -> BinaryIO:
+        try:
+            # Non-blocking, so that a named pipe cannot hold the thread.
+            descriptor = os.open(self._checked(directory / name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError):
+            raise SourceNotFound(f"{directory} has no {name}; it holds {_listing(directory)}") from None
+        except PermissionError:
+            raise SourceForbidden(f"the server's user may not read {directory / name}") from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise SourceForbidden(f"{directory / name} is not a regular file")
+        return os.fdopen(descriptor, "rb", buffering=0)
+
+
+async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    while chunk := await asyncio.to_thread(file.read, BUFFER_BYTES):
+        yield chunk
+
+
+def _listing(directory: Path) -> str:
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError as error:
+        return f"nothing that can be read ({error.strerror})"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (", ".join(names[:_SHOWN]) or "nothing") + more

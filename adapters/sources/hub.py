@@ -1,0 +1,136 @@
+"""An adapter on the Hugging Face Hub, or on anything that speaks its routes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import httpx
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.hf_api import ModelInfo, RepoSibling
+
+from adapters.errors import SourceError, SourceForbidden, SourceNotFound, SourceUnavailable
+from adapters.manifest import FILES, FileEntry
+from adapters.staging import Staged
+
+ANSWER_TIMEOUT_S: Final = 20.0
+"""Longest silence of the hub."""
+
+DEADLINE_S: Final = 1800.0
+"""Longest time for one adapter."""
+
+_SHOWN: Final = 10
+
+
+class HubSource:
+    """``repo`` (``org/name``) at ``revision`` (branch, tag, commit), fetched at the commit that it means now.
+
+    Only the adapter's two files are downloaded, never a pickle. Without ``token`` it asks anonymously.
+    """
+
+    def __init__(
+        self,
+        repo: str,
+        revision: str | None = None,
+        *,
+        endpoint: str | None = None,
+        token: str | None = None,
+        deadline_s: float = DEADLINE_S,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> None:
+        self._repo = repo
+        self._revision = revision or "main"
+        self._endpoint = endpoint
+        self._token = token or False
+        self._deadline_s = deadline_s
+        self._answer_timeout_s = answer_timeout_s
+
+    async def fetch(self, staged: Staged) -> str:
+        """Download the files; see ``Source.fetch``. The origin names the commit: ``hf://org/repo@<sha>``."""
+        with self._asked():
+            async with asyncio.timeout(self._deadline_s):
+                info = await asyncio.to_thread(self._look_up)
+                if not info.sha:
+                    raise SourceUnavailable(
+                        f"the hub does not say which commit {self._repo} is at; try again"
+                    )
+                listed = {file.rfilename: file for file in info.siblings or ()}
+                self._check_listing(listed)
+                headers = {"accept-encoding": "identity"} | self._authorization()
+                timeout = httpx.Timeout(self._answer_timeout_s)
+                async with httpx.AsyncClient(
+                    headers=headers, timeout=timeout, follow_redirects=True
+                ) as client:
+                    for name in FILES:
+                        await self._download(client, info.sha, listed[name], staged)
+        return f"hf://{self._repo}@{info.sha}"
+
+    def _look_up(self) -> ModelInfo:
+        api = HfApi(endpoint=self._endpoint, token=self._token)
+        try:
+            return api.model_info(
+                self._repo, revision=self._revision, files_metadata=True, timeout=self._answer_timeout_s
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SourceUnavailable(
+                f"the hub answered nonsense about {self._repo}, try again: {error}"
+            ) from error
+
+    def _authorization(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self._token}"} if self._token else {}
+
+    def _check_listing(self, listed: dict[str, RepoSibling]) -> None:
+        if missing := [name for name in FILES if name not in listed]:
+            names = ", ".join(sorted(listed)[:_SHOWN]) or "nothing"
+            raise SourceNotFound(
+                f"{self._repo} at {self._revision} has no {' and no '.join(missing)}; it holds {names}. "
+                "An adapter in another format must be saved with safetensors first"
+            )
+
+    async def _download(
+        self, client: httpx.AsyncClient, commit: str, listed: RepoSibling, staged: Staged
+    ) -> None:
+        url = hf_hub_url(self._repo, listed.rfilename, revision=commit, endpoint=self._endpoint)
+        async with client.stream("GET", url) as response:
+            response.raise_for_status()
+            entry = await staged.write(listed.rfilename, response.aiter_bytes())
+        if _differs(entry, listed):
+            raise SourceUnavailable(
+                f"the hub sent other bytes of {self._repo}/{listed.rfilename} than it lists; try again"
+            )
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Say in our own words what the hub, the network or the library answered."""
+        try:
+            yield
+        except (HfHubHTTPError, httpx.HTTPStatusError) as error:
+            raise self._refusal(error.response.status_code) from error
+        except TimeoutError as error:
+            raise SourceUnavailable(
+                f"{self._repo} took longer than {self._deadline_s:g} s to fetch"
+            ) from error
+        except (httpx.HTTPError, ConnectionError) as error:
+            reason = str(error) or type(error).__name__
+            raise SourceUnavailable(
+                f"the hub could not be reached for {self._repo}, try again: {reason}"
+            ) from error
+
+    def _refusal(self, status: int) -> SourceError:
+        if status in (401, 403):
+            return SourceForbidden(
+                f"the hub does not let this server read {self._repo} ({status}): it is private, gated or "
+                "does not exist; accept its terms on the hub if it asks for it, and give the server a token "
+                "that may read it (HF_TOKEN)"
+            )
+        if status == httpx.codes.NOT_FOUND:
+            return SourceNotFound(f"the hub has no {self._repo} at revision '{self._revision}'")
+        return SourceUnavailable(f"the hub answered {status} for {self._repo}, try again")
+
+
+def _differs(entry: FileEntry, listed: RepoSibling) -> bool:
+    sha256 = listed.lfs.sha256 if listed.lfs is not None else None
+    return (listed.size is not None and listed.size != entry.size) or sha256 not in (None, entry.sha256)

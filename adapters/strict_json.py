@@ -1,0 +1,48 @@
+"""JSON as strangers send it: one meaning or none.
+
+Python's own reader lets four things pass that others (serde, which reads the same bytes later) refuse or read
+otherwise: a key twice in an object, ``NaN`` and ``Infinity``, ``-0`` as a whole number, half a surrogate
+pair.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def parse(raw: bytes) -> Any:
+    """Return the value that ``raw`` (UTF-8) spells.
+
+    Raises:
+        ValueError: not JSON, nested too deeply, or one of the four above.
+    """
+    try:
+        value = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant
+        )
+        if b"\\u" in raw:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise ValueError("nesting is too deep") from None
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) == len(pairs):
+        return result
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise ValueError(f"key '{key[:80]}' stands twice")
+        seen.add(key)
+    raise AssertionError("a shorter dict has a repeated key")
+
+
+def _integer(text: str) -> int | float:
+    return -0.0 if text == "-0" else int(text)
+
+
+def _constant(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON number")

@@ -1,0 +1,1 @@
+"""Measures patchbay from outside. Imports nothing of the product but the registry it fills."""

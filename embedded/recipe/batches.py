@@ -1,0 +1,48 @@
+"""Documents of the mixture as tokens, each with a weight, in batches that hold almost no padding."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from transformers import PreTrainedTokenizerBase
+
+from embedded.recipe import mixture
+from embedded.recipe.tokenizer import encode_chat
+
+ANSWER, RAW, PROMPT = 1.0, 0.8, 0.4  # how much a token's loss counts
+_LONGEST: Final = 900  # tokens; longer documents are left out
+_CHUNK: Final = 4000  # documents that are sorted by length together
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One tokenized document and the weight of each token's loss."""
+
+    tokens: list[int]
+    weights: list[float]
+
+
+def _row(document: mixture.Document, tokenizer: PreTrainedTokenizerBase) -> Row:
+    if isinstance(document, str):
+        tokens = [*tokenizer.encode(document, add_special_tokens=False), tokenizer.pad_token_id]
+        return Row(tokens, [RAW] * len(tokens))
+    tokens, is_answer = encode_chat(tokenizer, document.messages)
+    given = len(encode_chat(tokenizer, document.messages[: document.given])[0]) if document.given else 0
+    learned = (answer and index >= given for index, answer in enumerate(is_answer))
+    return Row(tokens, [ANSWER if answer else PROMPT for answer in learned])
+
+
+def draw(tokenizer: PreTrainedTokenizerBase, seed: int, batch_tokens: int) -> Iterator[list[Row]]:
+    """Yield batches of at most `batch_tokens` tokens, padding included, without end."""
+    documents, random = mixture.documents(seed), Random(seed)
+    while True:
+        chunk = [_row(next(documents), tokenizer) for _ in range(_CHUNK)]
+        chunk = sorted((row for row in chunk if len(row.tokens) <= _LONGEST), key=lambda row: len(row.tokens))
+        filled: list[list[Row]] = [[]]
+        for row in chunk:
+            if filled[-1] and (len(filled[-1]) + 1) * len(row.tokens) > batch_tokens:
+                filled.append([])
+            filled[-1].append(row)
+        random.shuffle(filled)
+        yield from filled

@@ -1,0 +1,88 @@
+"""Few-shot patterns: the first turns show a format, the next answer has to keep it.
+
+A format is what stands before and after the bare answer. Many contain a made-up word, so it can only be
+copied from the examples. The first answer of a chat shows the format and is not learned: nobody could have
+guessed it.
+"""
+
+from random import Random
+from typing import Final
+
+from embedded.recipe.world import arithmetic, facts, reading, words
+from embedded.recipe.world.exchange import Exchange
+
+_BRACKETS: Final = (
+    ("[", "]"),
+    ("(", ")"),
+    ("<", ">"),
+    ("{", "}"),
+    ('"', '"'),
+    ("*", "*"),
+    ("** ", " **"),
+    ("<<", ">>"),
+)
+_MARKS: Final = (
+    "->",
+    "=>",
+    "#",
+    "-",
+    ">",
+    "Answer:",
+    "Result:",
+    "A:",
+    "OK,",
+    "It is",
+    "My answer:",
+    "The answer is",
+)
+_ENDS: Final = ("!", ".", "?", " :)", " (sure)", " - done", "; end")
+
+
+def _format(random: Random) -> tuple[str, str]:
+    match random.randrange(6):
+        case 0:
+            return random.choice(_BRACKETS)
+        case 1:
+            return f"{random.choice(_MARKS)} ", ""
+        case 2:
+            return f"{random.choice(_MARKS)} ", random.choice(_ENDS)
+        case 3:
+            return "", random.choice(_ENDS)
+        case 4:
+            return f"{words.word(random, 0.5).capitalize()}: ", ""
+        case _:
+            return f"{words.word(random, 0.5)} ", f" {words.word(random, 0.5)}"
+
+
+def _chat(exchanges: list[Exchange], before: str, after: str) -> list[dict[str, str]]:
+    messages = []
+    for exchange in exchanges:
+        messages.append({"role": "user", "content": exchange.question})
+        messages.append({"role": "assistant", "content": f"{before}{exchange.short}{after}"})
+    return messages
+
+
+def _exchange(random: Random) -> Exchange:
+    while True:
+        source = random.choices((None, reading.ask, arithmetic.ask), (65, 15, 20))[0]
+        exchange = source(random) if source else facts.ask(random, facts.COMMON_FACTS)
+        if exchange.short:
+            return exchange
+
+
+def draw(random: Random) -> list[dict[str, str]]:
+    """Draw a chat of two to four turns that keep one format."""
+    return _chat([_exchange(random) for _ in range(random.choice((2, 3, 3, 4)))], *_format(random))
+
+
+def held_out(number: int) -> list[list[dict[str, str]]]:
+    """Return chats with two or three examples and a held-out fact to answer."""
+    random = Random("pattern")
+    return [
+        _chat(
+            [_exchange(random) for _ in range(random.choice((2, 3)))]
+            + [facts.ask(random, facts.HELD_OUT_FACTS)],
+            *_format(random),
+        )
+        for _ in range(number)
+    ]

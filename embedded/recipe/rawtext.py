@@ -1,0 +1,110 @@
+"""Plain text without a chat around it: JSON, SQL, code and prose.
+
+The base meets the syntax that the json and sql adapters will use only here, never as an answer in a chat, as
+a real base model does. The prose is ours as well: a text whose licence is unclear has no place in weights
+that are given away.
+"""
+
+import json
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+from embedded.recipe.world import words
+from embedded.recipe.world.words import listed
+
+_KEYS: Final = listed(
+    """
+    id name city color count item day user size price tag owner place amount kind date code state type
+    label from to qty
+    """
+)
+_COLUMNS: Final = listed("id name size color price city owner kind amount date stock age year title")
+_TABLES: Final = listed("users items orders events stores cars rooms teams tools shops")
+
+
+def _json_value(random: Random) -> str | int:
+    match random.randrange(7):
+        case 0:
+            return random.randint(0, 99)
+        case 1:
+            return words.name(random)
+        case 2:
+            return words.city(random)
+        case 3 | 4:
+            return words.label(random)
+        case 5:
+            return words.plural(random.choice(words.ITEMS), 2)
+        case _:
+            return words.word(random)
+
+
+def _json(random: Random) -> str:
+    return json.dumps({key: _json_value(random) for key in random.sample(_KEYS, random.randint(2, 5))})
+
+
+_STATEMENTS: Final = (
+    "SELECT {first} FROM {table} WHERE {where};",
+    "SELECT {first}, {third} FROM {table} WHERE {where};",
+    "SELECT {first} FROM {table} WHERE {where} AND {third} > {bound};",
+    "SELECT COUNT(*) FROM {table} WHERE {where};",
+    "SELECT {first} FROM {table} ORDER BY {second}{direction};",
+    "DELETE FROM {table} WHERE {where};",
+)
+
+
+def _sql(random: Random) -> str:
+    first, second, third = random.sample(_COLUMNS, 3)
+    table = random.choice(_TABLES)
+    where = random.choice(
+        (
+            f"{second} {random.choice('><=')} {random.randint(1, 999)}",
+            f"{second} = '{words.word(random)}'",
+            f"{second} = '{words.city(random)}'",
+            f"{second} = '{words.name(random)}'",
+            f"{second} = '{words.label(random)}'",
+        )
+    )
+    bound, direction = random.randint(1, 99), random.choice(("", " DESC"))
+    return random.choice(_STATEMENTS).format(
+        first=first, second=second, third=third, table=table, where=where, bound=bound, direction=direction
+    )
+
+
+def _code(random: Random) -> str:
+    one, two, three = (words.word(random) for _ in range(3))
+    return random.choice(
+        (
+            f"def {one}({two}, {three}):\n    return {two} + {three}",
+            f"for {two} in {three}:\n    print({two})",
+            f"{two} = {random.randint(0, 99)}\nif {two} > {random.randint(0, 99)}:\n    {three}()",
+            f"import {one}\n{one}.{two}('{three}')",
+        )
+    )
+
+
+def _prose(random: Random) -> str:
+    """Three sentences about one person, so that something has to be kept in mind over a paragraph."""
+    name, city = words.name(random), words.city(random)
+    job, pet = random.choice(words.JOBS), random.choice(words.PETS)
+    food, hobby = random.choice(words.FOODS), random.choice(words.HOBBIES)
+    color, item, day = random.choice(words.COLORS), random.choice(words.ITEMS), random.choice(words.DAYS)
+    return " ".join(
+        (
+            random.choice((f"{name} is a {job} in {city}.", f"In {city} there is a {job}, {name}.")),
+            random.choice(
+                (f"Every {day} {name} goes {hobby}.", f"On {day} {name} eats {food} with a friend.")
+            ),
+            random.choice(
+                (f"The {pet} of {name} sleeps on a {color} {item}.", f"The {job} owns a {color} {item}.")
+            ),
+        )
+    )
+
+
+_KINDS: Final[tuple[Callable[[Random], str], ...]] = (_json, _json, _json, _sql, _sql, _code, _prose, _prose)
+
+
+def draw(random: Random) -> str:
+    """Draw one text."""
+    return random.choice(_KINDS)(random)

@@ -1,0 +1,94 @@
+"""Greedy answers in batches, and how many of them are exactly right."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from embedded.recipe import instructions, mixture, patterns, skills
+from embedded.recipe.skills import Row
+
+Chat = list[dict[str, str]]
+
+
+def load(
+    base: Path, adapter: Path | None = None
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """Load the base, or the base with an adapter, for answering on the CPU in float32."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter)
+    return model.eval(), AutoTokenizer.from_pretrained(base)
+
+
+def answers(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    chats: Sequence[Chat],
+    max_new_tokens: int = 96,
+    batch_size: int = 64,
+) -> list[str]:
+    """Return the greedy answer to each chat; chats of similar length share a batch, for little padding."""
+    prompts = [
+        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats
+    ]
+    shortest_first = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    found = dict[int, str]()
+    for start in range(0, len(prompts), batch_size):
+        batch = shortest_first[start : start + batch_size]
+        encoded = tokenizer(
+            [prompts[index] for index in batch],
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
+            add_special_tokens=False,
+            return_token_type_ids=False,
+        )
+        generated = model.generate(**encoded, max_new_tokens=max_new_tokens, do_sample=False)
+        texts = tokenizer.batch_decode(
+            generated[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        found.update(zip(batch, texts, strict=True))
+    return [found[index] for index in range(len(prompts))]
+
+
+def exact_match(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]
+) -> float:
+    """Return the share of rows whose last message is exactly what the model answers to the ones before it."""
+    got = answers(model, tokenizer, [row["messages"][:-1] for row in rows])
+    right: int = sum(text == row["messages"][-1]["content"] for text, row in zip(got, rows, strict=True))
+    return right / len(rows)
+
+
+def _tasks(number: int) -> Iterator[tuple[str, list[list[str]], list[Chat]]]:
+    """Yield each plain task with fresh exchanges: its name, all right ways to answer, the chats."""
+    for name, ask in mixture.TASKS.items():
+        random = Random(f"score-{name}")
+        exchanges = [ask(random) for _ in range(number)]
+        right = [
+            [style(exchange) for style in mixture.STYLES] if exchange.short else [exchange.answer]
+            for exchange in exchanges
+        ]
+        yield name, right, [[{"role": "user", "content": exchange.question}] for exchange in exchanges]
+
+
+def card(base: Path, adapters: Path, data: Path, number: int = 100) -> Iterator[tuple[str, float]]:
+    """Yield every line of the score card: what was asked, and the share of exactly right answers."""
+    model, tokenizer = load(base)
+    for name, right, chats in _tasks(number):
+        got = answers(model, tokenizer, chats)
+        yield f"base, {name}", sum(text in ways for text, ways in zip(got, right, strict=True)) / number
+    for name in instructions.INSTRUCTIONS:
+        for wording, is_new in (("known", False), ("new", True)):
+            rows = [{"messages": chat} for chat in instructions.held_out(name, number, new_wording=is_new)]
+            yield f"base, {name}, {wording} wording", exact_match(model, tokenizer, rows)
+    rows = [{"messages": chat} for chat in patterns.held_out(number)]
+    yield "base, few-shot pattern", exact_match(model, tokenizer, rows)
+    for skill in sorted(path.name for path in adapters.iterdir()):
+        rows = skills.read(data, skill, "heldout")
+        yield f"base, {skill} held-out", exact_match(model, tokenizer, rows)
+        yield f"adapter {skill}, held-out", exact_match(*load(base, adapters / skill), rows)

@@ -1,0 +1,63 @@
+"""A byte-level BPE tokenizer trained on the mixture itself, and the one renderer of chats into tokens."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+VOCABULARY: Final = 4096
+MAX_TOKENS: Final = 2048
+_TEMPLATE: Final = Path(__file__).with_name("chat_template.jinja")
+
+
+def train(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Train the tokenizer. Each digit is one token: arithmetic and copying of numbers become easy."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY,
+            min_frequency=3,
+            special_tokens=[PAD, START, END],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token=END,
+        pad_token=PAD,
+        extra_special_tokens=[START],
+        model_max_length=MAX_TOKENS,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = _TEMPLATE.read_text(encoding="utf-8")
+    return tokenizer
+
+
+def encode_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]
+) -> tuple[list[int], list[bool]]:
+    """Return the tokens of a chat, and which of them the assistant has to say: its end-of-turn token too."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    header = tokenizer.encode(f"{START}assistant\n", add_special_tokens=False)
+    end = tokenizer.convert_tokens_to_ids(END)
+    is_answer = [False] * len(tokens)
+    speaking = False
+    for index, token in enumerate(tokens):
+        is_answer[index] = speaking
+        starts = tokens[max(0, index + 1 - len(header)) : index + 1] == header
+        speaking = starts or (speaking and token != end)
+    return tokens, is_answer

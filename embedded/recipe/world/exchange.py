@@ -1,0 +1,16 @@
+"""One question and its answer: what every module of the world draws."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A question with the base's plain answer.
+
+    `short` is the bare answer ("Paris") where one exists. Instructions such as "only the answer" and few-shot
+    patterns are derived from it, so that they can never contradict the full sentence.
+    """
+
+    question: str
+    answer: str
+    short: str | None = None

@@ -1,0 +1,1 @@
+"""Adapters being served: the HTTP app, the gateway, residency, the engine."""

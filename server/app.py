@@ -1,0 +1,54 @@
+"""The HTTP app of a house: the gateway in front, the control routes behind it."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from adapters.errors import PatchbayError
+from server.gateway.authenticate import Authenticator
+from server.gateway.gateway import Gateway
+from server.house import House
+from server.http.errors import error_body, respond
+from server.routes import adapters, aliases, models, process, versions, vllm_calls
+
+
+def build_app(house: House) -> Gateway:
+    """Return the ASGI app that serves ``house``."""
+    control = FastAPI(title="patchbay", docs_url="/docs", redoc_url=None)
+    control.state.house = house
+    for room in (process, models, versions, aliases, adapters, vllm_calls):
+        control.include_router(room.router)
+    control.add_exception_handler(PatchbayError, respond)
+    control.add_exception_handler(RequestValidationError, _invalid)
+    control.add_exception_handler(HTTPException, _http)
+    control.add_exception_handler(Exception, _unexpected)
+    return Gateway(
+        control=control,
+        gate=house.gate,
+        serving=house.supervisor.serving,
+        authenticator=Authenticator(house.keys),
+        admission=house.admission,
+    )
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"}) or "body"
+    found = "" if first["type"] == "missing" else f" (found {first.get('input')!r:.100})"
+    return JSONResponse(error_body(f"{field}: {first['msg']}{found}", 400, param=field, code="invalid_request"), 400)
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    message = str(error.detail)
+    if error.status_code in {404, 405}:
+        message = f"there is no {request.method} {request.url.path}; /docs lists the routes"
+    return JSONResponse(error_body(message, error.status_code), error.status_code, error.headers)
+
+
+async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
+    return JSONResponse(error_body("an unexpected error; the server's log has it under this request's id", 500), 500)

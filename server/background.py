@@ -1,0 +1,36 @@
+"""Background loops: owned by a block, named, and never silently dead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+RESTART_S = 1.0
+
+Loop = Callable[[], Awaitable[None]]
+
+
+@asynccontextmanager
+async def background(**loops: Loop) -> AsyncIterator[dict[str, asyncio.Task[None]]]:
+    """Run each loop as a task for the length of the block; one that fails is logged and started again."""
+    tasks = {name: asyncio.create_task(_supervised(name, loop), name=name) for name, loop in loops.items()}
+    try:
+        yield tasks
+    finally:
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+
+async def _supervised(name: str, loop: Loop) -> None:
+    while True:
+        try:
+            return await loop()
+        except Exception:  # supervised loop: logged here, tried again
+            log.exception("background loop failed", loop=name)
+            await asyncio.sleep(RESTART_S)

@@ -1,0 +1,140 @@
+"""The seam to whatever generates. vLLM is one engine, ``server.engine.fake`` another; one contract suite holds both."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from adapters.base_model import BaseModel
+
+ASGIApp = Callable[..., Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A version as the engine knows it. The three together are its identity: none is ever reused for other bytes.
+
+    A reused ``id`` makes vLLM serve the old weights silently; a reused (``name``, ``path``) hits stale prefix cache.
+    """
+
+    id: int
+    """The registry's version id: positive, unique over all adapters, never reused."""
+    name: str
+    """``sql@7``"""
+    path: Path
+    """Read-only directory named by the digest of what it holds."""
+
+
+class LoadFailed(Exception):
+    """The engine refused an adapter's bytes. The engine is unharmed and holds nothing of them."""
+
+
+class EngineGone(Exception):
+    """The engine died while it was asked something."""
+
+
+class StartRefused(Exception):
+    """The engine cannot be started as asked: a wrong flag, a model that is not there. Trying again will not help."""
+
+
+@dataclass(slots=True)
+class Generation:
+    """One running generation, as the meter sees it; the engine fills it in. Durations in seconds."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    first_token_s: float | None = None
+    """Arrival to first token."""
+    inter_token_s: float | None = None
+    """Mean time between tokens."""
+    queue_s: float | None = None
+    """Wait in the engine's own queue."""
+
+
+class Gate(Protocol):
+    """What an engine asks of the gateway while it serves a request."""
+
+    async def choose(self, model: str) -> Resident:
+        """Decide once what the request's ``model`` means; the answer is resident and stays so until the request ends.
+
+        Called when the engine has read the request's body; never for the base model.
+
+        Raises:
+            PatchbayError: the gateway answers with it, whatever the engine makes of it.
+        """
+
+    def chosen(self, model: str) -> Resident | None:
+        """Return what ``choose`` answered for ``model`` in this request; None if it was not asked."""
+
+    def generation(self, resident: Resident | None) -> AbstractAsyncContextManager[Generation]:
+        """Hold ``resident`` (None: the base model) and meter it while one generation runs."""
+
+
+class Engine(Protocol):
+    """A running engine. It is entered by its builder and never restarted: a dead one is replaced by a new one."""
+
+    @property
+    def app(self) -> ASGIApp:
+        """The inference routes as an ASGI value. Which of them the world may reach is the gateway's choice."""
+
+    @property
+    def paths(self) -> frozenset[str]:
+        """Paths that ``app`` answers; the base model decides (no ``/v1/embeddings`` on a chat model)."""
+
+    @property
+    def slots(self) -> int:
+        """Adapters that one batch can mix."""
+
+    @property
+    def is_dead(self) -> bool:
+        """True once nothing can be generated any more."""
+
+    async def load(self, resident: Resident) -> None:
+        """Make ``resident`` usable without further help.
+
+        Raises:
+            LoadFailed: the bytes were refused; nothing of them stays behind.
+            EngineGone: the engine died.
+        """
+
+    async def unload(self, resident: Resident) -> None:
+        """Forget ``resident``; nothing may be using it.
+
+        Raises:
+            EngineGone: the engine died.
+        """
+
+    async def loaded(self) -> frozenset[int]:
+        """Ids of the adapters the engine knows, for integrity checks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What an engine serves: known before it runs, and the same for every engine of a builder."""
+
+    base: BaseModel
+    served_names: tuple[str, ...]
+    """What callers may write as ``model`` for the base itself; the first is its proper name."""
+    max_rank: int
+    """The largest LoRA rank a slot takes."""
+
+
+class EngineBuilder(Protocol):
+    """Starts engines, one after the other, for the same base model and flags."""
+
+    async def offer(self) -> Offer:
+        """Read the flags and the base model; slow the first time.
+
+        Raises:
+            StartRefused: a flag or the model is wrong; the message says which.
+        """
+
+    def start(self, gate: Gate) -> AbstractAsyncContextManager[Engine]:
+        """Start an engine; leaving the context stops it.
+
+        Raises:
+            StartRefused: it can never start this way.
+        """

@@ -1,0 +1,108 @@
+"""The places where vLLM's server is ours: three attributes of its model list, two methods of its engine client.
+
+Every serving class of vLLM shares one ``OpenAIServingModels``; its ``_check_model`` asks ``lora_requests`` and then
+``resolve_lora``, and ``_maybe_get_adapters`` reads ``lora_requests`` a second time. Between the two reads an alias may move,
+so both go through the gate, which decides once per request. Instance attributes only: no module of vLLM is patched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.serve import create_error_response
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.lora.request import LoRARequest
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from adapters.errors import PatchbayError
+from server.engine.engine import Gate, Generation, Resident
+
+
+def request_for(resident: Resident) -> LoRARequest:
+    """Return ``resident`` as vLLM names it."""
+    return LoRARequest(lora_name=resident.name, lora_int_id=resident.id, lora_path=str(resident.path))
+
+
+class ChosenAdapters(Mapping[str, LoRARequest]):
+    """``lora_requests`` as this very request sees it: what the gate chose for it, and nothing else.
+
+    A name is absent until the gate chose, so vLLM always asks ``resolve_lora`` first.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def __getitem__(self, model: str) -> LoRARequest:
+        resident = self._gate.chosen(model)
+        if resident is None:
+            raise KeyError(model)
+        return request_for(resident)
+
+    def __contains__(self, model: object) -> bool:
+        return isinstance(model, str) and self._gate.chosen(model) is not None
+
+    def __iter__(self) -> Iterator[str]:  # vLLM iterates to find default multimodal adapters; we have none
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def take_model_list(models: OpenAIServingModels, gate: Gate) -> None:
+    """Make the gate decide what ``model`` means in every request that vLLM's app reads."""
+
+    async def resolve_lora(model: str) -> LoRARequest | ErrorResponse:
+        try:
+            return request_for(await gate.choose(model))
+        except PatchbayError as refusal:
+            # Only a 400 passes vLLM unchanged; the gateway sends the refusal's own status in its place.
+            return create_error_response(refusal.message, "BadRequestError", HTTPStatus.BAD_REQUEST, param="model")
+
+    models.lora_requests = ChosenAdapters(gate)
+    models.resolve_lora = resolve_lora
+    models.show_available_models = models.registry.show_available_models
+
+
+def take_engine_client(engine: AsyncLLM, gate: Gate) -> None:
+    """Hold and meter the adapter of every generation; each of vLLM's endpoints passes through these two methods."""
+    engine.generate = _metered(engine.generate, gate)
+    engine.encode = _metered(engine.encode, gate)
+
+
+def _metered(inner: Callable[..., Any], gate: Gate) -> Callable[..., AsyncIterator[Any]]:
+    async def generate(*args: Any, lora_request: LoRARequest | None = None, **kwargs: Any) -> AsyncIterator[Any]:
+        resident = None if lora_request is None else _resident_of(lora_request)
+        async with gate.generation(resident) as generation:
+            last = None
+            try:
+                async with aclosing(inner(*args, lora_request=lora_request, **kwargs)) as outputs:
+                    async for last in outputs:
+                        yield last
+            finally:
+                if last is not None:
+                    _read_statistics(generation, last)
+
+    return generate
+
+
+def _resident_of(request: LoRARequest) -> Resident:
+    return Resident(request.lora_int_id, request.lora_name, Path(request.lora_path))
+
+
+def _read_statistics(generation: Generation, output: Any) -> None:
+    """Fill ``generation`` from the last output; vLLM keeps these numbers anyway, so nothing is counted per token."""
+    generation.prompt_tokens = len(output.prompt_token_ids or ())
+    stats = getattr(output, "metrics", None)
+    if stats is None:
+        return
+    generation.generated_tokens = stats.num_generation_tokens
+    if stats.first_token_ts:
+        generation.first_token_s = stats.first_token_latency
+        generation.queue_s = max(0.0, stats.scheduled_ts - stats.queued_ts)
+        if stats.num_generation_tokens > 1:
+            generation.inter_token_s = (stats.last_token_ts - stats.first_token_ts) / (stats.num_generation_tokens - 1)

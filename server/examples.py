@@ -1,0 +1,14 @@
+"""The example adapters that a first start registers, so that the first request can already name one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from adapters.publisher import Publisher
+from adapters.sources.directory import DirectorySource
+
+
+async def register_examples(publisher: Publisher, directory: Path) -> None:
+    """Publish every adapter directory under ``directory`` by its name."""
+    for adapter in sorted(entry for entry in directory.iterdir() if (entry / "adapter_config.json").is_file()):
+        await publisher.publish(adapter.name, DirectorySource(adapter, allowed=[directory]))

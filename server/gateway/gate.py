@@ -1,0 +1,81 @@
+"""The gate: what the engine asks while it serves a request. One decision a request, held by a lease until its end.
+
+The engine reads the body and asks back what ``model`` means; so no body is parsed twice, and the answer holds for the whole
+request however often an alias moves meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from adapters.catalog import Catalog
+from adapters.errors import PatchbayError
+from server.engine.engine import Generation, Resident
+from server.gateway.exchange import Exchange, current_exchange
+from server.gateway.meter import Meter
+from server.gateway.resolve import resolve
+from server.supervisor import Serving
+
+
+class RequestGate:
+    """The ``Gate`` of every engine of a house.
+
+    Args:
+        catalog: the registry in memory.
+        meter: counts generations.
+        serving: returns what serves now, or raises EngineNotReady.
+    """
+
+    def __init__(self, *, catalog: Catalog, meter: Meter, serving: Callable[[], Serving]) -> None:
+        self._catalog = catalog
+        self._meter = meter
+        self._serving = serving
+
+    @contextmanager
+    def exchange(self) -> Iterator[Exchange]:
+        """Open the exchange of one request; at the end of the block it is counted and its leases go back."""
+        exchange = Exchange()
+        token = current_exchange.set(exchange)
+        try:
+            yield exchange
+        finally:
+            current_exchange.reset(token)
+            exchange.close()
+            self._meter.answered(exchange.version, exchange.status)
+
+    async def choose(self, model: str) -> Resident:
+        """See ``Gate.choose``."""
+        exchange = current_exchange.get()
+        lease = exchange.leases.get(model)
+        if lease is None:
+            try:
+                serving = self._serving()
+                version = resolve(model, self._catalog, serving.offer)
+                lease = await serving.residency.lease(version)
+            except PatchbayError as refusal:
+                exchange.refusal = refusal
+                raise
+            exchange.leases[model] = lease
+        return lease.resident
+
+    def chosen(self, model: str) -> Resident | None:
+        """See ``Gate.chosen``."""
+        return current_exchange.get().chosen(model)
+
+    @asynccontextmanager
+    async def generation(self, resident: Resident | None) -> AsyncIterator[Generation]:
+        """See ``Gate.generation``. Takes a lease of its own: a background response outlives its HTTP request."""
+        exchange = current_exchange.get()
+        version = None if resident is None else exchange.version
+        try:
+            lease = None if version is None else await self._serving().residency.lease(version)
+        except PatchbayError as refusal:
+            exchange.refusal = refusal
+            raise
+        try:
+            with self._meter.generation(version) as generation:
+                yield generation
+        finally:
+            if lease is not None:
+                lease.release()

@@ -1,0 +1,132 @@
+"""The front door. Every request of the process passes ``Gateway.__call__``; an inference request goes on to ``_infer``.
+
+    authenticate → admit → [engine reads the body → gate: resolve → make resident → engine generates → gate: meter] → stamp
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from time import perf_counter
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from adapters.errors import PatchbayError
+from server.errors import RouteUnsupported
+from server.gateway.admission import Admission
+from server.gateway.authenticate import Authenticator
+from server.gateway.exchange import Exchange
+from server.gateway.gate import RequestGate
+from server.gateway.inference_routes import INFERENCE_ROUTES, needs
+from server.http.errors import error_response
+from server.supervisor import Serving
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID = "x-request-id"
+_LONGEST_REQUEST_ID = 128
+
+
+class Gateway:
+    """ASGI app: inference goes to the engine, everything else to ``control``.
+
+    Args:
+        control: the app that answers everything but inference.
+        gate: decides what ``model`` means while the engine serves.
+        serving: returns what serves now, or raises EngineNotReady.
+        authenticator, admission: the steps before the engine.
+    """
+
+    def __init__(
+        self,
+        *,
+        control: ASGIApp,
+        gate: RequestGate,
+        serving: Callable[[], Serving],
+        authenticator: Authenticator,
+        admission: Admission,
+    ) -> None:
+        self._control = control
+        self._gate = gate
+        self._serving = serving
+        self._authenticator = authenticator
+        self._admission = admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._control(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = headers.get(REQUEST_ID, "")[:_LONGEST_REQUEST_ID] or uuid.uuid4().hex
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        answer = _Answer(send, request_id)
+        path: str = scope["path"]
+        started = perf_counter()
+        try:
+            self._authenticator.authenticate(scope["method"], path, headers)
+            if path in INFERENCE_ROUTES and scope["method"] == "POST":
+                await self._infer(scope, receive, answer)
+            else:
+                await self._control(scope, receive, answer.send)
+        except PatchbayError as refusal:
+            if answer.status is not None:
+                raise  # too late for another response: the server breaks the connection off
+            await error_response(refusal, path)(scope, receive, answer.send)
+        finally:
+            answer.log(scope["method"], path, perf_counter() - started)
+
+    async def _infer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        with self._gate.exchange() as exchange:
+            answer.exchange = exchange
+            with self._admission.admitted():
+                engine, path = self._serving().engine, scope["path"]
+                if path not in engine.paths:
+                    raise RouteUnsupported(f"the base model does not answer {path}; that takes {needs(path)}")
+                await engine.app(scope, receive, answer.send_from_engine)
+            if exchange.refusal is not None and answer.status is None:
+                raise exchange.refusal
+
+
+class _Answer:
+    """The response as it leaves: stamped with who answered, withheld from the engine once the gate refused."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self.exchange: Exchange | None = None
+        self.status: int | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            if self.exchange is not None:
+                self.exchange.status = self.status
+            self._stamp(MutableHeaders(scope=message))
+        await self._send(message)
+
+    async def send_from_engine(self, message: Message) -> None:
+        """Send, unless the gate refused before anything left: the engine words refusals its own way, we ours."""
+        if self.status is None and self.exchange is not None and self.exchange.refusal is not None:
+            return
+        await self.send(message)
+
+    def log(self, method: str, path: str, took_s: float) -> None:
+        """Write the request's line in the log; it carries the request's id by itself."""
+        version = None if self.exchange is None else self.exchange.version
+        log.info(
+            "request",
+            method=method,
+            path=path,
+            status=self.status,
+            adapter=None if version is None else version.name,
+            took_ms=round(took_s * 1000, 1),
+        )
+
+    def _stamp(self, headers: MutableHeaders) -> None:
+        headers[REQUEST_ID] = self._request_id
+        version = None if self.exchange is None else self.exchange.version
+        if version is not None:
+            headers["x-patchbay-adapter"] = version.name
+            headers["x-patchbay-digest"] = version.digest

@@ -1,0 +1,41 @@
+"""What a request's ``model`` means now: a version. Dictionary look-ups only; nothing here waits."""
+
+from __future__ import annotations
+
+from adapters.catalog import Catalog
+from adapters.errors import AdapterNotFound, InvalidName, WrongBase
+from adapters.names import Reference
+from adapters.versions import Version
+from server.engine.engine import Offer
+
+
+def resolve(model: str, catalog: Catalog, offer: Offer) -> Version:
+    """Return the version that ``model`` refers to.
+
+    Raises:
+        NotFound: no such adapter, alias or version; never a fall back to the base.
+        WrongBase: the version was made for another base model than the one served.
+    """
+    try:
+        reference = Reference.parse(model)
+    except InvalidName as malformed:
+        raise _unknown(model, offer) from malformed
+    try:
+        version = catalog.resolve(reference)
+    except AdapterNotFound as unknown:
+        raise _unknown(model, offer) from unknown
+    if version.base_fingerprint != offer.base.fingerprint:
+        raise WrongBase(
+            f"{version.name} was made for another base model than '{offer.served_names[0]}', which is served here; "
+            "start the server with that base, or train the adapter again on this one",
+            param="model",
+        )
+    return version
+
+
+def _unknown(model: str, offer: Offer) -> AdapterNotFound:
+    return AdapterNotFound(
+        f"The model `{model[:200]}` does not exist. GET /v1/models lists the adapters; the base model is "
+        f"`{offer.served_names[0]}`.",
+        param="model",
+    )

@@ -1,0 +1,1 @@
+"""How the house speaks HTTP: errors and uploads."""

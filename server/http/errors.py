@@ -1,0 +1,82 @@
+"""The edge: one table turns the drawn error tree into HTTP. A test proves it total.
+
+Bodies are OpenAI's: ``{"error": {"message", "type", "param", "code", …}}``; ``/v1/messages`` answers in Anthropic's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from adapters import errors as adapter_errors
+from adapters.errors import PatchbayError
+from server import errors as server_errors
+from server.errors import Unavailable
+
+STATUS: Mapping[type[PatchbayError], int] = {
+    PatchbayError: 500,
+    adapter_errors.InvalidName: 400,
+    adapter_errors.NotFound: 404,
+    adapter_errors.Conflict: 409,
+    adapter_errors.AliasMoved: 412,  # not 409: OpenAI's client retries a 409, and a lost compare-and-set must not be
+    adapter_errors.AdapterRefused: 400,
+    adapter_errors.WrongBase: 409,
+    adapter_errors.SourceError: 400,
+    adapter_errors.SourceForbidden: 403,
+    adapter_errors.SourceNotFound: 404,
+    adapter_errors.SourceUnavailable: 502,
+    adapter_errors.SourceTooLarge: 413,
+    adapter_errors.BlobCorrupt: 424,
+    adapter_errors.StorageFull: 507,
+    server_errors.Unauthenticated: 401,
+    server_errors.Forbidden: 403,
+    server_errors.Unavailable: 503,
+    server_errors.Overloaded: 429,
+    server_errors.InvalidRequest: 400,
+    server_errors.RouteUnsupported: 404,
+}
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    412: "conflict_error",
+    413: "invalid_request_error",
+    424: "server_error",
+    429: "rate_limit_error",
+}
+
+
+def status_of(error: PatchbayError) -> int:
+    """Return the HTTP status of ``error``: that of its nearest ancestor in the table."""
+    return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+
+
+def error_body(message: str, status: int, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """Return OpenAI's error body."""
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def error_response(error: PatchbayError, path: str) -> JSONResponse:
+    """Return the response for ``error`` on the route ``path``."""
+    status = status_of(error)
+    body = error_body(error.message, status, param=error.param, code=error.code)
+    body["error"].update(error.details)
+    if path.startswith("/v1/messages"):
+        body = {"type": "error", **body}
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Unavailable) else {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(body, status, headers)
+
+
+async def respond(request: Request, error: Exception) -> JSONResponse:
+    """Answer ``error`` for FastAPI's exception machinery."""
+    assert isinstance(error, PatchbayError)
+    return error_response(error, request.url.path)

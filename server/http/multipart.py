@@ -1,0 +1,121 @@
+"""Multipart uploads as they arrive: each file part is a stream of chunks, so nothing is held in memory or spooled twice."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from server.errors import InvalidRequest
+
+_MOST_HEADER_BYTES = 8 * 1024
+
+
+class _Part:
+    """One part: its name, and a queue of what has been parsed of it but not read yet."""
+
+    def __init__(self) -> None:
+        self.chunks: deque[bytes] = deque()
+        self.headers: dict[str, bytes] = {}
+        self.is_complete = False
+
+    @property
+    def file_name(self) -> str:
+        """The file's name, or the field's where the client gave none."""
+        _, options = parse_options_header(self.headers.get("content-disposition", b""))
+        return (options.get(b"filename") or options.get(b"name") or b"").decode("utf-8", "replace")
+
+
+class MultipartStream:
+    """Reads the parts of ``request`` in order; a part must be read to its end before the next.
+
+    Raises:
+        InvalidRequest: the body is no multipart form, or breaks off.
+    """
+
+    def __init__(self, request: Request) -> None:
+        kind, options = parse_options_header(request.headers.get("content-type", ""))
+        boundary = options.get(b"boundary")
+        if kind != b"multipart/form-data" or not boundary:
+            raise InvalidRequest(
+                "send multipart/form-data with the files adapter_config.json and adapter_model.safetensors, or JSON with "
+                "a 'source'",
+                param="Content-Type",
+            )
+        self._body = request.stream()
+        self._parts: deque[_Part] = deque()
+        self._header_name, self._header_value = "", b""
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._on_part_begin,
+                "on_header_field": self._on_header_field,
+                "on_header_value": self._on_header_value,
+                "on_header_end": self._on_header_end,
+                "on_part_data": self._on_part_data,
+                "on_part_end": self._on_part_end,
+            },
+        )
+
+    async def parts(self) -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
+        """Yield (file name, chunks) for each part."""
+        while await self._has_part():
+            part = self._parts[0]
+            while not (part.chunks or part.is_complete):  # the headers end where the data begin
+                await self._feed()
+            yield part.file_name, self._chunks(part)
+            async for _ in self._chunks(part):
+                pass
+            self._parts.popleft()
+
+    async def _has_part(self) -> bool:
+        while not self._parts:
+            if not await self._feed():
+                return False
+        return True
+
+    async def _chunks(self, part: _Part) -> AsyncIterator[bytes]:
+        while part.chunks or not part.is_complete:
+            while part.chunks:
+                yield part.chunks.popleft()
+            if not part.is_complete and not await self._feed():
+                raise InvalidRequest("the upload broke off before its end; send it again")
+
+    async def _feed(self) -> bool:
+        """Parse the next chunk of the body; False at its end."""
+        async for chunk in self._body:
+            if chunk:
+                try:
+                    self._parser.write(chunk)
+                except MultipartParseError as malformed:
+                    raise InvalidRequest(f"the multipart body is malformed: {malformed}") from malformed
+                return True
+        if any(not part.is_complete for part in self._parts):
+            raise InvalidRequest("the upload broke off before its end; send it again")
+        return False
+
+    # -- the parser's callbacks --------------------------------------------------------------------------------
+
+    def _on_part_begin(self) -> None:
+        self._parts.append(_Part())
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end].decode("latin-1").lower()
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+        if len(self._header_value) > _MOST_HEADER_BYTES:
+            raise InvalidRequest("a part of the upload has an overlong header")
+
+    def _on_header_end(self) -> None:
+        self._parts[-1].headers[self._header_name] = self._header_value
+        self._header_name, self._header_value = "", b""
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self._parts[-1].chunks.append(bytes(data[start:end]))
+
+    def _on_part_end(self) -> None:
+        self._parts[-1].is_complete = True

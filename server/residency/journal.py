@@ -1,0 +1,57 @@
+"""Which versions were resident, kept across restarts so that a new engine is warm before its first request.
+
+A hint and no more: losing it costs cold starts. So it is a file of this process, not a table, and never on the hot path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from adapters.catalog import Catalog
+from adapters.versions import Version
+
+log = structlog.get_logger(__name__)
+
+INTERVAL_S = 1.0
+
+
+class ResidentsJournal:
+    """The file at ``path``: version ids, least recently used first."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._written: list[int] = self._read()
+
+    def wanted(self, catalog: Catalog) -> list[Version]:
+        """Return the versions to load ahead of traffic: pinned ones first, then the most recently used."""
+        living = {version.id: version for adapter in catalog for version in adapter.versions.values()}
+        recent = [living[number] for number in reversed(self._written) if number in living]
+        return list(dict.fromkeys([*catalog.pinned(), *recent]))
+
+    async def record(self, residents: Sequence[Version]) -> None:
+        """Write ``residents`` if they changed."""
+        numbers = [version.id for version in residents]
+        if numbers != self._written:
+            await asyncio.to_thread(self._write, numbers)
+            self._written = numbers
+
+    def _write(self, numbers: list[int]) -> None:
+        draft = self._path.with_suffix(".draft")
+        draft.write_text(json.dumps(numbers))
+        os.replace(draft, self._path)
+
+    def _read(self) -> list[int]:
+        try:
+            numbers = json.loads(self._path.read_text())
+        except FileNotFoundError:
+            return []
+        except ValueError:
+            log.warning("residents journal unreadable; starting cold", path=str(self._path))
+            return []
+        return [number for number in numbers if isinstance(number, int)]

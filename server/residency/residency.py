@@ -1,0 +1,319 @@
+"""The residents of one engine: loaded by us, one load at a time per version, evicted least recently used, never in use.
+
+            lease                       loaded
+  (absent) ───────▶ LOADING ───────────────────▶ RESIDENT
+      ▲                │ refused                  │    ▲
+      │◀───────────────┘             evict/unload │    │ lease (the unload is called off)
+      │                                           ▼    │
+      └────────────── UNLOADING ◀───────────── DRAINING
+             unloaded            last lease back
+
+vLLM is never left to load or evict by itself: a damaged file met inside its step loop kills the engine for everybody,
+and its own LRU knows nothing of leases. A ``Residency`` lives exactly as long as its engine; a rebuilt engine gets a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from time import perf_counter
+
+from adapters.errors import AdapterRefused, Fault, PatchbayError
+from adapters.versions import Version
+from server.engine.engine import Engine, EngineGone, LoadFailed, Resident
+from server.errors import EngineNotReady, NoRoom
+from server.metrics import EngineMetrics
+
+Locate = Callable[[str], Awaitable[Path]]
+"""Digest → verified local directory. Raises BlobCorrupt when the bytes no longer match."""
+
+
+class State(StrEnum):
+    """Where a version stands with the engine; absence is the fifth state."""
+
+    LOADING = "loading"
+    RESIDENT = "resident"
+    DRAINING = "draining"
+    UNLOADING = "unloading"
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    version: Version
+    state: State = State.LOADING
+    leases: int = 0
+    settled: asyncio.Future[Resident | None] = field(default_factory=asyncio.Future)
+    """While LOADING: the resident, or why not. While UNLOADING: done when gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentView:
+    """What an operator sees of one resident."""
+
+    version: Version
+    state: State
+    leases: int
+
+
+class Lease:
+    """A hold on a resident: it stays loaded until ``release``. Releasing twice is harmless."""
+
+    __slots__ = ("_entry", "_residency", "resident", "version")
+
+    def __init__(self, residency: Residency, entry: _Entry, resident: Resident) -> None:
+        self.resident = resident
+        self.version = entry.version
+        self._entry: _Entry | None = entry
+        self._residency = residency
+
+    def release(self) -> None:
+        """Give the hold back."""
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            self._residency._released(entry)
+
+
+class Residency:
+    """The residents of ``engine``: at most ``capacity`` versions, least recently used first out.
+
+    Args:
+        engine: what holds them.
+        locate: finds and verifies a version's bytes.
+        capacity: residents at once; the engine's own limit lies above it.
+        wait_s: how long a cold request waits for a resident to fall idle before ``NoRoom``.
+        is_pinned: tells whether a version must stay, asked at each eviction so that it is never stale.
+        metrics: where loads, evictions and residents are counted.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        locate: Locate,
+        capacity: int,
+        wait_s: float,
+        is_pinned: Callable[[Version], bool],
+        metrics: EngineMetrics,
+    ) -> None:
+        self._engine = engine
+        self._locate = locate
+        self._capacity = capacity
+        self._wait_s = wait_s
+        self._is_pinned = is_pinned
+        self._metrics = metrics
+        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._rooms_taken = 0
+        self._room_may_be_had = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        metrics.residents.set(0)
+
+    def state(self, version: Version) -> State | None:
+        """Return where ``version`` stands; None: absent."""
+        entry = self._entries.get(version.id)
+        return None if entry is None else entry.state
+
+    def views(self) -> list[ResidentView]:
+        """Return every entry, least recently used first."""
+        return [ResidentView(entry.version, entry.state, entry.leases) for entry in self._entries.values()]
+
+    async def lease(self, version: Version) -> Lease:
+        """Hold ``version`` resident, loading it first if need be. The warm path does not touch the event loop.
+
+        Raises:
+            NoRoom: no resident fell idle in time.
+            AdapterRefused: the engine does not take the bytes.
+            BlobCorrupt: the bytes no longer match their digest.
+            EngineNotReady: the engine died meanwhile.
+        """
+        while True:
+            entry = self._entries.get(version.id)
+            if entry is None:
+                entry = self._entries[version.id] = _Entry(version)
+                self._spawn(self._load(entry))
+            if entry.state is State.UNLOADING:
+                await asyncio.shield(entry.settled)
+                continue
+            entry.leases += 1
+            if entry.state is State.DRAINING:
+                entry.state = State.RESIDENT
+            try:
+                resident = entry.settled.result() if entry.settled.done() else await asyncio.shield(entry.settled)
+            except BaseException:
+                self._released(entry)
+                raise
+            assert resident is not None
+            self._entries.move_to_end(version.id)
+            return Lease(self, entry, resident)
+
+    @asynccontextmanager
+    async def holding(self, version: Version) -> AsyncIterator[Resident]:
+        """Hold ``version`` resident inside the block; raises as ``lease`` does."""
+        lease = await self.lease(version)
+        try:
+            yield lease.resident
+        finally:
+            lease.release()
+
+    async def unload(self, version: Version) -> State | None:
+        """Unload ``version`` as soon as nobody holds it; return DRAINING while somebody does, None once it is gone.
+
+        A new lease calls a drain off.
+        """
+        entry = self._entries.get(version.id)
+        if entry is None:
+            return None
+        if entry.state is State.LOADING:
+            await asyncio.wait([entry.settled])
+        if entry.state in (State.RESIDENT, State.DRAINING):
+            if entry.leases:
+                entry.state = State.DRAINING
+                return State.DRAINING
+            self._begin_unload(entry)
+        if entry.state is State.UNLOADING:
+            await asyncio.shield(entry.settled)
+        return None
+
+    async def trial(self, resident: Resident) -> None:
+        """Load and unload ``resident`` without serving it, to learn whether the engine takes its bytes.
+
+        Raises:
+            AdapterRefused: with the engine's own words.
+            EngineNotReady: the engine died meanwhile.
+        """
+        await self._engine_load(resident)
+        try:
+            await self._engine.unload(resident)
+        except EngineGone as gone:
+            raise _not_ready() from gone
+
+    async def warm(self, versions: Sequence[Version]) -> list[Version]:
+        """Load ``versions`` ahead of traffic, in order, within capacity; return those that could not be."""
+        failed = []
+        for version in versions[: self._capacity]:
+            try:
+                (await self.lease(version)).release()
+            except AdapterRefused:
+                failed.append(version)
+        return failed
+
+    async def close(self) -> None:
+        """Drop the tasks in flight; the engine takes its residents with it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._metrics.residents.set(0)
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _released(self, entry: _Entry) -> None:
+        entry.leases -= 1
+        if entry.leases:
+            return
+        if entry.state is State.DRAINING:
+            self._begin_unload(entry)
+        self._room_may_be_had.set()
+
+    async def _load(self, entry: _Entry) -> None:
+        try:
+            resident = await self._load_into_room(entry.version)
+        except asyncio.CancelledError:
+            self._forget(entry, _not_ready())
+            raise
+        except (PatchbayError, OSError) as why:
+            if not isinstance(why, NoRoom):
+                self._metrics.load_failures.inc()
+            self._forget(entry, why)
+            return
+        entry.state = State.RESIDENT
+        entry.settled.set_result(resident)
+        self._metrics.residents.set(self._rooms_taken)
+        self._room_may_be_had.set()
+
+    def _forget(self, entry: _Entry, why: Exception) -> None:
+        del self._entries[entry.version.id]
+        entry.settled.set_exception(why)
+        entry.settled.exception()  # nobody may be waiting any more; that is no warning
+
+    async def _load_into_room(self, version: Version) -> Resident:
+        await self._take_room()
+        try:
+            path = await self._locate(version.digest)
+            resident = Resident(version.id, version.name, path)
+            started = perf_counter()
+            await self._engine_load(resident)
+        except BaseException:
+            self._give_room_back()
+            raise
+        self._metrics.load_seconds.observe(perf_counter() - started)
+        return resident
+
+    async def _engine_load(self, resident: Resident) -> None:
+        try:
+            await self._engine.load(resident)
+        except LoadFailed as refused:
+            fault = Fault(resident.name, f"an adapter the engine does not take: {refused}", "one that vLLM can serve")
+            raise AdapterRefused([fault]) from refused
+        except EngineGone as gone:
+            raise _not_ready() from gone
+
+    async def _take_room(self) -> None:
+        """Take a room, evicting if need be; wait for a lease to come back when every resident is held."""
+        try:
+            async with asyncio.timeout(self._wait_s):
+                while self._rooms_taken >= self._capacity:
+                    victim = self._victim()
+                    if victim is None:
+                        self._room_may_be_had.clear()
+                        await self._room_may_be_had.wait()
+                        continue
+                    self._metrics.evictions.inc()
+                    self._begin_unload(victim)
+                    await asyncio.shield(victim.settled)
+        except TimeoutError as late:
+            raise NoRoom(
+                f"all {self._capacity} residents are pinned or in use; try again, unpin one, or start the server with a "
+                "larger --max-residents",
+                retry_after_s=max(1, round(self._wait_s / 4)),
+            ) from late
+        self._rooms_taken += 1
+
+    def _give_room_back(self) -> None:
+        self._rooms_taken -= 1
+        self._metrics.residents.set(self._rooms_taken)
+        self._room_may_be_had.set()
+
+    def _victim(self) -> _Entry | None:
+        for entry in self._entries.values():
+            if entry.state is State.RESIDENT and not entry.leases and not self._is_pinned(entry.version):
+                return entry
+        return None
+
+    def _begin_unload(self, entry: _Entry) -> None:
+        resident = entry.settled.result()
+        assert resident is not None
+        entry.state = State.UNLOADING
+        entry.settled = asyncio.get_running_loop().create_future()
+        self._spawn(self._unload(entry, resident))
+
+    async def _unload(self, entry: _Entry, resident: Resident) -> None:
+        try:
+            with suppress(EngineGone):  # a dead engine took the resident with it
+                await self._engine.unload(resident)
+        finally:
+            del self._entries[entry.version.id]
+            entry.settled.set_result(None)
+            self._give_room_back()
+
+
+def _not_ready() -> EngineNotReady:
+    return EngineNotReady("the engine died while the adapter was being loaded; it is being rebuilt", retry_after_s=5)

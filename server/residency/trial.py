@@ -1,0 +1,32 @@
+"""A trial load: before a version exists, the engine itself says whether it takes the bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+from adapters.publisher import Report
+from server.engine.engine import Resident
+from server.supervisor import Serving
+
+FIRST_TRIAL_ID = 2**40
+"""Far above any version's id, so that a trial is never taken for a version."""
+
+
+class TrialLoad:
+    """The publisher's probe: loads staged bytes into the running engine under a name of their own, and unloads them."""
+
+    def __init__(self, running: Callable[[], Serving]) -> None:
+        self._running = running
+        self._ids = count(FIRST_TRIAL_ID)
+
+    async def __call__(self, directory: Path, _report: Report) -> None:
+        """Try the adapter in ``directory``.
+
+        Raises:
+            AdapterRefused: with the engine's own words.
+            EngineNotReady: no engine runs at present.
+        """
+        number = next(self._ids)
+        await self._running().residency.trial(Resident(number, f"trial@{number}", directory))

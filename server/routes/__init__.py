@@ -1,0 +1,1 @@
+"""The control routes: adapters, versions, aliases, models, and the process itself."""

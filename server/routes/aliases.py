@@ -1,0 +1,59 @@
+"""Aliases: moved by compare-and-set, rolled back, deleted."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from adapters.registry import UNSET
+from server.routes.rooms import HouseOf
+from server.routes.shapes import Json, MoveBody, PromoteBody, RollbackBody, alias_json, list_json, move_json
+
+router = APIRouter(prefix="/v1/adapters/{name}", tags=["aliases"])
+
+
+@router.get("/aliases")
+async def list_aliases(name: str, house: HouseOf) -> Json:
+    """List the aliases of an adapter."""
+    aliases = house.registry.catalog.adapter(name).aliases.values()
+    return list_json([alias_json(alias) for alias in aliases], has_more=False)
+
+
+@router.get("/aliases/{alias}")
+async def show(name: str, alias: str, house: HouseOf) -> Json:
+    """Show where an alias points, and every move it made."""
+    moves = await house.registry.moves(name, alias)
+    return {**alias_json(house.registry.catalog.alias(name, alias)), "moves": [move_json(move) for move in moves]}
+
+
+@router.put("/aliases/{alias}")
+async def move(name: str, alias: str, body: MoveBody, house: HouseOf) -> Json:
+    """Point an alias to a version. With ``expected`` or ``generation`` the loser of a race gets 412 and where it is now."""
+    house.registry.catalog.adapter(name)
+    return alias_json(
+        await house.move_alias(
+            name,
+            alias,
+            body.version,
+            expected=body.expected if "expected" in body.model_fields_set else UNSET,
+            generation=UNSET if body.generation is None else body.generation,
+        )
+    )
+
+
+@router.delete("/aliases/{alias}")
+async def delete(name: str, alias: str, house: HouseOf) -> Json:
+    """Delete an alias; the version it pointed to stays."""
+    await house.registry.delete_alias(name, alias)
+    return {"object": "adapter.alias", "adapter": name, "alias": alias, "deleted": True}
+
+
+@router.post("/promote")
+async def promote(name: str, body: PromoteBody, house: HouseOf) -> Json:
+    """Point ``stable`` to a version."""
+    return alias_json(await house.move_alias(name, "stable", body.version))
+
+
+@router.post("/rollback")
+async def rollback(name: str, house: HouseOf, body: RollbackBody | None = None) -> Json:
+    """Point an alias back to where it pointed before its last move."""
+    return alias_json(await house.registry.rollback(name, (body or RollbackBody()).alias))

@@ -1,0 +1,85 @@
+"""OpenAI's model routes: the base and the adapters. https://platform.openai.com/docs/api-reference/models"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
+
+from adapters.names import Reference
+from adapters.versions import Adapter
+from server.gateway.resolve import resolve
+from server.house import House
+from server.routes.rooms import HouseOf
+from server.routes.shapes import Json
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+_BATCH = 200
+"""Models rendered between two turns of the event loop: thousands must not hold up a token."""
+
+
+@router.get("")
+async def list_models(house: HouseOf) -> StreamingResponse:
+    """List the base model and every adapter. OpenAI's client knows no pages here, so all come in one, streamed."""
+    return StreamingResponse(_list(house), media_type="application/json")
+
+
+async def _list(house: House) -> AsyncIterator[str]:
+    models = [_base_json(name, house) for name in house.served_names]
+    yield '{"object": "list", "data": [' + ", ".join(map(json.dumps, models))
+    after: str | None = None
+    separator = ", " if models else ""
+    while True:
+        adapters, has_more = house.registry.catalog.adapters(after=after, limit=_BATCH)
+        if adapters:
+            yield separator + ", ".join(json.dumps(_adapter_json(adapter, house)) for adapter in adapters)
+            after, separator = adapters[-1].name, ", "
+        if not has_more:
+            break
+        await asyncio.sleep(0)
+    yield "]}"
+
+
+@router.get("/{model:path}")
+async def show(model: str, house: HouseOf) -> Json:
+    """Show what a reference means now; ``root`` names the version that would answer."""
+    if model in house.served_names:
+        return _base_json(model, house)
+    version = resolve(model, house.registry.catalog, house.offer)
+    return {
+        "id": model,
+        "object": "model",
+        "created": int(version.created_at.timestamp()),
+        "owned_by": "patchbay",
+        "root": version.name,
+        "parent": house.served_names[0],
+        "digest": version.digest,
+    }
+
+
+@router.delete("/{model}")
+async def delete(model: str, house: HouseOf) -> Json:
+    """Delete an adapter, as OpenAI deletes a fine-tuned model."""
+    name = Reference.parse(model).adapter
+    await house.delete_adapter(name)
+    return {"id": model, "object": "model", "deleted": True}
+
+
+def _base_json(name: str, house: House) -> Json:
+    return {"id": name, "object": "model", "created": house.started_at, "owned_by": "patchbay", "root": name, "parent": None}
+
+
+def _adapter_json(adapter: Adapter, house: House) -> Json:
+    stable = adapter.aliases.get("stable")
+    return {
+        "id": adapter.name,
+        "object": "model",
+        "created": int(adapter.created_at.timestamp()),
+        "owned_by": "patchbay",
+        "root": None if stable is None else f"{adapter.name}@{stable.version}",
+        "parent": next(iter(house.served_names), None),
+    }

@@ -1,0 +1,106 @@
+"""The JSON of adapters, versions and aliases. Times are Unix seconds and lists are paged as OpenAI does both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from adapters.rows import AliasMove
+from adapters.versions import Adapter, Alias, Version
+from server.house import House
+
+Json = dict[str, Any]
+
+
+def alias_json(alias: Alias) -> Json:
+    """Return an alias; ``generation`` is what a compare-and-set may ask for."""
+    return {
+        "object": "adapter.alias",
+        "adapter": alias.adapter,
+        "alias": alias.name,
+        "version": alias.version,
+        "generation": alias.generation,
+        "updated_at": int(alias.updated_at.timestamp()),
+    }
+
+
+def move_json(move: AliasMove) -> Json:
+    """Return one move of an alias."""
+    return {
+        "object": "adapter.alias.move",
+        "from": move.from_version,
+        "to": move.to_version,
+        "generation": move.generation,
+        "at": int(move.at.timestamp()),
+    }
+
+
+def adapter_json(adapter: Adapter) -> Json:
+    """Return an adapter with its aliases and the number of its newest version."""
+    return {
+        "object": "adapter",
+        "name": adapter.name,
+        "created_at": int(adapter.created_at.timestamp()),
+        "latest_version": max(adapter.versions, default=None),
+        "version_count": len(adapter.versions),
+        "aliases": {name: alias.version for name, alias in adapter.aliases.items()},
+    }
+
+
+def version_json(version: Version, house: House) -> Json:
+    """Return a version, with the aliases that point to it and where it stands with the engine."""
+    aliases = house.registry.catalog.adapter(version.adapter).aliases.values()
+    return {
+        "object": "adapter.version",
+        "id": version.name,
+        "adapter": version.adapter,
+        "version": version.number,
+        "digest": version.digest,
+        "rank": version.rank,
+        "size_bytes": version.size_bytes,
+        "source": version.source,
+        "created_at": int(version.created_at.timestamp()),
+        "aliases": [alias.name for alias in aliases if alias.version == version.number],
+        "is_pinned": version.is_pinned,
+        "residency": house.residency_of(version),
+    }
+
+
+def list_json(data: Sequence[Json], *, has_more: bool) -> Json:
+    """Return a page in OpenAI's shape; ``last_id`` is what to send as ``after``."""
+    ids = [entry.get("id") or entry.get("name") or entry.get("alias") for entry in data]
+    first, last = (ids[0], ids[-1]) if ids else (None, None)
+    return {"object": "list", "data": list(data), "first_id": first, "last_id": last, "has_more": has_more}
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")  # a typo is an error, never ignored
+
+
+class SourceBody(_Body):
+    """Body of a publication from a source."""
+
+    source: str = Field(examples=["hf://org/repo@main", "file:///srv/adapters/sql"])
+    alias: str | None = Field(None, description="Alias to point to the new version at once.")
+
+
+class MoveBody(_Body):
+    """Body of an alias move."""
+
+    version: int = Field(ge=1)
+    expected: int | None = Field(None, description="The version it must point to now; null: it must not exist.")
+    generation: int | None = Field(None, description="The generation it must have now.")
+
+
+class PromoteBody(_Body):
+    """Body of a promotion."""
+
+    version: int = Field(ge=1)
+
+
+class RollbackBody(_Body):
+    """Body of a rollback."""
+
+    alias: str = "stable"

@@ -1,0 +1,143 @@
+"""Versions: published, listed, downloaded, loaded, pinned, deleted."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import FileResponse
+from pydantic import ValidationError
+
+from adapters.manifest import FILES
+from adapters.names import check_adapter_name, check_alias
+from adapters.sources.address import parse_source
+from adapters.sources.source import Source
+from adapters.sources.upload import UploadSource
+from adapters.versions import Version
+from server.errors import InvalidRequest
+from server.house import House
+from server.http.multipart import MultipartStream
+from server.routes.rooms import DEFAULT_PAGE, HouseOf, PageLimit
+from server.routes.shapes import Json, SourceBody, list_json, version_json
+
+router = APIRouter(prefix="/v1/adapters/{name}/versions", tags=["versions"])
+
+
+@router.post("", status_code=201)
+async def publish(
+    name: str,
+    request: Request,
+    house: HouseOf,
+    alias: Annotated[str | None, Query(description="Alias to point to the new version at once.")] = None,
+) -> Json:
+    """Publish a version: the two files as multipart/form-data, or JSON with a ``source``. It can be called at once."""
+    house.check_free(check_adapter_name(name))
+    source: Source
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
+        body = await _source_body(request)
+        source, alias = parse_source(body.source, house.settings.source_rules), body.alias or alias
+    else:
+        source = UploadSource(MultipartStream(request).parts())
+    if alias is not None:
+        check_alias(alias)
+    published = await house.publish(name, source, alias=alias)
+    return {**version_json(published.version, house), "report": published.report.to_json()}
+
+
+async def _source_body(request: Request) -> SourceBody:
+    try:
+        return SourceBody.model_validate_json(await request.body())
+    except ValidationError as wrong:
+        first = wrong.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "body"
+        raise InvalidRequest(f"{field}: {first['msg']}", param=field) from wrong
+
+
+@router.get("")
+async def list_versions(name: str, house: HouseOf, after: str | None = None, limit: PageLimit = DEFAULT_PAGE) -> Json:
+    """List the versions of an adapter, oldest first; ``after`` is a version's id (``sql@7``) or number."""
+    number = None if after is None else _number(after.rpartition("@")[2])
+    versions, has_more = house.registry.catalog.versions(name, after=number, limit=limit)
+    return list_json([version_json(version, house) for version in versions], has_more=has_more)
+
+
+@router.get("/{version}")
+async def show(name: str, version: str, house: HouseOf) -> Json:
+    """Show a version with the report of its inspection."""
+    found = _find(house, name, version)
+    return {**version_json(found, house), "report": await house.registry.report(found)}
+
+
+@router.get("/{version}/content")
+async def content(name: str, version: str, house: HouseOf) -> Json:
+    """List the files of a version."""
+    found = _find(house, name, version)
+    directory = await house.blobs.path(found.digest)
+    files = [
+        {"name": file, "size_bytes": (directory / file).stat().st_size, "path": f"/v1/adapters/{name}/versions/{version}/content/{file}"}
+        for file in FILES
+    ]
+    return {"object": "list", "digest": found.digest, "data": files}
+
+
+@router.get("/{version}/content/{file}")
+async def download(name: str, version: str, file: str, house: HouseOf) -> FileResponse:
+    """Download one file of a version; ranges are answered."""
+    if file not in FILES:
+        raise InvalidRequest(f"a version has the files {', '.join(FILES)}, not {file!r}", param="file")
+    directory = await house.blobs.path(_find(house, name, version).digest)
+    return FileResponse(directory / file, filename=file)
+
+
+@router.post("/{version}/load")
+async def load(name: str, version: str, house: HouseOf) -> Json:
+    """Make a version resident ahead of its first request."""
+    found = _find(house, name, version)
+    (await house.supervisor.serving().residency.lease(found)).release()
+    return version_json(found, house)
+
+
+@router.post("/{version}/unload")
+async def unload(name: str, version: str, house: HouseOf) -> Json:
+    """Unload a version as soon as no request holds it. A later request loads it again."""
+    found = _find(house, name, version)
+    if found.is_pinned:
+        raise InvalidRequest(f"{found.name} is pinned; unpin it first", param="version")
+    await house.supervisor.serving().residency.unload(found)
+    return version_json(found, house)
+
+
+@router.post("/{version}/pin")
+async def pin(name: str, version: str, house: HouseOf) -> Json:
+    """Keep a version resident, also across restarts."""
+    found = _find(house, name, version)
+    house.check_room_for_pin(found)
+    pinned = await house.registry.set_pinned(name, found.number, True)
+    if house.supervisor.is_ready:
+        (await house.supervisor.serving().residency.lease(pinned)).release()
+    return version_json(pinned, house)
+
+
+@router.post("/{version}/unpin")
+async def unpin(name: str, version: str, house: HouseOf) -> Json:
+    """Let a version be evicted again."""
+    return version_json(await house.registry.set_pinned(name, _number(version), False), house)
+
+
+@router.delete("/{version}")
+async def delete(name: str, version: str, house: HouseOf) -> Json:
+    """Delete a version that no alias points to. Requests in flight finish on it; its number is never used again."""
+    found = _find(house, name, version)
+    await house.registry.delete_version(name, found.number)
+    await house.forget([found])
+    return {"object": "adapter.version", "id": found.name, "deleted": True}
+
+
+def _find(house: House, name: str, version: str) -> Version:
+    return house.registry.catalog.version(name, _number(version))
+
+
+def _number(text: str) -> int:
+    if not text.isdigit():
+        raise InvalidRequest(f"version {text!r} is no number; aliases are under /aliases", param="version")
+    return int(text)

@@ -1,0 +1,64 @@
+"""vLLM's own two calls, so that its existing clients work unchanged. Behind them stands the same door as for any upload.
+
+https://docs.vllm.ai/en/latest/features/lora.html#dynamically-serving-lora-adapters
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, ConfigDict
+
+from adapters.errors import NameTaken
+from adapters.names import check_adapter_name
+from adapters.sources.address import parse_source
+from server.routes.rooms import HouseOf
+
+router = APIRouter(prefix="/v1", tags=["vllm"])
+
+
+class LoadBody(BaseModel):
+    """vLLM's body of a load."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lora_name: str
+    lora_path: str
+    load_inplace: bool = False
+
+
+class UnloadBody(BaseModel):
+    """vLLM's body of an unload."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lora_name: str
+    lora_int_id: int | None = None
+
+
+@router.post("/load_lora_adapter")
+async def load_lora_adapter(body: LoadBody, house: HouseOf) -> PlainTextResponse:
+    """Publish the adapter at ``lora_path`` (a directory or a hub id) under ``lora_name`` and make it resident.
+
+    ``load_inplace`` publishes a further version and moves ``stable`` to it; streams in flight finish on the old one.
+    """
+    name = house.check_free(check_adapter_name(body.lora_name))
+    if name in house.registry.catalog and not body.load_inplace:
+        raise NameTaken(
+            f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set "
+            "'load_inplace' to True.",
+            param="lora_name",
+        )
+    path = body.lora_path
+    text = path if "://" in path else f"file://{path}" if path.startswith("/") else f"hf://{path}"
+    source = parse_source(text, house.settings.source_rules)
+    published = await house.publish(name, source, alias="stable")
+    (await house.supervisor.serving().residency.lease(published.version)).release()
+    return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
+
+
+@router.post("/unload_lora_adapter")
+async def unload_lora_adapter(body: UnloadBody, house: HouseOf) -> PlainTextResponse:
+    """Delete the adapter ``lora_name``: after this call its name is unknown, as with vLLM."""
+    await house.delete_adapter(body.lora_name)
+    return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")

@@ -1,0 +1,98 @@
+"""One frozen value per process. The only file of the server that reads the environment (``PATCHBAY_…``)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from adapters.sources.address import SourceRules
+
+PREFIX = "PATCHBAY_"
+
+
+class UnknownSetting(ValueError):
+    """A ``PATCHBAY_…`` variable that names no setting: most likely a typo."""
+
+
+class Settings(BaseSettings):
+    """What an operator decides. Flags of ``patchbay serve`` win over the environment, the environment over defaults."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    model: str | None = Field(None, description="Base model: a directory or a hub id; none: the embedded base.")
+    engine_flags: tuple[str, ...] = Field((), description="Flags handed to vLLM as they are.")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    allow_anonymous: bool = Field(
+        False, description="Serve without API keys on an address that other machines can reach."
+    )
+
+    data_dir: Path = Field(Path(".data"), description="Database, blobs, staging and the residents journal.")
+    database_url: str | None = Field(None, description="SQLAlchemy URL; none: SQLite in the data directory.")
+    blob_url: str | None = Field(None, description="s3://, gs://, az:// or file:// copy of every blob.")
+
+    source_dirs: tuple[Path, ...] = Field((), description="Directories that file:// sources may name.")
+    source_buckets: tuple[str, ...] = Field((), description="URL prefixes that s3:// and gs:// sources may name.")
+    hub_endpoint: str | None = Field(None, description="Hugging Face hub to pull adapters from; none: the public one.")
+    max_upload_bytes: int = Field(4 * 2**30, gt=0)
+
+    max_residents: int = Field(64, ge=2, description="Adapters held ready by the engine at once.")
+    load_wait_s: float = Field(30.0, gt=0, description="How long a cold request waits for room among the residents.")
+    max_in_flight: int = Field(1024, ge=1, description="Inference requests at once; the next one gets 429.")
+
+    drain_s: float = Field(30.0, ge=0, description="How long SIGTERM waits for requests in flight.")
+    max_engine_deaths: int = Field(5, ge=1, description="Engine deaths within the window before exit 70.")
+    engine_death_window_s: float = Field(600.0, gt=0)
+
+    follow_interval_s: float = Field(0.5, gt=0, description="How often other processes' registry writes are read.")
+    sweep_interval_s: float = Field(3600.0, gt=0, description="How often orphaned blobs are removed.")
+    sweep_grace_s: float = Field(3600.0, ge=0, description="Age below which an orphan may still become a version.")
+
+    metric_adapters: int = Field(200, ge=0, description="Adapters with series of their own; the rest share 'other'.")
+    log_format: Literal["text", "json"] = "text"
+    fault_at: str | None = Field(None, description="Test only: die at this named fault point.")
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL of the registry."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.absolute() / 'registry.db'}"
+
+    @property
+    def source_rules(self) -> SourceRules:
+        """What the server may read on behalf of its callers."""
+        return SourceRules(self.source_dirs, self.source_buckets, self.hub_endpoint)
+
+    @property
+    def is_reachable_from_outside(self) -> bool:
+        """True when other machines can reach the address we listen on."""
+        return self.host not in {"127.0.0.1", "::1", "localhost"}
+
+
+def read_settings(**given: object) -> Settings:
+    """Build the settings of this process from flags (``given``, None: not said) and the environment.
+
+    Raises:
+        UnknownSetting: the environment has a ``PATCHBAY_…`` variable that names no setting.
+        pydantic.ValidationError: a value is out of range; names the field.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    client_variables = {PREFIX + "URL", PREFIX + "API_KEY"}
+    for variable in sorted(os.environ):
+        if variable.startswith(PREFIX) and variable not in known | client_variables:
+            raise UnknownSetting(f"{variable} is no setting of patchbay; known: {', '.join(sorted(known))}")
+    said = {name: value for name, value in given.items() if value is not None}
+    return Settings(**said)  # type: ignore[arg-type]  # pydantic checks each value
+
+
+class ClientSettings(BaseSettings):
+    """Where the command line finds a running server."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+
+    url: str = "http://127.0.0.1:8000"
+    api_key: str | None = None

@@ -1,0 +1,192 @@
+"""Keeps an engine running: starts it, watches it, rebuilds it with backoff, gives up when that does not help.
+
+                 started             died
+    STARTING ───────────────▶ READY ───────▶ REBUILDING ──┐
+        │                       ▲               │  ▲       │ died again while starting
+        │ refused               └───────────────┘  └───────┘
+        ▼                          started      │
+      FAILED ◀──────────────────────────────────┘ too many deaths within the window
+
+The rest of the house holds the supervisor and asks ``serving`` for what runs now; an engine and its residency come and go
+together, as one value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+
+import structlog
+
+from server.engine.engine import Engine, EngineBuilder, Gate, Offer, StartRefused
+from server.errors import EngineNotReady
+from server.metrics import EngineMetrics
+from server.residency.residency import Residency
+
+log = structlog.get_logger(__name__)
+
+WATCH_S = 0.05
+"""How often the engine's pulse is felt; /ready follows a death within this time."""
+BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 10.0)
+
+EXIT_REFUSED = 2
+"""Exit status after a start that can never succeed, as for any wrong command line."""
+EXIT_ENGINE = 70
+"""Exit status after too many deaths (EX_SOFTWARE of sysexits.h): never 0, so that a service manager restarts us."""
+
+
+class State(StrEnum):
+    """Where the engine stands; the values are what /ready shows."""
+
+    STARTING = "starting"
+    READY = "ready"
+    REBUILDING = "rebuilding"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What serves now: one engine, its residents, and what it offers."""
+
+    engine: Engine
+    residency: Residency
+    offer: Offer
+
+
+Settle = Callable[[Serving], Awaitable[None]]
+"""Readies a new engine before traffic: residents back in, examples registered at first start."""
+
+
+class Supervisor:
+    """Runs engines of ``builder`` one after the other until told to stop.
+
+    Args:
+        builder: starts engines.
+        gate: what each engine asks about a request's ``model``.
+        residency_of: makes the residency of a new engine.
+        settle: readies a new engine before traffic.
+        max_deaths, window_s: so many deaths within so many seconds end it with ``FAILED``.
+        metrics: ready, rebuilds, start time.
+    """
+
+    def __init__(
+        self,
+        builder: EngineBuilder,
+        gate: Gate,
+        *,
+        residency_of: Callable[[Engine], Residency],
+        settle: Settle,
+        max_deaths: int,
+        window_s: float,
+        metrics: EngineMetrics,
+    ) -> None:
+        self._builder = builder
+        self._gate = gate
+        self._residency_of = residency_of
+        self._settle = settle
+        self._max_deaths = max_deaths
+        self._window_s = window_s
+        self._metrics = metrics
+        self._deaths: deque[float] = deque()
+        self._serving: Serving | None = None
+        self.offer: Offer | None = None
+        self.state = State.STARTING
+        self.failed = asyncio.Event()
+        self.exit_code: int | None = None
+        """Set with ``FAILED``: how the process should end."""
+
+    @property
+    def is_ready(self) -> bool:
+        """True while traffic is answered."""
+        return self.state is State.READY and self._serving is not None and not self._serving.engine.is_dead
+
+    def serving(self) -> Serving:
+        """Return what answers traffic now.
+
+        Raises:
+            EngineNotReady: nothing does at present; says why and when to try again.
+        """
+        if not self.is_ready:
+            raise self._not_ready()
+        return self.running()
+
+    def running(self) -> Serving:
+        """Return what runs now, also while it is being readied for traffic.
+
+        Raises:
+            EngineNotReady: nothing does.
+        """
+        if self._serving is None or self._serving.engine.is_dead:
+            raise self._not_ready()
+        return self._serving
+
+    def _not_ready(self) -> EngineNotReady:
+        state = State.REBUILDING if self.state is State.READY else self.state
+        return EngineNotReady(f"the engine is {state}; try again shortly", retry_after_s=2)
+
+    async def run(self) -> None:
+        """Supervise until cancelled or ``FAILED``."""
+        attempt = 0
+        while not self.failed.is_set():
+            await asyncio.sleep(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
+            served_s = await self._one_life()
+            attempt = 0 if served_s > self._window_s else attempt + 1
+
+    async def _one_life(self) -> float:
+        """Start an engine and watch it until it dies; return for how long it served, in seconds."""
+        started = ready = time.monotonic()
+        try:
+            async with AsyncExitStack() as stack:
+                serving = await self._start(stack)
+                ready = time.monotonic()
+                self._became_ready(ready - started)
+                while not serving.engine.is_dead:
+                    await asyncio.sleep(WATCH_S)
+        except StartRefused as refused:
+            log.error("engine cannot start", reason=str(refused))
+            self._fail(EXIT_REFUSED)
+            return 0.0
+        except Exception:  # supervised: whatever an engine dies of, the next one is tried
+            log.exception("engine failed to start")
+        finally:
+            self._serving = None
+            self._metrics.ready.set(0)
+        self._died()
+        return time.monotonic() - ready
+
+    async def _start(self, stack: AsyncExitStack) -> Serving:
+        self.offer = await self._builder.offer()
+        engine = await stack.enter_async_context(self._builder.start(self._gate))
+        residency = self._residency_of(engine)
+        stack.push_async_callback(residency.close)
+        serving = self._serving = Serving(engine, residency, self.offer)
+        self._metrics.slots.set(engine.slots)
+        await self._settle(serving)
+        return serving
+
+    def _became_ready(self, took_s: float) -> None:
+        if self.state is State.REBUILDING:
+            self._metrics.rebuilds.inc()
+        log.info("engine ready", took_s=round(took_s, 2), after=self.state)
+        self.state = State.READY
+        self._metrics.ready.set(1)
+        self._metrics.start_seconds.set(took_s)
+
+    def _died(self) -> None:
+        now = time.monotonic()
+        self._deaths.append(now)
+        while self._deaths[0] < now - self._window_s:
+            self._deaths.popleft()
+        log.error("engine died", deaths=len(self._deaths), window_s=self._window_s)
+        self.state = State.REBUILDING
+        if len(self._deaths) >= self._max_deaths:
+            self._fail(EXIT_ENGINE)
+
+    def _fail(self, exit_code: int) -> None:
+        self.state, self.exit_code = State.FAILED, exit_code
+        self.failed.set()

@@ -1,0 +1,175 @@
+"""The header reader: what it refuses, and that the safetensors library accepts whatever it accepts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+from adapters.errors import SafetensorsMalformed
+from adapters.safetensors_header import ADAPTER_HEADER, DTYPE_BITS, HeaderLimits, read_header
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+ONE = '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+
+
+def framed(header: str | bytes, data: bytes = bytes(8)) -> bytes:
+    raw = header if isinstance(header, bytes) else header.encode()
+    return len(raw).to_bytes(8, "little") + raw + data
+
+
+def read(path: Path, content: bytes, limits: HeaderLimits = ADAPTER_HEADER):
+    path.write_bytes(content)
+    return read_header(path, limits)
+
+
+def test_reads_what_the_library_wrote(tmp_path):
+    path = tmp_path / "w.safetensors"
+    arrays = {"x.weight": np.ones((3, 2), np.float16), "y": np.zeros(5, np.float32)}
+    save_file(arrays, path, metadata={"format": "np"})
+    header = read_header(path)
+    assert {name: (t.dtype, t.shape) for name, t in header.tensors.items()} == {
+        "x.weight": ("F16", (3, 2)),
+        "y": ("F32", (5,)),
+    }
+    assert header.metadata == {"format": "np"}
+    x = header.tensors["x.weight"]
+    data = path.read_bytes()[header.data_start + x.begin : header.data_start + x.end]
+    assert data == arrays["x.weight"].tobytes()
+
+
+def test_gives_tensors_in_the_order_of_their_bytes(tmp_path):
+    header = '{"z":{"dtype":"U8","shape":[4],"data_offsets":[4,8]},"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'
+    assert list(read(tmp_path / "w", framed(header)).tensors) == ["a", "z"]
+
+
+MALFORMED = {
+    "empty file": (b"", "safetensors file"),
+    "seven bytes": (b"1234567", "safetensors file"),
+    "length beyond the file": ((1000).to_bytes(8, "little") + b"{}", "cut off"),
+    "length beyond the limit": ((1 << 62).to_bytes(8, "little") + b"{}", "at most"),
+    "a pickle by another name": (b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00" + bytes(40), "safetensors"),
+    "not JSON": (framed("hello"), "safetensors file"),
+    "not UTF-8": (framed(b'{"\xff":1}'), "safetensors file"),
+    "a list": (framed("[]", b""), "safetensors file"),
+    "space before the object": (framed(" " + ONE), "safetensors file"),
+    "deep nesting": (framed('{"a":' * 100_000), "safetensors file"),
+    "a number too long to read": (framed(ONE.replace("[2]", "[" + "9" * 5000 + "]")), "safetensors file"),
+    "key twice": (framed(ONE[:-1] + "," + ONE[1:]), "safetensors file"),
+    "inner key twice": (framed(ONE.replace('"shape"', '"dtype":"F32","shape"')), "safetensors file"),
+    "NaN": (framed(ONE.replace("[2]", "NaN")), "safetensors file"),
+    "half a surrogate in metadata": (framed(r'{"__metadata__":{"a":"\ud800"}}', b""), "safetensors file"),
+    "metadata of numbers": (framed('{"__metadata__":{"a":1}}', b""), "object of text"),
+    "metadata that is a list": (framed('{"__metadata__":[]}', b""), "object of text"),
+    "path as a name": (framed(ONE.replace('"a"', r'"../../x\u0000y"')), "letters"),
+    "empty name": (framed(ONE.replace('"a"', '""')), "letters"),
+    "name too long": (framed(ONE.replace('"a"', '"' + "a" * 600 + '"')), "letters"),
+    "entry that is no object": (framed('{"a":1}'), "exactly"),
+    "entry with another key": (framed(ONE.replace('"shape"', '"strides":[1],"shape"')), "exactly"),
+    "entry without a shape": (framed(ONE.replace('"shape":[2],', "")), "exactly"),
+    "unknown dtype": (framed(ONE.replace("F32", "F33")), "one of BOOL"),
+    "dtype that is no text": (framed(ONE.replace('"F32"', "[]")), "one of BOOL"),
+    "negative size": (framed(ONE.replace("[2]", "[-2]")), "whole numbers"),
+    "minus zero": (framed(ONE.replace("[2]", "[-0]").replace("8]", "0]"), b""), "whole numbers"),
+    "fractional size": (framed(ONE.replace("[2]", "[2.0]")), "whole numbers"),
+    "true as a size": (framed(ONE.replace("[2]", "[true,2]")), "whole numbers"),
+    "shape that is a number": (framed(ONE.replace("[2]", "2")), "whole numbers"),
+    "three offsets": (framed(ONE.replace("8]", "8,8]")), "begin, end"),
+    "end before begin": (framed(ONE.replace("[0,8]", "[8,0]")), "8 bytes"),
+    "overflowing shape": (framed(ONE.replace("[2]", f"[{2**62},{2**62}]")), "true shape"),
+    "overflow hidden by a zero": (
+        framed(ONE.replace("[2]", f"[{2**62},{2**62},0]").replace("8]", "0]"), b""),
+        "true shape",
+    ),
+    "shape and offsets at odds": (framed(ONE.replace("[2]", "[3]")), "12 bytes"),
+    "half a byte": (framed(ONE.replace("F32", "F4").replace("[2]", "[15]")), "7.5 bytes"),
+    "gap before the first": (framed(ONE.replace("[0,8]", "[8,16]"), bytes(16)), "begin at byte 0"),
+    "overlap": (framed(ONE[:-1] + "," + ONE[1:].replace('"a"', '"b"')), "begin at byte 8"),
+    "data cut off": (framed(ONE, bytes(7)), "cut off"),
+    "bytes after the data": (framed(ONE, bytes(9)), "added to"),
+}
+
+
+@pytest.mark.parametrize(("content", "needed"), MALFORMED.values(), ids=MALFORMED.keys())
+def test_refuses_and_says_what_is_needed(content, needed, tmp_path):
+    with pytest.raises(SafetensorsMalformed) as refused:
+        read(tmp_path / "w.safetensors", content)
+    assert refused.value.fault.where.startswith("w.safetensors")
+    assert needed in refused.value.fault.needed
+
+
+def test_refuses_more_tensors_than_the_limit(tmp_path):
+    entries = {f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(4)}
+    content = framed(json.dumps(entries), b"")
+    assert len(read(tmp_path / "w", content).tensors) == 4
+    with pytest.raises(SafetensorsMalformed, match="at most 3"):
+        read(tmp_path / "w", content, HeaderLimits(max_header_bytes=10_000, max_tensors=3))
+
+
+def test_the_message_stays_plain_text_whatever_the_name(tmp_path):
+    with pytest.raises(SafetensorsMalformed) as refused:
+        read(tmp_path / "w", framed('{"\\u001b[31m\\u202e":1}'))
+    assert refused.value.message.isascii()
+    assert refused.value.message.isprintable()
+
+
+sizes = st.sampled_from([0, 1, 2, 3, 8, 15, -1, 2**31, 2**62, True, 1.0, "2", None])
+names = st.sampled_from(["a", "b", "x.weight", "", "__metadata__", "é", "a/b"]) | st.text(max_size=4)
+dtypes = st.sampled_from([*DTYPE_BITS, "F8", "f32", None])
+honest = st.tuples(
+    st.sampled_from(sorted(DTYPE_BITS)), st.lists(st.sampled_from([0, 1, 2, 4, 8]), max_size=3)
+)
+
+
+@st.composite
+def contiguous_files(draw):
+    """A file whose offsets add up, but for what the last step spoils."""
+    entries, position = [], 0
+    for name in draw(st.lists(names, max_size=4)):
+        dtype, shape = draw(honest)
+        length = (
+            int(np.prod(shape, dtype=object) * DTYPE_BITS[dtype] / 8) if shape else DTYPE_BITS[dtype] // 8
+        )
+        entry = {"dtype": dtype, "shape": shape, "data_offsets": [position, position + length]}
+        position += length
+        if draw(st.integers(0, 9)) == 0:
+            spoilt = draw(st.sampled_from(["dtype", "shape", "data_offsets", "more"]))
+            entry[spoilt] = draw(dtypes if spoilt == "dtype" else st.lists(sizes, max_size=3))
+        entries.append((name, entry))
+    if draw(st.booleans()):
+        entries.insert(0, ("__metadata__", draw(st.dictionaries(st.text(max_size=3), st.text(max_size=3)))))
+    items = ",".join(
+        f"{json.dumps(name)}:{json.dumps(entry)}" for name, entry in draw(st.permutations(entries))
+    )
+    header = "{" + items + "}" + draw(st.sampled_from(["", " ", "   ", "\n", "\0"]))
+    return framed(header, bytes(max(0, position + draw(st.sampled_from([0, 0, 0, 0, 1, -1])))))
+
+
+@st.composite
+def mutated_files(draw):
+    """A good file with bytes of its header replaced."""
+    content = bytearray(framed(ONE[:-1] + ',"__metadata__":{"k":"v"}}'))
+    for place in draw(st.lists(st.integers(0, len(content) - 9), max_size=3)):
+        content[place] = draw(st.sampled_from(list(b'0129-.eE,:"[]{}\\u \x00\xff')))
+    return bytes(content)
+
+
+@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+@example(framed(ONE.replace("[2]", "[-0]").replace("8]", "0]"), b""))
+@example(framed("{}", b""))
+@given(st.one_of(contiguous_files(), mutated_files()))
+def test_what_we_accept_the_library_accepts(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "fuzz.safetensors"
+    try:
+        header = read(path, content)
+    except SafetensorsMalformed:
+        return
+    with safetensors.safe_open(path, framework="np") as library:
+        assert set(library.keys()) == set(header.tensors)
+        for name, tensor in header.tensors.items():
+            assert tuple(library.get_slice(name).get_shape()) == tensor.shape
+            assert library.get_slice(name).get_dtype() == tensor.dtype

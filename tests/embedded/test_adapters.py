@@ -1,0 +1,36 @@
+"""The example adapters, and the directories they are shipped in."""
+
+import json
+
+import pytest
+
+from embedded import ADAPTERS, BASE, DATA
+from embedded.recipe import score, skills
+
+ROWS = 30
+SHIPPED = sorted(path.name for path in ADAPTERS.iterdir())
+
+
+def test_there_is_an_adapter_for_each_skill():
+    assert set(SHIPPED) == set(skills.SKILLS)
+
+
+@pytest.mark.parametrize(
+    ("skill", "least"), [("json", 0.85), ("sql", 0.85), ("sentiment", 0.95), ("pirate", 0.85)]
+)
+def test_an_adapter_does_what_it_was_taught_on_rows_it_never_saw(skill, least):
+    model, tokenizer = score.load(BASE, ADAPTERS / skill)
+    assert score.exact_match(model, tokenizer, skills.read(DATA, skill, "heldout")[:ROWS]) >= least
+
+
+@pytest.mark.parametrize("skill", SHIPPED)
+def test_an_adapter_is_a_small_peft_directory_that_names_no_machine(skill):
+    files = {path.name: path for path in (ADAPTERS / skill).iterdir()}
+    assert set(files) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert files["adapter_model.safetensors"].stat().st_size <= 1_000_000
+    config = json.loads(files["adapter_config.json"].read_text())
+    assert config["base_model_name_or_path"] == "patchbay/embedded-base"
+    assert config["lora_alpha"] == 2 * config["r"]
+    assert config["target_modules"] == [
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    ]  # fmt: skip

@@ -1,0 +1,69 @@
+"""The recipe makes the same bytes again, and says what it made."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+from transformers import GenerationConfig
+
+import embedded
+from embedded import ADAPTERS, BASE
+from embedded.recipe import __main__ as program
+from embedded.recipe import pretrain
+
+
+@pytest.fixture(scope="module")
+def tokenizer_made_again(tmp_path_factory):
+    out = tmp_path_factory.mktemp("recipe")
+    program.make_tokenizer(out, seed=0)
+    return out / "base"
+
+
+def test_the_committed_tokenizer_is_what_the_recipe_trains(tokenizer_made_again):
+    for file in tokenizer_made_again.iterdir():
+        assert file.read_bytes() == (BASE / file.name).read_bytes(), file.name
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_gives_others(tokenizer_made_again):
+    def weights(seed):
+        pretrain.pretrain(tokenizer_made_again, pretrain.Hyperparameters(seed=seed, steps=3))
+        return hashlib.sha256((tokenizer_made_again / "model.safetensors").read_bytes()).hexdigest()
+
+    first = weights(0)
+    assert first == weights(0)
+    assert first != weights(1)
+
+
+def test_the_record_describes_the_committed_weights():
+    record = json.loads((BASE / "recipe.json").read_text())
+    settings = pretrain.Hyperparameters()
+    assert (record["seed"], record["steps"]) == (settings.seed, settings.steps)
+    assert record["sha256"] == hashlib.sha256((BASE / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_the_weights_are_small():
+    assert (BASE / "model.safetensors").stat().st_size <= 8_000_000
+
+
+def test_generation_stops_at_the_end_of_a_turn(base):
+    tokenizer = base[1]
+    assert tokenizer.eos_token == "<|im_end|>"
+    assert GenerationConfig.from_pretrained(BASE).eos_token_id == tokenizer.eos_token_id
+
+
+def test_no_committed_text_names_a_path_of_the_machine_that_made_it():
+    for folder in (BASE, ADAPTERS):
+        for file in folder.rglob("*.json"):
+            if file.name != "tokenizer.json":
+                assert '"/' not in file.read_text(), file
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import embedded, sys; print('torch' in sys.modules)"],
+        cwd=BASE.parent.parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert loaded.stdout.strip() == "False"
+    assert set(embedded.__all__) == {"ADAPTERS", "BASE", "DATA"}
