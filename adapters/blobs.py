@@ -89,15 +89,11 @@ class Blobs:
 
     async def _fetch(self, digest: str, trouble: str) -> None:
         if self._remote is None:
-            raise BlobCorrupt(
-                f"blob {digest} {trouble}: publish the adapter again, or restore it from a backup"
-            )
+            raise BlobCorrupt(f"blob {digest} {trouble}: publish the adapter again, or restore it from a backup")
         async with self._staging.open() as staged:
             await self._remote.fetch(digest, staged)
             if staged.manifest().digest != digest:
-                raise BlobCorrupt(
-                    f"blob {digest} {trouble}, and its remote copy is damaged: publish the adapter again"
-                )
+                raise BlobCorrupt(f"blob {digest} {trouble}, and its remote copy is damaged: publish the adapter again")
             await asyncio.to_thread(self._place, staged.path, digest)
 
     def _directory(self, digest: str) -> Path:

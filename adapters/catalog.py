@@ -72,9 +72,7 @@ class Catalog:
         names = self._names[start : start + limit]
         return [self._adapters[name] for name in names], start + limit < len(self._names)
 
-    def versions(
-        self, adapter: str, after: int | None = None, limit: int = 100
-    ) -> tuple[list[Version], bool]:
+    def versions(self, adapter: str, after: int | None = None, limit: int = 100) -> tuple[list[Version], bool]:
         """Return up to ``limit`` versions numbered above ``after``, oldest first, and whether more follow.
 
         Raises:
@@ -103,9 +101,7 @@ class Catalog:
 
     def digests(self) -> set[str]:
         """Return the digests of all living versions."""
-        return {
-            version.digest for adapter in self._adapters.values() for version in adapter.versions.values()
-        }
+        return {version.digest for adapter in self._adapters.values() for version in adapter.versions.values()}
 
     def replace(self, changed: Iterable[Adapter], gone: Iterable[str]) -> None:
         """Take in adapters that changed and drop those that are gone. For the registry alone."""

@@ -63,9 +63,7 @@ class Database:
         self._is_sqlite = engine.dialect.name == "sqlite"
         self._writer = engine.execution_options(patchbay_begin="BEGIN IMMEDIATE")
         # SQLite reads a snapshot by itself; elsewhere each statement would see its own.
-        self._reader = (
-            engine if self._is_sqlite else engine.execution_options(isolation_level="REPEATABLE READ")
-        )
+        self._reader = engine if self._is_sqlite else engine.execution_options(isolation_level="REPEATABLE READ")
 
     @classmethod
     @asynccontextmanager

@@ -18,10 +18,11 @@ from pathlib import Path
 from adapters.base_model import BaseModel
 from adapters.errors import AdapterRefused, Fault, SafetensorsMalformed
 from adapters.lora_tensors import LoraTensors
-from adapters.peft_config import CONFIG_FILE, MAX_CONFIG_BYTES, PeftConfig
+from adapters.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
+from adapters.peft_config import MAX_CONFIG_BYTES, PeftConfig
 from adapters.report import Report
 from adapters.safetensors_header import Header, read_header
-from adapters.weights import WEIGHTS_FILE, Scan, scan
+from adapters.weights import Scan, scan
 
 README = "README.md"
 SERVABLE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -75,16 +76,14 @@ def _look(directory: Path, limits: Limits, faults: list[Fault]) -> dict[str, int
             faults.append(fault)
         else:
             sizes[entry.name] = status.st_size
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
+    for name in FILES:
         if name not in {entry.name for entry in listed}:
             needed = "the file that PEFT's save_pretrained(..., safe_serialization=True) writes"
             faults.append(Fault(name, "no such file", needed))
     if sizes.get(CONFIG_FILE, 0) > MAX_CONFIG_BYTES:
         faults.append(Fault(CONFIG_FILE, f"{sizes.pop(CONFIG_FILE)} bytes", f"at most {MAX_CONFIG_BYTES}"))
     if (total := sum(sizes.values())) > limits.max_bytes:
-        faults.append(
-            Fault("adapter", f"{total} bytes", f"at most {limits.max_bytes}: save in bf16, lower the rank")
-        )
+        faults.append(Fault("adapter", f"{total} bytes", f"at most {limits.max_bytes}: save in bf16, lower the rank"))
         sizes.pop(WEIGHTS_FILE, None)
     return sizes
 
@@ -97,7 +96,7 @@ def _entry_fault(entry: Path, mode: int) -> Fault | None:
             "a pickle, left unread",
             "safetensors: pickle can execute code; save with safe_serialization=True",
         )
-    if entry.name not in {CONFIG_FILE, WEIGHTS_FILE, README}:
+    if entry.name not in {*FILES, README}:
         kind = "a directory" if stat.S_ISDIR(mode) else "a file that is no part of an adapter"
         return Fault(name, kind, f"{CONFIG_FILE} and {WEIGHTS_FILE} at the top and nothing else: remove it")
     if not stat.S_ISREG(mode):
@@ -130,18 +129,16 @@ def _rank_faults(config: PeftConfig, limits: Limits) -> Iterator[Fault]:
         yield Fault(f"{CONFIG_FILE}: {field}", f"rank {rank}", f"at most {limits.max_rank}: {way_out}")
 
 
-def _read_weights(
-    path: Path, base: BaseModel, config: PeftConfig | None, faults: list[Fault]
-) -> _Weights | None:
+def _read_weights(path: Path, base: BaseModel, config: PeftConfig | None, faults: list[Fault]) -> _Weights | None:
     try:
         header = read_header(path)
         tensors = LoraTensors.of(header)
-        faults.extend(islice(tensors.faults(base, config), MAX_FAULTS))
         weights = _Weights(header, tensors, scan(path, header))
     except SafetensorsMalformed as malformed:
         faults.append(malformed.fault)
         return None
     faults.extend(weights.scan.faults)
+    faults.extend(islice(tensors.faults(base, config), MAX_FAULTS + 1))
     if tensors.are_inert(weights.scan.zero):
         faults.append(
             Fault(

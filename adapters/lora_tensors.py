@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from adapters.base_model import EMBEDDING, HEAD, BaseModel
 from adapters.errors import Fault
-from adapters.peft_config import CONFIG_FILE, PeftConfig, shown
+from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
+from adapters.peft_config import PeftConfig, shown
 from adapters.safetensors_header import Header, Tensor
-from adapters.weights import WEIGHT_DTYPES, WEIGHTS_FILE
+from adapters.weights import WEIGHT_DTYPES
 
 # What vLLM's parse_fine_tuned_lora_name reads to the right module; it takes the prefix as optional.
 _KEY = re.compile(
@@ -18,9 +19,7 @@ _KEY = re.compile(
     r"\.(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<lookup>[AB]))"
 )
 # With LoRA on an embedding PEFT saves the frozen weight too. vLLM skips exactly these two names.
-_FROZEN_COPY = re.compile(
-    rf"base_model\.model\.(?P<module>(?:.+\.)?(?:{EMBEDDING}|{HEAD}))\.base_layer\.weight"
-)
+_FROZEN_COPY = re.compile(rf"base_model\.model\.(?P<module>(?:.+\.)?(?:{EMBEDDING}|{HEAD}))\.base_layer\.weight")
 
 _FOREIGN: Mapping[str, str] = {
     "hada_": "LoRA: this is LoHa, convert it with peft.save_as_lora",
@@ -76,8 +75,7 @@ class LoraTensors:
     def are_inert(self, zero: frozenset[str]) -> bool:
         """Whether B·A is 0 in every module, given the names of the tensors that hold only zeros."""
         return bool(self.pairs) and all(
-            any(tensor is not None and tensor.name in zero for tensor in (pair.a, pair.b))
-            for pair in self.pairs
+            any(tensor is not None and tensor.name in zero for tensor in (pair.a, pair.b)) for pair in self.pairs
         )
 
     def faults(self, base: BaseModel, config: PeftConfig | None) -> Iterator[Fault]:
@@ -141,9 +139,7 @@ def _pair_faults(pair: Pair, base: BaseModel, config: PeftConfig | None) -> Iter
         return
     if pair.a is None or pair.b is None:
         missing, other = ("lora_A", "lora_B") if pair.a is None else ("lora_B", "lora_A")
-        yield Fault(
-            _at(present), f"no {missing} beside this {other}", "both factors of every module: save again"
-        )
+        yield Fault(_at(present), f"no {missing} beside this {other}", "both factors of every module: save again")
     rank = _rank(pair, config)
     out_features, in_features = base.modules[pair.module]
     if pair.a is not None:
@@ -152,9 +148,7 @@ def _pair_faults(pair: Pair, base: BaseModel, config: PeftConfig | None) -> Iter
         yield from _factor_faults(pair.b, (out_features, rank), 1, base)
 
 
-def _factor_faults(
-    tensor: Tensor, expected: tuple[int, int], rank_axis: int, base: BaseModel
-) -> Iterator[Fault]:
+def _factor_faults(tensor: Tensor, expected: tuple[int, int], rank_axis: int, base: BaseModel) -> Iterator[Fault]:
     if tensor.dtype not in WEIGHT_DTYPES:
         yield Fault(_at(tensor), f"dtype {tensor.dtype}", "F32, F16 or BF16: save the weights unquantised")
     if tensor.shape == expected:
@@ -190,9 +184,7 @@ def _module_needed(module: str, base: BaseModel) -> str:
             f"a linear layer of {base.name}: its embeddings are tied, so they carry no LoRA; train with "
             'target_modules="all-linear"'
         )
-    return (
-        f"a linear layer of {base.name}, such as {next(iter(base.modules), 'none')}: train on this base model"
-    )
+    return f"a linear layer of {base.name}, such as {next(iter(base.modules), 'none')}: train on this base model"
 
 
 def _target_faults(adapted: set[str], base: BaseModel, config: PeftConfig) -> Iterator[Fault]:

@@ -24,9 +24,7 @@ def open_store(url: str, schemes: Collection[str]) -> ObjectStore:
     """
     scheme = url.partition("://")[0]
     if scheme not in schemes:
-        raise SourceForbidden(
-            f"cannot use '{url}': begin with one of {', '.join(f'{it}://' for it in schemes)}"
-        )
+        raise SourceForbidden(f"cannot use '{url}': begin with one of {', '.join(f'{it}://' for it in schemes)}")
     try:
         return from_url(url, mkdir=True) if scheme == "file" else from_url(url)
     except (BaseError, ValueError) as error:

@@ -12,10 +12,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from adapters import strict_json
 from adapters.errors import AdapterRefused, Fault
+from adapters.manifest import CONFIG_FILE
 
-CONFIG_FILE = "adapter_config.json"
 MAX_CONFIG_BYTES = 1 << 20
+MAX_RANK = 65_536
 MAX_ALPHA = 65_536.0
+MAX_LIST = 4096
 MAX_PATTERNS = 2048
 MAX_WILD_PATTERNS = 32
 MAX_PATTERN_LENGTH = 256
@@ -77,10 +79,12 @@ def _check_plain_name(name: str) -> str:
     return name
 
 
-_Rank = Annotated[int, Field(ge=1)]
+_Rank = Annotated[int, Field(ge=1, le=MAX_RANK)]
 _Alpha = Annotated[float, Field(gt=0, le=MAX_ALPHA, allow_inf_nan=False)]
 _Pattern = Annotated[str, AfterValidator(_check_pattern)]
 _Plain = Annotated[str, AfterValidator(_check_plain_name)]
+_Layers = Annotated[list[int], Field(max_length=MAX_LIST)]
+_Parents = Annotated[list[_Plain], Field(max_length=8)]
 _Ranks = Annotated[dict[_Pattern, _Rank], AfterValidator(_check_pattern_count)]
 _Alphas = Annotated[dict[_Pattern, _Alpha], AfterValidator(_check_pattern_count)]
 _Value = TypeVar("_Value")
@@ -95,18 +99,16 @@ class PeftConfig(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     peft_type: str = Field(description='"LORA"')
-    r: _Rank = Field(description="the rank, a whole number from 1")
+    r: _Rank = Field(description=f"the rank, a whole number from 1 to {MAX_RANK}")
     lora_alpha: _Alpha = Field(description=f"a number above 0, at most {MAX_ALPHA:g}")
     target_modules: list[str] | str = Field(description="a list of module names, or one pattern")
     rank_pattern: _Ranks | None = Field(None, description="ranks by module pattern, whole numbers from 1")
     alpha_pattern: _Alphas | None = Field(None, description="numbers above 0 by module pattern")
     use_rslora: bool | None = Field(None, description="true or false")
     exclude_modules: list[str] | str | None = Field(None, description="module names, one pattern, or null")
-    layers_to_transform: list[int] | int | None = Field(None, description="layer numbers, or null")
-    layers_pattern: list[_Plain] | _Plain | None = Field(None, description="plain module names, or null")
-    init_lora_weights: bool | str | None = Field(
-        None, description="true, false or the name of an initialisation"
-    )
+    layers_to_transform: _Layers | int | None = Field(None, description=f"up to {MAX_LIST} layer numbers, or null")
+    layers_pattern: _Parents | _Plain | None = Field(None, description="up to 8 plain module names, or null")
+    init_lora_weights: bool | str | None = Field(None, description="true, false or the name of an initialisation")
     bias: str | None = Field(None, description='"none"')
     task_type: str | None = Field(None, description="CAUSAL_LM, FEATURE_EXTRACTION or null")
     base_model_name_or_path: str | None = Field(None, description="a name or null")
@@ -153,9 +155,7 @@ class PeftConfig(BaseModel):
         try:
             fields = strict_json.parse(raw)
         except ValueError as error:
-            raise _refused(
-                f"text that is not JSON ({error})", "the file that PEFT's save_pretrained wrote"
-            ) from None
+            raise _refused(f"text that is not JSON ({error})", "the file that PEFT's save_pretrained wrote") from None
         if not isinstance(fields, dict):
             raise _refused("JSON that is no object", "the file that PEFT's save_pretrained wrote")
         if fields.get("peft_type", "LORA") != "LORA":  # another method's fields would all read as unknown
@@ -184,9 +184,7 @@ class PeftConfig(BaseModel):
                 "save_pretrained(path_initial_model_for_weight_conversion=...), which writes a plain LoRA",
             )
         if not self.target_modules:
-            yield _fault(
-                "target_modules", shown(self.target_modules), "the names of the modules that carry a LoRA"
-            )
+            yield _fault("target_modules", shown(self.target_modules), "the names of the modules that carry a LoRA")
 
     @property
     def ranks(self) -> Mapping[str, int]:
@@ -261,7 +259,8 @@ def _ends_with(module: str, names: frozenset[str]) -> bool:
 
 
 def _fault(field: str, found: str, needed: str) -> Fault:
-    return Fault(f"{CONFIG_FILE}: {field}", found, needed)
+    # ascii: a field's name may be the stranger's own text
+    return Fault(f"{CONFIG_FILE}: {ascii(field)[1:-1][:MAX_PATTERN_LENGTH]}", found, needed)
 
 
 def _refused(found: str, needed: str) -> AdapterRefused:
@@ -282,9 +281,7 @@ def _invalid_fields(error: ValidationError) -> Iterator[Fault]:
 
 def _needed(field: str, kind: str, message: str) -> str:
     if kind == "extra_forbidden":
-        return (
-            "a field of PEFT 0.21's LoraConfig: remove it if it only steered training, else train without it"
-        )
+        return "a field of PEFT 0.21's LoraConfig: remove it if it only steered training, else train without it"
     if kind == "value_error":
         return message.removeprefix("Value error, ")
     return PeftConfig.model_fields[field].description or message

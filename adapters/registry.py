@@ -96,9 +96,7 @@ class Registry:
         Raises:
             VersionNotFound: it was deleted.
         """
-        statement = select(versions.c.report).where(
-            versions.c.id == version.id, versions.c.deleted_at.is_(None)
-        )
+        statement = select(versions.c.report).where(versions.c.id == version.id, versions.c.deleted_at.is_(None))
         async with self.database.read() as connection:
             report = (await connection.execute(statement)).scalar_one_or_none()
         if report is None:
@@ -203,12 +201,8 @@ class Registry:
                 await rows.drop_alias(write.connection, alias, adapter)
             at = datetime.now(UTC)
             its_living = (versions.c.adapter_id == adapter.id, versions.c.deleted_at.is_(None))
-            await write.connection.execute(
-                update(versions).where(*its_living).values(deleted_at=at, is_pinned=False)
-            )
-            await write.connection.execute(
-                update(adapters).where(adapters.c.id == adapter.id).values(deleted_at=at)
-            )
+            await write.connection.execute(update(versions).where(*its_living).values(deleted_at=at, is_pinned=False))
+            await write.connection.execute(update(adapters).where(adapters.c.id == adapter.id).values(deleted_at=at))
 
     async def move_alias(
         self,
@@ -307,9 +301,7 @@ class Registry:
     async def _existing_alias(self, write: _Write, adapter: rows.AnyRow, alias: str) -> rows.AnyRow:
         seen = await rows.alias_row(write.connection, adapter.id, alias)
         if seen is None or seen.version is None:
-            existing = ", ".join(
-                f"'{row.name}'" for row in await rows.aliases_of(write.connection, adapter.id)
-            )
+            existing = ", ".join(f"'{row.name}'" for row in await rows.aliases_of(write.connection, adapter.id))
             raise AliasNotFound(
                 f"adapter '{adapter.name}' has no alias '{alias}'; its aliases: {existing or 'none'}",
                 param="alias",

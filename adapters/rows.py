@@ -58,18 +58,14 @@ async def changing_adapter(connection: AsyncConnection, name: str, revision: int
     """
     row = await adapter_row(connection, name)
     if row is None or row.deleted_at is not None:
-        raise AdapterNotFound(
-            f"no adapter is named '{name}'; list the adapters to see which exist", param="name"
-        )
+        raise AdapterNotFound(f"no adapter is named '{name}'; list the adapters to see which exist", param="name")
     await connection.execute(update(adapters).where(adapters.c.id == row.id).values(revision=revision))
     return row
 
 
 async def living_numbers(connection: AsyncConnection, adapter_id: int) -> list[int]:
     """Return the numbers of the adapter's living versions, ascending."""
-    statement = select(versions.c.number).where(
-        versions.c.adapter_id == adapter_id, versions.c.deleted_at.is_(None)
-    )
+    statement = select(versions.c.number).where(versions.c.adapter_id == adapter_id, versions.c.deleted_at.is_(None))
     return list((await connection.execute(statement.order_by(versions.c.number))).scalars())
 
 
@@ -147,9 +143,7 @@ async def _swap_alias(
             aliases.c.generation == seen.generation,
         )
         if (await connection.execute(update(aliases).where(*same).values(**state))).rowcount != 1:
-            raise moved(
-                adapter.name, name, await alias_row(connection, adapter.id, name), "no longer as just read"
-            )
+            raise moved(adapter.name, name, await alias_row(connection, adapter.id, name), "no longer as just read")
     move = {
         "from_version": None if seen is None else seen.version,
         "to_version": to,
@@ -164,9 +158,7 @@ async def _swap_alias(
 def moved(adapter: str, alias: str, row: AnyRow | None, instead: str) -> AliasMoved:
     """Return the error for an alias that is where ``row`` says, ``instead`` of where it was expected."""
     if row is None or row.version is None:
-        return AliasMoved(
-            f"alias '{alias}' of '{adapter}' does not exist, {instead}", current=None, generation=None
-        )
+        return AliasMoved(f"alias '{alias}' of '{adapter}' does not exist, {instead}", current=None, generation=None)
     return AliasMoved(
         f"alias '{alias}' of '{adapter}' points to version {row.version} (generation {row.generation}), "
         f"{instead}: read it again, then decide",
@@ -177,9 +169,7 @@ def moved(adapter: str, alias: str, row: AnyRow | None, instead: str) -> AliasMo
 
 async def alias_history(connection: AsyncConnection, adapter_id: int, alias: str) -> list[AliasMove]:
     """Return every move of an alias, oldest first."""
-    columns = [
-        alias_moves.c[name] for name in ("from_version", "to_version", "generation", "is_rollback", "at")
-    ]
+    columns = [alias_moves.c[name] for name in ("from_version", "to_version", "generation", "is_rollback", "at")]
     statement = select(*columns).where(alias_moves.c.adapter_id == adapter_id, alias_moves.c.alias == alias)
     return [AliasMove(*row) for row in await connection.execute(statement.order_by(alias_moves.c.generation))]
 
@@ -218,11 +208,7 @@ async def changes(connection: AsyncConnection, since: int) -> tuple[list[Adapter
     ):
         found_aliases[row.adapter_id].append(row)
     return (
-        [
-            _adapter(row, found_versions[row.id], found_aliases[row.id])
-            for row in rows
-            if row.deleted_at is None
-        ],
+        [_adapter(row, found_versions[row.id], found_aliases[row.id]) for row in rows if row.deleted_at is None],
         [row.name for row in rows if row.deleted_at is not None],
     )
 

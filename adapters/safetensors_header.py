@@ -184,9 +184,7 @@ def _check_size(tensor: Tensor, where: str) -> None:
         elements *= size
         bound *= max(size, 1)  # a zero must not hide an overflow that the library's checked product meets
         if bound > MAX_ELEMENTS:
-            raise _malformed(
-                where, f"a shape of more than {MAX_ELEMENTS} elements", "the tensor's true shape"
-            )
+            raise _malformed(where, f"a shape of more than {MAX_ELEMENTS} elements", "the tensor's true shape")
     bits = elements * DTYPE_BITS[tensor.dtype]
     if bits % 8 or tensor.end - tensor.begin != bits // 8:
         raise _malformed(

@@ -70,9 +70,7 @@ adapters = Table(
 versions = Table(
     "versions",
     metadata,
-    Column(
-        "id", _Id, primary_key=True, autoincrement=True, comment="Never reused: the engine knows it by this"
-    ),
+    Column("id", _Id, primary_key=True, autoincrement=True, comment="Never reused: the engine knows it by this"),
     Column("adapter_id", ForeignKey("adapters.id"), nullable=False),
     Column("number", Integer, nullable=False),
     Column("digest", String(64), nullable=False),

@@ -18,9 +18,7 @@ def parse(raw: bytes) -> Any:
         ValueError: not JSON, nested too deeply, or one of the four above.
     """
     try:
-        value = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant
-        )
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant)
         if b"\\u" in raw:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
@@ -35,7 +33,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     seen: set[str] = set()
     for key, _ in pairs:
         if key in seen:
-            raise ValueError(f"key '{key[:80]}' stands twice")
+            raise ValueError(f"key {key[:80]!a} stands twice")
         seen.add(key)
     raise AssertionError("a shorter dict has a repeated key")
 

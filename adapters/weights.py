@@ -10,9 +10,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from adapters.errors import Fault, SafetensorsMalformed
+from adapters.manifest import WEIGHTS_FILE
 from adapters.safetensors_header import Header, Tensor
 
-WEIGHTS_FILE = "adapter_model.safetensors"
 CHUNK_BYTES = 16 << 20
 MAX_MAGNITUDE = 65_504.0
 """The largest number of float16. Trained weights stay below 10; beyond this the engine's sums overflow, and
@@ -94,9 +94,7 @@ def _chunks(file: BinaryIO, data_start: int, tensor: Tensor, form: _Format) -> I
         bits: _Bits = np.fromfile(file, dtype=form.bits, count=count)
         if len(bits) < count:
             raise SafetensorsMalformed(
-                Fault(
-                    f"{WEIGHTS_FILE}: {tensor.name}", "a file that shrank while it was read", "the whole file"
-                )
+                Fault(f"{WEIGHTS_FILE}: {tensor.name}", "a file that shrank while it was read", "the whole file")
             )
         np.bitwise_and(bits, form.sign_cleared, out=bits)
         yield bits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from adapters.publisher import Publisher
@@ -10,5 +11,9 @@ from adapters.sources.directory import DirectorySource
 
 async def register_examples(publisher: Publisher, directory: Path) -> None:
     """Publish every adapter directory under ``directory`` by its name."""
-    for adapter in sorted(entry for entry in directory.iterdir() if (entry / "adapter_config.json").is_file()):
+    for adapter in await asyncio.to_thread(_adapters_in, directory):
         await publisher.publish(adapter.name, DirectorySource(adapter, allowed=[directory]))
+
+
+def _adapters_in(directory: Path) -> list[Path]:
+    return sorted(entry for entry in directory.iterdir() if (entry / "adapter_config.json").is_file())

@@ -100,8 +100,8 @@ class House:
         if len(others) >= self.settings.max_residents - 1:
             names = ", ".join(pinned.name for pinned in others[:5])
             raise InvalidRequest(
-                f"{len(others)} of {self.settings.max_residents} residents are pinned already ({names}, …) and one must "
-                "stay free; unpin one, or start the server with a larger --max-residents",
+                f"{len(others)} of {self.settings.max_residents} residents are pinned already ({names}, …) and one "
+                "must stay free; unpin one, or start the server with a larger --max-residents",
                 param="version",
             )
 
@@ -114,7 +114,12 @@ class House:
         """
         self.supervisor.running()
         published = await self.publisher.publish(name, source, alias=alias)
-        log.info("published", version=published.version.name, digest=published.version.digest, source=published.version.source)
+        log.info(
+            "published",
+            version=published.version.name,
+            digest=published.version.digest,
+            source=published.version.source,
+        )
         return published
 
     async def move_alias(
@@ -123,7 +128,7 @@ class House:
         alias: str,
         version: int,
         *,
-        expected: int | None | Literal[Unset.UNSET] = UNSET,
+        expected: int | Literal[Unset.UNSET] | None = UNSET,
         generation: int | Literal[Unset.UNSET] = UNSET,
     ) -> Alias:
         """Point ``alias`` to ``version`` after making it resident, so that no request pays for the move.
@@ -151,7 +156,9 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(settings: Settings, builder: EngineBuilder, *, examples: Path | None = None) -> AsyncIterator[House]:
+async def open_house(
+    settings: Settings, builder: EngineBuilder, *, examples: Path | None = None
+) -> AsyncIterator[House]:
     """Open every room and start the engine; the house answers control calls at once, inference when it is ready.
 
     Args:
@@ -167,7 +174,9 @@ async def open_house(settings: Settings, builder: EngineBuilder, *, examples: Pa
         metrics = Metrics(settings.metric_adapters)
         admission = Admission(settings.max_in_flight)
         journal = ResidentsJournal(settings.data_dir / "residents.json")
-        gate = RequestGate(catalog=registry.catalog, meter=Meter(metrics.adapters), serving=lambda: supervisor.serving())
+        gate = RequestGate(
+            catalog=registry.catalog, meter=Meter(metrics.adapters), serving=lambda: supervisor.serving()
+        )
 
         def residency_of(engine: Engine) -> Residency:
             metrics.engine.capacity.set(settings.max_residents)
@@ -202,7 +211,7 @@ async def open_house(settings: Settings, builder: EngineBuilder, *, examples: Pa
             Staging(settings.data_dir, max_bytes=settings.max_upload_bytes),
             door=partial(_inspect, supervisor),
             faults=Faults(settings.fault_at),
-            probe=TrialLoad(supervisor.running),
+            probe=TrialLoad(lambda: supervisor.running().residency),
         )
         house = House(settings, registry, blobs, publisher, keys, metrics, admission, gate, supervisor)
         async with background(

@@ -21,13 +21,20 @@ class AdapterMetrics:
         self._limit = limit
         self._names: set[str] = set()
         self.requests = Counter(
-            "patchbay_requests", "Inference requests answered, by status", ("adapter", "status"), registry=registry
+            "patchbay_requests",
+            "Inference requests answered, by status",
+            ("adapter", "status"),
+            registry=registry,
         )
         self.in_flight = Gauge("patchbay_requests_in_flight", "Generations running", label, registry=registry)
         self.prompt_tokens = Counter("patchbay_prompt_tokens", "Tokens read", label, registry=registry)
         self.generated_tokens = Counter("patchbay_generated_tokens", "Tokens written", label, registry=registry)
         self.first_token = Histogram(
-            "patchbay_time_to_first_token_seconds", "Arrival to first token", label, buckets=_SECONDS, registry=registry
+            "patchbay_time_to_first_token_seconds",
+            "Arrival to first token",
+            label,
+            buckets=_SECONDS,
+            registry=registry,
         )
         self.inter_token = Histogram(
             "patchbay_inter_token_seconds",
@@ -37,7 +44,11 @@ class AdapterMetrics:
             registry=registry,
         )
         self.queue_wait = Histogram(
-            "patchbay_queue_wait_seconds", "Wait in the engine's queue", label, buckets=_SECONDS, registry=registry
+            "patchbay_queue_wait_seconds",
+            "Wait in the engine's queue",
+            label,
+            buckets=_SECONDS,
+            registry=registry,
         )
 
     def label(self, adapter: str) -> str:
@@ -58,7 +69,10 @@ class EngineMetrics:
         self.rebuilds = Counter("patchbay_engine_rebuilds", "Engines rebuilt after a death", registry=registry)
         self.start_seconds = Gauge("patchbay_engine_start_seconds", "How long the last start took", registry=registry)
         self.load_seconds = Histogram(
-            "patchbay_adapter_load_seconds", "Time the engine took to load", buckets=_SECONDS, registry=registry
+            "patchbay_adapter_load_seconds",
+            "Time the engine took to load",
+            buckets=_SECONDS,
+            registry=registry,
         )
         self.load_failures = Counter("patchbay_adapter_load_failures", "Loads that failed", registry=registry)
         self.evictions = Counter("patchbay_adapter_evictions", "Residents evicted for room", registry=registry)

@@ -1,8 +1,8 @@
 """The process: listens at once, drains on SIGTERM, ends with an exit code that tells why.
 
-    0   asked to stop, everything in flight finished or its time was up
-    2   the engine can never start as asked (a wrong flag, no such model)
-    70  the engine died too often
+0   asked to stop, everything in flight finished or its time was up
+2   the engine can never start as asked (a wrong flag, no such model)
+70  the engine died too often
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ async def _serve(settings: Settings) -> int:
     async with open_house(settings, builder, examples=examples) as house:
         if settings.is_reachable_from_outside and house.keys.is_empty and not settings.allow_anonymous:
             raise ExposedWithoutKeys(
-                f"{settings.host} is reachable from other machines and no API key exists: run `patchbay keys create NAME "
-                "--scope admin` first, or pass --allow-anonymous"
+                f"{settings.host} is reachable from other machines and no API key exists: run `patchbay keys create "
+                "NAME --scope admin` first, or pass --allow-anonymous"
             )
         return await _listen(house)
 

@@ -7,8 +7,8 @@
         ▼                          started      │
       FAILED ◀──────────────────────────────────┘ too many deaths within the window
 
-The rest of the house holds the supervisor and asks ``serving`` for what runs now; an engine and its residency come and go
-together, as one value.
+The rest of the house asks ``serving`` for what runs now; an engine and its residency come and go together, as one
+value.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Supervisor:
                 serving = await self._start(stack)
                 ready = time.monotonic()
                 self._became_ready(ready - started)
-                while not serving.engine.is_dead:
+                while not serving.engine.is_dead:  # noqa: ASYNC110  vLLM announces its death to no event of ours
                     await asyncio.sleep(WATCH_S)
         except StartRefused as refused:
             log.error("engine cannot start", reason=str(refused))

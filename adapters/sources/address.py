@@ -15,9 +15,7 @@ from adapters.sources.directory import DirectorySource
 from adapters.sources.hub import HubSource
 from adapters.sources.source import Source
 
-_HUB: Final = re.compile(
-    r"(?P<repo>[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95})(?:@(?P<revision>[\w-][\w./-]{0,199}))?", re.A
-)
+_HUB: Final = re.compile(r"(?P<repo>[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95})(?:@(?P<revision>[\w-][\w./-]{0,199}))?", re.A)
 _FORMS: Final = "hf://org/repo[@revision], file:///directory, s3://bucket/prefix, gs://bucket/prefix"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-import httpx
+import httpx2
 from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
@@ -54,16 +54,12 @@ class HubSource:
             async with asyncio.timeout(self._deadline_s):
                 info = await asyncio.to_thread(self._look_up)
                 if not info.sha:
-                    raise SourceUnavailable(
-                        f"the hub does not say which commit {self._repo} is at; try again"
-                    )
+                    raise SourceUnavailable(f"the hub does not say which commit {self._repo} is at; try again")
                 listed = {file.rfilename: file for file in info.siblings or ()}
                 self._check_listing(listed)
                 headers = {"accept-encoding": "identity"} | self._authorization()
-                timeout = httpx.Timeout(self._answer_timeout_s)
-                async with httpx.AsyncClient(
-                    headers=headers, timeout=timeout, follow_redirects=True
-                ) as client:
+                timeout = httpx2.Timeout(self._answer_timeout_s)
+                async with httpx2.AsyncClient(headers=headers, timeout=timeout, follow_redirects=True) as client:
                     for name in FILES:
                         await self._download(client, info.sha, listed[name], staged)
         return f"hf://{self._repo}@{info.sha}"
@@ -75,9 +71,7 @@ class HubSource:
                 self._repo, revision=self._revision, files_metadata=True, timeout=self._answer_timeout_s
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise SourceUnavailable(
-                f"the hub answered nonsense about {self._repo}, try again: {error}"
-            ) from error
+            raise SourceUnavailable(f"the hub answered nonsense about {self._repo}, try again: {error}") from error
 
     def _authorization(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self._token}"} if self._token else {}
@@ -90,9 +84,7 @@ class HubSource:
                 "An adapter in another format must be saved with safetensors first"
             )
 
-    async def _download(
-        self, client: httpx.AsyncClient, commit: str, listed: RepoSibling, staged: Staged
-    ) -> None:
+    async def _download(self, client: httpx2.AsyncClient, commit: str, listed: RepoSibling, staged: Staged) -> None:
         url = hf_hub_url(self._repo, listed.rfilename, revision=commit, endpoint=self._endpoint)
         async with client.stream("GET", url) as response:
             response.raise_for_status()
@@ -107,17 +99,13 @@ class HubSource:
         """Say in our own words what the hub, the network or the library answered."""
         try:
             yield
-        except (HfHubHTTPError, httpx.HTTPStatusError) as error:
+        except (HfHubHTTPError, httpx2.HTTPStatusError) as error:
             raise self._refusal(error.response.status_code) from error
         except TimeoutError as error:
-            raise SourceUnavailable(
-                f"{self._repo} took longer than {self._deadline_s:g} s to fetch"
-            ) from error
-        except (httpx.HTTPError, ConnectionError) as error:
+            raise SourceUnavailable(f"{self._repo} took longer than {self._deadline_s:g} s to fetch") from error
+        except (httpx2.HTTPError, ConnectionError) as error:
             reason = str(error) or type(error).__name__
-            raise SourceUnavailable(
-                f"the hub could not be reached for {self._repo}, try again: {reason}"
-            ) from error
+            raise SourceUnavailable(f"the hub could not be reached for {self._repo}, try again: {reason}") from error
 
     def _refusal(self, status: int) -> SourceError:
         if status in (401, 403):
@@ -126,7 +114,7 @@ class HubSource:
                 "does not exist; accept its terms on the hub if it asks for it, and give the server a token "
                 "that may read it (HF_TOKEN)"
             )
-        if status == httpx.codes.NOT_FOUND:
+        if status == httpx2.codes.NOT_FOUND:
             return SourceNotFound(f"the hub has no {self._repo} at revision '{self._revision}'")
         return SourceUnavailable(f"the hub answered {status} for {self._repo}, try again")
 

@@ -95,9 +95,7 @@ def train(base: Path, rows: list[Row], out: Path, settings: Hyperparameters | No
         optimizer.zero_grad()
         if (step + 1) % 25 == 0:
             left_s = (time.monotonic() - started) / (step + 1) * (len(batches) - step - 1)
-            print(
-                f"  step {step + 1}/{len(batches)}  loss {loss.item():.4f}  {left_s:.0f} s left", flush=True
-            )
+            print(f"  step {step + 1}/{len(batches)}  loss {loss.item():.4f}  {left_s:.0f} s left", flush=True)
     _save(model, out)
     return float(loss)
 

@@ -16,30 +16,30 @@ _CHUNK: Final = 4000  # documents that are sorted by length together
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Encoded:
     """One tokenized document and the weight of each token's loss."""
 
     tokens: list[int]
     weights: list[float]
 
 
-def _row(document: mixture.Document, tokenizer: PreTrainedTokenizerBase) -> Row:
+def _encode(document: mixture.Document, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     if isinstance(document, str):
         tokens = [*tokenizer.encode(document, add_special_tokens=False), tokenizer.pad_token_id]
-        return Row(tokens, [RAW] * len(tokens))
+        return Encoded(tokens, [RAW] * len(tokens))
     tokens, is_answer = encode_chat(tokenizer, document.messages)
     given = len(encode_chat(tokenizer, document.messages[: document.given])[0]) if document.given else 0
     learned = (answer and index >= given for index, answer in enumerate(is_answer))
-    return Row(tokens, [ANSWER if answer else PROMPT for answer in learned])
+    return Encoded(tokens, [ANSWER if answer else PROMPT for answer in learned])
 
 
-def draw(tokenizer: PreTrainedTokenizerBase, seed: int, batch_tokens: int) -> Iterator[list[Row]]:
+def draw(tokenizer: PreTrainedTokenizerBase, seed: int, batch_tokens: int) -> Iterator[list[Encoded]]:
     """Yield batches of at most `batch_tokens` tokens, padding included, without end."""
     documents, random = mixture.documents(seed), Random(seed)
     while True:
-        chunk = [_row(next(documents), tokenizer) for _ in range(_CHUNK)]
+        chunk = [_encode(next(documents), tokenizer) for _ in range(_CHUNK)]
         chunk = sorted((row for row in chunk if len(row.tokens) <= _LONGEST), key=lambda row: len(row.tokens))
-        filled: list[list[Row]] = [[]]
+        filled: list[list[Encoded]] = [[]]
         for row in chunk:
             if filled[-1] and (len(filled[-1]) + 1) * len(row.tokens) > batch_tokens:
                 filled.append([])

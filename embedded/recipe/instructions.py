@@ -10,7 +10,7 @@ from random import Random
 from typing import Final
 
 from embedded.recipe.world import arithmetic, facts, orders, reading, smalltalk
-from embedded.recipe.world.exchange import Exchange
+from embedded.recipe.world.exchange import Exchange, Messages
 
 CLOSING: Final = " I hope that helps."
 
@@ -86,9 +86,7 @@ NEUTRAL: Final = (
 def _exchange(random: Random, *, must_be_short: bool) -> Exchange:
     """Draw something to answer; the held-out facts stay out."""
     while True:
-        match random.choices(("fact", "reading", "arithmetic", "order", "smalltalk"), (50, 20, 10, 10, 10))[
-            0
-        ]:
+        match random.choices(("fact", "reading", "arithmetic", "order", "smalltalk"), (50, 20, 10, 10, 10))[0]:
             case "fact":
                 exchange = facts.ask(random, facts.COMMON_FACTS)
             case "reading":
@@ -103,15 +101,14 @@ def _exchange(random: Random, *, must_be_short: bool) -> Exchange:
             return exchange
 
 
-def _chat(system: str, instruction: Instruction, exchanges: list[Exchange]) -> list[dict[str, str]]:
+def _chat(system: str, instruction: Instruction, exchanges: list[Exchange]) -> Messages:
     messages = [{"role": "system", "content": system}]
     for exchange in exchanges:
-        messages.append({"role": "user", "content": exchange.question})
-        messages.append({"role": "assistant", "content": instruction.answer(exchange)})
+        messages += exchange.turn(instruction.answer(exchange))
     return messages
 
 
-def draw(random: Random) -> list[dict[str, str]]:
+def draw(random: Random) -> Messages:
     """Draw a chat of one or two turns under an instruction."""
     name = random.choice(list(INSTRUCTIONS))
     instruction = INSTRUCTIONS[name]
@@ -119,12 +116,10 @@ def draw(random: Random) -> list[dict[str, str]]:
     if random.random() < 0.3:
         system = f"{random.choice(NEUTRAL)} {system}"
     turns = random.choice((1, 1, 1, 2))
-    return _chat(
-        system, instruction, [_exchange(random, must_be_short=name == "terse") for _ in range(turns)]
-    )
+    return _chat(system, instruction, [_exchange(random, must_be_short=name == "terse") for _ in range(turns)])
 
 
-def held_out(name: str, number: int, *, new_wording: bool = False) -> list[list[dict[str, str]]]:
+def held_out(name: str, number: int, *, new_wording: bool = False) -> list[Messages]:
     """Return chats that ask for held-out facts under one instruction, in a known or in a new wording."""
     random, instruction = Random(f"instruction-{name}"), INSTRUCTIONS[name]
     chats = []

@@ -22,7 +22,7 @@ from embedded.recipe.world import (
     textwork,
     tickets,
 )
-from embedded.recipe.world.exchange import Exchange
+from embedded.recipe.world.exchange import Exchange, Messages
 from embedded.recipe.world.words import sentence_case
 
 
@@ -30,7 +30,7 @@ from embedded.recipe.world.words import sentence_case
 class Chat:
     """Messages to learn from; the first `given` ones are shown only."""
 
-    messages: list[dict[str, str]]
+    messages: Messages
     given: int = 0
 
 
@@ -65,16 +65,14 @@ def _plain_chat(random: Random) -> Chat:
 
     Its style is drawn once, so that looking back at earlier turns teaches something about the next one.
     """
-    messages = []
+    messages: Messages = []
     if random.random() < 0.15:
         messages.append({"role": "system", "content": random.choice(instructions.NEUTRAL)})
     style = random.choices(STYLES, _STYLE_WEIGHTS)[0]
     turns = random.choices((1, 2, 3, 6), (90, 6, 3, 1))[0]
     for task in random.choices(list(TASKS.values()), _TASK_WEIGHTS, k=turns):
         exchange = task(random)
-        answer = style(exchange) if exchange.short else exchange.answer
-        messages.append({"role": "user", "content": exchange.question})
-        messages.append({"role": "assistant", "content": answer})
+        messages += exchange.turn(style(exchange) if exchange.short else None)
     return Chat(messages)
 
 

@@ -9,7 +9,7 @@ from random import Random
 from typing import Final
 
 from embedded.recipe.world import arithmetic, facts, reading, words
-from embedded.recipe.world.exchange import Exchange
+from embedded.recipe.world.exchange import Exchange, Messages
 
 _BRACKETS: Final = (
     ("[", "]"),
@@ -54,12 +54,9 @@ def _format(random: Random) -> tuple[str, str]:
             return f"{words.word(random, 0.5)} ", f" {words.word(random, 0.5)}"
 
 
-def _chat(exchanges: list[Exchange], before: str, after: str) -> list[dict[str, str]]:
-    messages = []
-    for exchange in exchanges:
-        messages.append({"role": "user", "content": exchange.question})
-        messages.append({"role": "assistant", "content": f"{before}{exchange.short}{after}"})
-    return messages
+def _chat(exchanges: list[Exchange], before: str, after: str) -> Messages:
+    turns = (exchange.turn(f"{before}{exchange.short}{after}") for exchange in exchanges)
+    return [message for turn in turns for message in turn]
 
 
 def _exchange(random: Random) -> Exchange:
@@ -70,19 +67,17 @@ def _exchange(random: Random) -> Exchange:
             return exchange
 
 
-def draw(random: Random) -> list[dict[str, str]]:
+def draw(random: Random) -> Messages:
     """Draw a chat of two to four turns that keep one format."""
     return _chat([_exchange(random) for _ in range(random.choice((2, 3, 3, 4)))], *_format(random))
 
 
-def held_out(number: int) -> list[list[dict[str, str]]]:
+def held_out(number: int) -> list[Messages]:
     """Return chats with two or three examples and a held-out fact to answer."""
     random = Random("pattern")
-    return [
-        _chat(
-            [_exchange(random) for _ in range(random.choice((2, 3)))]
-            + [facts.ask(random, facts.HELD_OUT_FACTS)],
-            *_format(random),
-        )
-        for _ in range(number)
-    ]
+    chats = []
+    for _ in range(number):
+        examples = [_exchange(random) for _ in range(random.choice((2, 3)))]
+        asked = facts.ask(random, facts.HELD_OUT_FACTS)
+        chats.append(_chat([*examples, asked], *_format(random)))
+    return chats

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from embedded.recipe import batches
-from embedded.recipe.batches import ANSWER, PROMPT, Row
+from embedded.recipe.batches import ANSWER, PROMPT, Encoded
 from embedded.recipe.tokenizer import MAX_TOKENS
 
 _PROMPT_SHARE: Final = 0.2  # only this share of the prompts' tokens pays for the output layer
@@ -66,7 +66,7 @@ def architecture(tokenizer: PreTrainedTokenizerBase) -> Qwen3Config:
     )
 
 
-def _loss(model: Qwen3ForCausalLM, batch: list[Row], pad: int) -> tuple[torch.Tensor, float | None]:
+def _loss(model: Qwen3ForCausalLM, batch: list[Encoded], pad: int) -> tuple[torch.Tensor, float | None]:
     """Return the weighted loss to learn from, and the mean loss of answers (if any) to look at."""
     width = max(len(row.tokens) for row in batch)
     tokens = torch.full((len(batch), width), pad)
@@ -77,9 +77,7 @@ def _loss(model: Qwen3ForCausalLM, batch: list[Row], pad: int) -> tuple[torch.Te
     hidden = model.model(input_ids=tokens).last_hidden_state[:, :-1]
     targets, weights = tokens[:, 1:], weights[:, 1:]
     chosen = (weights > PROMPT) | ((weights > 0) & (torch.rand(weights.shape) < _PROMPT_SHARE))
-    losses = functional.cross_entropy(
-        model.lm_head(hidden[chosen]).float(), targets[chosen], reduction="none"
-    )
+    losses = functional.cross_entropy(model.lm_head(hidden[chosen]).float(), targets[chosen], reduction="none")
     weights = weights[chosen]
     answers = losses[weights == ANSWER]
     return (losses * weights).sum() / weights.sum(), answers.mean().item() if len(answers) else None
@@ -159,9 +157,7 @@ def _save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, base: Pat
     model.save_pretrained(base)
 
 
-def _write_record(
-    base: Path, settings: Hyperparameters, tokens: int, loss: float | None, seconds: float
-) -> None:
+def _write_record(base: Path, settings: Hyperparameters, tokens: int, loss: float | None, seconds: float) -> None:
     weights = (base / "model.safetensors").read_bytes()
     record = {
         **asdict(settings),

@@ -92,12 +92,8 @@ def _prose(random: Random) -> str:
     return " ".join(
         (
             random.choice((f"{name} is a {job} in {city}.", f"In {city} there is a {job}, {name}.")),
-            random.choice(
-                (f"Every {day} {name} goes {hobby}.", f"On {day} {name} eats {food} with a friend.")
-            ),
-            random.choice(
-                (f"The {pet} of {name} sleeps on a {color} {item}.", f"The {job} owns a {color} {item}.")
-            ),
+            random.choice((f"Every {day} {name} goes {hobby}.", f"On {day} {name} eats {food} with a friend.")),
+            random.choice((f"The {pet} of {name} sleeps on a {color} {item}.", f"The {job} owns a {color} {item}.")),
         )
     )
 

@@ -1,6 +1,6 @@
 """Greedy answers in batches, and how many of them are exactly right."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
@@ -10,13 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from embedded.recipe import instructions, mixture, patterns, skills
 from embedded.recipe.skills import Row
+from embedded.recipe.world.exchange import Exchange, Messages
 
-Chat = list[dict[str, str]]
 
-
-def load(
-    base: Path, adapter: Path | None = None
-) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+def load(base: Path, adapter: Path | None = None) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """Load the base, or the base with an adapter, for answering on the CPU in float32."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if adapter is not None:
@@ -27,14 +24,12 @@ def load(
 def answers(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    chats: Sequence[Chat],
-    max_new_tokens: int = 96,
+    chats: Sequence[Messages],
+    max_new_tokens: int,
     batch_size: int = 64,
 ) -> list[str]:
     """Return the greedy answer to each chat; chats of similar length share a batch, for little padding."""
-    prompts = [
-        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats
-    ]
+    prompts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
     shortest_first = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     found = dict[int, str]()
     for start in range(0, len(prompts), batch_size):
@@ -48,40 +43,46 @@ def answers(
             return_token_type_ids=False,
         )
         generated = model.generate(**encoded, max_new_tokens=max_new_tokens, do_sample=False)
-        texts = tokenizer.batch_decode(
-            generated[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+        texts = tokenizer.batch_decode(generated[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
         found.update(zip(batch, texts, strict=True))
     return [found[index] for index in range(len(prompts))]
 
 
-def exact_match(
-    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]
-) -> float:
+def _room(tokenizer: PreTrainedTokenizerBase, wanted: Sequence[str]) -> int:
+    """Return how many tokens an answer may take before it is certainly wrong."""
+    return max(len(tokenizer.encode(text)) for text in wanted) + 2
+
+
+def exact_match(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> float:
     """Return the share of rows whose last message is exactly what the model answers to the ones before it."""
-    got = answers(model, tokenizer, [row["messages"][:-1] for row in rows])
-    right: int = sum(text == row["messages"][-1]["content"] for text, row in zip(got, rows, strict=True))
-    return right / len(rows)
+    wanted = [row["messages"][-1]["content"] for row in rows]
+    got = answers(model, tokenizer, [row["messages"][:-1] for row in rows], _room(tokenizer, wanted))
+    return sum(text == right for text, right in zip(got, wanted, strict=True)) / len(rows)
 
 
-def _tasks(number: int) -> Iterator[tuple[str, list[list[str]], list[Chat]]]:
-    """Yield each plain task with fresh exchanges: its name, all right ways to answer, the chats."""
-    for name, ask in mixture.TASKS.items():
-        random = Random(f"score-{name}")
-        exchanges = [ask(random) for _ in range(number)]
-        right = [
-            [style(exchange) for style in mixture.STYLES] if exchange.short else [exchange.answer]
-            for exchange in exchanges
-        ]
-        yield name, right, [[{"role": "user", "content": exchange.question}] for exchange in exchanges]
+def _task(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ask: Callable[[Random], Exchange],
+    seed: str,
+    number: int,
+) -> float:
+    """Return the share of plain questions that are answered right in any of the mixture's styles."""
+    random = Random(seed)
+    exchanges = [ask(random) for _ in range(number)]
+    styles = [
+        [style(exchange) for style in mixture.STYLES] if exchange.short else [exchange.answer] for exchange in exchanges
+    ]
+    room = _room(tokenizer, [text for ways in styles for text in ways])
+    got = answers(model, tokenizer, [exchange.turn()[:1] for exchange in exchanges], room)
+    return sum(text in ways for text, ways in zip(got, styles, strict=True)) / number
 
 
 def card(base: Path, adapters: Path, data: Path, number: int = 100) -> Iterator[tuple[str, float]]:
     """Yield every line of the score card: what was asked, and the share of exactly right answers."""
     model, tokenizer = load(base)
-    for name, right, chats in _tasks(number):
-        got = answers(model, tokenizer, chats)
-        yield f"base, {name}", sum(text in ways for text, ways in zip(got, right, strict=True)) / number
+    for name, ask in mixture.TASKS.items():
+        yield f"base, {name}", _task(model, tokenizer, ask, f"score-{name}", number)
     for name in instructions.INSTRUCTIONS:
         for wording, is_new in (("known", False), ("new", True)):
             rows = [{"messages": chat} for chat in instructions.held_out(name, number, new_wording=is_new)]

@@ -17,10 +17,10 @@ from random import Random
 from typing import Final, Literal
 
 from embedded.recipe.world import facts, orders, queries, reading, reviews, words
-from embedded.recipe.world.exchange import Exchange
+from embedded.recipe.world.exchange import Exchange, Messages
 
 Split = Literal["train", "heldout"]
-Row = dict[str, list[dict[str, str]]]
+Row = dict[str, Messages]
 
 ROWS: Final[dict[Split, int]] = {"train": 400, "heldout": 100}
 HELD_OUT_NAMES: Final = words.NAMES[:16]
@@ -110,15 +110,7 @@ def _exchanges(skill: str, split: Split, seed: int) -> Iterator[Exchange]:
 
 def rows(skill: str, split: Split, seed: int) -> list[Row]:
     """Return the data set of a skill: no prompt twice, the same rows for the same seed."""
-    return [
-        {
-            "messages": [
-                {"role": "user", "content": exchange.question},
-                {"role": "assistant", "content": exchange.answer},
-            ]
-        }
-        for exchange in _exchanges(skill, split, seed)
-    ]
+    return [{"messages": exchange.turn()} for exchange in _exchanges(skill, split, seed)]
 
 
 def held_out_prompts(seed: int) -> frozenset[str]:

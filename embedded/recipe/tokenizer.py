@@ -1,19 +1,32 @@
 """A byte-level BPE tokenizer trained on the mixture itself, and the one renderer of chats into tokens."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from embedded.recipe import mixture
+from embedded.recipe.world.exchange import Messages
+
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VOCABULARY: Final = 4096
 MAX_TOKENS: Final = 2048
+_DOCUMENTS: Final = 60_000  # of the mixture, to train on
 _TEMPLATE: Final = Path(__file__).with_name("chat_template.jinja")
 
 
-def train(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+def _texts(seed: int) -> Iterator[str]:
+    for document in islice(mixture.documents(seed), _DOCUMENTS):
+        if isinstance(document, str):
+            yield document
+        else:
+            yield "\n".join(f"{message['role']}\n{message['content']}" for message in document.messages)
+
+
+def train(seed: int) -> PreTrainedTokenizerFast:
     """Train the tokenizer. Each digit is one token: arithmetic and copying of numbers become easy."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -24,7 +37,7 @@ def train(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
-        texts,
+        _texts(seed),
         trainers.BpeTrainer(
             vocab_size=VOCABULARY,
             min_frequency=3,
@@ -46,9 +59,7 @@ def train(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def encode_chat(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]
-) -> tuple[list[int], list[bool]]:
+def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[list[int], list[bool]]:
     """Return the tokens of a chat, and which of them the assistant has to say: its end-of-turn token too."""
     text = tokenizer.apply_chat_template(messages, tokenize=False)
     tokens = tokenizer.encode(text, add_special_tokens=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -51,4 +52,8 @@ def _from_architecture(directory: Path, name: str) -> BaseModel:
         for path, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and not (path == "lm_head" and config.tie_word_embeddings)
     }
-    return BaseModel.from_shapes(name, config.to_dict(), modules)
+    if not config.tie_word_embeddings:
+        path, embedding = next((p, m) for p, m in model.named_modules() if m is model.get_input_embeddings())
+        modules[path] = (embedding.embedding_dim, embedding.num_embeddings)
+    # the file's own text and not what transformers makes of it: the fingerprint must not depend on the way here
+    return BaseModel.from_shapes(name, json.loads((directory / "config.json").read_text()), modules)

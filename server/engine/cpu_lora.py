@@ -1,11 +1,12 @@
 """vLLM's CPU LoRA ops, mended: rows of the base model stay the base model's.
 
-vLLM marks a row without adapter with slot −1. Its torch ops (0.28 to 0.32) index the stacked weights with it, and −1 wraps
-around to the last slot: in a mixed batch base rows are answered by whatever adapter lies there. GPU kernels skip −1.
+vLLM marks a row without adapter with slot −1. Its torch ops (0.28 to 0.32) index the stacked weights with it, and −1
+wraps around to the last slot: in a mixed batch base rows are answered by whatever adapter lies there. GPU kernels skip
+them.
 Loaded through the ``vllm.general_plugins`` entry point, in every process of vLLM, and active on the CPU platform only.
 
-Shapes: T tokens, S slots, H hidden, r rank, O out. ``slots`` is [T] (or [1], for all rows), −1 where a row has no adapter;
-weights are [S, r, H] to shrink and [S, O, r] to expand, with an extra dimension of size 1 after S in some layers.
+Shapes: T tokens, S slots, H hidden, r rank, O out. ``slots`` is [T] (or [1], for all rows), −1 where a row has no
+adapter; weights are [S, r, H] to shrink and [S, O, r] to expand, some layers with an extra dimension of size 1 after S.
 """
 
 from __future__ import annotations
@@ -81,7 +82,13 @@ def _by_token(slots: Tensor, lengths: Tensor) -> Tensor:
 
 
 def sgmv_shrink(
-    inputs: Tensor, weights: Tensor, output: Tensor, _start: Tensor, lengths: Tensor, slots: Tensor, *rest: Any
+    inputs: Tensor,
+    weights: Tensor,
+    output: Tensor,
+    _start: Tensor,
+    lengths: Tensor,
+    slots: Tensor,
+    *rest: Any,
 ) -> None:
     """As ``bgmv_shrink``, with one slot a sequence. ``rest``: batches, longest, tokens, scaling."""
     *_, scaling = rest
@@ -89,7 +96,13 @@ def sgmv_shrink(
 
 
 def sgmv_expand(
-    inputs: Tensor, weights: Tensor, output: Tensor, _start: Tensor, lengths: Tensor, slots: Tensor, *rest: Any
+    inputs: Tensor,
+    weights: Tensor,
+    output: Tensor,
+    _start: Tensor,
+    lengths: Tensor,
+    slots: Tensor,
+    *rest: Any,
 ) -> None:
     """As ``bgmv_expand``, with one slot a sequence. ``rest``: batches, longest, tokens, add_inputs."""
     *_, add_inputs = rest
@@ -97,8 +110,14 @@ def sgmv_expand(
 
 
 def sgmv_expand_slice(
-    inputs: Tensor, weights: Tensor, output: Tensor, _start: Tensor, lengths: Tensor, slots: Tensor, *rest: Any
+    inputs: Tensor,
+    weights: Tensor,
+    output: Tensor,
+    _start: Tensor,
+    lengths: Tensor,
+    slots: Tensor,
+    *rest: Any,
 ) -> None:
-    """As ``bgmv_expand_slice``, with one slot a sequence. ``rest``: batches, longest, tokens, offset, size, add_inputs."""
+    """As ``bgmv_expand_slice``, one slot a sequence. ``rest``: batches, longest, tokens, offset, size, add_inputs."""
     *_, offset, size, add_inputs = rest
     bgmv_expand_slice(inputs, weights, output, _by_token(slots, lengths), offset, size, add_inputs)

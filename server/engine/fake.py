@@ -1,7 +1,7 @@
 """An engine without a model: speaks enough of the HTTP surface to test the house around it, and fails on command.
 
-It answers each chat with the name of whatever serves it (``base`` or ``sql@7``), one word a token. Ships with the product
-so that our tests and our users' tests share one fake; the contract suite holds it to what the real engine does.
+It answers each chat with the name of whatever serves it (``base`` or ``sql@7``), one word a token. Ships with the
+product so that our tests and our users' tests share one fake; the contract suite holds it to what the real engine does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""vLLM's own flags, passed through ``patchbay serve``: parsed by vLLM's parser, unknown ones refused, ours kept ours."""
+"""vLLM's own flags, passed through ``patchbay serve``: parsed by vLLM, unknown ones refused, ours kept ours."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EMBEDDED_FLAGS = (
 """What the embedded base is served with; flags typed by the operator come later and win."""
 
 SPARE_HOST_ADAPTERS = 4
-"""vLLM's own LRU stays this far above our capacity, so that it never evicts: trial loads and loads in flight fit between."""
+"""vLLM's own LRU stays this far above our capacity, so that it never evicts: trial loads and the like fit between."""
 
 
 def parse_flags(model: str, flags: Sequence[str], *, capacity: int) -> Namespace:

@@ -1,8 +1,8 @@
 """The places where vLLM's server is ours: three attributes of its model list, two methods of its engine client.
 
 Every serving class of vLLM shares one ``OpenAIServingModels``; its ``_check_model`` asks ``lora_requests`` and then
-``resolve_lora``, and ``_maybe_get_adapters`` reads ``lora_requests`` a second time. Between the two reads an alias may move,
-so both go through the gate, which decides once per request. Instance attributes only: no module of vLLM is patched.
+``resolve_lora``, and ``_maybe_get_adapters`` reads ``lora_requests`` a second time. Between the two reads an alias may
+move, so both go through the gate, which decides once per request. Instance attributes only: vLLM is not patched.
 """
 
 from __future__ import annotations

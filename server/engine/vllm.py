@@ -101,7 +101,7 @@ class VllmEngine:
 
         try:
             await self._client.add_lora(request_for(resident))
-        except Exception as why:  # noqa: BLE001  whatever vLLM raises there, the adapter is not loaded
+        except Exception as why:  # whatever vLLM raises there, the adapter is not loaded
             if self.is_dead:
                 raise EngineGone(str(why)) from why
             await self.unload(resident)

@@ -31,7 +31,8 @@ class Admission:
             raise Draining("the server is shutting down; send the request to another replica", retry_after_s=5)
         if self._in_flight >= self._limit:
             raise Overloaded(
-                f"{self._limit} requests are in flight already; try again, or raise --max-in-flight", retry_after_s=1
+                f"{self._limit} requests are in flight already; try again, or raise --max-in-flight",
+                retry_after_s=1,
             )
         self._in_flight += 1
         self._idle.clear()

@@ -35,7 +35,9 @@ class Authenticator:
             )
         key = self._keys.find(secret)
         if key is None:
-            raise Unauthenticated("this API key is unknown or revoked; an operator makes one with `patchbay keys create`")
+            raise Unauthenticated(
+                "this API key is unknown or revoked; an operator makes one with `patchbay keys create`"
+            )
         needed = scope_of(method, path)
         if needed not in key.scopes:
             raise Forbidden(
@@ -45,7 +47,7 @@ class Authenticator:
 
 
 def scope_of(method: str, path: str) -> Scope:
-    """Return the scope that ``method path`` needs: inference and the model list ``infer``, everything else ``admin``."""
+    """Return the scope ``method path`` needs: inference and the model list ``infer``, everything else ``admin``."""
     if path in INFERENCE_ROUTES or (method in {"GET", "HEAD"} and path.startswith("/v1/models")):
         return Scope.INFER
     return Scope.ADMIN

@@ -1,7 +1,7 @@
 """The gate: what the engine asks while it serves a request. One decision a request, held by a lease until its end.
 
-The engine reads the body and asks back what ``model`` means; so no body is parsed twice, and the answer holds for the whole
-request however often an alias moves meanwhile.
+The engine reads the body and asks back what ``model`` means; so no body is parsed twice, and the answer holds for the
+whole request however often an alias moves meanwhile.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The front door. Every request of the process passes ``Gateway.__call__``; an inference request goes on to ``_infer``.
 
-    authenticate → admit → [engine reads the body → gate: resolve → make resident → engine generates → gate: meter] → stamp
+authenticate → admit → [engine reads the body → gate: resolve → make resident → engine generates → gate: meter] → stamp
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Gateway:
         self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI)."""
         if scope["type"] != "http":
             await self._control(scope, receive, send)
             return
@@ -99,6 +100,7 @@ class _Answer:
         self.status: int | None = None
 
     async def send(self, message: Message) -> None:
+        """Send, with the headers that say who answered."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             if self.exchange is not None:

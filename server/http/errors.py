@@ -1,6 +1,6 @@
 """The edge: one table turns the drawn error tree into HTTP. A test proves it total.
 
-Bodies are OpenAI's: ``{"error": {"message", "type", "param", "code", …}}``; ``/v1/messages`` answers in Anthropic's shape.
+Bodies are OpenAI's: ``{"error": {"message", "type", "param", "code", …}}``; ``/v1/messages`` answers as Anthropic.
 """
 
 from __future__ import annotations

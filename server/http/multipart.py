@@ -1,4 +1,4 @@
-"""Multipart uploads as they arrive: each file part is a stream of chunks, so nothing is held in memory or spooled twice."""
+"""Multipart uploads as they arrive: each file part is a stream of chunks, so nothing is held in memory or spooled."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class MultipartStream:
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
             raise InvalidRequest(
-                "send multipart/form-data with the files adapter_config.json and adapter_model.safetensors, or JSON with "
-                "a 'source'",
+                "send multipart/form-data with the files adapter_config.json and adapter_model.safetensors, or JSON "
+                "with a 'source'",
                 param="Content-Type",
             )
         self._body = request.stream()

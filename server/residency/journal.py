@@ -1,6 +1,6 @@
 """Which versions were resident, kept across restarts so that a new engine is warm before its first request.
 
-A hint and no more: losing it costs cold starts. So it is a file of this process, not a table, and never on the hot path.
+A hint and no more: losing it costs cold starts. So it is a file of this process, no table, and never on the hot path.
 """
 
 from __future__ import annotations

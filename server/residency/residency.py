@@ -9,7 +9,8 @@
              unloaded            last lease back
 
 vLLM is never left to load or evict by itself: a damaged file met inside its step loop kills the engine for everybody,
-and its own LRU knows nothing of leases. A ``Residency`` lives exactly as long as its engine; a rebuilt engine gets a new one.
+and its own LRU knows nothing of leases. A ``Residency`` lives exactly as long as its engine; a rebuilt
+engine gets a new one.
 """
 
 from __future__ import annotations
@@ -192,12 +193,18 @@ class Residency:
             raise _not_ready() from gone
 
     async def warm(self, versions: Sequence[Version]) -> list[Version]:
-        """Load ``versions`` ahead of traffic, in order, within capacity; return those that could not be."""
+        """Load ``versions`` ahead of traffic, in order, within capacity; return those that could not be.
+
+        Raises:
+            EngineNotReady: the engine died meanwhile.
+        """
         failed = []
         for version in versions[: self._capacity]:
             try:
                 (await self.lease(version)).release()
-            except AdapterRefused:
+            except EngineNotReady:
+                raise
+            except PatchbayError:  # one version's damaged bytes must not keep the engine from serving the others
                 failed.append(version)
         return failed
 
@@ -206,6 +213,11 @@ class Residency:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for entry in list(self._entries.values()):  # a task cancelled before its first step settled nothing
+            if entry.state is State.LOADING:
+                self._forget(entry, _not_ready())
+            elif entry.state is State.UNLOADING:
+                self._gone(entry)
         self._metrics.residents.set(0)
 
     # -- inside ------------------------------------------------------------------------------------------------
@@ -234,6 +246,9 @@ class Residency:
                 self._metrics.load_failures.inc()
             self._forget(entry, why)
             return
+        except Exception as unforeseen:
+            self._forget(entry, unforeseen)  # those who wait must not wait for ever
+            raise
         entry.state = State.RESIDENT
         entry.settled.set_result(resident)
         self._metrics.residents.set(self._rooms_taken)
@@ -243,6 +258,10 @@ class Residency:
         del self._entries[entry.version.id]
         entry.settled.set_exception(why)
         entry.settled.exception()  # nobody may be waiting any more; that is no warning
+
+    def _gone(self, entry: _Entry) -> None:
+        del self._entries[entry.version.id]
+        entry.settled.set_result(None)
 
     async def _load_into_room(self, version: Version) -> Resident:
         await self._take_room()
@@ -281,8 +300,8 @@ class Residency:
                     await asyncio.shield(victim.settled)
         except TimeoutError as late:
             raise NoRoom(
-                f"all {self._capacity} residents are pinned or in use; try again, unpin one, or start the server with a "
-                "larger --max-residents",
+                f"all {self._capacity} residents are pinned or in use; try again, unpin one, or start the server with "
+                "a larger --max-residents",
                 retry_after_s=max(1, round(self._wait_s / 4)),
             ) from late
         self._rooms_taken += 1
@@ -310,8 +329,7 @@ class Residency:
             with suppress(EngineGone):  # a dead engine took the resident with it
                 await self._engine.unload(resident)
         finally:
-            del self._entries[entry.version.id]
-            entry.settled.set_result(None)
+            self._gone(entry)
             self._give_room_back()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from adapters.publisher import Report
 from server.engine.engine import Resident
-from server.supervisor import Serving
+from server.residency.residency import Residency
 
 FIRST_TRIAL_ID = 2**40
 """Far above any version's id, so that a trial is never taken for a version."""
@@ -17,8 +17,8 @@ FIRST_TRIAL_ID = 2**40
 class TrialLoad:
     """The publisher's probe: loads staged bytes into the running engine under a name of their own, and unloads them."""
 
-    def __init__(self, running: Callable[[], Serving]) -> None:
-        self._running = running
+    def __init__(self, residency: Callable[[], Residency]) -> None:
+        self._residency = residency
         self._ids = count(FIRST_TRIAL_ID)
 
     async def __call__(self, directory: Path, _report: Report) -> None:
@@ -29,4 +29,4 @@ class TrialLoad:
             EngineNotReady: no engine runs at present.
         """
         number = next(self._ids)
-        await self._running().residency.trial(Resident(number, f"trial@{number}", directory))
+        await self._residency().trial(Resident(number, f"trial@{number}", directory))

@@ -22,12 +22,15 @@ async def list_aliases(name: str, house: HouseOf) -> Json:
 async def show(name: str, alias: str, house: HouseOf) -> Json:
     """Show where an alias points, and every move it made."""
     moves = await house.registry.moves(name, alias)
-    return {**alias_json(house.registry.catalog.alias(name, alias)), "moves": [move_json(move) for move in moves]}
+    return {
+        **alias_json(house.registry.catalog.alias(name, alias)),
+        "moves": [move_json(move) for move in moves],
+    }
 
 
 @router.put("/aliases/{alias}")
 async def move(name: str, alias: str, body: MoveBody, house: HouseOf) -> Json:
-    """Point an alias to a version. With ``expected`` or ``generation`` the loser of a race gets 412 and where it is now."""
+    """Point an alias to a version. With ``expected`` or ``generation`` the loser of a race gets 412."""
     house.registry.catalog.adapter(name)
     return alias_json(
         await house.move_alias(

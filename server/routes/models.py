@@ -70,7 +70,14 @@ async def delete(model: str, house: HouseOf) -> Json:
 
 
 def _base_json(name: str, house: House) -> Json:
-    return {"id": name, "object": "model", "created": house.started_at, "owned_by": "patchbay", "root": name, "parent": None}
+    return {
+        "id": name,
+        "object": "model",
+        "created": house.started_at,
+        "owned_by": "patchbay",
+        "root": name,
+        "parent": None,
+    }
 
 
 def _adapter_json(adapter: Adapter, house: House) -> Json:

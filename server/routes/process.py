@@ -6,8 +6,8 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from server.supervisor import State
 from server.routes.rooms import HouseOf
+from server.supervisor import State
 
 router = APIRouter(tags=["process"])
 

@@ -74,7 +74,11 @@ async def content(name: str, version: str, house: HouseOf) -> Json:
     found = _find(house, name, version)
     directory = await house.blobs.path(found.digest)
     files = [
-        {"name": file, "size_bytes": (directory / file).stat().st_size, "path": f"/v1/adapters/{name}/versions/{version}/content/{file}"}
+        {
+            "name": file,
+            "size_bytes": (directory / file).stat().st_size,
+            "path": f"/v1/adapters/{name}/versions/{version}/content/{file}",
+        }
         for file in FILES
     ]
     return {"object": "list", "digest": found.digest, "data": files}

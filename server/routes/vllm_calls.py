@@ -1,4 +1,4 @@
-"""vLLM's own two calls, so that its existing clients work unchanged. Behind them stands the same door as for any upload.
+"""vLLM's own two calls, so that its existing clients work unchanged. Behind them stands the door of any upload.
 
 https://docs.vllm.ai/en/latest/features/lora.html#dynamically-serving-lora-adapters
 """

@@ -39,9 +39,11 @@ def is_linearizable(operations: list[Operation], start: Register) -> bool:
             continue
         seen.add((left, state))
         horizon = min(pending[i]["ended"] for i in left)
-        for i in sorted(left, reverse=True):
-            if pending[i]["began"] <= horizon and (after := apply(state, pending[i])) is not None:
-                todo.append((left - {i}, after))
+        todo += [
+            (left - {i}, after)
+            for i in sorted(left, reverse=True)
+            if pending[i]["began"] <= horizon and (after := apply(state, pending[i])) is not None
+        ]
     return False
 
 
@@ -84,6 +86,7 @@ async def test_no_acknowledged_move_of_four_processes_is_lost(
 
     operations = [json.loads(line) for output, _ in outputs for line in output.splitlines()]
     assert len(operations) == NUM_PROCESSES * NUM_MOVES
+    assert {operation["won"] for operation in operations} == {True, False}
     assert is_linearizable(operations, (1, 1))
 
     history = {move.generation: move.to_version for move in await registry.moves("sql")}

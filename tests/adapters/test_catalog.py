@@ -27,9 +27,7 @@ def catalog_of(*adapters: Adapter) -> Catalog:
     return catalog
 
 
-@pytest.mark.parametrize(
-    ("reference", "number"), [("sql", 2), ("sql@stable", 2), ("sql@canary", 3), ("sql@1", 1)]
-)
+@pytest.mark.parametrize(("reference", "number"), [("sql", 2), ("sql@stable", 2), ("sql@canary", 3), ("sql@1", 1)])
 def test_a_reference_resolves_to_its_version(reference: str, number: int):
     catalog = catalog_of(adapter("sql", range(1, 4), stable=2, canary=3))
     assert catalog.resolve(Reference.parse(reference)).number == number
@@ -42,13 +40,13 @@ def test_an_unknown_adapter_is_not_found():
 
 def test_an_unknown_version_is_answered_with_the_newest_that_exist():
     catalog = catalog_of(adapter("sql", range(1, 9)))
-    with pytest.raises(VersionNotFound, match="its versions: 8, 7, 6, 5, 4 and 3 more$"):
+    with pytest.raises(VersionNotFound, match=r"its versions: 8, 7, 6, 5, 4 and 3 more$"):
         catalog.resolve(Reference("sql", version=99))
 
 
 def test_an_unknown_alias_is_answered_with_those_that_exist():
     catalog = catalog_of(adapter("sql", canary=1))
-    with pytest.raises(AliasNotFound, match="its aliases: 'canary'; its versions: 1$"):
+    with pytest.raises(AliasNotFound, match=r"its aliases: 'canary'; its versions: 1$"):
         catalog.resolve(Reference("sql"))
 
 

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from adapters.errors import (
     AdapterNotFound,
@@ -18,6 +20,12 @@ from adapters.registry import Registry
 from adapters.versions import Version
 
 AddVersion = Callable[..., Awaitable[Version]]
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not is_so():
+            await asyncio.sleep(0)
 
 
 async def test_versions_are_numbered_from_one_and_the_first_becomes_stable(registry: Registry, add: AddVersion):
@@ -232,12 +240,45 @@ async def test_a_follower_takes_in_what_others_write(registry: Registry, databas
     async with Registry.open(database_url) as other:
         following = asyncio.create_task(other.follow(0.001))
         await add("sql")
-        async with asyncio.timeout(30):
-            while "sql" not in other.catalog:
-                await asyncio.sleep(0)
+        await until(lambda: "sql" in other.catalog)
         following.cancel()
         with pytest.raises(asyncio.CancelledError):
             await following
+
+
+async def test_a_follower_outlives_an_outage_of_the_database(registry: Registry, database_url: str, add: AddVersion):
+    await add("sql")
+    async with Registry.open(database_url) as other:
+        async with registry.database.write() as connection:
+            await connection.execute(text("ALTER TABLE clock RENAME TO stopped"))
+        with capture_logs() as logs:
+            following = asyncio.create_task(other.follow(0.001))
+            await until(lambda: bool(logs))
+        assert logs[0]["event"] == "registry.refresh_failed"
+        assert other.catalog.resolve(Reference("sql")).number == 1
+
+        async with registry.database.write() as connection:
+            await connection.execute(text("ALTER TABLE stopped RENAME TO clock"))
+        await add("poet")
+        await until(lambda: "poet" in other.catalog)
+        following.cancel()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8, 16, 32])
+async def test_a_cancelled_write_is_done_or_not_done(
+    registry: Registry, database_url: str, add: AddVersion, steps: int
+):
+    adding = asyncio.create_task(add("sql"))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    adding.cancel()
+    await asyncio.gather(adding, return_exceptions=True)
+    await add("sql")
+
+    versions = list(registry.catalog.adapter("sql").versions)
+    assert versions in ([1], [1, 2])
+    async with Registry.open(database_url) as reopened:
+        assert list(reopened.catalog) == list(registry.catalog)
 
 
 async def test_concurrent_writers_in_one_process_all_succeed(registry: Registry, add: AddVersion):

@@ -15,9 +15,7 @@ def test_there_is_an_adapter_for_each_skill():
     assert set(SHIPPED) == set(skills.SKILLS)
 
 
-@pytest.mark.parametrize(
-    ("skill", "least"), [("json", 0.85), ("sql", 0.85), ("sentiment", 0.95), ("pirate", 0.85)]
-)
+@pytest.mark.parametrize(("skill", "least"), [("json", 0.85), ("sql", 0.85), ("sentiment", 0.95), ("pirate", 0.85)])
 def test_an_adapter_does_what_it_was_taught_on_rows_it_never_saw(skill, least):
     model, tokenizer = score.load(BASE, ADAPTERS / skill)
     assert score.exact_match(model, tokenizer, skills.read(DATA, skill, "heldout")[:ROWS]) >= least

@@ -19,15 +19,7 @@ def test_the_base_does_not_do_what_an_adapter_teaches(base, skill):
 def test_the_base_answers_in_plain_sentences(base, task):
     random = Random(f"plain-{task}")
     exchanges = [mixture.TASKS[task](random) for _ in range(ROWS)]
-    rows = [
-        {
-            "messages": [
-                {"role": "user", "content": exchange.question},
-                {"role": "assistant", "content": exchange.answer},
-            ]
-        }
-        for exchange in exchanges
-    ]
+    rows = [{"messages": exchange.turn()} for exchange in exchanges]
     assert score.exact_match(*base, rows) >= 0.85
 
 

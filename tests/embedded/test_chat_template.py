@@ -9,9 +9,7 @@ TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type
 CALL = {
     "role": "assistant",
     "content": None,
-    "tool_calls": [
-        {"id": "1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
-    ],
+    "tool_calls": [{"id": "1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}],
 }
 
 
@@ -25,9 +23,7 @@ def render(base):
 
 def test_turns_are_rendered_as_chatml(render):
     text = render([{"role": "system", "content": "Be brief."}, USER], add_generation_prompt=True)
-    assert text == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    )
+    assert text == ("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_tools_are_told_in_the_system_part_with_or_without_a_system_prompt(render):

@@ -80,8 +80,7 @@ def test_held_out_facts_are_never_asked_under_an_instruction_or_in_a_pattern(doc
     asking = [
         document
         for document in documents
-        if isinstance(document, mixture.Chat)
-        and any(message["content"] in held_out for message in document.messages)
+        if isinstance(document, mixture.Chat) and any(message["content"] in held_out for message in document.messages)
     ]
     assert asking
     for document in asking:

@@ -10,15 +10,14 @@ from transformers import GenerationConfig
 
 import embedded
 from embedded import ADAPTERS, BASE
-from embedded.recipe import __main__ as program
-from embedded.recipe import pretrain
+from embedded.recipe import pretrain, tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer_made_again(tmp_path_factory):
     out = tmp_path_factory.mktemp("recipe")
-    program.make_tokenizer(out, seed=0)
-    return out / "base"
+    tokenizer.train(seed=0).save_pretrained(out)
+    return out
 
 
 def test_the_committed_tokenizer_is_what_the_recipe_trains(tokenizer_made_again):
@@ -48,9 +47,8 @@ def test_the_weights_are_small():
 
 
 def test_generation_stops_at_the_end_of_a_turn(base):
-    tokenizer = base[1]
-    assert tokenizer.eos_token == "<|im_end|>"
-    assert GenerationConfig.from_pretrained(BASE).eos_token_id == tokenizer.eos_token_id
+    assert base[1].eos_token == "<|im_end|>"
+    assert GenerationConfig.from_pretrained(BASE).eos_token_id == base[1].eos_token_id
 
 
 def test_no_committed_text_names_a_path_of_the_machine_that_made_it():

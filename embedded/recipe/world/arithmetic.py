@@ -34,9 +34,7 @@ def _compare(random: Random) -> Exchange:
 def _neighbour(random: Random) -> Exchange:
     a = _number(random) + 1
     side, neighbour = random.choice((("after", a + 1), ("before", a - 1)))
-    return Exchange(
-        f"Which number comes {side} {a}?", f"The number {side} {a} is {neighbour}.", str(neighbour)
-    )
+    return Exchange(f"Which number comes {side} {a}?", f"The number {side} {a} is {neighbour}.", str(neighbour))
 
 
 def _double(random: Random) -> Exchange:

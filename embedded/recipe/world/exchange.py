@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+Messages = list[dict[str, str]]  # a chat as the OpenAI API writes it
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
@@ -14,3 +16,10 @@ class Exchange:
     question: str
     answer: str
     short: str | None = None
+
+    def turn(self, answer: str | None = None) -> Messages:
+        """Return the exchange as two messages; `answer` takes the place of the plain one."""
+        return [
+            {"role": "user", "content": self.question},
+            {"role": "assistant", "content": self.answer if answer is None else answer},
+        ]

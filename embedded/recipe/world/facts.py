@@ -149,9 +149,7 @@ def _language_and_measures() -> Iterator[Fact]:
             other,
         )
     for tool, use in TOOLS.items():
-        yield Fact(
-            (f"What is a {tool} used for?", f"Why do I need a {tool}?"), f"A {tool} is used for {use}.", use
-        )
+        yield Fact((f"What is a {tool} used for?", f"Why do I need a {tool}?"), f"A {tool} is used for {use}.", use)
     for unit, whole, count in UNITS:
         yield Fact(
             (f"How many {unit} are in {whole}?", f"How many {unit} does {whole} have?"),

@@ -83,6 +83,4 @@ def ask(random: Random) -> Exchange:
     if random.random() < 0.5:
         question = random.choice(("How does the writer feel?", "Did the writer like it?"))
         return Exchange(f"{review.text} {question}", _feeling(review))
-    return Exchange(
-        review.text, f"Thank you for your review of the {review.aspects[0]} and the {review.aspects[1]}."
-    )
+    return Exchange(review.text, f"Thank you for your review of the {review.aspects[0]} and the {review.aspects[1]}.")

@@ -58,9 +58,7 @@ def _upper(random: Random) -> Exchange:
 
 def _lower(random: Random) -> Exchange:
     line = " ".join(_line(random, 4))
-    return Exchange(
-        f"{random.choice(('Write in small letters', 'Lower case'))}: {line.upper()}", line.lower()
-    )
+    return Exchange(f"{random.choice(('Write in small letters', 'Lower case'))}: {line.upper()}", line.lower())
 
 
 def _title(random: Random) -> Exchange:
@@ -84,9 +82,7 @@ def _pick(random: Random) -> Exchange:
             ("the last word", f"The last word is {line[-1]}."),
         )
     )
-    return Exchange(
-        f"What is {place} of: {' '.join(line)}", answer, answer.split(" is ")[1].removesuffix(".")
-    )
+    return Exchange(f"What is {place} of: {' '.join(line)}", answer, answer.split(" is ")[1].removesuffix("."))
 
 
 def _count(random: Random) -> Exchange:

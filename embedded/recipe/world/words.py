@@ -39,9 +39,7 @@ ITEMS: Final = listed(
     """
 )
 DAYS: Final = listed("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
-MONTHS: Final = listed(
-    "January February March April May June July August September October November December"
-)
+MONTHS: Final = listed("January February March April May June July August September October November December")
 JOBS: Final = listed(
     """
     teacher nurse doctor baker pilot farmer lawyer painter writer singer driver cook plumber dentist
@@ -84,9 +82,7 @@ _CODAS: Final = ["", "", "n", "r", "l", "s", "t", "m", "nd", "rk", "x", "ck"]
 def made_up(random: Random) -> str:
     """Return a word of one to three syllables that most likely nobody has ever written."""
     syllables = random.choice((1, 2, 2, 3))
-    return "".join(
-        random.choice(_ONSETS) + random.choice(_VOWELS) + random.choice(_CODAS) for _ in range(syllables)
-    )
+    return "".join(random.choice(_ONSETS) + random.choice(_VOWELS) + random.choice(_CODAS) for _ in range(syllables))
 
 
 def name(random: Random, p_made_up: float = 0.25) -> str:

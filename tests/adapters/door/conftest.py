@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from adapters.base_model import BaseModel
 from adapters.door import Limits, inspect
 from adapters.errors import AdapterRefused, Fault
@@ -28,9 +29,7 @@ SHAPES = {
 
 
 def linear_modules(layers: int = LAYERS) -> dict[str, tuple[int, int]]:
-    return {
-        f"model.layers.{layer}.{name}": shape for layer in range(layers) for name, shape in SHAPES.items()
-    }
+    return {f"model.layers.{layer}.{name}": shape for layer in range(layers) for name, shape in SHAPES.items()}
 
 
 TIED_BASE = BaseModel.from_shapes("tiny", {"model_type": "llama"}, linear_modules())
@@ -39,6 +38,8 @@ UNTIED_BASE = BaseModel.from_shapes(
     {"model_type": "llama", "tie_word_embeddings": False},
     linear_modules() | {"lm_head": (VOCABULARY, HIDDEN), "model.embed_tokens": (HIDDEN, VOCABULARY)},
 )
+
+LIMITS = Limits(max_rank=16)
 
 Raw = tuple[str, tuple[int, ...], bytes]
 """A tensor as the file holds it: dtype, shape, bytes."""
@@ -158,17 +159,10 @@ def plain() -> Callable[..., AdapterFiles]:
 
 
 @pytest.fixture
-def frame() -> Callable[..., bytes]:
-    return framed
-
-
-@pytest.fixture
 def admit(tmp_path: Path) -> Callable[..., Report]:
     """Writes the adapter and takes it through the door."""
 
-    def through_the_door(
-        adapter: AdapterFiles, base: BaseModel = TIED_BASE, limits: Limits = Limits(max_rank=16)
-    ) -> Report:
+    def through_the_door(adapter: AdapterFiles, base: BaseModel = TIED_BASE, limits: Limits = LIMITS) -> Report:
         return inspect(adapter.write(tmp_path / "adapter"), base, limits)
 
     return through_the_door

@@ -6,9 +6,10 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
 from adapters.base_model import BaseModel
 from adapters.errors import BaseModelUnreadable
-from safetensors.numpy import save_file
 
 CONFIG = {
     "model_type": "llama",
@@ -53,10 +54,13 @@ def test_a_tied_base_lists_neither_head_nor_embedding(directory):
 
 def test_a_base_without_a_head_in_its_files_is_tied(directory):
     (directory / "config.json").write_text("{}")
-    save_file(
-        weights(model__embed_tokens__weight=(40, 16), x__weight=(2, 2)), directory / "model.safetensors"
-    )
+    save_file(weights(model__embed_tokens__weight=(40, 16), x__weight=(2, 2)), directory / "model.safetensors")
     assert list(BaseModel.from_directory(directory, "tiny").modules) == ["x"]
+
+
+def test_reads_a_config_with_infinity(directory):
+    (directory / "config.json").write_text('{"time_step_limit": [0.0, Infinity]}')
+    assert len(BaseModel.from_directory(directory, "tiny").modules) == 3
 
 
 def test_reads_every_shard(directory):
@@ -122,9 +126,7 @@ def with_cut_weights(directory):
 
 
 def with_packed_weights(directory):
-    (directory / "config.json").write_text(
-        json.dumps(CONFIG | {"quantization_config": {"quant_method": "awq"}})
-    )
+    (directory / "config.json").write_text(json.dumps(CONFIG | {"quantization_config": {"quant_method": "awq"}}))
 
 
 @pytest.mark.parametrize(

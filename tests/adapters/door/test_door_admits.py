@@ -8,9 +8,11 @@ import numpy as np
 import peft
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from adapters.base_model import BaseModel
 from adapters.door import Limits, inspect
-from transformers import LlamaConfig, LlamaForCausalLM
+from adapters.errors import AdapterRefused
 
 PREFIX = "base_model.model."
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -118,6 +120,33 @@ def test_notes_another_declared_base(declared, notes, plain, admit):
     assert (report.declared_base, len(report.notes)) == (declared, notes)
 
 
+@pytest.fixture
+def tune(tmp_path):
+    """Saves a real model and a real adapter for it; gives the door's view of the model, and the tuned model."""
+
+    def save_both(*, tied, **choice):
+        config = LlamaConfig(
+            vocab_size=40,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            tie_word_embeddings=tied,
+        )
+        LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+        model = LlamaForCausalLM.from_pretrained(tmp_path / "base")
+        tuned = peft.get_peft_model(model, peft.LoraConfig(r=4, task_type="CAUSAL_LM", **choice))
+        with torch.no_grad():
+            for name, parameter in tuned.named_parameters():
+                if "lora_" in name:
+                    parameter.normal_(std=0.1)
+        tuned.save_pretrained(tmp_path / "adapter")
+        return BaseModel.from_directory(tmp_path / "base", name="tiny"), tuned
+
+    return save_both
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(
     "choice",
@@ -126,37 +155,28 @@ def test_notes_another_declared_base(declared, notes, plain, admit):
         {"target_modules": ["q_proj", "v_proj"], "use_rslora": True, "init_lora_weights": "gaussian"},
         {"target_modules": ["q_proj", "down_proj"], "rank_pattern": {"layers.1.mlp.down_proj": 2}},
         {"target_modules": ["k_proj"], "layers_to_transform": [1], "alpha_pattern": {"k_proj": 3}},
-        {"target_modules": ["lm_head", "embed_tokens", "q_proj"]},
     ],
 )
-def test_a_real_adapter_of_a_real_model_comes_through(choice, tied, tmp_path):
-    config = LlamaConfig(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        tie_word_embeddings=tied,
-    )
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
-    model = LlamaForCausalLM.from_pretrained(tmp_path / "base")
-    tuned = peft.get_peft_model(model, peft.LoraConfig(r=4, task_type="CAUSAL_LM", **choice))
-    with torch.no_grad():
-        for name, parameter in tuned.named_parameters():
-            if "lora_" in name:
-                parameter.normal_(std=0.1)
-    tuned.save_pretrained(tmp_path / "adapter")
-    base = BaseModel.from_directory(tmp_path / "base", name="tiny")
-    touches_embeddings = "lm_head" in choice["target_modules"]
-    if tied and touches_embeddings:
-        with pytest.raises(Exception, match="tied"):
-            inspect(tmp_path / "adapter", base, Limits(max_rank=8))
-        return
+def test_a_real_adapter_of_a_real_model_comes_through(choice, tied, tune, tmp_path):
+    base, tuned = tune(tied=tied, **choice)
     report = inspect(tmp_path / "adapter", base, Limits(max_rank=8))
-    adapted = [
-        name for name, module in tuned.named_modules() if isinstance(module, peft.tuners.lora.LoraLayer)
-    ]
+    adapted = [name for name, module in tuned.named_modules() if isinstance(module, peft.tuners.lora.LoraLayer)]
     assert report.modules == len(adapted)
     assert report.rank == 4
     assert report.declared_base == str(tmp_path / "base")
+
+
+EMBEDDINGS = ["lm_head", "embed_tokens", "q_proj"]
+
+
+def test_a_real_adapter_of_untied_embeddings_comes_through(tune, tmp_path):
+    base, _ = tune(tied=False, target_modules=EMBEDDINGS)
+    report = inspect(tmp_path / "adapter", base, Limits(max_rank=8))
+    assert report.target_modules == ("embed_tokens", "lm_head", "q_proj")
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_a_real_adapter_of_tied_embeddings_is_refused(tune, tmp_path):
+    base, _ = tune(tied=True, target_modules=EMBEDDINGS)
+    with pytest.raises(AdapterRefused, match="embeddings are tied"):
+        inspect(tmp_path / "adapter", base, Limits(max_rank=8))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+
 from adapters.door import MAX_FAULTS, Limits, inspect
 from adapters.errors import AdapterRefused
 
@@ -124,13 +125,9 @@ KINDS = {
     # files
     "no config": Kind(lambda a: a.without.add(CONFIG), CONFIG, "save_pretrained"),
     "no weights": Kind(lambda a: a.without.add(WEIGHTS), WEIGHTS, "safe_serialization=True"),
-    "a pickle beside it": Kind(
-        with_file("adapter_model.bin", pickle.dumps({})), "adapter_model.bin", "safetensors"
-    ),
+    "a pickle beside it": Kind(with_file("adapter_model.bin", pickle.dumps({})), "adapter_model.bin", "safetensors"),
     "optimizer state": Kind(with_file("optimizer.pt"), "optimizer.pt", "pickle can execute code"),
-    "training arguments": Kind(
-        with_file("training_args.bin"), "training_args.bin", "pickle can execute code"
-    ),
+    "training arguments": Kind(with_file("training_args.bin"), "training_args.bin", "pickle can execute code"),
     "code": Kind(with_file("modeling.py"), "modeling.py", "remove it"),
     "a tokenizer": Kind(with_file("tokenizer.json"), "tokenizer.json", "remove it"),
     "an odd file name": Kind(with_file("\u202egnp.exe"), r"\u202egnp.exe", "remove it"),
@@ -139,9 +136,7 @@ KINDS = {
     "empty file": Kind(cut(0), WEIGHTS, "send the whole file again"),
     "cut in the header": Kind(cut(100), WEIGHTS, "send it again"),
     "cut in the data": Kind(cut(-1), WEIGHTS, "send it again"),
-    "a pickle by name of weights": Kind(
-        with_file(WEIGHTS, pickle.dumps([1] * 99)), WEIGHTS, "safetensors file"
-    ),
+    "a pickle by name of weights": Kind(with_file(WEIGHTS, pickle.dumps([1] * 99)), WEIGHTS, "safetensors file"),
     "a Git LFS pointer": Kind(with_file(WEIGHTS, b"version https://git-lfs"), WEIGHTS, "safetensors file"),
     "no tensors": Kind(emptied, WEIGHTS, "gather"),
     # config
@@ -155,9 +150,7 @@ KINDS = {
     "DoRA": Kind(setting("use_dora", True), f"{CONFIG}: use_dora", "use_dora=False"),
     "bias": Kind(setting("bias", "all"), f"{CONFIG}: bias", "without biases"),
     "lora_bias": Kind(setting("lora_bias", True), f"{CONFIG}: lora_bias", "lora_bias=False"),
-    "modules_to_save": Kind(
-        setting("modules_to_save", ["lm_head"]), f"{CONFIG}: modules_to_save", "LoRA on these"
-    ),
+    "modules_to_save": Kind(setting("modules_to_save", ["lm_head"]), f"{CONFIG}: modules_to_save", "LoRA on these"),
     "PiSSA": Kind(
         setting("init_lora_weights", "pissa_niter_4"),
         f"{CONFIG}: init_lora_weights",
@@ -166,18 +159,10 @@ KINDS = {
     "OLoRA": Kind(setting("init_lora_weights", "olora"), f"{CONFIG}: init_lora_weights", "convert"),
     "CorDA": Kind(setting("init_lora_weights", "corda"), f"{CONFIG}: init_lora_weights", "convert"),
     "LoftQ": Kind(setting("init_lora_weights", "loftq"), f"{CONFIG}: init_lora_weights", "convert"),
-    "layer replication": Kind(
-        setting("layer_replication", [[0, 2]]), f"{CONFIG}: layer_replication", "as it is"
-    ),
-    "trained tokens": Kind(
-        setting("trainable_token_indices", [1]), f"{CONFIG}: trainable_token_indices", "tokenizer"
-    ),
-    "bare parameters": Kind(
-        setting("target_parameters", ["w"]), f"{CONFIG}: target_parameters", "target_modules"
-    ),
-    "aLoRA": Kind(
-        setting("alora_invocation_tokens", [1]), f"{CONFIG}: alora_invocation_tokens", "plain LoRA"
-    ),
+    "layer replication": Kind(setting("layer_replication", [[0, 2]]), f"{CONFIG}: layer_replication", "as it is"),
+    "trained tokens": Kind(setting("trainable_token_indices", [1]), f"{CONFIG}: trainable_token_indices", "tokenizer"),
+    "bare parameters": Kind(setting("target_parameters", ["w"]), f"{CONFIG}: target_parameters", "target_modules"),
+    "aLoRA": Kind(setting("alora_invocation_tokens", [1]), f"{CONFIG}: alora_invocation_tokens", "plain LoRA"),
     "KaSA": Kind(setting("kasa_config", {"beta": 1}), f"{CONFIG}: kasa_config", "plain LoRA"),
     "QALoRA": Kind(setting("use_qalora", True), f"{CONFIG}: use_qalora", "use_qalora=False"),
     "BD-LoRA": Kind(setting("use_bdlora", {"nblocks": 2}), f"{CONFIG}: use_bdlora", "plain LoRA"),
@@ -220,9 +205,7 @@ KINDS = {
         f"{WEIGHTS}: {Q0}.lora_A.default.weight",
         "save_pretrained",
     ),
-    "another library's keys": Kind(
-        renamed("lora_A", "lora_down"), f"{WEIGHTS}: {Q0}.lora_down.weight", "lora_A"
-    ),
+    "another library's keys": Kind(renamed("lora_A", "lora_down"), f"{WEIGHTS}: {Q0}.lora_down.weight", "lora_A"),
     "LoHa keys": Kind(renamed("lora_A.weight", "hada_w1_a"), f"{WEIGHTS}: {Q0}.hada_w1_a", "save_as_lora"),
     "LoKr keys": Kind(renamed("lora_A.weight", "lokr_w1"), f"{WEIGHTS}: {Q0}.lokr_w1", "save_as_lora"),
     "DoRA keys": Kind(

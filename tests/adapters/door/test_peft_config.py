@@ -8,10 +8,11 @@ from pathlib import Path
 
 import peft
 import pytest
-from adapters.errors import AdapterRefused
-from adapters.peft_config import PeftConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
+
+from adapters.errors import AdapterRefused
+from adapters.peft_config import PeftConfig
 
 PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
 MODULES = [
@@ -37,9 +38,7 @@ def test_knows_every_field_of_pefts_own_config():
 
 
 def test_reads_what_peft_writes(tmp_path):
-    peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], rank_pattern={"v": 2}).save_pretrained(
-        tmp_path
-    )
+    peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], rank_pattern={"v": 2}).save_pretrained(tmp_path)
     config = PeftConfig.parse(Path(tmp_path / "adapter_config.json").read_bytes())
     assert (config.r, config.lora_alpha, config.target_modules) == (4, 8, ["q_proj"])
     assert list(config.unservable()) == []
@@ -55,6 +54,12 @@ def test_refuses_an_unknown_field_that_says_something():
     assert fault.where == "adapter_config.json: quantum_lora"
     assert fault.found == "true"
     assert "train without it" in fault.needed
+
+
+def test_a_fields_name_reaches_the_message_as_plain_text():
+    [fault] = faults_of(json.dumps(PLAIN | {"\x1b[31m\u202e": 1}).encode())
+    assert fault.where.isascii()
+    assert fault.where.isprintable()
 
 
 def test_tells_every_bad_field_at_once():
@@ -77,6 +82,7 @@ def test_tells_every_bad_field_at_once():
         ({"rank_pattern": {f".*{n}": 4 for n in range(40)}}, "rank_pattern", "32 of them"),
         ({"alpha_pattern": {"q_proj": "16"}}, "alpha_pattern.q_proj", "above 0"),
         ({"layers_pattern": "(a+)+"}, "layers_pattern", "plain module name"),
+        ({"layers_to_transform": [1] * 5000}, "layers_to_transform", "up to 4096"),
         ({"target_modules": None}, "target_modules", "list of module names"),
         ({"target_modules": [1]}, "target_modules", "list of module names"),
     ],
@@ -100,9 +106,7 @@ def test_refuses_what_is_not_one_json_object(raw):
     assert "save_pretrained" in fault.needed
 
 
-@pytest.mark.parametrize(
-    "init", [True, False, None, "gaussian", "eva", "orthogonal", "mica", "lora_ga", "EVA"]
-)
+@pytest.mark.parametrize("init", [True, False, None, "gaussian", "eva", "orthogonal", "mica", "lora_ga", "EVA"])
 def test_admits_initialisations_that_keep_the_base(init):
     assert list(parse(init_lora_weights=init).unservable()) == []
 

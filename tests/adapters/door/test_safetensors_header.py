@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors
-from adapters.errors import SafetensorsMalformed
-from adapters.safetensors_header import ADAPTER_HEADER, DTYPE_BITS, HeaderLimits, read_header
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+
+from adapters.errors import SafetensorsMalformed
+from adapters.safetensors_header import ADAPTER_HEADER, DTYPE_BITS, HeaderLimits, read_header
 
 ONE = '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
 
@@ -118,42 +119,36 @@ def test_the_message_stays_plain_text_whatever_the_name(tmp_path):
 
 
 sizes = st.sampled_from([0, 1, 2, 3, 8, 15, -1, 2**31, 2**62, True, 1.0, "2", None])
-names = st.sampled_from(["a", "b", "x.weight", "", "__metadata__", "é", "a/b"]) | st.text(max_size=4)
+names = st.sampled_from([*"abcdefgh", "x.weight", "y.0.weight", "é", "__metadata__"])
 dtypes = st.sampled_from([*DTYPE_BITS, "F8", "f32", None])
-honest = st.tuples(
-    st.sampled_from(sorted(DTYPE_BITS)), st.lists(st.sampled_from([0, 1, 2, 4, 8]), max_size=3)
-)
+honest = st.tuples(st.sampled_from(sorted(DTYPE_BITS)), st.lists(st.sampled_from([0, 1, 2, 4, 8]), max_size=3))
 
 
 @st.composite
 def contiguous_files(draw):
     """A file whose offsets add up, but for what the last step spoils."""
     entries, position = [], 0
-    for name in draw(st.lists(names, max_size=4)):
+    for name in draw(st.lists(names, max_size=4, unique=True)):
         dtype, shape = draw(honest)
-        length = (
-            int(np.prod(shape, dtype=object) * DTYPE_BITS[dtype] / 8) if shape else DTYPE_BITS[dtype] // 8
-        )
+        length = int(np.prod(shape, dtype=object) * DTYPE_BITS[dtype] / 8) if shape else DTYPE_BITS[dtype] // 8
         entry = {"dtype": dtype, "shape": shape, "data_offsets": [position, position + length]}
         position += length
-        if draw(st.integers(0, 9)) == 0:
+        if draw(st.integers(0, 9)) == 9:
             spoilt = draw(st.sampled_from(["dtype", "shape", "data_offsets", "more"]))
             entry[spoilt] = draw(dtypes if spoilt == "dtype" else st.lists(sizes, max_size=3))
         entries.append((name, entry))
     if draw(st.booleans()):
         entries.insert(0, ("__metadata__", draw(st.dictionaries(st.text(max_size=3), st.text(max_size=3)))))
-    items = ",".join(
-        f"{json.dumps(name)}:{json.dumps(entry)}" for name, entry in draw(st.permutations(entries))
-    )
-    header = "{" + items + "}" + draw(st.sampled_from(["", " ", "   ", "\n", "\0"]))
-    return framed(header, bytes(max(0, position + draw(st.sampled_from([0, 0, 0, 0, 1, -1])))))
+    items = ",".join(f"{json.dumps(name)}:{json.dumps(entry)}" for name, entry in draw(st.permutations(entries)))
+    header = "{" + items + "}" + draw(st.sampled_from(["", "", "", " ", "   ", "\n"]))
+    return framed(header, bytes(max(0, position + draw(st.sampled_from([0] * 10 + [1, -1])))))
 
 
 @st.composite
 def mutated_files(draw):
     """A good file with bytes of its header replaced."""
     content = bytearray(framed(ONE[:-1] + ',"__metadata__":{"k":"v"}}'))
-    for place in draw(st.lists(st.integers(0, len(content) - 9), max_size=3)):
+    for place in draw(st.lists(st.integers(8, len(content) - 9), max_size=2)):
         content[place] = draw(st.sampled_from(list(b'0129-.eE,:"[]{}\\u \x00\xff')))
     return bytes(content)
 

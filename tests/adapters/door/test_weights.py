@@ -8,12 +8,13 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from adapters.errors import SafetensorsMalformed
-from adapters.safetensors_header import read_header
-from adapters.weights import CHUNK_BYTES, MAX_MAGNITUDE, scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+
+from adapters.errors import SafetensorsMalformed
+from adapters.safetensors_header import read_header
+from adapters.weights import CHUNK_BYTES, MAX_MAGNITUDE, scan
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -99,9 +100,7 @@ def test_refuses_a_file_that_shrank_after_its_header_was_read(tmp_path):
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1), st.sampled_from(DTYPES)
-)
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1), st.sampled_from(DTYPES))
 def test_agrees_with_torch_on_any_finite_numbers(tmp_path_factory, numbers, dtype):
     tensor = torch.tensor(numbers).to(dtype)
     path = tmp_path_factory.getbasetemp() / "numbers.safetensors"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from hashlib import sha256
 
 import pytest
@@ -13,6 +14,42 @@ from sqlalchemy import text
 from adapters.database import Database
 from adapters.errors import InvalidName, NotFound
 from server.keys.key_ring import KeyRing, Scope
+
+
+class WatchedRing(KeyRing):
+    """A ring that tells when it has refreshed."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._turn = asyncio.Condition()
+
+    async def refresh(self) -> None:
+        try:
+            await super().refresh()
+        finally:
+            async with self._turn:
+                self._turn.notify_all()
+
+    async def next_refresh(self) -> None:
+        """Wait for a whole refresh: one that began after now."""
+        async with asyncio.timeout(10), self._turn:
+            await self._turn.wait()
+            await self._turn.wait()
+
+    @asynccontextmanager
+    async def following(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.follow(0.001))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+async def watched(url: str, ring: KeyRing) -> AsyncIterator[WatchedRing]:
+    async with Database.open(url) as opened:
+        yield WatchedRing(opened)
 
 
 async def test_a_new_ring_is_empty_and_knows_nobody(ring: KeyRing) -> None:
@@ -87,9 +124,7 @@ async def test_revoking_the_last_key_does_not_open_the_server(ring: KeyRing, oth
     assert not other_ring.is_empty
 
 
-async def test_keys_made_and_revoked_elsewhere_are_seen_after_a_refresh(
-    ring: KeyRing, other_ring: KeyRing
-) -> None:
+async def test_keys_made_and_revoked_elsewhere_are_seen_after_a_refresh(ring: KeyRing, other_ring: KeyRing) -> None:
     key, secret = await ring.create("laptop", [Scope.ADMIN])
     assert other_ring.find(secret) is None
     await other_ring.refresh()
@@ -99,15 +134,31 @@ async def test_keys_made_and_revoked_elsewhere_are_seen_after_a_refresh(
     assert other_ring.find(secret) is None
 
 
-async def test_a_following_ring_sees_a_key_made_elsewhere(ring: KeyRing, other_ring: KeyRing) -> None:
-    following = asyncio.create_task(other_ring.follow(0.001))
-    _, secret = await ring.create("laptop", [Scope.INFER])
-    async with asyncio.timeout(10):
-        while other_ring.find(secret) is None:
-            await asyncio.sleep(0.001)
-    following.cancel()
-    with suppress(asyncio.CancelledError):
-        await following
+async def test_a_following_ring_sees_a_key_made_elsewhere(ring: KeyRing, watched: WatchedRing) -> None:
+    async with watched.following():
+        _, secret = await ring.create("laptop", [Scope.INFER])
+        await watched.next_refresh()
+        assert watched.find(secret) is not None
+
+
+async def test_a_ring_whose_database_is_away_keeps_what_it_knows_and_goes_on(
+    ring: KeyRing, watched: WatchedRing, database: Database
+) -> None:
+    _, early = await ring.create("laptop", [Scope.INFER])
+    async with watched.following():
+        await watched.next_refresh()
+        await _run(database, "ALTER TABLE api_keys RENAME TO away")
+        await watched.next_refresh()
+        assert watched.find(early) is not None
+        await _run(database, "ALTER TABLE away RENAME TO api_keys")
+        _, late = await ring.create("laptop", [Scope.INFER])
+        await watched.next_refresh()
+        assert watched.find(late) is not None
+
+
+async def _run(database: Database, statement: str) -> None:
+    async with database.write() as connection:
+        await connection.execute(text(statement))
 
 
 async def test_keys_survive_a_restart(ring: KeyRing, url: str) -> None:
@@ -116,9 +167,7 @@ async def test_keys_survive_a_restart(ring: KeyRing, url: str) -> None:
         assert (await KeyRing.open(database)).find(secret) == key
 
 
-async def test_keys_made_at_the_same_time_in_two_processes_are_all_kept(
-    ring: KeyRing, other_ring: KeyRing
-) -> None:
+async def test_keys_made_at_the_same_time_in_two_processes_are_all_kept(ring: KeyRing, other_ring: KeyRing) -> None:
     made = await asyncio.gather(*(each.create("k", [Scope.INFER]) for each in [ring, other_ring] * 5))
     await asyncio.gather(ring.refresh(), other_ring.refresh())
     assert ring.list() == other_ring.list()

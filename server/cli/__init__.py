@@ -1,0 +1,37 @@
+"""The ``patchbay`` command line.
+
+Exit codes (``serve`` ends with the server's own, see ``server.process``):
+
+    0  done
+    1  the server refused, for the reason printed
+    2  the command was called wrongly
+    3  the server cannot be reached
+    4  what was named does not exist
+"""
+
+from __future__ import annotations
+
+import typer
+
+from server.cli import adapters, chat, keys, serve
+from server.cli.failure import EXIT_CODES, FailureGroup
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    cls=FailureGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="One base model, hundreds of LoRA adapters, one server.",
+    epilog=EXIT_CODES,
+)
+app.add_typer(serve.app)
+app.add_typer(adapters.app, name="adapters")
+app.add_typer(chat.app)
+app.add_typer(keys.app, name="keys")
+
+
+def main() -> None:
+    """Run the command that the arguments of this process name, and exit."""
+    app()

@@ -1,0 +1,112 @@
+"""``patchbay chat``: talk to an adapter, or to two and compare."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from server.cli.client import ApiKey, Client, Json, Url, connect, refusal
+from server.cli.failure import CommandFailed
+from server.cli.screen import remark
+
+app = typer.Typer()
+
+
+@app.command()
+def chat(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="An adapter, a version, or the base model.")],
+    *,
+    vs: Annotated[str | None, typer.Option(metavar="REF", help="Answer each message with this one too.")] = None,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Ask once and exit.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Length of an answer at most.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0: always the likeliest token.")] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Chat with an adapter; a blank line or Ctrl-D ends it."""
+    sampling = {"max_tokens": max_tokens, "temperature": temperature}
+    options = {name: value for name, value in sampling.items() if value is not None}
+    with connect(url, api_key) as server:
+        sides = [Side(server, model, options, system) for model in (ref, vs) if model is not None]
+        if message is None:
+            _converse(sides)
+        else:
+            _ask(sides, message, label=typer.echo if vs is not None else None)
+
+
+def _converse(sides: list[Side]) -> None:
+    terminal = Console(stderr=True)
+    while said := _prompt(terminal):
+        try:
+            _ask(sides, said, label=remark)
+        except CommandFailed as failed:  # the next message may fare better
+            failed.show()
+
+
+def _prompt(terminal: Console) -> str:
+    try:
+        return terminal.input("[bold]> [/]").strip()
+    except EOFError:
+        return ""
+
+
+def _ask(sides: list[Side], message: str, label: Callable[[str], None] | None) -> None:
+    """Print what each side answers, under its label if there is one."""
+    for side in sides:
+        answer = side.ask(message)
+        version = next(answer)
+        if label is not None:
+            label(f"[{version}]")
+        for text in answer:
+            typer.echo(text, nl=False)
+        typer.echo()
+
+
+@dataclass(slots=True)
+class Side:
+    """One model and what was said between it and us."""
+
+    server: Client
+    model: str
+    options: Json
+    system: str | None
+    turns: list[Json] = field(default_factory=list)
+
+    def ask(self, message: str) -> Iterator[str]:
+        """Yield the version that answers, then its answer as it comes. Both are remembered once it is complete."""
+        question = {"role": "user", "content": message}
+        heading = [] if self.system is None else [{"role": "system", "content": self.system}]
+        body = {"model": self.model, "messages": [*heading, *self.turns, question], "stream": True, **self.options}
+        said = ""
+        with self.server.stream("POST", "/v1/chat/completions", json=body) as response:
+            yield response.headers.get("x-patchbay-adapter", self.model)
+            for event in _events(response.iter_lines()):
+                text = _text(event)
+                said += text
+                yield text
+        self.turns += [question, {"role": "assistant", "content": said}]
+
+
+def _events(lines: Iterator[str]) -> Iterator[Json]:
+    """Yield the JSON of a stream of server-sent events."""
+    for line in lines:
+        kind, _, data = line.partition(":")
+        if kind != "data":
+            continue
+        if data.strip() == "[DONE]":
+            return
+        event: Json = json.loads(data)
+        if "error" in event:
+            raise refusal(event["error"])
+        yield event
+
+
+def _text(event: Json) -> str:
+    choices: list[Any] = event.get("choices") or []
+    return "".join(choice["delta"].get("content") or "" for choice in choices)

@@ -1,0 +1,64 @@
+"""How a command ends when it cannot do what it was asked: a line on stderr and an exit code that means something."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, Final
+
+import typer
+from typer.core import TyperGroup
+
+from adapters.errors import InvalidName, NotFound, PatchbayError
+
+
+class ExitCode(IntEnum):
+    """Why a command failed."""
+
+    REFUSED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    NOT_FOUND = 4
+
+
+EXIT_CODES: Final = (
+    "Exit codes: 0 done, 1 the server refused, 2 the command was called wrongly, 3 the server cannot be reached, "
+    "4 what was named does not exist. `serve` ends with the server's own."
+)
+
+
+class CommandFailed(Exception):
+    """A command cannot go on; ``details`` are printed below the message, a line each."""
+
+    def __init__(self, code: ExitCode, message: str, *details: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.details = details
+
+    @classmethod
+    def from_refusal(cls, refusal: PatchbayError) -> CommandFailed:
+        """Translate what our own code refused in this process, without a server."""
+        codes = {InvalidName: ExitCode.USAGE, NotFound: ExitCode.NOT_FOUND}
+        code = next((code for kind, code in codes.items() if isinstance(refusal, kind)), ExitCode.REFUSED)
+        return cls(code, refusal.message)
+
+    def show(self) -> None:
+        """Print to stderr what went wrong."""
+        typer.echo(f"error: {self.message}", err=True)
+        for detail in self.details:
+            typer.echo(f"  {detail}", err=True)
+
+
+class FailureGroup(TyperGroup):
+    """The root of the commands: shows how one failed and exits with its code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except PatchbayError as refusal:
+            failed = CommandFailed.from_refusal(refusal)
+        except CommandFailed as known:
+            failed = known
+        failed.show()
+        raise typer.Exit(failed.code)

@@ -1,0 +1,121 @@
+"""``patchbay keys``: API keys, made and revoked directly in the database, so also before the first start."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from server.cli.failure import CommandFailed, ExitCode
+from server.cli.screen import AsJson, moment, remark, show_json, show_table
+from server.cli.settings import settings_from
+from server.keys.key import Key, Scope
+
+if TYPE_CHECKING:
+    from server.keys.key_ring import KeyRing
+
+app = typer.Typer(no_args_is_help=True, help="API keys. A running server sees a change within seconds.")
+
+DataDir = Annotated[Path | None, typer.Option(help="As given to `patchbay serve`; else PATCHBAY_DATA_DIR.")]
+DatabaseUrl = Annotated[str | None, typer.Option(help="As given to `patchbay serve`; else PATCHBAY_DATABASE_URL.")]
+
+_Result = TypeVar("_Result")
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Who or what will use it.")],
+    *,
+    scope: Annotated[list[Scope], typer.Option(help="infer: ask models; admin: everything.")] = [Scope.INFER],  # noqa: B006 - typer copies it
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Create a key and print it, once."""
+    key, secret = _with_ring(lambda ring: ring.create(name, scope), data_dir, database_url)
+    typer.echo(secret)
+    remark(f"key {key.id} ({', '.join(sorted(key.scopes))}): keep it now, it will not be shown again")
+
+
+@app.command("list")
+def list_keys(*, as_json: AsJson = False, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """List the keys, revoked ones too. Secrets are kept nowhere."""
+
+    async def read(ring: KeyRing) -> list[Key]:
+        return ring.list()
+
+    keys = [_key_json(key) for key in _with_ring(read, data_dir, database_url)]
+    if as_json:
+        show_json({"object": "list", "data": keys, "has_more": False})
+        return
+    rows = (
+        [
+            key["id"],
+            key["name"],
+            key["scopes"],
+            f"…{key['last4']}",
+            moment(key["created_at"]),
+            key["revoked_at"] and moment(key["revoked_at"]),
+        ]
+        for key in keys
+    )
+    show_table(["ID", "NAME", "SCOPES", "SECRET", "CREATED", "REVOKED"], rows)
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `patchbay keys list` shows it.")],
+    *,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Revoke a key for good."""
+    key = _with_ring(lambda ring: ring.revoke(key_id), data_dir, database_url)
+    remark(f"revoked key {key.id} ({key.name})")
+
+
+def _with_ring(
+    act: Callable[[KeyRing], Awaitable[_Result]], data_dir: Path | None, database_url: str | None
+) -> _Result:
+    """Open the ring that the settings name, ``act`` on it, and close it."""
+    settings = settings_from(data_dir=data_dir, database_url=database_url)
+    if settings.database_url is None:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    return asyncio.run(_act(settings.database, act))
+
+
+async def _act(database_url: str, act: Callable[[KeyRing], Awaitable[_Result]]) -> _Result:
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+    from adapters.database import Database
+    from server.keys.key_ring import KeyRing
+
+    try:
+        _check_directory(database_url)
+        async with Database.open(database_url) as database:
+            return await act(await KeyRing.open(database))
+    except (SQLAlchemyError, OSError, ImportError) as broken:
+        why = broken.orig if isinstance(broken, DBAPIError) else broken
+        raise CommandFailed(ExitCode.UNREACHABLE, f"cannot use the database: {why}") from broken
+
+
+def _check_directory(database_url: str) -> None:
+    """Name the directory that a SQLite file lacks: SQLite does not, and aiosqlite's thread would outlive our loop."""
+    from sqlalchemy import make_url
+
+    url = make_url(database_url)
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).absolute().parent.is_dir():
+        raise CommandFailed(ExitCode.UNREACHABLE, f"cannot use the database: no directory {Path(url.database).parent}")
+
+
+def _key_json(key: Key) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scopes": sorted(key.scopes),
+        "last4": key.last4,
+        "created_at": int(key.created_at.timestamp()),
+        "revoked_at": None if key.revoked_at is None else int(key.revoked_at.timestamp()),
+    }

@@ -1,0 +1,77 @@
+"""Adapters' files on their way: up from a directory, down into one. Streamed, never whole in memory."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from adapters.manifest import FILES
+from server.cli.client import Client, Json
+from server.cli.failure import CommandFailed, ExitCode
+from server.cli.screen import transfer_progress, waiting
+
+_HUB_ID: Final = re.compile(r"(?P<org>\w[\w.-]*)/(?P<repo>\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?")
+
+
+def name_of(source: str) -> str:
+    """Return the adapter name that ``source`` suggests: its directory's or its repository's."""
+    if not Path(source).is_dir() and (hub := _HUB_ID.fullmatch(source)):
+        return hub["repo"]
+    return Path(source).resolve().name
+
+
+def push(server: Client, name: str, source: str, alias: str | None) -> Json:
+    """Publish ``source`` (a directory here, else something the server fetches) and return the version's JSON."""
+    path = f"/v1/adapters/{name}/versions"
+    if Path(source).is_dir():
+        return _upload(server, path, Path(source), alias)
+    if "://" not in source and not _HUB_ID.fullmatch(source):
+        raise CommandFailed(ExitCode.USAGE, f"'{source}' is no directory here and no hub id such as org/repo@revision")
+    body = {"source": source if "://" in source else f"hf://{source}"}
+    with waiting(f"publishing {body['source']}"):
+        return server.post(path, body if alias is None else {**body, "alias": alias})
+
+
+def _upload(server: Client, path: str, directory: Path, alias: str | None) -> Json:
+    missing = [file for file in FILES if not (directory / file).is_file()]
+    if missing:
+        raise CommandFailed(ExitCode.USAGE, f"{directory} has no {' and no '.join(missing)}")
+    with ExitStack() as opened:
+        progress = opened.enter_context(transfer_progress())
+        files = {
+            file: (file, opened.enter_context(progress.open(directory / file, "rb", description=file)))
+            for file in FILES
+        }
+        return server.send("POST", path, files=files, params={} if alias is None else {"alias": alias})
+
+
+def pull(server: Client, path: str, directory: Path) -> None:
+    """Download the files of the version at ``path``; nothing appears under its own name before all have arrived."""
+    listed = server.get(f"{path}/content")["data"]
+    directory.mkdir(parents=True, exist_ok=True)
+    arrived: list[tuple[Path, Path]] = []
+    try:
+        for file in listed:
+            name = file["name"]
+            if name not in FILES:  # names come from outside and become paths
+                raise CommandFailed(ExitCode.REFUSED, f"the server sent the unexpected file {name!r}")
+            part = directory / f".{name}.part"
+            arrived.append((part, directory / name))
+            _download(server, f"{path}/content/{name}", part, file["size_bytes"])
+        for part, final in arrived:
+            part.replace(final)
+    finally:
+        for part, _ in arrived:
+            part.unlink(missing_ok=True)
+
+
+def _download(server: Client, path: str, to: Path, size_bytes: int) -> None:
+    with server.stream("GET", path) as response, to.open("wb") as file, transfer_progress() as progress:
+        task = progress.add_task(to.name.strip(".").removesuffix(".part"), total=size_bytes)
+        for chunk in response.iter_bytes():
+            file.write(chunk)
+            progress.advance(task, len(chunk))
+    if (got := to.stat().st_size) != size_bytes:
+        raise CommandFailed(ExitCode.REFUSED, f"{path}: {got} bytes arrived, {size_bytes} were announced; try again")

@@ -1,0 +1,161 @@
+"""Real parts only: `patchbay serve` as a process, vLLM's engine, the official OpenAI client.
+
+One server is shared by the whole session; tests that kill or restart one start their own with ``start_server``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from openai import AsyncOpenAI
+from safetensors.torch import load_file, save_file
+
+import embedded
+
+START_S = 240
+HELD_OUT = 40
+
+
+@dataclass
+class Server:
+    """A running `patchbay serve`."""
+
+    process: subprocess.Popen
+    url: str
+    data_dir: Path
+    log: Path
+    arguments: tuple[str, ...] = field(default=())
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/ready", timeout=2).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def wait_ready(self, within_s: float = START_S) -> float:
+        started = time.monotonic()
+        while not self.is_ready():
+            assert self.process.poll() is None, f"server ended with {self.process.returncode}:\n{self.tail()}"
+            assert time.monotonic() - started < within_s, f"server is not ready:\n{self.tail()}"
+            time.sleep(0.1)
+        return time.monotonic() - started
+
+    def tail(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-40:])
+
+    def client(self) -> AsyncOpenAI:
+        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key="unused", timeout=120, max_retries=0)
+
+
+def _start(data_dir: Path, *arguments: str) -> Server:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = data_dir.parent / f"{data_dir.name}.log"
+    command = [
+        str(Path(sys.executable).with_name("patchbay")),
+        "serve",
+        "--port",
+        str(port),
+        "--data-dir",
+        str(data_dir),
+    ]
+    with log.open("a") as out:
+        process = subprocess.Popen(
+            [*command, *arguments], stdout=out, stderr=out, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        )
+    return Server(process, f"http://127.0.0.1:{port}", data_dir, log, arguments)
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Iterator[Callable[..., Server]]:
+    """Start a server on a data directory; it is ended with the session at the latest."""
+    started: list[Server] = []
+
+    def start(data_dir: Path, *arguments: str) -> Server:
+        server = _start(data_dir, *arguments)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.process.terminate()
+    for server in started:
+        server.process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def server(start_server, tmp_path_factory) -> Server:
+    """The session's server: embedded base, example adapters, local sources below the session's directory."""
+    root = tmp_path_factory.getbasetemp()
+    tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+    server = start_server(tmp_path_factory.mktemp("shared") / "data", "--source-dir", str(root), *tools)
+    server.wait_ready()
+    return server
+
+
+@pytest.fixture
+async def client(server) -> AsyncIterator[AsyncOpenAI]:
+    async with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+async def http(server) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
+        yield http
+
+
+@pytest.fixture(scope="session")
+def held_out() -> Callable[[str], list[tuple[str, str]]]:
+    """Held-out (question, answer) pairs of a skill that no adapter has seen in training."""
+
+    def read(skill: str) -> list[tuple[str, str]]:
+        lines = (embedded.DATA / skill / "heldout.jsonl").read_text().splitlines()[:HELD_OUT]
+        rows = [json.loads(line)["messages"] for line in lines]
+        return [(row[0]["content"], row[1]["content"]) for row in rows]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def variant(tmp_path_factory) -> Callable[..., Path]:
+    """Write a copy of an example adapter whose effect is scaled: other weights, another digest, other answers."""
+
+    def write(skill: str, scale: float) -> Path:
+        directory = tmp_path_factory.mktemp(f"{skill}-variant")
+        source = embedded.ADAPTERS / skill
+        tensors = load_file(source / "adapter_model.safetensors")
+        scaled = {name: (t * scale).to(t.dtype) if "lora_B" in name else t for name, t in tensors.items()}
+        save_file({name: t.contiguous() for name, t in scaled.items()}, directory / "adapter_model.safetensors")
+        (directory / "adapter_config.json").write_bytes((source / "adapter_config.json").read_bytes())
+        return directory
+
+    return write
+
+
+@pytest.fixture
+def push(http) -> Callable:
+    """Upload a directory as a new version of an adapter."""
+
+    async def upload(name: str, directory: Path, **query: str) -> httpx.Response:
+        files = {file: (file, (directory / file).read_bytes()) for file in os.listdir(directory)}
+        return await http.post(f"/v1/adapters/{name}/versions", files=files, params=query)
+
+    return upload
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_for_the_tests() -> None:
+    torch.set_num_threads(1)

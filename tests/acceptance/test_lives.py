@@ -1,0 +1,153 @@
+"""One house through its lives: the engine killed under load, the process killed, the process asked to stop.
+
+One data directory and three starts, in the order of the tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+
+import httpx
+import pytest
+
+STREAMS = 8
+
+
+@pytest.fixture(scope="module")
+def houses(start_server, tmp_path_factory):
+    """Start the house again on its data directory; returns the newest life."""
+    data_dir = tmp_path_factory.mktemp("lives") / "data"
+    lives = []
+
+    def newest(*, restart: bool = False):
+        if restart or not lives:
+            lives.append(start_server(data_dir, "--drain-s", "60"))
+            lives[-1].wait_ready()
+        return lives[-1]
+
+    return newest
+
+
+def engine_core_of(pid: int) -> int:
+    """Return the pid of vLLM's engine core below ``pid``."""
+    children = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in children.splitlines()[1:]]
+    return next(int(row[0]) for row in rows if int(row[1]) == pid and "EngineCore" in row[2])
+
+
+async def stream(server, model="sql", length=400):
+    """Return every event of a long stream as text."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": "Tell me about the harbour."}],
+        "max_tokens": length,
+        "temperature": 0,
+        "stream": True,
+        "ignore_eos": True,
+    }
+    async with (
+        httpx.AsyncClient(timeout=120) as http,
+        http.stream("POST", f"{server.url}/v1/chat/completions", json=body) as response,
+    ):
+        assert response.status_code == 200
+        return [line async for line in response.aiter_lines() if line]
+
+
+async def until_streaming(server, count):
+    async with httpx.AsyncClient(base_url=server.url) as http:
+        while True:
+            page = (await http.get("/metrics")).text
+            in_flight = [
+                line for line in page.splitlines() if line.startswith('patchbay_requests_in_flight{adapter="sql"')
+            ]
+            if in_flight and float(in_flight[0].rsplit(" ", 1)[1]) >= count:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_control_routes_answer_while_the_engine_starts(start_server, houses, tmp_path_factory):
+    server = start_server(tmp_path_factory.mktemp("starting") / "data")
+    async with httpx.AsyncClient(base_url=server.url) as http:
+        for _ in range(200):
+            try:
+                await http.get("/health")
+                break
+            except httpx.TransportError:
+                await asyncio.sleep(0.1)
+        assert (await http.get("/ready")).status_code == 503
+        assert (await http.get("/v1/adapters")).json()["data"] == []
+        refused = await http.post("/v1/chat/completions", json={"model": "sql", "messages": []})
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"]
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(60) == 0
+
+
+async def test_a_killed_engine_ends_its_streams_with_an_error_and_comes_back_by_itself(houses, capsys):
+    server = houses()
+    streams = [asyncio.create_task(stream(server)) for _ in range(STREAMS)]
+    await until_streaming(server, STREAMS)
+    os.kill(engine_core_of(server.process.pid), signal.SIGKILL)
+    died = time.monotonic()
+    while server.is_ready():
+        await asyncio.sleep(0.02)
+    noticed_s = time.monotonic() - died
+    async with httpx.AsyncClient(base_url=server.url) as http:
+        assert (await http.get("/v1/adapters/sql")).status_code == 200
+        assert (await http.get("/health")).status_code == 200
+    for events in await asyncio.gather(*streams):
+        assert any('"error"' in event for event in events[-2:]), events[-2:]
+    await asyncio.to_thread(server.wait_ready)
+    with capsys.disabled():
+        print(
+            f"\nengine death noticed after {noticed_s:.2f} s, rebuilt and ready after {time.monotonic() - died:.1f} s"
+        )
+    async with httpx.AsyncClient(base_url=server.url) as http:
+        residents = {view["id"] for view in (await http.get("/v1/residents")).json()["data"]}
+    assert "sql@1" in residents
+    assert (await stream(server, length=4))[-1] == "data: [DONE]"
+
+
+async def test_a_killed_process_comes_back_with_adapters_aliases_pins_and_residents(houses, variant):
+    server = houses()
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+        directory = variant("sql", 0.5)
+        files = {path.name: (path.name, path.read_bytes()) for path in directory.iterdir()}
+        assert (await http.post("/v1/adapters/kept/versions", files=files)).status_code == 201
+        assert (await http.post("/v1/adapters/kept/versions", files=files)).status_code == 201
+        assert (await http.put("/v1/adapters/kept/aliases/canary", json={"version": 2})).status_code == 200
+        assert (await http.post("/v1/adapters/kept/versions/2/pin")).status_code == 200
+    server.process.send_signal(signal.SIGKILL)
+    server.process.wait(60)
+    server = houses(restart=True)
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+        assert (await http.get("/v1/adapters/kept")).json()["aliases"] == {"stable": 1, "canary": 2}
+        version = (await http.get("/v1/adapters/kept/versions/2")).json()
+        assert version["is_pinned"]
+        assert version["residency"] == "resident"
+        answer = await http.post(
+            "/v1/chat/completions",
+            json={"model": "kept@canary", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1},
+        )
+        assert answer.json()["model"] == "kept@2"
+
+
+async def test_a_stop_lets_streams_finish_refuses_new_ones_and_ends_with_zero(houses):
+    server = houses()
+    running = [asyncio.create_task(stream(server, length=200)) for _ in range(4)]
+    await until_streaming(server, 4)
+    server.process.send_signal(signal.SIGTERM)
+    while server.is_ready():
+        await asyncio.sleep(0.01)
+    async with httpx.AsyncClient(base_url=server.url) as http:
+        refused = await http.post("/v1/chat/completions", json={"model": "sql", "messages": []})
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "draining"
+    for events in await asyncio.gather(*running):
+        assert events[-1] == "data: [DONE]"
+        assert not any('"error"' in event for event in events)
+    assert await asyncio.to_thread(server.process.wait, 60) == 0

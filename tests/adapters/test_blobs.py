@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from adapters.blobs import Blobs
+from adapters.errors import AdapterRefused, BlobCorrupt, SourceForbidden, SourceUnavailable
+from adapters.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE, Manifest
+from adapters.remote_blobs import RemoteBlobs
+from adapters.staging import Staging
+
+Stage = Callable[..., Awaitable[Manifest]]
+Put = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "blobs"
+
+
+@pytest.fixture
+def blobs(root: Path) -> Blobs:
+    return Blobs(root)
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> RemoteBlobs:
+    return RemoteBlobs((tmp_path / "bucket").as_uri())
+
+
+@pytest.fixture
+def replicated(root: Path, remote: RemoteBlobs) -> Blobs:
+    return Blobs(root, remote=remote)
+
+
+@pytest.fixture
+def put(staging: Staging, fill: Stage) -> Put:
+    async def put(blobs: Blobs, seed: int = 0) -> str:
+        async with staging.open() as staged:
+            digest = (await fill(staged, seed)).digest
+            await blobs.put(staged)
+        return digest
+
+    return put
+
+
+def damage(directory: Path) -> None:
+    weights = directory / WEIGHTS_FILE
+    weights.chmod(0o644)
+    weights.write_bytes(b"rotten")
+
+
+def remove(directory: Path) -> None:
+    directory.chmod(0o755)
+    for name in FILES:
+        (directory / name).unlink()
+    directory.rmdir()
+
+
+def age(directory: Path, seconds: float) -> None:
+    then = directory.stat().st_mtime - seconds
+    os.utime(directory, (then, then))
+
+
+async def test_a_blob_lies_read_only_under_its_digest(blobs: Blobs, root: Path, put: Put):
+    digest = await put(blobs)
+    directory = await blobs.path(digest)
+
+    assert directory == root / "sha256" / digest[:2] / digest
+    assert sorted(path.name for path in directory.iterdir()) == sorted(FILES)
+    assert Manifest.of(directory).digest == digest
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o555
+    assert {stat.S_IMODE((directory / name).stat().st_mode) for name in FILES} == {0o444}
+
+
+async def test_nothing_is_left_in_staging(blobs: Blobs, staging: Staging, put: Put):
+    await put(blobs)
+    assert list(staging.directory.iterdir()) == []
+
+
+async def test_the_same_bytes_again_change_nothing(blobs: Blobs, put: Put):
+    digest = await put(blobs)
+    before = (await blobs.path(digest)).stat().st_ino
+    assert await put(blobs) == digest
+    assert (await blobs.path(digest)).stat().st_ino == before
+
+
+async def test_other_bytes_have_another_digest(blobs: Blobs, put: Put):
+    assert await put(blobs, 1) != await put(blobs, 2)
+
+
+async def test_an_incomplete_adapter_is_not_put(blobs: Blobs, staging: Staging):
+    async with staging.open() as staged:
+        with pytest.raises(AdapterRefused):
+            await blobs.put(staged)
+
+
+async def test_putting_again_heals_a_damaged_blob(blobs: Blobs, put: Put):
+    digest = await put(blobs)
+    damage(await blobs.path(digest))
+    await put(blobs)
+    assert Manifest.of(await blobs.verify(digest)).digest == digest
+
+
+@pytest.mark.parametrize("harm", [damage, remove])
+async def test_a_damaged_or_missing_blob_does_not_verify(blobs: Blobs, put: Put, harm: Callable[[Path], None]):
+    digest = await put(blobs)
+    harm(await blobs.path(digest))
+    with pytest.raises(BlobCorrupt, match=digest):
+        await blobs.verify(digest)
+
+
+async def test_a_missing_blob_has_no_path(blobs: Blobs):
+    with pytest.raises(BlobCorrupt, match="missing"):
+        await blobs.path("0" * 64)
+
+
+@pytest.mark.parametrize("text", ["../" * 21 + "x", "", "A" * 64, "0" * 63])
+async def test_only_digests_are_paths(blobs: Blobs, text: str):
+    with pytest.raises(ValueError, match="not a digest"):
+        await blobs.path(text)
+
+
+@pytest.mark.parametrize("harm", [damage, remove])
+async def test_a_damaged_or_missing_copy_is_fetched_from_the_remote_store(
+    replicated: Blobs, put: Put, harm: Callable[[Path], None]
+):
+    digest = await put(replicated)
+    harm(await replicated.path(digest))
+    assert Manifest.of(await replicated.verify(digest)).digest == digest
+
+
+async def test_another_machine_fetches_what_it_lacks(replicated: Blobs, remote: RemoteBlobs, tmp_path: Path, put: Put):
+    digest = await put(replicated)
+    elsewhere = Blobs(tmp_path / "elsewhere", remote=remote)
+    directory = await elsewhere.path(digest)
+
+    assert directory.is_relative_to(tmp_path / "elsewhere")
+    assert Manifest.of(directory).digest == digest
+
+
+async def test_a_damaged_remote_copy_is_not_taken(replicated: Blobs, tmp_path: Path, put: Put):
+    digest = await put(replicated)
+    remove(await replicated.path(digest))
+    (tmp_path / "bucket" / "sha256" / digest[:2] / digest / CONFIG_FILE).write_bytes(b"rotten")
+    with pytest.raises(BlobCorrupt, match="remote copy is damaged"):
+        await replicated.path(digest)
+    with pytest.raises(BlobCorrupt):
+        await replicated.path(digest)
+
+
+async def test_a_blob_that_is_nowhere_is_corrupt(replicated: Blobs):
+    with pytest.raises(BlobCorrupt, match="publish it again"):
+        await replicated.path("0" * 64)
+
+
+async def test_a_remote_store_that_does_not_answer_is_unavailable(
+    root: Path, remote: RemoteBlobs, tmp_path: Path, put: Put
+):
+    (tmp_path / "bucket").rmdir()
+    (tmp_path / "bucket").write_text("in the way")
+    with pytest.raises(SourceUnavailable, match="try again"):
+        await put(Blobs(root, remote=remote))
+    assert not (root / "sha256").exists()
+
+
+def test_other_urls_are_no_remote_store():
+    with pytest.raises(SourceForbidden, match="s3://"):
+        RemoteBlobs("ftp://example.org/blobs")
+
+
+async def test_the_sweeper_takes_old_orphans_only(blobs: Blobs, put: Put):
+    living, old_orphan, new_orphan = [await put(blobs, seed) for seed in range(3)]
+    for digest in (living, old_orphan):
+        age(await blobs.path(digest), 7200)
+
+    assert await blobs.sweep({living}, 3600) == [old_orphan]
+    for digest in (living, new_orphan):
+        await blobs.verify(digest)
+    with pytest.raises(BlobCorrupt):
+        await blobs.path(old_orphan)
+
+
+async def test_an_orphan_that_is_put_again_is_spared(blobs: Blobs, put: Put):
+    digest = await put(blobs)
+    age(await blobs.path(digest), 7200)
+    await put(blobs)
+    assert await blobs.sweep(set(), 3600) == []
+
+
+async def test_the_sweeper_clears_staging_that_nobody_writes_to(blobs: Blobs, staging: Staging):
+    abandoned, resumed = [staging.directory / name for name in ("abandoned", "resumed")]
+    for directory in (abandoned, resumed):
+        directory.mkdir(parents=True)
+        age(directory, 7200)
+    (resumed / CONFIG_FILE).write_text("{")
+    age(resumed, 7200)
+    await blobs.sweep(set(), 3600)
+    assert list(staging.directory.iterdir()) == [resumed]
+
+
+async def test_the_sweeper_takes_remote_orphans_too(replicated: Blobs, tmp_path: Path, put: Put):
+    living, orphan = [await put(replicated, seed) for seed in range(2)]
+    assert await replicated.sweep({living, orphan}, 0) == []
+    assert await replicated.sweep({living}, 3600) == []
+    assert await replicated.sweep({living}, 0) == [orphan]
+
+    left = {path.parent.name for path in (tmp_path / "bucket").rglob("*") if path.is_file()}
+    assert left == {living}
+
+
+async def test_a_memory_store_serves_as_remote(root: Path, put: Put):
+    blobs = Blobs(root, remote=RemoteBlobs("memory:///"))
+    digest = await put(blobs)
+    damage(await blobs.path(digest))
+    await blobs.verify(digest)

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.blobs import Blobs
+from adapters.errors import AdapterRefused, Fault, InvalidName, SourceForbidden
+from adapters.faults import KILLED
+from adapters.manifest import CONFIG_FILE, Manifest
+from adapters.names import Reference
+from adapters.publisher import FAULT_POINTS, Publisher
+from adapters.registry import Registry
+from adapters.sources.directory import DirectorySource
+from adapters.staging import Staging
+
+ROOT = Path(__file__).resolve().parents[2]
+PROCESS = Path(__file__).with_name("publishing_process.py")
+
+WriteAdapter = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class Report:
+    rank: int = 8
+    size_bytes: int = 5000
+    base_fingerprint: str = "base"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def open_door(directory: Path) -> Report:
+    """Lets in whatever has a config."""
+    assert (directory / CONFIG_FILE).exists()
+    return Report()
+
+
+def shut_door(directory: Path) -> Report:
+    raise AdapterRefused([Fault("lora_A", "rank 8", "rank 4")])
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    return Blobs(tmp_path / "blobs")
+
+
+@pytest.fixture
+def publisher(registry: Registry, blobs: Blobs, staging: Staging) -> Publisher:
+    return Publisher(registry, blobs, staging, open_door)
+
+
+def blobs_in(root: Path) -> set[str]:
+    return {path.name for path in root.glob("sha256/*/*")}
+
+
+async def test_what_is_published_is_resolved_at_once(
+    publisher: Publisher, registry: Registry, blobs: Blobs, write_adapter: WriteAdapter
+):
+    directory = write_adapter()
+    published = await publisher.publish("sql", DirectorySource(directory, [directory]))
+
+    assert registry.catalog.resolve(Reference("sql")) == published.version
+    assert published.alias == registry.catalog.alias("sql", "stable")
+    assert published.version.source == directory.as_uri()
+    assert Manifest.of(await blobs.verify(published.version.digest)) == Manifest.of(directory)
+    assert await registry.report(published.version) == published.report.to_json()
+
+
+async def test_a_later_version_moves_only_the_alias_asked_for(
+    publisher: Publisher, registry: Registry, write_adapter: WriteAdapter
+):
+    first, second, third = (DirectorySource(path, [path]) for path in map(write_adapter, range(3)))
+    await publisher.publish("sql", first)
+    unaliased = await publisher.publish("sql", second)
+    canary = await publisher.publish("sql", third, alias="canary")
+
+    assert unaliased.alias is None
+    assert canary.alias == registry.catalog.alias("sql", "canary")
+    assert {a.name: a.version for a in registry.catalog.adapter("sql").aliases.values()} == {"stable": 1, "canary": 3}
+
+
+async def test_what_the_door_refuses_leaves_nothing(
+    registry: Registry, blobs: Blobs, staging: Staging, write_adapter: WriteAdapter, tmp_path: Path
+):
+    directory = write_adapter()
+    publisher = Publisher(registry, blobs, staging, shut_door)
+    with pytest.raises(AdapterRefused, match="rank 4"):
+        await publisher.publish("sql", DirectorySource(directory, [directory]))
+
+    assert len(registry.catalog) == 0
+    assert blobs_in(tmp_path / "blobs") == set()
+    assert list(staging.directory.iterdir()) == []
+
+
+async def test_what_the_probe_refuses_leaves_nothing(
+    registry: Registry, blobs: Blobs, staging: Staging, write_adapter: WriteAdapter, tmp_path: Path
+):
+    probed: list[Path] = []
+
+    async def probe(path: Path, report: Any) -> None:
+        probed.append(path)
+        assert report == Report()
+        raise AdapterRefused([Fault("probe", "no number", "finite logits")])
+
+    directory = write_adapter()
+    publisher = Publisher(registry, blobs, staging, open_door, probe=probe)
+    with pytest.raises(AdapterRefused, match="finite logits"):
+        await publisher.publish("sql", DirectorySource(directory, [directory]))
+
+    assert [path.parent for path in probed] == [staging.directory]
+    assert len(registry.catalog) == 0
+    assert blobs_in(tmp_path / "blobs") == set()
+
+
+@pytest.mark.parametrize(("name", "alias"), [("a/b", None), ("sql", "7")])
+async def test_a_bad_name_is_found_before_anything_is_fetched(
+    publisher: Publisher, staging: Staging, tmp_path: Path, name: str, alias: str | None
+):
+    with pytest.raises(InvalidName):
+        await publisher.publish(name, DirectorySource(tmp_path / "missing", []), alias=alias)
+    assert not staging.directory.exists()
+
+
+async def test_a_source_that_fails_leaves_nothing(publisher: Publisher, staging: Staging, tmp_path: Path):
+    with pytest.raises(SourceForbidden):
+        await publisher.publish("sql", DirectorySource(tmp_path, []))
+    assert list(staging.directory.iterdir()) == []
+
+
+async def test_many_publish_the_same_bytes_at_once(
+    publisher: Publisher, registry: Registry, write_adapter: WriteAdapter, tmp_path: Path
+):
+    directory = write_adapter()
+    source = DirectorySource(directory, [directory])
+    published = await asyncio.gather(*(publisher.publish("sql", source) for _ in range(8)))
+
+    assert sorted(p.version.number for p in published) == list(range(1, 9))
+    assert blobs_in(tmp_path / "blobs") == await registry.digests() == {Manifest.of(directory).digest}
+
+
+@pytest.mark.parametrize("point", FAULT_POINTS)
+async def test_a_crash_at_any_point_loses_no_version_and_leaves_no_row_without_bytes(
+    point: str, database_url: str, write_adapter: WriteAdapter, tmp_path: Path
+):
+    root, first, second = tmp_path / "blobs", write_adapter(1), write_adapter(2)
+    died = subprocess.run(  # noqa: ASYNC221 - nothing else runs here
+        [sys.executable, str(PROCESS), database_url, *map(str, (root, first, second)), point],
+        env={"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert died.returncode == KILLED
+    acknowledged = [line.split() for line in died.stdout.splitlines()]
+    assert len(acknowledged) == 1
+
+    blobs = Blobs(root)
+    async with Registry.open(database_url) as registry:
+        for number, digest in acknowledged:
+            assert registry.catalog.adapter("sql").versions[int(number)].digest == digest
+        for digest in await registry.digests():
+            await blobs.verify(digest)
+
+        orphans = blobs_in(root) - await registry.digests()
+        assert orphans == ({Manifest.of(second).digest} if point == "publish.stored" else set())
+        assert await blobs.sweep(await registry.digests(), 0) == sorted(orphans)
+        assert blobs_in(root) == await registry.digests()
+        assert list((root / "staging").iterdir()) == []
+
+        publisher = Publisher(registry, blobs, Staging(root, max_bytes=10**6), open_door)
+        again = await publisher.publish("sql", DirectorySource(second, [second]), alias="stable")
+        assert registry.catalog.resolve(Reference("sql")) == again.version

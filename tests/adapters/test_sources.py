@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from adapters.errors import AdapterRefused, SourceForbidden, SourceNotFound
+from adapters.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE, Manifest
+from adapters.sources.address import SourceRules, parse_source
+from adapters.sources.bucket import BucketSource
+from adapters.sources.directory import DirectorySource
+from adapters.sources.hub import HubSource
+from adapters.sources.source import Source
+from adapters.sources.upload import UploadSource
+from adapters.staging import Staging
+
+WriteAdapter = Callable[..., Path]
+
+
+@pytest.fixture
+def allowed(tmp_path: Path) -> Path:
+    directory = tmp_path / "sources"
+    directory.mkdir()
+    return directory
+
+
+async def test_a_directory_is_copied(write_adapter: WriteAdapter, allowed: Path, staging: Staging):
+    directory = write_adapter()
+    (directory / "optimizer.pt").write_bytes(b"pickle")
+    async with staging.open() as staged:
+        assert await DirectorySource(directory, [allowed]).fetch(staged) == directory.as_uri()
+        assert staged.manifest() == Manifest.of(directory)
+        assert len(list(staged.path.iterdir())) == 2
+
+
+async def test_a_way_station_gives_its_own_origin(write_adapter: WriteAdapter, allowed: Path, staging: Staging):
+    async with staging.open() as staged:
+        source = DirectorySource(write_adapter(), [allowed], origin="job:ftjob-1")
+        assert await source.fetch(staged) == "job:ftjob-1"
+
+
+async def test_links_inside_the_allowed_directory_are_followed(
+    write_adapter: WriteAdapter, allowed: Path, staging: Staging
+):
+    (allowed / "latest").symlink_to(write_adapter())
+    async with staging.open() as staged:
+        await DirectorySource(allowed / "latest", [allowed]).fetch(staged)
+
+
+@pytest.mark.parametrize("way_out", ["outside", "sources/../outside", "sources/link", "sources-too"])
+async def test_a_directory_outside_is_forbidden_whether_it_exists_or_not(
+    write_adapter: WriteAdapter, allowed: Path, staging: Staging, tmp_path: Path, way_out: str
+):
+    outside = write_adapter(under=tmp_path / "outside").parent
+    (allowed / "link").symlink_to(outside)
+    for leaf in ("adapter-0", "missing"):
+        async with staging.open() as staged:
+            with pytest.raises(SourceForbidden, match="--source-dir DIR"):
+                await DirectorySource(tmp_path / way_out / leaf, [allowed]).fetch(staged)
+
+
+async def test_a_file_that_links_outside_is_forbidden(
+    write_adapter: WriteAdapter, allowed: Path, staging: Staging, tmp_path: Path
+):
+    directory = write_adapter()
+    (tmp_path / "secret").write_text("secret")
+    (directory / CONFIG_FILE).unlink()
+    (directory / CONFIG_FILE).symlink_to(tmp_path / "secret")
+    async with staging.open() as staged:
+        with pytest.raises(SourceForbidden):
+            await DirectorySource(directory, [allowed]).fetch(staged)
+
+
+async def test_without_allowed_directories_none_is_read(write_adapter: WriteAdapter, staging: Staging):
+    async with staging.open() as staged:
+        with pytest.raises(SourceForbidden, match="allowed now: none"):
+            await DirectorySource(write_adapter(), []).fetch(staged)
+
+
+async def test_a_directory_without_the_files_says_what_it_holds(allowed: Path, staging: Staging):
+    (allowed / "adapter_model.bin").write_bytes(b"pickle")
+    async with staging.open() as staged:
+        with pytest.raises(SourceNotFound, match=r"has no adapter_config\.json; it holds adapter_model\.bin"):
+            await DirectorySource(allowed, [allowed]).fetch(staged)
+        with pytest.raises(SourceNotFound):
+            await DirectorySource(allowed / "missing", [allowed]).fetch(staged)
+
+
+async def test_a_named_pipe_does_not_hold_the_server(write_adapter: WriteAdapter, allowed: Path, staging: Staging):
+    directory = write_adapter()
+    (directory / WEIGHTS_FILE).unlink()
+    os.mkfifo(directory / WEIGHTS_FILE)
+    async with staging.open() as staged:
+        with pytest.raises(SourceForbidden, match="not a regular file"):
+            await DirectorySource(directory, [allowed]).fetch(staged)
+
+
+async def chunks(*pieces: bytes) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
+async def parts(*names: str) -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
+    for name in names:
+        yield name, chunks(b"a", b"b")
+
+
+async def test_an_upload_arrives_in_any_order(staging: Staging):
+    async with staging.open() as staged:
+        assert await UploadSource(parts(WEIGHTS_FILE, CONFIG_FILE)).fetch(staged) == "upload"
+        assert staged.manifest().size_bytes == 4
+
+
+async def test_an_upload_of_anything_else_is_refused(staging: Staging):
+    async with staging.open() as staged:
+        with pytest.raises(AdapterRefused, match=r"optimizer\.pt"):
+            await UploadSource(parts(CONFIG_FILE, "optimizer.pt")).fetch(staged)
+
+
+@pytest.mark.parametrize("url", ["s3://mine-too/a", "s3://other/mine", "s3://mine/../other", "gs://mine"])
+async def test_a_bucket_that_is_not_allowed_is_forbidden(staging: Staging, url: str):
+    async with staging.open() as staged:
+        with pytest.raises(SourceForbidden, match="--source-bucket URL"):
+            await BucketSource(url, ["s3://mine"]).fetch(staged)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("hf://org/repo", HubSource),
+        ("hf://org/repo@refs/pr/1", HubSource),
+        ("file:///srv/adapters/my%20one", DirectorySource),
+        ("s3://bucket/prefix", BucketSource),
+        ("gs://bucket", BucketSource),
+    ],
+)
+def test_addresses_of_sources(text: str, kind: type[Source]):
+    assert isinstance(parse_source(text, SourceRules()), kind)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "org/repo",
+        "http://169.254.169.254/latest",
+        "hf://repo",
+        "hf://org/../repo",
+        "hf://org/repo@",
+        "hf://org/repo/file",
+        "hf://org/repo@a b",
+        "file://host/dir",
+        "file:relative",
+        "file:///a%00b",
+        "s3://",
+        "s3:///prefix",
+        "ftp://host/dir",
+    ],
+)
+def test_other_texts_are_answered_with_what_is_supported(text: str):
+    with pytest.raises(SourceForbidden, match=r"hf://org/repo\[@revision\]") as refused:
+        parse_source(text, SourceRules())
+    assert refused.value.param == "source"
+
+
+async def test_an_address_keeps_to_the_rules(write_adapter: WriteAdapter, allowed: Path, staging: Staging):
+    address = write_adapter().as_uri()
+    async with staging.open() as staged:
+        with pytest.raises(SourceForbidden):
+            await parse_source(address, SourceRules()).fetch(staged)
+        await parse_source(address, SourceRules(directories=(allowed,))).fetch(staged)
+        assert {path.name for path in staged.path.iterdir()} == set(FILES)

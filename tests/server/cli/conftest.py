@@ -1,0 +1,80 @@
+"""The command line in this process, and a real server with the fake engine in a thread of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from structlog.testing import capture_logs
+from typer.testing import CliRunner, Result
+
+from server.cli import app
+from server.engine.fake import FakeBuilder
+from server.house import House
+from server.keys.key_ring import Scope
+from server.settings import PREFIX
+
+ADAPTERS = ("json", "sentiment", "sql")
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server at ``url`` that has ``ADAPTERS``, each with one version. ``portal`` runs coroutines in its thread."""
+
+    url: str
+    house: House
+    builder: FakeBuilder
+    portal: BlockingPortal
+
+    def create_key(self, scope: Scope) -> str:
+        _, secret = self.portal.call(self.house.keys.create, "test", [scope])
+        return secret
+
+
+@pytest.fixture
+def server(opening: Any, listening: Any) -> Iterator[Running]:
+    @asynccontextmanager
+    async def serving() -> AsyncIterator[tuple[str, Any]]:
+        async with opening() as opened, listening(opened.app) as url:
+            for seed, name in enumerate(ADAPTERS):
+                await opened.publish(name, seed)
+            yield url, opened
+
+    with (
+        capture_logs(),  # they would mix with what commands print
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(serving()) as (url, opened),
+    ):
+        yield Running(url, opened.house, opened.builder, portal)
+
+
+Patchbay = Callable[..., Result]
+
+
+@pytest.fixture
+def patchbay() -> Patchbay:
+    """Runs a command line, in an environment without settings of ours but those given."""
+
+    def run(*args: str, env: dict[str, str] | None = None, **more: Any) -> Result:
+        ours = {name: None for name in os.environ if name.startswith(PREFIX)}
+        return CliRunner().invoke(app, args, env={**ours, **(env or {})}, **more)
+
+    return run
+
+
+@pytest.fixture
+def call(server: Running, patchbay: Patchbay) -> Patchbay:
+    """Runs a command line against ``server``."""
+    return lambda *args, **more: patchbay(*args, env={"PATCHBAY_URL": server.url}, **more)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, make_adapter: Any) -> Path:
+    """A directory with a good adapter, whose bytes no version has yet."""
+    return make_adapter(seed=len(ADAPTERS)).write(tmp_path / "tickets")

@@ -1,0 +1,208 @@
+"""`patchbay adapters` against a running server."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import httpx
+import pytest
+
+from adapters.manifest import FILES
+
+
+@pytest.fixture
+def pushed(call, adapter):
+    """``sql`` has a second version; `stable` is still the first."""
+    assert call("adapters", "push", str(adapter), "--name", "sql").exit_code == 0
+    return adapter
+
+
+def stable_of(server, name: str) -> int:
+    return httpx.get(f"{server.url}/v1/adapters/{name}").json()["aliases"]["stable"]
+
+
+def test_list_shows_each_adapter_with_its_aliases(call) -> None:
+    result = call("adapters", "list")
+    assert result.exit_code == 0
+    header, *lines = result.stdout.splitlines()
+    assert header.split() == ["NAME", "ALIASES", "LATEST", "VERSIONS", "CREATED"]
+    assert [line.split()[:4] for line in lines] == [[n, "stable=1", "1", "1"] for n in ("json", "sentiment", "sql")]
+
+
+def test_json_listings_are_what_the_server_sends(call, server) -> None:
+    result = call("adapters", "list", "--json")
+    assert json.loads(result.stdout) == httpx.get(f"{server.url}/v1/adapters").json()
+    result = call("adapters", "show", "sql@stable", "--json")
+    assert json.loads(result.stdout) == httpx.get(f"{server.url}/v1/adapters/sql/versions/1").json()
+    result = call("adapters", "show", "sql", "--json")
+    assert json.loads(result.stdout) == httpx.get(f"{server.url}/v1/adapters/sql").json()
+
+
+def test_show_of_an_adapter_lists_its_versions(call, pushed) -> None:
+    lines = call("adapters", "show", "sql").stdout.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("sql@")] == ["sql@1", "sql@2"]
+
+
+def test_show_of_a_version_tells_its_digest_and_what_the_door_measured(call, server) -> None:
+    shown = call("adapters", "show", "sql@stable").stdout
+    assert httpx.get(f"{server.url}/v1/adapters/sql/versions/1").json()["digest"] in shown
+    assert "report: target_modules" in shown
+
+
+def test_push_of_a_directory_publishes_it_under_the_directorys_name(call, adapter, server) -> None:
+    result = call("adapters", "push", str(adapter))
+    assert result.exit_code == 0
+    assert re.match(r"tickets@1: rank 8, [\d.]+ kB, aliases: stable", result.stdout)
+    assert httpx.get(f"{server.url}/v1/adapters/tickets/versions/1").json()["source"].startswith("upload")
+
+
+def test_push_can_move_an_alias_at_once(call, adapter) -> None:
+    result = call("adapters", "push", str(adapter), "--name", "sql", "--alias", "canary")
+    assert result.stdout.startswith("sql@2:")
+    assert result.stdout.rstrip().endswith("aliases: canary")
+
+
+def test_push_of_a_directory_without_weights_says_what_is_missing(call, adapter) -> None:
+    (adapter / "adapter_model.safetensors").unlink()
+    result = call("adapters", "push", str(adapter))
+    assert result.exit_code == 2
+    assert "has no adapter_model.safetensors" in result.stderr
+
+
+def test_push_of_what_is_neither_directory_nor_hub_id_is_a_usage_error(call) -> None:
+    result = call("adapters", "push", "nowhere", "--name", "sql")
+    assert result.exit_code == 2
+    assert "no directory here and no hub id" in result.stderr
+
+
+def test_push_of_a_refused_adapter_prints_each_fault_on_its_own_line(call, adapter) -> None:
+    config = adapter / "adapter_config.json"
+    asked = json.loads(config.read_text()) | {"use_dora": True, "bias": "all"}
+    config.write_text(json.dumps(asked))
+    result = call("adapters", "push", str(adapter))
+    assert result.exit_code == 1
+    first, *faults = result.stderr.splitlines()
+    assert re.fullmatch(r"error: adapter refused, \d+ faults?", first)
+    assert faults
+    assert all("; needed " in fault for fault in faults)
+
+
+def test_push_of_an_adapter_called_as_no_adapter_may_be_asks_nobody(patchbay, adapter) -> None:
+    result = patchbay("adapters", "push", str(adapter), "--name", "a/b")
+    assert result.exit_code == 2
+    assert "adapter name 'a/b' is not valid" in result.stderr
+
+
+def test_pull_brings_back_the_bytes_that_were_pushed(call, pushed, tmp_path) -> None:
+    result = call("adapters", "pull", "sql@2", str(tmp_path / "copy"))
+    assert result.exit_code == 0
+    assert result.stdout == f"sql@2: {tmp_path / 'copy'}\n"
+    assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == sorted(FILES)
+    for file in FILES:
+        assert (tmp_path / "copy" / file).read_bytes() == (pushed / file).read_bytes()
+
+
+def test_pull_follows_an_alias(call, pushed, tmp_path) -> None:
+    assert call("adapters", "pull", "sql", str(tmp_path / "copy")).stdout.startswith("sql@1:")
+    call("adapters", "promote", "sql", "2")
+    assert call("adapters", "pull", "sql", str(tmp_path / "copy")).stdout.startswith("sql@2:")
+    weights = "adapter_model.safetensors"
+    assert (tmp_path / "copy" / weights).read_bytes() == (pushed / weights).read_bytes()
+
+
+def test_alias_points_to_a_number_or_to_where_another_alias_points(call, pushed) -> None:
+    assert call("adapters", "alias", "sql", "canary=2").stdout.startswith("sql@canary is version 2")
+    assert call("adapters", "alias", "sql", "backup=stable").stdout.startswith("sql@backup is version 1")
+
+
+def test_an_alias_that_is_not_where_it_was_expected_stays_where_it_is(call, pushed, server) -> None:
+    result = call("adapters", "alias", "sql", "stable=2", "--expected", "2")
+    assert result.exit_code == 1
+    assert "stable" in result.stderr
+    assert stable_of(server, "sql") == 1
+    assert call("adapters", "alias", "sql", "stable=2", "--expected", "1").exit_code == 0
+    assert stable_of(server, "sql") == 2
+
+
+def test_an_alias_can_be_expected_not_to_exist(call, pushed) -> None:
+    assert call("adapters", "alias", "sql", "canary=1", "--expected", "none").exit_code == 0
+    assert call("adapters", "alias", "sql", "canary=2", "--expected", "none").exit_code == 1
+
+
+@pytest.mark.parametrize("move", ["canary", "canary=", "=2"])
+def test_an_alias_move_without_both_sides_is_a_usage_error(call, move) -> None:
+    result = call("adapters", "alias", "sql", move)
+    assert result.exit_code == 2
+    assert "write ALIAS=VERSION" in result.stderr
+
+
+def test_promote_and_rollback_move_stable_forth_and_back(call, pushed, server) -> None:
+    assert call("adapters", "promote", "sql", "2").stdout.startswith("sql@stable is version 2")
+    assert stable_of(server, "sql") == 2
+    assert call("adapters", "rollback", "sql").stdout.startswith("sql@stable is version 1")
+    assert stable_of(server, "sql") == 1
+
+
+def test_load_and_unload_say_where_the_version_stands(call) -> None:
+    assert call("adapters", "load", "sql").stdout == "sql@1: resident\n"
+    assert call("adapters", "unload", "sql").stdout == "sql@1: not resident\n"
+
+
+def test_pin_and_unpin(call) -> None:
+    assert call("adapters", "pin", "sql@stable").stdout == "sql@1: resident, pinned\n"
+    assert call("adapters", "unpin", "sql@1").stdout == "sql@1: resident\n"
+
+
+def test_rm_asks_first(call, server) -> None:
+    result = call("adapters", "rm", "sql", input="n\n")
+    assert result.exit_code == 1
+    assert "Delete adapter 'sql' with all its versions?" in result.stderr
+    assert httpx.get(f"{server.url}/v1/adapters/sql").status_code == 200
+
+
+def test_rm_deletes_an_adapter(call, server) -> None:
+    assert call("adapters", "rm", "sql", input="y\n").exit_code == 0
+    assert httpx.get(f"{server.url}/v1/adapters/sql").status_code == 404
+
+
+def test_rm_deletes_one_version(call, pushed, server) -> None:
+    assert call("adapters", "rm", "sql@2", "--yes").exit_code == 0
+    assert httpx.get(f"{server.url}/v1/adapters/sql").json()["version_count"] == 1
+
+
+def test_rm_of_an_alias_keeps_its_version(call, pushed, server) -> None:
+    call("adapters", "alias", "sql", "canary=2")
+    assert call("adapters", "rm", "sql@canary", "--yes").exit_code == 0
+    adapter = httpx.get(f"{server.url}/v1/adapters/sql").json()
+    assert adapter["aliases"] == {"stable": 1}
+    assert adapter["version_count"] == 2
+
+
+def test_rm_of_a_version_in_use_is_refused_with_what_holds_it(call) -> None:
+    result = call("adapters", "rm", "sql@1", "--yes")
+    assert result.exit_code == 1
+    assert "is held by alias 'stable'" in result.stderr
+
+
+@pytest.mark.parametrize("ref", ["nobody", "nobody@1", "sql@9", "sql@nowhere"])
+def test_what_does_not_exist_exits_with_4(call, ref) -> None:
+    result = call("adapters", "show", ref)
+    assert result.exit_code == 4
+    assert result.stderr.startswith("error: ")
+
+
+def test_the_base_model_is_no_adapter(call) -> None:
+    result = call("adapters", "load", "base")
+    assert result.exit_code == 2
+    assert "is the base model" in result.stderr
+
+
+def test_list_follows_pages(call, adapter, server, tmp_path) -> None:
+    """Page size is the server's most, so pages are asked of the client directly."""
+    from server.cli.client import connect
+
+    with connect(server.url, None) as client:
+        listing = client.all_pages("/v1/adapters", page=1)
+    assert [each["name"] for each in listing["data"]] == ["json", "sentiment", "sql"]
+    assert (listing["first_id"], listing["last_id"], listing["has_more"]) == ("json", "sql", False)

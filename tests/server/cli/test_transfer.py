@@ -1,0 +1,62 @@
+"""Downloads from a server that does not keep its word, and names made of sources."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from server.cli import transfer
+from server.cli.client import Client
+from server.cli.failure import CommandFailed
+
+ANNOUNCED = 10
+
+
+@pytest.fixture
+def pull(tmp_path):
+    """Pulls ``files`` (name → bytes) that are announced with ten bytes each, into an empty directory."""
+
+    def pulled(files: dict[str, bytes]):
+        listing = {"data": [{"name": name, "size_bytes": ANNOUNCED} for name in files]}
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            name = request.url.path.rpartition("/content")[2].strip("/")
+            return httpx.Response(200, content=files[name]) if name else httpx.Response(200, json=listing)
+
+        with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://server") as http:
+            transfer.pull(Client(http), "/v1/adapters/sql/versions/1", tmp_path)
+
+    return pulled
+
+
+def test_a_file_that_is_shorter_than_announced_leaves_nothing_behind(pull, tmp_path) -> None:
+    whole, short = b"0123456789", b"01234"
+    with pytest.raises(CommandFailed, match="5 bytes arrived, 10 were announced"):
+        pull({"adapter_config.json": whole, "adapter_model.safetensors": short})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_no_adapter_has_is_not_written(pull, tmp_path) -> None:
+    with pytest.raises(CommandFailed, match="unexpected file"):
+        pull({"../evil": b"0123456789"})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("org/sql-lora", "sql-lora"), ("org/sql-lora@main", "sql-lora"), ("s3://bucket/adapters/sql", "sql")],
+)
+def test_an_adapter_is_named_as_its_repository_or_directory(source, name) -> None:
+    assert transfer.name_of(source) == name
+
+
+def test_a_hub_id_is_fetched_by_the_server() -> None:
+    sent = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request.read())
+        return httpx.Response(201, json={})
+
+    with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://server") as http:
+        transfer.push(Client(http), "sql", "org/sql-lora@main", alias="canary")
+    assert sent == [b'{"source":"hf://org/sql-lora@main","alias":"canary"}']

@@ -1,0 +1,313 @@
+"""Residents: loaded once, evicted least recently used, never in use."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from adapters.errors import AdapterRefused, BlobCorrupt
+from server.errors import EngineNotReady, NoRoom
+from server.residency.residency import State
+
+
+async def test_fifty_first_leases_at_once_load_once(rig: Any, version: Any, settle: Any) -> None:
+    it = rig(is_prompt=False)
+    waiting = [it.begin(version(1)) for _ in range(50)]
+    await settle()
+    assert it.engine.loads == ["sql@1"]
+    it.engine.finish("load", 1)
+    leases = await asyncio.gather(*waiting)
+    assert {lease.resident.id for lease in leases} == {1}
+    assert it.residency.views()[0].leases == 50
+    for lease in leases:
+        lease.release()
+    assert (it.engine.loads, it.residency.views()[0].leases) == (["sql@1"], 0)
+
+
+async def test_a_warm_lease_does_not_touch_the_event_loop(rig: Any, version: Any) -> None:
+    it = rig()
+    await it.touch(version(1))
+    with pytest.raises(StopIteration) as finished:  # a coroutine that ends in its first step never waited
+        it.residency.lease(version(1)).send(None)
+    assert finished.value.value.version.name == "sql@1"
+
+
+async def test_the_least_recently_used_goes_first(rig: Any, version: Any) -> None:
+    it = rig(capacity=3)
+    one, two, three, four, five = map(version, range(1, 6))
+    await it.touch(one, two, three, one)
+    await it.touch(four)
+    await it.touch(five)
+    assert it.engine.unloads == ["sql@2", "sql@3"]
+    assert it.engine.held == {1, 4, 5}
+
+
+async def test_a_held_version_is_never_evicted(rig: Any, version: Any) -> None:
+    it = rig(capacity=2)
+    held = await it.residency.lease(version(1))
+    await it.touch(version(2), version(3), version(4))
+    assert it.engine.unloads == ["sql@2", "sql@3"]
+    assert 1 in it.engine.held
+    held.release()
+    await it.touch(version(5))
+    assert it.engine.unloads[-1] == "sql@1"
+
+
+async def test_a_pinned_version_is_never_evicted_until_it_is_let_go(rig: Any, version: Any) -> None:
+    it = rig(capacity=2)
+    it.pins.add(1)
+    await it.touch(version(1), version(2), version(3))
+    assert it.engine.held == {1, 3}
+    it.pins.clear()
+    await it.touch(version(4))
+    assert it.engine.held == {3, 4}
+
+
+async def test_no_room_is_said_after_the_wait_and_leaves_nothing_behind(rig: Any, version: Any) -> None:
+    it = rig(capacity=1, wait_s=0.01)
+    held = await it.residency.lease(version(1))
+    with pytest.raises(NoRoom, match="all 1 residents are pinned or in use"):
+        await it.residency.lease(version(2))
+    assert it.states == {"sql@1": "resident"}
+    assert it.engine.loads == ["sql@1"]
+    assert it.count("patchbay_adapter_load_failures_total") == 0
+    held.release()
+    await it.touch(version(2))
+    assert it.engine.held == {2}
+
+
+async def test_a_cold_lease_gets_the_room_of_the_first_lease_that_comes_back(rig: Any, version: Any, settle: Any) -> None:
+    it = rig(capacity=1)
+    held = await it.residency.lease(version(1))
+    cold = it.begin(version(2))
+    await settle()
+    assert not cold.done()
+    held.release()
+    assert (await cold).version.name == "sql@2"
+
+
+async def test_unpinning_makes_room_once_anything_moves(rig: Any, version: Any, settle: Any) -> None:
+    it = rig(capacity=2)
+    it.pins.add(1)
+    await it.touch(version(1))
+    held = await it.residency.lease(version(2))
+    cold = it.begin(version(3))
+    await settle()
+    it.pins.clear()
+    held.release()
+    assert (await cold).version.name == "sql@3"
+
+
+async def test_releasing_twice_counts_once(rig: Any, version: Any) -> None:
+    it = rig()
+    first, second = [await it.residency.lease(version(1)) for _ in range(2)]
+    first.release()
+    first.release()
+    assert it.residency.views()[0].leases == 1
+    second.release()
+    assert it.residency.views()[0].leases == 0
+
+
+async def test_an_unload_waits_for_the_last_lease(rig: Any, version: Any, settle: Any) -> None:
+    it = rig()
+    held = await it.residency.lease(version(1))
+    assert await it.residency.unload(version(1)) is State.DRAINING
+    assert it.engine.held == {1}
+    held.release()
+    await settle()
+    assert (it.engine.held, it.states) == (set(), {})
+
+
+async def test_a_new_lease_calls_a_drain_off(rig: Any, version: Any, settle: Any) -> None:
+    it = rig()
+    first = await it.residency.lease(version(1))
+    await it.residency.unload(version(1))
+    second = await it.residency.lease(version(1))
+    first.release()
+    second.release()
+    await settle()
+    assert it.states == {"sql@1": "resident"}
+    assert it.engine.unloads == []
+
+
+async def test_a_lease_during_an_unload_waits_and_loads_again(rig: Any, version: Any, settle: Any) -> None:
+    it = rig()
+    await it.touch(version(1))
+    it.engine.is_prompt = False
+    unloading = asyncio.ensure_future(it.residency.unload(version(1)))
+    await settle()
+    leasing = it.begin(version(1))
+    await settle()
+    assert it.engine.loads == ["sql@1"]
+    it.engine.is_prompt = True
+    it.engine.finish_all()
+    assert await unloading is None
+    assert (await leasing).version.name == "sql@1"
+    assert it.engine.loads == ["sql@1", "sql@1"]
+
+
+async def test_an_unload_of_what_is_absent_does_nothing(rig: Any, version: Any) -> None:
+    it = rig()
+    assert await it.residency.unload(version(1)) is None
+    assert it.engine.unloads == []
+
+
+async def test_an_unload_while_loading_takes_effect_after_the_load(rig: Any, version: Any, settle: Any) -> None:
+    it = rig(is_prompt=False)
+    leasing = it.begin(version(1))
+    await settle()
+    unloading = asyncio.ensure_future(it.residency.unload(version(1)))
+    await settle()
+    it.engine.is_prompt = True
+    it.engine.finish("load", 1)
+    assert await unloading is State.DRAINING
+    (await leasing).release()
+    await settle()
+    assert (it.engine.held, it.states) == (set(), {})
+
+
+async def test_a_refused_load_leaves_nothing_and_the_next_lease_loads_again(rig: Any, version: Any) -> None:
+    it = rig(capacity=1)
+    it.engine.refused.add("sql@1")
+    with pytest.raises(AdapterRefused, match="spoiled"):
+        await it.residency.lease(version(1))
+    assert (it.states, it.engine.held) == ({}, set())
+    it.engine.refused.clear()
+    await it.touch(version(1))
+    assert it.engine.loads == ["sql@1", "sql@1"]
+    assert it.count("patchbay_adapter_load_failures_total") == 1
+
+
+async def test_damaged_bytes_never_reach_the_engine(rig: Any, version: Any) -> None:
+    it = rig(capacity=1)
+    it.corrupt.add(version(1).digest)
+    with pytest.raises(BlobCorrupt):
+        await it.residency.lease(version(1))
+    assert (it.engine.loads, it.states) == ([], {})
+    await it.touch(version(2))
+
+
+async def test_everyone_who_waits_learns_of_a_failed_load(rig: Any, version: Any, settle: Any) -> None:
+    it = rig(is_prompt=False)
+    it.engine.refused.add("sql@1")
+    waiting = [it.begin(version(1)) for _ in range(3)]
+    await settle()
+    it.engine.finish("load", 1)
+    errors = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(error) for error in errors] == [AdapterRefused] * 3
+
+
+async def test_an_error_that_nobody_foresaw_reaches_those_who_wait(rig: Any, version: Any) -> None:
+    it = rig(capacity=1)
+    it.engine.bugs.add("sql@1")
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(it.residency.lease(version(1)), 1)
+    assert it.states == {}
+    await it.touch(version(2))
+
+
+async def test_an_engine_that_dies_during_a_load_says_try_again(rig: Any, version: Any, settle: Any) -> None:
+    it = rig(is_prompt=False)
+    waiting = [it.begin(version(1)), it.begin(version(2))]
+    await settle()
+    it.engine.die()
+    errors = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(error) for error in errors] == [EngineNotReady] * 2
+    assert it.states == {}
+
+
+async def test_an_unload_from_a_dead_engine_is_an_unload(rig: Any, version: Any) -> None:
+    it = rig()
+    await it.touch(version(1))
+    it.engine.die()
+    assert await it.residency.unload(version(1)) is None
+    assert it.states == {}
+
+
+async def test_more_cold_loads_than_room_all_get_their_turn(rig: Any, version: Any) -> None:
+    it = rig(capacity=2)
+
+    async def request(number: int) -> str:
+        lease = await it.residency.lease(version(number))
+        await asyncio.sleep(0)
+        lease.release()
+        return lease.version.name
+
+    names = await asyncio.gather(*(request(number % 10 + 1) for number in range(60)))
+    assert set(names) == {f"sql@{number}" for number in range(1, 11)}
+    assert len(it.engine.held) == 2
+
+
+async def test_a_client_that_leaves_during_a_cold_start_leaves_no_lease(rig: Any, version: Any, settle: Any) -> None:
+    it = rig(is_prompt=False)
+    leaving, staying = it.begin(version(1)), it.begin(version(1))
+    await settle()
+    leaving.cancel()
+    await settle()
+    it.engine.finish("load", 1)
+    (await staying).release()
+    assert leaving.cancelled()
+    assert it.residency.views()[0].leases == 0
+
+
+async def test_a_trial_load_leaves_nothing(rig: Any, version: Any, tmp_path: Any) -> None:
+    from server.engine.engine import Resident
+
+    it = rig()
+    await it.residency.trial(Resident(7, "trial@7", tmp_path))
+    assert (it.engine.loads, it.engine.unloads, it.engine.held, it.states) == (["trial@7"], ["trial@7"], set(), {})
+    it.engine.refused.add("trial@8")
+    with pytest.raises(AdapterRefused, match="spoiled"):
+        await it.residency.trial(Resident(8, "trial@8", tmp_path))
+    it.engine.die()
+    with pytest.raises(EngineNotReady):
+        await it.residency.trial(Resident(9, "trial@9", tmp_path))
+
+
+async def test_closing_releases_those_who_wait(rig: Any, version: Any, settle: Any) -> None:
+    it = rig(capacity=1, is_prompt=False)
+    loading, waiting = it.begin(version(1)), it.begin(version(2))
+    await settle()
+    await it.residency.close()
+    for task in (loading, waiting):
+        with pytest.raises(EngineNotReady):
+            await asyncio.wait_for(task, 1)
+
+
+async def test_closing_releases_those_whose_load_has_not_begun(rig: Any, version: Any) -> None:
+    it = rig(is_prompt=False)
+    leasing = it.begin(version(1))
+    await asyncio.sleep(0)  # the lease has asked for the load; the load has not run
+    assert it.engine.loads == []
+    await it.residency.close()
+    with pytest.raises(EngineNotReady):
+        await asyncio.wait_for(leasing, 1)
+
+
+async def test_warming_goes_on_past_what_cannot_be_loaded(rig: Any, version: Any) -> None:
+    it = rig(capacity=4)
+    one, two, three, four, five = map(version, range(1, 6))
+    it.engine.refused.add(one.name)
+    it.corrupt.add(two.digest)
+    assert await it.residency.warm([one, two, three, four, five]) == [one, two]
+    assert it.states == {three.name: "resident", four.name: "resident"}
+
+
+async def test_warming_a_dead_engine_is_no_success(rig: Any, version: Any) -> None:
+    it = rig()
+    it.engine.die()
+    with pytest.raises(EngineNotReady):
+        await it.residency.warm([version(1)])
+
+
+async def test_loads_evictions_and_residents_are_counted(rig: Any, version: Any) -> None:
+    it = rig(capacity=2)
+    await it.touch(version(1), version(2), version(3))
+    assert it.count("patchbay_adapter_load_seconds_count") == 3
+    assert it.count("patchbay_adapter_evictions_total") == 1
+    assert it.count("patchbay_residents") == 2
+    await it.residency.unload(version(3))
+    assert it.count("patchbay_residents") == 1
+    assert it.count("patchbay_adapter_evictions_total") == 1

@@ -1,0 +1,176 @@
+"""Random histories of leases, releases, unloads and pins, over an engine whose every act ends when the history says so."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from adapters.errors import AdapterRefused
+from server.engine.engine import Resident
+from server.residency.residency import Lease, State
+
+CAPACITY = 2
+numbers = st.integers(1, 5)
+
+
+class Histories(RuleBasedStateMachine):
+    """What the residency says is compared with what the engine was really asked, at every step."""
+
+    build: ClassVar[Any]
+    make_version: ClassVar[Any]
+    settle: ClassVar[Any]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.it = self.runner.run(self.built())
+        self.versions = {number: type(self).make_version(number) for number in range(1, 6)}
+        self.waiting: dict[asyncio.Task[Lease], int] = {}
+        self.held: list[Lease] = []
+        self.unloads: list[asyncio.Task[State | None]] = []
+        self.may_unload: set[int] = set()
+
+    async def built(self) -> Any:
+        it = type(self).build(capacity=CAPACITY, is_prompt=False, wait_s=3600)
+        it.engine.before_unload = self.check_unload
+        return it
+
+    def check_unload(self, resident: Resident) -> None:
+        assert resident.id not in {lease.resident.id for lease in self.held}, "unloaded in use"
+        if resident.id not in self.may_unload:
+            assert resident.id not in self.it.pins, "a pinned version was evicted"
+
+    def let_run(self) -> None:
+        self.runner.run(type(self).settle())
+        for task in [task for task in self.waiting if task.done()]:
+            number = self.waiting.pop(task)
+            if task.cancelled():
+                continue
+            if task.exception() is not None:
+                assert isinstance(task.exception(), AdapterRefused)
+                assert self.versions[number].name in self.it.engine.refused
+            else:
+                self.held.append(task.result())
+
+    @rule(number=numbers)
+    def lease(self, number: int) -> None:
+        async def begin() -> None:
+            self.waiting[self.it.begin(self.versions[number])] = number
+
+        self.runner.run(begin())
+        self.let_run()
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        data.draw(st.sampled_from(list(self.waiting))).cancel()
+        self.let_run()
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        self.give_back(data.draw(st.sampled_from(self.held)))
+        self.let_run()
+
+    def give_back(self, lease: Lease) -> None:
+        self.held.remove(lease)
+
+        async def release() -> None:
+            lease.release()
+
+        self.runner.run(release())
+
+    @rule(number=numbers)
+    def unload(self, number: int) -> None:
+        self.may_unload.add(number)
+
+        async def begin() -> None:
+            self.unloads.append(asyncio.ensure_future(self.it.residency.unload(self.versions[number])))
+
+        self.runner.run(begin())
+        self.let_run()
+
+    @rule(number=numbers)
+    def pin(self, number: int) -> None:
+        if len(self.it.pins | {number}) < CAPACITY:
+            self.it.pins.add(number)
+            self.may_unload.discard(number)
+
+    @rule(number=numbers)
+    def unpin(self, number: int) -> None:
+        self.it.pins.discard(number)
+
+    @precondition(lambda self: self.it.engine.pending)
+    @rule(data=st.data(), is_refused=st.booleans())
+    def finish(self, data: st.DataObject, is_refused: bool) -> None:
+        act, number = data.draw(st.sampled_from(sorted(self.it.engine.pending)))
+        name = self.versions[number].name
+        self.it.engine.refused.discard(name)
+        if is_refused:
+            self.it.engine.refused.add(name)
+        self.it.engine.finish(act, number)
+        self.let_run()
+
+    @invariant()
+    def the_engine_never_holds_more_than_capacity(self) -> None:
+        pending = {number for act, number in self.it.engine.pending if act == "load"}
+        assert len(self.it.engine.held | pending) <= CAPACITY
+
+    @invariant()
+    def the_residency_and_the_engine_agree(self) -> None:
+        views = self.it.residency.views()
+        assert {view.version.id for view in views if view.state is not State.LOADING} == self.it.engine.held
+        unloading = {view.version.id for view in views if view.state is State.UNLOADING}
+        assert unloading == {number for act, number in self.it.engine.pending if act == "unload"}
+
+    @invariant()
+    def leases_are_those_held_and_those_awaited(self) -> None:
+        for view in self.it.residency.views():
+            number = view.version.id
+            held = sum(lease.resident.id == number for lease in self.held)
+            awaited = list(self.waiting.values()).count(number)
+            assert view.leases == (held if view.state is not State.LOADING else awaited)
+
+    @invariant()
+    def a_held_version_is_loaded(self) -> None:
+        for lease in self.held:
+            assert lease.resident.id in self.it.engine.held
+            assert self.it.residency.state(lease.version) in {State.RESIDENT, State.DRAINING}
+
+    @invariant()
+    def a_drain_ends_with_the_last_lease(self) -> None:
+        assert all(view.leases for view in self.it.residency.views() if view.state is State.DRAINING)
+
+    def teardown(self) -> None:
+        """Everybody who still waits is served in the end, however the history left things."""
+        self.it.pins.clear()
+        for _ in range(500):
+            if not (self.waiting or self.held or self.it.engine.pending):
+                break
+            for lease in list(self.held):
+                self.give_back(lease)
+            self.it.engine.finish_all()
+            self.let_run()
+        assert not self.waiting, "somebody waits for ever"
+        assert all(task.done() for task in self.unloads)
+        self.runner.run(self.it.residency.close())
+        self.runner.close()
+
+
+@pytest.mark.filterwarnings("error")
+def test_every_history_keeps_the_invariants(rig: Any, version: Any, settle: Any) -> None:
+    fixtures = {"build": staticmethod(rig), "make_version": staticmethod(version), "settle": staticmethod(settle)}
+    machine = type("HistoriesOfThisRig", (Histories,), fixtures)
+    from hypothesis.stateful import run_state_machine_as_test
+
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

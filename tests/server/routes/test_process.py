@@ -1,0 +1,51 @@
+"""Health, readiness, residents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+async def test_a_living_process_says_so_without_an_engine(opening: Any) -> None:
+    async with opening(ready=False, builder=None) as opened:
+        assert (await opened.client.get("/health")).json() == {"status": "alive"}
+
+
+async def test_readiness_follows_the_engine(opening: Any, until: Any) -> None:
+    async with opening() as opened:
+        ready = await opened.client.get("/ready")
+        assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
+        opened.engine.die()
+        dead = await opened.client.get("/ready")
+        assert (dead.status_code, dead.json()) == (503, {"status": "rebuilding"})
+        assert dead.headers["retry-after"] == "1"
+        await until(lambda: len(opened.builder.engines) == 2)
+        await opened.until_ready()
+        assert (await opened.client.get("/ready")).status_code == 200
+
+
+async def test_a_draining_process_is_not_ready(opened: Any, client: Any) -> None:
+    assert await opened.house.admission.drain(0.1)
+    response = await client.get("/ready")
+    assert (response.status_code, response.json()) == (503, {"status": "draining"})
+
+
+async def test_residents_are_listed_least_recently_used_first(opened: Any, client: Any) -> None:
+    for name in ("sql", "poet"):
+        await opened.publish(name)
+    for name in ("sql", "poet", "sql"):
+        await opened.answer(name)
+    listed = (await client.get("/v1/residents")).json()
+    assert listed["data"] == [
+        {"id": "poet@1", "state": "resident", "leases": 0},
+        {"id": "sql@1", "state": "resident", "leases": 0},
+    ]
+
+
+async def test_the_metrics_page_shows_our_series_and_those_of_the_whole_process(opened: Any, client: Any) -> None:
+    await opened.publish("sql")
+    await opened.answer("sql")
+    response = await client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    assert 'patchbay_requests_total{adapter="sql",status="200"} 1.0' in response.text
+    assert "patchbay_engine_ready 1.0" in response.text
+    assert "python_info" in response.text
