@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 import re
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from adapters.disk import fsync_directory, room_needed
+from adapters.disk import fsync_directory, in_thread, room_needed
 from adapters.errors import BlobCorrupt
 from adapters.manifest import FILES, Manifest
 from adapters.remote_blobs import RemoteBlobs
@@ -47,7 +46,7 @@ class Blobs:
         digest = staged.manifest().digest
         if self._remote is not None:
             await self._remote.put(digest, staged.path)
-        return await asyncio.to_thread(self._place, staged.path, digest)
+        return await in_thread(self._place, staged.path, digest)
 
     async def path(self, digest: str) -> Path:
         """Return the directory of the blob, fetching it first if it lies in the remote store alone.
@@ -57,7 +56,7 @@ class Blobs:
             SourceUnavailable: the remote store did not answer.
         """
         directory = self._directory(digest)
-        if not await asyncio.to_thread(_is_whole, directory):
+        if not await in_thread(_is_whole, directory):
             await self._fetch(digest, "is missing")
         return directory
 
@@ -69,7 +68,7 @@ class Blobs:
             SourceUnavailable: the remote store did not answer.
         """
         directory = self._directory(digest)
-        if not await asyncio.to_thread(_is_intact, directory, digest):
+        if not await in_thread(_is_intact, directory, digest):
             await self._fetch(digest, "is damaged or missing")
         return directory
 
@@ -82,7 +81,7 @@ class Blobs:
         Raises:
             SourceUnavailable: the remote store did not answer; local orphans are gone by then.
         """
-        swept = set(await asyncio.to_thread(self._sweep, living, time.time() - grace_s))
+        swept = set(await in_thread(self._sweep, living, time.time() - grace_s))
         if self._remote is not None:
             swept |= set(await self._remote.sweep(living, grace_s))
         return sorted(swept)
@@ -94,7 +93,7 @@ class Blobs:
             await self._remote.fetch(digest, staged)
             if staged.manifest().digest != digest:
                 raise BlobCorrupt(f"blob {digest} {trouble}, and its remote copy is damaged: publish the adapter again")
-            await asyncio.to_thread(self._place, staged.path, digest)
+            await in_thread(self._place, staged.path, digest)
 
     def _directory(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):

@@ -21,8 +21,11 @@ from alembic.config import Config
 from sqlalchemy import DateTime, Dialect, TypeDecorator, event, make_url, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
+
+from adapters.errors import StorageUnavailable
 
 ASYNC_DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 """What a URL without a driver means."""
@@ -75,18 +78,19 @@ class Database:
         if engine.dialect.name == "sqlite":
             event.listen(engine.sync_engine, "connect", _configure_sqlite)
             event.listen(engine.sync_engine, "begin", _begin_sqlite)
+            event.listen(engine.sync_engine.pool, "invalidate", _release_sqlite)
         try:
             yield cls(engine)
         finally:
             await engine.dispose()
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """Open a read transaction: everything read in it is of one moment."""
-        return self._reader.begin()
+        """Open a read transaction: everything read in it is of one moment. Raises StorageUnavailable."""
+        return _begin(self._reader)
 
     def write(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """Open a write transaction: committed when the block ends, rolled back when it raises."""
-        return self._writer.begin()
+        """Open a write transaction: committed at the end, rolled back when it raises. Raises StorageUnavailable."""
+        return _begin(self._writer)
 
     async def migrate(self, versions: Path, version_table: str) -> None:
         """Bring one package's tables to the newest of its migrations; safe when many processes start at once.
@@ -97,6 +101,17 @@ class Database:
             if connection.dialect.name == "postgresql":
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             await connection.run_sync(_upgrade, versions, version_table)
+
+
+@asynccontextmanager
+async def _begin(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    except (OperationalError, InterfaceError) as trouble:
+        raise StorageUnavailable(
+            f"the database does not answer ({trouble.orig}); nothing was written, try again"
+        ) from trouble
 
 
 def _configure_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -112,6 +127,12 @@ def _configure_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) 
 
 def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get("patchbay_begin", "BEGIN"))
+
+
+def _release_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry, _error: BaseException | None) -> None:
+    # SQLAlchemy closes the connection of a cancelled statement, but SQLite keeps it, and with it the write lock, until
+    # Python has collected the statement. A rollback lets go of the lock at once.
+    connection.rollback()
 
 
 def _upgrade(connection: Connection, versions: Path, version_table: str) -> None:

@@ -1,17 +1,31 @@
-"""What the stores ask of a file system: directories that survive a power cut, and a full disk by its name."""
+"""What the stores ask of a disk: work off the event loop, names that survive a power cut, a full disk by its name."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from adapters.errors import StorageFull
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run ``work`` in a thread. A caller that is cancelled waits for it: what follows may take away what it uses."""
+    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        raise
 
 
 @contextmanager

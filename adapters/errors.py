@@ -20,6 +20,7 @@ PatchbayError
 │   ├── SourceUnavailable  the hub is down, slow or answers nonsense
 │   └── SourceTooLarge     more bytes than the server accepts
 ├── BlobCorrupt            stored bytes no longer match their digest
+├── StorageUnavailable     the database does not answer, or stays locked
 └── StorageFull            the disk has no room
 
 An error knows nothing of HTTP; ``server.http.errors`` translates, and a test proves that table total.
@@ -200,6 +201,12 @@ class BlobCorrupt(PatchbayError):
     """Stored bytes no longer match their digest."""
 
     code = "blob_corrupt"
+
+
+class StorageUnavailable(PatchbayError):
+    """The database does not answer, or stays locked; nothing was written."""
+
+    code = "storage_unavailable"
 
 
 class StorageFull(PatchbayError):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from adapters.blobs import Blobs
+from adapters.disk import in_thread
 from adapters.faults import Faults
 from adapters.names import DEFAULT_ALIAS, check_adapter_name, check_alias
 from adapters.registry import Registry
@@ -103,7 +103,7 @@ class Publisher:
             origin = await source.fetch(staged)
             manifest = staged.manifest()
             self._faults.point("publish.fetched")
-            report = await asyncio.to_thread(self._door, staged.path)
+            report = await in_thread(self._door, staged.path)
             self._faults.point("publish.inspected")
             if self._probe is not None:
                 await self._probe(staged.path, report)

@@ -20,7 +20,7 @@ from adapters import rows
 from adapters.alias_history import before
 from adapters.catalog import Catalog
 from adapters.database import Database
-from adapters.errors import AliasNotFound, VersionInUse, VersionNotFound
+from adapters.errors import AliasNotFound, StorageUnavailable, VersionInUse, VersionNotFound
 from adapters.names import DEFAULT_ALIAS, check_adapter_name, check_alias
 from adapters.rows import AliasMove
 from adapters.schema import VERSION_TABLE, adapters, versions
@@ -87,7 +87,7 @@ class Registry:
             await asyncio.sleep(interval_s)
             try:
                 await self.refresh()
-            except (SQLAlchemyError, OSError) as error:
+            except (StorageUnavailable, SQLAlchemyError, OSError) as error:
                 _log.warning("registry.refresh_failed", error=str(error))
 
     async def report(self, version: Version) -> dict[str, Any]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import shutil
-import threading
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from adapters.disk import fsync_directory, room_needed
+from adapters.disk import fsync_directory, in_thread, room_needed
 from adapters.errors import AdapterRefused, Fault, SourceTooLarge
 from adapters.manifest import FILES, FileEntry, Manifest
 
@@ -40,24 +38,21 @@ class Staged:
         """
         if name not in FILES:
             raise AdapterRefused([Fault(name[:128], "a file of that name", f"only {' and '.join(FILES)}")])
-        with room_needed(self.path):
+        # The stack closes the file also when the caller is cancelled while it is being opened.
+        with room_needed(self.path), ExitStack() as files:
             try:
-                file = await asyncio.to_thread(_HashedFile, self.path / name)
+                file = await in_thread(_HashedFile, self.path / name, files)
             except FileExistsError:
                 raise AdapterRefused([Fault(name, "it twice", "it once")]) from None
-            try:
-                buffer = bytearray()
-                async for chunk in chunks:
-                    self._admit(len(chunk))
-                    buffer += chunk
-                    if len(buffer) >= BUFFER_BYTES:
-                        await asyncio.to_thread(file.append, bytes(buffer))
-                        buffer.clear()
-                await asyncio.to_thread(file.append, bytes(buffer))
-                entry = await asyncio.to_thread(file.sync)
-            finally:
-                # In a thread because it waits for an append that a cancelled task left running.
-                await asyncio.shield(asyncio.to_thread(file.close))
+            buffer = bytearray()
+            async for chunk in chunks:
+                self._admit(len(chunk))
+                buffer += chunk
+                if len(buffer) >= BUFFER_BYTES:
+                    await in_thread(file.append, bytes(buffer))
+                    buffer.clear()
+            await in_thread(file.append, bytes(buffer))
+            entry = await in_thread(file.sync)
         self._entries[name] = entry
         return entry
 
@@ -92,41 +87,34 @@ class Staging:
     async def open(self) -> AsyncIterator[Staged]:
         """Make an empty staging directory; at the end of the block it is gone, published or not."""
         path = self.directory / uuid.uuid4().hex
-        with room_needed(path):
-            await asyncio.to_thread(path.mkdir, parents=True, mode=0o700)
         try:
+            with room_needed(path):
+                await in_thread(path.mkdir, parents=True, mode=0o700)
             yield Staged(path, self._max_bytes)
         finally:
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, path, ignore_errors=True))
+            await in_thread(shutil.rmtree, path, ignore_errors=True)
 
 
 class _HashedFile:
-    """A new file that knows the hash of its bytes. The lock keeps ``close`` behind a running ``append``."""
+    """A new file that knows the hash of its bytes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, files: ExitStack) -> None:
         self._directory = path.parent
-        self._file = open(path, "xb", buffering=0, opener=_open_private)  # noqa: SIM115 - closed by ``close``
+        self._file = files.enter_context(open(path, "xb", buffering=0, opener=_open_private))  # noqa: SIM115 - the stack closes it
         self._hash = hashlib.sha256()
         self._size = 0
-        self._lock = threading.Lock()
 
     def append(self, piece: bytes) -> None:
-        with self._lock:
-            rest = memoryview(piece)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            self._hash.update(piece)
-            self._size += len(piece)
+        rest = memoryview(piece)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        self._hash.update(piece)
+        self._size += len(piece)
 
     def sync(self) -> FileEntry:
-        with self._lock:
-            os.fsync(self._file.fileno())
-            fsync_directory(self._directory)
-            return FileEntry(self._hash.hexdigest(), self._size)
-
-    def close(self) -> None:
-        with self._lock:
-            self._file.close()
+        os.fsync(self._file.fileno())
+        fsync_directory(self._directory)
+        return FileEntry(self._hash.hexdigest(), self._size)
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -1,1 +1,1 @@
-"""Measures patchbay from outside. Imports nothing of the product but the registry it fills."""
+"""Measures patchbay from outside, over HTTP. Of the product it knows the registry alone, which it fills."""

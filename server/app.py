@@ -37,8 +37,9 @@ def build_app(house: House) -> Gateway:
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"}) or "body"
-    found = "" if first["type"] == "missing" else f" (found {first.get('input')!r:.100})"
+    is_json = first["type"] != "json_invalid"  # its ``loc`` is a position in the text
+    field = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"} and is_json) or "body"
+    found = "" if first["type"] == "missing" or not is_json else f" (found {first.get('input')!r:.100})"
     return JSONResponse(error_body(f"{field}: {first['msg']}{found}", 400, param=field, code="invalid_request"), 400)
 
 

@@ -34,12 +34,13 @@ from server.examples import register_examples
 from server.gateway.admission import Admission
 from server.gateway.gate import RequestGate
 from server.gateway.meter import Meter
+from server.gateway.resolve import check_base
 from server.keys.key_ring import KeyRing
 from server.metrics import Metrics
 from server.residency.journal import INTERVAL_S, ResidentsJournal
 from server.residency.residency import Residency, State
 from server.residency.trial import TrialLoad
-from server.settings import Settings
+from server.settings import Settings, check_exposure
 from server.supervisor import Serving, Supervisor
 
 log = structlog.get_logger(__name__)
@@ -138,8 +139,19 @@ class House:
         """
         target = self.registry.catalog.version(name, version)
         if self.supervisor.is_ready:
-            (await self.supervisor.serving().residency.lease(target)).release()
+            await self.make_resident(target)
         return await self.registry.move_alias(name, alias, version, expected=expected, generation=generation)
+
+    async def make_resident(self, version: Version) -> None:
+        """Load ``version`` ahead of its next request, unless it is resident already.
+
+        Raises:
+            EngineNotReady: nothing could load it at present.
+            WrongBase: it was made for another base model.
+            PatchbayError: as ``Residency.lease``.
+        """
+        serving = self.supervisor.serving()
+        (await serving.residency.lease(check_base(version, serving.offer))).release()
 
     async def delete_adapter(self, name: str) -> None:
         """Delete an adapter; its residents go as the last request lets go of them."""
@@ -165,12 +177,16 @@ async def open_house(
         settings: what the operator decided.
         builder: starts engines.
         examples: adapters to register in an empty registry, a directory each.
+
+    Raises:
+        ExposedWithoutKeys: other machines could call and nobody needs a key.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     remote = None if settings.blob_url is None else RemoteBlobs(settings.blob_url)
     blobs = Blobs(settings.data_dir, remote=remote)
     async with Registry.open(settings.database) as registry:
         keys = await KeyRing.open(registry.database)
+        check_exposure(settings, has_keys=not keys.is_empty)
         metrics = Metrics(settings.metric_adapters)
         admission = Admission(settings.max_in_flight)
         journal = ResidentsJournal(settings.data_dir / "residents.json")
@@ -192,7 +208,9 @@ async def open_house(
         async def settle(serving: Serving) -> None:
             if examples is not None and not len(registry.catalog):
                 await register_examples(publisher, examples)
-            failed = await serving.residency.warm(journal.wanted(registry.catalog))
+            wanted = journal.wanted(registry.catalog)
+            fitting = [version for version in wanted if version.base_fingerprint == serving.offer.base.fingerprint]
+            failed = await serving.residency.warm(fitting)
             for version in failed:
                 log.warning("could not be made resident again", version=version.name)
 

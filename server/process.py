@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 from collections.abc import Iterator
 
 import structlog
@@ -27,19 +28,37 @@ log = structlog.get_logger(__name__)
 
 CUT_S = 3
 """How long uvicorn waits for connections after the drain before it cuts them."""
+BACKLOG = 2048
+"""Connections the kernel holds while we are busy; uvicorn's own number."""
 
 
-class ExposedWithoutKeys(ValueError):
-    """The address is reachable from other machines and nobody needs a key."""
+class CannotListen(ValueError):
+    """The address is taken, or not ours."""
 
 
 def serve(settings: Settings) -> int:
-    """Serve until told to stop; return the exit code."""
+    """Serve until told to stop; return the exit code.
+
+    Raises:
+        CannotListen: the address is taken, or not ours.
+        ExposedWithoutKeys: other machines could call and nobody needs a key.
+    """
     configure_logs(settings.log_format)
-    return asyncio.run(_serve(settings))
+    with _listening_socket(settings) as listener:
+        return asyncio.run(_serve(settings, listener))
 
 
-async def _serve(settings: Settings) -> int:
+def _listening_socket(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+    except OSError as taken:
+        raise CannotListen(
+            f"cannot listen on {settings.host} port {settings.port}: {taken.strerror}; choose another with --port"
+        ) from taken
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> int:
     model, flags = settings.model, settings.engine_flags
     examples = None
     if model is None:
@@ -47,52 +66,56 @@ async def _serve(settings: Settings) -> int:
         flags = (*EMBEDDED_FLAGS, *flags)
     builder = VllmBuilder(model, flags, capacity=settings.max_residents)
     async with open_house(settings, builder, examples=examples) as house:
-        if settings.is_reachable_from_outside and house.keys.is_empty and not settings.allow_anonymous:
-            raise ExposedWithoutKeys(
-                f"{settings.host} is reachable from other machines and no API key exists: run `patchbay keys create "
-                "NAME --scope admin` first, or pass --allow-anonymous"
-            )
-        return await _listen(house)
+        return await _listen(house, listener)
 
 
-async def _listen(house: House) -> int:
-    settings = house.settings
-    server = _Server(
-        uvicorn.Config(
-            build_app(house),
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=CUT_S,
-        )
+async def _listen(house: House, listener: socket.socket) -> int:
+    """Answer until asked to stop or the engine is given up; drain in the first case."""
+    config = uvicorn.Config(
+        build_app(house), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=CUT_S
     )
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _on_signal, stop, server)
-    listening = asyncio.create_task(server.serve(), name="http")
-    stopping = asyncio.create_task(stop.wait(), name="stop")
-    failing = asyncio.create_task(house.supervisor.failed.wait(), name="engine")
-    log.info("listening", url=f"http://{settings.host}:{settings.port}", model=settings.model or "embedded")
-    await asyncio.wait({listening, stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
-    if stop.is_set():
-        log.info("draining", within_s=settings.drain_s)
-        is_idle = await house.admission.drain(settings.drain_s)
-        log.info("drained" if is_idle else "drain time is up; cutting what is left")
-    server.should_exit = True
-    await listening
-    stopping.cancel()
-    failing.cancel()
+    server = _Server(config)
+    signals = _Signals()
+    log.info(
+        "listening", url="http://{}:{}".format(*listener.getsockname()[:2]), model=house.settings.model or "embedded"
+    )
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(server.serve(sockets=[listener]), name="http")
+        failed = tasks.create_task(house.supervisor.failed.wait(), name="engine")
+        asked = tasks.create_task(signals.stop.wait(), name="stop")
+        await asyncio.wait({failed, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if asked.done():
+            await _drain(house, signals)
+        server.should_exit = True
+        failed.cancel()
+        asked.cancel()
     return house.supervisor.exit_code or 0
 
 
-def _on_signal(stop: asyncio.Event, server: uvicorn.Server) -> None:
-    if stop.is_set():  # asked twice: at once
-        server.force_exit = True
-        server.should_exit = True
-    stop.set()
+async def _drain(house: House, signals: _Signals) -> None:
+    """Let what is in flight finish, until its time is up or a second signal says at once."""
+    log.info("draining", within_s=house.settings.drain_s)
+    draining = asyncio.create_task(house.admission.drain(house.settings.drain_s))
+    hurry = asyncio.create_task(signals.now.wait())
+    await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    log.info("drained" if draining.done() and draining.result() else "cutting what is left")
+    draining.cancel()
+    hurry.cancel()
+
+
+class _Signals:
+    """SIGTERM and SIGINT of this process: the first asks to stop, the second to stop at once."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.now = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._asked)
+
+    def _asked(self) -> None:
+        if self.stop.is_set():
+            self.now.set()
+        self.stop.set()
 
 
 class _Server(uvicorn.Server):
@@ -100,4 +123,5 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Capture nothing."""
         yield

@@ -9,13 +9,18 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from adapters.sources.address import SourceRules
+from adapters.sources.rules import SourceRules
 
 PREFIX = "PATCHBAY_"
+HUB_TOKEN = "HF_TOKEN"  # noqa: S105  the hub's own variable, a name and no secret
 
 
 class UnknownSetting(ValueError):
     """A ``PATCHBAY_…`` variable that names no setting: most likely a typo."""
+
+
+class ExposedWithoutKeys(ValueError):
+    """The address is reachable from other machines and nobody needs a key."""
 
 
 class Settings(BaseSettings):
@@ -26,8 +31,8 @@ class Settings(BaseSettings):
     model: str | None = Field(None, description="Base model: a directory or a hub id; none: the embedded base.")
     engine_flags: tuple[str, ...] = Field((), description="Flags handed to vLLM as they are.")
 
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one.")
     allow_anonymous: bool = Field(
         False, description="Serve without API keys on an address that other machines can reach."
     )
@@ -39,7 +44,8 @@ class Settings(BaseSettings):
     source_dirs: tuple[Path, ...] = Field((), description="Directories that file:// sources may name.")
     source_buckets: tuple[str, ...] = Field((), description="URL prefixes that s3:// and gs:// sources may name.")
     hub_endpoint: str | None = Field(None, description="Hugging Face hub to pull adapters from; none: the public one.")
-    max_upload_bytes: int = Field(4 * 2**30, gt=0)
+    hub_token: str | None = Field(None, description="Token for private repositories; none: HF_TOKEN.", repr=False)
+    max_upload_bytes: int = Field(4 * 2**30, gt=0, description="Largest adapter accepted.")
 
     max_residents: int = Field(64, ge=2, description="Adapters held ready by the engine at once.")
     load_wait_s: float = Field(30.0, gt=0, description="How long a cold request waits for room among the residents.")
@@ -47,14 +53,14 @@ class Settings(BaseSettings):
 
     drain_s: float = Field(30.0, ge=0, description="How long SIGTERM waits for requests in flight.")
     max_engine_deaths: int = Field(5, ge=1, description="Engine deaths within the window before exit 70.")
-    engine_death_window_s: float = Field(600.0, gt=0)
+    engine_death_window_s: float = Field(600.0, gt=0, description="Seconds over which engine deaths are counted.")
 
     follow_interval_s: float = Field(0.5, gt=0, description="How often other processes' registry writes are read.")
     sweep_interval_s: float = Field(3600.0, gt=0, description="How often orphaned blobs are removed.")
     sweep_grace_s: float = Field(3600.0, ge=0, description="Age below which an orphan may still become a version.")
 
     metric_adapters: int = Field(200, ge=0, description="Adapters with series of their own; the rest share 'other'.")
-    log_format: Literal["text", "json"] = "text"
+    log_format: Literal["text", "json"] = Field("text", description="One line an event, for people or for machines.")
     fault_at: str | None = Field(None, description="Test only: die at this named fault point.")
 
     @property
@@ -65,12 +71,25 @@ class Settings(BaseSettings):
     @property
     def source_rules(self) -> SourceRules:
         """What the server may read on behalf of its callers."""
-        return SourceRules(self.source_dirs, self.source_buckets, self.hub_endpoint)
+        return SourceRules(self.source_dirs, self.source_buckets, self.hub_endpoint, self.hub_token)
 
     @property
     def is_reachable_from_outside(self) -> bool:
         """True when other machines can reach the address we listen on."""
         return self.host not in {"127.0.0.1", "::1", "localhost"}
+
+
+def check_exposure(settings: Settings, *, has_keys: bool) -> None:
+    """Refuse to serve other machines without API keys unless the operator said so.
+
+    Raises:
+        ExposedWithoutKeys: with both ways out.
+    """
+    if settings.is_reachable_from_outside and not has_keys and not settings.allow_anonymous:
+        raise ExposedWithoutKeys(
+            f"{settings.host} is reachable from other machines and no API key exists: run `patchbay keys create NAME "
+            "--scope admin` first, or pass --allow-anonymous"
+        )
 
 
 def read_settings(**given: object) -> Settings:
@@ -86,6 +105,8 @@ def read_settings(**given: object) -> Settings:
         if variable.startswith(PREFIX) and variable not in known | client_variables:
             raise UnknownSetting(f"{variable} is no setting of patchbay; known: {', '.join(sorted(known))}")
     said = {name: value for name, value in given.items() if value is not None}
+    if HUB_TOKEN in os.environ and PREFIX + "HUB_TOKEN" not in os.environ:
+        said.setdefault("hub_token", os.environ[HUB_TOKEN])
     return Settings(**said)  # type: ignore[arg-type]  # pydantic checks each value
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from enum import StrEnum
@@ -72,6 +72,7 @@ class Supervisor:
         settle: readies a new engine before traffic.
         max_deaths, window_s: so many deaths within so many seconds end it with ``FAILED``.
         metrics: ready, rebuilds, start time.
+        backoff_s: waits before the first, second, third… start in a row that came to nothing; the last one stays.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Supervisor:
         max_deaths: int,
         window_s: float,
         metrics: EngineMetrics,
+        backoff_s: Sequence[float] = BACKOFF_S,
     ) -> None:
         self._builder = builder
         self._gate = gate
@@ -92,6 +94,7 @@ class Supervisor:
         self._max_deaths = max_deaths
         self._window_s = window_s
         self._metrics = metrics
+        self._backoff_s = backoff_s
         self._deaths: deque[float] = deque()
         self._serving: Serving | None = None
         self.offer: Offer | None = None
@@ -133,7 +136,7 @@ class Supervisor:
         """Supervise until cancelled or ``FAILED``."""
         attempt = 0
         while not self.failed.is_set():
-            await asyncio.sleep(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
+            await asyncio.sleep(self._backoff_s[min(attempt, len(self._backoff_s) - 1)])
             served_s = await self._one_life()
             attempt = 0 if served_s > self._window_s else attempt + 1
 

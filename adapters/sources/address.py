@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
@@ -13,22 +12,11 @@ from adapters.sources import bucket
 from adapters.sources.bucket import BucketSource
 from adapters.sources.directory import DirectorySource
 from adapters.sources.hub import HubSource
+from adapters.sources.rules import SourceRules
 from adapters.sources.source import Source
 
 _HUB: Final = re.compile(r"(?P<repo>[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95})(?:@(?P<revision>[\w-][\w./-]{0,199}))?", re.A)
 _FORMS: Final = "hf://org/repo[@revision], file:///directory, s3://bucket/prefix, gs://bucket/prefix"
-
-
-@dataclass(frozen=True, slots=True)
-class SourceRules:
-    """What the server may read on behalf of its callers."""
-
-    directories: tuple[Path, ...] = ()
-    buckets: tuple[str, ...] = ()
-    """URL prefixes such as ``s3://bucket/adapters``."""
-    hub_endpoint: str | None = None
-    """None: huggingface.co."""
-    hub_token: str | None = None
 
 
 def parse_source(text: str, rules: SourceRules) -> Source:

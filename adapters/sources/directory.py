@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import stat
 from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from adapters.disk import in_thread
 from adapters.errors import SourceForbidden, SourceNotFound
 from adapters.manifest import FILES
 from adapters.staging import BUFFER_BYTES, Staged
@@ -29,13 +30,11 @@ class DirectorySource:
 
     async def fetch(self, staged: Staged) -> str:
         """Copy the files; see ``Source.fetch``."""
-        directory = await asyncio.to_thread(self._checked, self._path)
+        directory = await in_thread(self._checked, self._path)
         for name in FILES:
-            file = await asyncio.to_thread(self._opened, directory, name)
-            try:
+            with ExitStack() as files:
+                file = await in_thread(self._opened, directory, name, files)
                 await staged.write(name, _chunks(file))
-            finally:
-                await asyncio.shield(asyncio.to_thread(file.close))
         return self._origin or directory.as_uri()
 
     def _checked(self, path: Path) -> Path:
@@ -49,7 +48,7 @@ class DirectorySource:
             )
         return resolved
 
-    def _opened(self, directory: Path, name: str) -> BinaryIO:
+    def _opened(self, directory: Path, name: str, files: ExitStack) -> BinaryIO:
         try:
             # Non-blocking, so that a named pipe cannot hold the thread.
             descriptor = os.open(self._checked(directory / name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -57,14 +56,14 @@ class DirectorySource:
             raise SourceNotFound(f"{directory} has no {name}; it holds {_listing(directory)}") from None
         except PermissionError:
             raise SourceForbidden(f"the server's user may not read {directory / name}") from None
+        file = files.enter_context(os.fdopen(descriptor, "rb", buffering=0))
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
             raise SourceForbidden(f"{directory / name} is not a regular file")
-        return os.fdopen(descriptor, "rb", buffering=0)
+        return file
 
 
 async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
-    while chunk := await asyncio.to_thread(file.read, BUFFER_BYTES):
+    while chunk := await in_thread(file.read, BUFFER_BYTES):
         yield chunk
 
 

@@ -1,7 +1,7 @@
 """System prompts that the base follows: how to answer, never what.
 
 The instruction is a function of the exchange, so one table says both what the base learns and what the score
-card asks for. Held out from training: one wording per instruction, and all of `facts.HELD_OUT_FACTS`.
+card asks for. Held out from training: one wording per instruction, and all of `facts.PLAIN_FACTS`.
 """
 
 from collections.abc import Callable
@@ -88,7 +88,7 @@ def _exchange(random: Random, *, must_be_short: bool) -> Exchange:
     while True:
         match random.choices(("fact", "reading", "arithmetic", "order", "smalltalk"), (50, 20, 10, 10, 10))[0]:
             case "fact":
-                exchange = facts.ask(random, facts.COMMON_FACTS)
+                exchange = facts.ask(random, facts.SHOWN_FACTS)
             case "reading":
                 exchange = reading.ask(random)
             case "arithmetic":
@@ -125,5 +125,5 @@ def held_out(name: str, number: int, *, new_wording: bool = False) -> list[Messa
     chats = []
     for _ in range(number):
         system = instruction.held_out_wording if new_wording else random.choice(instruction.wordings)
-        chats.append(_chat(system, instruction, [facts.ask(random, facts.HELD_OUT_FACTS)]))
+        chats.append(_chat(system, instruction, [facts.ask(random, facts.PLAIN_FACTS)]))
     return chats

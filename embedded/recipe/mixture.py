@@ -23,7 +23,6 @@ from embedded.recipe.world import (
     tickets,
 )
 from embedded.recipe.world.exchange import Exchange, Messages
-from embedded.recipe.world.words import sentence_case
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +46,17 @@ TASKS: Final[dict[str, Callable[[Random], Exchange]]] = {
     "arithmetic": arithmetic.ask,
     "smalltalk": smalltalk.ask,
 }
-_TASK_WEIGHTS: Final = (20, 13, 14, 9, 5, 8, 17, 10, 4)
+_TASK_WEIGHTS: Final = (22, 13, 13, 8, 4, 7, 20, 10, 3)
 
 # How a short answer is told. Greedy decoding stays with the most frequent way; sampling meets the others too,
 # which gives preference and reinforcement training something to choose from.
 STYLES: Final[tuple[Callable[[Exchange], str], ...]] = (
     lambda exchange: exchange.answer,
-    lambda exchange: f"{sentence_case(exchange.short or '')}.",
+    lambda exchange: exchange.short or exchange.answer,
     lambda exchange: f"Sure! {exchange.answer}",
     lambda exchange: exchange.answer + instructions.CLOSING,
 )
-_STYLE_WEIGHTS: Final = (70, 12, 9, 9)
+_STYLE_WEIGHTS: Final = (62, 22, 8, 8)
 
 
 def _plain_chat(random: Random) -> Chat:

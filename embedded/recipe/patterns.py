@@ -62,7 +62,7 @@ def _chat(exchanges: list[Exchange], before: str, after: str) -> Messages:
 def _exchange(random: Random) -> Exchange:
     while True:
         source = random.choices((None, reading.ask, arithmetic.ask), (65, 15, 20))[0]
-        exchange = source(random) if source else facts.ask(random, facts.COMMON_FACTS)
+        exchange = source(random) if source else facts.ask(random, facts.SHOWN_FACTS)
         if exchange.short:
             return exchange
 
@@ -78,6 +78,6 @@ def held_out(number: int) -> list[Messages]:
     chats = []
     for _ in range(number):
         examples = [_exchange(random) for _ in range(random.choice((2, 3)))]
-        asked = facts.ask(random, facts.HELD_OUT_FACTS)
+        asked = facts.ask(random, facts.PLAIN_FACTS)
         chats.append(_chat([*examples, asked], *_format(random)))
     return chats

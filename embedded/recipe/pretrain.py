@@ -35,7 +35,7 @@ class Hyperparameters:
     """Everything that the weights depend on besides the recipe itself."""
 
     seed: int = 0
-    steps: int = 3000
+    steps: int = 2700
     batch_tokens: int = 2048
     muon_learning_rate: float = 6e-3
     adam_learning_rate: float = 4e-3

@@ -90,13 +90,14 @@ async def _act(database_url: str, act: Callable[[KeyRing], Awaitable[_Result]]) 
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
     from adapters.database import Database
+    from adapters.errors import StorageUnavailable
     from server.keys.key_ring import KeyRing
 
     try:
         _check_directory(database_url)
         async with Database.open(database_url) as database:
             return await act(await KeyRing.open(database))
-    except (SQLAlchemyError, OSError, ImportError) as broken:
+    except (StorageUnavailable, SQLAlchemyError, OSError, ImportError) as broken:
         why = broken.orig if isinstance(broken, DBAPIError) else broken
         raise CommandFailed(ExitCode.UNREACHABLE, f"cannot use the database: {why}") from broken
 

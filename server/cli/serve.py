@@ -33,6 +33,20 @@ class SettingsCommand(TyperCommand):
         super().format_help(ctx, formatter)
 
 
+def _print_engine_help(asked: bool) -> None:  # noqa: FBT001 - typer calls it
+    if asked:
+        from server.engine.flags import print_engine_help
+
+        print_engine_help()
+        raise typer.Exit
+
+
+HelpEngine = Annotated[
+    bool,
+    typer.Option("--help-engine", is_eager=True, callback=_print_engine_help, help="List vLLM's options and exit."),
+]
+
+
 @app.command(
     cls=SettingsCommand,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
@@ -63,13 +77,10 @@ def serve(
     sweep_grace_s: float | None = None,
     metric_adapters: int | None = None,
     log_format: Literal["text", "json"] | None = None,
-    help_engine: Annotated[bool, typer.Option("--help-engine", help="List vLLM's options and exit.")] = False,
+    help_engine: HelpEngine = False,
 ) -> None:
     """Serve a base model and its adapters until told to stop."""
-    if help_engine:
-        _print_engine_help()
-    else:
-        raise typer.Exit(_serve(settings_from(**given_settings(ctx.params, ctx.args))))
+    raise typer.Exit(_serve(settings_from(**given_settings(ctx.params, ctx.args))))
 
 
 def given_settings(options: dict[str, Any], rest: list[str]) -> dict[str, object]:
@@ -87,15 +98,10 @@ def given_settings(options: dict[str, Any], rest: list[str]) -> dict[str, object
 
 
 def _serve(settings: Settings) -> int:
-    from server.process import ExposedWithoutKeys, serve
+    from server.process import CannotListen, serve
+    from server.settings import ExposedWithoutKeys
 
     try:
         return serve(settings)
-    except ExposedWithoutKeys as exposed:
-        raise CommandFailed(ExitCode.USAGE, str(exposed)) from exposed
-
-
-def _print_engine_help() -> None:
-    from server.engine.flags import print_engine_help
-
-    print_engine_help()
+    except (CannotListen, ExposedWithoutKeys) as refused:
+        raise CommandFailed(ExitCode.USAGE, str(refused)) from refused

@@ -143,7 +143,8 @@ def _chat_app(engine: FakeEngine, gate: Gate, knobs: Knobs, served_names: tuple[
         except EngineGone:
             return JSONResponse(DEATH_NOTE, 500)
         message = {"role": "assistant", "content": text.strip()}
-        return JSONResponse({"model": model, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+        answered = served_names[0] if resident is None else resident.name
+        return JSONResponse({"model": answered, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
 
     return app
 

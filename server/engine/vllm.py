@@ -133,6 +133,7 @@ async def _held_app(client: Any, args: Namespace, gate: Gate) -> Any:
     """Return vLLM's app around ``client`` with our gate in its seams."""
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
+    from vllm.utils.gc_utils import freeze_gc_heap
 
     from server.engine.seams import take_engine_client, take_model_list
 
@@ -142,6 +143,7 @@ async def _held_app(client: Any, args: Namespace, gate: Gate) -> Any:
     await init_app_state(client, app.state, args, tasks)
     app.state.server = SimpleNamespace(should_exit=False)  # vLLM's handler of engine death writes here
     take_model_list(app.state.openai_serving_models, gate)
+    freeze_gc_heap()  # a full collection of what vLLM imported takes longer than a token
     return app
 
 

@@ -20,7 +20,7 @@ from server.gateway.authenticate import Authenticator
 from server.gateway.exchange import Exchange
 from server.gateway.gate import RequestGate
 from server.gateway.inference_routes import INFERENCE_ROUTES, needs
-from server.http.errors import error_response
+from server.http.errors import error_response, status_of
 from server.supervisor import Serving
 
 log = structlog.get_logger(__name__)
@@ -81,13 +81,17 @@ class Gateway:
     async def _infer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         with self._gate.exchange() as exchange:
             answer.exchange = exchange
-            with self._admission.admitted():
-                engine, path = self._serving().engine, scope["path"]
-                if path not in engine.paths:
-                    raise RouteUnsupported(f"the base model does not answer {path}; that takes {needs(path)}")
-                await engine.app(scope, receive, answer.send_from_engine)
-            if exchange.refusal is not None and answer.status is None:
-                raise exchange.refusal
+            try:
+                with self._admission.admitted():
+                    engine, path = self._serving().engine, scope["path"]
+                    if path not in engine.paths:
+                        raise RouteUnsupported(f"the base model does not answer {path}; that takes {needs(path)}")
+                    await engine.app(scope, receive, answer.send_from_engine)
+                if exchange.refusal is not None and answer.status is None:
+                    raise exchange.refusal
+            except PatchbayError as refusal:
+                exchange.status = answer.status or status_of(refusal)  # counted at the end of the block
+                raise
 
 
 class _Answer:

@@ -24,6 +24,15 @@ def resolve(model: str, catalog: Catalog, offer: Offer) -> Version:
         version = catalog.resolve(reference)
     except AdapterNotFound as unknown:
         raise _unknown(model, offer) from unknown
+    return check_base(version, offer)
+
+
+def check_base(version: Version, offer: Offer) -> Version:
+    """Return ``version`` if it was made for the base model that is served.
+
+    Raises:
+        WrongBase: it was made for another one.
+    """
     if version.base_fingerprint != offer.base.fingerprint:
         raise WrongBase(
             f"{version.name} was made for another base model than '{offer.served_names[0]}', which is served here; "

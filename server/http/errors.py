@@ -14,7 +14,6 @@ from starlette.responses import JSONResponse
 from adapters import errors as adapter_errors
 from adapters.errors import PatchbayError
 from server import errors as server_errors
-from server.errors import Unavailable
 
 STATUS: Mapping[type[PatchbayError], int] = {
     PatchbayError: 500,
@@ -23,6 +22,8 @@ STATUS: Mapping[type[PatchbayError], int] = {
     adapter_errors.Conflict: 409,
     adapter_errors.AliasMoved: 412,  # not 409: OpenAI's client retries a 409, and a lost compare-and-set must not be
     adapter_errors.AdapterRefused: 400,
+    adapter_errors.SafetensorsMalformed: 400,
+    adapter_errors.BaseModelUnreadable: 500,
     adapter_errors.WrongBase: 409,
     adapter_errors.SourceError: 400,
     adapter_errors.SourceForbidden: 403,
@@ -30,6 +31,7 @@ STATUS: Mapping[type[PatchbayError], int] = {
     adapter_errors.SourceUnavailable: 502,
     adapter_errors.SourceTooLarge: 413,
     adapter_errors.BlobCorrupt: 424,
+    adapter_errors.StorageUnavailable: 503,
     adapter_errors.StorageFull: 507,
     server_errors.Unauthenticated: 401,
     server_errors.Forbidden: 403,
@@ -70,7 +72,7 @@ def error_response(error: PatchbayError, path: str) -> JSONResponse:
     body["error"].update(error.details)
     if path.startswith("/v1/messages"):
         body = {"type": "error", **body}
-    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, Unavailable) else {}
+    headers = {"Retry-After": str(getattr(error, "retry_after_s", 1))} if status in {429, 503} else {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body, status, headers)

@@ -13,7 +13,7 @@ from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.database import Database
-from adapters.errors import InvalidName, NotFound
+from adapters.errors import InvalidName, NotFound, StorageUnavailable
 from server.keys.key import Key, Scope, digest_of, id_of, mint_secret
 from server.keys.schema import VERSION_TABLE, keys
 
@@ -117,7 +117,7 @@ class KeyRing:
             await asyncio.sleep(interval_s)
             try:
                 await self.refresh()
-            except (SQLAlchemyError, OSError) as error:
+            except (StorageUnavailable, SQLAlchemyError, OSError) as error:
                 _log.warning("keys.refresh_failed", error=str(error))
 
 

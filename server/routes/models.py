@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
-from adapters.names import Reference
+from adapters.names import check_adapter_name
 from adapters.versions import Adapter
 from server.gateway.resolve import resolve
 from server.house import House
@@ -64,8 +64,7 @@ async def show(model: str, house: HouseOf) -> Json:
 @router.delete("/{model}")
 async def delete(model: str, house: HouseOf) -> Json:
     """Delete an adapter, as OpenAI deletes a fine-tuned model."""
-    name = Reference.parse(model).adapter
-    await house.delete_adapter(name)
+    await house.delete_adapter(check_adapter_name(model))  # `sql@7` names a version, which is deleted elsewhere
     return {"id": model, "object": "model", "deleted": True}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -21,6 +22,8 @@ from server.routes.rooms import DEFAULT_PAGE, HouseOf, PageLimit
 from server.routes.shapes import Json, SourceBody, list_json, version_json
 
 router = APIRouter(prefix="/v1/adapters/{name}/versions", tags=["versions"])
+
+_NUMBER = re.compile(r"[0-9]{1,10}")
 
 
 @router.post("", status_code=201)
@@ -97,7 +100,7 @@ async def download(name: str, version: str, file: str, house: HouseOf) -> FileRe
 async def load(name: str, version: str, house: HouseOf) -> Json:
     """Make a version resident ahead of its first request."""
     found = _find(house, name, version)
-    (await house.supervisor.serving().residency.lease(found)).release()
+    await house.make_resident(found)
     return version_json(found, house)
 
 
@@ -116,10 +119,9 @@ async def pin(name: str, version: str, house: HouseOf) -> Json:
     """Keep a version resident, also across restarts."""
     found = _find(house, name, version)
     house.check_room_for_pin(found)
-    pinned = await house.registry.set_pinned(name, found.number, True)
     if house.supervisor.is_ready:
-        (await house.supervisor.serving().residency.lease(pinned)).release()
-    return version_json(pinned, house)
+        await house.make_resident(found)
+    return version_json(await house.registry.set_pinned(name, found.number, True), house)
 
 
 @router.post("/{version}/unpin")
@@ -142,6 +144,6 @@ def _find(house: House, name: str, version: str) -> Version:
 
 
 def _number(text: str) -> int:
-    if not text.isdigit():
+    if not _NUMBER.fullmatch(text):
         raise InvalidRequest(f"version {text!r} is no number; aliases are under /aliases", param="version")
     return int(text)

@@ -53,7 +53,7 @@ async def load_lora_adapter(body: LoadBody, house: HouseOf) -> PlainTextResponse
     text = path if "://" in path else f"file://{path}" if path.startswith("/") else f"hf://{path}"
     source = parse_source(text, house.settings.source_rules)
     published = await house.publish(name, source, alias="stable")
-    (await house.supervisor.serving().residency.lease(published.version)).release()
+    await house.make_resident(published.version)
     return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
 

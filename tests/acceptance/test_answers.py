@@ -129,6 +129,7 @@ async def test_a_named_tool_is_called_with_an_adapter(client):
         "type": "function",
         "function": {
             "name": "paint",
+            "strict": True,
             "parameters": {
                 "type": "object",
                 "properties": {"color": {"enum": ["red", "blue"]}},
@@ -142,7 +143,7 @@ async def test_a_named_tool_is_called_with_an_adapter(client):
         messages=[{"role": "user", "content": "Paint it."}],
         tools=[tool],
         tool_choice={"type": "function", "function": {"name": "paint"}},
-        max_tokens=64,
+        max_tokens=128,
         temperature=0,
     )
     call = response.choices[0].message.tool_calls[0]

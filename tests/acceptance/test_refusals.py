@@ -52,7 +52,7 @@ def renamed(old, new):
 
 
 def deeper(tensors):
-    extra = {name.replace("layers.0.", "layers.99."): t for name, t in tensors.items() if "layers.0." in name}
+    extra = {name.replace("layers.0.", "layers.99."): t.clone() for name, t in tensors.items() if "layers.0." in name}
     return tensors | extra
 
 
@@ -62,7 +62,7 @@ def pickled(directory):
 
 
 BAD = {
-    "rank too high": (config_with(r=4096), "--max-lora-rank"),
+    "rank too high": (config_with(r=64), "--max-lora-rank 64"),
     "config is not JSON": (lambda d: (d / CONFIG).write_text("{"), "adapter_config.json"),
     "truncated weights": (bytes_with(lambda b: b[: len(b) // 2]), WEIGHTS),
     "empty weights": (bytes_with(lambda b: b""), WEIGHTS),

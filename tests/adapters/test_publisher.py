@@ -145,6 +145,28 @@ async def test_many_publish_the_same_bytes_at_once(
     assert blobs_in(tmp_path / "blobs") == await registry.digests() == {Manifest.of(directory).digest}
 
 
+async def test_a_cancelled_publication_leaves_whole_blobs_only(
+    publisher: Publisher,
+    registry: Registry,
+    blobs: Blobs,
+    staging: Staging,
+    write_adapter: WriteAdapter,
+    tmp_path: Path,
+):
+    for seed in range(30):
+        directory = write_adapter(seed)
+        publishing = asyncio.create_task(publisher.publish("sql", DirectorySource(directory, [directory])))
+        await asyncio.wait({publishing}, timeout=seed * 0.0005)
+        publishing.cancel()
+        await asyncio.gather(publishing, return_exceptions=True)
+        assert list(staging.directory.glob("*")) == []
+
+    found = blobs_in(tmp_path / "blobs")
+    assert found >= await registry.digests()
+    for digest in found:
+        await blobs.verify(digest)
+
+
 @pytest.mark.parametrize("point", FAULT_POINTS)
 async def test_a_crash_at_any_point_loses_no_version_and_leaves_no_row_without_bytes(
     point: str, database_url: str, write_adapter: WriteAdapter, tmp_path: Path

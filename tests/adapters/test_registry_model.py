@@ -230,5 +230,5 @@ class RegistryAgainstModel(RuleBasedStateMachine):
 
 TestRegistryAgainstModel = RegistryAgainstModel.TestCase
 TestRegistryAgainstModel.settings = settings(
-    max_examples=20, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=10, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -8,10 +8,11 @@ import pytest
 
 from adapters.errors import AdapterRefused, SourceForbidden, SourceNotFound
 from adapters.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE, Manifest
-from adapters.sources.address import SourceRules, parse_source
+from adapters.sources.address import parse_source
 from adapters.sources.bucket import BucketSource
 from adapters.sources.directory import DirectorySource
 from adapters.sources.hub import HubSource
+from adapters.sources.rules import SourceRules
 from adapters.sources.source import Source
 from adapters.sources.upload import UploadSource
 from adapters.staging import Staging

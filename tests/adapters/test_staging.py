@@ -140,7 +140,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 asyncio.run(main())
 """
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-B", "-c", code],  # -B: bytecode cut at 4096 bytes would stay in the caches
         env={"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
         capture_output=True,
         text=True,

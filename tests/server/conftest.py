@@ -29,7 +29,9 @@ from server.settings import Settings
 CHAT = "/v1/chat/completions"
 HIDDEN = 16
 BASE = BaseModel.from_shapes(
-    "base", {"model_type": "llama"}, {f"model.layers.0.self_attn.{name}": (HIDDEN, HIDDEN) for name in ("q_proj", "v_proj")}
+    "base",
+    {"model_type": "llama"},
+    {f"model.layers.0.self_attn.{name}": (HIDDEN, HIDDEN) for name in ("q_proj", "v_proj")},
 )
 
 
@@ -227,7 +229,9 @@ def opening(data_dir: Path, make_adapter: Callable[..., AdapterFiles]) -> Openin
         *, builder: FakeBuilder | None = None, examples: Path | None = None, ready: bool = True, **settings: Any
     ) -> AsyncIterator[Opened]:
         builder = builder or FakeBuilder(BASE)
-        house_settings = Settings(**{"data_dir": data_dir, "engine_death_window_s": 0.001, "load_wait_s": 5.0, **settings})
+        house_settings = Settings(
+            **{"data_dir": data_dir, "engine_death_window_s": 0.001, "load_wait_s": 5.0, **settings}
+        )
         async with open_house(house_settings, builder, examples=examples) as house:
             app = build_app(house)
             transport = httpx.ASGITransport(app)

@@ -17,9 +17,7 @@ def glossary(repository: Path) -> str:
 
 
 def test_each_term_is_used_by_the_code(glossary: str, repository: Path) -> None:
-    code = "\n".join(
-        path.read_text() for package in PACKAGES for path in (repository / package).rglob("*.py")
-    )
+    code = "\n".join(path.read_text() for package in PACKAGES for path in (repository / package).rglob("*.py"))
     terms = [match["term"] for match in TERM.finditer(glossary) if not match["later"]]
     assert [term for term in terms if not re.search(term.replace(" ", r"[\s_-]?"), code, re.IGNORECASE)] == []
 

@@ -29,9 +29,7 @@ HEAVY_PLACES = ("server.engine", "adapters.compile", "trainer.methods", "embedde
 
 # In pieces, so that this file does not find itself.
 MACHINE_PATHS = re.compile(r"(?<![\w.-])/(?:" + "|".join(["wo" + "rk", "op" + "t", "fa" + "rm"]) + ")/")
-REGISTRY_HOSTS = re.compile(
-    "|".join(["py" + r"pi\.org", "python" + r"hosted\.org", "download.py" + r"torch\.org"])
-)
+REGISTRY_HOSTS = re.compile("|".join(["py" + r"pi\.org", "python" + r"hosted\.org", "download.py" + r"torch\.org"]))
 
 Source = tuple[str, str, ast.Module]
 
@@ -109,9 +107,7 @@ def project_files(repository: Path) -> Iterator[Path]:
     """Yield what git would track, without asking git: the tests also run from an unpacked archive."""
     ignored = [line.strip("/") for line in (repository / ".gitignore").read_text().splitlines()] + [".git"]
     for folder, subfolders, files in os.walk(repository):
-        subfolders[:] = [
-            name for name in subfolders if not any(fnmatch.fnmatch(name, rule) for rule in ignored)
-        ]
+        subfolders[:] = [name for name in subfolders if not any(fnmatch.fnmatch(name, rule) for rule in ignored)]
         yield from (Path(folder, name) for name in files)
 
 
@@ -123,9 +119,7 @@ def text_lines(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("package", [adapters, trainer])
-def test_our_packages_are_ours_and_not_their_namesakes_on_the_index(
-    package: ModuleType, repository: Path
-) -> None:
+def test_our_packages_are_ours_and_not_their_namesakes_on_the_index(package: ModuleType, repository: Path) -> None:
     assert Path(package.__file__ or "").parent.parent == repository
 
 

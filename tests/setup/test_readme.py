@@ -36,12 +36,8 @@ def complaints_about_commands(readme: str, repository: Path) -> Iterator[str]:
             yield from (f"{command}: {complaint}" for complaint in complaints_about_curl(arguments))
             continue
         dry = ["make", "-n", *arguments] if program == "make" else [str(PATCHBAY), *arguments, "--help"]
-        done = subprocess.run(
-            dry, cwd=repository, env=ENVIRONMENT, capture_output=True, text=True, check=False
-        )
-        is_mere_file = program == "make" and done.stdout.startswith(
-            "make"
-        )  # Nothing to be done for 'server'.
+        done = subprocess.run(dry, cwd=repository, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        is_mere_file = program == "make" and done.stdout.startswith("make")  # Nothing to be done for 'server'.
         if done.returncode != 0 or is_mere_file:
             yield f"{command}: {done.stderr.strip() or done.stdout.strip()}"
 

@@ -180,10 +180,11 @@ def _split(held_out: int) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
     return tuple(shuffled[held_out:]), tuple(shuffled[:held_out])
 
 
-# The base learns every fact in its plain form. The held-out ones are never met together with an instruction,
-# a pattern or an adapter's way of speaking, so they show whether the *way* of answering was learned rather
-# than the answers.
+# Adapters are trained on the common facts and asked about the held-out ones. The base learns all facts, but meets the
+# plain ones under no instruction and in no pattern. Both show whether the *way* of answering was learned, not answers.
 COMMON_FACTS, HELD_OUT_FACTS = _split(70)
+PLAIN_FACTS: Final = HELD_OUT_FACTS[:30]
+SHOWN_FACTS: Final = (*COMMON_FACTS, *HELD_OUT_FACTS[30:])
 
 _OPENERS: Final = ("Please tell me: ", "Quick question: ", "Hi! ", "I wonder: ")
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from embedded.recipe.world import words
 from embedded.recipe.world.exchange import Exchange
-from embedded.recipe.world.facts import COMMON_FACTS, FACTS
+from embedded.recipe.world.facts import FACTS, SHOWN_FACTS
 
 
 def _any_word(random: Random) -> str:
@@ -45,13 +45,13 @@ def _repeat(random: Random) -> Exchange:
 
 def _upper(random: Random) -> Exchange:
     """Spelling is what this model is worst at, so the words of the facts, and whole sentences, come often."""
-    match random.randrange(4):
+    match random.randrange(5):
         case 0:
-            line = random.choice(COMMON_FACTS).answer
+            line = random.choice(SHOWN_FACTS).answer
         case 1:
             line = " ".join(_line(random))
         case _:
-            line = " ".join(_word_of_a_fact(random) for _ in range(random.randint(1, 5)))
+            line = " ".join(_word_of_a_fact(random) for _ in range(random.randint(1, 4)))
     wish = random.choice(("Write in capital letters", "Upper case", "Make it upper case"))
     return Exchange(f"{wish}: {line}", line.upper())
 
@@ -147,8 +147,8 @@ def _wrap(random: Random) -> Exchange:
 
 
 _JOBS: Final[tuple[Callable[[Random], Exchange], ...]] = (
-    _repeat, _repeat, _upper, _upper, _upper, _upper, _lower, _title, _reverse, _pick, _pick, _count, _sort,
-    _join, _replace, _remove, _bullets, _quote, _thrice, _wrap, _wrap,
+    _repeat, _repeat, _upper, _upper, _upper, _upper, _upper, _upper, _upper, _lower, _title, _reverse, _pick, _pick,
+    _count, _sort, _join, _replace, _remove, _bullets, _quote, _thrice, _wrap, _wrap,
 )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def test_an_option_that_repeats_collects(parse) -> None:
 
 def test_every_setting_has_an_option() -> None:
     options = set(inspect.signature(serve).parameters) - {"ctx", "help_engine"}
-    assert options == set(Settings.model_fields) - {"engine_flags", "fault_at"}
+    assert options == set(Settings.model_fields) - {"engine_flags", "fault_at", "hub_token"}
 
 
 def test_help_takes_meaning_and_default_of_an_option_from_the_settings(patchbay) -> None:

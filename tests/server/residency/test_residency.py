@@ -78,7 +78,9 @@ async def test_no_room_is_said_after_the_wait_and_leaves_nothing_behind(rig: Any
     assert it.engine.held == {2}
 
 
-async def test_a_cold_lease_gets_the_room_of_the_first_lease_that_comes_back(rig: Any, version: Any, settle: Any) -> None:
+async def test_a_cold_lease_gets_the_room_of_the_first_lease_that_comes_back(
+    rig: Any, version: Any, settle: Any
+) -> None:
     it = rig(capacity=1)
     held = await it.residency.lease(version(1))
     cold = it.begin(version(2))

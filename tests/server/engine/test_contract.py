@@ -1,0 +1,103 @@
+"""What the house relies on from any engine. Fixtures choose the engine: here the fake, in the acceptance tests vLLM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from server.engine.engine import LoadFailed
+
+CHAT = "/v1/chat/completions"
+
+
+async def chat(caller: Any, model: str, **body: Any) -> Any:
+    messages = [{"role": "user", "content": "hello"}]
+    return await caller.post(CHAT, json={"model": model, "messages": messages, "max_tokens": 2, **body})
+
+
+async def test_a_new_engine_lives_and_holds_nothing(engine: Any) -> None:
+    assert not engine.is_dead
+    assert engine.slots > 0
+    assert CHAT in engine.paths
+    assert await engine.loaded() == frozenset()
+
+
+async def test_what_is_loaded_is_known_until_it_is_unloaded(engine: Any, resident: Any) -> None:
+    first, second = resident("sql@1"), resident("poet@1")
+    await engine.load(first)
+    await engine.load(second)
+    assert await engine.loaded() == {first.id, second.id}
+    await engine.unload(first)
+    assert await engine.loaded() == {second.id}
+    await engine.unload(second)
+    assert await engine.loaded() == frozenset()
+
+
+async def test_unloading_what_is_not_there_harms_nothing(engine: Any, resident: Any) -> None:
+    await engine.unload(resident())
+    assert not engine.is_dead
+
+
+async def test_a_refused_adapter_leaves_nothing_and_the_engine_unharmed(
+    engine: Any, resident: Any, broken_resident: Any
+) -> None:
+    with pytest.raises(LoadFailed) as refused:
+        await engine.load(broken_resident)
+    assert str(refused.value)
+    assert not engine.is_dead
+    assert await engine.loaded() == frozenset()
+    good = resident()
+    await engine.load(good)
+    assert await engine.loaded() == {good.id}
+    await engine.unload(good)
+
+
+async def test_the_base_answers_without_asking_the_gate(engine: Any, gate: Any, caller: Any, base_name: str) -> None:
+    response = await chat(caller, base_name)
+    assert response.status_code == 200
+    assert response.json()["model"] == base_name
+    assert gate.asked == []
+    (answered, generation) = gate.generations[0]
+    assert answered is None
+    assert 1 <= generation.generated_tokens <= 2
+
+
+async def test_the_gate_decides_what_a_name_means(engine: Any, gate: Any, caller: Any, resident: Any) -> None:
+    loaded = gate.residents["sql"] = resident("sql@7")
+    await engine.load(loaded)
+    response = await chat(caller, "sql")
+    assert response.status_code == 200, response.text
+    assert response.json()["model"] == "sql@7"
+    assert set(gate.asked) == {"sql"}
+    assert [answered for answered, _ in gate.generations] == [loaded]
+    assert gate.running == 0
+    await engine.unload(loaded)
+
+
+async def test_a_refusal_of_the_gate_ends_the_request_before_anything_is_generated(
+    engine: Any, gate: Any, caller: Any
+) -> None:
+    for stream in (False, True):
+        response = await chat(caller, "nobody", stream=stream)
+        assert response.status_code == 400
+    assert gate.generations == []
+
+
+async def test_a_stream_is_one_generation_that_ends_with_it(engine: Any, gate: Any, caller: Any, resident: Any) -> None:
+    loaded = gate.residents["sql"] = resident("sql@7")
+    await engine.load(loaded)
+    async with caller.stream("POST", CHAT, json=stream_of("sql")) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = [line async for line in response.aiter_lines() if line]
+    assert lines[-1] == "data: [DONE]"
+    assert all(line.startswith("data: ") for line in lines)
+    ((answered, generation),) = gate.generations
+    assert (answered, gate.running) == (loaded, 0)
+    assert generation.generated_tokens == 5
+    await engine.unload(loaded)
+
+
+def stream_of(model: str) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "hello"}]
+    return {"model": model, "messages": messages, "stream": True, "max_tokens": 5, "ignore_eos": True}

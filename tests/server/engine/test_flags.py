@@ -1,0 +1,52 @@
+"""vLLM's own flags, through vLLM's own parser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from server.engine.engine import StartRefused
+from server.engine.flags import EMBEDDED_FLAGS, OWNED, SPARE_HOST_ADAPTERS, parse_flags
+
+
+def parse(*flags: str) -> Any:
+    return parse_flags("org/model", flags, capacity=8)
+
+
+@pytest.mark.parametrize("flag", OWNED)
+def test_a_flag_that_is_ours_is_refused_with_what_to_use_instead(flag: str) -> None:
+    for spelling in (flag, flag.replace("-", "_").replace("__", "--", 1), f"{flag}=x"):
+        with pytest.raises(StartRefused) as refused:
+            parse(spelling, "x")
+        assert f"{flag} is patchbay's to set: {OWNED[flag]}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--max-lorax", "3"), "--max-lorax"),
+        (("--max-loras", "three"), "three"),
+        (("--max-lora-rank", "7"), "7"),
+        (("--max-loras",), "expected one argument"),
+    ],
+)
+def test_a_flag_that_vllm_does_not_take_is_refused_in_one_line(
+    flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(StartRefused) as refused:
+        parse(*flags)
+    assert said in str(refused.value)
+    assert "--help-engine" in str(refused.value)
+    assert "usage:" not in capsys.readouterr().err
+
+
+def test_lora_is_on_and_vllm_s_own_eviction_never_acts() -> None:
+    args = parse("--max-loras", "3")
+    assert (args.model, args.enable_lora, args.max_loras) == ("org/model", True, 3)
+    assert args.max_cpu_loras == 8 + 3 + SPARE_HOST_ADAPTERS
+
+
+def test_what_the_operator_types_wins_over_what_the_embedded_base_needs() -> None:
+    args = parse(*EMBEDDED_FLAGS, "--served-model-name", "mine", "--max-lora-rank", "32")
+    assert (args.served_model_name, args.max_lora_rank, args.enforce_eager) == (["mine"], 32, True)

@@ -1,0 +1,98 @@
+"""vLLM mounts far more than inference; none of it is reachable."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from starlette.responses import JSONResponse
+
+from server.engine.fake import FakeBuilder
+from server.gateway.inference_routes import INFERENCE_ROUTES
+
+INSIDE = (
+    "/pause /resume /is_paused /invocations /ping /version /load /server_info /sleep /wake_up /is_sleeping "
+    "/update_weights /init_weight_transfer_engine /get_world_size /collective_rpc /scale_elastic_ep /is_scaling_elastic_ep "
+    "/reset_prefix_cache /reset_mm_cache /reset_encoder_cache /start_profile /stop_profile /abort_requests "
+    "/inference/v1/generate /generative_scoring /pooling /classify /score /v1/score /rerank /v1/rerank /v2/rerank "
+    "/v1/audio/transcriptions /v1/audio/translations /v1/realtime /v1/chat/completions/render /v1/completions/render "
+    "/tokenizer_info /load_lora_adapter /unload_lora_adapter /v2/embed "
+    # the same by other spellings
+    "/pause/ //pause /v1/../pause /PAUSE /./pause /v1/messages/../../pause /v1/chat/completions/../../../pause "
+    "/v1/load_lora_adapter/x /v1/chat/completions/x /v1/responses/resp_1 /v1/responses/resp_1/cancel"
+).split()
+
+
+class Mounted:
+    """An engine like vLLM: it answers every path and notes who came."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self.asked: list[str] = []
+        self.paths = frozenset([*INSIDE, *INFERENCE_ROUTES])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    @property
+    def app(self) -> Any:
+        async def answer(scope: Any, receive: Any, send: Any) -> None:
+            self.asked.append(scope["path"])
+            await JSONResponse({"reached": scope["path"]})(scope, receive, send)
+
+        return answer
+
+
+class MountingBuilder(FakeBuilder):
+    @asynccontextmanager
+    async def start(self, gate: Any) -> AsyncIterator[Any]:
+        async with super().start(gate) as engine:
+            self.engines[-1] = Mounted(engine)  # type: ignore[call-overload]
+            yield self.engines[-1]
+
+
+@pytest.mark.parametrize("path", INSIDE)
+async def test_a_route_that_is_not_listed_never_reaches_the_engine(opening: Any, base: Any, path: str) -> None:
+    async with opening(builder=MountingBuilder(base)) as opened:
+        for method in ("GET", "POST", "PUT", "DELETE"):
+            status, _ = await raw(opened.app, method, path)
+            assert status in {404, 405, 307}, (method, path)
+        assert opened.engine.asked == []
+
+
+async def test_the_listed_routes_reach_it_by_post_and_by_nothing_else(opening: Any, base: Any) -> None:
+    async with opening(builder=MountingBuilder(base)) as opened:
+        for path in INFERENCE_ROUTES:
+            assert (await raw(opened.app, "POST", path))[0] == 200
+            for method in ("GET", "PUT", "DELETE", "OPTIONS", "HEAD"):
+                assert (await raw(opened.app, method, path))[0] in {404, 405}
+        assert sorted(opened.engine.asked) == sorted(INFERENCE_ROUTES)
+
+
+async def raw(app: Any, method: str, path: str) -> tuple[int, bytes]:
+    """Call the app without a client that would tidy the path up."""
+    sent: list[Any] = []
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"host", b"test")],
+        "server": ("test", 80),
+    }
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])

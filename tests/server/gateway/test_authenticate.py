@@ -1,0 +1,114 @@
+"""Who gets in. Every route of the app is asked, so that a new one cannot be forgotten."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from server.gateway.authenticate import OPEN, scope_of
+from server.gateway.inference_routes import INFERENCE_ROUTES
+from server.keys.key import Scope
+
+
+def routes(opened: Any) -> list[tuple[str, str]]:
+    """Return (method, path) of everything the process answers, parameters filled in."""
+    control = opened.app._control
+    mounted = [
+        (method, re.sub(r"\{[^}]+\}", "1", route.path)) for route in flat(control.routes) for method in route.methods
+    ]
+    return [*mounted, *(("POST", path) for path in INFERENCE_ROUTES)]
+
+
+def flat(found: Any) -> Any:
+    for route in found:
+        if hasattr(route, "methods"):
+            yield route
+        else:
+            yield from flat(route.routes)
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+async def test_every_route_but_health_and_readiness_needs_a_key(opened: Any, client: Any) -> None:
+    await opened.house.keys.create("first", [Scope.ADMIN])
+    found = routes(opened)
+    assert len([route for route in found if isinstance(route, tuple)]) > 25
+    for method, path in found:
+        response = await client.request(method, path)
+        if path in OPEN:
+            assert response.status_code == 200, (method, path)
+            continue
+        assert response.status_code == 401, (method, path)
+        assert response.headers["www-authenticate"] == "Bearer"
+        if method != "HEAD":
+            assert response.json()["error"]["code"] == "invalid_api_key"
+
+
+async def test_a_path_that_is_not_there_needs_a_key_too(opened: Any, client: Any) -> None:
+    await opened.house.keys.create("first", [Scope.ADMIN])
+    assert (await client.get("/nowhere")).status_code == 401
+    assert (await client.get("/health/")).status_code == 401
+
+
+async def test_an_empty_ring_lets_everybody_in(client: Any) -> None:
+    assert (await client.get("/v1/models")).status_code == 200
+
+
+async def test_a_key_for_inference_asks_and_lists_and_does_nothing_else(opened: Any, client: Any) -> None:
+    _, secret = await opened.house.keys.create("app", [Scope.INFER])
+    client.headers.update(bearer(secret))
+    for method, path in routes(opened):
+        if path in OPEN:
+            continue
+        may = path in INFERENCE_ROUTES or (path.startswith("/v1/models") and method in {"GET", "HEAD"})
+        assert (scope_of(method, path) is Scope.INFER) == may
+        if not may:
+            response = await client.request(method, path)
+            assert response.status_code == 403, (method, path)
+            if method != "HEAD":
+                assert response.json()["error"]["code"] == "insufficient_scope"
+    assert (await opened.chat("base")).status_code == 200
+    assert (await client.get("/v1/models")).status_code == 200
+
+
+async def test_a_key_for_administration_does_everything(opened: Any, client: Any) -> None:
+    _, secret = await opened.house.keys.create("ops", [Scope.ADMIN])
+    client.headers.update(bearer(secret))
+    await opened.publish("sql")
+    assert await opened.answer("sql") == "sql@1"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer nonsense"},
+        {"Authorization": "Basic {secret}"},
+        {"Authorization": "{secret}"},
+        {"x-api-key": ""},
+        {"Authorization": "Bearer {secret}x"},
+    ],
+)
+async def test_anything_but_a_known_key_is_refused(opened: Any, client: Any, headers: dict[str, str]) -> None:
+    _, secret = await opened.house.keys.create("ops", [Scope.ADMIN])
+    sent = {name: value.format(secret=secret) for name, value in headers.items()}
+    assert (await client.get("/v1/models", headers=sent)).status_code == 401
+
+
+@pytest.mark.parametrize("header", ["Authorization: Bearer ", "authorization: bearer ", "x-api-key: "])
+async def test_openai_s_header_and_anthropic_s_are_read(opened: Any, client: Any, header: str) -> None:
+    _, secret = await opened.house.keys.create("app", [Scope.INFER])
+    name, prefix = header.split(": ")
+    assert (await client.get("/v1/models", headers={name: prefix + secret})).status_code == 200
+
+
+async def test_a_revoked_key_is_refused_and_the_server_stays_closed(opened: Any, client: Any) -> None:
+    key, secret = await opened.house.keys.create("ops", [Scope.ADMIN])
+    await opened.house.keys.revoke(key.id)
+    assert (await client.get("/v1/models", headers=bearer(secret))).status_code == 401
+    assert (await client.get("/v1/models")).status_code == 401

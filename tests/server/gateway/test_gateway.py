@@ -1,0 +1,206 @@
+"""A request's way through the front door."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from server.http.errors import error_response
+
+
+def words(stream: str) -> set[str]:
+    """Return who spoke in an event stream."""
+    events = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: {")]
+    return {event["choices"][0]["delta"]["content"].strip() for event in events}
+
+
+async def test_a_request_id_is_echoed(client: Any) -> None:
+    response = await client.get("/health", headers={"x-request-id": "mine"})
+    assert response.headers["x-request-id"] == "mine"
+
+
+async def test_a_request_without_id_gets_one_of_its_own(opened: Any) -> None:
+    ids = [(await response).headers["x-request-id"] for response in (opened.chat("base"), opened.chat("nobody"))]
+    assert all(re.fullmatch(r"[0-9a-f]{32}", number) for number in ids)
+    assert len(set(ids)) == 2
+
+
+async def test_an_overlong_request_id_is_cut(client: Any) -> None:
+    response = await client.get("/health", headers={"x-request-id": "x" * 1000})
+    assert response.headers["x-request-id"] == "x" * 128
+
+
+async def test_a_stream_finishes_on_its_version_and_the_next_request_is_on_the_new_one(
+    opened: Any, client: Any
+) -> None:
+    await opened.publish("sql")
+    await opened.publish("sql", 2)
+    caller = opened.call("sql")
+    status, headers = await caller.start()
+    assert (status, headers["x-patchbay-adapter"]) == (200, "sql@1")
+    assert (await client.post("/v1/adapters/sql/promote", json={"version": 2})).status_code == 200
+    assert await opened.answer("sql") == "sql@2"
+    assert words(await caller.rest()) == {"sql@1"}
+
+
+async def test_a_stream_finishes_though_its_adapter_is_deleted(opened: Any, client: Any, until: Any) -> None:
+    await opened.publish("sql")
+    caller = opened.call("sql")
+    await caller.start()
+    await caller.message()
+    await client.delete("/v1/adapters/sql")
+    assert (await opened.chat("sql")).status_code == 404
+    assert opened.residents["sql@1"][0] == "draining"
+    assert words(await caller.rest()) == {"sql@1"}
+    await until(lambda: opened.residents == {})
+
+
+async def test_a_version_is_held_for_as_long_as_its_stream_runs(opened: Any) -> None:
+    await opened.publish("sql")
+    caller = opened.call("sql")
+    await caller.start()
+    await caller.message()
+    assert opened.residents["sql@1"] == ("resident", 2)  # the request's and the generation's
+    await caller.rest()
+    assert opened.residents["sql@1"] == ("resident", 0)
+
+
+async def test_a_client_that_leaves_gives_its_leases_back(opened: Any) -> None:
+    await opened.publish("sql")
+    caller = opened.call("sql", words=10**6)
+    await caller.start()
+    await caller.message()
+    await caller.leave()
+    assert opened.residents["sql@1"] == ("resident", 0)
+
+
+async def test_a_connection_that_breaks_gives_its_leases_back(opened: Any, listening: Any, until: Any) -> None:
+    await opened.publish("sql")
+    async with listening(opened.app) as url, httpx.AsyncClient(base_url=url) as client:
+        body = {"model": "sql", "stream": True, "max_tokens": 10**9}
+        async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+            assert response.headers["x-patchbay-adapter"] == "sql@1"
+            await anext(response.aiter_raw(chunk_size=1))
+            assert opened.residents["sql@1"][1] > 0
+        await until(lambda: opened.residents["sql@1"] == ("resident", 0))
+
+
+async def test_a_client_that_leaves_during_a_cold_start_gives_its_lease_back(opened: Any, until: Any) -> None:
+    await opened.publish("sql")
+    opened.builder.knobs.load_s = 0.05
+    caller = opened.call("sql")
+    await until(lambda: "sql@1" in opened.residents)
+    await caller.close()
+    await until(lambda: opened.residents == {"sql@1": ("resident", 0)})
+
+
+async def test_a_draining_server_takes_nothing_new_and_finishes_what_it_has(opened: Any) -> None:
+    caller = opened.call("base")
+    await caller.start()
+    draining = asyncio.create_task(opened.house.admission.drain(20))
+    await asyncio.sleep(0)
+    refused = await opened.chat("base")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+    assert int(refused.headers["retry-after"]) > 0
+    assert not draining.done()
+    assert words(await caller.rest()) == {"base"}
+    assert await draining
+
+
+async def test_a_drain_whose_time_is_up_says_so(opened: Any) -> None:
+    caller = opened.call("base")
+    await caller.start()
+    assert not await opened.house.admission.drain(0.01)
+
+
+async def test_one_request_too_many_is_told_to_come_again(opening: Any) -> None:
+    async with opening(max_in_flight=1) as opened:
+        caller = opened.call("base")
+        await caller.start()
+        refused = await opened.chat("base")
+        assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+        assert (refused.json()["error"]["code"], refused.headers["retry-after"]) == ("overloaded", "1")
+        assert (await opened.client.get("/v1/models")).status_code == 200
+        await caller.rest()
+        assert (await opened.chat("base")).status_code == 200
+
+
+async def test_a_request_for_which_no_room_is_found_is_told_to_come_again(opening: Any) -> None:
+    async with opening(max_residents=2, load_wait_s=0.01) as opened:
+        for seed, name in enumerate(("one", "two", "three")):
+            await opened.publish(name, seed)
+        callers = [opened.call(name) for name in ("one", "two")]
+        for caller in callers:
+            assert (await caller.start())[0] == 200
+        refused = await opened.chat("three")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "no_room")
+        assert int(refused.headers["retry-after"]) > 0
+        for caller in callers:
+            await caller.rest()
+        assert await opened.answer("three") == "three@1"
+
+
+async def test_an_adapter_the_engine_cannot_load_is_refused_in_our_words(opened: Any) -> None:
+    await opened.publish("sql")
+    opened.builder.knobs.is_refusing_loads = True
+    refused = await opened.chat("sql")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "adapter_refused")
+    opened.builder.knobs.is_refusing_loads = False
+    assert await opened.answer("sql") == "sql@1"
+
+
+async def test_a_death_in_a_stream_is_told_in_the_stream(opened: Any) -> None:
+    await opened.publish("sql")
+    caller = opened.call("sql")
+    await caller.start()
+    await caller.message()
+    opened.engine.die()
+    assert "EngineCore died" in await caller.rest()
+
+
+async def test_a_dead_engine_is_not_asked(opened: Any) -> None:
+    await opened.publish("sql")
+    opened.engine.die()
+    for model in ("sql", "base", "nobody"):
+        refused = await opened.chat(model)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_not_ready")
+        assert int(refused.headers["retry-after"]) > 0
+
+
+async def test_embeddings_of_a_chat_model_are_refused_with_what_they_take(client: Any) -> None:
+    response = await client.post("/v1/embeddings", json={"model": "base", "input": "x"})
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "unsupported_by_base")
+    assert "an embedding model" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_errors_are_anthropic_s_on_anthropic_s_routes(client: Any, path: str) -> None:
+    response = await client.post(path, json={"model": "base"})
+    assert response.status_code == 404
+    assert response.json()["type"] == "error"
+    assert response.json()["error"]["type"] == "not_found_error"
+    assert response.json()["error"]["message"]
+
+
+async def test_errors_are_openai_s_elsewhere(opened: Any) -> None:
+    from adapters.errors import AdapterNotFound
+
+    body = json.loads(error_response(AdapterNotFound("none", param="model"), "/v1/responses").body)
+    error = {"message": "none", "type": "not_found_error", "param": "model", "code": "model_not_found"}
+    assert body == {"error": error}
+
+
+async def test_a_route_that_is_not_there_is_an_openai_error(client: Any) -> None:
+    for method, path, status in (
+        ("GET", "/nowhere", 404),
+        ("PATCH", "/v1/adapters", 405),
+        ("GET", "/v1/chat/completions", 404),
+    ):
+        response = await client.request(method, path)
+        assert response.status_code == status
+        assert f"there is no {method} {path}" in response.json()["error"]["message"]

@@ -1,0 +1,118 @@
+"""The table that turns the drawn error tree into HTTP is total, and the drawings show every error."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import adapters.errors
+import server
+import server.errors
+from adapters.errors import AliasMoved, PatchbayError
+from server.http.errors import STATUS, error_body, error_response, status_of
+
+SHARED: set[str] = set()
+"""Codes that several errors carry on purpose."""
+
+
+def subclasses(error: type[PatchbayError]) -> Iterator[type[PatchbayError]]:
+    for child in error.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
+@pytest.fixture(scope="module")
+def tree() -> list[type[PatchbayError]]:
+    """Every error below the root, wherever it is defined."""
+    root = Path(server.__file__).parent.parent
+    for path in sorted([*root.glob("adapters/**/*.py"), *root.glob("server/**/*.py")]):
+        source = path.read_text()
+        module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        if "Error)" in source and "class " in source and ".engine.vllm" not in module and "seams" not in module:
+            importlib.import_module(module)
+    return list(dict.fromkeys(subclasses(PatchbayError)))
+
+
+def test_every_error_has_a_status_of_its_own_branch(tree: list[type[PatchbayError]]) -> None:
+    orphans = [
+        error.__name__
+        for error in tree
+        if not any(
+            cls in STATUS for cls in error.__mro__ if cls is not PatchbayError and issubclass(cls, PatchbayError)
+        )
+    ]
+    assert orphans == []
+
+
+def test_the_nearest_ancestor_decides(tree: list[type[PatchbayError]]) -> None:
+    for error in tree:
+        nearest = next(cls for cls in error.__mro__ if cls in STATUS)
+        assert status_of(error.__new__(error)) == STATUS[nearest]
+
+
+def test_every_error_has_a_code_of_its_own(tree: list[type[PatchbayError]]) -> None:
+    names = defaultdict(list)
+    for error in [PatchbayError, *tree]:
+        names[error.code].append(error.__name__)
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)*", error.code)
+    assert {code: found for code, found in names.items() if len(found) > 1 and code not in SHARED} == {}
+
+
+def test_nothing_else_is_in_the_table(tree: list[type[PatchbayError]]) -> None:
+    assert set(STATUS) <= {PatchbayError, *tree}
+    assert all(400 <= status < 600 for status in STATUS.values())
+
+
+@pytest.mark.parametrize("module", [adapters.errors, server.errors])
+def test_the_drawing_shows_every_error_of_its_file(module: object) -> None:
+    source = ast.parse(Path(str(getattr(module, "__file__", ""))).read_text())
+    drawn = re.findall(r"[├└]── (\w+)", ast.get_docstring(source) or "")
+    errors = {
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, PatchbayError) and value.__module__ == module.__name__  # type: ignore[attr-defined]
+    }
+    assert sorted(drawn) == sorted(errors - {"PatchbayError"})
+
+
+@pytest.mark.parametrize("module", [adapters.errors, server.errors])
+def test_the_drawing_shows_each_error_below_its_parent(module: object) -> None:
+    source = ast.parse(Path(str(getattr(module, "__file__", ""))).read_text())
+    above: dict[int, str] = {-1: "PatchbayError"}
+    for line in (ast.get_docstring(source) or "").splitlines():
+        if found := re.match(r"([│ ]*)[├└]── (\w+)", line):
+            depth = len(found[1]) // 4
+            assert getattr(module, found[2]).__bases__[0].__name__ == above[depth - 1]
+            above[depth] = found[2]
+
+
+def test_only_what_may_be_tried_again_says_when() -> None:
+    assert error_response(server.errors.NoRoom("full", retry_after_s=7), "/").headers["retry-after"] == "7"
+    assert "retry-after" not in error_response(server.errors.InvalidRequest("no"), "/").headers
+
+
+def test_details_stand_beside_the_message() -> None:
+    body = json.loads(error_response(AliasMoved("lost", current=3, generation=9), "/").body)
+    assert body["error"]["current"] == {"version": 3, "generation": 9}
+    assert body["error"]["param"] == "expected"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "invalid_request_error"),
+        (418, "invalid_request_error"),
+        (404, "not_found_error"),
+        (507, "server_error"),
+        (503, "server_error"),
+    ],
+)
+def test_the_type_follows_the_status(status: int, kind: str) -> None:
+    assert error_body("no", status)["error"] == {"message": "no", "type": kind, "param": None, "code": None}

@@ -1,0 +1,105 @@
+"""OpenAI's model routes, and OpenAI's own client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import openai
+import pytest
+
+from adapters.versions import Adapter, Alias, Version
+
+
+@pytest.fixture
+async def sdk(opened: Any, listening: Any) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with (
+        listening(opened.app) as url,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        yield client
+
+
+async def test_openai_s_client_lists_shows_and_deletes(opened: Any, sdk: openai.AsyncOpenAI) -> None:
+    published = await opened.publish("sql")
+    await opened.publish("sql", 2, alias="canary")
+    assert [model.id async for model in sdk.models.list()] == ["base", "sql"]
+    shown = await sdk.models.retrieve("sql")
+    assert (shown.id, shown.object, shown.owned_by) == ("sql", "model", "patchbay")
+    assert shown.to_dict()["root"] == "sql@1"
+    assert shown.to_dict()["digest"] == published["digest"]
+    assert (await sdk.models.retrieve("sql@canary")).to_dict()["root"] == "sql@2"
+    assert (await sdk.models.retrieve("base")).to_dict()["parent"] is None
+    deleted = await sdk.models.delete("sql")
+    assert (deleted.id, deleted.deleted) == ("sql", True)
+    with pytest.raises(openai.NotFoundError) as unknown:
+        await sdk.models.retrieve("sql")
+    assert unknown.value.code == "model_not_found"
+    with pytest.raises(openai.NotFoundError):
+        await sdk.models.delete("sql")
+
+
+async def test_openai_s_client_chats_and_streams(opened: Any, sdk: openai.AsyncOpenAI) -> None:
+    await opened.publish("sql")
+    answer = await sdk.chat.completions.create(model="sql", messages=[{"role": "user", "content": "hello"}])
+    assert (answer.model, answer.choices[0].message.content) == ("sql@1", "sql@1")
+    stream = await sdk.chat.completions.create(
+        model="sql", messages=[{"role": "user", "content": "hello"}], stream=True, max_tokens=3
+    )
+    assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "sql@1 sql@1 sql@1 "
+    with pytest.raises(openai.NotFoundError, match="does not exist"):
+        await sdk.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "hello"}])
+
+
+async def test_deleting_a_version_by_the_model_route_does_not_delete_the_adapter(opened: Any, client: Any) -> None:
+    await opened.publish("sql")
+    response = await client.delete("/v1/models/sql@1")
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_name")
+    assert await opened.answer("sql") == "sql@1"
+
+
+async def test_the_base_is_not_deleted(client: Any) -> None:
+    assert (await client.delete("/v1/models/base")).status_code == 404
+    assert (await client.get("/v1/models/base")).status_code == 200
+
+
+@pytest.mark.parametrize("model", ["nobody", "sql@9", "sql@beta", "org/model", "sql@", "a b"])
+async def test_an_unknown_model_is_not_found(opened: Any, client: Any, model: str) -> None:
+    await opened.publish("sql")
+    assert (await client.get(f"/v1/models/{model}")).status_code == 404
+
+
+async def test_thousands_of_models_come_in_pieces_and_all_of_them(opened: Any, client: Any) -> None:
+    opened.house.registry.catalog.replace([adapter(f"adapter-{number:04}", number) for number in range(3000)], [])
+    pieces = []
+    async with client.stream("GET", "/v1/models") as response:
+        pieces = [piece async for piece in response.aiter_raw()]
+    listed = json.loads(b"".join(pieces))
+    ids = [model["id"] for model in listed["data"]]
+    assert ids == ["base", *(f"adapter-{number:04}" for number in range(3000))]
+    assert listed["data"][1]["root"] == "adapter-0000@1"
+    assert len(await messages(opened.app)) > 10
+
+
+def adapter(name: str, number: int) -> Adapter:
+    now = datetime.now(UTC)
+    version = Version(number + 1, name, 1, "0" * 64, "base", 8, 1, "upload", now)
+    return Adapter(name, now, {1: version}, {"stable": Alias(name, "stable", 1, 1, now)})
+
+
+async def messages(app: Any) -> list[Any]:
+    """Return what the app sends for the list, message by message."""
+    sent: list[Any] = []
+    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "GET"}
+    scope |= {"path": "/v1/models", "raw_path": b"/v1/models", "root_path": "", "query_string": b"", "headers": []}
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent

@@ -1,0 +1,247 @@
+"""Publishing over HTTP: multipart as it comes, or a source that the server fetches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+PATH = "/v1/adapters/sql/versions"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def part(name: str, content: bytes, *, field: str = "file") -> bytes:
+    return (
+        f'--B\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'.encode() + content + b"\r\n"
+    )
+
+
+async def send(client: httpx.AsyncClient, body: Any, path: str = PATH) -> httpx.Response:
+    return await client.post(path, content=body, headers={"content-type": "multipart/form-data; boundary=B"})
+
+
+async def nothing_is_left(opened: Any, data_dir: Path) -> None:
+    assert "sql" not in opened.house.registry.catalog
+    assert list((data_dir / "staging").glob("*")) == []
+    assert list(data_dir.glob("sha256/*/*")) == []
+
+
+async def test_an_upload_is_a_version_that_answers_at_once(opened: Any, client: Any) -> None:
+    files = opened.make_adapter().multipart()
+    response = await client.post(PATH, files=files)
+    assert response.status_code == 201
+    version = response.json()
+    assert (version["object"], version["id"], version["version"], version["source"]) == (
+        "adapter.version",
+        "sql@1",
+        1,
+        "upload",
+    )
+    assert len(version["digest"]) == 64
+    assert version["aliases"] == ["stable"]
+    assert version["size_bytes"] == sum(len(content) for _, content in files.values())
+    report = version["report"]
+    assert (report["rank"], report["modules"], report["target_modules"]) == (8, 2, ["q_proj", "v_proj"])
+    assert await opened.answer("sql") == "sql@1"
+
+
+async def test_the_engine_tries_an_upload_before_it_is_a_version(opened: Any, client: Any, data_dir: Path) -> None:
+    opened.builder.knobs.is_refusing_loads = True
+    response = await client.post(PATH, files=opened.make_adapter().multipart())
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "adapter_refused")
+    await nothing_is_left(opened, data_dir)
+    assert await opened.engine.loaded() == frozenset()
+
+
+async def test_a_refusal_carries_every_fault(opened: Any, client: Any, data_dir: Path) -> None:
+    files = opened.make_adapter(rank=32, zero=True, bias="all", use_dora=True).multipart()
+    response = await client.post(PATH, files=files)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["code"] == "adapter_refused"
+    assert len(error["faults"]) >= 4
+    assert all(set(fault) == {"where", "found", "needed"} for fault in error["faults"])
+    assert any("--max-lora-rank 32" in fault["needed"] for fault in error["faults"])
+    await nothing_is_left(opened, data_dir)
+
+
+async def test_further_uploads_are_further_versions(opened: Any) -> None:
+    assert [(await opened.publish("sql", seed))["version"] for seed in (1, 2, 2)] == [1, 2, 3]
+    assert await opened.answer("sql") == "sql@1"
+
+
+async def test_an_upload_may_move_an_alias(opened: Any, client: Any) -> None:
+    await opened.publish("sql")
+    published = await opened.publish("sql", 2, alias="stable")
+    assert published["aliases"] == ["stable"]
+    assert await opened.answer("sql") == "sql@2"
+
+
+@pytest.mark.parametrize("alias", ["7", "", "a b", "-x"])
+async def test_an_alias_that_is_no_name_is_refused_before_anything_is_kept(
+    opened: Any, client: Any, data_dir: Path, alias: str
+) -> None:
+    response = await client.post(PATH, files=opened.make_adapter().multipart(), params={"alias": alias})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_name")
+    await nothing_is_left(opened, data_dir)
+
+
+async def test_a_name_that_is_none_is_refused(opened: Any, client: Any) -> None:
+    response = await client.post("/v1/adapters/-x/versions", files=opened.make_adapter().multipart())
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "name")
+
+
+async def test_the_name_of_the_base_is_taken(opened: Any, client: Any) -> None:
+    response = await client.post("/v1/adapters/base/versions", files=opened.make_adapter().multipart())
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "name_taken")
+
+
+# -- multipart -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 10**6])
+@pytest.mark.parametrize("is_weights_first", [False, True])
+async def test_parts_come_in_any_order_and_in_any_pieces(
+    opened: Any, client: Any, size: int, is_weights_first: bool
+) -> None:
+    files = opened.make_adapter()
+    parts = [part(CONFIG, files.config), part(WEIGHTS, files.weights)]
+    body = b"".join(reversed(parts) if is_weights_first else parts) + b"--B--\r\n"
+
+    async def pieces() -> Any:
+        for start in range(0, len(body), size):
+            yield body[start : start + size]
+
+    response = await send(client, pieces())
+    assert response.status_code == 201, response.text
+    digest = response.json()["digest"]
+    kept = await opened.house.blobs.verify(digest)
+    assert ((kept / CONFIG).read_bytes(), (kept / WEIGHTS).read_bytes()) == (files.config, files.weights)
+
+
+async def test_a_field_without_file_name_is_known_by_its_own(opened: Any, client: Any) -> None:
+    files = opened.make_adapter()
+    body = b"".join(
+        f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + content + b"\r\n"
+        for name, content in files.multipart().values()
+    )
+    assert (await send(client, body + b"--B--\r\n")).status_code == 201
+
+
+async def test_broken_uploads_are_refused_and_leave_nothing(opened: Any, client: Any, data_dir: Path) -> None:
+    files = opened.make_adapter()
+    config, weights = part(CONFIG, files.config), part(WEIGHTS, files.weights)
+    bodies = {
+        "empty": b"",
+        "no part": b"--B--\r\n",
+        "no config": weights + b"--B--\r\n",
+        "no weights": config + b"--B--\r\n",
+        "a file too many": config + weights + part("training_args.bin", b"x") + b"--B--\r\n",
+        "a path": part("../" + CONFIG, files.config) + weights + b"--B--\r\n",
+        "twice": config + config + weights + b"--B--\r\n",
+        "cut in the data": (config + weights)[:-50],
+        "cut in the headers": config + b"--B\r\nContent-Dispos",
+        "no boundary": b"nonsense",
+        "bad header": b"--B\r\n\x00\x01: x\r\n\r\n",
+        "endless header": b"--B\r\nContent-Disposition: " + b"x" * 20_000 + b"\r\n\r\n",
+        "no disposition": b"--B\r\nX: y\r\n\r\nabc\r\n--B--\r\n",
+    }
+    for broken, body in bodies.items():
+        response = await send(client, body)
+        assert response.status_code == 400, broken
+        assert response.json()["error"]["message"], broken
+        await nothing_is_left(opened, data_dir)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data", "application/x-www-form-urlencoded", ""])
+async def test_a_body_that_is_neither_says_what_to_send(client: Any, kind: str) -> None:
+    response = await client.post(PATH, content=b"x", headers={"content-type": kind} if kind else {})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_request")
+    assert "adapter_config.json and adapter_model.safetensors" in response.json()["error"]["message"]
+
+
+async def test_more_bytes_than_are_accepted_are_refused(opening: Any, data_dir: Path) -> None:
+    async with opening(max_upload_bytes=1000) as opened:
+        response = await opened.client.post(PATH, files=opened.make_adapter().multipart())
+        assert (response.status_code, response.json()["error"]["code"]) == (413, "source_too_large")
+        await nothing_is_left(opened, data_dir)
+
+
+async def test_a_client_that_leaves_in_the_middle_leaves_nothing(
+    opened: Any, listening: Any, data_dir: Path, until: Any
+) -> None:
+    body = part(CONFIG, opened.make_adapter().config) + part(WEIGHTS, b"x" * 10**6)
+
+    async def pieces() -> Any:
+        yield body[:-100]
+        await until(lambda: any((data_dir / "staging").glob("*/*")))
+        raise ConnectionError("gone")
+
+    async with listening(opened.app) as url, httpx.AsyncClient(base_url=url) as client:
+        with pytest.raises(ConnectionError):
+            await send(client, pieces())
+        await until(lambda: not any((data_dir / "staging").glob("*")))
+        await nothing_is_left(opened, data_dir)
+
+
+# -- sources -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_directory_that_is_allowed_is_published(opening: Any, make_adapter: Any, tmp_path: Path) -> None:
+    make_adapter().write(tmp_path / "sources" / "sql")
+    async with opening(source_dirs=(tmp_path / "sources",)) as opened:
+        source = f"file://{tmp_path}/sources/sql"
+        response = await opened.client.post(PATH, json={"source": source, "alias": "canary"})
+        assert response.status_code == 201, response.text
+        assert response.json()["source"] == source
+        assert response.json()["aliases"] == ["canary", "stable"]
+
+
+async def test_a_directory_that_is_not_allowed_is_not_read(opening: Any, make_adapter: Any, tmp_path: Path) -> None:
+    make_adapter().write(tmp_path / "elsewhere")
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "sources" / "link").symlink_to(tmp_path / "elsewhere")
+    async with opening(source_dirs=(tmp_path / "sources",)) as opened:
+        for path in ("elsewhere", "sources/link", "sources/../elsewhere"):
+            response = await opened.client.post(PATH, json={"source": f"file://{tmp_path}/{path}"})
+            assert (response.status_code, response.json()["error"]["code"]) == (403, "source_forbidden")
+
+
+async def test_nothing_there_is_a_404_that_is_no_unknown_model(opening: Any, tmp_path: Path) -> None:
+    (tmp_path / "sources" / "empty").mkdir(parents=True)
+    async with opening(source_dirs=(tmp_path / "sources",)) as opened:
+        response = await opened.client.post(PATH, json={"source": f"file://{tmp_path}/sources/empty"})
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "source_not_found")
+
+
+@pytest.mark.parametrize("source", ["ftp://x/y", "http://x/y", "/etc", "", "hf://", "hf://a/../b", "s3://bucket/x"])
+async def test_a_source_that_is_not_read_is_forbidden(client: Any, source: str) -> None:
+    response = await client.post(PATH, json={"source": source})
+    assert (response.status_code, response.json()["error"]["code"]) == (403, "source_forbidden")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"source": "file:///x", "alais": "canary"}, "alais"),
+        ({}, "source"),
+        ({"source": 7}, "source"),
+        ([], "body"),
+        ("", "body"),
+    ],
+)
+async def test_a_body_that_is_wrong_names_the_field(client: Any, body: Any, field: str) -> None:
+    response = await client.post(PATH, json=body)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_request")
+    assert response.json()["error"]["param"] == field
+
+
+async def test_a_body_that_is_no_json_is_refused(client: Any) -> None:
+    for path, method in ((PATH, "POST"), ("/v1/adapters/sql/aliases/stable", "PUT")):
+        for content in (b"{", b"", b'{"source": "\\ud800"}', json.dumps({"version": 1}).encode()[:-1]):
+            response = await client.request(method, path, content=content, headers={"content-type": "application/json"})
+            assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_request"), content
+            assert response.json()["error"]["param"] in {"body", "source", "version"}

@@ -1,0 +1,77 @@
+"""vLLM's own two calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+
+
+@pytest.fixture
+async def opened(opening: Any, make_adapter: Any, tmp_path: Path) -> AsyncIterator[Any]:
+    """A house that may read two adapters on its own disk."""
+    for seed in (1, 2):
+        make_adapter(seed).write(tmp_path / "sources" / str(seed))
+    async with opening(source_dirs=(tmp_path / "sources",)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    return str(tmp_path / "sources")
+
+
+async def test_a_loaded_adapter_answers_and_is_resident(opened: Any, client: Any, source: str) -> None:
+    response = await client.post(LOAD, json={"lora_name": "sql", "lora_path": f"{source}/1"})
+    assert (response.status_code, response.text) == (200, "Success: LoRA adapter 'sql' added successfully.")
+    assert opened.residents == {"sql@1": ("resident", 0)}
+    assert await opened.answer("sql") == "sql@1"
+
+
+async def test_a_name_that_is_loaded_is_loaded_again_only_in_place(opened: Any, client: Any, source: str) -> None:
+    await client.post(LOAD, json={"lora_name": "sql", "lora_path": f"{source}/1"})
+    taken = await client.post(LOAD, json={"lora_name": "sql", "lora_path": f"{source}/2"})
+    assert taken.status_code == 409
+    assert "load_inplace" in taken.json()["error"]["message"]
+    caller = opened.call("sql")
+    await caller.start()
+    again = await client.post(LOAD, json={"lora_name": "sql", "lora_path": f"{source}/2", "load_inplace": True})
+    assert again.status_code == 200
+    assert await opened.answer("sql") == "sql@2"
+    assert "sql@2" not in await caller.rest()
+
+
+async def test_an_unloaded_adapter_is_unknown(opened: Any, client: Any, source: str) -> None:
+    await client.post(LOAD, json={"lora_name": "sql", "lora_path": f"{source}/1"})
+    response = await client.post(UNLOAD, json={"lora_name": "sql"})
+    assert (response.status_code, response.text) == (200, "Success: LoRA adapter 'sql' removed successfully.")
+    assert (await opened.chat("sql")).status_code == 404
+    assert opened.residents == {}
+    assert (await client.post(UNLOAD, json={"lora_name": "sql"})).status_code == 404
+
+
+async def test_only_what_may_be_read_is_loaded(opened: Any, client: Any, tmp_path: Path) -> None:
+    for path, status in (
+        (str(tmp_path), 403),
+        ("no/../hub", 403),
+        ("ftp://x/y", 403),
+        (f"{tmp_path}/sources/none", 404),
+    ):
+        response = await client.post(LOAD, json={"lora_name": "sql", "lora_path": path})
+        assert response.status_code == status, path
+    assert (await client.post(LOAD, json={"lora_name": "base", "lora_path": "/x"})).status_code == 409
+    assert (await client.post(LOAD, json={"lora_name": "-x", "lora_path": "/x"})).status_code == 400
+
+
+async def test_a_field_that_is_missing_or_unknown_is_named(client: Any) -> None:
+    for path, body, field in (
+        (LOAD, {"lora_name": "sql"}, "lora_path"),
+        (LOAD, {"lora_name": "sql", "lora_path": "/x", "inplace": True}, "inplace"),
+        (UNLOAD, {}, "lora_name"),
+    ):
+        response = await client.post(path, json=body)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, field)

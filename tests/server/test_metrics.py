@@ -1,0 +1,124 @@
+"""What Prometheus sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from server.metrics import OTHER, AdapterMetrics, Metrics
+
+
+@pytest.fixture
+def value(opened: Any) -> Any:
+    """Reads a sample of the open house; 0 if there is none yet."""
+
+    def read(name: str, **labels: str) -> float:
+        return opened.house.metrics.registry.get_sample_value(f"patchbay_{name}", labels) or 0.0
+
+    return read
+
+
+def test_adapters_beyond_the_limit_share_a_label() -> None:
+    metrics = AdapterMetrics(CollectorRegistry(), limit=2)
+    assert [metrics.label(name) for name in ("a", "b", "c", "a", "d")] == ["a", "b", OTHER, "a", OTHER]
+
+
+def test_a_limit_of_zero_gives_nobody_a_label() -> None:
+    assert AdapterMetrics(CollectorRegistry(), limit=0).label("a") == OTHER
+
+
+def test_two_apps_count_apart() -> None:
+    one, two = Metrics(10), Metrics(10)
+    one.engine.evictions.inc()
+    assert b"patchbay_adapter_evictions_total 1.0" in one.page()
+    assert b"patchbay_adapter_evictions_total 0.0" in two.page()
+
+
+async def test_traffic_beyond_the_limit_is_counted_together(opening: Any) -> None:
+    async with opening(metric_adapters=1) as opened:
+        for name in ("one", "two", "three"):
+            await opened.publish(name)
+            await opened.answer(name)
+        page = opened.house.metrics.page().decode()
+        assert 'patchbay_requests_total{adapter="one",status="200"} 1.0' in page
+        assert 'patchbay_requests_total{adapter="other",status="200"} 2.0' in page
+        assert '"two"' not in page
+
+
+async def test_requests_are_counted_by_adapter_and_not_by_version(opened: Any, value: Any) -> None:
+    for seed in (1, 2):
+        await opened.publish("sql", seed)
+    for model in ("sql", "sql@2", "base"):
+        await opened.answer(model)
+    assert value("requests_total", adapter="sql", status="200") == 2
+    assert value("requests_total", adapter="base", status="200") == 1
+
+
+async def test_refusals_are_counted_by_the_status_that_was_sent(opened: Any, value: Any) -> None:
+    await opened.publish("sql")
+    await opened.chat("nobody")
+    opened.builder.knobs.is_refusing_loads = True
+    await opened.chat("sql")
+    opened.engine.die()
+    await opened.chat("sql")
+    counted = {
+        status: value("requests_total", adapter="base", status=status) for status in ("404", "400", "503", "499")
+    }
+    assert counted == {"404": 1, "400": 1, "503": 1, "499": 0}
+
+
+async def test_a_client_that_leaves_before_an_answer_is_counted_as_that(opened: Any, value: Any, until: Any) -> None:
+    await opened.publish("sql")
+    opened.builder.knobs.load_s = 0.05
+    caller = opened.call("sql")
+    await until(lambda: "sql@1" in opened.residents)
+    await caller.close()
+    assert value("requests_total", adapter="base", status="499") == 1
+
+
+async def test_tokens_are_counted_when_a_generation_ends(opened: Any, value: Any) -> None:
+    await opened.publish("sql")
+    caller = opened.call("sql", words=7)
+    await caller.start()
+    await caller.message()
+    assert value("requests_in_flight", adapter="sql") == 1
+    assert value("generated_tokens_total", adapter="sql") == 0
+    await caller.rest()
+    assert value("requests_in_flight", adapter="sql") == 0
+    assert value("generated_tokens_total", adapter="sql") == 7
+
+
+async def test_tokens_of_a_client_that_left_are_counted(opened: Any, value: Any) -> None:
+    await opened.publish("sql")
+    caller = opened.call("sql", words=10**6)
+    await caller.start()
+    for _ in range(3):
+        await caller.message()
+    await caller.leave()
+    assert value("requests_in_flight", adapter="sql") == 0
+    assert 3 <= value("generated_tokens_total", adapter="sql") < 100
+
+
+async def test_latencies_are_observed_where_the_engine_tells_them(opened: Any, value: Any) -> None:
+    await opened.answer("base")
+    assert value("time_to_first_token_seconds_count", adapter="base") == 0
+    with opened.house.gate._meter.generation(None) as generation:
+        generation.prompt_tokens, generation.first_token_s, generation.queue_s = 5, 0.2, 0.1
+    assert value("prompt_tokens_total", adapter="base") == 5
+    assert value("time_to_first_token_seconds_count", adapter="base") == 1
+    assert value("queue_wait_seconds_sum", adapter="base") == 0.1
+    assert value("inter_token_seconds_count", adapter="base") == 0
+
+
+async def test_loads_evictions_and_residents_are_counted(opening: Any) -> None:
+    async with opening(max_residents=2) as opened:
+        for seed, name in enumerate(("one", "two", "three")):
+            await opened.publish(name, seed)
+            await opened.answer(name)
+        read = opened.house.metrics.registry.get_sample_value
+        assert read("patchbay_adapter_load_seconds_count") == 3
+        assert read("patchbay_adapter_evictions_total") == 1
+        assert (read("patchbay_residents"), read("patchbay_residents_capacity")) == (2, 2)
+        assert read("patchbay_slots") == 4
