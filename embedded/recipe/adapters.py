@@ -97,7 +97,7 @@ def train(base: Path, rows: list[Row], out: Path, settings: Hyperparameters | No
             left_s = (time.monotonic() - started) / (step + 1) * (len(batches) - step - 1)
             print(f"  step {step + 1}/{len(batches)}  loss {loss.item():.4f}  {left_s:.0f} s left", flush=True)
     _save(model, out)
-    return float(loss)
+    return float(loss.detach())
 
 
 def _save(model: torch.nn.Module, out: Path) -> None:

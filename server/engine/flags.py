@@ -49,18 +49,18 @@ def parse_flags(model: str, flags: Sequence[str], *, capacity: int) -> Namespace
         def error(self, message: str) -> NoReturn:  # argparse would print a page of usage and exit
             raise StartRefused(f"vLLM's flags: {message}; `patchbay serve --help-engine` lists them")
 
-    for flag in flags:
-        name = flag.partition("=")[0].replace("_", "-")
-        if name in OWNED:
-            raise StartRefused(f"{name} is patchbay's to set: {OWNED[name]}")
     parser = make_arg_parser(Parser())
-    args: Namespace = parser.parse_args([model, *flags])
-    args.model = model
-    args.enable_lora = True
-    args.max_cpu_loras = capacity + args.max_loras + SPARE_HOST_ADAPTERS
     try:
+        args: Namespace = parser.parse_args([model, *flags])
+        for flag, instead in OWNED.items():  # by what was set: a flag has short forms, and --config sets any of them
+            dest = flag.removeprefix("--").replace("-", "_")
+            if getattr(args, dest) != parser.get_default(dest):
+                raise StartRefused(f"{flag} is patchbay's to set: {instead}")
+        args.model = model
+        args.enable_lora = True
+        args.max_cpu_loras = capacity + args.max_loras + SPARE_HOST_ADAPTERS
         validate_parsed_serve_args(args)
-    except (ValueError, TypeError) as wrong:
+    except (OSError, ValueError, TypeError) as wrong:
         raise StartRefused(f"vLLM's flags: {wrong}") from wrong
     return args
 

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message
 
 from adapters.base_model import BaseModel
 from server.app import build_app
-from server.engine.fake import FakeBuilder, FakeEngine, Knobs
+from server.engine.fake import FakeBuilder, FakeEngine
 from server.gateway.gateway import Gateway
 from server.house import House, open_house
 from server.settings import Settings
@@ -257,11 +257,6 @@ async def opened(opening: Opening) -> AsyncIterator[Opened]:
 @pytest.fixture
 def client(opened: Opened) -> httpx.AsyncClient:
     return opened.client
-
-
-@pytest.fixture
-def knobs() -> Knobs:
-    return Knobs()
 
 
 @pytest.fixture

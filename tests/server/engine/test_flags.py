@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +15,44 @@ def parse(*flags: str) -> Any:
     return parse_flags("org/model", flags, capacity=8)
 
 
+VALUES = {
+    "--max-cpu-loras": "9",
+    "--lora-modules": "a=b",
+    "--model": "org/other",
+    "--api-key": "x",
+    "--api-server-count": "2",
+    "--data-parallel-size": "2",
+    "--uds": "x",
+    "--ssl-keyfile": "x",
+    "--ssl-certfile": "x",
+}
+
+
 @pytest.mark.parametrize("flag", OWNED)
 def test_a_flag_that_is_ours_is_refused_with_what_to_use_instead(flag: str) -> None:
-    for spelling in (flag, flag.replace("-", "_").replace("__", "--", 1), f"{flag}=x"):
+    value = [VALUES[flag]] if flag in VALUES else []
+    for spelling in (flag, "--" + flag[2:].replace("-", "_")):
         with pytest.raises(StartRefused) as refused:
-            parse(spelling, "x")
+            parse(spelling, *value)
         assert f"{flag} is patchbay's to set: {OWNED[flag]}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "flags", [("-dp", "2"), ("-asc", "2"), ("--api-ke", "x"), ("--headles",), ("--lora-mod", "a=b")]
+)
+def test_a_flag_that_is_ours_is_refused_in_its_short_forms_too(flags: tuple[str, ...]) -> None:
+    with pytest.raises(StartRefused, match="is patchbay's to set"):
+        parse(*flags)
+
+
+def test_a_flag_that_is_ours_is_refused_from_a_file_too(tmp_path: Path) -> None:
+    (tmp_path / "vllm.yaml").write_text("max-loras: 3\n")
+    assert parse("--config", str(tmp_path / "vllm.yaml")).max_loras == 3
+    (tmp_path / "vllm.yaml").write_text("api-key: x\n")
+    with pytest.raises(StartRefused, match="--api-key is patchbay's to set"):
+        parse("--config", str(tmp_path / "vllm.yaml"))
+    with pytest.raises(StartRefused, match="No such file"):
+        parse("--config", str(tmp_path / "none.yaml"))
 
 
 @pytest.mark.parametrize(

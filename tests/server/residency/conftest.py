@@ -92,6 +92,7 @@ class Rig:
     metrics: EngineMetrics
     pins: set[int]
     corrupt: set[str]
+    collectors: CollectorRegistry
 
     def begin(self, version: Version) -> asyncio.Task[Lease]:
         return asyncio.ensure_future(self.residency.lease(version))
@@ -106,11 +107,9 @@ class Rig:
         return {view.version.name: str(view.state) for view in self.residency.views()}
 
     def count(self, name: str) -> float:
-        return dict(
-            (sample.name, sample.value) for metric in self.metrics_registry.collect() for sample in metric.samples
-        )[name]
-
-    metrics_registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+        value = self.collectors.get_sample_value(name)
+        assert value is not None
+        return value
 
 
 async def settle() -> None:

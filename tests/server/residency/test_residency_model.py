@@ -1,4 +1,4 @@
-"""Random histories of leases, releases, unloads and pins, over an engine whose every act ends when the history says so."""
+"""Random histories of leases, releases, unloads and pins; the engine's every act ends when the history says so."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from adapters.errors import AdapterRefused
 from server.engine.engine import Resident
@@ -166,8 +166,6 @@ class Histories(RuleBasedStateMachine):
 def test_every_history_keeps_the_invariants(rig: Any, version: Any, settle: Any) -> None:
     fixtures = {"build": staticmethod(rig), "make_version": staticmethod(version), "settle": staticmethod(settle)}
     machine = type("HistoriesOfThisRig", (Histories,), fixtures)
-    from hypothesis.stateful import run_state_machine_as_test
-
     run_state_machine_as_test(
         machine,
         settings=settings(
