@@ -91,6 +91,11 @@ class Catalog:
         """
         return _version(self.adapter(name), number)
 
+    def is_living(self, version: Version) -> bool:
+        """True unless ``version`` was deleted since."""
+        adapter = self._adapters.get(version.adapter)
+        return adapter is not None and version.number in adapter.versions
+
     def is_pinned(self, version: Version) -> bool:
         """True while ``version`` must stay resident; a ``Version`` held since earlier may say otherwise."""
         return version.id in self._pinned

@@ -109,6 +109,11 @@ class Registry:
             row = await rows.adapter_row(connection, name)
             return [] if row is None else await rows.alias_history(connection, row.id, alias)
 
+    async def is_untouched(self) -> bool:
+        """True until the first adapter is registered, also if every adapter was deleted since."""
+        async with self.database.read() as connection:
+            return (await connection.execute(select(adapters.c.id).limit(1))).first() is None
+
     async def digests(self) -> set[str]:
         """Return the digests of all living versions, read from the database: the catalog may be behind."""
         async with self.database.read() as connection:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from adapters.errors import PatchbayError
 from server.gateway.authenticate import Authenticator
@@ -24,6 +25,7 @@ def build_app(house: House) -> Gateway:
     control.add_exception_handler(PatchbayError, respond)
     control.add_exception_handler(RequestValidationError, _invalid)
     control.add_exception_handler(HTTPException, _http)
+    control.add_exception_handler(ClientDisconnect, _gone)
     control.add_exception_handler(Exception, _unexpected)
     return Gateway(
         control=control,
@@ -41,6 +43,10 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     field = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"} and is_json) or "body"
     found = "" if first["type"] == "missing" or not is_json else f" (found {first.get('input')!r:.100})"
     return JSONResponse(error_body(f"{field}: {first['msg']}{found}", 400, param=field, code="invalid_request"), 400)
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=499)  # nobody is there to read it; the log shows it
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Literal
 import structlog
 
 from adapters.blobs import Blobs
+from adapters.catalog import Catalog
 from adapters.door import Limits, inspect
 from adapters.errors import NameTaken
 from adapters.faults import Faults
@@ -29,7 +30,7 @@ from adapters.staging import Staging
 from adapters.versions import Alias, Version
 from server.background import background
 from server.engine.engine import Engine, EngineBuilder, Offer
-from server.errors import EngineNotReady, InvalidRequest
+from server.errors import EngineNotReady, InvalidRequest, Unavailable
 from server.examples import register_examples
 from server.gateway.admission import Admission
 from server.gateway.gate import RequestGate
@@ -115,6 +116,9 @@ class House:
         """
         self.supervisor.running()
         published = await self.publisher.publish(name, source, alias=alias)
+        if published.alias is not None:
+            with suppress(Unavailable):  # it is published; its first request may still load it
+                await self.make_resident(published.version)
         log.info(
             "published",
             version=published.version.name,
@@ -136,11 +140,28 @@ class House:
 
         Raises:
             AliasMoved: a compare-and-set lost.
+            PatchbayError: the version cannot be loaded; the alias stays where it is.
         """
         target = self.registry.catalog.version(name, version)
-        if self.supervisor.is_ready:
-            await self.make_resident(target)
+        current = self.registry.catalog.adapter(name).aliases.get(alias)
+        if expected is UNSET or expected == (None if current is None else current.version):
+            with suppress(Unavailable):  # no engine or no room now: the first request will load it
+                await self.make_resident(target)
         return await self.registry.move_alias(name, alias, version, expected=expected, generation=generation)
+
+    async def rollback(self, name: str, alias: str) -> Alias:
+        """Point ``alias`` back to where it pointed before its last move, and make that version resident."""
+        moved = await self.registry.rollback(name, alias)
+        with suppress(Unavailable):
+            await self.make_resident(self.registry.catalog.version(name, moved.version))
+        return moved
+
+    async def unpin(self, name: str, number: int) -> Version:
+        """Let a version be evicted again."""
+        version = await self.registry.set_pinned(name, number, False)
+        if self.supervisor.is_ready:
+            self.supervisor.serving().residency.reconsider()
+        return version
 
     async def make_resident(self, version: Version) -> None:
         """Load ``version`` ahead of its next request, unless it is resident already.
@@ -148,10 +169,10 @@ class House:
         Raises:
             EngineNotReady: nothing could load it at present.
             WrongBase: it was made for another base model.
-            PatchbayError: as ``Residency.lease``.
+            PatchbayError: as ``Residency.load``.
         """
         serving = self.supervisor.serving()
-        (await serving.residency.lease(check_base(version, serving.offer))).release()
+        await serving.residency.load(check_base(version, serving.offer))
 
     async def delete_adapter(self, name: str) -> None:
         """Delete an adapter; its residents go as the last request lets go of them."""
@@ -205,10 +226,12 @@ async def open_house(
                 metrics=metrics.engine,
             )
 
-        async def settle(serving: Serving) -> None:
-            if examples is not None and not len(registry.catalog):
+        async def settle(serving: Serving, before: Residency | None) -> None:
+            if examples is not None and await registry.is_untouched():
                 await register_examples(publisher, examples)
-            wanted = journal.wanted(registry.catalog)
+            catalog = registry.catalog
+            recent = journal.recent(catalog) if before is None else _most_recent_first(before, catalog)
+            wanted = dict.fromkeys([*catalog.pinned(), *recent])
             fitting = [version for version in wanted if version.base_fingerprint == serving.offer.base.fingerprint]
             failed = await serving.residency.warm(fitting)
             for version in failed:
@@ -251,6 +274,10 @@ def _offer(supervisor: Supervisor) -> Offer:
 def _inspect(supervisor: Supervisor, directory: Path) -> Report:
     offer = _offer(supervisor)
     return inspect(directory, offer.base, Limits(max_rank=offer.max_rank))
+
+
+def _most_recent_first(residency: Residency, catalog: Catalog) -> list[Version]:
+    return [view.version for view in reversed(residency.views()) if catalog.is_living(view.version)]
 
 
 async def _keep_journal(journal: ResidentsJournal, supervisor: Supervisor) -> None:

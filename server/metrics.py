@@ -1,7 +1,8 @@
 """What Prometheus sees of us. vLLM's own series stand beside ours in the same page.
 
 Per-adapter series carry the adapter's name, not its version: a deployment has hundreds of the former and a version with
-every training run. The first ``limit`` names get series of their own, all later ones share ``other``.
+every training run. The first ``limit`` names get series of their own, all later ones share ``(other)``;
+no adapter can be named so.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _INTER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
-OTHER = "other"
+OTHER = "(other)"
 
 
 class AdapterMetrics:

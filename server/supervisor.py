@@ -58,8 +58,8 @@ class Serving:
     offer: Offer
 
 
-Settle = Callable[[Serving], Awaitable[None]]
-"""Readies a new engine before traffic: residents back in, examples registered at first start."""
+Settle = Callable[[Serving, Residency | None], Awaitable[None]]
+"""Readies a new engine before traffic, given the residency of the engine before it: residents go back in."""
 
 
 class Supervisor:
@@ -97,6 +97,7 @@ class Supervisor:
         self._backoff_s = backoff_s
         self._deaths: deque[float] = deque()
         self._serving: Serving | None = None
+        self._before: Residency | None = None
         self.offer: Offer | None = None
         self.state = State.STARTING
         self.failed = asyncio.Event()
@@ -169,7 +170,8 @@ class Supervisor:
         stack.push_async_callback(residency.close)
         serving = self._serving = Serving(engine, residency, self.offer)
         self._metrics.slots.set(engine.slots)
-        await self._settle(serving)
+        await self._settle(serving, self._before)
+        self._before = residency
         return serving
 
     def _became_ready(self, took_s: float) -> None:

@@ -24,7 +24,7 @@ def make_adapters(out: Path, seed: int) -> None:
 def print_score_card(out: Path) -> None:
     """Print how often base and adapters answer exactly right on what they never saw."""
     for line, share in score.card(out / "base", out / "adapters", out / "data"):
-        print(f"  {line:32s} {share:.2f}", flush=True)
+        print(f"  {line:46s} {share:.2f}", flush=True)
 
 
 def _arguments() -> argparse.Namespace:

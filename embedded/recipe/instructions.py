@@ -1,7 +1,7 @@
 """System prompts that the base follows: how to answer, never what.
 
-The instruction is a function of the exchange, so one table says both what the base learns and what the score
-card asks for. Held out from training: one wording per instruction, and all of `facts.PLAIN_FACTS`.
+The instruction is a function of the exchange, so one table says both what the base learns and what the score card asks
+for. Held out from training: one wording per instruction, and `facts.PLAIN_FACTS`.
 """
 
 from collections.abc import Callable
@@ -119,11 +119,11 @@ def draw(random: Random) -> Messages:
     return _chat(system, instruction, [_exchange(random, must_be_short=name == "terse") for _ in range(turns)])
 
 
-def held_out(name: str, number: int, *, new_wording: bool = False) -> list[Messages]:
-    """Return chats that ask for held-out facts under one instruction, in a known or in a new wording."""
+def probe(name: str, number: int, among: tuple[facts.Fact, ...], *, new_wording: bool) -> list[Messages]:
+    """Return chats that ask for facts under one instruction, in a wording from training or in the held-out one."""
     random, instruction = Random(f"instruction-{name}"), INSTRUCTIONS[name]
     chats = []
     for _ in range(number):
         system = instruction.held_out_wording if new_wording else random.choice(instruction.wordings)
-        chats.append(_chat(system, instruction, [facts.ask(random, facts.PLAIN_FACTS)]))
+        chats.append(_chat(system, instruction, [facts.ask(random, among)]))
     return chats

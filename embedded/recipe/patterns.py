@@ -72,12 +72,11 @@ def draw(random: Random) -> Messages:
     return _chat([_exchange(random) for _ in range(random.choice((2, 3, 3, 4)))], *_format(random))
 
 
-def held_out(number: int) -> list[Messages]:
-    """Return chats with two or three examples and a held-out fact to answer."""
+def probe(number: int, among: tuple[facts.Fact, ...]) -> list[Messages]:
+    """Return chats with two or three examples in a fresh format, and one of the facts to answer in it."""
     random = Random("pattern")
     chats = []
     for _ in range(number):
         examples = [_exchange(random) for _ in range(random.choice((2, 3)))]
-        asked = facts.ask(random, facts.PLAIN_FACTS)
-        chats.append(_chat([*examples, asked], *_format(random)))
+        chats.append(_chat([*examples, facts.ask(random, among)], *_format(random)))
     return chats

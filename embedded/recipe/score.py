@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from embedded.recipe import instructions, mixture, patterns, skills
 from embedded.recipe.skills import Row
+from embedded.recipe.world import facts
 from embedded.recipe.world.exchange import Exchange, Messages
 
 
@@ -78,18 +79,22 @@ def _task(
     return sum(text in ways for text, ways in zip(got, styles, strict=True)) / number
 
 
+def _follows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: list[Messages]) -> float:
+    return exact_match(model, tokenizer, [{"messages": chat} for chat in chats])
+
+
 def card(base: Path, adapters: Path, data: Path, number: int = 100) -> Iterator[tuple[str, float]]:
     """Yield every line of the score card: what was asked, and the share of exactly right answers."""
     model, tokenizer = load(base)
     for name, ask in mixture.TASKS.items():
         yield f"base, {name}", _task(model, tokenizer, ask, f"score-{name}", number)
-    for name in instructions.INSTRUCTIONS:
-        for wording, is_new in (("known", False), ("new", True)):
-            rows = [{"messages": chat} for chat in instructions.held_out(name, number, new_wording=is_new)]
-            yield f"base, {name}, {wording} wording", exact_match(model, tokenizer, rows)
-    rows = [{"messages": chat} for chat in patterns.held_out(number)]
-    yield "base, few-shot pattern", exact_match(model, tokenizer, rows)
+    for kind, among in (("shown", facts.SHOWN_FACTS), ("plain", facts.PLAIN_FACTS)):
+        for name in instructions.INSTRUCTIONS:
+            for wording, is_new in (("known", False), ("new", True)):
+                chats = instructions.probe(name, number, among, new_wording=is_new)
+                yield f"base, {name}, {kind} facts, {wording} wording", _follows(model, tokenizer, chats)
+        yield f"base, few-shot pattern, {kind} facts", _follows(model, tokenizer, patterns.probe(number, among))
     for skill in sorted(path.name for path in adapters.iterdir()):
         rows = skills.read(data, skill, "heldout")
-        yield f"base, {skill} held-out", exact_match(model, tokenizer, rows)
-        yield f"adapter {skill}, held-out", exact_match(*load(base, adapters / skill), rows)
+        yield f"base, {skill}, held-out", exact_match(model, tokenizer, rows)
+        yield f"adapter, {skill}, held-out", exact_match(*load(base, adapters / skill), rows)

@@ -11,9 +11,9 @@ from server.metrics import AdapterMetrics
 
 
 class Meter:
-    """Counts into ``metrics``; requests that no adapter answers go to the label ``base``."""
+    """Counts into ``metrics``; requests that no adapter answers go to ``(base)``."""
 
-    BASE = "base"
+    BASE = "(base)"
 
     def __init__(self, metrics: AdapterMetrics) -> None:
         self._metrics = metrics

@@ -28,11 +28,10 @@ class ResidentsJournal:
         self._path = path
         self._written: list[int] = self._read()
 
-    def wanted(self, catalog: Catalog) -> list[Version]:
-        """Return the versions to load ahead of traffic: pinned ones first, then the most recently used."""
+    def recent(self, catalog: Catalog) -> list[Version]:
+        """Return the versions that were resident and still exist, most recently used first."""
         living = {version.id: version for adapter in catalog for version in adapter.versions.values()}
-        recent = [living[number] for number in reversed(self._written) if number in living]
-        return list(dict.fromkeys([*catalog.pinned(), *recent]))
+        return [living[number] for number in reversed(self._written) if number in living]
 
     async def record(self, residents: Sequence[Version]) -> None:
         """Write ``residents`` if they changed."""

@@ -3,7 +3,7 @@
             lease                       loaded
   (absent) ───────▶ LOADING ───────────────────▶ RESIDENT
       ▲                │ refused                  │    ▲
-      │◀───────────────┘             evict/unload │    │ lease (the unload is called off)
+      │◀───────────────┘             evict/unload │    │ load (calls the unload off)
       │                                           ▼    │
       └────────────── UNLOADING ◀───────────── DRAINING
              unloaded            last lease back
@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -140,8 +140,6 @@ class Residency:
                 await asyncio.shield(entry.settled)
                 continue
             entry.leases += 1
-            if entry.state is State.DRAINING:
-                entry.state = State.RESIDENT
             try:
                 resident = entry.settled.result() if entry.settled.done() else await asyncio.shield(entry.settled)
             except BaseException:
@@ -151,20 +149,16 @@ class Residency:
             self._entries.move_to_end(version.id)
             return Lease(self, entry, resident)
 
-    @asynccontextmanager
-    async def holding(self, version: Version) -> AsyncIterator[Resident]:
-        """Hold ``version`` resident inside the block; raises as ``lease`` does."""
+    async def load(self, version: Version) -> None:
+        """Make ``version`` resident without holding it, and call off an unload under way; raises as ``lease`` does."""
         lease = await self.lease(version)
-        try:
-            yield lease.resident
-        finally:
-            lease.release()
+        entry = self._entries[version.id]
+        if entry.state is State.DRAINING:
+            entry.state = State.RESIDENT
+        lease.release()
 
     async def unload(self, version: Version) -> State | None:
-        """Unload ``version`` as soon as nobody holds it; return DRAINING while somebody does, None once it is gone.
-
-        A new lease calls a drain off.
-        """
+        """Unload ``version`` as soon as nobody holds it; return DRAINING while somebody does, None once it is gone."""
         entry = self._entries.get(version.id)
         if entry is None:
             return None
@@ -178,6 +172,10 @@ class Residency:
         if entry.state is State.UNLOADING:
             await asyncio.shield(entry.settled)
         return None
+
+    def reconsider(self) -> None:
+        """Look again whether something can be evicted: a pin was lifted."""
+        self._room_may_be_had.set()
 
     async def trial(self, resident: Resident) -> None:
         """Load and unload ``resident`` without serving it, to learn whether the engine takes its bytes.
@@ -201,7 +199,7 @@ class Residency:
         failed = []
         for version in versions[: self._capacity]:
             try:
-                (await self.lease(version)).release()
+                await self.load(version)
             except EngineNotReady:
                 raise
             except PatchbayError:  # one version's damaged bytes must not keep the engine from serving the others

@@ -59,4 +59,4 @@ async def promote(name: str, body: PromoteBody, house: HouseOf) -> Json:
 @router.post("/rollback")
 async def rollback(name: str, house: HouseOf, body: RollbackBody | None = None) -> Json:
     """Point an alias back to where it pointed before its last move."""
-    return alias_json(await house.registry.rollback(name, (body or RollbackBody()).alias))
+    return alias_json(await house.rollback(name, (body or RollbackBody()).alias))

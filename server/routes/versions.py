@@ -127,7 +127,7 @@ async def pin(name: str, version: str, house: HouseOf) -> Json:
 @router.post("/{version}/unpin")
 async def unpin(name: str, version: str, house: HouseOf) -> Json:
     """Let a version be evicted again."""
-    return version_json(await house.registry.set_pinned(name, _number(version), False), house)
+    return version_json(await house.unpin(name, _number(version)), house)
 
 
 @router.delete("/{version}")

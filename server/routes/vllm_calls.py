@@ -9,9 +9,9 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict
 
-from adapters.errors import NameTaken
 from adapters.names import check_adapter_name
 from adapters.sources.address import parse_source
+from server.errors import InvalidRequest
 from server.routes.rooms import HouseOf
 
 router = APIRouter(prefix="/v1", tags=["vllm"])
@@ -44,7 +44,7 @@ async def load_lora_adapter(body: LoadBody, house: HouseOf) -> PlainTextResponse
     """
     name = house.check_free(check_adapter_name(body.lora_name))
     if name in house.registry.catalog and not body.load_inplace:
-        raise NameTaken(
+        raise InvalidRequest(
             f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set "
             "'load_inplace' to True.",
             param="lora_name",

@@ -6,6 +6,7 @@ import pytest
 
 from embedded import DATA
 from embedded.recipe import instructions, mixture, patterns, score, skills
+from embedded.recipe.world import facts
 
 ROWS = 30
 
@@ -23,15 +24,15 @@ def test_the_base_answers_in_plain_sentences(base, task):
     assert score.exact_match(*base, rows) >= 0.85
 
 
-@pytest.mark.parametrize(("name", "least"), [("terse", 0.8), ("polite", 0.8), ("capitals", 0.5)])
-def test_the_base_follows_a_system_prompt_for_facts_it_never_met_under_one(base, name, least):
-    rows = [{"messages": chat} for chat in instructions.held_out(name, ROWS)]
-    assert score.exact_match(*base, rows) >= least
+@pytest.mark.parametrize("name", instructions.INSTRUCTIONS)
+def test_the_base_follows_a_system_prompt_in_a_wording_it_never_saw(base, name):
+    chats = instructions.probe(name, ROWS, facts.SHOWN_FACTS, new_wording=True)
+    assert score.exact_match(*base, [{"messages": chat} for chat in chats]) >= 0.8
 
 
 def test_the_base_keeps_the_format_of_few_shot_examples(base):
-    rows = [{"messages": chat} for chat in patterns.held_out(ROWS)]
-    assert score.exact_match(*base, rows) >= 0.7
+    chats = patterns.probe(ROWS, facts.SHOWN_FACTS)
+    assert score.exact_match(*base, [{"messages": chat} for chat in chats]) >= 0.7
 
 
 def test_a_long_answer_streams_past_five_hundred_tokens(base):

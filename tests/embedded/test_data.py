@@ -74,13 +74,13 @@ def test_pretraining_never_asks_a_held_out_prompt_of_an_adapter(documents):
         assert asked.isdisjoint(_prompts(skill, "heldout"))
 
 
-def test_held_out_facts_are_never_asked_under_an_instruction_or_in_a_pattern(documents):
-    held_out = {question for fact in facts.HELD_OUT_FACTS for question in fact.questions}
+def test_plain_facts_are_never_asked_under_an_instruction_or_in_a_pattern(documents):
+    plain = {question for fact in facts.PLAIN_FACTS for question in fact.questions}
     wordings = [wording for each in instructions.INSTRUCTIONS.values() for wording in each.wordings]
     asking = [
         document
         for document in documents
-        if isinstance(document, mixture.Chat) and any(message["content"] in held_out for message in document.messages)
+        if isinstance(document, mixture.Chat) and any(message["content"] in plain for message in document.messages)
     ]
     assert asking
     for document in asking:

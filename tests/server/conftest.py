@@ -149,6 +149,11 @@ class Opened:
         published: dict[str, Any] = response.json()
         return published
 
+    async def publish_cold(self, name: str, seed: int = 1) -> None:
+        """Upload as ``publish``, and unload what the alias's move made resident."""
+        number = (await self.publish(name, seed))["version"]
+        await self.client.post(f"/v1/adapters/{name}/versions/{number}/unload")
+
     async def chat(self, model: str, **body: Any) -> httpx.Response:
         messages = [{"role": "user", "content": "hello"}]
         return await self.client.post(CHAT, json={"model": model, "messages": messages, **body})

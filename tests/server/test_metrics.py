@@ -43,7 +43,7 @@ async def test_traffic_beyond_the_limit_is_counted_together(opening: Any) -> Non
             await opened.answer(name)
         page = opened.house.metrics.page().decode()
         assert 'patchbay_requests_total{adapter="one",status="200"} 1.0' in page
-        assert 'patchbay_requests_total{adapter="other",status="200"} 2.0' in page
+        assert 'patchbay_requests_total{adapter="(other)",status="200"} 2.0' in page
         assert '"two"' not in page
 
 
@@ -53,29 +53,29 @@ async def test_requests_are_counted_by_adapter_and_not_by_version(opened: Any, v
     for model in ("sql", "sql@2", "base"):
         await opened.answer(model)
     assert value("requests_total", adapter="sql", status="200") == 2
-    assert value("requests_total", adapter="base", status="200") == 1
+    assert value("requests_total", adapter="(base)", status="200") == 1
 
 
 async def test_refusals_are_counted_by_the_status_that_was_sent(opened: Any, value: Any) -> None:
-    await opened.publish("sql")
+    await opened.publish_cold("sql")
     await opened.chat("nobody")
     opened.builder.knobs.is_refusing_loads = True
     await opened.chat("sql")
     opened.engine.die()
     await opened.chat("sql")
     counted = {
-        status: value("requests_total", adapter="base", status=status) for status in ("404", "400", "503", "499")
+        status: value("requests_total", adapter="(base)", status=status) for status in ("404", "400", "503", "499")
     }
     assert counted == {"404": 1, "400": 1, "503": 1, "499": 0}
 
 
 async def test_a_client_that_leaves_before_an_answer_is_counted_as_that(opened: Any, value: Any, until: Any) -> None:
-    await opened.publish("sql")
+    await opened.publish_cold("sql")
     opened.builder.knobs.load_s = 0.05
     caller = opened.call("sql")
     await until(lambda: "sql@1" in opened.residents)
     await caller.close()
-    assert value("requests_total", adapter="base", status="499") == 1
+    assert value("requests_total", adapter="(base)", status="499") == 1
 
 
 async def test_tokens_are_counted_when_a_generation_ends(opened: Any, value: Any) -> None:
@@ -103,13 +103,13 @@ async def test_tokens_of_a_client_that_left_are_counted(opened: Any, value: Any)
 
 async def test_latencies_are_observed_where_the_engine_tells_them(opened: Any, value: Any) -> None:
     await opened.answer("base")
-    assert value("time_to_first_token_seconds_count", adapter="base") == 0
+    assert value("time_to_first_token_seconds_count", adapter="(base)") == 0
     with opened.house.gate._meter.generation(None) as generation:
         generation.prompt_tokens, generation.first_token_s, generation.queue_s = 5, 0.2, 0.1
-    assert value("prompt_tokens_total", adapter="base") == 5
-    assert value("time_to_first_token_seconds_count", adapter="base") == 1
-    assert value("queue_wait_seconds_sum", adapter="base") == 0.1
-    assert value("inter_token_seconds_count", adapter="base") == 0
+    assert value("prompt_tokens_total", adapter="(base)") == 5
+    assert value("time_to_first_token_seconds_count", adapter="(base)") == 1
+    assert value("queue_wait_seconds_sum", adapter="(base)") == 0.1
+    assert value("inter_token_seconds_count", adapter="(base)") == 0
 
 
 async def test_loads_evictions_and_residents_are_counted(opening: Any) -> None:

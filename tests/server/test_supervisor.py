@@ -30,7 +30,7 @@ def supervised(base: Any, collectors: Any, tmp_path: Path) -> Any:
     def residency_of(engine: Any) -> Residency:
         return Residency(engine, locate=locate, capacity=4, wait_s=1, is_pinned=lambda version: False, metrics=metrics)
 
-    async def settle(serving: Any) -> None:
+    async def settle(serving: Any, _before: Any) -> None:
         return
 
     @asynccontextmanager
@@ -80,7 +80,7 @@ async def test_a_death_shows_at_once_and_another_engine_takes_over(
 async def test_it_is_not_ready_before_it_has_settled(supervised: Any, base: Any, until: Any) -> None:
     may_end, seen = asyncio.Event(), []
 
-    async def settle(serving: Any) -> None:
+    async def settle(serving: Any, _before: Any) -> None:
         seen.append(serving)
         await may_end.wait()
 
@@ -95,7 +95,7 @@ async def test_it_is_not_ready_before_it_has_settled(supervised: Any, base: Any,
 async def test_an_engine_that_dies_while_it_settles_is_replaced(supervised: Any, base: Any, until: Any) -> None:
     builder = FakeBuilder(base)
 
-    async def settle(serving: Any) -> None:
+    async def settle(serving: Any, _before: Any) -> None:
         if len(builder.engines) == 1:
             serving.engine.die()
 

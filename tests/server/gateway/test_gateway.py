@@ -146,7 +146,7 @@ async def test_a_request_for_which_no_room_is_found_is_told_to_come_again(openin
 
 
 async def test_an_adapter_the_engine_cannot_load_is_refused_in_our_words(opened: Any) -> None:
-    await opened.publish("sql")
+    await opened.publish_cold("sql")
     opened.builder.knobs.is_refusing_loads = True
     refused = await opened.chat("sql")
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "adapter_refused")

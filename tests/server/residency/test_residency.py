@@ -122,13 +122,24 @@ async def test_an_unload_waits_for_the_last_lease(rig: Any, version: Any, settle
     assert (it.engine.held, it.states) == (set(), {})
 
 
-async def test_a_new_lease_calls_a_drain_off(rig: Any, version: Any, settle: Any) -> None:
+async def test_a_new_lease_during_a_drain_is_served_and_does_not_end_it(rig: Any, version: Any, settle: Any) -> None:
     it = rig()
     first = await it.residency.lease(version(1))
     await it.residency.unload(version(1))
     second = await it.residency.lease(version(1))
     first.release()
+    assert it.states == {"sql@1": "draining"}
     second.release()
+    await settle()
+    assert it.states == {}
+
+
+async def test_a_load_calls_a_drain_off(rig: Any, version: Any, settle: Any) -> None:
+    it = rig()
+    lease = await it.residency.lease(version(1))
+    await it.residency.unload(version(1))
+    await it.residency.load(version(1))
+    lease.release()
     await settle()
     assert it.states == {"sql@1": "resident"}
     assert it.engine.unloads == []

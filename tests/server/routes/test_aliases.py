@@ -24,7 +24,7 @@ async def test_an_alias_is_moved(client: Any) -> None:
 
 async def test_a_move_makes_its_target_resident_first(opened: Any, client: Any) -> None:
     await client.put(STABLE, json={"version": 2})
-    assert opened.residents == {"sql@2": ("resident", 0)}
+    assert opened.residents["sql@2"] == ("resident", 0)
 
 
 async def test_a_move_to_what_the_engine_refuses_does_not_happen(opened: Any, client: Any) -> None:

@@ -85,11 +85,12 @@ async def test_no_other_file_is_downloaded(opened: Any, client: Any, file: str) 
 
 
 async def test_a_version_is_loaded_ahead_of_its_first_request_and_unloaded(opened: Any, client: Any) -> None:
-    assert (await opened.publish("sql"))["residency"] is None
+    await opened.publish_cold("sql")
+    assert (await client.get(f"{VERSIONS}/1")).json()["residency"] is None
     loaded = await client.post(f"{VERSIONS}/1/load")
     assert (loaded.status_code, loaded.json()["residency"]) == (200, "resident")
     await opened.answer("sql")
-    assert opened.engine.loads.count("sql@1") == 1
+    assert opened.engine.loads.count("sql@1") == 2
     unloaded = await client.post(f"{VERSIONS}/1/unload")
     assert (unloaded.status_code, unloaded.json()["residency"]) == (200, None)
     assert await opened.engine.loaded() == frozenset()
@@ -142,5 +143,11 @@ async def test_a_deleted_version_is_gone_and_its_number_is_not_used_again(opened
     assert response.json() == {"object": "adapter.version", "id": "sql@2", "deleted": True}
     assert (await client.get(f"{VERSIONS}/2")).status_code == 404
     assert (await opened.chat("sql@2")).status_code == 404
-    assert opened.residents == {}
+    assert list(opened.residents) == ["sql@1"]
     assert (await opened.publish("sql", 3))["version"] == 3
+
+
+async def test_what_an_alias_points_to_is_resident_once_published(opened: Any) -> None:
+    assert (await opened.publish("sql", 1))["residency"] == "resident"
+    assert (await opened.publish("sql", 2))["residency"] is None
+    assert (await opened.publish("sql", 3, alias="canary"))["residency"] == "resident"

@@ -35,7 +35,7 @@ async def test_a_loaded_adapter_answers_and_is_resident(opened: Any, client: Any
 async def test_a_name_that_is_loaded_is_loaded_again_only_in_place(opened: Any, client: Any, source: str) -> None:
     await client.post(LOAD, json={"lora_name": "sql", "lora_path": f"{source}/1"})
     taken = await client.post(LOAD, json={"lora_name": "sql", "lora_path": f"{source}/2"})
-    assert taken.status_code == 409
+    assert taken.status_code == 400
     assert "load_inplace" in taken.json()["error"]["message"]
     caller = opened.call("sql")
     await caller.start()
