@@ -1,0 +1,117 @@
+"""Lines of a file of any size, none of them kept longer than a limit."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from adapters import strict_json
+from trainer.data.faults import FaultKind, LineFaults, shown
+
+MAX_LINE_BYTES: Final = 8 * 2**20
+_BLOCK: Final = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line, or a run of blank ones.
+
+    ``number`` counts from 1. ``raw`` has no line end, and holds nothing of a line that is too long.
+    """
+
+    number: int
+    raw: bytes
+    size: int
+    """Bytes in the file, without the line end; for blank lines: how many stand there."""
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing but white space stands here."""
+        return not self.raw and self.size < MAX_LINE_BYTES
+
+
+def read(path: Path) -> Iterator[Line]:
+    """Yield the lines of a file; blank ones at its end are forgiven, a run of others comes as one ``Line``.
+
+    Memory: one line of at most ``MAX_LINE_BYTES``.
+    """
+    with path.open("rb") as file:
+        first_blank = blanks = 0
+        for number, raw, size in _numbered(file):
+            if size <= MAX_LINE_BYTES and not raw.strip():
+                first_blank, blanks = (first_blank or number), blanks + 1
+                continue
+            if blanks:
+                yield Line(first_blank, b"", min(blanks, MAX_LINE_BYTES - 1))
+                first_blank = blanks = 0
+            yield Line(number, raw, size)
+
+
+def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes, int]]:
+    number = 0
+    while raw := file.readline(MAX_LINE_BYTES + 2):  # two for the line end
+        number += 1
+        text = raw.rstrip(b"\r\n")
+        if raw.endswith(b"\n") or len(text) <= MAX_LINE_BYTES:
+            yield number, text, len(text)
+            continue
+        size = len(raw)
+        while rest := file.readline(_BLOCK):
+            size += len(rest)
+            if rest.endswith(b"\n"):
+                break
+        yield number, b"", size
+
+
+def parse(line: Line, faults: LineFaults) -> dict[str, Any] | None:
+    """Return the JSON object on the line; None, and a fault noted, where there is none."""
+    if line.size > MAX_LINE_BYTES:
+        faults.add(FaultKind.LINE_TOO_LONG, "", f"{line.size} bytes", f"at most {MAX_LINE_BYTES}")
+        return None
+    if line.is_blank:
+        faults.add(FaultKind.BLANK_LINE, "", _blanks(line.size), "one JSON object on each line, up to the last")
+        return None
+    raw = line.raw
+    if line.number == 1 and raw.startswith(codecs.BOM_UTF8):
+        faults.add(FaultKind.BYTE_ORDER_MARK, "", "a byte order mark", "UTF-8 without it: save again with 'no BOM'")
+        raw = raw.removeprefix(codecs.BOM_UTF8)
+    value = _value(raw, faults)
+    if faults:
+        return None
+    if not isinstance(value, dict):
+        faults.add(FaultKind.NOT_AN_OBJECT, "", shown(value), "a JSON object: {...}")
+        return None
+    return value
+
+
+def _blanks(count: int) -> str:
+    return "a blank line" if count == 1 else f"{count} blank lines"
+
+
+def _value(raw: bytes, faults: LineFaults) -> Any:
+    """Return what the line spells; each reason why it spells nothing has its own kind."""
+    try:
+        if b"\0" in raw or b"\\u0000" in raw:
+            faults.add(FaultKind.NUL_CHARACTER, "", "the character U+0000", "text; was the file cut or padded?")
+        return strict_json.parse(raw)
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
+        faults.add(FaultKind.NOT_UTF8, "", found, "UTF-8 text")
+    except UnicodeEncodeError:
+        faults.add(FaultKind.LONE_SURROGATE, "", "half of a surrogate pair (\\ud800 ... \\udfff)", "whole characters")
+    except json.JSONDecodeError as error:
+        found = f"{error.msg.lower()} at column {error.colno}, near {shown(error.doc[max(0, error.pos - 10) :][:30])}"
+        faults.add(FaultKind.BAD_JSON, "", found, "one JSON object on the line")
+    except ValueError as error:
+        faults.add(_kind(str(error)), "", str(error), "JSON with one meaning")
+    return None
+
+
+def _kind(message: str) -> FaultKind:
+    if "stands twice" in message:
+        return FaultKind.REPEATED_KEY
+    return FaultKind.TOO_DEEP if "nesting" in message else FaultKind.NOT_A_NUMBER

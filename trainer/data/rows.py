@@ -1,0 +1,67 @@
+"""The one internal form of a training row, whatever format the file has.
+
+Messages are what the chat template gets when the server renders a request: text parts joined, no content as ``""``,
+arguments of tool calls as objects instead of JSON text, and no ``weight``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Message = Mapping[str, Any]
+Tool = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A chat of which some answers are trained (method ``supervised``)."""
+
+    messages: tuple[Message, ...]
+    trained: tuple[bool, ...]
+    """One for each message: whether its tokens make loss. Only answers of the assistant do."""
+    tools: tuple[Tool, ...] = ()
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """Everything before the last trained answer."""
+        last = max(index for index, trained in enumerate(self.trained) if trained)
+        return self.messages[:last]
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """A prompt with a better and a worse answer (method ``dpo``)."""
+
+    prompt: tuple[Message, ...]
+    preferred: Message
+    rejected: Message
+    tools: tuple[Tool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A prompt with one answer, called good or bad (method ``kto``)."""
+
+    prompt: tuple[Message, ...]
+    answer: Message
+    good: bool
+    tools: tuple[Tool, ...] = ()
+
+
+Row = Conversation | Preference | Judged
+
+
+def canonical(row: Row) -> bytes:
+    """Bytes that are equal exactly for equal rows."""
+    parts: list[object]
+    match row:
+        case Conversation(messages, trained, tools):
+            parts = [messages, trained, tools]
+        case Preference(prompt, preferred, rejected, tools):
+            parts = [prompt, preferred, rejected, tools]
+        case Judged(prompt, answer, good, tools):
+            parts = [prompt, answer, good, tools]
+    return json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()
