@@ -48,7 +48,7 @@ TASKS: Final[dict[str, Callable[[Random], Exchange]]] = {
 }
 _TASK_WEIGHTS: Final = (22, 13, 13, 8, 4, 7, 20, 10, 3)
 
-# How a short answer is told. Greedy decoding stays with the most frequent way; sampling meets the others too,
+# How a short answer is told. Greedy decoding mostly takes the most frequent way; sampling meets the others too,
 # which gives preference and reinforcement training something to choose from.
 STYLES: Final[tuple[Callable[[Exchange], str], ...]] = (
     lambda exchange: exchange.answer,

@@ -1,6 +1,6 @@
 """Greedy answers in batches, and how many of them are exactly right."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from embedded.recipe import instructions, mixture, patterns, skills
 from embedded.recipe.skills import Row
 from embedded.recipe.world import facts
-from embedded.recipe.world.exchange import Exchange, Messages
+from embedded.recipe.world.exchange import Messages
 
 
 def load(base: Path, adapter: Path | None = None) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
@@ -61,16 +61,10 @@ def exact_match(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokeniz
     return sum(text == right for text, right in zip(got, wanted, strict=True)) / len(rows)
 
 
-def _task(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    ask: Callable[[Random], Exchange],
-    seed: str,
-    number: int,
-) -> float:
-    """Return the share of plain questions that are answered right in any of the mixture's styles."""
-    random = Random(seed)
-    exchanges = [ask(random) for _ in range(number)]
+def plain_task(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str, number: int) -> float:
+    """Return the share of a task's questions that are answered right in any of the mixture's styles."""
+    random = Random(f"score-{task}")
+    exchanges = [mixture.TASKS[task](random) for _ in range(number)]
     styles = [
         [style(exchange) for style in mixture.STYLES] if exchange.short else [exchange.answer] for exchange in exchanges
     ]
@@ -86,8 +80,8 @@ def _follows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: 
 def card(base: Path, adapters: Path, data: Path, number: int = 100) -> Iterator[tuple[str, float]]:
     """Yield every line of the score card: what was asked, and the share of exactly right answers."""
     model, tokenizer = load(base)
-    for name, ask in mixture.TASKS.items():
-        yield f"base, {name}", _task(model, tokenizer, ask, f"score-{name}", number)
+    for task in mixture.TASKS:
+        yield f"base, {task}", plain_task(model, tokenizer, task, number)
     for kind, among in (("shown", facts.SHOWN_FACTS), ("plain", facts.PLAIN_FACTS)):
         for name in instructions.INSTRUCTIONS:
             for wording, is_new in (("known", False), ("new", True)):

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from adapters import errors as adapter_errors
 from adapters.errors import PatchbayError
 from server import errors as server_errors
+from trainer import errors as trainer_errors
 
 STATUS: Mapping[type[PatchbayError], int] = {
     PatchbayError: 500,
@@ -39,6 +40,9 @@ STATUS: Mapping[type[PatchbayError], int] = {
     server_errors.Overloaded: 429,
     server_errors.InvalidRequest: 400,
     server_errors.RouteUnsupported: 404,
+    trainer_errors.InvalidField: 400,
+    trainer_errors.FileTooLarge: 413,
+    trainer_errors.IllegalTransition: 400,  # as OpenAI answers; its client would try a 409 again
 }
 
 _TYPES = {

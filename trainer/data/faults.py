@@ -76,7 +76,7 @@ class WarningKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LineFault:
-    """One thing wrong: the line (from 1; None: the file as a whole), where in the row, what was found, what is needed."""
+    """One thing wrong: the line (from 1; None: the whole file), where in the row, what was found, what is needed."""
 
     line: int | None
     kind: FaultKind

@@ -26,12 +26,9 @@ class Line:
     number: int
     raw: bytes
     size: int
-    """Bytes in the file, without the line end; for blank lines: how many stand there."""
-
-    @property
-    def is_blank(self) -> bool:
-        """Whether nothing but white space stands here."""
-        return not self.raw and self.size < MAX_LINE_BYTES
+    """Bytes in the file, without the line end."""
+    blanks: int = 0
+    """How many blank lines stand here, in place of one with text."""
 
 
 def read(path: Path) -> Iterator[Line]:
@@ -46,7 +43,7 @@ def read(path: Path) -> Iterator[Line]:
                 first_blank, blanks = (first_blank or number), blanks + 1
                 continue
             if blanks:
-                yield Line(first_blank, b"", min(blanks, MAX_LINE_BYTES - 1))
+                yield Line(first_blank, b"", 0, blanks)
                 first_blank = blanks = 0
             yield Line(number, raw, size)
 
@@ -72,8 +69,9 @@ def parse(line: Line, faults: LineFaults) -> dict[str, Any] | None:
     if line.size > MAX_LINE_BYTES:
         faults.add(FaultKind.LINE_TOO_LONG, "", f"{line.size} bytes", f"at most {MAX_LINE_BYTES}")
         return None
-    if line.is_blank:
-        faults.add(FaultKind.BLANK_LINE, "", _blanks(line.size), "one JSON object on each line, up to the last")
+    if line.blanks:
+        found = "a blank line" if line.blanks == 1 else f"{line.blanks} blank lines"
+        faults.add(FaultKind.BLANK_LINE, "", found, "one JSON object on each line, up to the last")
         return None
     raw = line.raw
     if line.number == 1 and raw.startswith(codecs.BOM_UTF8):
@@ -86,10 +84,6 @@ def parse(line: Line, faults: LineFaults) -> dict[str, Any] | None:
         faults.add(FaultKind.NOT_AN_OBJECT, "", shown(value), "a JSON object: {...}")
         return None
     return value
-
-
-def _blanks(count: int) -> str:
-    return "a blank line" if count == 1 else f"{count} blank lines"
 
 
 def _value(raw: bytes, faults: LineFaults) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
+import embedded
 from adapters.errors import AdapterNotFound
 from server.engine.engine import Engine, Generation, Resident
 from server.engine.fake import FakeBuilder
+from server.engine.flags import EMBEDDED_FLAGS
+from server.engine.vllm import VllmBuilder
 
 
 @dataclass
@@ -46,40 +50,91 @@ class OpenGate:
             self.running -= 1
 
 
+class CurrentGate:
+    """The gate of an engine that outlives a test: whatever gate the test of the moment has."""
+
+    def __init__(self) -> None:
+        self.now = OpenGate()
+
+    async def choose(self, model: str) -> Resident:
+        return await self.now.choose(model)
+
+    def chosen(self, model: str) -> Resident | None:
+        return self.now.chosen(model)
+
+    def generation(self, resident: Resident | None) -> AbstractAsyncContextManager[Generation]:
+        return self.now.generation(resident)
+
+
 @pytest.fixture
 def gate() -> OpenGate:
     return OpenGate()
 
 
 @pytest.fixture
-async def engine(gate: OpenGate, base: Any) -> AsyncIterator[Engine]:
-    """The engine under contract; the acceptance tests put the real one here."""
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which engine is held to the contract: the fake, or as ``--engine`` says."""
+    return str(request.config.getoption("--engine"))
+
+
+@pytest.fixture(scope="session")
+async def vllm_engine() -> AsyncIterator[tuple[Engine, CurrentGate]]:
+    """The real engine on the embedded base, in this process, started once."""
+    gate = CurrentGate()
+    async with VllmBuilder(str(embedded.BASE), EMBEDDED_FLAGS, capacity=4).start(gate) as engine:
+        yield engine, gate
+
+
+@pytest.fixture
+async def fake_engine(gate: OpenGate, base: Any) -> AsyncIterator[Engine]:
     async with FakeBuilder(base).start(gate) as engine:
         yield engine
 
 
 @pytest.fixture
-def base_name() -> str:
-    return "base"
+def engine(kind: str, gate: OpenGate, request: pytest.FixtureRequest) -> Engine:
+    """The engine under contract."""
+    if kind == "fake":
+        fake: Engine = request.getfixturevalue("fake_engine")
+        return fake
+    vllm, current = request.getfixturevalue("vllm_engine")
+    current.now = gate
+    real: Engine = vllm
+    return real
 
 
 @pytest.fixture
-def resident(tmp_path: Path, make_adapter: Callable[..., Any]) -> Callable[..., Resident]:
-    """Makes an adapter that the engine under contract can load; ids are never used twice."""
-    ids = itertools.count(1)
+def base_name(kind: str) -> str:
+    return {"fake": "base", "vllm": "embedded-base"}[kind]
+
+
+@pytest.fixture(scope="session")
+def ids() -> Iterator[int]:
+    """Ids of residents, never used twice in an engine's life."""
+    return itertools.count(1)
+
+
+@pytest.fixture
+def resident(
+    kind: str, ids: Iterator[int], tmp_path: Path, make_adapter: Callable[..., Any]
+) -> Callable[..., Resident]:
+    """Makes an adapter that the engine under contract can load."""
 
     def make(name: str = "sql@1") -> Resident:
         number = next(ids)
-        return Resident(number, name, make_adapter(number).write(tmp_path / str(number)))
+        path = tmp_path / str(number)
+        if kind == "fake":
+            return Resident(number, name, make_adapter(number).write(path))
+        return Resident(number, name, Path(shutil.copytree(embedded.ADAPTERS / "sql", path)))
 
     return make
 
 
 @pytest.fixture
-def broken_resident(tmp_path: Path) -> Resident:
+def broken_resident(ids: Iterator[int], tmp_path: Path) -> Resident:
     """An adapter that the engine under contract refuses."""
     (tmp_path / "broken").mkdir()
-    return Resident(999, "broken@1", tmp_path / "broken")
+    return Resident(next(ids), "broken@1", tmp_path / "broken")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What the house relies on from any engine. Fixtures choose the engine: here the fake, in the acceptance tests vLLM."""
+"""What the house relies on from any engine. Held to it: the fake; with ``--engine vllm`` the real one."""
 
 from __future__ import annotations
 

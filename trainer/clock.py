@@ -1,0 +1,40 @@
+"""The database's clock: the only one that leases, ages and expiry are measured with."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from adapters.database import UtcDateTime
+
+Clock = Callable[[AsyncConnection], Awaitable[datetime]]
+"""Reads the time inside a transaction. Tests hand the stores one that runs ahead."""
+
+
+class _Now(FunctionElement[datetime]):
+    """The time at which the statement runs, not the one at which its transaction began."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(_Now)
+def _now(_element: _Now, _compiler: SQLCompiler, **_options: Any) -> str:
+    return "clock_timestamp()"
+
+
+@compiles(_Now, "sqlite")
+def _now_sqlite(_element: _Now, _compiler: SQLCompiler, **_options: Any) -> str:
+    return "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+
+
+async def database_clock(connection: AsyncConnection) -> datetime:
+    """Return the database's time in UTC."""
+    return (await connection.execute(select(_Now()))).scalar_one()

@@ -1,0 +1,151 @@
+"""A list of messages: who says what, in which order, and which of the answers are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+from trainer.data import fields
+from trainer.data.faults import FaultKind, LineFaults, shown
+from trainer.data.rows import Message, Tool
+from trainer.data.tools import names, read_calls
+
+_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "system": ("role", "content", "name"),
+    "developer": ("role", "content", "name"),
+    "user": ("role", "content", "name"),
+    "assistant": ("role", "content", "name", "tool_calls", "reasoning_content", "refusal", "weight"),
+    "tool": ("role", "content", "name", "tool_call_id"),
+}
+_LEADING: Final = frozenset({"system", "developer"})
+
+
+def read_messages(
+    value: Any, tools: tuple[Tool, ...], where: str, faults: LineFaults
+) -> tuple[tuple[Message, ...], tuple[bool, ...]]:
+    """Return the messages as the template gets them, and for each whether it is trained.
+
+    Both are of use only where no fault was noted.
+    """
+    if fields.typed(value, list, where, faults) is None:
+        return (), ()
+    if not value:
+        faults.add(FaultKind.NO_MESSAGES, where, "an empty list", "a user's message and an answer")
+        return (), ()
+    before = len(faults.found)
+    read = [_message(item, tools, f"{where}[{index}]", faults) for index, item in enumerate(value)]
+    messages = tuple(message for message, _ in read)
+    if len(faults.found) == before:  # an order of broken messages would be told as a second fault
+        _check_order(messages, where, faults)
+        _check_calls(messages, where, faults)
+    return messages, tuple(trained for _, trained in read)
+
+
+def read_answer(value: Any, tools: tuple[Tool, ...], where: str, faults: LineFaults) -> Message:
+    """Return the one answer in a list of one message (OpenAI's preference rows have it so)."""
+    if fields.typed(value, list, where, faults) is None:
+        return {}
+    if len(value) != 1:
+        faults.add(FaultKind.NO_ANSWER, where, f"{len(value)} messages", "exactly one, of the assistant")
+        return {}
+    message, _ = _message(value[0], tools, f"{where}[0]", faults)
+    if not faults and message["role"] != "assistant":
+        faults.add(FaultKind.WRONG_ROLE, f"{where}[0].role", shown(message["role"]), '"assistant"')
+    return message
+
+
+def _message(item: Any, tools: tuple[Tool, ...], where: str, faults: LineFaults) -> tuple[Message, bool]:
+    if fields.typed(item, dict, where, faults) is None:
+        return {}, False
+    role = fields.required(item, "role", str, where, faults)
+    if role is None:
+        return {}, False
+    if role not in _KEYS:
+        faults.add(FaultKind.WRONG_ROLE, f"{where}.role", shown(role), f"one of {', '.join(_KEYS)}")
+        return {}, False
+    if role != "assistant" and "weight" in item:
+        faults.add(FaultKind.WEIGHT_ELSEWHERE, f"{where}.weight", f"a weight on {role}", "weights on assistant alone")
+    fields.only({key: item[key] for key in item if key != "weight"}, _KEYS[role], where, faults)
+    message: dict[str, Any] = {"role": role, "content": _content(item, where, faults)}
+    message |= {
+        key: item[key] for key in ("name", "tool_call_id", "reasoning_content") if _is_text(item, key, where, faults)
+    }
+    if role == "assistant":
+        return _answer(item, message, tools, where, faults)
+    if role == "user" and not message["content"].strip():
+        faults.add(FaultKind.EMPTY_PROMPT, f"{where}.content", "no text", "what the user says")
+    if role == "tool" and "tool_call_id" not in item:
+        faults.add(FaultKind.MISSING_KEY, f"{where}.tool_call_id", "nothing", "the id of the call that this answers")
+    return message, False
+
+
+def _is_text(item: Mapping[str, Any], key: str, where: str, faults: LineFaults) -> bool:
+    return key in item and fields.typed(item[key], str, fields.inside(where, key), faults) is not None
+
+
+def _answer(
+    item: Mapping[str, Any], message: dict[str, Any], tools: tuple[Tool, ...], where: str, faults: LineFaults
+) -> tuple[Message, bool]:
+    weight = item.get("weight", 1)
+    if type(weight) is not int or weight not in (0, 1):
+        faults.add(FaultKind.BAD_WEIGHT, f"{where}.weight", shown(weight), "0 or 1")
+    if "tool_calls" in item:
+        message["tool_calls"] = read_calls(item["tool_calls"], names(tools), f"{where}.tool_calls", faults)
+    if not message["content"].strip() and "tool_calls" not in item:
+        faults.add(FaultKind.EMPTY_ANSWER, f"{where}.content", "no text and no tool call", "an answer")
+    return message, weight == 1
+
+
+def _content(item: Mapping[str, Any], where: str, faults: LineFaults) -> str:
+    """Return the text; parts are joined with a newline, as vLLM does for a template that takes strings."""
+    content, at = item.get("content"), f"{where}.content"
+    if content is None:
+        if item["role"] != "assistant":
+            faults.add(FaultKind.MISSING_KEY, at, "nothing", "a string")
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        fields.typed(content, str, at, faults)
+        return ""
+    texts = []
+    for index, part in enumerate(content):
+        if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        else:
+            faults.add(FaultKind.UNSUPPORTED_PART, f"{at}[{index}]", shown(part), '{"type": "text", "text": ...}')
+    return "\n".join(texts)
+
+
+def _check_order(messages: Sequence[Message], where: str, faults: LineFaults) -> None:
+    """System first, a user before any answer, results only behind calls."""
+    roles = [message["role"] for message in messages]
+    said = False
+    for index, role in enumerate(roles):
+        at = f"{where}[{index}].role"
+        if role in _LEADING and any(earlier not in _LEADING for earlier in roles[:index]):
+            faults.add(FaultKind.ROLE_ORDER, at, f"{role} behind {roles[index - 1]}", f"{role} before all others")
+        if role == "assistant" and not said:
+            faults.add(FaultKind.ROLE_ORDER, at, "an answer to nothing", "a user's message before it")
+        said = said or role in {"user", "assistant"}
+    for index, (earlier, role) in enumerate(pairwise(["", *roles])):
+        if role == "tool" and earlier not in {"assistant", "tool"}:
+            found = f"tool behind {earlier or 'nothing'}"
+            faults.add(FaultKind.ROLE_ORDER, f"{where}[{index}].role", found, "tool behind the assistant's tool_calls")
+
+
+def _check_calls(messages: Sequence[Message], where: str, faults: LineFaults) -> None:
+    """Every result answers a call made before it, and every call has its result before the talk goes on."""
+    waiting: dict[str, int] = {}
+    for index, message in enumerate(messages):
+        if message["role"] == "tool":
+            if waiting.pop(message["tool_call_id"], None) is None:
+                found, needed = shown(message["tool_call_id"]), "the id of a call still without a result"
+                faults.add(FaultKind.UNKNOWN_CALL_ID, f"{where}[{index}].tool_call_id", found, needed)
+            continue
+        for call_id, caller in waiting.items():
+            at = f"{where}[{caller}].tool_calls"
+            faults.add(FaultKind.UNANSWERED_CALL, at, f"no result for {shown(call_id)}", "a tool message right behind")
+        calls = message.get("tool_calls", ())
+        waiting = {str(call.get("id")): index for call in calls}

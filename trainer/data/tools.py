@@ -1,0 +1,84 @@
+"""Tools that a row declares, and the calls that answers make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from typing import Any
+
+from adapters import strict_json
+from trainer.data import fields
+from trainer.data.faults import FaultKind, LineFaults, shown
+from trainer.data.rows import Tool
+
+
+def read_tools(value: Any, where: str, faults: LineFaults) -> tuple[Tool, ...]:
+    """Return the declared tools as they came; faults are noted for those that declare nothing callable."""
+    if fields.typed(value, list, where, faults) is None:
+        return ()
+    names: set[str] = set()
+    for index, tool in enumerate(value):
+        name = _name(tool)
+        at = f"{where}[{index}]"
+        if name is None:
+            faults.add(FaultKind.BAD_TOOL, at, shown(tool), '{"type": "function", "function": {"name": ..., ...}}')
+        elif name in names:
+            faults.add(FaultKind.REPEATED_TOOL, at, f"{shown(name)} again", "each tool once")
+        else:
+            names.add(name)
+    return tuple(value)
+
+
+def names(tools: tuple[Tool, ...]) -> frozenset[str]:
+    """The names under which ``tools`` can be called."""
+    return frozenset(name for tool in tools if (name := _name(tool)) is not None)
+
+
+def _name(tool: Any) -> str | None:
+    if not isinstance(tool, dict) or tool.get("type") != "function" or not isinstance(tool.get("function"), dict):
+        return None
+    function: dict[str, Any] = tool["function"]
+    name, parameters = function.get("name"), function.get("parameters", {})
+    return name if isinstance(name, str) and name and isinstance(parameters, dict) else None
+
+
+def read_calls(value: Any, known: Set[str], where: str, faults: LineFaults) -> tuple[dict[str, Any], ...]:
+    """Return an answer's tool calls with their arguments as objects: what the server hands to the template."""
+    if fields.typed(value, list, where, faults) is None:
+        return ()
+    if not value:
+        faults.add(FaultKind.BAD_CALL, where, "an empty list", "at least one call, or no such key")
+    if value and not known:
+        faults.add(FaultKind.CALL_WITHOUT_TOOLS, where, "a call", "the row's `tools` to declare what is called")
+    calls = (_call(call, known, f"{where}[{index}]", faults) for index, call in enumerate(value))
+    return tuple(call for call in calls if call is not None)
+
+
+def _call(call: Any, known: Set[str], where: str, faults: LineFaults) -> dict[str, Any] | None:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or call.get("type", "function") != "function" or not _has_text(function, "name"):
+        needed = '{"id": ..., "type": "function", "function": {"name": ..., "arguments": "{...}"}}'
+        faults.add(FaultKind.BAD_CALL, where, shown(call), needed)
+        return None
+    if known and function["name"] not in known:
+        needed = f"one of {', '.join(sorted(known))}"
+        faults.add(FaultKind.UNKNOWN_TOOL, f"{where}.function.name", shown(function["name"]), needed)
+    arguments = _arguments(function.get("arguments"))
+    if arguments is None:
+        found = shown(function.get("arguments"))
+        faults.add(FaultKind.BAD_ARGUMENTS, f"{where}.function.arguments", found, "a JSON object as a string")
+        return None
+    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
+
+
+def _has_text(value: Mapping[str, Any], key: str) -> bool:
+    return isinstance(value.get(key), str) and bool(value[key])
+
+
+def _arguments(value: Any) -> dict[str, Any] | None:
+    """Return the arguments that JSON text spells; an object is taken as it is, as several data sets have it."""
+    if isinstance(value, str):
+        try:
+            value = strict_json.parse(value.encode())
+        except ValueError:
+            return None
+    return value if isinstance(value, dict) else None

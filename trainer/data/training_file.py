@@ -1,0 +1,53 @@
+"""A training file read from its first line to its last, in memory that does not grow with its rows' text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.data import formats, lines
+from trainer.data.faults import FaultKind, LineFault, LineFaults
+from trainer.data.formats import Format
+from trainer.data.row_reader import read_row
+from trainer.data.rows import Row
+
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLine:
+    """What one line turned out to be: a row, or faults."""
+
+    number: int
+    form: Format | None
+    row: Row | None
+    faults: tuple[LineFault, ...]
+
+
+def read_file(path: Path) -> Iterator[ReadLine]:
+    """Yield every line of the file as a row of the internal form or with what is wrong with it.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    form: Format | None = None
+    for line in lines.read(path):
+        faults = LineFaults(line.number)
+        if line.number == 1 and line.raw.startswith(_UTF16_MARKS):
+            whole = LineFault(None, FaultKind.UTF16, "", "UTF-16", "UTF-8: save the file in that encoding")
+            yield ReadLine(1, None, None, (whole,))
+            return
+        row: Row | None = None
+        value = lines.parse(line, faults)
+        if value is not None:
+            own = formats.detect(value)
+            form = form or own
+            if own is None:
+                needed = "messages; prompt and completion; instruction and output; input and preferred_output; label"
+                faults.add(FaultKind.UNKNOWN_FORMAT, "", f"the keys {', '.join(value) or '(none)'}"[:120], needed)
+            elif own is not form:
+                faults.add(FaultKind.MIXED_FORMATS, "", f"a row of format {own}", f"{form}, as the rows before it")
+            else:
+                row = read_row(value, own, faults)
+        yield ReadLine(line.number, form, row, tuple(faults.found))

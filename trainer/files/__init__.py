@@ -1,0 +1,1 @@
+"""Uploaded files, and files that jobs leave behind."""

@@ -1,0 +1,283 @@
+"""The files of all processes that share a database and a directory: rows in the one, bytes in the other."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import AsyncIterator, Collection, Sequence, Set
+from contextlib import AsyncExitStack, ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from sqlalchemy import Row, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from adapters.database import Database
+from adapters.disk import fsync_directory, in_thread, room_needed
+from adapters.errors import BlobCorrupt
+from trainer.clock import Clock, database_clock
+from trainer.errors import FileInUse, FileNotFound, FileTooLarge, InvalidField
+from trainer.files.file import File, Purpose, Status
+from trainer.ids import mint
+from trainer.page import MAX_LIMIT, Page, read_page
+from trainer.schema import files, jobs
+
+__all__ = ["File", "FileStore", "Purpose", "Status"]
+
+MAX_BYTES: Final = 512 << 20
+"""OpenAI's limit on one file."""
+
+MAX_FILENAME_LENGTH: Final = 255
+EXPIRY_S: Final = range(3600, 30 * 24 * 3600 + 1)
+"""How long after its creation a file may be told to expire: an hour to 30 days."""
+
+_BUFFER_BYTES: Final = 1 << 20  # bytes are handed to a thread in pieces of at least this size
+_LIVING: Final = files.c.deleted_at.is_(None)
+_COLUMNS: Final = tuple(column for column in files.c if column.name not in ("number", "deleted_at"))
+
+
+class FileStore:
+    """Files: the bytes are durable before the row is, so a crash leaves bytes without a row and never the reverse."""
+
+    def __init__(
+        self, database: Database, directory: Path, *, max_bytes: int = MAX_BYTES, clock: Clock = database_clock
+    ) -> None:
+        self._database = database
+        self._directory = directory
+        self._max_bytes = max_bytes
+        self._clock = clock
+
+    async def create(
+        self, purpose: str, filename: str, chunks: AsyncIterator[bytes], *, expires_after_s: int | None = None
+    ) -> File:
+        """Store ``chunks`` as a new file, ready for use. One for ``batch`` expires after 30 days if not told otherwise.
+
+        Raises:
+            InvalidField: the purpose, the name or the expiry may not be so.
+            FileTooLarge: more bytes than the server accepts.
+            StorageFull: the disk has no room.
+        """
+        _check(purpose, filename, expires_after_s)
+        if expires_after_s is None and purpose == Purpose.BATCH:
+            expires_after_s = EXPIRY_S[-1]
+        file_id = mint("file-")
+        size_bytes, sha256 = await self._write(self._directory / file_id, chunks)
+        async with self._database.write() as connection:
+            at = await self._clock(connection)
+            row = await connection.execute(
+                insert(files)
+                .values(
+                    id=file_id,
+                    created_at=at,
+                    filename=filename,
+                    purpose=purpose,
+                    status=Status.PROCESSED,
+                    size_bytes=size_bytes,
+                    sha256=sha256,
+                    expires_at=None if expires_after_s is None else at + timedelta(seconds=expires_after_s),
+                )
+                .returning(*_COLUMNS)
+            )
+            return _file(row.one())
+
+    async def get(self, file_id: str) -> File:
+        """Return a file.
+
+        Raises:
+            FileNotFound: none has this id.
+        """
+        async with self._database.read() as connection:
+            row = (await connection.execute(select(*_COLUMNS).where(files.c.id == file_id, _LIVING))).one_or_none()
+        if row is None:
+            raise _missing(file_id)
+        return _file(row)
+
+    async def list(
+        self,
+        *,
+        after: str | None = None,
+        limit: int = MAX_LIMIT,
+        newest_first: bool = True,
+        purpose: str | None = None,
+    ) -> Page[File]:
+        """Return the files that follow the one with the id ``after``, of one purpose or of all.
+
+        Raises:
+            InvalidField: ``after`` or ``limit`` may not be so.
+        """
+        where = [_LIVING] if purpose is None else [_LIVING, files.c.purpose == purpose]
+        async with self._database.read() as connection:
+            return await read_page(
+                connection, files, _file, *where, after=after, limit=limit, newest_first=newest_first
+            )
+
+    async def content(self, file_id: str) -> Path:
+        """Return where the file's bytes are. Read on, they stay readable when the file is deleted meanwhile.
+
+        Raises:
+            FileNotFound: none has this id.
+            BlobCorrupt: its bytes are gone or cut short.
+        """
+        file = await self.get(file_id)
+        path = self._directory / file_id
+        if await in_thread(_size, path) != file.size_bytes:
+            raise BlobCorrupt(f"the bytes of file '{file_id}' are gone or cut short: delete it and upload it again")
+        return path
+
+    async def set_status(self, file_id: str, status: Status, details: str | None = None) -> File:
+        """Note what looking at the file's content has shown.
+
+        Raises:
+            FileNotFound: none has this id.
+        """
+        this = update(files).where(files.c.id == file_id, _LIVING)
+        async with self._database.write() as connection:
+            changed = await connection.execute(this.values(status=status, status_details=details).returning(*_COLUMNS))
+            row = changed.one_or_none()
+        if row is None:
+            raise _missing(file_id)
+        return _file(row)
+
+    async def delete(self, file_id: str) -> None:
+        """Delete a file and its bytes.
+
+        Raises:
+            FileNotFound: none has this id.
+            FileInUse: an unfinished job needs it.
+        """
+        this = select(files.c.id).where(files.c.id == file_id, _LIVING).with_for_update()
+        async with self._database.write() as connection:
+            if (await connection.execute(this)).first() is None:
+                raise _missing(file_id)
+            if needed := await _needed(connection, {file_id}):
+                raise FileInUse(
+                    f"job '{needed[file_id]}' still needs file '{file_id}': cancel the job, or wait until it has ended",
+                    param="file_id",
+                )
+            await self._bury(connection, {file_id})
+        await in_thread(self._remove, [file_id])
+
+    async def sweep(self, grace_s: float) -> Sequence[str]:
+        """Delete the files that expired, and bytes that a crash left without a row; return the ids of both.
+
+        A file that an unfinished job needs stays until the job has ended. Bytes without a row are left alone until
+        nobody wrote to them for ``grace_s``, which must exceed the longest pause of an upload.
+        """
+        async with self._database.write() as connection:
+            expired = files.c.expires_at <= await self._clock(connection)
+            due = set(
+                (await connection.execute(select(files.c.id).where(expired, _LIVING).with_for_update())).scalars()
+            )
+            due -= (await _needed(connection, due)).keys()
+            await self._bury(connection, due)
+        horizon = time.time() - grace_s
+        async with self._database.read() as connection:
+            living = set((await connection.execute(select(files.c.id).where(_LIVING))).scalars())
+        orphans = await in_thread(self._orphans, living, horizon)
+        await in_thread(self._remove, due | orphans)
+        return sorted(due | orphans)
+
+    async def _write(self, path: Path, chunks: AsyncIterator[bytes]) -> tuple[int, str]:
+        """Write a new file durably; return its size and hash. It is gone if this raises."""
+        size, digest, buffer = 0, hashlib.sha256(), bytearray()
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(in_thread, path.unlink, missing_ok=True)
+            # The inner stack closes the file also when the caller is cancelled while it is being opened.
+            with room_needed(self._directory), ExitStack() as opened:
+                file = await in_thread(_open_new, path, opened)
+                async for chunk in chunks:
+                    size += len(chunk)
+                    self._admit(size)
+                    buffer += chunk
+                    if len(buffer) >= _BUFFER_BYTES:
+                        await in_thread(_append, file, digest, bytes(buffer))
+                        buffer.clear()
+                await in_thread(_append, file, digest, bytes(buffer))
+                await in_thread(_sync, file, path)
+            undo.pop_all()
+        return size, digest.hexdigest()
+
+    def _admit(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise FileTooLarge(
+                f"the file has more than the {self._max_bytes} bytes this server accepts: "
+                "split it, or raise the server's limit",
+                param="file",
+            )
+
+    async def _bury(self, connection: AsyncConnection, file_ids: Collection[str]) -> None:
+        at = await self._clock(connection)
+        await connection.execute(update(files).where(files.c.id.in_(file_ids)).values(deleted_at=at))
+
+    def _remove(self, file_ids: Collection[str]) -> None:
+        for file_id in file_ids:
+            (self._directory / file_id).unlink(missing_ok=True)
+
+    def _orphans(self, living: Set[str], horizon: float) -> set[str]:
+        found = {path.name: path for path in self._directory.glob("file-*")}
+        return {name for name in found.keys() - living if _modified(found[name]) <= horizon}
+
+
+async def _needed(connection: AsyncConnection, file_ids: Set[str]) -> dict[str, str]:
+    """Return which of the files an unfinished job needs, and the id of such a job."""
+    needs = or_(jobs.c.training_file.in_(file_ids), jobs.c.validation_file.in_(file_ids))
+    columns = (jobs.c.id, jobs.c.training_file, jobs.c.validation_file)
+    rows = await connection.execute(select(*columns).where(needs, jobs.c.finished_at.is_(None)))
+    return {file_id: row.id for row in rows for file_id in file_ids & {row.training_file, row.validation_file}}
+
+
+def _check(purpose: str, filename: str, expires_after_s: int | None) -> None:
+    if purpose not in frozenset(Purpose):
+        raise InvalidField(f"purpose is one of {', '.join(Purpose)}", param="purpose")
+    if not (filename.strip() and filename.isprintable() and len(filename) <= MAX_FILENAME_LENGTH):
+        raise InvalidField(f"a file's name has 1 to {MAX_FILENAME_LENGTH} printable characters", param="file")
+    if expires_after_s is not None and expires_after_s not in EXPIRY_S:
+        raise InvalidField(
+            f"a file may expire {EXPIRY_S[0]} to {EXPIRY_S[-1]} seconds after its creation",
+            param="expires_after.seconds",
+        )
+
+
+def _missing(file_id: str) -> FileNotFound:
+    return FileNotFound(
+        f"no file has the id '{file_id}', or it was deleted; list the files to see which exist", param="file_id"
+    )
+
+
+def _file(row: Row[Any]) -> File:
+    facts = {column.name: getattr(row, column.name) for column in _COLUMNS}
+    return File(**{**facts, "purpose": Purpose(row.purpose), "status": Status(row.status)})
+
+
+def _open_new(path: Path, opened: ExitStack) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return opened.enter_context(open(path, "xb", opener=_open_private))
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def _append(file: BinaryIO, digest: hashlib._Hash, piece: bytes) -> None:
+    file.write(piece)
+    digest.update(piece)
+
+
+def _sync(file: BinaryIO, path: Path) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    fsync_directory(path.parent)
+    fsync_directory(path.parent.parent)  # it may just have been made
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another process sweeps too
+        return float("inf")

@@ -1,0 +1,49 @@
+"""How a run may end before its last step. The child turns each into its exit status.
+
+RunEnded
+├── DataRefused     the rows cannot be trained on; carries every reason
+├── NotFinite       loss or gradient is no longer a finite number
+└── Stopped         SIGTERM; a checkpoint was written
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from trainer.data.faults import LineFault
+from trainer.run_directory import Exit
+
+
+class RunEnded(Exception):
+    """Root of the tree; the message is what the job's owner reads."""
+
+    status: ClassVar[Exit]
+
+
+class DataRefused(RunEnded):
+    """The rows cannot be trained on; ``faults`` has every reason."""
+
+    status = Exit.REFUSED
+
+    def __init__(self, file: str, faults: Sequence[LineFault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__(f"{file} cannot be trained on: {self.faults[0]} ({len(self.faults)} faults in all)")
+
+
+class NotFinite(RunEnded):
+    """Loss or gradient is no longer a finite number."""
+
+    status = Exit.NOT_FINITE
+
+    def __init__(self, what: str, step: int) -> None:
+        super().__init__(
+            f"{what} is not a finite number at step {step}; checkpoints before it are good. "
+            "Try a lower learning_rate_multiplier, or look for rows unlike the others"
+        )
+
+
+class Stopped(RunEnded):
+    """SIGTERM; a checkpoint was written."""
+
+    status = Exit.STOPPED

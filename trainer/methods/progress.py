@@ -1,0 +1,181 @@
+"""What the Trainer's loop tells us: events for the job, checkpoints on their steps, and when to stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Event as Flag
+from typing import Any, Final
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trainer.methods.checkpoints import complete
+from trainer.methods.endings import NotFinite
+from trainer.methods.hyperparameters import Hyperparameters
+from trainer.run_directory import Checkpoint, Event, Marker, RunDirectory, event
+
+_NAMES: Final[Mapping[str, str]] = {
+    "loss": "train_loss",
+    "mean_token_accuracy": "train_mean_token_accuracy",
+    "learning_rate": "learning_rate",
+    "grad_norm": "gradient_norm",
+    "epoch": "epoch",
+    "rewards/accuracies": "train_preference_accuracy",
+    "rewards/margins": "train_reward_margin",
+    "eval_loss": "full_valid_loss",
+    "eval_mean_token_accuracy": "full_valid_mean_token_accuracy",
+    "eval_rewards/accuracies": "valid_preference_accuracy",
+    "eval_rewards/margins": "valid_reward_margin",
+}
+"""The Trainer's words for numbers, and ours (OpenAI's where it has one)."""
+
+
+class Reporter:
+    """Appends events, each once: a run that goes on after a crash does some steps again, to the same numbers."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        run.mend_events()
+        told = run.events()
+        self._run = run
+        self._trained = max((told_event.data["step"] for told_event in told if "train_loss" in told_event.data), default=0)
+        self._validated = max((told_event.data["step"] for told_event in told if "full_valid_loss" in told_event.data), default=0)
+        self._saved = {told_event.data["checkpoint"] for told_event in told if "checkpoint" in told_event.data}
+        for checkpoint in run.checkpoints():  # killed between a checkpoint and its event
+            self.saved(checkpoint)
+
+    def tell(self, told: Event) -> None:
+        """Append an event as it is."""
+        self._run.append(told)
+
+    def trained(self, step: int, steps: int, data: Mapping[str, Any]) -> None:
+        """Tell of a training step."""
+        if step > self._trained:
+            self.tell(event(f"Step {step}/{steps}: training loss={data['train_loss']:.4f}", data=data, kind="metrics"))
+            self._trained = step
+
+    def validated(self, step: int, steps: int, data: Mapping[str, Any]) -> None:
+        """Tell of a validation."""
+        if step > self._validated:
+            loss = data["full_valid_loss"]
+            self.tell(event(f"Step {step}/{steps}: validation loss={loss:.4f}", data=data, kind="metrics"))
+            self._validated = step
+
+    def saved(self, checkpoint: Checkpoint) -> None:
+        """Tell of a checkpoint that is complete."""
+        if checkpoint.name not in self._saved:
+            data = {"step": checkpoint.step, "checkpoint": checkpoint.name, "metrics": checkpoint.marker.metrics}
+            self.tell(event(f"Checkpoint saved at step {checkpoint.step}", data=data))
+            self._saved.add(checkpoint.name)
+
+
+class Progress(TrainerCallback):  # type: ignore[misc]  # transformers has no types here
+    """The callback that owns when to validate, when to save and when to stop."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        reporter: Reporter,
+        numbers: Hyperparameters,
+        *,
+        validates: bool,
+        patience: int | None,
+        stop: Flag,
+        export_dtype: torch.dtype,
+        base_name: str,
+    ) -> None:
+        self._run = run
+        self._reporter = reporter
+        self._numbers = numbers
+        self._validates = validates
+        self._patience = patience
+        self._stop = stop
+        self._export_dtype = export_dtype
+        self._base_name = base_name
+        before = run.checkpoints()
+        self._seconds_before = before[-1].marker.seconds if before else 0.0
+        self._began = self._last_step = time.monotonic()
+        self._tokens = 0
+        self._first_step = 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start the clock."""
+        self._began = self._last_step = time.monotonic()
+        self._first_step, self._tokens = state.global_step, int(state.num_input_tokens_seen)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Decide what follows this step."""
+        last = state.global_step >= state.max_steps
+        due = last or state.global_step % self._numbers.checkpoint_steps == 0
+        control.should_evaluate = due and self._validates
+        control.should_save = due or self._stop.is_set()
+        control.should_training_stop = last or self._stop.is_set()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Tell of a step or a validation; end the run at the first number that is not finite.
+
+        Raises:
+            NotFinite: before anything of this step is saved.
+        """
+        logs = logs or {}
+        for name in ("loss", "grad_norm"):
+            if name in logs and not math.isfinite(logs[name]):
+                raise NotFinite({"loss": "the loss", "grad_norm": "the gradient's norm"}[name], state.global_step)
+        data = {"step": state.global_step, "total_steps": state.max_steps} | _named(logs)
+        if "loss" in logs:
+            self._reporter.trained(state.global_step, state.max_steps, data | self._pace(state))
+        elif "eval_loss" in logs:
+            data |= {"valid_loss": data["full_valid_loss"]}
+            self._reporter.validated(state.global_step, state.max_steps, data)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Stop when validation has not got better for as long as the spec is patient."""
+        losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+        best = losses.index(min(losses))
+        if self._patience is not None and len(losses) - 1 - best >= self._patience:
+            control.should_training_stop = True
+            self._stop_early(state.global_step)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Make a checkpoint of what the Trainer saved."""
+        if not args.should_save:  # another process of the same run writes
+            return
+        step = state.global_step
+        at_step = [entry for entry in state.log_history if entry["step"] == step]
+        marker = Marker(
+            step=step,
+            metrics={"step": step} | {name: number for entry in at_step for name, number in _named(entry).items()},
+            trained_tokens=int(state.num_input_tokens_seen),
+            seconds=self._seconds_before + time.monotonic() - self._began,
+            last=control.should_training_stop and not self._stop.is_set() or step >= state.max_steps,
+        )
+        saved = Path(args.output_dir) / f"checkpoint-{step}"
+        self._reporter.saved(complete(self._run, saved, marker, self._export_dtype, self._base_name))
+
+    def _stop_early(self, step: int) -> None:
+        message = f"Stopping early at step {step}: {self._patience} checkpoints without a better validation loss"
+        self._reporter.tell(event(message, data={"step": step}))
+
+    def _pace(self, state: TrainerState) -> dict[str, float]:
+        now, tokens = time.monotonic(), int(state.num_input_tokens_seen)
+        took = max(now - self._last_step, 1e-9)
+        a_step = (now - self._began) / (state.global_step - self._first_step)
+        pace = {
+            "tokens_per_second": round((tokens - self._tokens) / took, 1),
+            "eta_s": round(a_step * (state.max_steps - state.global_step), 1),
+        }
+        self._last_step, self._tokens = now, tokens
+        return pace
+
+
+def _named(logs: Mapping[str, Any]) -> dict[str, float]:
+    return {ours: float(logs[theirs]) for theirs, ours in _NAMES.items() if theirs in logs}

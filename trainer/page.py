@@ -1,0 +1,63 @@
+"""Lists as OpenAI pages them: so many after an id, and whether there are more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from sqlalchemy import ColumnElement, Row, Table, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from trainer.errors import InvalidField
+
+MAX_LIMIT: Final = 10_000
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A stretch of a list; the next one follows the id of the last of ``data``."""
+
+    data: tuple[T, ...]
+    has_more: bool
+
+
+async def read_page(
+    connection: AsyncConnection,
+    table: Table,
+    value: Callable[[Row[Any]], T],
+    *where: ColumnElement[bool],
+    after: str | None,
+    limit: int,
+    newest_first: bool = True,
+) -> Page[T]:
+    """Return up to ``limit`` rows of ``table`` that follow the one with the id ``after``.
+
+    ``table`` has the columns ``number``, by which it is ordered, and ``id``.
+
+    Raises:
+        InvalidField: nothing has the id ``after``, or ``limit`` is out of bounds.
+    """
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidField(f"limit is a number from 1 to {MAX_LIMIT}", param="limit")
+    number = table.c.number
+    statement = select(table).where(*where).order_by(number.desc() if newest_first else number).limit(limit + 1)
+    if after is not None:
+        last = await number_of(connection, table, after)
+        statement = statement.where(number < last if newest_first else number > last)
+    rows = (await connection.execute(statement)).all()
+    return Page(tuple(map(value, rows[:limit])), len(rows) > limit)
+
+
+async def number_of(connection: AsyncConnection, table: Table, after: str) -> int:
+    """Return where in its table the row with the id ``after`` stands.
+
+    Raises:
+        InvalidField: nothing has that id.
+    """
+    last = (await connection.execute(select(table.c.number).where(table.c.id == after))).scalar_one_or_none()
+    if last is None:
+        raise InvalidField(f"nothing to list has the id '{after}': leave `after` out to begin anew", param="after")
+    return int(last)

@@ -1,0 +1,49 @@
+"""Everything durable about training, over one database and one directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.database import Database
+from trainer.clock import Clock, database_clock
+from trainer.files.file_store import MAX_BYTES, FileStore
+from trainer.jobs.checkpoint_store import CheckpointStore
+from trainer.jobs.event_log import EventLog
+from trainer.jobs.job_store import JobStore
+from trainer.jobs.queue import MAX_DEATHS, Queue
+from trainer.schema import MIGRATIONS, VERSION_TABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The trainer's stores. Processes that share database and directory see the same."""
+
+    files: FileStore
+    jobs: JobStore
+    events: EventLog
+    checkpoints: CheckpointStore
+    queue: Queue
+
+    @classmethod
+    async def open(
+        cls,
+        database: Database,
+        data_dir: Path,
+        *,
+        max_file_bytes: int = MAX_BYTES,
+        max_deaths: int = MAX_DEATHS,
+        clock: Clock = database_clock,
+    ) -> Records:
+        """Bring the tables in ``database`` up to date; files go to ``data_dir/files``.
+
+        Closing the database stays with the caller.
+        """
+        await database.migrate(MIGRATIONS, VERSION_TABLE)
+        return cls(
+            FileStore(database, data_dir / "files", max_bytes=max_file_bytes, clock=clock),
+            JobStore(database, clock=clock),
+            EventLog(database),
+            CheckpointStore(database, clock=clock),
+            Queue(database, max_deaths=max_deaths, clock=clock),
+        )

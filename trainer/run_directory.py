@@ -1,0 +1,206 @@
+"""The directory in which the worker and its child process meet.
+
+::
+
+    RUN_DIR/
+      spec.json                 worker → child: what to do (RunSpec)
+      events.jsonl              child → worker: one event a line, only ever appended
+      checkpoints/step-N/       whole once it carries this name
+        COMPLETE                the Marker as JSON, written last
+        adapter/                a PEFT directory: adapter_config.json, adapter_model.safetensors
+        state/                  what resuming needs; only the newest checkpoint keeps it
+      result.json               child → worker: how it ended, once it has
+      check.json                child → worker: the preflight (``--check``)
+      scratch/                  the child's own
+
+Whoever starts the child again on the same directory has it go on from the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from adapters.disk import fsync_directory
+from trainer.run_spec import RunSpec
+
+COMPLETE: Final = "COMPLETE"
+_STEP: Final = "step-"
+
+
+class Exit(IntEnum):
+    """Exit statuses of the child that mean something; any other: it died, and may be started again."""
+
+    FINISHED = 0
+    REFUSED = 2
+    """The data or the spec cannot be trained on; the reasons are events. Starting again does not help."""
+    NOT_FINITE = 3
+    """Loss or gradient is no longer a finite number; checkpoints from before are good."""
+    STOPPED = 4
+    """SIGTERM: a checkpoint was written; starting again goes on from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of ``events.jsonl``, in the words of OpenAI's job events."""
+
+    type: Literal["message", "metrics"]
+    level: Literal["info", "warn", "error"]
+    message: str
+    data: Mapping[str, Any]
+    created_at: float
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What a checkpoint says of itself."""
+
+    step: int
+    metrics: Mapping[str, Any]
+    """OpenAI's names: train_loss, train_mean_token_accuracy, full_valid_loss, ..."""
+    trained_tokens: int
+    seconds: float
+    """Of training up to here, over all starts."""
+    last: bool
+    """No step follows: all are done, or validation stopped getting better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint."""
+
+    path: Path
+    marker: Marker
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps behind these weights."""
+        return self.marker.step
+
+    @property
+    def name(self) -> str:
+        """``step-N``."""
+        return self.path.name
+
+    @property
+    def adapter(self) -> Path:
+        """The PEFT directory that can be published."""
+        return self.path / "adapter"
+
+    @property
+    def state(self) -> Path:
+        """The training state; gone once a newer checkpoint has its own."""
+        return self.path / "state"
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a finished run ended."""
+
+    best_checkpoint: str
+    """Name of the checkpoint with the lowest validation loss; without validation, of the last."""
+    last_checkpoint: str
+    steps: int
+    trained_tokens: int
+    """Tokens that went through the model in training, prompts included, padding not."""
+    seconds: float
+    """Of training, over all starts, from each start's first step."""
+    peak_memory_bytes: int
+    """Of the device with a GPU, of the process without."""
+    renderer_sha256: str
+    """Of the chat template and tokenizer that made the ids."""
+    hyperparameters: Mapping[str, Any]
+    """With every "auto" resolved."""
+    metrics: Mapping[str, Any]
+    """Of the best checkpoint."""
+
+
+class RunDirectory:
+    """Reads and writes the files above. One child at a time; any number of readers."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.events_file = path / "events.jsonl"
+        self.checkpoints_folder = path / "checkpoints"
+        self.scratch = path / "scratch"
+
+    def write_spec(self, spec: RunSpec) -> None:
+        """Create the directory with its spec."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write("spec.json", spec.to_json())
+
+    def spec(self) -> RunSpec:
+        """Return what the run is told to do.
+
+        Raises:
+            OSError: there is no spec.
+            ValueError: it is not one.
+        """
+        return RunSpec.from_json(json.loads((self.path / "spec.json").read_bytes()))
+
+    def write(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a JSON file so that a reader sees all of it or none."""
+        staged = self.path / f".{name}.{os.getpid()}"
+        with staged.open("w") as file:
+            json.dump(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(self.path / name)
+        fsync_directory(self.path)
+
+    def append(self, event: Event) -> None:
+        """Append an event; it is with the operating system when this returns."""
+        line = json.dumps(asdict(event)).encode() + b"\n"
+        with self.events_file.open("ab", buffering=0) as file:
+            file.write(line)
+
+    def events(self) -> list[Event]:
+        """Return the events so far; a line still being written is not one."""
+        try:
+            raw = self.events_file.read_bytes()
+        except FileNotFoundError:
+            return []
+        return [Event(**json.loads(line)) for line in raw[: raw.rfind(b"\n") + 1].splitlines()]
+
+    def mend_events(self) -> None:
+        """Cut off half a line that a killed child left at the end; the next event starts on a line of its own."""
+        if self.events_file.exists():
+            raw = self.events_file.read_bytes()
+            os.truncate(self.events_file, raw.rfind(b"\n") + 1)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return the complete checkpoints, the oldest first."""
+        found = []
+        for marker in self.checkpoints_folder.glob(f"{_STEP}*/{COMPLETE}"):
+            found.append(Checkpoint(marker.parent, Marker(**json.loads(marker.read_bytes()))))
+        return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Where the checkpoint of ``step`` stands once it is complete."""
+        return self.checkpoints_folder / f"{_STEP}{step}"
+
+    def result(self) -> RunResult | None:
+        """Return how the run ended, None while it has not."""
+        try:
+            return RunResult(**json.loads((self.path / "result.json").read_bytes()))
+        except FileNotFoundError:
+            return None
+
+
+def event(
+    message: str,
+    *,
+    data: Mapping[str, Any] | None = None,
+    level: Literal["info", "warn", "error"] = "info",
+    kind: Literal["message", "metrics"] = "message",
+) -> Event:
+    """Return an event of this moment."""
+    return Event(kind, level, message, data or {}, time.time())
+

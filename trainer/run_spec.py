@@ -1,0 +1,84 @@
+"""What a training run is told to do: the file ``spec.json`` between the worker and its child process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, Literal
+
+Auto = Literal["auto"]
+AUTO: Final[Auto] = "auto"
+ALL_LINEAR: Final = "all-linear"
+"""Every linear module except the output head (PEFT's word); attention alone learns less at the same size."""
+
+_PATHS: Final = ("base", "training_file", "validation_file", "warm_start")
+
+
+class Method(StrEnum):
+    """How an adapter is made."""
+
+    SUPERVISED = "supervised"
+    DPO = "dpo"
+    KTO = "kto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """Everything that decides which weights come out, and nothing else."""
+
+    base: Path
+    """Directory of the base model, with the tokenizer and chat template that serve."""
+    training_file: Path
+    validation_file: Path | None = None
+    method: Method = Method.SUPERVISED
+    n_epochs: int | Auto = AUTO
+    batch_size: int | Auto = AUTO
+    """Rows in one optimizer step, over all devices."""
+    learning_rate_multiplier: float | Auto = AUTO
+    """Times the rate that suits the base's width; see ``trainer.methods.hyperparameters``."""
+    beta: float | Auto = AUTO
+    """Of ``dpo`` and ``kto``: how dearly it costs to move away from the base."""
+    seed: int = 0
+    rank: int = 16
+    alpha: float | None = None
+    """LoRA's scaling is alpha / rank; None: twice the rank. A warm start keeps its own rank, alpha and targets."""
+    targets: tuple[str, ...] | Literal["all-linear"] = ALL_LINEAR
+    max_length: int | None = None
+    """Tokens in a row; None: as many as the base takes. Longer rows are refused, never cut."""
+    drop_long: bool = False
+    """Leave rows that are too long out (and say so) instead of refusing the file."""
+    packing: bool = False
+    """Put several short rows into one sequence, each seeing itself alone."""
+    patience: int | None = None
+    """Stop after this many checkpoints without a better validation loss; None: never."""
+    checkpoint_steps: int | Auto = AUTO
+    """Steps from checkpoint to checkpoint."""
+    warm_start: Path | None = None
+    """Adapter directory to go on from instead of a fresh one."""
+    threads: int | None = None
+    """CPU threads; None: torch decides. Sums in another order round differently, so it belongs to the weights."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as JSON values."""
+        return asdict(self) | {name: None if (path := getattr(self, name)) is None else str(path) for name in _PATHS}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RunSpec:
+        """Return the spec that ``to_json`` gave.
+
+        Raises:
+            ValueError: a key that the spec does not have.
+        """
+        unknown = sorted(value.keys() - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"the run's spec has unknown keys: {', '.join(unknown)}")
+        given = dict(value)
+        for name in _PATHS:
+            if given.get(name) is not None:
+                given[name] = Path(given[name])
+        given["method"] = Method(given.get("method", Method.SUPERVISED))
+        if isinstance(given.get("targets"), list):
+            given["targets"] = tuple(given["targets"])
+        return cls(**given)

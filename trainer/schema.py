@@ -1,0 +1,151 @@
+"""The trainer's tables: files, jobs, and what jobs leave behind.
+
+``number`` is the order of creation, by which lists are paged; ``id`` is what callers know. A deleted file stays as
+a tombstone, because jobs name it for ever.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from adapters.database import UtcDateTime
+from trainer.ids import MAX_ID_LENGTH
+
+VERSION_TABLE: Final = "alembic_version_trainer"
+"""Where Alembic notes how far these tables are migrated."""
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+
+MAX_MODEL_LENGTH: Final = 512
+
+metadata: Final = MetaData()
+
+_Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INTEGER keys by itself
+_Json = JSON(none_as_null=True)
+
+files = Table(
+    "files",
+    metadata,
+    Column("number", _Number, primary_key=True, autoincrement=True),
+    Column("id", String(MAX_ID_LENGTH), nullable=False, unique=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("filename", String(255), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("status_details", Text),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("expires_at", UtcDateTime, index=True),
+    Column("deleted_at", UtcDateTime),
+    sqlite_autoincrement=True,
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("number", _Number, primary_key=True, autoincrement=True),
+    Column("id", String(MAX_ID_LENGTH), nullable=False, unique=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column(
+        "state",
+        String(16),
+        CheckConstraint(
+            "state IN ('validating_files', 'queued', 'running', 'pausing', 'paused', "
+            "'succeeded', 'failed', 'cancelled')",
+            name="jobs_state",
+        ),
+        nullable=False,
+        index=True,
+    ),
+    # what was asked for
+    Column("organization_id", String(64), nullable=False),
+    Column("model", String(MAX_MODEL_LENGTH), nullable=False),
+    Column("training_file", ForeignKey("files.id"), nullable=False, index=True),
+    Column("validation_file", ForeignKey("files.id"), index=True),
+    Column("method", _Json, nullable=False),
+    Column("seed", Integer, nullable=False),
+    Column("suffix", String(64)),
+    Column("metadata", _Json),
+    Column("integrations", _Json),
+    Column("extension", _Json, nullable=False),
+    # who works on it
+    Column("token", Integer, nullable=False, comment="Grows with each claim; a write with an older one is refused"),
+    Column("worker", String(128), comment="NULL: nobody holds it"),
+    Column("lease_until", UtcDateTime),
+    Column("deaths", Integer, nullable=False, comment="Attempts that died since its last new checkpoint"),
+    Column("estimated_finish", UtcDateTime),
+    # what came of it
+    Column("finished_at", UtcDateTime),
+    Column("fine_tuned_model", String(MAX_MODEL_LENGTH)),
+    Column("trained_tokens", BigInteger),
+    Column("result_files", _Json, nullable=False),
+    Column("error", _Json),
+    sqlite_autoincrement=True,
+)
+
+job_metadata = Table(
+    "job_metadata",
+    metadata,
+    Column("job_number", ForeignKey("jobs.number"), primary_key=True),
+    Column("key", String(64), primary_key=True),
+    Column("value", String(512), nullable=False),
+    Index("job_metadata_pair", "key", "value"),
+    comment="An index of jobs.metadata, for lists filtered by it",
+)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("number", _Number, primary_key=True, autoincrement=True),
+    Column("id", String(MAX_ID_LENGTH), nullable=False, unique=True),
+    Column("job_number", ForeignKey("jobs.number"), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("level", String(8), nullable=False),
+    Column("type", String(16), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("data", _Json),
+    Index("job_events_of", "job_number", "number"),
+    sqlite_autoincrement=True,
+)
+
+job_checkpoints = Table(
+    "job_checkpoints",
+    metadata,
+    Column("number", _Number, primary_key=True, autoincrement=True),
+    Column("id", String(MAX_ID_LENGTH), nullable=False, unique=True),
+    Column("job_number", ForeignKey("jobs.number"), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("step_number", Integer, nullable=False),
+    Column("model", String(MAX_MODEL_LENGTH), nullable=False, index=True),
+    Column("metrics", _Json, nullable=False),
+    UniqueConstraint("job_number", "step_number", name="job_checkpoints_step"),
+    sqlite_autoincrement=True,
+)
+
+checkpoint_permissions = Table(
+    "checkpoint_permissions",
+    metadata,
+    Column("number", _Number, primary_key=True, autoincrement=True),
+    Column("id", String(MAX_ID_LENGTH), nullable=False, unique=True),
+    Column("model", String(MAX_MODEL_LENGTH), nullable=False),
+    Column("project_id", String(128), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("model", "project_id", name="checkpoint_permissions_project"),
+    sqlite_autoincrement=True,
+)
