@@ -84,7 +84,7 @@ NEUTRAL: Final = (
 
 
 def _exchange(random: Random, *, must_be_short: bool) -> Exchange:
-    """Draw something to answer; the held-out facts stay out."""
+    """Draw something to answer; the plain facts stay out."""
     while True:
         match random.choices(("fact", "reading", "arithmetic", "order", "smalltalk"), (50, 20, 10, 10, 10))[0]:
             case "fact":
