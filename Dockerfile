@@ -1,6 +1,8 @@
 # docker build -t patchbay .                          the embedded base model, or a small one, on a CPU
 # docker build -t patchbay:cuda --target cuda .       on an NVIDIA GPU: docker run --gpus all ...
-# docker run -p 8000:8000 -v patchbay:/data patchbay
+# docker run -v patchbay:/data patchbay keys create ops --scope admin --data-dir /data      a key, printed once
+# docker run -p 8000:8000 -v patchbay:/data patchbay                                        needs that key, or
+# docker run -p 8000:8000 -v patchbay:/data -e PATCHBAY_ALLOW_ANONYMOUS=1 patchbay          serves anybody who reaches it
 
 FROM python:3.11-slim AS base
 # vLLM's CPU build links libnuma; torch and triton compile kernels on first use.

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from adapters.disk import fsync_directory, in_thread, room_needed
+from adapters.disk import fsync_directory, in_thread, space_needed
 from adapters.errors import BlobCorrupt
 from adapters.manifest import FILES, Manifest
 from adapters.remote_blobs import RemoteBlobs
@@ -40,7 +40,7 @@ class Blobs:
 
         Raises:
             AdapterRefused: a file is missing.
-            StorageFull: the disk has no room.
+            StorageFull: the disk has no space left.
             SourceUnavailable: the remote store did not take the copy.
         """
         digest = staged.manifest().digest
@@ -104,7 +104,7 @@ class Blobs:
         """Rename a staging directory into place; an intact blob there stays and grows young again."""
         target = self._directory(digest)
         is_damaged = target.is_dir() and not _is_intact(target, digest)
-        with room_needed(self._root):
+        with space_needed(self._root):
             target.parent.mkdir(parents=True, exist_ok=True)
             for parent in (self._root, self._root / "sha256"):
                 fsync_directory(parent)

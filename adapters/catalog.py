@@ -104,10 +104,6 @@ class Catalog:
         """Return the versions that must stay resident."""
         return list(self._pinned.values())
 
-    def digests(self) -> set[str]:
-        """Return the digests of all living versions."""
-        return {version.digest for adapter in self._adapters.values() for version in adapter.versions.values()}
-
     def replace(self, changed: Iterable[Adapter], gone: Iterable[str]) -> None:
         """Take in adapters that changed and drop those that are gone. For the registry alone."""
         for name in gone:

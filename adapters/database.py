@@ -86,11 +86,16 @@ class Database:
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """Open a read transaction: everything read in it is of one moment. Raises StorageUnavailable."""
-        return _begin(self._reader)
+        return _begin(self._reader, at_commit="try again")
 
     def write(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """Open a write transaction: committed at the end, rolled back when it raises. Raises StorageUnavailable."""
-        return _begin(self._writer)
+        """Open a write transaction: committed at the end, rolled back when it raises.
+
+        Raises:
+            StorageUnavailable: nothing was written; or, as its message then says, nobody knows, because the database
+                went away while it committed.
+        """
+        return _begin(self._writer, at_commit="what was asked for may be written or not: look before you try again")
 
     async def migrate(self, versions: Path, version_table: str) -> None:
         """Bring one package's tables to the newest of its migrations; safe when many processes start at once.
@@ -104,14 +109,14 @@ class Database:
 
 
 @asynccontextmanager
-async def _begin(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+async def _begin(engine: AsyncEngine, *, at_commit: str) -> AsyncIterator[AsyncConnection]:
+    outcome = "nothing was written, try again"
     try:
         async with engine.begin() as connection:
             yield connection
+            outcome = at_commit
     except (OperationalError, InterfaceError) as trouble:
-        raise StorageUnavailable(
-            f"the database does not answer ({trouble.orig}); nothing was written, try again"
-        ) from trouble
+        raise StorageUnavailable(f"the database does not answer ({trouble.orig}); {outcome}") from trouble
 
 
 def _configure_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

@@ -15,7 +15,7 @@ from adapters.errors import StorageFull
 P = ParamSpec("P")
 T = TypeVar("T")
 
-NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -29,15 +29,15 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
 
 
 @contextmanager
-def room_needed(path: Path) -> Iterator[None]:
+def space_needed(path: Path) -> Iterator[None]:
     """Turn "no space", "quota" and "file too large" into StorageFull."""
     try:
         yield
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in NO_SPACE:
             raise
         raise StorageFull(
-            f"no room to store the adapter under {path} ({os.strerror(error.errno)}): free some space, "
+            f"no space to store the adapter under {path} ({os.strerror(error.errno)}): free some space, "
             "delete versions that are not needed, or give the server a larger --data-dir"
         ) from error
 

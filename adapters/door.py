@@ -26,7 +26,7 @@ from adapters.weights import Scan, scan
 
 README = "README.md"
 SERVABLE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM's --max-lora-rank takes."""
+"""The values that vLLM's --max-lora-rank takes; a test compares them with vLLM's own."""
 MAX_FAULTS = 200
 """Every fault is told, up to here: an adapter for another model has one per tensor."""
 
@@ -38,7 +38,7 @@ class Limits:
     """What this server admits: the engine's --max-lora-rank, and a bound on the files' sum."""
 
     max_rank: int
-    max_bytes: int = 4 << 30
+    max_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ PatchbayError
 │   └── SourceTooLarge     more bytes than the server accepts
 ├── BlobCorrupt            stored bytes no longer match their digest
 ├── StorageUnavailable     the database does not answer, or stays locked
-└── StorageFull            the disk has no room
+└── StorageFull            the disk has no space
 
 An error knows nothing of HTTP; ``server.http.errors`` translates, and a test proves that table total.
 To add one: subclass the nearest branch, give it a ``code`` (stable, snake case, part of the API), and let the
@@ -204,12 +204,12 @@ class BlobCorrupt(PatchbayError):
 
 
 class StorageUnavailable(PatchbayError):
-    """The database does not answer, or stays locked; nothing was written."""
+    """The database does not answer, or stays locked; the message says whether something may be written."""
 
     code = "storage_unavailable"
 
 
 class StorageFull(PatchbayError):
-    """The disk has no room for what was sent."""
+    """The disk has no space for what was sent."""
 
     code = "storage_full"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
 
 from adapters.blobs import Blobs
 from adapters.disk import in_thread
 from adapters.faults import Faults
 from adapters.names import DEFAULT_ALIAS, check_adapter_name, check_alias
 from adapters.registry import Registry
+from adapters.report import Report
 from adapters.sources.source import Source
 from adapters.staging import Staging
 from adapters.versions import Alias, Version
@@ -25,30 +26,6 @@ FAULT_POINTS: Final = (
     "publish.registered",
 )
 """Between any two steps of ``Publisher.publish``: dying there leaves orphans, never a row without bytes."""
-
-
-class Report(Protocol):
-    """What the door measured."""
-
-    @property
-    def rank(self) -> int:
-        """The adapter's rank."""
-        ...
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all its files."""
-        ...
-
-    @property
-    def base_fingerprint(self) -> str:
-        """Fingerprint of the base model it was checked against."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, for the registry and the API."""
-        ...
-
 
 Door = Callable[[Path], Report]
 """Inspects a directory with an adapter's files; raises AdapterRefused or WrongBase. Runs in a thread."""
@@ -93,7 +70,7 @@ class Publisher:
             InvalidName: the adapter or the alias may not be called so.
             AdapterRefused, WrongBase: the door or the probe found faults.
             SourceError: the bytes could not be had.
-            StorageFull: the disk has no room.
+            StorageFull: the disk has no space left.
         """
         check_adapter_name(name)
         if alias is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from adapters.errors import AliasNotFound, StorageUnavailable, VersionInUse, Ver
 from adapters.names import DEFAULT_ALIAS, check_adapter_name, check_alias
 from adapters.rows import AliasMove
 from adapters.schema import VERSION_TABLE, adapters, versions
-from adapters.versions import Alias, Version
+from adapters.versions import Adapter, Alias, Version
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations" / "versions"
 
@@ -51,14 +51,14 @@ class Registry:
 
     A write is in the database and in this process's ``catalog`` before its method returns; other processes'
     writes arrive with ``refresh``, which ``follow`` calls at an interval. Writers take turns.
-    Every write that names an adapter, ``add_version`` apart, raises AdapterNotFound if there is none.
+    Every write that names an adapter, ``add_version`` apart, raises AdapterNotFound if there is none. Every write
+    raises StorageUnavailable as ``Database.write`` does: where the outcome is not known, ``follow`` brings it.
     """
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.catalog = Catalog()
-        self._seen = -1  # the clock at the last refresh
-        self._refreshing = asyncio.Lock()
+        self._seen = -1  # the clock when what the catalog holds was read
 
     @classmethod
     @asynccontextmanager
@@ -72,14 +72,12 @@ class Registry:
 
     async def refresh(self) -> None:
         """Bring the catalog up to the database; cheap when nothing changed."""
-        async with self._refreshing:
-            async with self.database.read() as connection:
-                revision = await rows.now(connection)
-                if revision == self._seen:
-                    return
-                changed, gone = await rows.changes(connection, self._seen)
-            self.catalog.replace(changed, gone)
-            self._seen = revision
+        async with self.database.read() as connection:
+            revision = await rows.now(connection)
+            if revision <= self._seen:
+                return
+            changed, gone = await rows.changes(connection, self._seen)
+        self._take_in(revision, changed, gone)
 
     async def follow(self, interval_s: float) -> None:
         """Refresh every ``interval_s`` seconds until cancelled; while the database is away the catalog stays."""
@@ -109,10 +107,10 @@ class Registry:
             row = await rows.adapter_row(connection, name)
             return [] if row is None else await rows.alias_history(connection, row.id, alias)
 
-    async def is_untouched(self) -> bool:
-        """True until the first adapter is registered, also if every adapter was deleted since."""
+    async def is_unused(self, name: str) -> bool:
+        """True until an adapter is registered under ``name``; a deleted one still counts."""
         async with self.database.read() as connection:
-            return (await connection.execute(select(adapters.c.id).limit(1))).first() is None
+            return await rows.adapter_row(connection, name) is None
 
     async def digests(self) -> set[str]:
         """Return the digests of all living versions, read from the database: the catalog may be behind."""
@@ -277,9 +275,22 @@ class Registry:
 
     @asynccontextmanager
     async def _write(self) -> AsyncIterator[_Write]:
+        """Open a write; at its end the catalog takes in what it did, and what others did since the last refresh.
+
+        That is read before the commit, by whose end nobody else can have written: so nothing that can fail stands
+        between the commit and the catalog.
+        """
         async with self.database.write() as connection:
-            yield _Write(connection, await rows.tick(connection))
-        await self.refresh()
+            revision = await rows.tick(connection)
+            yield _Write(connection, revision)
+            changed, gone = await rows.changes(connection, self._seen)
+        self._take_in(revision, changed, gone)
+
+    def _take_in(self, revision: int, changed: Iterable[Adapter], gone: Iterable[str]) -> None:
+        """Bring the catalog to ``revision``, unless it is further: reads may end in another order than they began."""
+        if revision > self._seen:
+            self.catalog.replace(changed, gone)
+            self._seen = revision
 
     async def _number(self, write: _Write, name: str) -> tuple[rows.AnyRow, int]:
         """Return the adapter's row, created or revived if need be, and the number of its next version."""

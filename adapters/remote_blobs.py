@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -55,6 +56,10 @@ class RemoteBlobs:
     async def sweep(self, living: Set[str], grace_s: float) -> list[str]:
         """Delete blobs that are not ``living`` and were put more than ``grace_s`` ago; return their digests.
 
+        The store has no lock to share with a ``put`` of the same bytes. So an orphan's age is asked again just before
+        it is deleted; one put again between that answer and the deletion, some milliseconds, loses the new copy too,
+        and has only the local one until it is published again.
+
         Raises:
             SourceUnavailable: the store did not answer.
         """
@@ -66,9 +71,19 @@ class RemoteBlobs:
                     put_at[digest] = max(found["last_modified"], put_at.get(digest, found["last_modified"]))
             horizon = datetime.now(UTC) - timedelta(seconds=grace_s)
             orphans = [digest for digest, at in put_at.items() if digest not in living and at <= horizon]
-            for digest in orphans:
-                await obstore.delete_async(self._store, [_key(digest, name) for name in FILES])
-        return orphans
+            return [digest for digest in orphans if await self._remove(digest, horizon)]
+
+    async def _remove(self, digest: str, horizon: datetime) -> bool:
+        """Delete a blob unless a file of it was put after ``horizon``; return whether it was deleted."""
+        keys = [_key(digest, name) for name in FILES]
+        for key in keys:
+            with suppress(FileNotFoundError):  # a put or a sweep died half-way, or another process sweeps too
+                if (await obstore.head_async(self._store, key))["last_modified"] > horizon:
+                    return False
+        for key in keys:
+            with suppress(FileNotFoundError):
+                await obstore.delete_async(self._store, key)
+        return True
 
 
 def _key(digest: str, name: str) -> str:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from adapters.disk import fsync_directory, in_thread, room_needed
+from adapters.disk import fsync_directory, in_thread, space_needed
 from adapters.errors import AdapterRefused, Fault, SourceTooLarge
 from adapters.manifest import FILES, FileEntry, Manifest
 
@@ -34,12 +34,12 @@ class Staged:
         Raises:
             AdapterRefused: ``name`` is not one of an adapter's files, or was written before.
             SourceTooLarge: all files together exceed the limit.
-            StorageFull: the disk has no room.
+            StorageFull: the disk has no space left.
         """
         if name not in FILES:
             raise AdapterRefused([Fault(name[:128], "a file of that name", f"only {' and '.join(FILES)}")])
         # The stack closes the file also when the caller is cancelled while it is being opened.
-        with room_needed(self.path), ExitStack() as files:
+        with space_needed(self.path), ExitStack() as files:
             try:
                 file = await in_thread(_HashedFile, self.path / name, files)
             except FileExistsError:
@@ -88,7 +88,7 @@ class Staging:
         """Make an empty staging directory; at the end of the block it is gone, published or not."""
         path = self.directory / uuid.uuid4().hex
         try:
-            with room_needed(path):
+            with space_needed(path):
                 await in_thread(path.mkdir, parents=True, mode=0o700)
             yield Staged(path, self._max_bytes)
         finally:

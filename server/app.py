@@ -13,15 +13,15 @@ from server.gateway.authenticate import Authenticator
 from server.gateway.gateway import Gateway
 from server.house import House
 from server.http.errors import error_body, respond
-from server.routes import adapters, aliases, models, process, versions, vllm_calls
+from server.routes import adapters, aliases, models, process, residents, versions, vllm_calls
 
 
 def build_app(house: House) -> Gateway:
     """Return the ASGI app that serves ``house``."""
     control = FastAPI(title="patchbay", docs_url="/docs", redoc_url=None)
     control.state.house = house
-    for room in (process, models, versions, aliases, adapters, vllm_calls):
-        control.include_router(room.router)
+    for routes in (process, models, versions, aliases, adapters, residents, vllm_calls):
+        control.include_router(routes.router)
     control.add_exception_handler(PatchbayError, respond)
     control.add_exception_handler(RequestValidationError, _invalid)
     control.add_exception_handler(HTTPException, _http)

@@ -6,13 +6,15 @@ import asyncio
 from pathlib import Path
 
 from adapters.publisher import Publisher
+from adapters.registry import Registry
 from adapters.sources.directory import DirectorySource
 
 
-async def register_examples(publisher: Publisher, directory: Path) -> None:
-    """Publish every adapter directory under ``directory`` by its name."""
+async def register_examples(registry: Registry, publisher: Publisher, directory: Path) -> None:
+    """Publish every adapter directory under ``directory`` by its name, unless it was ever used: deleted is deleted."""
     for adapter in await asyncio.to_thread(_adapters_in, directory):
-        await publisher.publish(adapter.name, DirectorySource(adapter, allowed=[directory]))
+        if await registry.is_unused(adapter.name):
+            await publisher.publish(adapter.name, DirectorySource(adapter, allowed=[directory]))
 
 
 def _adapters_in(directory: Path) -> list[Path]:

@@ -1,55 +1,36 @@
-"""The house as a value: every room, opened together and closed together. Two can live in one process.
-
-``open_house`` is the one place where rooms are put together; read it to see what depends on what.
-"""
+"""The house as a value: its parts, and the few acts that need several of them at once. Two can live in one process."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import structlog
 
 from adapters.blobs import Blobs
-from adapters.catalog import Catalog
-from adapters.door import Limits, inspect
-from adapters.errors import NameTaken
-from adapters.faults import Faults
+from adapters.errors import NameTaken, PatchbayError
 from adapters.publisher import Published, Publisher
 from adapters.registry import UNSET, Registry, Unset
-from adapters.remote_blobs import RemoteBlobs
-from adapters.report import Report
 from adapters.sources.source import Source
-from adapters.staging import Staging
 from adapters.versions import Alias, Version
-from server.background import background
-from server.engine.engine import Engine, EngineBuilder, Offer
-from server.errors import EngineNotReady, InvalidRequest, Unavailable
-from server.examples import register_examples
+from server.errors import InvalidRequest, Unavailable
 from server.gateway.admission import Admission
 from server.gateway.gate import RequestGate
-from server.gateway.meter import Meter
 from server.gateway.resolve import check_base
 from server.keys.key_ring import KeyRing
 from server.metrics import Metrics
-from server.residency.journal import INTERVAL_S, ResidentsJournal
-from server.residency.residency import Residency, State
-from server.residency.trial import TrialLoad
-from server.settings import Settings, check_exposure
-from server.supervisor import Serving, Supervisor
+from server.settings import Settings
+from server.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """The rooms of one running server, and the few acts that need several of them at once."""
+    """The parts of one running server."""
 
     settings: Settings
     registry: Registry
@@ -61,15 +42,6 @@ class House:
     gate: RequestGate
     supervisor: Supervisor
     started_at: int = field(default_factory=lambda: int(time.time()))
-
-    @property
-    def offer(self) -> Offer:
-        """What the engine offers; known from its first start on.
-
-        Raises:
-            EngineNotReady: the first start has not come so far.
-        """
-        return _offer(self.supervisor)
 
     @property
     def served_names(self) -> tuple[str, ...]:
@@ -116,15 +88,10 @@ class House:
         """
         self.supervisor.running()
         published = await self.publisher.publish(name, source, alias=alias)
+        version = published.version
+        log.info("published", version=version.name, digest=version.digest, source=version.source)
         if published.alias is not None:
-            with suppress(Unavailable):  # it is published; its first request may still load it
-                await self.make_resident(published.version)
-        log.info(
-            "published",
-            version=published.version.name,
-            digest=published.version.digest,
-            source=published.version.source,
-        )
+            await self._warm_up(version)
         return published
 
     async def move_alias(
@@ -150,11 +117,17 @@ class House:
         return await self.registry.move_alias(name, alias, version, expected=expected, generation=generation)
 
     async def rollback(self, name: str, alias: str) -> Alias:
-        """Point ``alias`` back to where it pointed before its last move, and make that version resident."""
+        """Point ``alias`` back to where it pointed before its last move."""
         moved = await self.registry.rollback(name, alias)
-        with suppress(Unavailable):
-            await self.make_resident(self.registry.catalog.version(name, moved.version))
+        await self._warm_up(self.registry.catalog.version(name, moved.version))
         return moved
+
+    async def _warm_up(self, version: Version) -> None:
+        """Make ``version`` resident if it can be: what was committed before stands either way."""
+        try:
+            await self.make_resident(version)
+        except PatchbayError as trouble:
+            log.warning("could not be made resident", version=version.name, reason=trouble.message)
 
     async def unpin(self, name: str, number: int) -> Version:
         """Let a version be evicted again."""
@@ -186,111 +159,3 @@ class House:
             residency = self.supervisor.serving().residency
             for version in versions:
                 await residency.unload(version)
-
-
-@asynccontextmanager
-async def open_house(
-    settings: Settings, builder: EngineBuilder, *, examples: Path | None = None
-) -> AsyncIterator[House]:
-    """Open every room and start the engine; the house answers control calls at once, inference when it is ready.
-
-    Args:
-        settings: what the operator decided.
-        builder: starts engines.
-        examples: adapters to register in an empty registry, a directory each.
-
-    Raises:
-        ExposedWithoutKeys: other machines could call and nobody needs a key.
-    """
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    remote = None if settings.blob_url is None else RemoteBlobs(settings.blob_url)
-    blobs = Blobs(settings.data_dir, remote=remote)
-    async with Registry.open(settings.database) as registry:
-        keys = await KeyRing.open(registry.database)
-        check_exposure(settings, has_keys=not keys.is_empty)
-        metrics = Metrics(settings.metric_adapters)
-        admission = Admission(settings.max_in_flight)
-        journal = ResidentsJournal(settings.data_dir / "residents.json")
-        gate = RequestGate(
-            catalog=registry.catalog, meter=Meter(metrics.adapters), serving=lambda: supervisor.serving()
-        )
-
-        def residency_of(engine: Engine) -> Residency:
-            metrics.engine.capacity.set(settings.max_residents)
-            return Residency(
-                engine,
-                locate=blobs.verify,
-                capacity=settings.max_residents,
-                wait_s=settings.load_wait_s,
-                is_pinned=registry.catalog.is_pinned,
-                metrics=metrics.engine,
-            )
-
-        async def settle(serving: Serving, before: Residency | None) -> None:
-            if examples is not None and await registry.is_untouched():
-                await register_examples(publisher, examples)
-            catalog = registry.catalog
-            recent = journal.recent(catalog) if before is None else _most_recent_first(before, catalog)
-            wanted = dict.fromkeys([*catalog.pinned(), *recent])
-            fitting = [version for version in wanted if version.base_fingerprint == serving.offer.base.fingerprint]
-            failed = await serving.residency.warm(fitting)
-            for version in failed:
-                log.warning("could not be made resident again", version=version.name)
-
-        supervisor = Supervisor(
-            builder,
-            gate,
-            residency_of=residency_of,
-            settle=settle,
-            max_deaths=settings.max_engine_deaths,
-            window_s=settings.engine_death_window_s,
-            metrics=metrics.engine,
-        )
-        publisher = Publisher(
-            registry,
-            blobs,
-            Staging(settings.data_dir, max_bytes=settings.max_upload_bytes),
-            door=partial(_inspect, supervisor),
-            faults=Faults(settings.fault_at),
-            probe=TrialLoad(lambda: supervisor.running().residency),
-        )
-        house = House(settings, registry, blobs, publisher, keys, metrics, admission, gate, supervisor)
-        async with background(
-            supervisor=supervisor.run,
-            registry=partial(registry.follow, settings.follow_interval_s),
-            keys=partial(keys.follow, settings.follow_interval_s),
-            journal=partial(_keep_journal, journal, supervisor),
-            sweeper=partial(_sweep, blobs, registry, settings),
-        ):
-            yield house
-
-
-def _offer(supervisor: Supervisor) -> Offer:
-    if supervisor.offer is None:
-        raise EngineNotReady("the engine is starting for the first time; try again shortly", retry_after_s=5)
-    return supervisor.offer
-
-
-def _inspect(supervisor: Supervisor, directory: Path) -> Report:
-    offer = _offer(supervisor)
-    return inspect(directory, offer.base, Limits(max_rank=offer.max_rank))
-
-
-def _most_recent_first(residency: Residency, catalog: Catalog) -> list[Version]:
-    return [view.version for view in reversed(residency.views()) if catalog.is_living(view.version)]
-
-
-async def _keep_journal(journal: ResidentsJournal, supervisor: Supervisor) -> None:
-    while True:
-        await asyncio.sleep(INTERVAL_S)
-        if supervisor.is_ready:
-            views = supervisor.serving().residency.views()
-            await journal.record([view.version for view in views if view.state is not State.LOADING])
-
-
-async def _sweep(blobs: Blobs, registry: Registry, settings: Settings) -> None:
-    while True:
-        await asyncio.sleep(settings.sweep_interval_s)
-        removed = await blobs.sweep(await registry.digests(), settings.sweep_grace_s)
-        if removed:
-            log.info("swept orphaned blobs", digests=removed)

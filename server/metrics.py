@@ -27,6 +27,7 @@ class AdapterMetrics:
             ("adapter", "status"),
             registry=registry,
         )
+        self.errors = Counter("patchbay_generation_errors", "Generations that broke off", label, registry=registry)
         self.in_flight = Gauge("patchbay_requests_in_flight", "Generations running", label, registry=registry)
         self.prompt_tokens = Counter("patchbay_prompt_tokens", "Tokens read", label, registry=registry)
         self.generated_tokens = Counter("patchbay_generated_tokens", "Tokens written", label, registry=registry)
@@ -46,7 +47,7 @@ class AdapterMetrics:
         )
         self.queue_wait = Histogram(
             "patchbay_queue_wait_seconds",
-            "Wait in the engine's queue",
+            "Wait for the adapter to be resident and for the engine to begin",
             label,
             buckets=_SECONDS,
             registry=registry,
@@ -85,10 +86,11 @@ class EngineMetrics:
 class Metrics:
     """All our series, in a registry of their own, so that two apps can live in one process."""
 
-    def __init__(self, adapter_limit: int) -> None:
+    def __init__(self, adapter_limit: int, *, capacity: int) -> None:
         self.registry = CollectorRegistry()
         self.adapters = AdapterMetrics(self.registry, adapter_limit)
         self.engine = EngineMetrics(self.registry)
+        self.engine.capacity.set(capacity)
 
     def page(self) -> bytes:
         """Return the exposition of our series and of vLLM's (which live in the process-wide registry)."""

@@ -20,8 +20,9 @@ import embedded
 from server.app import build_app
 from server.engine.flags import EMBEDDED_FLAGS
 from server.engine.vllm import VllmBuilder
-from server.house import House, open_house
+from server.house import House
 from server.logs import configure_logs
+from server.opening import open_house
 from server.settings import Settings
 
 log = structlog.get_logger(__name__)

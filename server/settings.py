@@ -57,7 +57,7 @@ class Settings(BaseSettings):
 
     follow_interval_s: float = Field(0.5, gt=0, description="How often other processes' registry writes are read.")
     sweep_interval_s: float = Field(3600.0, gt=0, description="How often orphaned blobs are removed.")
-    sweep_grace_s: float = Field(3600.0, ge=0, description="Age below which an orphan may still become a version.")
+    sweep_grace_s: float = Field(3600.0, ge=60, description="Age below which an orphan may still become a version.")
 
     metric_adapters: int = Field(200, ge=0, description="Adapters with series of their own; the rest share 'other'.")
     log_format: Literal["text", "json"] = Field("text", description="One line an event, for people or for machines.")

@@ -16,13 +16,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 
 import structlog
 
+from adapters.versions import Version
 from server.engine.engine import Engine, EngineBuilder, Gate, Offer, StartRefused
 from server.errors import EngineNotReady
 from server.metrics import EngineMetrics
@@ -49,6 +50,15 @@ class State(StrEnum):
     FAILED = "failed"
 
 
+EDGES: Mapping[State, frozenset[State]] = {
+    State.STARTING: frozenset({State.READY, State.REBUILDING, State.FAILED}),
+    State.READY: frozenset({State.REBUILDING, State.FAILED}),
+    State.REBUILDING: frozenset({State.READY, State.REBUILDING, State.FAILED}),
+    State.FAILED: frozenset(),
+}
+"""What may follow."""
+
+
 @dataclass(frozen=True, slots=True)
 class Serving:
     """What serves now: one engine, its residents, and what it offers."""
@@ -58,8 +68,8 @@ class Serving:
     offer: Offer
 
 
-Settle = Callable[[Serving, Residency | None], Awaitable[None]]
-"""Readies a new engine before traffic, given the residency of the engine before it: residents go back in."""
+Settle = Callable[[Serving, Sequence[Version] | None], Awaitable[None]]
+"""Readies a new engine before traffic, given what was resident in the engine before it, most recently used first."""
 
 
 class Supervisor:
@@ -97,17 +107,34 @@ class Supervisor:
         self._backoff_s = backoff_s
         self._deaths: deque[float] = deque()
         self._serving: Serving | None = None
-        self._before: Residency | None = None
+        self._before: Sequence[Version] | None = None
         self.offer: Offer | None = None
-        self.state = State.STARTING
+        self._state = State.STARTING
         self.failed = asyncio.Event()
         self.exit_code: int | None = None
         """Set with ``FAILED``: how the process should end."""
 
     @property
+    def state(self) -> State:
+        """Where the engine stands; a death shows at once, before anything was done about it."""
+        if self._state is State.READY and (self._serving is None or self._serving.engine.is_dead):
+            return State.REBUILDING
+        return self._state
+
+    @property
     def is_ready(self) -> bool:
         """True while traffic is answered."""
-        return self.state is State.READY and self._serving is not None and not self._serving.engine.is_dead
+        return self.state is State.READY
+
+    def offered(self) -> Offer:
+        """Return what the engine offers; known from its first start on.
+
+        Raises:
+            EngineNotReady: the first start has not come so far.
+        """
+        if self.offer is None:
+            raise self._not_ready()
+        return self.offer
 
     def serving(self) -> Serving:
         """Return what answers traffic now.
@@ -130,8 +157,7 @@ class Supervisor:
         return self._serving
 
     def _not_ready(self) -> EngineNotReady:
-        state = State.REBUILDING if self.state is State.READY else self.state
-        return EngineNotReady(f"the engine is {state}; try again shortly", retry_after_s=2)
+        return EngineNotReady(f"the engine is {self.state}; try again shortly", retry_after_s=2)
 
     async def run(self) -> None:
         """Supervise until cancelled or ``FAILED``."""
@@ -151,13 +177,16 @@ class Supervisor:
                 self._became_ready(ready - started)
                 while not serving.engine.is_dead:  # noqa: ASYNC110  vLLM announces its death to no event of ours
                     await asyncio.sleep(WATCH_S)
+                self._metrics.ready.set(0)
         except StartRefused as refused:
             log.error("engine cannot start", reason=str(refused))
             self._fail(EXIT_REFUSED)
             return 0.0
         except Exception:  # supervised: whatever an engine dies of, the next one is tried
-            log.exception("engine failed to start")
+            log.exception("engine failed", while_it_was=self._state)
         finally:
+            if self._serving is not None:
+                self._before = self._serving.residency.versions()
             self._serving = None
             self._metrics.ready.set(0)
         self._died()
@@ -171,14 +200,13 @@ class Supervisor:
         serving = self._serving = Serving(engine, residency, self.offer)
         self._metrics.slots.set(engine.slots)
         await self._settle(serving, self._before)
-        self._before = residency
         return serving
 
     def _became_ready(self, took_s: float) -> None:
-        if self.state is State.REBUILDING:
+        if self._state is State.REBUILDING:
             self._metrics.rebuilds.inc()
-        log.info("engine ready", took_s=round(took_s, 2), after=self.state)
-        self.state = State.READY
+        log.info("engine ready", took_s=round(took_s, 2), after=self._state)
+        self._become(State.READY)
         self._metrics.ready.set(1)
         self._metrics.start_seconds.set(took_s)
 
@@ -188,10 +216,15 @@ class Supervisor:
         while self._deaths[0] < now - self._window_s:
             self._deaths.popleft()
         log.error("engine died", deaths=len(self._deaths), window_s=self._window_s)
-        self.state = State.REBUILDING
+        self._become(State.REBUILDING)
         if len(self._deaths) >= self._max_deaths:
             self._fail(EXIT_ENGINE)
 
     def _fail(self, exit_code: int) -> None:
-        self.state, self.exit_code = State.FAILED, exit_code
+        self._become(State.FAILED)
+        self.exit_code = exit_code
         self.failed.set()
+
+    def _become(self, state: State) -> None:
+        assert state in EDGES[self._state], f"engine: {self._state} → {state}"
+        self._state = state

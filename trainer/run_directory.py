@@ -177,14 +177,17 @@ class RunDirectory:
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return the complete checkpoints, the oldest first."""
-        found = []
-        for marker in self.checkpoints_folder.glob(f"{_STEP}*/{COMPLETE}"):
-            found.append(Checkpoint(marker.parent, Marker(**json.loads(marker.read_bytes()))))
+        markers = self.checkpoints_folder.glob(f"{_STEP}*/{COMPLETE}")
+        found = (Checkpoint(marker.parent, Marker(**json.loads(marker.read_bytes()))) for marker in markers)
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
     def checkpoint_path(self, step: int) -> Path:
         """Where the checkpoint of ``step`` stands once it is complete."""
         return self.checkpoints_folder / f"{_STEP}{step}"
+
+    def write_result(self, result: RunResult) -> None:
+        """Say how the run ended; nothing is written after this."""
+        self.write("result.json", asdict(result))
 
     def result(self) -> RunResult | None:
         """Return how the run ended, None while it has not."""
@@ -203,4 +206,3 @@ def event(
 ) -> Event:
     """Return an event of this moment."""
     return Event(kind, level, message, data or {}, time.time())
-

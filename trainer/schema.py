@@ -85,10 +85,10 @@ jobs = Table(
     Column("integrations", _Json),
     Column("extension", _Json, nullable=False),
     # who works on it
-    Column("token", Integer, nullable=False, comment="Grows with each claim; a write with an older one is refused"),
-    Column("worker", String(128), comment="NULL: nobody holds it"),
+    Column("token", Integer, nullable=False),  # grows with each claim; a write with an older one is refused
+    Column("worker", String(128)),  # NULL: nobody holds it
     Column("lease_until", UtcDateTime),
-    Column("deaths", Integer, nullable=False, comment="Attempts that died since its last new checkpoint"),
+    Column("deaths", Integer, nullable=False),  # attempts that died since its last new checkpoint
     Column("estimated_finish", UtcDateTime),
     # what came of it
     Column("finished_at", UtcDateTime),
@@ -99,6 +99,7 @@ jobs = Table(
     sqlite_autoincrement=True,
 )
 
+# An index of jobs.metadata, for lists filtered by it.
 job_metadata = Table(
     "job_metadata",
     metadata,
@@ -106,7 +107,6 @@ job_metadata = Table(
     Column("key", String(64), primary_key=True),
     Column("value", String(512), nullable=False),
     Index("job_metadata_pair", "key", "value"),
-    comment="An index of jobs.metadata, for lists filtered by it",
 )
 
 job_events = Table(

@@ -8,11 +8,10 @@ from typing import Final
 from urllib.parse import unquote
 
 from adapters.errors import SourceForbidden
-from adapters.sources import bucket
 from adapters.sources.bucket import BucketSource
 from adapters.sources.directory import DirectorySource
 from adapters.sources.hub import HubSource
-from adapters.sources.rules import SourceRules
+from adapters.sources.rules import BUCKET_SCHEMES, SourceRules
 from adapters.sources.source import Source
 
 _HUB: Final = re.compile(r"(?P<repo>[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95})(?:@(?P<revision>[\w-][\w./-]{0,199}))?", re.A)
@@ -30,6 +29,6 @@ def parse_source(text: str, rules: SourceRules) -> Source:
         return HubSource(found["repo"], found["revision"], endpoint=rules.hub_endpoint, token=rules.hub_token)
     if scheme == "file" and rest.startswith("/") and "\0" not in (path := unquote(rest)):
         return DirectorySource(Path(path), rules.directories)
-    if scheme in bucket.SCHEMES and rest and not rest.startswith("/"):
+    if scheme in BUCKET_SCHEMES:
         return BucketSource(text, rules.buckets)
     raise SourceForbidden(f"cannot read from '{text[:200]}': write one of {_FORMS}", param="source")

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+from adapters.errors import SourceForbidden
+
+BUCKET_SCHEMES: Final = ("s3", "gs", "az")
+
+_BUCKET_URL: Final = re.compile(rf"(?:{'|'.join(BUCKET_SCHEMES)})://(?P<path>[^\s\x00-\x1f\x7f%\\?#]+)")
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRules:
-    """What the server may read on behalf of its callers."""
+    """What the server may read on behalf of its callers.
+
+    Raises:
+        SourceForbidden: one of ``buckets`` is no plain bucket URL.
+    """
 
     directories: tuple[Path, ...] = ()
     buckets: tuple[str, ...] = ()
@@ -16,3 +28,27 @@ class SourceRules:
     hub_endpoint: str | None = None
     """None: huggingface.co."""
     hub_token: str | None = None
+
+    def __post_init__(self) -> None:
+        for url in self.buckets:
+            plain_bucket_url(url)
+
+
+def plain_bucket_url(url: str) -> str:
+    """Return ``url`` without the slash at its end, if it means what it says.
+
+    The object store unescapes a URL and resolves its dots after we compared it with a rule. So whatever it would
+    rewrite is refused: ``%``, ``\\``, ``?``, ``#``, white space, and segments that are empty, ``.`` or ``..``.
+
+    Raises:
+        SourceForbidden: the URL is of another form.
+    """
+    url = url.removesuffix("/")
+    found = _BUCKET_URL.fullmatch(url)
+    if found is None or not {"", ".", ".."}.isdisjoint(found["path"].split("/")):
+        raise SourceForbidden(
+            f"{url[:200]!r} is no plain bucket URL: write {'://, '.join(BUCKET_SCHEMES)}:// with a bucket and a prefix "
+            "without '%', '\\', '?', '#', white space, empty segments, '.' or '..'",
+            param="source",
+        )
+    return url

@@ -16,6 +16,6 @@ class Source(Protocol):
         Raises:
             SourceError: the branch of it says why the bytes could not be had.
             AdapterRefused: what is there is no adapter.
-            StorageFull: the disk has no room.
+            StorageFull: the disk has no space left.
         """
         ...

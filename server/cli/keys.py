@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from server.cli.failure import CommandFailed, ExitCode
 from server.cli.screen import AsJson, moment, remark, show_json, show_table
 from server.cli.settings import settings_from
 from server.keys.key import Key, Scope
@@ -80,35 +79,12 @@ def _with_ring(
     act: Callable[[KeyRing], Awaitable[_Result]], data_dir: Path | None, database_url: str | None
 ) -> _Result:
     """Open the ring that the settings name, ``act`` on it, and close it."""
+    from server.cli.ring import act_on_ring
+
     settings = settings_from(data_dir=data_dir, database_url=database_url)
     if settings.database_url is None:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-    return asyncio.run(_act(settings.database, act))
-
-
-async def _act(database_url: str, act: Callable[[KeyRing], Awaitable[_Result]]) -> _Result:
-    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-
-    from adapters.database import Database
-    from adapters.errors import StorageUnavailable
-    from server.keys.key_ring import KeyRing
-
-    try:
-        _check_directory(database_url)
-        async with Database.open(database_url) as database:
-            return await act(await KeyRing.open(database))
-    except (StorageUnavailable, SQLAlchemyError, OSError, ImportError) as broken:
-        why = broken.orig if isinstance(broken, DBAPIError) else broken
-        raise CommandFailed(ExitCode.UNREACHABLE, f"cannot use the database: {why}") from broken
-
-
-def _check_directory(database_url: str) -> None:
-    """Name the directory that a SQLite file lacks: SQLite does not, and aiosqlite's thread would outlive our loop."""
-    from sqlalchemy import make_url
-
-    url = make_url(database_url)
-    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).absolute().parent.is_dir():
-        raise CommandFailed(ExitCode.UNREACHABLE, f"cannot use the database: no directory {Path(url.database).parent}")
+    return asyncio.run(act_on_ring(settings.database, act))
 
 
 def _key_json(key: Key) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typer.core import TyperCommand, TyperOption
 
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.settings import settings_from
+from server.engine.flags import print_engine_help
 
 if TYPE_CHECKING:
     from server.settings import Settings
@@ -35,8 +36,6 @@ class SettingsCommand(TyperCommand):
 
 def _print_engine_help(asked: bool) -> None:  # noqa: FBT001 - typer calls it
     if asked:
-        from server.engine.flags import print_engine_help
-
         print_engine_help()
         raise typer.Exit
 
@@ -97,11 +96,10 @@ def given_settings(options: dict[str, Any], rest: list[str]) -> dict[str, object
     return {**given, "model": None, "engine_flags": (model, *rest)}
 
 
-def _serve(settings: Settings) -> int:
-    from server.process import CannotListen, serve
-    from server.settings import ExposedWithoutKeys
+def _serve(stated: Settings) -> int:
+    from server import process, settings
 
     try:
-        return serve(settings)
-    except (CannotListen, ExposedWithoutKeys) as refused:
+        return process.serve(stated)
+    except (process.CannotListen, settings.ExposedWithoutKeys) as refused:
         raise CommandFailed(ExitCode.USAGE, str(refused)) from refused

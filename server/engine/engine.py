@@ -47,7 +47,7 @@ class Generation:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     first_token_s: float | None = None
-    """Arrival to first token."""
+    """From the engine's taking the request up to the first token."""
     inter_token_s: float | None = None
     """Mean time between tokens."""
     queue_s: float | None = None

@@ -153,7 +153,7 @@ async def _events(words: AsyncIterator[str]) -> AsyncIterator[str]:
     try:
         async for word in words:
             yield _event({"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]})
-    except EngineGone:
+    except (EngineGone, PatchbayError):  # as vLLM: whatever breaks a stream off is told in it
         yield _event(DEATH_NOTE)
     yield "data: [DONE]\n\n"
 

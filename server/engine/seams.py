@@ -77,15 +77,20 @@ def take_engine_client(engine: AsyncLLM, gate: Gate) -> None:
 def _metered(inner: Callable[..., Any], gate: Gate) -> Callable[..., AsyncIterator[Any]]:
     async def generate(*args: Any, lora_request: LoRARequest | None = None, **kwargs: Any) -> AsyncIterator[Any]:
         resident = None if lora_request is None else _resident_of(lora_request)
+        is_one_of_many = any(getattr(argument, "n", 1) > 1 for argument in args)  # the statistics are of one child only
         async with gate.generation(resident) as generation:
-            last = None
+            last, counted = None, 0
             try:
                 async with aclosing(inner(*args, lora_request=lora_request, **kwargs)) as outputs:
                     async for last in outputs:
+                        if is_one_of_many:
+                            counted += sum(len(choice.token_ids) for choice in last.outputs)
                         yield last
             finally:
                 if last is not None:
                     _read_statistics(generation, last)
+                if is_one_of_many:
+                    generation.generated_tokens = counted
 
     return generate
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from adapters.errors import PatchbayError
 from adapters.versions import Version
@@ -13,32 +13,31 @@ from server.residency.residency import Lease
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """The one decision about ``model``, made at most once a name, and the leases that make it last.
+    """The one decision about ``model``, and the lease that makes it last.
 
     vLLM reads a request in tasks of its own; they inherit the context variable and so share this object.
     """
 
-    leases: dict[str, Lease] = field(default_factory=dict)
+    model: str | None = None
+    """What the caller wrote, once an adapter was decided on."""
+    version: Version | None = None
+    """What it means; also when that could not be made resident."""
+    lease: Lease | None = None
+    cold_s: float = 0.0
+    """How long the request waited for its adapter to become resident."""
     refusal: PatchbayError | None = None
     """Why the request is refused; the gateway answers with it whatever the engine made of it."""
-
     status: int | None = None
     """Of the response, once it has begun."""
 
     def chosen(self, model: str) -> Resident | None:
         """Return the resident decided on for ``model``."""
-        lease = self.leases.get(model)
-        return None if lease is None else lease.resident
-
-    @property
-    def version(self) -> Version | None:
-        """The version that answers, if an adapter does."""
-        return next((lease.version for lease in self.leases.values()), None)
+        return self.lease.resident if self.lease is not None and self.model == model else None
 
     def close(self) -> None:
-        """Give every lease back."""
-        for lease in self.leases.values():
-            lease.release()
+        """Give the lease back."""
+        if self.lease is not None:
+            self.lease.release()
 
 
 current_exchange: ContextVar[Exchange] = ContextVar("exchange")

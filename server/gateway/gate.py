@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from time import perf_counter
 
 from adapters.catalog import Catalog
 from adapters.errors import PatchbayError
@@ -47,17 +48,18 @@ class RequestGate:
     async def choose(self, model: str) -> Resident:
         """See ``Gate.choose``."""
         exchange = current_exchange.get()
-        lease = exchange.leases.get(model)
-        if lease is None:
-            try:
-                serving = self._serving()
-                version = resolve(model, self._catalog, serving.offer)
-                lease = await serving.residency.lease(version)
-            except PatchbayError as refusal:
-                exchange.refusal = refusal
-                raise
-            exchange.leases[model] = lease
-        return lease.resident
+        if (resident := exchange.chosen(model)) is not None:
+            return resident
+        try:
+            serving = self._serving()
+            exchange.model, exchange.version = model, resolve(model, self._catalog, serving.offer)
+            asked = perf_counter()
+            exchange.lease = await serving.residency.lease(exchange.version)
+            exchange.cold_s = perf_counter() - asked
+        except PatchbayError as refusal:
+            exchange.refusal = refusal
+            raise
+        return exchange.lease.resident
 
     def chosen(self, model: str) -> Resident | None:
         """See ``Gate.chosen``."""
@@ -74,7 +76,7 @@ class RequestGate:
             exchange.refusal = refusal
             raise
         try:
-            with self._meter.generation(version) as generation:
+            with self._meter.generation(version, exchange.cold_s) as generation:
                 yield generation
         finally:
             if lease is not None:

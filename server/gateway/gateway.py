@@ -132,7 +132,8 @@ class _Answer:
 
     def _stamp(self, headers: MutableHeaders) -> None:
         headers[REQUEST_ID] = self._request_id
-        version = None if self.exchange is None else self.exchange.version
-        if version is not None:
+        lease = None if self.exchange is None else self.exchange.lease
+        if lease is not None:
+            version = lease.version
             headers["x-patchbay-adapter"] = version.name
             headers["x-patchbay-digest"] = version.digest

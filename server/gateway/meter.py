@@ -23,24 +23,34 @@ class Meter:
         self._metrics.requests.labels(self._label(version), str(status or 499)).inc()
 
     @contextmanager
-    def generation(self, version: Version | None) -> Iterator[Generation]:
-        """Meter one generation: in flight inside the block, tokens and latencies at its end."""
+    def generation(self, version: Version | None, cold_s: float) -> Iterator[Generation]:
+        """Meter one generation: in flight inside the block, tokens and latencies at its end.
+
+        ``cold_s``: what the request waited for its adapter; the engine's clock starts only after it.
+        """
         metrics, label = self._metrics, self._label(version)
         generation = Generation()
         metrics.in_flight.labels(label).inc()
         try:
             yield generation
+        except Exception:
+            metrics.errors.labels(label).inc()
+            raise
         finally:
             metrics.in_flight.labels(label).dec()
             metrics.prompt_tokens.labels(label).inc(generation.prompt_tokens)
             metrics.generated_tokens.labels(label).inc(generation.generated_tokens)
             for histogram, seconds in (
-                (metrics.first_token, generation.first_token_s),
+                (metrics.first_token, _later(generation.first_token_s, cold_s)),
                 (metrics.inter_token, generation.inter_token_s),
-                (metrics.queue_wait, generation.queue_s),
+                (metrics.queue_wait, _later(generation.queue_s, cold_s)),
             ):
                 if seconds is not None:
                     histogram.labels(label).observe(seconds)
 
     def _label(self, version: Version | None) -> str:
         return self.BASE if version is None else self._metrics.label(version.adapter)
+
+
+def _later(seconds: float | None, by_s: float) -> float | None:
+    return None if seconds is None else seconds + by_s

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from server.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 _MOST_HEADER_BYTES = 8 * 1024
 
@@ -48,17 +53,16 @@ class MultipartStream:
         self._body = request.stream()
         self._parts: deque[_Part] = deque()
         self._header_name, self._header_value = "", b""
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._on_part_begin,
-                "on_header_field": self._on_header_field,
-                "on_header_value": self._on_header_value,
-                "on_header_end": self._on_header_end,
-                "on_part_data": self._on_part_data,
-                "on_part_end": self._on_part_end,
-            },
-        )
+        callbacks: MultipartCallbacks = {
+            "on_part_begin": self._on_part_begin,
+            "on_header_field": self._on_header_field,
+            "on_header_value": self._on_header_value,
+            "on_header_end": self._on_header_end,
+            "on_part_data": self._on_part_data,
+            "on_part_end": self._on_part_end,
+        }
+        with _parsed():  # it looks at the boundary's length
+            self._parser = MultipartParser(boundary, callbacks)
 
     async def parts(self) -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
         """Yield (file name, chunks) for each part."""
@@ -88,10 +92,8 @@ class MultipartStream:
         """Parse the next chunk of the body; False at its end."""
         async for chunk in self._body:
             if chunk:
-                try:
+                with _parsed():
                     self._parser.write(chunk)
-                except MultipartParseError as malformed:
-                    raise InvalidRequest(f"the multipart body is malformed: {malformed}") from malformed
                 return True
         if any(not part.is_complete for part in self._parts):
             raise InvalidRequest("the upload broke off before its end; send it again")
@@ -119,3 +121,12 @@ class MultipartStream:
 
     def _on_part_end(self) -> None:
         self._parts[-1].is_complete = True
+
+
+@contextmanager
+def _parsed() -> Iterator[None]:
+    """Say in our own words what the parser finds wrong."""
+    try:
+        yield
+    except FormParserError as malformed:
+        raise InvalidRequest(f"the multipart body is malformed: {malformed}") from malformed

@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
 from adapters.catalog import Catalog
 from adapters.versions import Version
+from server.errors import EngineNotReady
 
 log = structlog.get_logger(__name__)
 
@@ -22,7 +24,7 @@ INTERVAL_S = 1.0
 
 
 class ResidentsJournal:
-    """The file at ``path``: version ids, least recently used first."""
+    """The file at ``path``: version ids, most recently used first."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -31,10 +33,17 @@ class ResidentsJournal:
     def recent(self, catalog: Catalog) -> list[Version]:
         """Return the versions that were resident and still exist, most recently used first."""
         living = {version.id: version for adapter in catalog for version in adapter.versions.values()}
-        return [living[number] for number in reversed(self._written) if number in living]
+        return [living[number] for number in self._written if number in living]
+
+    async def keep(self, residents: Callable[[], Sequence[Version]]) -> None:
+        """Record what ``residents`` returns, until cancelled; while no engine is ready the journal stays as it is."""
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            with suppress(EngineNotReady):
+                await self.record(residents())
 
     async def record(self, residents: Sequence[Version]) -> None:
-        """Write ``residents`` if they changed."""
+        """Write ``residents`` if they changed; most recently used first."""
         numbers = [version.id for version in residents]
         if numbers != self._written:
             await asyncio.to_thread(self._write, numbers)

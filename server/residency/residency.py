@@ -1,16 +1,8 @@
 """The residents of one engine: loaded by us, one load at a time per version, evicted least recently used, never in use.
 
-            lease                       loaded
-  (absent) ───────▶ LOADING ───────────────────▶ RESIDENT
-      ▲                │ refused                  │    ▲
-      │◀───────────────┘             evict/unload │    │ load (calls the unload off)
-      │                                           ▼    │
-      └────────────── UNLOADING ◀───────────── DRAINING
-             unloaded            last lease back
-
 vLLM is never left to load or evict by itself: a damaged file met inside its step loop kills the engine for everybody,
-and its own LRU knows nothing of leases. A ``Residency`` lives exactly as long as its engine; a rebuilt
-engine gets a new one.
+and its own LRU knows nothing of leases. A ``Residency`` lives exactly as long as its engine; a rebuilt engine gets a
+new one. The states of a resident are drawn in ``server.residency.entry``.
 """
 
 from __future__ import annotations
@@ -19,8 +11,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
@@ -29,27 +20,10 @@ from adapters.versions import Version
 from server.engine.engine import Engine, EngineGone, LoadFailed, Resident
 from server.errors import EngineNotReady, NoRoom
 from server.metrics import EngineMetrics
+from server.residency.entry import Entry, State
 
 Locate = Callable[[str], Awaitable[Path]]
 """Digest → verified local directory. Raises BlobCorrupt when the bytes no longer match."""
-
-
-class State(StrEnum):
-    """Where a version stands with the engine; absence is the fifth state."""
-
-    LOADING = "loading"
-    RESIDENT = "resident"
-    DRAINING = "draining"
-    UNLOADING = "unloading"
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    version: Version
-    state: State = State.LOADING
-    leases: int = 0
-    settled: asyncio.Future[Resident | None] = field(default_factory=asyncio.Future)
-    """While LOADING: the resident, or why not. While UNLOADING: done when gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +40,10 @@ class Lease:
 
     __slots__ = ("_entry", "_residency", "resident", "version")
 
-    def __init__(self, residency: Residency, entry: _Entry, resident: Resident) -> None:
+    def __init__(self, residency: Residency, entry: Entry, resident: Resident) -> None:
         self.resident = resident
         self.version = entry.version
-        self._entry: _Entry | None = entry
+        self._entry: Entry | None = entry
         self._residency = residency
 
     def release(self) -> None:
@@ -107,7 +81,7 @@ class Residency:
         self._wait_s = wait_s
         self._is_pinned = is_pinned
         self._metrics = metrics
-        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._entries: OrderedDict[int, Entry] = OrderedDict()
         self._rooms_taken = 0
         self._room_may_be_had = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -122,6 +96,10 @@ class Residency:
         """Return every entry, least recently used first."""
         return [ResidentView(entry.version, entry.state, entry.leases) for entry in self._entries.values()]
 
+    def versions(self) -> list[Version]:
+        """Return what the engine holds, most recently used first."""
+        return [entry.version for entry in reversed(self._entries.values()) if entry.state is not State.LOADING]
+
     async def lease(self, version: Version) -> Lease:
         """Hold ``version`` resident, loading it first if need be. The warm path does not touch the event loop.
 
@@ -134,18 +112,17 @@ class Residency:
         while True:
             entry = self._entries.get(version.id)
             if entry is None:
-                entry = self._entries[version.id] = _Entry(version)
+                entry = self._entries[version.id] = Entry(version)
                 self._spawn(self._load(entry))
             if entry.state is State.UNLOADING:
-                await asyncio.shield(entry.settled)
+                await asyncio.shield(entry.gone)
                 continue
             entry.leases += 1
             try:
-                resident = entry.settled.result() if entry.settled.done() else await asyncio.shield(entry.settled)
+                resident = entry.loaded.result() if entry.loaded.done() else await asyncio.shield(entry.loaded)
             except BaseException:
                 self._released(entry)
                 raise
-            assert resident is not None
             self._entries.move_to_end(version.id)
             return Lease(self, entry, resident)
 
@@ -154,7 +131,7 @@ class Residency:
         lease = await self.lease(version)
         entry = self._entries[version.id]
         if entry.state is State.DRAINING:
-            entry.state = State.RESIDENT
+            entry.become(State.RESIDENT)
         lease.release()
 
     async def unload(self, version: Version) -> State | None:
@@ -163,14 +140,16 @@ class Residency:
         if entry is None:
             return None
         if entry.state is State.LOADING:
-            await asyncio.wait([entry.settled])
-        if entry.state in (State.RESIDENT, State.DRAINING):
+            await asyncio.wait([entry.loaded])
+        if entry.state is State.RESIDENT:
             if entry.leases:
-                entry.state = State.DRAINING
-                return State.DRAINING
-            self._begin_unload(entry)
+                entry.become(State.DRAINING)
+            else:
+                self._begin_unload(entry)
+        if entry.state is State.DRAINING:
+            return State.DRAINING
         if entry.state is State.UNLOADING:
-            await asyncio.shield(entry.settled)
+            await asyncio.shield(entry.gone)
         return None
 
     def reconsider(self) -> None:
@@ -225,7 +204,7 @@ class Residency:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _released(self, entry: _Entry) -> None:
+    def _released(self, entry: Entry) -> None:
         entry.leases -= 1
         if entry.leases:
             return
@@ -233,7 +212,7 @@ class Residency:
             self._begin_unload(entry)
         self._room_may_be_had.set()
 
-    async def _load(self, entry: _Entry) -> None:
+    async def _load(self, entry: Entry) -> None:
         try:
             resident = await self._load_into_room(entry.version)
         except asyncio.CancelledError:
@@ -247,19 +226,19 @@ class Residency:
         except Exception as unforeseen:
             self._forget(entry, unforeseen)  # those who wait must not wait for ever
             raise
-        entry.state = State.RESIDENT
-        entry.settled.set_result(resident)
+        entry.become(State.RESIDENT)
+        entry.loaded.set_result(resident)
         self._metrics.residents.set(self._rooms_taken)
         self._room_may_be_had.set()
 
-    def _forget(self, entry: _Entry, why: Exception) -> None:
+    def _forget(self, entry: Entry, why: Exception) -> None:
         del self._entries[entry.version.id]
-        entry.settled.set_exception(why)
-        entry.settled.exception()  # nobody may be waiting any more; that is no warning
+        entry.loaded.set_exception(why)
+        entry.loaded.exception()  # nobody may be waiting any more; that is no warning
 
-    def _gone(self, entry: _Entry) -> None:
+    def _gone(self, entry: Entry) -> None:
         del self._entries[entry.version.id]
-        entry.settled.set_result(None)
+        entry.gone.set_result(None)
 
     async def _load_into_room(self, version: Version) -> Resident:
         await self._take_room()
@@ -295,7 +274,7 @@ class Residency:
                         continue
                     self._metrics.evictions.inc()
                     self._begin_unload(victim)
-                    await asyncio.shield(victim.settled)
+                    await asyncio.shield(victim.gone)
         except TimeoutError as late:
             raise NoRoom(
                 f"all {self._capacity} residents are pinned or in use; try again, unpin one, or start the server with "
@@ -309,23 +288,27 @@ class Residency:
         self._metrics.residents.set(self._rooms_taken)
         self._room_may_be_had.set()
 
-    def _victim(self) -> _Entry | None:
-        for entry in self._entries.values():
-            if entry.state is State.RESIDENT and not entry.leases and not self._is_pinned(entry.version):
-                return entry
-        return None
+    def _victim(self) -> Entry | None:
+        """Return the least recently used idle resident; a pinned one only where pins would leave no room to move."""
+        idle = [entry for entry in self._entries.values() if entry.state is State.RESIDENT and not entry.leases]
+        evictable = [entry for entry in idle if not self._is_pinned(entry.version)]
+        if not evictable and self._is_full_of_pins():
+            evictable = idle
+        return evictable[0] if evictable else None
 
-    def _begin_unload(self, entry: _Entry) -> None:
-        resident = entry.settled.result()
-        assert resident is not None
-        entry.state = State.UNLOADING
-        entry.settled = asyncio.get_running_loop().create_future()
-        self._spawn(self._unload(entry, resident))
+    def _is_full_of_pins(self) -> bool:
+        """Pins beyond capacity - 1: made by two callers at once, or before a restart with a smaller capacity."""
+        pinned = sum(self._is_pinned(entry.version) for entry in self._entries.values() if entry.loaded.done())
+        return pinned >= self._capacity
 
-    async def _unload(self, entry: _Entry, resident: Resident) -> None:
+    def _begin_unload(self, entry: Entry) -> None:
+        entry.become(State.UNLOADING)
+        self._spawn(self._unload(entry))
+
+    async def _unload(self, entry: Entry) -> None:
         try:
             with suppress(EngineGone):  # a dead engine took the resident with it
-                await self._engine.unload(resident)
+                await self._engine.unload(entry.loaded.result())
         finally:
             self._gone(entry)
             self._give_room_back()

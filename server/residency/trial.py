@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
-from adapters.publisher import Report
+from adapters.report import Report
 from server.engine.engine import Resident
 from server.residency.residency import Residency
 
@@ -20,6 +21,7 @@ class TrialLoad:
     def __init__(self, residency: Callable[[], Residency]) -> None:
         self._residency = residency
         self._ids = count(FIRST_TRIAL_ID)
+        self._turn = asyncio.Lock()
 
     async def __call__(self, directory: Path, _report: Report) -> None:
         """Try the adapter in ``directory``.
@@ -29,4 +31,5 @@ class TrialLoad:
             EngineNotReady: no engine runs at present.
         """
         number = next(self._ids)
-        await self._residency().trial(Resident(number, f"trial@{number}", directory))
+        async with self._turn:  # one at a time: the engine's own limit lies only a few adapters above ours
+            await self._residency().trial(Resident(number, f"trial@{number}", directory))

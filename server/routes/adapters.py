@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from server.routes.rooms import DEFAULT_PAGE, HouseOf, PageLimit
+from server.routes.inputs import DEFAULT_PAGE, HouseOf, PageLimit
 from server.routes.shapes import Json, adapter_json, list_json
 
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from adapters.names import DEFAULT_ALIAS
 from adapters.registry import UNSET
-from server.routes.rooms import HouseOf
+from server.routes.inputs import HouseOf
 from server.routes.shapes import Json, MoveBody, PromoteBody, RollbackBody, alias_json, list_json, move_json
 
 router = APIRouter(prefix="/v1/adapters/{name}", tags=["aliases"])
@@ -53,7 +54,7 @@ async def delete(name: str, alias: str, house: HouseOf) -> Json:
 @router.post("/promote")
 async def promote(name: str, body: PromoteBody, house: HouseOf) -> Json:
     """Point ``stable`` to a version."""
-    return alias_json(await house.move_alias(name, "stable", body.version))
+    return alias_json(await house.move_alias(name, DEFAULT_ALIAS, body.version))
 
 
 @router.post("/rollback")

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
-from adapters.names import check_adapter_name
+from adapters.names import DEFAULT_ALIAS, check_adapter_name
 from adapters.versions import Adapter
 from server.gateway.resolve import resolve
 from server.house import House
-from server.routes.rooms import HouseOf
+from server.routes.inputs import HouseOf
 from server.routes.shapes import Json
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -49,7 +49,7 @@ async def show(model: str, house: HouseOf) -> Json:
     """Show what a reference means now; ``root`` names the version that would answer."""
     if model in house.served_names:
         return _base_json(model, house)
-    version = resolve(model, house.registry.catalog, house.offer)
+    version = resolve(model, house.registry.catalog, house.supervisor.offered())
     return {
         "id": model,
         "object": "model",
@@ -80,7 +80,7 @@ def _base_json(name: str, house: House) -> Json:
 
 
 def _adapter_json(adapter: Adapter, house: House) -> Json:
-    stable = adapter.aliases.get("stable")
+    stable = adapter.aliases.get(DEFAULT_ALIAS)
     return {
         "id": adapter.name,
         "object": "model",

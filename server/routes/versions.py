@@ -18,7 +18,7 @@ from adapters.versions import Version
 from server.errors import InvalidRequest
 from server.house import House
 from server.http.multipart import MultipartStream
-from server.routes.rooms import DEFAULT_PAGE, HouseOf, PageLimit
+from server.routes.inputs import DEFAULT_PAGE, HouseOf, PageLimit
 from server.routes.shapes import Json, SourceBody, list_json, version_json
 
 router = APIRouter(prefix="/v1/adapters/{name}/versions", tags=["versions"])

@@ -9,10 +9,10 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict
 
-from adapters.names import check_adapter_name
+from adapters.names import DEFAULT_ALIAS, check_adapter_name
 from adapters.sources.address import parse_source
 from server.errors import InvalidRequest
-from server.routes.rooms import HouseOf
+from server.routes.inputs import HouseOf
 
 router = APIRouter(prefix="/v1", tags=["vllm"])
 
@@ -52,13 +52,15 @@ async def load_lora_adapter(body: LoadBody, house: HouseOf) -> PlainTextResponse
     path = body.lora_path
     text = path if "://" in path else f"file://{path}" if path.startswith("/") else f"hf://{path}"
     source = parse_source(text, house.settings.source_rules)
-    published = await house.publish(name, source, alias="stable")
-    await house.make_resident(published.version)
+    await house.publish(name, source, alias=DEFAULT_ALIAS)
     return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
 
 @router.post("/unload_lora_adapter")
 async def unload_lora_adapter(body: UnloadBody, house: HouseOf) -> PlainTextResponse:
     """Delete the adapter ``lora_name``: after this call its name is unknown, as with vLLM."""
+    versions = house.registry.catalog.adapter(body.lora_name).versions.values()
+    if body.lora_int_id is not None and body.lora_int_id not in {version.id for version in versions}:
+        raise InvalidRequest(f"'{body.lora_name}' has no version of id {body.lora_int_id}", param="lora_int_id")
     await house.delete_adapter(body.lora_name)
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")

@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from adapters.blobs import Blobs
 from adapters.faults import Faults
 from adapters.publisher import Publisher
 from adapters.registry import Registry
+from adapters.report import Report
 from adapters.sources.directory import DirectorySource
 from adapters.staging import Staging
 
-
-@dataclass(frozen=True)
-class Report:
-    rank: int = 8
-    size_bytes: int = 5000
-    base_fingerprint: str = "base"
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+REPORT = Report(
+    rank=8,
+    ranks={8: 2},
+    alphas={16.0: 2},
+    use_rslora=False,
+    target_modules=("q_proj",),
+    modules=2,
+    tensors=4,
+    dtypes=("F32",),
+    size_bytes=5000,
+    max_abs=0.1,
+    base_model="base",
+    base_fingerprint="base",
+    declared_base=None,
+    notes=(),
+)
 
 
 async def main(url: str, root: Path, first: Path, second: Path, point: str) -> None:
     async with Registry.open(url) as registry:
         for directory, faults in ((first, Faults()), (second, Faults(point))):
             publisher = Publisher(
-                registry, Blobs(root), Staging(root, max_bytes=10**6), lambda _: Report(), faults=faults
+                registry, Blobs(root), Staging(root, max_bytes=10**6), lambda _: REPORT, faults=faults
             )
             published = await publisher.publish("sql", DirectorySource(directory, [directory]))
             print(published.version.number, published.version.digest, flush=True)

@@ -213,6 +213,33 @@ async def test_the_sweeper_takes_remote_orphans_too(replicated: Blobs, tmp_path:
     assert left == {living}
 
 
+async def test_a_remote_orphan_that_is_put_again_during_the_sweep_is_spared(
+    replicated: Blobs, remote: RemoteBlobs, tmp_path: Path, put: Put
+):
+    spared, orphan = [await put(replicated, seed) for seed in range(2)]
+    files = [path for path in (tmp_path / "bucket").rglob("*") if path.is_file()]
+    for path in files:
+        age(path, 7200)
+
+    class Living(set[str]):
+        """Asked about each blob after the listing and before any deletion: when the same bytes are put again."""
+
+        def __contains__(self, digest: object) -> bool:
+            for path in files:
+                if path.parent.name == spared == digest:
+                    os.utime(path)
+            return super().__contains__(digest)
+
+    assert await remote.sweep(Living(), 3600) == [orphan]
+    assert [path for path in files if path.exists()] == [path for path in files if path.parent.name == spared]
+
+
+async def test_a_half_deleted_remote_orphan_is_swept_too(replicated: Blobs, tmp_path: Path, put: Put):
+    digest = await put(replicated)
+    (tmp_path / "bucket" / "sha256" / digest[:2] / digest / CONFIG_FILE).unlink()
+    assert await replicated.sweep(set(), 0) == [digest]
+
+
 async def test_a_memory_store_serves_as_remote(root: Path, put: Put):
     blobs = Blobs(root, remote=RemoteBlobs("memory:///"))
     digest = await put(blobs)

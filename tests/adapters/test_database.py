@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Column, Connection, Integer, MetaData, Table, func, insert, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, event, func, insert, select, text
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from adapters.database import Database, UtcDateTime
+from adapters.errors import StorageUnavailable
 from adapters.registry import MIGRATIONS
 from adapters.schema import VERSION_TABLE, metadata
 
@@ -78,6 +80,44 @@ async def test_a_block_that_raises_writes_nothing(database: Database):
         await write_twice()
     async with database.read() as connection:
         assert (await connection.execute(select(func.count()).select_from(moments))).scalar_one() == 0
+
+
+def lose(_connection: object, *_statement: object) -> None:
+    raise OperationalError("the statement under way", None, ConnectionError("connection lost"))
+
+
+async def test_trouble_before_the_commit_says_that_nothing_was_written(database: Database):
+    async def write() -> None:
+        async with database.write() as connection:
+            await connection.execute(insert(moments).values(id=1))
+            lose(connection)
+
+    with pytest.raises(StorageUnavailable, match=r"connection lost.*; nothing was written, try again"):
+        await write()
+    async with database.read() as connection:
+        assert (await connection.execute(select(func.count()).select_from(moments))).scalar_one() == 0
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+async def test_trouble_at_the_commit_claims_nothing(database: Database, database_url: str, is_committed: bool):
+    def at_commit(connection: Connection) -> None:
+        if is_committed:
+            connection.connection.commit()
+        lose(connection)
+
+    engine = create_async_engine(database_url.replace("sqlite:", "sqlite+aiosqlite:"))
+    event.listen(engine.sync_engine, "commit", at_commit)
+
+    async def write() -> None:
+        async with Database(engine).write() as connection:
+            await connection.execute(insert(moments).values(id=1))
+
+    with pytest.raises(StorageUnavailable, match="may be written or not: look before you try again"):
+        await write()
+    await engine.dispose()
+    async with database.read() as connection:
+        written = (await connection.execute(select(func.count()).select_from(moments))).scalar_one()
+    assert written == is_committed
 
 
 async def test_a_reader_sees_one_moment_while_others_write(database: Database):

@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from adapters.manifest import CONFIG_FILE, Manifest
 from adapters.names import Reference
 from adapters.publisher import FAULT_POINTS, Publisher
 from adapters.registry import Registry
+from adapters.report import Report
 from adapters.sources.directory import DirectorySource
 from adapters.staging import Staging
 
@@ -26,20 +26,28 @@ PROCESS = Path(__file__).with_name("publishing_process.py")
 WriteAdapter = Callable[..., Path]
 
 
-@dataclass(frozen=True)
-class Report:
-    rank: int = 8
-    size_bytes: int = 5000
-    base_fingerprint: str = "base"
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+REPORT = Report(
+    rank=8,
+    ranks={8: 2},
+    alphas={16.0: 2},
+    use_rslora=False,
+    target_modules=("q_proj",),
+    modules=2,
+    tensors=4,
+    dtypes=("F32",),
+    size_bytes=5000,
+    max_abs=0.1,
+    base_model="base",
+    base_fingerprint="base",
+    declared_base=None,
+    notes=(),
+)
 
 
 def open_door(directory: Path) -> Report:
     """Lets in whatever has a config."""
     assert (directory / CONFIG_FILE).exists()
-    return Report()
+    return REPORT
 
 
 def shut_door(directory: Path) -> Report:
@@ -106,7 +114,7 @@ async def test_what_the_probe_refuses_leaves_nothing(
 
     async def probe(path: Path, report: Any) -> None:
         probed.append(path)
-        assert report == Report()
+        assert report == REPORT
         raise AdapterRefused([Fault("probe", "no number", "finite logits")])
 
     directory = write_adapter()

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
 
+from adapters.database import Database
 from adapters.errors import (
     AdapterNotFound,
     AliasMoved,
     AliasNotFound,
     InvalidName,
+    StorageUnavailable,
     VersionInUse,
     VersionNotFound,
 )
@@ -196,7 +200,7 @@ async def test_a_deleted_adapter_is_gone_with_everything(registry: Registry, add
 
     assert [adapter.name for adapter in registry.catalog] == ["poet"]
     assert registry.catalog.pinned() == []
-    assert await registry.digests() == registry.catalog.digests() == {"b" * 64}
+    assert await registry.digests() == {"b" * 64}
     with pytest.raises(AdapterNotFound):
         await registry.delete_adapter("sql")
 
@@ -281,6 +285,54 @@ async def test_cancelled_writes_are_done_or_not_done_and_hold_nobody_up(
     assert len(registry.catalog.adapter("sql").versions) == 40
     async with Registry.open(database_url) as reopened:
         assert list(reopened.catalog) == list(registry.catalog)
+
+
+class WriteOnly(Database):
+    """A database that stops answering when a write has been committed."""
+
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        raise StorageUnavailable("the database does not answer")
+
+
+async def test_a_write_is_in_the_catalog_also_when_the_database_is_gone_after_it(
+    registry: Registry, database_url: str, add: AddVersion
+):
+    await add("poet")
+    async with WriteOnly.open(database_url) as database:
+        writer = Registry(database)
+        added = await add("sql", to=writer)
+        assert writer.catalog.resolve(Reference("sql")) == added
+        assert "poet" in writer.catalog
+
+        await writer.delete_adapter("sql")
+        assert [adapter.name for adapter in writer.catalog] == ["poet"]
+
+
+async def test_a_refresh_that_a_write_overtakes_does_not_undo_it(
+    registry: Registry, database_url: str, add: AddVersion
+):
+    class Slow(Database):
+        """Hands over what it read once ``is_released`` is set."""
+
+        is_reading, is_released = asyncio.Event(), asyncio.Event()
+
+        @asynccontextmanager
+        async def read(self) -> AsyncIterator[AsyncConnection]:
+            async with super().read() as connection:
+                yield connection
+                self.is_reading.set()
+                await self.is_released.wait()
+
+    await add("sql")
+    async with Slow.open(database_url) as database:
+        reader = Registry(database)
+        refreshing = asyncio.create_task(reader.refresh())
+        await database.is_reading.wait()
+        second = await add("sql", alias="stable", to=reader)
+        database.is_released.set()
+        await refreshing
+
+        assert reader.catalog.resolve(Reference("sql")) == second
 
 
 async def test_concurrent_writers_in_one_process_all_succeed(registry: Registry, add: AddVersion):

@@ -5,14 +5,16 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from obstore.store import GCSStore, S3Store
 
 from adapters.errors import AdapterRefused, SourceForbidden, SourceNotFound
 from adapters.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE, Manifest
+from adapters.object_store import open_store
 from adapters.sources.address import parse_source
 from adapters.sources.bucket import BucketSource
 from adapters.sources.directory import DirectorySource
 from adapters.sources.hub import HubSource
-from adapters.sources.rules import SourceRules
+from adapters.sources.rules import BUCKET_SCHEMES, SourceRules, plain_bucket_url
 from adapters.sources.source import Source
 from adapters.sources.upload import UploadSource
 from adapters.staging import Staging
@@ -120,11 +122,63 @@ async def test_an_upload_of_anything_else_is_refused(staging: Staging):
             await UploadSource(parts(CONFIG_FILE, "optimizer.pt")).fetch(staged)
 
 
-@pytest.mark.parametrize("url", ["s3://mine-too/a", "s3://other/mine", "s3://mine/../other", "gs://mine"])
+@pytest.mark.parametrize("url", ["s3://mine-too/a", "s3://other/mine", "gs://mine"])
 async def test_a_bucket_that_is_not_allowed_is_forbidden(staging: Staging, url: str):
     async with staging.open() as staged:
         with pytest.raises(SourceForbidden, match="--source-bucket URL"):
             await BucketSource(url, ["s3://mine"]).fetch(staged)
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///prefix", "s3://..", "s3:// "])
+def test_a_bucket_has_a_name(url: str):
+    with pytest.raises(SourceForbidden, match="with a bucket and a prefix") as refused:
+        parse_source(url, SourceRules())
+    assert refused.value.param == "source"
+
+
+NOT_PLAIN = [
+    "%2e%2e/secret",
+    ".%2e/secret",
+    "%2E./secret",
+    "a%2f..%2fsecret",
+    "../secret",
+    "a/../../secret",
+    "a/..",
+    "./a",
+    ".",
+    "..\\secret",
+    "a//b",
+    "a//",
+    "/a",
+    "a?b",
+    "a#b",
+    ".\t./secret",
+    ".\n./secret",
+    "a b",
+    " ",
+    "a\0b",
+]
+"""What the object store would read as another path than it is written, or not at all."""
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+@pytest.mark.parametrize("path", NOT_PLAIN)
+def test_a_bucket_url_that_the_store_would_rewrite_is_forbidden_as_source_and_as_rule(scheme: str, path: str):
+    prefix = f"{scheme}://bucket/adapters"
+    with pytest.raises(SourceForbidden, match="no plain bucket URL"):
+        parse_source(f"{prefix}/{path}", SourceRules(buckets=(prefix,)))
+    with pytest.raises(SourceForbidden, match="no plain bucket URL"):
+        SourceRules(buckets=(f"{prefix}/{path}",))
+
+
+@pytest.mark.parametrize(
+    "path", ["adapters", "adapters/", "adapters/sql-7/v1.2_x", "a..b/...", "~a:b@c+d=e,f;(g)!*'&$/é"]
+)
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_the_object_store_reads_a_plain_bucket_url_as_it_is_written(scheme: str, path: str):
+    store = open_store(plain_bucket_url(f"{scheme}://bucket/{path}"), BUCKET_SCHEMES)
+    assert isinstance(store, S3Store | GCSStore)
+    assert store.prefix == path.rstrip("/")
 
 
 @pytest.mark.parametrize(
@@ -135,6 +189,7 @@ async def test_a_bucket_that_is_not_allowed_is_forbidden(staging: Staging, url: 
         ("file:///srv/adapters/my%20one", DirectorySource),
         ("s3://bucket/prefix", BucketSource),
         ("gs://bucket", BucketSource),
+        ("gs://bucket/", BucketSource),
     ],
 )
 def test_addresses_of_sources(text: str, kind: type[Source]):
@@ -155,8 +210,6 @@ def test_addresses_of_sources(text: str, kind: type[Source]):
         "file://host/dir",
         "file:relative",
         "file:///a%00b",
-        "s3://",
-        "s3:///prefix",
         "ftp://host/dir",
     ],
 )

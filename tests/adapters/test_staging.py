@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.disk import room_needed
+from adapters.disk import space_needed
 from adapters.errors import AdapterRefused, SourceTooLarge, StorageFull
 from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE, Manifest
 from adapters.staging import BUFFER_BYTES, Staging
@@ -109,13 +109,13 @@ async def test_a_cancelled_write_leaves_nothing(staging: Staging):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_no_room_is_called_storage_full(tmp_path: Path, number: int):
-    with pytest.raises(StorageFull, match="free some space"), room_needed(tmp_path):
+def test_no_space_is_called_storage_full(tmp_path: Path, number: int):
+    with pytest.raises(StorageFull, match="free some space"), space_needed(tmp_path):
         raise OSError(number, os.strerror(number))
 
 
 def test_other_trouble_with_the_disk_keeps_its_name(tmp_path: Path):
-    with pytest.raises(PermissionError), room_needed(tmp_path):
+    with pytest.raises(PermissionError), space_needed(tmp_path):
         raise PermissionError(errno.EACCES, "denied")
 
 

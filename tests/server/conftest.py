@@ -23,7 +23,8 @@ from adapters.base_model import BaseModel
 from server.app import build_app
 from server.engine.fake import FakeBuilder, FakeEngine
 from server.gateway.gateway import Gateway
-from server.house import House, open_house
+from server.house import House
+from server.opening import open_house
 from server.settings import Settings
 
 CHAT = "/v1/chat/completions"

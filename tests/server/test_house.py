@@ -1,4 +1,4 @@
-"""The rooms together: what survives an engine, and what survives a restart."""
+"""The parts together: what survives an engine, and what survives a restart."""
 
 from __future__ import annotations
 

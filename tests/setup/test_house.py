@@ -123,7 +123,7 @@ def test_our_packages_are_ours_and_not_their_namesakes_on_the_index(package: Mod
     assert Path(package.__file__ or "").parent.parent == repository
 
 
-def test_a_module_outside_the_tensor_rooms_imports_without_vllm_and_torch(
+def test_a_module_outside_the_tensor_packages_imports_without_vllm_and_torch(
     sources: list[Source], repository: Path
 ) -> None:
     modules = [module for path, _, _ in sources if not is_special(module := module_name(path))]

@@ -139,7 +139,7 @@ def _judge(report: FileReport, seen: _Seen, method: Method | None, min_rows: int
     elif report.rows < min_rows:
         found, needed = f"{report.rows} usable rows", f"at least {min_rows}"
         report.refuse(LineFault(None, FaultKind.TOO_FEW_ROWS, "", found, needed))
-    elif report.rows < min(FEW_ROWS, min_rows * FEW_ROWS):
+    elif report.rows < FEW_ROWS and min_rows == MIN_ROWS:
         message = f"{report.rows} rows: try examples in the prompt first, and compare; below {FEW_ROWS} they often win"
         report.warn(None, WarningKind.FEW_ROWS, message)
     if method is not None and report.format is not None and METHODS[report.format] is not method:

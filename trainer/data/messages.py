@@ -15,7 +15,7 @@ _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "system": ("role", "content", "name"),
     "developer": ("role", "content", "name"),
     "user": ("role", "content", "name"),
-    "assistant": ("role", "content", "name", "tool_calls", "reasoning_content", "refusal", "weight"),
+    "assistant": ("role", "content", "name", "tool_calls", "reasoning_content", "weight"),
     "tool": ("role", "content", "name", "tool_call_id"),
 }
 _LEADING: Final = frozenset({"system", "developer"})
@@ -38,6 +38,7 @@ def read_messages(
     messages = tuple(message for message, _ in read)
     if len(faults.found) == before:  # an order of broken messages would be told as a second fault
         _check_order(messages, where, faults)
+    if len(faults.found) == before:
         _check_calls(messages, where, faults)
     return messages, tuple(trained for _, trained in read)
 
@@ -67,13 +68,16 @@ def _message(item: Any, tools: tuple[Tool, ...], where: str, faults: LineFaults)
     if role != "assistant" and "weight" in item:
         faults.add(FaultKind.WEIGHT_ELSEWHERE, f"{where}.weight", f"a weight on {role}", "weights on assistant alone")
     fields.only({key: item[key] for key in item if key != "weight"}, _KEYS[role], where, faults)
-    message: dict[str, Any] = {"role": role, "content": _content(item, where, faults)}
+    content = _content(item, where, faults)
+    message: dict[str, Any] = {"role": role, "content": content or ""}
     message |= {
         key: item[key] for key in ("name", "tool_call_id", "reasoning_content") if _is_text(item, key, where, faults)
     }
     if role == "assistant":
+        if content is not None and not content.strip() and "tool_calls" not in item:
+            faults.add(FaultKind.EMPTY_ANSWER, f"{where}.content", "no text and no tool call", "an answer")
         return _answer(item, message, tools, where, faults)
-    if role == "user" and not message["content"].strip():
+    if role == "user" and content is not None and not content.strip():
         faults.add(FaultKind.EMPTY_PROMPT, f"{where}.content", "no text", "what the user says")
     if role == "tool" and "tool_call_id" not in item:
         faults.add(FaultKind.MISSING_KEY, f"{where}.tool_call_id", "nothing", "the id of the call that this answers")
@@ -92,30 +96,29 @@ def _answer(
         faults.add(FaultKind.BAD_WEIGHT, f"{where}.weight", shown(weight), "0 or 1")
     if "tool_calls" in item:
         message["tool_calls"] = read_calls(item["tool_calls"], names(tools), f"{where}.tool_calls", faults)
-    if not message["content"].strip() and "tool_calls" not in item:
-        faults.add(FaultKind.EMPTY_ANSWER, f"{where}.content", "no text and no tool call", "an answer")
     return message, weight == 1
 
 
-def _content(item: Mapping[str, Any], where: str, faults: LineFaults) -> str:
-    """Return the text; parts are joined with a newline, as vLLM does for a template that takes strings."""
+def _content(item: Mapping[str, Any], where: str, faults: LineFaults) -> str | None:
+    """Return the text, None where a fault was noted; parts are joined with a newline, as vLLM does."""
     content, at = item.get("content"), f"{where}.content"
     if content is None:
-        if item["role"] != "assistant":
-            faults.add(FaultKind.MISSING_KEY, at, "nothing", "a string")
-        return ""
+        if item["role"] == "assistant":
+            return ""
+        faults.add(FaultKind.MISSING_KEY, at, "nothing", "a string")
+        return None
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         fields.typed(content, str, at, faults)
-        return ""
-    texts = []
+        return None
+    texts, before = [], len(faults.found)
     for index, part in enumerate(content):
         if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
             texts.append(part["text"])
         else:
             faults.add(FaultKind.UNSUPPORTED_PART, f"{at}[{index}]", shown(part), '{"type": "text", "text": ...}')
-    return "\n".join(texts)
+    return "\n".join(texts) if len(faults.found) == before else None
 
 
 def _check_order(messages: Sequence[Message], where: str, faults: LineFaults) -> None:

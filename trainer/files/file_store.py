@@ -15,7 +15,7 @@ from sqlalchemy import Row, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.database import Database
-from adapters.disk import fsync_directory, in_thread, room_needed
+from adapters.disk import fsync_directory, in_thread, space_needed
 from adapters.errors import BlobCorrupt
 from trainer.clock import Clock, database_clock
 from trainer.errors import FileInUse, FileNotFound, FileTooLarge, InvalidField
@@ -57,7 +57,7 @@ class FileStore:
         Raises:
             InvalidField: the purpose, the name or the expiry may not be so.
             FileTooLarge: more bytes than the server accepts.
-            StorageFull: the disk has no room.
+            StorageFull: the disk has no space left.
         """
         _check(purpose, filename, expires_after_s)
         if expires_after_s is None and purpose == Purpose.BATCH:
@@ -185,7 +185,7 @@ class FileStore:
         async with AsyncExitStack() as undo:
             undo.push_async_callback(in_thread, path.unlink, missing_ok=True)
             # The inner stack closes the file also when the caller is cancelled while it is being opened.
-            with room_needed(self._directory), ExitStack() as opened:
+            with space_needed(self._directory), ExitStack() as opened:
                 file = await in_thread(_open_new, path, opened)
                 async for chunk in chunks:
                     size += len(chunk)

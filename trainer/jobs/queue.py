@@ -152,7 +152,15 @@ class Queue:
         Raises:
             LeaseLost: the job is no longer this claim's, or was cancelled.
         """
-        return await self._end(Verb.RELEASE, claim, [EventDraft(f"Given back by worker '{claim.worker}'")])
+        async with self._database.write() as connection:
+            at = await self._clock(connection)
+            held = await self._renew(connection, claim, at)
+            row = await rows.move(connection, Verb.RELEASE, at, _is_held_by(claim))
+            assert row is not None  # its row is locked
+            back = f"Worker '{claim.worker}' gave the job back, moving it to queued state"
+            message = "Fine-tuning job paused" if held.state == State.PAUSING else back
+            await rows.add_events(connection, row, at, [EventDraft(message)])
+        return rows.job_value(row)
 
     async def retry(self, claim: Claim, cause: str) -> Job:
         """Give a job back because its attempt died of ``cause``; it fails if too many did without a new checkpoint.
@@ -216,8 +224,7 @@ def _order(row: rows.AnyRow) -> Order:
 
 async def _lost(connection: AsyncConnection, claim: Claim) -> LeaseLost:
     row = await rows.job_row(connection, claim.job.id)
-    superseded = f", and was taken {row.token - claim.token} times since" if row.token > claim.token else ""
     return LeaseLost(
-        f"worker '{claim.worker}' no longer holds job '{row.id}': it is {row.state}{superseded}. Nothing was written; "
-        "end this attempt"
+        f"worker '{claim.worker}' no longer holds job '{row.id}': the job is {row.state}, its last attempt was "
+        f"{row.token} and this is {claim.token}. Nothing was written; end this attempt"
     )

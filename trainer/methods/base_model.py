@@ -22,7 +22,9 @@ def load(spec: RunSpec) -> tuple[Any, LoraConfig | None]:
     dtype = "auto" if torch.cuda.is_available() else torch.float32
     model = AutoModelForCausalLM.from_pretrained(spec.base, dtype=dtype, local_files_only=True)
     if spec.warm_start is not None:
-        return PeftModel.from_pretrained(model, spec.warm_start, is_trainable=True), None
+        known = LoraConfig.from_pretrained(spec.warm_start)
+        known.base_model_name_or_path = str(spec.base)  # whatever the adapter calls it: PEFT would ask the hub
+        return PeftModel.from_pretrained(model, spec.warm_start, config=known, is_trainable=True), None
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha if spec.alpha is not None else 2 * spec.rank,

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from adapters.disk import fsync_directory
 from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
+from trainer.methods.endings import NotFinite
 from trainer.run_directory import COMPLETE, Checkpoint, Marker, RunDirectory
 
 
@@ -20,13 +21,16 @@ def complete(run: RunDirectory, saved: Path, marker: Marker, dtype: torch.dtype,
     """Move the Trainer's folder ``saved`` into place as a checkpoint, with the adapter exported in ``dtype``.
 
     Until the last rename nothing carries the checkpoint's name; after it the states of older checkpoints go.
+
+    Raises:
+        NotFinite: the step left weights that are no finite numbers; there is no checkpoint of it.
     """
     target = run.checkpoint_path(marker.step)
     staged = target.with_name(f".{target.name}")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     saved.rename(staged / "state")
-    export(staged / "state", staged / "adapter", dtype, base_name)
+    _export(staged / "state", staged / "adapter", marker.step, dtype, base_name)
     (staged / COMPLETE).write_text(json.dumps(asdict(marker)))
     _sync(staged)
     staged.rename(target)
@@ -37,10 +41,12 @@ def complete(run: RunDirectory, saved: Path, marker: Marker, dtype: torch.dtype,
     return Checkpoint(target, marker)
 
 
-def export(saved: Path, adapter: Path, dtype: torch.dtype, base_name: str) -> None:
+def _export(saved: Path, adapter: Path, step: int, dtype: torch.dtype, base_name: str) -> None:
     """Write the two files of a PEFT directory: no path of this machine in them, the same bytes for the same weights."""
     adapter.mkdir()
     tensors = {name: tensor.to(dtype).contiguous() for name, tensor in load_file(saved / WEIGHTS_FILE).items()}
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise NotFinite("a weight of the adapter", step)
     save_file(tensors, adapter / WEIGHTS_FILE, {"format": "pt"})
     config = json.loads((saved / CONFIG_FILE).read_bytes())
     config |= {"base_model_name_or_path": base_name, "inference_mode": True}

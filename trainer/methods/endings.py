@@ -8,8 +8,8 @@ RunEnded
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 from trainer.data.faults import LineFault
 from trainer.run_directory import Exit
@@ -19,16 +19,28 @@ class RunEnded(Exception):
     """Root of the tree; the message is what the job's owner reads."""
 
     status: ClassVar[Exit]
+    level: ClassVar[Literal["info", "error"]] = "error"
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """Extra keys of the event that tells of it."""
+        return {}
 
 
 class DataRefused(RunEnded):
     """The rows cannot be trained on; ``faults`` has every reason."""
 
     status = Exit.REFUSED
+    TOLD: ClassVar[int] = 100
 
     def __init__(self, file: str, faults: Sequence[LineFault]) -> None:
         self.faults = tuple(faults)
         super().__init__(f"{file} cannot be trained on: {self.faults[0]} ({len(self.faults)} faults in all)")
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """``faults``: the first ``TOLD`` of them."""
+        return {"faults": [fault.to_json() for fault in self.faults[: self.TOLD]]}
 
 
 class NotFinite(RunEnded):
@@ -47,3 +59,4 @@ class Stopped(RunEnded):
     """SIGTERM; a checkpoint was written."""
 
     status = Exit.STOPPED
+    level = "info"

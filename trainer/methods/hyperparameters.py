@@ -28,6 +28,7 @@ PREFERENCE_RATE: Final = 1 / 20
 BETA: Final = 0.1
 TOKENS_AT_ONCE: Final = 2**14
 """Tokens that one device takes at once; larger batches are gathered over several passes."""
+PACK_TOKENS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ class Hyperparameters:
 def resolve(spec: RunSpec, *, rows: int, width: int, longest: int, devices: int = 1) -> Hyperparameters:
     """Fill in every "auto": ``rows`` sequences of at most ``longest`` tokens, a base of hidden size ``width``."""
     batch = spec.batch_size if spec.batch_size != AUTO else auto_batch(rows)
-    micro = _micro_batch(max(1, batch // devices), longest)
+    passes = 1 if spec.method is Method.SUPERVISED else 2  # the others compare two sequences a row
+    micro = _micro_batch(max(1, batch // devices), passes * longest)
     batch = micro * devices * max(1, batch // (micro * devices))
     per_epoch = math.ceil(rows / batch)
     epochs = spec.n_epochs if spec.n_epochs != AUTO else auto_epochs(per_epoch)
@@ -73,13 +75,18 @@ def resolve(spec: RunSpec, *, rows: int, width: int, longest: int, devices: int 
     )
 
 
+def pack_length(longest: int, limit: int) -> int:
+    """Tokens in a pack: ``PACK_TOKENS``, more if a row is longer, never more than the base takes."""
+    return min(limit, max(longest, PACK_TOKENS))
+
+
 def auto_batch(rows: int) -> int:
     """A power of two that leaves about ``STEPS_PER_EPOCH`` steps in an epoch, at most ``MAX_BATCH``."""
-    return min(MAX_BATCH, 2 ** max(0, round(math.log2(max(1, rows) / STEPS_PER_EPOCH))))
+    return min(MAX_BATCH, 1 << max(0, round(math.log2(rows / STEPS_PER_EPOCH))))
 
 
 def auto_epochs(steps_per_epoch: int) -> int:
-    """As many epochs as reach ``AIM_STEPS``, at most ``MAX_EPOCHS``: more of them teach the rows themselves by heart."""
+    """As many epochs as reach ``AIM_STEPS``, at most ``MAX_EPOCHS``: more teach the rows themselves by heart."""
     return min(MAX_EPOCHS, math.ceil(AIM_STEPS / steps_per_epoch))
 
 

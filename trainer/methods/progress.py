@@ -40,8 +40,13 @@ class Reporter:
         run.mend_events()
         told = run.events()
         self._run = run
-        self._trained = max((told_event.data["step"] for told_event in told if "train_loss" in told_event.data), default=0)
-        self._validated = max((told_event.data["step"] for told_event in told if "full_valid_loss" in told_event.data), default=0)
+        self._is_new = not told
+        self._trained = max(
+            (told_event.data["step"] for told_event in told if "train_loss" in told_event.data), default=0
+        )
+        self._validated = max(
+            (told_event.data["step"] for told_event in told if "full_valid_loss" in told_event.data), default=0
+        )
         self._saved = {told_event.data["checkpoint"] for told_event in told if "checkpoint" in told_event.data}
         for checkpoint in run.checkpoints():  # killed between a checkpoint and its event
             self.saved(checkpoint)
@@ -49,6 +54,11 @@ class Reporter:
     def tell(self, told: Event) -> None:
         """Append an event as it is."""
         self._run.append(told)
+
+    def begins(self, what: str, numbers: Hyperparameters) -> None:
+        """Tell what the run will be, on its first start."""
+        if self._is_new:
+            self.tell(event(f"Training on {what}, {numbers.steps} steps", data=numbers.to_json()))
 
     def trained(self, step: int, steps: int, data: Mapping[str, Any]) -> None:
         """Tell of a training step."""
@@ -71,7 +81,7 @@ class Reporter:
             self._saved.add(checkpoint.name)
 
 
-class Progress(TrainerCallback):  # type: ignore[misc]  # transformers has no types here
+class Progress(TrainerCallback):  # type: ignore[misc]  # no types
     """The callback that owns when to validate, when to save and when to stop."""
 
     def __init__(
@@ -156,7 +166,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers has no ty
             metrics={"step": step} | {name: number for entry in at_step for name, number in _named(entry).items()},
             trained_tokens=int(state.num_input_tokens_seen),
             seconds=self._seconds_before + time.monotonic() - self._began,
-            last=control.should_training_stop and not self._stop.is_set() or step >= state.max_steps,
+            last=step >= state.max_steps or (control.should_training_stop and not self._stop.is_set()),
         )
         saved = Path(args.output_dir) / f"checkpoint-{step}"
         self._reporter.saved(complete(self._run, saved, marker, self._export_dtype, self._base_name))

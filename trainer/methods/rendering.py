@@ -2,8 +2,8 @@
 
 The mask comes from rendering twice: a prompt as the server renders it before an answer (with the generation prompt),
 and the talk up to that answer's end. What the second has beyond the first is the answer. Where a template renders
-earlier turns otherwise once the talk goes on (several drop thoughts), a row becomes one sequence for each trained answer,
-each exactly what the server would have asked and got.
+earlier turns otherwise once the talk goes on (several drop thoughts), a row becomes one sequence for each trained
+answer, each exactly what the server would have asked and got.
 """
 
 from __future__ import annotations
@@ -61,7 +61,6 @@ class Renderer:
         config = AutoConfig.from_pretrained(base, local_files_only=True).get_text_config()
         self.context: int = config.max_position_embeddings
         self.stop_ids = _stop_ids(base, self.tokenizer.eos_token_id)
-        self.sha256 = self._digest()
 
     def conversation(self, row: Conversation, faults: LineFaults) -> list[Rendered]:
         """Return the row as one sequence, or as one for each trained answer where the template rewrites earlier turns.
@@ -155,7 +154,8 @@ class Renderer:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]  # the template wrote them all
         return ids
 
-    def _digest(self) -> str:
+    @property
+    def sha256(self) -> str:
         """Digest of what makes ids of messages: the template, the vocabulary, the tokenizer's rules."""
         rules = self.tokenizer.backend_tokenizer.to_str()
         return hashlib.sha256(f"{self.tokenizer.chat_template}\0{rules}".encode()).hexdigest()
@@ -163,8 +163,8 @@ class Renderer:
 
 def _stop_ids(base: Path, eos: int | None) -> frozenset[int]:
     """The tokens on which the server stops: the tokenizer's own and those of ``generation_config.json``."""
-    stops = {eos}
+    stops: set[int | None] = {eos}
     if (base / "generation_config.json").exists():
         more = GenerationConfig.from_pretrained(base, local_files_only=True).eos_token_id
         stops |= set(more) if isinstance(more, list) else {more}
-    return frozenset(stops - {None})
+    return frozenset(stop for stop in stops if stop is not None)

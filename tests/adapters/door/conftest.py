@@ -39,7 +39,7 @@ UNTIED_BASE = BaseModel.from_shapes(
     linear_modules() | {"lm_head": (VOCABULARY, HIDDEN), "model.embed_tokens": (HIDDEN, VOCABULARY)},
 )
 
-LIMITS = Limits(max_rank=16)
+LIMITS = Limits(max_rank=16, max_bytes=1 << 20)
 
 Raw = tuple[str, tuple[int, ...], bytes]
 """A tensor as the file holds it: dtype, shape, bytes."""

@@ -159,7 +159,7 @@ def tune(tmp_path):
 )
 def test_a_real_adapter_of_a_real_model_comes_through(choice, tied, tune, tmp_path):
     base, tuned = tune(tied=tied, **choice)
-    report = inspect(tmp_path / "adapter", base, Limits(max_rank=8))
+    report = inspect(tmp_path / "adapter", base, Limits(max_rank=8, max_bytes=1 << 20))
     adapted = [name for name, module in tuned.named_modules() if isinstance(module, peft.tuners.lora.LoraLayer)]
     assert report.modules == len(adapted)
     assert report.rank == 4
@@ -171,7 +171,7 @@ EMBEDDINGS = ["lm_head", "embed_tokens", "q_proj"]
 
 def test_a_real_adapter_of_untied_embeddings_comes_through(tune, tmp_path):
     base, _ = tune(tied=False, target_modules=EMBEDDINGS)
-    report = inspect(tmp_path / "adapter", base, Limits(max_rank=8))
+    report = inspect(tmp_path / "adapter", base, Limits(max_rank=8, max_bytes=1 << 20))
     assert report.target_modules == ("embed_tokens", "lm_head", "q_proj")
 
 
@@ -179,4 +179,4 @@ def test_a_real_adapter_of_untied_embeddings_comes_through(tune, tmp_path):
 def test_a_real_adapter_of_tied_embeddings_is_refused(tune, tmp_path):
     base, _ = tune(tied=True, target_modules=EMBEDDINGS)
     with pytest.raises(AdapterRefused, match="embeddings are tied"):
-        inspect(tmp_path / "adapter", base, Limits(max_rank=8))
+        inspect(tmp_path / "adapter", base, Limits(max_rank=8, max_bytes=1 << 20))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from vllm.config.lora import MaxLoRARanks
 
+from adapters.door import SERVABLE_RANKS
 from server.engine.engine import StartRefused
 from server.engine.flags import EMBEDDED_FLAGS, OWNED, SPARE_HOST_ADAPTERS, parse_flags
 
@@ -83,3 +85,7 @@ def test_lora_is_on_and_vllm_s_own_eviction_never_acts() -> None:
 def test_what_the_operator_types_wins_over_what_the_embedded_base_needs() -> None:
     args = parse(*EMBEDDED_FLAGS, "--served-model-name", "mine", "--max-lora-rank", "32")
     assert (args.served_model_name, args.max_lora_rank, args.enforce_eager) == (["mine"], 32, True)
+
+
+def test_the_ranks_that_the_door_advises_are_those_that_vllm_takes() -> None:
+    assert get_args(MaxLoRARanks) == SERVABLE_RANKS

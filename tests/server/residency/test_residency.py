@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
 
 from adapters.errors import AdapterRefused, BlobCorrupt
 from server.errors import EngineNotReady, NoRoom
-from server.residency.residency import State
+from server.residency import entry
+from server.residency.entry import State
 
 
 async def test_fifty_first_leases_at_once_load_once(rig: Any, version: Any, settle: Any) -> None:
@@ -63,6 +65,13 @@ async def test_a_pinned_version_is_never_evicted_until_it_is_let_go(rig: Any, ve
     it.pins.clear()
     await it.touch(version(4))
     assert it.engine.held == {3, 4}
+
+
+async def test_pins_that_fill_every_room_give_up_the_least_recently_used(rig: Any, version: Any) -> None:
+    it = rig(capacity=2, wait_s=5)
+    it.pins.update({1, 2})
+    await it.touch(version(1), version(2), version(3))
+    assert it.engine.held == {2, 3}
 
 
 async def test_no_room_is_said_after_the_wait_and_leaves_nothing_behind(rig: Any, version: Any) -> None:
@@ -324,3 +333,22 @@ async def test_loads_evictions_and_residents_are_counted(rig: Any, version: Any)
     await it.residency.unload(version(3))
     assert it.count("patchbay_residents") == 1
     assert it.count("patchbay_adapter_evictions_total") == 1
+
+
+def test_the_drawing_of_the_states_shows_every_edge_and_no_other() -> None:
+    drawn = re.findall(r"^ *([A-Z]+) +→ ([A-Z]+) ", entry.__doc__ or "", re.MULTILINE)
+    assert {(State[before], State[after]) for before, after in drawn} == {
+        (before, after) for before, afters in entry.EDGES.items() for after in afters
+    }
+
+
+async def test_an_entry_refuses_to_leave_its_edges(version: Any) -> None:
+    for before in State:
+        for after in State:
+            it = entry.Entry(version(1))
+            it._state = before
+            if after in entry.EDGES[before]:
+                it.become(after)
+            else:
+                with pytest.raises(AssertionError):
+                    it.become(after)

@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from adapters.errors import AdapterRefused
 from server.engine.engine import Resident
-from server.residency.residency import Lease, State
+from server.residency.entry import State
+from server.residency.residency import Lease
 
 CAPACITY = 2
 numbers = st.integers(1, 5)
@@ -99,7 +100,8 @@ class Histories(RuleBasedStateMachine):
     def pin(self, number: int) -> None:
         if len(self.it.pins | {number}) < CAPACITY:
             self.it.pins.add(number)
-            self.may_unload.discard(number)
+            if self.it.residency.state(self.versions[number]) in (None, State.RESIDENT):
+                self.may_unload.discard(number)  # an unload asked for before the pin goes on
 
     @rule(number=numbers)
     def unpin(self, number: int) -> None:

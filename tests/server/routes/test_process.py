@@ -36,8 +36,8 @@ async def test_residents_are_listed_least_recently_used_first(opened: Any, clien
         await opened.answer(name)
     listed = (await client.get("/v1/residents")).json()
     assert listed["data"] == [
-        {"id": "poet@1", "state": "resident", "leases": 0},
-        {"id": "sql@1", "state": "resident", "leases": 0},
+        {"object": "resident", "id": "poet@1", "state": "resident", "leases": 0},
+        {"object": "resident", "id": "sql@1", "state": "resident", "leases": 0},
     ]
 
 

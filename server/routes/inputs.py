@@ -1,4 +1,4 @@
-"""How a route reaches the rooms of its house."""
+"""What routes take: the house they work in, and the size of a page."""
 
 from __future__ import annotations
 

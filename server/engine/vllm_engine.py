@@ -1,0 +1,93 @@
+"""vLLM as the engine: its asynchronous client, its own HTTP app as an ASGI value, our gate in its seams."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from argparse import Namespace
+from types import SimpleNamespace
+
+from fastapi import FastAPI
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.app import build_app
+from vllm.usage.usage_lib import UsageContext
+from vllm.utils.gc_utils import freeze_gc_heap
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from server.engine.engine import ASGIApp, EngineGone, Gate, LoadFailed, Resident
+from server.engine.seams import request_for, take_engine_client, take_model_list
+
+
+def build_client(args: Namespace) -> AsyncLLM:
+    """Start vLLM's processes and return their client. Blocks for as long as the model takes to load."""
+    return AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args), usage_context=UsageContext.OPENAI_API_SERVER)
+
+
+async def hold(client: AsyncLLM, args: Namespace, gate: Gate) -> VllmEngine:
+    """Return the engine around ``client``, with ``gate`` in the seams of its HTTP app."""
+    take_engine_client(client, gate)
+    tasks = await client.get_supported_tasks()
+    app = await asyncio.to_thread(build_app, args, tasks, client.model_config)
+    await init_app_state(client, app.state, args, tasks)
+    app.state.server = SimpleNamespace(should_exit=False)  # vLLM's handler of engine death writes here
+    take_model_list(app.state.openai_serving_models, gate)
+    _freeze_heap()
+    return VllmEngine(client, app, slots=args.max_loras)
+
+
+def _freeze_heap() -> None:
+    """Keep what vLLM imported out of every later collection: a full one takes longer than a token.
+
+    What the engine before this one left behind is thawed first, so that it can be collected.
+    """
+    gc.unfreeze()
+    freeze_gc_heap()
+
+
+class VllmEngine:
+    """A running vLLM engine; see ``Engine``."""
+
+    def __init__(self, client: AsyncLLM, app: FastAPI, *, slots: int) -> None:
+        self._client = client
+        self._app = app
+        self.slots = slots
+        self.paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
+
+    @property
+    def app(self) -> ASGIApp:
+        """vLLM's own FastAPI app."""
+        return self._app
+
+    @property
+    def is_dead(self) -> bool:
+        """True once the core process is gone or vLLM asked its server to stop."""
+        return bool(self._client.errored or self._app.state.server.should_exit)
+
+    async def load(self, resident: Resident) -> None:
+        """See ``Engine.load``. A refused load is always followed by a removal: vLLM may have written half a slot."""
+        try:
+            await self._client.add_lora(request_for(resident))
+        except Exception as why:  # whatever vLLM raises there, the adapter is not loaded
+            if self.is_dead:
+                raise EngineGone(str(why)) from why
+            await self.unload(resident)
+            raise LoadFailed(_last_line(why)) from why
+
+    async def unload(self, resident: Resident) -> None:
+        """See ``Engine.unload``."""
+        try:
+            await self._client.remove_lora(resident.id)
+        except EngineDeadError as gone:
+            raise EngineGone(str(gone)) from gone
+
+    async def loaded(self) -> frozenset[int]:
+        """See ``Engine.loaded``."""
+        return frozenset(await self._client.list_loras())
+
+
+def _last_line(error: BaseException) -> str:
+    """vLLM wraps the worker's traceback in the message; its last line is what a user can act on."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

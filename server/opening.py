@@ -1,0 +1,129 @@
+"""Where the parts of a house are put together; read it to see what depends on what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from adapters.blobs import Blobs
+from adapters.door import Limits, inspect
+from adapters.faults import Faults
+from adapters.publisher import Publisher
+from adapters.registry import Registry
+from adapters.remote_blobs import RemoteBlobs
+from adapters.report import Report
+from adapters.staging import Staging
+from adapters.versions import Version
+from server.background import background
+from server.engine.engine import Engine, EngineBuilder
+from server.examples import register_examples
+from server.gateway.admission import Admission
+from server.gateway.gate import RequestGate
+from server.gateway.meter import Meter
+from server.house import House
+from server.keys.key_ring import KeyRing
+from server.metrics import Metrics
+from server.residency.journal import ResidentsJournal
+from server.residency.residency import Residency
+from server.residency.trial import TrialLoad
+from server.settings import Settings, check_exposure
+from server.supervisor import Serving, Supervisor
+
+log = structlog.get_logger(__name__)
+
+
+@asynccontextmanager
+async def open_house(
+    settings: Settings, builder: EngineBuilder, *, examples: Path | None = None
+) -> AsyncIterator[House]:
+    """Open every part and start the engine; the house answers control calls at once, inference when it is ready.
+
+    Args:
+        settings: what the operator decided.
+        builder: starts engines.
+        examples: adapters to register at the first start, a directory each.
+
+    Raises:
+        ExposedWithoutKeys: other machines could call and nobody needs a key.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    remote = None if settings.blob_url is None else RemoteBlobs(settings.blob_url)
+    blobs = Blobs(settings.data_dir, remote=remote)
+    async with Registry.open(settings.database) as registry:
+        keys = await KeyRing.open(registry.database)
+        check_exposure(settings, has_keys=not keys.is_empty)
+        metrics = Metrics(settings.metric_adapters, capacity=settings.max_residents)
+        journal = ResidentsJournal(settings.data_dir / "residents.json")
+        gate = RequestGate(
+            catalog=registry.catalog, meter=Meter(metrics.adapters), serving=lambda: supervisor.serving()
+        )
+
+        def residency_of(engine: Engine) -> Residency:
+            return Residency(
+                engine,
+                locate=blobs.verify,
+                capacity=settings.max_residents,
+                wait_s=settings.load_wait_s,
+                is_pinned=registry.catalog.is_pinned,
+                metrics=metrics.engine,
+            )
+
+        async def settle(serving: Serving, before: Sequence[Version] | None) -> None:
+            if examples is not None:
+                await register_examples(registry, publisher, examples)
+            recent = journal.recent(registry.catalog) if before is None else before
+            await _warm(serving, registry, recent)
+
+        supervisor = Supervisor(
+            builder,
+            gate,
+            residency_of=residency_of,
+            settle=settle,
+            max_deaths=settings.max_engine_deaths,
+            window_s=settings.engine_death_window_s,
+            metrics=metrics.engine,
+        )
+        publisher = Publisher(
+            registry,
+            blobs,
+            Staging(settings.data_dir, max_bytes=settings.max_upload_bytes),
+            door=partial(_inspect, supervisor, settings),
+            faults=Faults(settings.fault_at),
+            probe=TrialLoad(lambda: supervisor.running().residency),
+        )
+        admission = Admission(settings.max_in_flight)
+        async with background(
+            supervisor=supervisor.run,
+            registry=partial(registry.follow, settings.follow_interval_s),
+            keys=partial(keys.follow, settings.follow_interval_s),
+            journal=partial(journal.keep, lambda: supervisor.serving().residency.versions()),
+            sweeper=partial(_sweep, blobs, registry, settings),
+        ):
+            yield House(settings, registry, blobs, publisher, keys, metrics, admission, gate, supervisor)
+
+
+def _inspect(supervisor: Supervisor, settings: Settings, directory: Path) -> Report:
+    offer = supervisor.offered()
+    return inspect(directory, offer.base, Limits(max_rank=offer.max_rank, max_bytes=settings.max_upload_bytes))
+
+
+async def _warm(serving: Serving, registry: Registry, recent: Sequence[Version]) -> None:
+    """Load what is pinned and what was in use, ahead of traffic; one that cannot be loaded keeps nobody waiting."""
+    catalog, fingerprint = registry.catalog, serving.offer.base.fingerprint
+    wanted = dict.fromkeys([*catalog.pinned(), *filter(catalog.is_living, recent)])
+    fitting = [version for version in wanted if version.base_fingerprint == fingerprint]
+    for version in await serving.residency.warm(fitting):
+        log.warning("could not be made resident again", version=version.name)
+
+
+async def _sweep(blobs: Blobs, registry: Registry, settings: Settings) -> None:
+    while True:
+        await asyncio.sleep(settings.sweep_interval_s)
+        removed = await blobs.sweep(await registry.digests(), settings.sweep_grace_s)
+        if removed:
+            log.info("swept orphaned blobs", digests=removed)

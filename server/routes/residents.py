@@ -1,0 +1,20 @@
+"""What the engine holds ready."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from server.routes.inputs import HouseOf
+from server.routes.shapes import Json, list_json
+
+router = APIRouter(prefix="/v1/residents", tags=["residents"])
+
+
+@router.get("")
+async def residents(house: HouseOf) -> Json:
+    """List the residents, least recently used first, with how many requests hold each."""
+    views = house.supervisor.serving().residency.views()
+    data = [
+        {"object": "resident", "id": view.version.name, "state": view.state, "leases": view.leases} for view in views
+    ]
+    return list_json(data, has_more=False)

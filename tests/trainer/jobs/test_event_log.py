@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from trainer.errors import InvalidField, JobNotFound
+from trainer.jobs.event import Event, EventDraft, Kind, Level
+from trainer.jobs.job_store import Job
+from trainer.jobs.queue import Claim
+from trainer.records import Records
+
+Create = Callable[..., Awaitable[Job]]
+
+
+@pytest.fixture
+async def claim(records: Records, enqueue: Create) -> Claim:
+    await enqueue()
+    taken = await records.queue.take("one", 60)
+    assert taken is not None
+    return taken
+
+
+async def followed(records: Records, job_id: str, after: str | None = None) -> list[Event]:
+    return [event async for event in records.events.follow(job_id, after=after, poll_s=0.01)]
+
+
+async def test_events_come_back_as_they_were_written(records: Records, claim: Claim):
+    draft = EventDraft("Step 3/10", Level.WARN, Kind.METRICS, {"step": 3, "train_loss": 0.5, "nested": {"a": [1]}})
+    await records.queue.record(claim, events=[draft])
+    event = (await records.events.list(claim.job.id)).data[0]
+    assert (event.message, event.level, event.type, event.data) == (draft.message, draft.level, draft.type, draft.data)
+    assert event.id.startswith("ftevent-")
+
+
+async def test_numbers_that_are_not_finite_become_null(records: Records, claim: Claim):
+    await records.queue.record(claim, events=[EventDraft("?", data={"a": math.nan, "b": -math.inf, "c": 1.5, "d": 2})])
+    assert (await records.events.list(claim.job.id)).data[0].data == {"a": None, "b": None, "c": 1.5, "d": 2}
+
+
+async def test_lists_page_newest_first(records: Records, claim: Claim):
+    await records.queue.record(claim, events=[EventDraft(str(i)) for i in range(5)])
+    first = await records.events.list(claim.job.id, limit=2)
+    assert ([event.message for event in first.data], first.has_more) == (["4", "3"], True)
+    second = await records.events.list(claim.job.id, limit=3, after=first.data[-1].id)
+    assert ([event.message for event in second.data], second.has_more) == (["2", "1", "0"], True)
+    rest = await records.events.list(claim.job.id, after=second.data[-1].id)
+    assert ([event.message for event in rest.data][-1], rest.has_more) == (
+        f"Created fine-tuning job: {claim.job.id}",
+        False,
+    )
+
+
+async def test_each_job_has_its_own_events(records: Records, claim: Claim, create: Create):
+    other = await create()
+    assert all(other.id not in event.message for event in (await records.events.list(claim.job.id)).data)
+
+
+async def test_following_yields_every_event_once_while_they_come_and_ends_with_the_job(records: Records, claim: Claim):
+    async def work() -> None:
+        for i in range(20):
+            await records.queue.record(claim, events=[EventDraft(f"{i}.{j}") for j in range(i % 3 + 1)])
+        await records.queue.succeed(claim, fine_tuned_model="m", trained_tokens=1)
+
+    working = asyncio.create_task(work())
+    found = await followed(records, claim.job.id)
+    await working
+    everything = (await records.events.list(claim.job.id, limit=1000)).data
+    assert found == list(reversed(everything))
+    assert found[-1].message == "The job has successfully completed"
+
+
+async def test_following_goes_on_where_a_caller_left_off(records: Records, claim: Claim):
+    await records.queue.record(claim, events=[EventDraft(str(i)) for i in range(4)])
+    await records.jobs.cancel(claim.job.id)
+    everything = await followed(records, claim.job.id)
+    assert await followed(records, claim.job.id, after=everything[2].id) == everything[3:]
+    assert await followed(records, claim.job.id, after=everything[-1].id) == []
+
+
+async def test_following_gets_through_more_events_than_one_reading_takes(records: Records, claim: Claim):
+    await records.queue.record(claim, events=[EventDraft(str(i)) for i in range(1100)])
+    await records.jobs.cancel(claim.job.id)
+    assert len(await followed(records, claim.job.id)) == 1100 + 5
+
+
+async def test_following_what_is_not_there_is_refused(records: Records, claim: Claim):
+    with pytest.raises(JobNotFound):
+        await followed(records, "ftjob-none")
+    with pytest.raises(InvalidField):
+        await followed(records, claim.job.id, after="ftevent-none")

@@ -1,0 +1,139 @@
+"""Every edge of the diagram leads where it says; everything that is no edge is refused and changes nothing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from trainer.errors import IllegalTransition, LeaseLost
+from trainer.jobs import state
+from trainer.jobs.job_store import Failure, Job
+from trainer.jobs.queue import Claim, Order
+from trainer.jobs.state import HELD, TERMINAL, TRANSITIONS, State, Verb
+from trainer.records import Records
+
+WAY_TO = {
+    State.VALIDATING_FILES: [],
+    State.QUEUED: [Verb.ADMIT],
+    State.RUNNING: [Verb.ADMIT, Verb.TAKE],
+    State.PAUSING: [Verb.ADMIT, Verb.TAKE, Verb.PAUSE],
+    State.PAUSED: [Verb.ADMIT, Verb.TAKE, Verb.PAUSE, Verb.RELEASE],
+    State.SUCCEEDED: [Verb.ADMIT, Verb.TAKE, Verb.SUCCEED],
+    State.FAILED: [Verb.ADMIT, Verb.TAKE, Verb.FAIL],
+    State.CANCELLED: [Verb.ADMIT, Verb.TAKE, Verb.CANCEL],
+}
+
+EDGES = [(verb, start, end) for verb, edges in TRANSITIONS.items() for start, end in edges.items()]
+NO_EDGES = [(verb, start) for verb, start in itertools.product(Verb, State) if start not in TRANSITIONS[verb]]
+
+
+class Actor:
+    """Does verbs to one job, as its owner and as its worker."""
+
+    def __init__(self, records: Records, job: Job) -> None:
+        self.records, self.job_id = records, job.id
+        self.claim = Claim(job, "worker", job.token, 3600)
+
+    async def do(self, verb: Verb) -> Any:
+        jobs, queue, claim = self.records.jobs, self.records.queue, self.claim
+        match verb:
+            case Verb.ADMIT:
+                return await jobs.admit(self.job_id, {"type": "supervised"})
+            case Verb.REJECT:
+                return await jobs.reject(self.job_id, Failure("bad", "bad"))
+            case Verb.PAUSE | Verb.RESUME | Verb.CANCEL:
+                return await getattr(jobs, verb)(self.job_id)
+            case Verb.TAKE:
+                taken = await queue.take("worker", 3600)
+                self.claim = taken or claim
+                return taken
+            case Verb.RELEASE:
+                return await queue.release(claim)
+            case Verb.SUCCEED:
+                return await queue.succeed(claim, fine_tuned_model="ft:base", trained_tokens=1)
+            case Verb.FAIL:
+                return await queue.fail(claim, Failure("bad", "bad"))
+
+
+@pytest.fixture
+async def actor_in(records: Records, create: Callable[..., Awaitable[Job]]) -> Callable[..., Awaitable[Actor]]:
+    """Brings a new job into a state."""
+
+    async def actor_in(wanted: State) -> Actor:
+        actor = Actor(records, await create())
+        for verb in WAY_TO[wanted]:
+            await actor.do(verb)
+        return actor
+
+    return actor_in
+
+
+async def seen(records: Records, actor: Actor) -> tuple[Job, tuple[Any, ...]]:
+    return await records.jobs.get(actor.job_id), (await records.events.list(actor.job_id, limit=100)).data
+
+
+@pytest.mark.parametrize(("verb", "start", "end"), EDGES)
+async def test_an_edge_leads_where_the_diagram_says_and_leaves_an_event(
+    records: Records, actor_in: Callable[..., Awaitable[Actor]], verb: Verb, start: State, end: State
+):
+    actor = await actor_in(start)
+    before, events_before = await seen(records, actor)
+    assert before.state == start
+    await actor.do(verb)
+    after, events_after = await seen(records, actor)
+    assert after.state == end
+    assert len(events_after) > len(events_before)
+    assert events_after[-len(events_before) :] == events_before
+    assert (after.worker is not None) == (end in HELD)
+    assert (after.finished_at is not None) == (end in TERMINAL)
+    assert (after.error is not None) == (end == State.FAILED)
+
+
+@pytest.mark.parametrize(("verb", "start"), NO_EDGES)
+async def test_what_is_no_edge_is_refused_and_changes_nothing(
+    records: Records, actor_in: Callable[..., Awaitable[Actor]], verb: Verb, start: State
+):
+    actor = await actor_in(start)
+    before = await seen(records, actor)
+    if verb == Verb.TAKE:
+        assert await actor.do(verb) is None
+    elif verb in (Verb.SUCCEED, Verb.FAIL, Verb.RELEASE):
+        with pytest.raises(LeaseLost, match=f"is {start}"):
+            await actor.do(verb)
+    else:
+        with pytest.raises(IllegalTransition, match=f"is {start}, so nobody can {verb} it") as refused:
+            await actor.do(verb)
+        assert refused.value.details == {"status": start}
+    assert await seen(records, actor) == before
+
+
+@pytest.mark.parametrize("start", sorted(frozenset(State) - HELD))
+async def test_a_worker_can_write_nothing_about_a_job_that_nobody_holds(
+    records: Records, actor_in: Callable[..., Awaitable[Actor]], start: State
+):
+    actor = await actor_in(start)
+    before = await seen(records, actor)
+    with pytest.raises(LeaseLost):
+        await records.queue.record(actor.claim, remaining_s=1)
+    with pytest.raises(LeaseLost):
+        await records.queue.retry(actor.claim, "it died")
+    if start == State.CANCELLED:
+        assert await records.queue.heartbeat(actor.claim) == Order.STOP
+    else:
+        with pytest.raises(LeaseLost):
+            await records.queue.heartbeat(actor.claim)
+    assert await seen(records, actor) == before
+
+
+def test_every_state_is_reached_and_the_ends_are_the_ends():
+    assert {end for _, _, end in EDGES} | {State.VALIDATING_FILES} == set(State)
+    assert {State.SUCCEEDED, State.FAILED, State.CANCELLED} == TERMINAL
+    assert {State.RUNNING, State.PAUSING} == HELD
+
+
+def test_the_drawing_names_every_state_and_every_verb():
+    drawing = (state.__doc__ or "").split("``running``")[0]
+    assert [word for word in [*State, *Verb] if word not in drawing] == []

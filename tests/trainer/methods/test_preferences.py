@@ -1,0 +1,34 @@
+"""DPO and KTO move the adapter to the better answers."""
+
+from threading import Event as Flag
+
+from trainer.methods import dpo, kto
+from trainer.run_spec import Method
+
+THANKS = {"role": "assistant", "content": "Thank you for your review."}
+SHORT = {"batch_size": 8, "n_epochs": 2, "learning_rate_multiplier": 5.0}
+
+
+def test_dpo_comes_to_prefer_the_preferred_answers_of_held_out_pairs(make_run, write, reviews) -> None:
+    pairs = [
+        {"input": {"messages": [asked]}, "preferred_output": [answer], "non_preferred_output": [THANKS]}
+        for asked, answer in (row["messages"] for row in reviews)
+    ]
+    files = {"training_file": write(pairs[:32]), "validation_file": write(pairs[100:116], "valid.jsonl")}
+    run = make_run(method=Method.DPO, **files, **SHORT)
+    dpo.train(run, run.spec(), Flag())
+    first, last = run.checkpoints()[0].marker.metrics, run.checkpoints()[-1].marker.metrics
+    assert last["valid_preference_accuracy"] >= 0.95
+    assert last["valid_reward_margin"] > first["valid_reward_margin"]
+
+
+def test_kto_rewards_good_answers_more_than_bad_ones(make_run, write, reviews) -> None:
+    rows = [
+        {"messages": [row["messages"][0], row["messages"][1] if number % 2 else THANKS], "label": number % 2 == 1}
+        for number, row in enumerate(reviews)
+    ]
+    files = {"training_file": write(rows[:32]), "validation_file": write(rows[100:116], "valid.jsonl")}
+    run = make_run(method=Method.KTO, **files, **SHORT)
+    kto.train(run, run.spec(), Flag())
+    first, last = run.checkpoints()[0].marker.metrics, run.checkpoints()[-1].marker.metrics
+    assert last["valid_reward_margin"] > first["valid_reward_margin"] > 0

@@ -1,0 +1,100 @@
+"""A run that dies anywhere goes on to the same bytes, and no event is lost or told twice."""
+
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event as Flag
+
+import pytest
+
+from trainer.methods import supervised
+from trainer.methods.endings import Stopped
+from trainer.run_directory import RunDirectory
+
+SHORT = {"batch_size": 4, "n_epochs": 2, "checkpoint_steps": 5}
+"""24 steps, and five checkpoints."""
+
+
+@pytest.fixture
+def rows(write, reviews) -> Path:
+    return write(reviews[:48])
+
+
+@pytest.fixture
+def whole(make_run, rows: Path) -> RunDirectory:
+    run = make_run("whole", training_file=rows, **SHORT)
+    supervised.train(run, run.spec(), Flag())
+    return run
+
+
+def steps(run: RunDirectory) -> list[int]:
+    return [event.data["step"] for event in run.events() if "train_loss" in event.data]
+
+
+def weights(run: RunDirectory) -> dict[str, bytes]:
+    return {made.name: (made.adapter / "adapter_model.safetensors").read_bytes() for made in run.checkpoints()}
+
+
+def child(run: RunDirectory) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "trainer.methods", run.path], stderr=subprocess.PIPE)
+
+
+def lines_as_they_come(run: RunDirectory, process: subprocess.Popen) -> Iterator[int]:
+    """Yield the number of events while the child lives."""
+    while process.poll() is None:
+        yield len(steps(run))
+
+
+def test_killed_at_a_random_step_it_goes_on_to_the_same_bytes(make_run, rows: Path, whole: RunDirectory) -> None:
+    run = make_run("killed", training_file=rows, **SHORT)
+    fatal = random.randint(1, 22)
+    process = child(run)
+    for done in lines_as_they_come(run, process):
+        if done >= fatal:
+            process.kill()
+            break
+    assert process.wait() == -9, process.stderr.read()
+    assert run.result() is None
+    process = child(run)
+    _, trouble = process.communicate()
+    assert process.returncode == 0, trouble
+    assert weights(run) == weights(whole)
+    assert steps(run) == steps(whole) == list(range(1, 25))
+
+
+def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on_to_the_same_bytes(
+    make_run, rows: Path, whole: RunDirectory
+) -> None:
+    run = make_run("stopped", training_file=rows, **SHORT)
+    stop = Flag()
+    stop.set()
+    with pytest.raises(Stopped):
+        supervised.train(run, run.spec(), stop)
+    assert [made.step for made in run.checkpoints()] == [1]
+    supervised.train(run, run.spec(), Flag())
+    assert weights(run)["step-24"] == weights(whole)["step-24"]
+    assert steps(run) == list(range(1, 25))
+    assert run.result().last_checkpoint == "step-24"
+
+
+def test_a_finished_run_started_again_only_writes_its_result(whole: RunDirectory) -> None:
+    before = whole.events()
+    result = whole.result()
+    (whole.path / "result.json").unlink()
+    supervised.train(whole, whole.spec(), Flag())
+    again = whole.result()
+    assert whole.events() == before
+    assert (again.best_checkpoint, again.steps, again.metrics) == (result.best_checkpoint, result.steps, result.metrics)
+
+
+def test_half_a_line_and_half_a_checkpoint_are_nothing(whole: RunDirectory) -> None:
+    told, made = whole.events(), whole.checkpoints()
+    with whole.events_file.open("ab") as file:
+        file.write(b'{"type": "metr')
+    (whole.checkpoints_folder / ".step-99" / "adapter").mkdir(parents=True)
+    assert whole.events() == told
+    assert whole.checkpoints() == made
+    whole.mend_events()
+    assert whole.events_file.read_bytes().endswith(b"}\n")

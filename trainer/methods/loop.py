@@ -1,0 +1,114 @@
+"""What every method's run has in common: the Trainer's arguments, going on after a crash, and the result."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+from threading import Event as Flag
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, Trainer
+
+from trainer.methods import base_model
+from trainer.methods.endings import Stopped
+from trainer.methods.hyperparameters import MAX_GRADIENT, Hyperparameters
+from trainer.methods.progress import Progress, Reporter
+from trainer.methods.rendering import Renderer
+from trainer.run_directory import Checkpoint, RunDirectory, RunResult, event
+from trainer.run_spec import RunSpec
+
+
+def arguments(run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, devices: int) -> dict[str, Any]:
+    """Return what all of TRL's configs are given. Its own rates are those of full fine-tuning, so none is left out."""
+    on_gpu = torch.cuda.is_available()
+    return {
+        "output_dir": str(run.scratch),
+        "seed": spec.seed,
+        "data_seed": spec.seed,
+        "num_train_epochs": numbers.n_epochs,
+        "per_device_train_batch_size": numbers.micro_batch_size,
+        "per_device_eval_batch_size": numbers.micro_batch_size,
+        "gradient_accumulation_steps": numbers.batch_size // (numbers.micro_batch_size * devices),
+        "learning_rate": numbers.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": numbers.warmup_steps,
+        "optim": "adamw_torch",
+        "weight_decay": 0.0,
+        "max_grad_norm": MAX_GRADIENT,
+        "bf16": on_gpu,
+        "use_cpu": not on_gpu,
+        "gradient_checkpointing": on_gpu,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # or a loss that is not finite is logged as the mean of those before
+        "include_num_input_tokens_seen": "non_padding",
+        "eval_strategy": "no",  # Progress decides when
+        "save_strategy": "no",  # Progress decides when
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+
+
+def devices() -> int:
+    """How many processes train together: one each GPU under ``accelerate launch``, else one."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def progress(run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, reporter: Reporter, stop: Flag) -> Progress:
+    """Return the callback of a run."""
+    return Progress(
+        run,
+        reporter,
+        numbers,
+        validates=spec.validation_file is not None,
+        patience=spec.patience,
+        stop=stop,
+        export_dtype=base_model.export_dtype(spec),
+        base_name=spec.base.name,
+    )
+
+
+def go(
+    trainer: Trainer, run: RunDirectory, renderer: Renderer, numbers: Hyperparameters, reporter: Reporter, stop: Flag
+) -> None:
+    """Train from the newest checkpoint, or from the start, to the end, and write the result.
+
+    Raises:
+        Stopped: ``stop`` was set before the last step.
+        NotFinite: loss or gradient is no longer a finite number.
+    """
+    trainer.remove_callback(PrinterCallback)  # the events say it all
+    before = run.checkpoints()
+    if not before or not before[-1].marker.last:
+        if before:
+            reporter.tell(event(f"Going on from step {before[-1].step}", data={"step": before[-1].step}))
+        trainer.train(resume_from_checkpoint=str(before[-1].state) if before else None)
+    last = run.checkpoints()[-1]
+    if not last.marker.last:
+        raise Stopped(f"stopped at step {last.step} of {numbers.steps}; the run goes on from there")
+    best = _best(run.checkpoints())
+    result = RunResult(
+        best_checkpoint=best.name,
+        last_checkpoint=last.name,
+        steps=last.step,
+        trained_tokens=last.marker.trained_tokens,
+        seconds=last.marker.seconds,
+        peak_memory_bytes=peak_memory_bytes(),
+        renderer_sha256=renderer.sha256,
+        hyperparameters=numbers.to_json(),
+        metrics=best.marker.metrics,
+    )
+    run.write_result(result)
+
+
+def _best(made: Sequence[Checkpoint]) -> Checkpoint:
+    """The lowest validation loss; where nothing was validated, the last."""
+    validated = [checkpoint for checkpoint in made if "full_valid_loss" in checkpoint.marker.metrics]
+    return min(validated, key=lambda checkpoint: checkpoint.marker.metrics["full_valid_loss"], default=made[-1])
+
+
+def peak_memory_bytes() -> int:
+    """The most memory used so far: of the GPU where there is one, of the process where there is none."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
