@@ -10,6 +10,7 @@
         adapter/                a PEFT directory: adapter_config.json, adapter_model.safetensors
         state/                  what resuming needs; only the newest checkpoint keeps it
       result.json               child → worker: how it ended, once it has
+      passed.json               the worker's own: how many events it has passed on
       check.json                child → worker: the preflight (``--check``)
       scratch/                  the child's own
 
@@ -184,6 +185,17 @@ class RunDirectory:
     def checkpoint_path(self, step: int) -> Path:
         """Where the checkpoint of ``step`` stands once it is complete."""
         return self.checkpoints_folder / f"{_STEP}{step}"
+
+    def passed(self) -> int:
+        """Return how many events the worker has passed on."""
+        try:
+            return int(json.loads((self.path / "passed.json").read_bytes())["events"])
+        except FileNotFoundError:
+            return 0
+
+    def write_passed(self, events: int) -> None:
+        """Note how many events the worker has passed on."""
+        self.write("passed.json", {"events": events})
 
     def write_result(self, result: RunResult) -> None:
         """Say how the run ended; nothing is written after this."""

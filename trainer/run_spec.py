@@ -35,7 +35,7 @@ class RunSpec:
     method: Method = Method.SUPERVISED
     n_epochs: int | Auto = AUTO
     batch_size: int | Auto = AUTO
-    """Rows in one optimizer step, over all devices."""
+    """Rows in one optimizer step."""
     learning_rate_multiplier: float | Auto = AUTO
     """Times the rate that suits the base's width; see ``trainer.methods.hyperparameters``."""
     beta: float | Auto = AUTO

@@ -18,7 +18,7 @@ from trainer.run_spec import Method
 MIN_ROWS: Final = 10
 """OpenAI's rule for a training file."""
 FEW_ROWS: Final = 100
-"""Below this prompts are worth trying first: a few examples in the prompt often do as well (see DECISIONS.md)."""
+"""Below this prompts are worth trying first: a few examples in the prompt often do as well."""
 MAX_TOLD: Final = 10_000
 """Faults and warnings kept, each; further ones are counted. A wrong export of a million lines has a million faults."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from datasets import Dataset
 
@@ -15,9 +15,10 @@ from trainer.methods.endings import DataRefused
 from trainer.methods.progress import Reporter
 from trainer.methods.rendering import IGNORED, Rendered, Renderer
 from trainer.run_directory import event
-from trainer.run_spec import RunSpec
+from trainer.run_spec import Method, RunSpec
 
 Columns = dict[str, Any]
+_TELLING: Final = {Method.SUPERVISED: "labels", Method.DPO: "chosen_ids", Method.KTO: "completion_ids"}
 
 
 def limit(spec: RunSpec, renderer: Renderer) -> int:
@@ -101,6 +102,8 @@ def load(path: Path, spec: RunSpec, renderer: Renderer, reporter: Reporter) -> D
             faults += found
     if not rows and not faults:
         faults.append(LineFault(None, FaultKind.EMPTY_FILE, "", "no row that is short enough", "at least one"))
+    if rows and _TELLING[spec.method] not in rows[0]:
+        faults.append(LineFault(None, FaultKind.WRONG_METHOD, "", "rows of another method", f"rows for {spec.method}"))
     if faults:
         raise DataRefused(path.name, faults)
     if dropped:

@@ -33,13 +33,12 @@ def train(run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
     pairs = data_sets.load(spec.training_file, spec, renderer, reporter)
     held_out = data_sets.load(spec.validation_file, spec, renderer, reporter) if spec.validation_file else None
     longest = max(map(data_sets.tokens, pairs))
-    width, devices = base_model.width(spec), loop.devices()
-    numbers = resolve(spec, rows=len(pairs), width=width, longest=longest, devices=devices)
+    numbers = resolve(spec, rows=len(pairs), width=base_model.width(spec), longest=longest)
     reporter.begins(f"{len(pairs)} pairs", numbers)
 
     model, adapter = base_model.load(spec)
     config = DPOConfig(
-        **loop.arguments(run, spec, numbers, devices),
+        **loop.arguments(run, spec, numbers),
         beta=numbers.beta,
         max_length=None,  # rows fit; TRL's own default would cut them at 1024
     )

@@ -1,6 +1,7 @@
 """How a run may end before its last step. The child turns each into its exit status.
 
 RunEnded
+├── BaseRefused     the base's directory lacks what training needs
 ├── DataRefused     the rows cannot be trained on; carries every reason
 ├── NotFinite       loss or gradient is no longer a finite number
 └── Stopped         SIGTERM; a checkpoint was written
@@ -25,6 +26,12 @@ class RunEnded(Exception):
     def data(self) -> Mapping[str, Any]:
         """Extra keys of the event that tells of it."""
         return {}
+
+
+class BaseRefused(RunEnded):
+    """The base's directory lacks what training needs."""
+
+    status = Exit.REFUSED
 
 
 class DataRefused(RunEnded):

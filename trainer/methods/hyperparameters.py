@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from trainer.run_spec import AUTO, Method, RunSpec
 
-AIM_STEPS: Final = 250
+AIM_STEPS: Final = 200
 """Steps that "auto" aims at; below 100 an adapter seldom learns a format for good."""
 MAX_BATCH: Final = 32
 MAX_EPOCHS: Final = 10
@@ -27,7 +27,7 @@ PREFERENCE_RATE: Final = 1 / 20
 """Of the supervised rate: 1.2e-5 at width 4096, where DPO recipes for LoRA start (1e-5)."""
 BETA: Final = 0.1
 TOKENS_AT_ONCE: Final = 2**14
-"""Tokens that one device takes at once; larger batches are gathered over several passes."""
+"""Tokens that the device takes at once; larger batches are gathered over several passes."""
 PACK_TOKENS: Final = 4096
 
 
@@ -38,7 +38,7 @@ class Hyperparameters:
     n_epochs: int
     batch_size: int
     micro_batch_size: int
-    """Rows that one device takes at once; ``batch_size`` is a multiple of it and of the number of devices."""
+    """Rows that the device takes at once; ``batch_size`` is a multiple of it."""
     learning_rate: float
     learning_rate_multiplier: float
     beta: float
@@ -51,12 +51,12 @@ class Hyperparameters:
         return asdict(self)
 
 
-def resolve(spec: RunSpec, *, rows: int, width: int, longest: int, devices: int = 1) -> Hyperparameters:
+def resolve(spec: RunSpec, *, rows: int, width: int, longest: int) -> Hyperparameters:
     """Fill in every "auto": ``rows`` sequences of at most ``longest`` tokens, a base of hidden size ``width``."""
-    batch = spec.batch_size if spec.batch_size != AUTO else auto_batch(rows)
+    least = 2 if spec.method is Method.KTO else 1  # KTO compares a row with its neighbours
+    batch = max(least, spec.batch_size if spec.batch_size != AUTO else auto_batch(rows))
     passes = 1 if spec.method is Method.SUPERVISED else 2  # the others compare two sequences a row
-    micro = _micro_batch(max(1, batch // devices), passes * longest)
-    batch = micro * devices * max(1, batch // (micro * devices))
+    micro = _micro_batch(batch, passes * longest, least)
     per_epoch = math.ceil(rows / batch)
     epochs = spec.n_epochs if spec.n_epochs != AUTO else auto_epochs(per_epoch)
     steps = per_epoch * epochs
@@ -99,7 +99,7 @@ def base_rate(method: Method, width: int) -> float:
     return 1 / width * (1.0 if method is Method.SUPERVISED else PREFERENCE_RATE)
 
 
-def _micro_batch(batch: int, longest: int) -> int:
-    """The largest divisor of ``batch`` whose rows fit ``TOKENS_AT_ONCE`` even if all are the longest."""
-    fitting = (size for size in range(batch, 0, -1) if batch % size == 0 and size * longest <= TOKENS_AT_ONCE)
-    return next(fitting, 1)
+def _micro_batch(batch: int, longest: int, least: int) -> int:
+    """The largest divisor of ``batch``, from ``least`` up, whose rows fit ``TOKENS_AT_ONCE`` even if all are longest."""
+    divisors = [size for size in range(least, batch + 1) if batch % size == 0]
+    return max((size for size in divisors if size * longest <= TOKENS_AT_ONCE), default=divisors[0])

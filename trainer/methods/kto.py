@@ -35,15 +35,14 @@ def train(run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
     rows = data_sets.load(spec.training_file, spec, renderer, reporter)
     held_out = data_sets.load(spec.validation_file, spec, renderer, reporter) if spec.validation_file else None
     longest = max(map(data_sets.tokens, rows))
-    width, devices = base_model.width(spec), loop.devices()
-    numbers = resolve(spec, rows=len(rows), width=width, longest=longest, devices=devices)
+    numbers = resolve(spec, rows=len(rows), width=base_model.width(spec), longest=longest)
     reporter.begins(f"{len(rows)} rows", numbers)
 
     good = sum(rows["label"])
     bad = len(rows) - good
     model, adapter = base_model.load(spec)
     config = KTOConfig(
-        **loop.arguments(run, spec, numbers, devices),
+        **loop.arguments(run, spec, numbers),
         beta=numbers.beta,
         desirable_weight=max(1.0, bad / max(1, good)),  # both kinds weigh the same in all: the paper's equation 8
         undesirable_weight=max(1.0, good / max(1, bad)),

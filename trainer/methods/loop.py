@@ -19,7 +19,7 @@ from trainer.run_directory import Checkpoint, RunDirectory, RunResult, event
 from trainer.run_spec import RunSpec
 
 
-def arguments(run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, devices: int) -> dict[str, Any]:
+def arguments(run: RunDirectory, spec: RunSpec, numbers: Hyperparameters) -> dict[str, Any]:
     """Return what all of TRL's configs are given. Its own rates are those of full fine-tuning, so none is left out."""
     on_gpu = torch.cuda.is_available()
     return {
@@ -29,7 +29,7 @@ def arguments(run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, device
         "num_train_epochs": numbers.n_epochs,
         "per_device_train_batch_size": numbers.micro_batch_size,
         "per_device_eval_batch_size": numbers.micro_batch_size,
-        "gradient_accumulation_steps": numbers.batch_size // (numbers.micro_batch_size * devices),
+        "gradient_accumulation_steps": numbers.batch_size // numbers.micro_batch_size,
         "learning_rate": numbers.learning_rate,
         "lr_scheduler_type": "cosine",
         "warmup_steps": numbers.warmup_steps,
@@ -47,11 +47,6 @@ def arguments(run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, device
         "report_to": [],
         "disable_tqdm": True,
     }
-
-
-def devices() -> int:
-    """How many processes train together: one each GPU under ``accelerate launch``, else one."""
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 def progress(run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, reporter: Reporter, stop: Flag) -> Progress:

@@ -88,7 +88,7 @@ def check(run: RunDirectory, train: Train) -> bool:
 
     Raises:
         OSError: a file, or the base's tokenizer, cannot be read.
-        ValueError: the base has no chat template.
+        BaseRefused: the base has no chat template.
     """
     spec = run.spec()
     renderer = Renderer(spec.base)

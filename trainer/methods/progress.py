@@ -157,8 +157,6 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Make a checkpoint of what the Trainer saved."""
-        if not args.should_save:  # another process of the same run writes
-            return
         step = state.global_step
         at_step = [entry for entry in state.log_history if entry["step"] == step]
         marker = Marker(

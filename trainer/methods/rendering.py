@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from trainer.data.faults import FaultKind, LineFaults, shown
 from trainer.data.rows import Conversation, Message, Tool
+from trainer.methods.endings import BaseRefused
 
 IGNORED: Final = -100
 """The label of a token that makes no loss (torch's own value)."""
@@ -51,13 +52,13 @@ class Renderer:
 
     Raises (when made):
         OSError: no tokenizer or config there.
-        ValueError: the tokenizer has no chat template.
+        BaseRefused: the tokenizer has no chat template.
     """
 
     def __init__(self, base: Path) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
         if self.tokenizer.chat_template is None:
-            raise ValueError(f"the tokenizer in {base} has no chat template; training needs the one that serves")
+            raise BaseRefused(f"the tokenizer of {base.name} has no chat template; training needs the one that serves")
         config = AutoConfig.from_pretrained(base, local_files_only=True).get_text_config()
         self.context: int = config.max_position_embeddings
         self.stop_ids = _stop_ids(base, self.tokenizer.eos_token_id)

@@ -30,13 +30,12 @@ def train(run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
         rows = pack_dataset(rows, longest, "bfd")  # best fit, and no row is split over two packs
         held_out = held_out and pack_dataset(held_out, longest, "bfd")
 
-    width, devices = base_model.width(spec), loop.devices()
-    numbers = resolve(spec, rows=len(rows), width=width, longest=longest, devices=devices)
+    numbers = resolve(spec, rows=len(rows), width=base_model.width(spec), longest=longest)
     reporter.begins(f"{len(rows)} sequences", numbers)
 
     model, adapter = base_model.load(spec)
     config = SFTConfig(
-        **loop.arguments(run, spec, numbers, devices),
+        **loop.arguments(run, spec, numbers),
         max_length=None,  # rows fit; TRL's own default would cut them at 1024
         packing=spec.packing,
         dataset_kwargs={"skip_prepare_dataset": True},  # ids and labels are ours

@@ -13,7 +13,7 @@ def spec(**said) -> RunSpec:
 
 
 @pytest.mark.parametrize(
-    ("rows", "batch_size", "n_epochs"), [(10, 1, 10), (50, 2, 10), (400, 16, 10), (3200, 32, 3), (50_000, 32, 1)]
+    ("rows", "batch_size", "n_epochs"), [(10, 1, 10), (50, 2, 8), (400, 16, 8), (3200, 32, 2), (50_000, 32, 1)]
 )
 def test_small_data_takes_small_batches_and_more_epochs(rows: int, batch_size: int, n_epochs: int) -> None:
     numbers = resolve(spec(), rows=rows, width=4096, longest=500)
@@ -38,9 +38,10 @@ def test_long_rows_are_taken_a_few_at_once_and_the_batch_stays() -> None:
     assert (numbers.micro_batch_size, numbers.batch_size) == (2, 16)
 
 
-def test_a_batch_is_shared_by_the_devices() -> None:
-    numbers = resolve(spec(batch_size=16), rows=400, width=4096, longest=100, devices=4)
-    assert (numbers.micro_batch_size, numbers.batch_size) == (4, 16)
+@pytest.mark.parametrize("longest", [50, 20_000])
+def test_kto_takes_two_rows_at_once_at_least(longest: int) -> None:
+    numbers = resolve(spec(method=Method.KTO), rows=10, width=4096, longest=longest)
+    assert (numbers.micro_batch_size, numbers.batch_size) == (2, 2)
 
 
 def test_there_are_at_most_ten_checkpoints() -> None:

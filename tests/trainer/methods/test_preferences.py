@@ -2,7 +2,10 @@
 
 from threading import Event as Flag
 
+import pytest
+
 from trainer.methods import dpo, kto
+from trainer.methods.endings import DataRefused
 from trainer.run_spec import Method
 
 THANKS = {"role": "assistant", "content": "Thank you for your review."}
@@ -32,3 +35,9 @@ def test_kto_rewards_good_answers_more_than_bad_ones(make_run, write, reviews) -
     kto.train(run, run.spec(), Flag())
     first, last = run.checkpoints()[0].marker.metrics, run.checkpoints()[-1].marker.metrics
     assert last["valid_reward_margin"] > first["valid_reward_margin"] > 0
+
+
+def test_rows_for_another_method_are_refused(make_run, write, reviews) -> None:
+    run = make_run(method=Method.DPO, training_file=write(reviews[:16]))
+    with pytest.raises(DataRefused, match="needed rows for dpo"):
+        dpo.train(run, run.spec(), Flag())
