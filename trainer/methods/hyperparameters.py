@@ -100,6 +100,6 @@ def base_rate(method: Method, width: int) -> float:
 
 
 def _micro_batch(batch: int, longest: int, least: int) -> int:
-    """The largest divisor of ``batch``, from ``least`` up, whose rows fit ``TOKENS_AT_ONCE`` even if all are longest."""
+    """The largest divisor of ``batch``, from ``least`` up, whose rows fit ``TOKENS_AT_ONCE`` even if all are long."""
     divisors = [size for size in range(least, batch + 1) if batch % size == 0]
     return max((size for size in divisors if size * longest <= TOKENS_AT_ONCE), default=divisors[0])
