@@ -13,14 +13,14 @@ from server.gateway.authenticate import Authenticator
 from server.gateway.gateway import Gateway
 from server.house import House
 from server.http.errors import error_body, respond
-from server.routes import adapters, aliases, models, process, residents, versions, vllm_calls
+from server.routes import adapters, aliases, files, fine_tuning, models, process, residents, versions, vllm_calls
 
 
 def build_app(house: House) -> Gateway:
     """Return the ASGI app that serves ``house``."""
     control = FastAPI(title="patchbay", docs_url="/docs", redoc_url=None)
     control.state.house = house
-    for routes in (process, models, versions, aliases, adapters, residents, vllm_calls):
+    for routes in (process, models, versions, aliases, adapters, residents, vllm_calls, files, fine_tuning):
         control.include_router(routes.router)
     control.add_exception_handler(PatchbayError, respond)
     control.add_exception_handler(RequestValidationError, _invalid)

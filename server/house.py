@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import structlog
 
 from adapters.blobs import Blobs
 from adapters.errors import NameTaken, PatchbayError
+from adapters.names import DEFAULT_ALIAS
 from adapters.publisher import Published, Publisher
 from adapters.registry import UNSET, Registry, Unset
+from adapters.sources.directory import DirectorySource
 from adapters.sources.source import Source
 from adapters.versions import Alias, Version
 from server.errors import InvalidRequest, Unavailable
@@ -24,6 +28,8 @@ from server.keys.key_ring import KeyRing
 from server.metrics import Metrics
 from server.settings import Settings
 from server.supervisor import Supervisor
+from trainer.records import Records
+from trainer.validation import Validation
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +47,8 @@ class House:
     admission: Admission
     gate: RequestGate
     supervisor: Supervisor
+    records: Records
+    validation: Validation
     started_at: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -128,6 +136,30 @@ class House:
             await self.make_resident(version)
         except PatchbayError as trouble:
             log.warning("could not be made resident", version=version.name, reason=trouble.message)
+
+    async def publish_run(self, name: str, directory: Path, origin: str) -> Version:
+        """Publish what a training run exported and let ``stable`` point to it; one ``origin`` is published once.
+
+        Waits for the engine when it is being rebuilt: hours of training must not fail for it.
+
+        Raises:
+            PatchbayError: the door or the engine refused it.
+        """
+        while (version := self._made_by(name, origin)) is None:
+            try:
+                source = DirectorySource(directory, allowed=[directory], origin=origin)
+                version = (await self.publish(name, source, alias=DEFAULT_ALIAS)).version
+                break
+            except Unavailable:
+                await asyncio.sleep(1.0)
+        await self._warm_up(version)
+        return version
+
+    def _made_by(self, name: str, origin: str) -> Version | None:
+        if name not in self.registry.catalog:
+            return None
+        versions = self.registry.catalog.adapter(name).versions.values()
+        return next((version for version in versions if version.source == origin), None)
 
     async def unpin(self, name: str, number: int) -> Version:
         """Let a version be evicted again."""

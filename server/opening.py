@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +35,9 @@ from server.residency.residency import Residency
 from server.residency.trial import TrialLoad
 from server.settings import Settings, check_exposure
 from server.supervisor import Serving, Supervisor
+from trainer.records import Records
+from trainer.validation import Validation
+from trainer.worker.worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +62,9 @@ async def open_house(
     async with Registry.open(settings.database) as registry:
         keys = await KeyRing.open(registry.database)
         check_exposure(settings, has_keys=not keys.is_empty)
+        training_dir = settings.data_dir / "training"
+        records = await Records.open(registry.database, training_dir, max_file_bytes=settings.max_file_bytes)
+        validation = Validation(records)
         metrics = Metrics(settings.metric_adapters, capacity=settings.max_residents)
         journal = ResidentsJournal(settings.data_dir / "residents.json")
         gate = RequestGate(
@@ -102,9 +110,26 @@ async def open_house(
             registry=partial(registry.follow, settings.follow_interval_s),
             keys=partial(keys.follow, settings.follow_interval_s),
             journal=partial(journal.keep, lambda: supervisor.serving().residency.versions()),
-            sweeper=partial(_sweep, blobs, registry, settings),
+            sweeper=partial(_sweep, blobs, registry, records, settings),
+            validation=validation.run,
         ):
-            yield House(settings, registry, blobs, publisher, keys, metrics, admission, gate, supervisor)
+            house = House(
+                settings, registry, blobs, publisher, keys, metrics, admission, gate, supervisor, records, validation
+            )
+            async with background(worker=_worker(house).run) if settings.worker else nullcontext():
+                yield house
+
+
+def _worker(house: House) -> Worker:
+    """Return the worker that runs beside the server, on half of its cores and below it in priority."""
+    return Worker(
+        house.records,
+        runs=house.settings.data_dir.absolute() / "training" / "runs",
+        base=lambda: house.supervisor.offered().directory,
+        publish=house.publish_run,
+        name=f"{socket.gethostname()}:{os.getpid()}",
+        threads=max(1, (os.cpu_count() or 1) // 2),
+    )
 
 
 def _inspect(supervisor: Supervisor, settings: Settings, directory: Path) -> Report:
@@ -121,9 +146,11 @@ async def _warm(serving: Serving, registry: Registry, recent: Sequence[Version])
         log.warning("could not be made resident again", version=version.name)
 
 
-async def _sweep(blobs: Blobs, registry: Registry, settings: Settings) -> None:
+async def _sweep(blobs: Blobs, registry: Registry, records: Records, settings: Settings) -> None:
     while True:
         await asyncio.sleep(settings.sweep_interval_s)
         removed = await blobs.sweep(await registry.digests(), settings.sweep_grace_s)
         if removed:
             log.info("swept orphaned blobs", digests=removed)
+        if gone := await records.files.sweep(settings.sweep_grace_s):
+            log.info("swept files that expired or that nobody owns", files=gone)

@@ -46,10 +46,13 @@ class Settings(BaseSettings):
     hub_endpoint: str | None = Field(None, description="Hugging Face hub to pull adapters from; none: the public one.")
     hub_token: str | None = Field(None, description="Token for private repositories; none: HF_TOKEN.", repr=False)
     max_upload_bytes: int = Field(4 * 2**30, gt=0, description="Largest adapter accepted.")
+    max_file_bytes: int = Field(512 * 2**20, gt=0, description="Largest file accepted, such as one to train on.")
 
     max_residents: int = Field(64, ge=2, description="Adapters held ready by the engine at once.")
     load_wait_s: float = Field(30.0, gt=0, description="How long a cold request waits for room among the residents.")
     max_in_flight: int = Field(1024, ge=1, description="Inference requests at once; the next one gets 429.")
+
+    worker: bool = Field(True, description="Run fine-tuning jobs beside the server.")
 
     drain_s: float = Field(30.0, ge=0, description="How long SIGTERM waits for requests in flight.")
     max_engine_deaths: int = Field(5, ge=1, description="Engine deaths within the window before exit 70.")

@@ -65,6 +65,8 @@ def serve(
     source_buckets: Annotated[list[str] | None, typer.Option("--source-bucket")] = None,
     hub_endpoint: str | None = None,
     max_upload_bytes: int | None = None,
+    max_file_bytes: int | None = None,
+    worker: Annotated[bool | None, typer.Option("--worker/--no-worker")] = None,
     max_residents: int | None = None,
     load_wait_s: float | None = None,
     max_in_flight: int | None = None,

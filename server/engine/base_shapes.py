@@ -13,8 +13,8 @@ from server.engine.engine import StartRefused
 _FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 
 
-def read_base(args: Namespace, name: str) -> BaseModel:
-    """Return the base model that vLLM's parsed ``args`` name. A hub model is fetched, as vLLM would do next.
+def read_base(args: Namespace, name: str) -> tuple[BaseModel, Path]:
+    """Return the base model that vLLM's parsed ``args`` name, and its directory. A hub model is fetched, as vLLM does.
 
     Raises:
         StartRefused: there is no such model, or it cannot be read.
@@ -23,10 +23,10 @@ def read_base(args: Namespace, name: str) -> BaseModel:
         directory = _directory(args.model, args.revision)
         if args.load_format != "dummy":
             try:
-                return BaseModel.from_directory(directory, name)
+                return BaseModel.from_directory(directory, name), directory
             except BaseModelUnreadable:
                 pass  # quantised, or not in safetensors: the architecture tells
-        return _from_architecture(directory, name)
+        return _from_architecture(directory, name), directory
     except (OSError, ValueError, BaseModelUnreadable) as why:
         raise StartRefused(f"base model {args.model!r} cannot be read: {why}") from why
 

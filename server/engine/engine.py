@@ -120,6 +120,8 @@ class Offer:
     """What callers may write as ``model`` for the base itself; the first is its proper name."""
     max_rank: int
     """The largest LoRA rank a slot takes."""
+    directory: Path
+    """Where the base model's files lie: what a trainer starts from."""
 
 
 class EngineBuilder(Protocol):

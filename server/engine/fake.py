@@ -11,6 +11,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -91,12 +92,13 @@ class FakeBuilder:
     base: BaseModel
     served_names: tuple[str, ...] = ("base",)
     max_rank: int = 16
+    directory: Path = Path()
     knobs: Knobs = field(default_factory=Knobs)
     engines: list[FakeEngine] = field(default_factory=list)
 
     async def offer(self) -> Offer:
         """See ``EngineBuilder.offer``."""
-        return Offer(self.base, self.served_names, self.max_rank)
+        return Offer(self.base, self.served_names, self.max_rank, self.directory)
 
     @asynccontextmanager
     async def start(self, gate: Gate) -> AsyncIterator[FakeEngine]:

@@ -50,7 +50,8 @@ class VllmBuilder:
         _prepare_environment()
         args = self._args = parse_flags(self._model, self._flags, capacity=self._capacity)
         names = tuple(args.served_model_name or [self._model])
-        return Offer(read_base(args, names[0]), names, args.max_lora_rank)
+        base, directory = read_base(args, names[0])
+        return Offer(base, names, args.max_lora_rank, directory)
 
     @asynccontextmanager
     async def start(self, gate: Gate) -> AsyncIterator[VllmEngine]:

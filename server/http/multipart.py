@@ -28,28 +28,41 @@ class _Part:
         self.is_complete = False
 
     @property
-    def file_name(self) -> str:
-        """The file's name, or the field's where the client gave none."""
+    def name(self) -> str:
+        """The field's name."""
+        return self._option(b"name") or ""
+
+    @property
+    def file_name(self) -> str | None:
+        """The file's name; None where the client gave none."""
+        return self._option(b"filename") or None
+
+    def _option(self, key: bytes) -> str | None:
         _, options = parse_options_header(self.headers.get("content-disposition", b""))
-        return (options.get(b"filename") or options.get(b"name") or b"").decode("utf-8", "replace")
+        return options[key].decode("utf-8", "replace") if key in options else None
 
 
 class MultipartStream:
     """Reads the parts of ``request`` in order; a part must be read to its end before the next.
 
+    Args:
+        request: what arrives.
+        needed: what the form should hold, for the message to who sent none.
+
     Raises:
         InvalidRequest: the body is no multipart form, or breaks off.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(
+        self,
+        request: Request,
+        *,
+        needed: str = "the files adapter_config.json and adapter_model.safetensors, or JSON with a 'source'",
+    ) -> None:
         kind, options = parse_options_header(request.headers.get("content-type", ""))
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
-            raise InvalidRequest(
-                "send multipart/form-data with the files adapter_config.json and adapter_model.safetensors, or JSON "
-                "with a 'source'",
-                param="Content-Type",
-            )
+            raise InvalidRequest(f"send multipart/form-data with {needed}", param="Content-Type")
         self._body = request.stream()
         self._parts: deque[_Part] = deque()
         self._header_name, self._header_value = "", b""
@@ -65,12 +78,17 @@ class MultipartStream:
             self._parser = MultipartParser(boundary, callbacks)
 
     async def parts(self) -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
-        """Yield (file name, chunks) for each part."""
+        """Yield (file name, chunks) for each part; the field's name stands in for a missing one."""
+        async for name, file_name, chunks in self.fields():
+            yield file_name or name, chunks
+
+    async def fields(self) -> AsyncIterator[tuple[str, str | None, AsyncIterator[bytes]]]:
+        """Yield (field name, file name, chunks) for each part."""
         while await self._has_part():
             part = self._parts[0]
             while not (part.chunks or part.is_complete):  # the headers end where the data begin
                 await self._feed()
-            yield part.file_name, self._chunks(part)
+            yield part.name, part.file_name, self._chunks(part)
             async for _ in self._chunks(part):
                 pass
             self._parts.popleft()

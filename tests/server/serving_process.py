@@ -20,7 +20,7 @@ from server.settings import Settings
 
 async def main(data_dir: Path, base: BaseModel, point: str) -> None:
     configure_logs("text")  # to stderr: stdout is for the port
-    async with open_house(Settings(data_dir=data_dir, fault_at=point), FakeBuilder(base)) as house:
+    async with open_house(Settings(data_dir=data_dir, fault_at=point, worker=False), FakeBuilder(base)) as house:
         while not house.supervisor.is_ready:
             await asyncio.sleep(0.002)
         with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,22 @@ async def test_orphaned_blobs_are_swept(opening: Any, data_dir: Path, until: Any
             await opened.client.delete(f"/v1/adapters/{name}")
         await until(lambda: old not in {path.name for path in data_dir.glob("sha256/*/*")})
         assert {kept, young} == {path.name for path in data_dir.glob("sha256/*/*")}
+
+
+async def test_what_a_crash_left_of_an_upload_is_swept(opening: Any, data_dir: Path, until: Any) -> None:
+    orphan = data_dir / "training" / "files" / "file-orphan"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"half")
+    os.utime(orphan, (0, 0))
+    async with opening(sweep_interval_s=0.01):
+        await until(lambda: not orphan.exists())
+
+
+def test_nothing_that_trains_is_imported_by_the_process_that_serves() -> None:
+    seen = "[name for name in ('torch', 'transformers', 'peft', 'trainer.methods') if name in sys.modules]"
+    code = f"import sys, server.app, server.opening, server.process; print({seen})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
 
 
 async def test_another_process_s_writes_arrive(opening: Any, until: Any) -> None:

@@ -62,7 +62,7 @@ async def served(tmp_path: Path) -> dict[str, set[str]]:
     base = BaseModel.from_shapes("base", {"model_type": "llama"}, {"model.layers.0.self_attn.q_proj": (8, 8)})
     builder = FakeBuilder(base, knobs=Knobs(start_s=3600))
     routes: dict[str, set[str]] = defaultdict(set, {path: {"post"} for path in INFERENCE_ROUTES})
-    async with open_house(Settings(data_dir=tmp_path), builder) as house:
+    async with open_house(Settings(data_dir=tmp_path, worker=False), builder) as house:
         transport = httpx.ASGITransport(build_app(house))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             for path, methods in (await client.get("/openapi.json")).json()["paths"].items():

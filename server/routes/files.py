@@ -1,0 +1,147 @@
+"""Files: uploaded in pieces, listed, downloaded, deleted. OpenAI's routes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from tempfile import TemporaryFile
+from typing import IO, Annotated, Final, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import FileResponse
+
+from adapters.disk import in_thread, space_needed
+from server.errors import InvalidRequest
+from server.http.multipart import MultipartStream
+from server.routes.inputs import HouseOf
+from server.routes.shapes import Json
+from server.routes.training_shapes import file_json, page_json
+from trainer.errors import FileTooLarge, InvalidField
+from trainer.files.file import UPLOADABLE
+from trainer.page import MAX_LIMIT
+
+router = APIRouter(prefix="/v1/files", tags=["files"])
+
+_PIECE_BYTES: Final = 1 << 20
+_MOST_FIELD_BYTES: Final = 1024
+_FIELDS: Final = frozenset({"purpose", "file", "expires_after[anchor]", "expires_after[seconds]"})
+_SEPARATOR: Final = re.compile(r"[/\\]")
+
+
+@router.post("")
+async def upload(request: Request, house: HouseOf) -> Json:
+    """Store a file: multipart/form-data with ``purpose``, ``file`` and, in brackets, ``expires_after``.
+
+    The fields come in any order, so the file waits on disk until the last of them is known.
+    """
+    stream = MultipartStream(request, needed="the fields purpose and file")
+    data_dir = house.settings.data_dir
+    with space_needed(data_dir), TemporaryFile(dir=data_dir) as staged:  # it has no name: a crash leaves nothing
+        fields = await _receive(stream, staged, house.settings.max_file_bytes)
+        _check_purpose(fields.get("purpose"))
+        if "file" not in fields:
+            raise InvalidField("send the file in the field 'file'", param="file")
+        expires_after_s = _expiry(fields)
+        await in_thread(staged.seek, 0)
+        file = await house.records.files.create(
+            fields["purpose"], fields["file"], _pieces(staged), expires_after_s=expires_after_s
+        )
+    return file_json(file)
+
+
+@router.get("")
+async def list_files(
+    house: HouseOf,
+    after: str | None = None,
+    limit: int = MAX_LIMIT,
+    order: Literal["asc", "desc"] = "desc",
+    purpose: Annotated[str | None, Query(description="Only files for this.")] = None,
+) -> Json:
+    """List the files; ``after`` is a file's id."""
+    page = await house.records.files.list(after=after, limit=limit, newest_first=order == "desc", purpose=purpose)
+    return page_json(page, file_json)
+
+
+@router.get("/{file_id}")
+async def show(file_id: str, house: HouseOf) -> Json:
+    """Show a file."""
+    return file_json(await house.records.files.get(file_id))
+
+
+@router.get("/{file_id}/content")
+async def content(file_id: str, house: HouseOf) -> FileResponse:
+    """Download a file; ranges are answered."""
+    file = await house.records.files.get(file_id)
+    path = await house.records.files.content(file_id)
+    return FileResponse(path, filename=file.filename, media_type="application/octet-stream")
+
+
+@router.delete("/{file_id}")
+async def delete(file_id: str, house: HouseOf) -> Json:
+    """Delete a file that no unfinished job needs."""
+    await house.records.files.delete(file_id)
+    return {"object": "file", "id": file_id, "deleted": True}
+
+
+async def _receive(stream: MultipartStream, staged: IO[bytes], limit: int) -> dict[str, str]:
+    """Write the file to ``staged`` and return the form's fields as text, of the file its name."""
+    fields: dict[str, str] = {}
+    async for name, file_name, chunks in stream.fields():
+        if name not in _FIELDS or name in fields:
+            raise InvalidRequest(f"the form has {name!r:.100} twice, or no such field is known", param=name[:100])
+        if name == "file":
+            fields[name] = _SEPARATOR.split(file_name or "file")[-1]
+            await _stage(chunks, staged, limit)
+            continue
+        fields[name] = await _text(name, chunks)
+        if name == "purpose":
+            _check_purpose(fields[name])
+    return fields
+
+
+async def _stage(chunks: AsyncIterator[bytes], staged: IO[bytes], limit: int) -> None:
+    size, piece = 0, bytearray()
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise FileTooLarge(
+                f"the file has more than the {limit} bytes this server accepts: split it, or start the server with a "
+                "larger --max-file-bytes",
+                param="file",
+            )
+        piece += chunk
+        if len(piece) >= _PIECE_BYTES:
+            await in_thread(staged.write, bytes(piece))
+            piece.clear()
+    await in_thread(staged.write, bytes(piece))
+
+
+async def _text(name: str, chunks: AsyncIterator[bytes]) -> str:
+    text = b""
+    async for chunk in chunks:
+        text += chunk
+        if len(text) > _MOST_FIELD_BYTES:
+            raise InvalidRequest(f"the field {name} is longer than {_MOST_FIELD_BYTES} bytes", param=name)
+    return text.decode("utf-8", "replace")
+
+
+async def _pieces(staged: IO[bytes]) -> AsyncIterator[bytes]:
+    while piece := await in_thread(staged.read, _PIECE_BYTES):
+        yield piece
+
+
+def _check_purpose(purpose: str | None) -> None:
+    if purpose not in UPLOADABLE:
+        raise InvalidField(f"purpose is one of {', '.join(sorted(UPLOADABLE))}", param="purpose")
+
+
+def _expiry(fields: dict[str, str]) -> int | None:
+    """Return after how many seconds the file expires; None: nobody said."""
+    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return None
+    if anchor != "created_at":
+        raise InvalidField("expires_after.anchor is 'created_at'", param="expires_after.anchor")
+    if seconds is None or not seconds.isdecimal():
+        raise InvalidField("expires_after.seconds is a number", param="expires_after.seconds")
+    return int(seconds)

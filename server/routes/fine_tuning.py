@@ -1,0 +1,169 @@
+"""Fine-tuning jobs, their events and checkpoints, and who else may use those. OpenAI's routes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Final, Literal
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from adapters.errors import InvalidName, NameTaken
+from adapters.names import check_adapter_name
+from server.house import House
+from server.routes.inputs import HouseOf
+from server.routes.shapes import Json, list_json
+from server.routes.training_shapes import (
+    JobBody,
+    PermissionsBody,
+    checkpoint_json,
+    event_json,
+    job_json,
+    page_json,
+    permission_json,
+)
+from trainer.errors import InvalidField
+from trainer.jobs.event import Event
+
+router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"])
+
+_METADATA: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
+
+
+@router.post("/jobs")
+async def create(body: JobBody, house: HouseOf) -> Json:
+    """Create a job; its files are checked next, and then it waits for a worker or has failed."""
+    _check(body, house)
+    job = await house.records.jobs.create(body.draft())
+    house.validation.look()
+    return job_json(job)
+
+
+@router.get("/jobs")
+async def list_jobs(request: Request, house: HouseOf, after: str | None = None, limit: int = 20) -> Json:
+    """List the jobs, newest first: those that carry ``metadata[k]=v``, or with ``metadata=null`` those without any."""
+    return page_json(await house.records.jobs.list(after=after, limit=limit, metadata=_wanted(request)), job_json)
+
+
+@router.get("/jobs/{job_id}")
+async def show(job_id: str, house: HouseOf) -> Json:
+    """Show a job."""
+    return job_json(await house.records.jobs.get(job_id))
+
+
+@router.post("/jobs/{job_id}/cancel")
+async def cancel(job_id: str, house: HouseOf) -> Json:
+    """End a job at once."""
+    return job_json(await house.records.jobs.cancel(job_id))
+
+
+@router.post("/jobs/{job_id}/pause")
+async def pause(job_id: str, house: HouseOf) -> Json:
+    """Pause a job, a running one after its next checkpoint."""
+    return job_json(await house.records.jobs.pause(job_id))
+
+
+@router.post("/jobs/{job_id}/resume")
+async def resume(job_id: str, house: HouseOf) -> Json:
+    """Let a paused job go on."""
+    return job_json(await house.records.jobs.resume(job_id))
+
+
+@router.get("/jobs/{job_id}/events", response_model=None)
+async def events(
+    job_id: str,
+    house: HouseOf,
+    *,
+    after: str | None = None,
+    limit: int = 20,
+    stream: bool = False,
+) -> Json | Response:
+    """List a job's events, newest first. With ``stream`` all since ``after`` come as they happen, oldest first."""
+    page = await house.records.events.list(job_id, after=after, limit=limit)
+    if not stream:
+        return page_json(page, event_json)
+    return StreamingResponse(_sent(house.records.events.follow(job_id, after=after)), media_type="text/event-stream")
+
+
+@router.get("/jobs/{job_id}/checkpoints")
+async def checkpoints(job_id: str, house: HouseOf, after: str | None = None, limit: int = 10) -> Json:
+    """List a job's checkpoints, newest first."""
+    return page_json(await house.records.checkpoints.list(job_id, after=after, limit=limit), checkpoint_json)
+
+
+@router.get("/checkpoints/{checkpoint:path}/permissions")
+async def permissions(
+    checkpoint: str,
+    house: HouseOf,
+    after: str | None = None,
+    limit: int = 10,
+    order: Literal["ascending", "descending"] = "descending",
+    project_id: str | None = None,
+) -> Json:
+    """List who else may use a checkpoint."""
+    page = await house.records.checkpoints.permissions(
+        checkpoint, after=after, limit=limit, newest_first=order == "descending", project_id=project_id
+    )
+    return page_json(page, permission_json)
+
+
+@router.post("/checkpoints/{checkpoint:path}/permissions")
+async def permit(checkpoint: str, body: PermissionsBody, house: HouseOf) -> Json:
+    """Let other projects use a checkpoint."""
+    permitted = await house.records.checkpoints.permit(checkpoint, body.project_ids)
+    return list_json([permission_json(permission) for permission in permitted], has_more=False)
+
+
+@router.delete("/checkpoints/{checkpoint:path}/permissions/{permission_id}")
+async def forbid(checkpoint: str, permission_id: str, house: HouseOf) -> Json:
+    """Take a permission back."""
+    await house.records.checkpoints.forbid(checkpoint, permission_id)
+    return {"object": "checkpoint.permission", "id": permission_id, "deleted": True}
+
+
+def _check(body: JobBody, house: House) -> None:
+    """Refuse what this server could not train, or could not serve afterwards.
+
+    Raises:
+        InvalidField: another base model, or a rank that the engine does not take.
+        InvalidName, NameTaken: nothing may have the adapter's name.
+        EngineNotReady: the base model is not known yet.
+    """
+    offer = house.supervisor.offered()
+    if body.model not in offer.served_names:
+        raise InvalidField(
+            f"model '{body.model:.100}' cannot be fine-tuned here: train {' or '.join(offer.served_names)}",
+            param="model",
+        )
+    if body.rank is not None and body.rank > offer.max_rank:
+        raise InvalidField(
+            f"the engine takes adapters up to rank {offer.max_rank}: ask for less, or start the server with a larger "
+            "--max-lora-rank",
+            param="rank",
+        )
+    param, name = ("adapter", body.adapter) if body.adapter is not None else ("suffix", body.suffix)
+    if name is not None:
+        try:
+            house.check_free(check_adapter_name(name))
+        except (InvalidName, NameTaken) as refused:
+            refused.param = param
+            raise
+
+
+def _wanted(request: Request) -> Mapping[str, str] | None:
+    """Return the pairs of metadata that are asked for; None: jobs without any."""
+    query = request.query_params
+    pairs = {found[1]: value for name, value in query.items() if (found := _METADATA.fullmatch(name))}
+    if "metadata" not in query:
+        return pairs
+    if query["metadata"] != "null" or pairs:
+        raise InvalidField("metadata is asked for as metadata[key]=value, or as metadata=null alone", param="metadata")
+    return None
+
+
+async def _sent(events: AsyncIterator[Event]) -> AsyncIterator[str]:
+    async for event in events:
+        yield f"data: {json.dumps(event_json(event))}\n\n"
+    yield "data: [DONE]\n\n"

@@ -1,0 +1,254 @@
+"""The JSON of files and fine-tuning jobs: OpenAI's fields, and a job's own keys of ours beside them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from server.routes.shapes import Json, list_json
+from trainer.errors import InvalidField
+from trainer.files.file import File
+from trainer.jobs.checkpoint import Checkpoint, Permission
+from trainer.jobs.event import Event
+from trainer.jobs.job import Job, JobDraft
+from trainer.page import Page
+from trainer.run_spec import AUTO, Auto, Method
+
+T = TypeVar("T")
+
+
+def file_json(file: File) -> Json:
+    """Return a file."""
+    return {
+        "object": "file",
+        "id": file.id,
+        "bytes": file.size_bytes,
+        "created_at": _seconds(file.created_at),
+        "expires_at": _seconds(file.expires_at),
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": file.status,
+        "status_details": file.status_details,
+    }
+
+
+def job_json(job: Job) -> Json:
+    """Return a job; what its creator said in keys of ours stands beside OpenAI's."""
+    error = job.error
+    return {
+        **job.extension,
+        "object": "fine_tuning.job",
+        "id": job.id,
+        "created_at": _seconds(job.created_at),
+        "estimated_finish": _seconds(job.estimated_finish),
+        "finished_at": _seconds(job.finished_at),
+        "status": job.state,
+        "error": None if error is None else {"code": error.code, "message": error.message, "param": error.param},
+        "model": job.model,
+        "fine_tuned_model": job.fine_tuned_model,
+        "organization_id": job.organization_id,
+        "training_file": job.training_file,
+        "validation_file": job.validation_file,
+        "result_files": list(job.result_files),
+        "trained_tokens": job.trained_tokens,
+        "method": job.method,
+        "hyperparameters": job.hyperparameters,
+        "seed": job.seed,
+        "suffix": job.suffix,
+        "integrations": job.integrations,
+        "metadata": job.metadata,
+    }
+
+
+def event_json(event: Event) -> Json:
+    """Return one event of a job."""
+    return {
+        "object": "fine_tuning.job.event",
+        "id": event.id,
+        "created_at": _seconds(event.created_at),
+        "level": event.level,
+        "type": event.type,
+        "message": event.message,
+        "data": event.data,
+    }
+
+
+def checkpoint_json(checkpoint: Checkpoint) -> Json:
+    """Return one checkpoint of a job."""
+    return {
+        "object": "fine_tuning.job.checkpoint",
+        "id": checkpoint.id,
+        "created_at": _seconds(checkpoint.created_at),
+        "fine_tuning_job_id": checkpoint.job_id,
+        "fine_tuned_model_checkpoint": checkpoint.model,
+        "step_number": checkpoint.step_number,
+        "metrics": checkpoint.metrics,
+    }
+
+
+def permission_json(permission: Permission) -> Json:
+    """Return one permission on a checkpoint."""
+    return {
+        "object": "checkpoint.permission",
+        "id": permission.id,
+        "created_at": _seconds(permission.created_at),
+        "project_id": permission.project_id,
+    }
+
+
+def page_json(page: Page[T], shape: Callable[[T], Json]) -> Json:
+    """Return a page, each entry in its ``shape``."""
+    return list_json([shape(entry) for entry in page.data], has_more=page.has_more)
+
+
+def _seconds(time: datetime | None) -> int | None:
+    return None if time is None else int(time.timestamp())
+
+
+def _auto_or(kind: type, least: float, most: float) -> BeforeValidator:
+    """Admit "auto" and numbers within bounds. It runs first: of two alternatives pydantic would name both as fields."""
+    rule = f"'auto' or a number above {least:g}" if most == _ANY else f"'auto' or a number from {least:g} to {most:g}"
+
+    def check(value: object) -> object:
+        is_number = isinstance(value, (int, kind)) and not isinstance(value, bool)
+        if value != AUTO and not (is_number and least <= value <= most and value > 0):  # type: ignore[operator]
+            raise PydanticCustomError("bounds", "Input should be {rule}", {"rule": rule})
+        return value
+
+    return BeforeValidator(check)
+
+
+_ANY: Final = sys.float_info.max
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")  # a typo is an error, never ignored
+
+
+class HyperparametersBody(_Body):
+    """Of ``supervised``; OpenAI's bounds."""
+
+    n_epochs: Annotated[int | Auto, _auto_or(int, 1, 50)] = AUTO
+    batch_size: Annotated[int | Auto, _auto_or(int, 1, 256)] = AUTO
+    learning_rate_multiplier: Annotated[float | Auto, _auto_or(float, 0, _ANY)] = AUTO
+
+
+class PreferenceHyperparametersBody(HyperparametersBody):
+    """Of ``dpo`` and ``kto``."""
+
+    beta: Annotated[float | Auto, _auto_or(float, 0, 2)] = AUTO
+
+
+class SupervisedBody(_Body):
+    """``method.supervised``."""
+
+    hyperparameters: HyperparametersBody | None = None
+
+    def filled(self) -> Json:
+        """Return it with what was left out."""
+        return {"hyperparameters": (self.hyperparameters or HyperparametersBody()).model_dump()}
+
+
+class PreferenceBody(_Body):
+    """``method.dpo`` and ``method.kto``."""
+
+    hyperparameters: PreferenceHyperparametersBody | None = None
+
+    def filled(self) -> Json:
+        """Return it with what was left out."""
+        return {"hyperparameters": (self.hyperparameters or PreferenceHyperparametersBody()).model_dump()}
+
+
+class MethodBody(_Body):
+    """``method``: its type, and under the same name its hyperparameters."""
+
+    type: Method
+    supervised: SupervisedBody | None = None
+    dpo: PreferenceBody | None = None
+    kto: PreferenceBody | None = None
+
+    def filled(self) -> Json:
+        """Return the method with every hyperparameter that may be said.
+
+        Raises:
+            InvalidField: hyperparameters of another method.
+        """
+        given = {Method.SUPERVISED: self.supervised, Method.DPO: self.dpo, Method.KTO: self.kto}
+        for other in Method:
+            if other is not self.type and given[other] is not None:
+                raise InvalidField(
+                    f"method.{other} has no effect with method.type '{self.type}': leave it out",
+                    param=f"method.{other}",
+                )
+        empty = SupervisedBody() if self.type is Method.SUPERVISED else PreferenceBody()
+        return {"type": self.type, self.type: (given[self.type] or empty).filled()}
+
+
+class ExtensionBody(_Body):
+    """Our keys of a job, beside OpenAI's; its client sends them as ``extra_body``."""
+
+    adapter: str | None = Field(None, description="Adapter that becomes a version richer; else the suffix names it.")
+    rank: int | None = Field(None, ge=1, description="Of the LoRA.")
+    alpha: float | None = Field(None, gt=0, allow_inf_nan=False, description="LoRA's scaling is alpha / rank.")
+    max_length: int | None = Field(None, ge=1, description="Tokens in a row; longer ones are refused, never cut.")
+    drop_long: bool | None = Field(None, description="Leave longer rows out instead.")
+    packing: bool | None = Field(None, description="Several short rows in one sequence.")
+    patience: int | None = Field(None, ge=1, description="Checkpoints without a better validation loss before the end.")
+    checkpoint_steps: int | None = Field(None, ge=1, description="Steps from checkpoint to checkpoint.")
+
+
+class JobBody(ExtensionBody):
+    """Body of a new job."""
+
+    model: str
+    training_file: str
+    validation_file: str | None = None
+    method: MethodBody | None = None
+    hyperparameters: HyperparametersBody | None = Field(None, deprecated="say method.supervised.hyperparameters")
+    suffix: str | None = None
+    seed: int | None = None
+    metadata: dict[str, str] | None = None
+    integrations: list[dict[str, Any]] | None = None
+
+    def draft(self) -> JobDraft:
+        """Return what is asked for.
+
+        Raises:
+            InvalidField: a field is out of bounds, or nobody would honour it.
+        """
+        if self.integrations:
+            raise InvalidField(
+                "this server reports to no other service: leave integrations out and follow the job's events",
+                param="integrations",
+            )
+        return JobDraft(
+            model=self.model,
+            training_file=self.training_file,
+            validation_file=self.validation_file,
+            method=self._method(),
+            suffix=self.suffix,
+            seed=self.seed,
+            metadata=self.metadata,
+            extension=self.model_dump(include=set(ExtensionBody.model_fields), exclude_none=True),
+        )
+
+    def _method(self) -> Json:
+        top = self.__dict__["hyperparameters"]  # as an attribute it would warn of itself
+        if self.method is None:
+            return MethodBody(type=Method.SUPERVISED, supervised=SupervisedBody(hyperparameters=top)).filled()
+        if top is not None:
+            raise InvalidField(
+                "hyperparameters are said twice: leave the deprecated ones at the top out", param="hyperparameters"
+            )
+        return self.method.filled()
+
+
+class PermissionsBody(_Body):
+    """Body of new permissions."""
+
+    project_ids: list[str] = Field(min_length=1)

@@ -1,0 +1,57 @@
+"""The official client of a house that listens on TCP, and files to train on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI
+
+
+def chat_rows(count: int = 12) -> bytes:
+    rows = [
+        {"messages": [{"role": "user", "content": f"{n} + 1?"}, {"role": "assistant", "content": str(n + 1)}]}
+        for n in range(count)
+    ]
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+@pytest.fixture(name="chat_rows")
+def chat_rows_() -> Callable[..., bytes]:
+    """Makes a training file of so many conversations."""
+    return chat_rows
+
+
+@pytest.fixture
+def official(listening: Any) -> Callable[[Any], Any]:
+    """Opens OpenAI's own client of an opened house."""
+
+    @asynccontextmanager
+    async def connected(opened: Any) -> AsyncIterator[AsyncOpenAI]:
+        async with (
+            listening(opened.app) as url,
+            AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+        ):
+            yield client
+
+    return connected
+
+
+@pytest.fixture
+async def openai(opened: Any, official: Any) -> AsyncIterator[AsyncOpenAI]:
+    async with official(opened) as client:
+        yield client
+
+
+@pytest.fixture
+def upload(openai: AsyncOpenAI) -> Callable[..., Awaitable[str]]:
+    """Uploads a file to train on and returns its id."""
+
+    async def uploaded(content: bytes | None = None) -> str:
+        file = ("train.jsonl", chat_rows() if content is None else content)
+        return (await openai.files.create(file=file, purpose="fine-tune")).id
+
+    return uploaded

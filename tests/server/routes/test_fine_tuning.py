@@ -1,0 +1,313 @@
+"""Fine-tuning jobs by OpenAI's own client: created, checked, listed, paused, followed. Nobody trains here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import openai as client_library
+import pytest
+from openai import AsyncOpenAI
+
+from trainer.jobs.checkpoint import CheckpointDraft
+from trainer.jobs.job import JobDraft
+
+JOBS = "/v1/fine_tuning/jobs"
+AUTO = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
+
+Upload = Callable[..., Awaitable[str]]
+
+
+async def decided(openai: AsyncOpenAI, job_id: str) -> Any:
+    """Return the job once its files were checked."""
+    async with asyncio.timeout(20):
+        while (job := await openai.fine_tuning.jobs.retrieve(job_id)).status == "validating_files":
+            await asyncio.sleep(0.01)
+    return job
+
+
+@pytest.fixture
+def create(openai: AsyncOpenAI, upload: Upload) -> Callable[..., Awaitable[Any]]:
+    """Creates a job and returns it once its files were checked."""
+
+    async def created(**fields: Any) -> Any:
+        fields = {"model": "base", "training_file": fields.pop("training_file", None) or await upload(), **fields}
+        return await decided(openai, (await openai.fine_tuning.jobs.create(**fields)).id)
+
+    return created
+
+
+@pytest.fixture
+def refused(client: Any, openai: AsyncOpenAI, upload: Upload) -> Callable[..., Awaitable[dict[str, Any]]]:
+    """Asks for a job that may not be, and returns the error."""
+
+    async def refusal(**fields: Any) -> dict[str, Any]:
+        response = await client.post(JOBS, json={"model": "base", "training_file": await upload(), **fields})
+        assert response.status_code in {400, 409}, response.text
+        assert (await client.get(JOBS)).json()["data"] == []
+        error: dict[str, Any] = response.json()["error"]
+        return error
+
+    return refusal
+
+
+async def test_a_job_waits_for_a_worker_once_its_files_are_in_order(openai: AsyncOpenAI, upload: Upload) -> None:
+    training, validation = await upload(), await upload()
+    job = await openai.fine_tuning.jobs.create(
+        model="base",
+        training_file=training,
+        validation_file=validation,
+        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3}}},
+        suffix="sums",
+        seed=7,
+        metadata={"team": "a"},
+        extra_body={"adapter": "sql", "rank": 8, "alpha": 16, "packing": True},
+    )
+    assert (job.status, job.object, job.model, job.seed) == ("validating_files", "fine_tuning.job", "base", 7)
+    assert (job.training_file, job.validation_file, job.metadata) == (training, validation, {"team": "a"})
+    assert (job.fine_tuned_model, job.finished_at, job.error, job.result_files) == (None, None, None, [])
+    said = job.to_dict()
+    assert said["method"] == {"type": "supervised", "supervised": {"hyperparameters": {**AUTO, "n_epochs": 3}}}
+    assert said["hyperparameters"] == {**AUTO, "n_epochs": 3}
+    assert (said["adapter"], said["rank"], said["alpha"], said["suffix"]) == ("sql", 8, 16, "sums")
+    assert (await decided(openai, job.id)).status == "queued"
+    with pytest.raises(client_library.ConflictError):
+        await openai.files.delete(training)
+
+
+async def test_hyperparameters_at_the_top_are_still_understood(create: Any) -> None:
+    job = (await create(hyperparameters={"batch_size": 4})).to_dict()
+    assert job["method"] == {"type": "supervised", "supervised": {"hyperparameters": {**AUTO, "batch_size": 4}}}
+
+
+async def test_a_file_of_another_method_fails_the_job(create: Any) -> None:
+    job = await create(method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.5}}})
+    assert (job.status, job.hyperparameters.to_dict()["beta"]) == ("failed", 0.5)
+    assert (job.error.code, job.error.param) == ("invalid_training_file", "training_file")
+    assert "for method dpo" in job.error.message
+
+
+async def test_methods_beyond_openai_s_are_asked_for_the_same_way(create: Any, upload: Upload) -> None:
+    rows = [{"prompt": f"{n}?", "completion": "yes", "label": n % 2 == 0} for n in range(12)]
+    training = await upload("\n".join(map(json.dumps, rows)).encode())
+    job = await create(training_file=training, method={"type": "kto"})
+    assert (job.status, job.to_dict()["method"]["kto"]) == ("queued", {"hyperparameters": {**AUTO, "beta": "auto"}})
+
+
+async def test_a_job_with_faulty_files_fails_with_every_fault_in_its_events(
+    openai: AsyncOpenAI, create: Any, upload: Upload, chat_rows: Any
+) -> None:
+    training = await upload(chat_rows() + b'{"messages": []}\n{"messages": 1}\nno json\n{"a": 1}\n\n[]\n')
+    job = await create(training_file=training)
+    assert (job.status, job.error.code) == ("failed", "invalid_training_file")
+    assert "line 13, messages" in job.error.message
+    event = (await openai.fine_tuning.jobs.list_events(job.id)).data[0].to_dict()
+    data: Any = event["data"]
+    assert (event["level"], data["training_file"]["ok"]) == ("error", False)
+    assert [fault["line"] for fault in data["training_file"]["faults"]] == [13, 14, 15, 16, 17, 18]
+
+
+async def test_a_faulty_validation_file_is_named(create: Any, upload: Upload) -> None:
+    job = await create(validation_file=await upload(b"no json\n"))
+    assert (job.error.code, job.error.param) == ("invalid_validation_file", "validation_file")
+
+
+async def test_a_file_whose_bytes_are_gone_fails_the_job(create: Any, upload: Upload, data_dir: Path) -> None:
+    training = await upload()
+    (data_dir / "training" / "files" / training).unlink()
+    job = await create(training_file=training)
+    assert (job.status, job.error.code) == ("failed", "file_unreadable")
+
+
+async def test_a_job_that_is_cancelled_while_it_is_checked_stays_cancelled(
+    openai: AsyncOpenAI, upload: Upload, create: Any
+) -> None:
+    jobs, training = openai.fine_tuning.jobs, await upload()
+    job = await jobs.create(model="base", training_file=training)
+    assert (await jobs.cancel(job.id)).status == "cancelled"
+    assert (await create()).status == "queued"
+    assert (await jobs.retrieve(job.id)).status == "cancelled"
+
+
+async def test_a_job_that_a_crash_left_unchecked_is_checked_at_the_next_start(opening: Any, chat_rows: Any) -> None:
+    method = {"type": "supervised", "supervised": {"hyperparameters": AUTO}}
+    async with opening() as opened:
+        files = {"file": ("a", chat_rows()), "purpose": (None, "fine-tune")}
+        training = (await opened.client.post("/v1/files", files=files)).json()["id"]
+        job = await opened.house.records.jobs.create(JobDraft("base", training, method))
+    async with opening() as reopened, asyncio.timeout(20):
+        while (await reopened.client.get(f"{JOBS}/{job.id}")).json()["status"] != "queued":
+            await asyncio.sleep(0.01)
+
+
+async def test_a_job_whose_check_dies_fails_and_holds_nobody_up(
+    opened: Any, openai: AsyncOpenAI, upload: Upload, create: Any
+) -> None:
+    draft = JobDraft("base", await upload(), {"type": "unheard of", "unheard of": {}})
+    job = await opened.house.records.jobs.create(draft)
+    assert (await create()).status == "queued"
+    died = await decided(openai, job.id)
+    assert (died.status, died.error.code) == ("failed", "validation_died")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": "gpt-4o"}, "model"),
+        ({"training_file": "file-x"}, "training_file"),
+        ({"validation_file": "file-x"}, "validation_file"),
+        ({"training_file": 1}, "training_file"),
+        ({"suffix": "x" * 65}, "suffix"),
+        ({"suffix": "no name"}, "suffix"),
+        ({"suffix": "base"}, "suffix"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**31}, "seed"),
+        ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
+        ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations"),
+        ({"method": {"type": "reinforcement"}}, "method.type"),
+        ({"method": {"type": "dpo", "supervised": {}}}, "method.supervised"),
+        ({"method": {"type": "supervised"}, "hyperparameters": {}}, "hyperparameters"),
+        ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs"),
+        ({"hyperparameters": {"n_epochs": 51}}, "hyperparameters.n_epochs"),
+        ({"hyperparameters": {"n_epochs": True}}, "hyperparameters.n_epochs"),
+        ({"hyperparameters": {"n_epochs": 1.5}}, "hyperparameters.n_epochs"),
+        ({"hyperparameters": {"batch_size": 257}}, "hyperparameters.batch_size"),
+        ({"hyperparameters": {"learning_rate_multiplier": 0}}, "hyperparameters.learning_rate_multiplier"),
+        ({"hyperparameters": {"learning_rate_multiplier": "x"}}, "hyperparameters.learning_rate_multiplier"),
+        ({"hyperparameters": {"beta": 1}}, "hyperparameters.beta"),
+        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 3}}}}, "method.dpo.hyperparameters.beta"),
+        ({"adapter": "../x"}, "adapter"),
+        ({"adapter": "base"}, "adapter"),
+        ({"rank": 0}, "rank"),
+        ({"rank": 4096}, "rank"),
+        ({"alpha": 0}, "alpha"),
+        ({"rnak": 8}, "rnak"),
+    ],
+)
+async def test_a_job_that_cannot_be_is_refused_at_once(refused: Any, fields: dict[str, Any], param: str) -> None:
+    assert (await refused(**fields))["param"] == param
+
+
+async def test_a_file_for_another_purpose_is_refused(openai: AsyncOpenAI, refused: Any) -> None:
+    file = await openai.files.create(file=("a", b"x"), purpose="batch")
+    assert "purpose" in (await refused(training_file=file.id))["message"]
+
+
+async def test_jobs_are_listed_in_pages_newest_first_and_by_their_metadata(openai: AsyncOpenAI, create: Any) -> None:
+    jobs = [await create(metadata={"team": "a", "n": str(n)} if n % 2 else None) for n in range(4)]
+    ids = [job.id for job in reversed(jobs)]
+    assert [job.id async for job in openai.fine_tuning.jobs.list(limit=1)] == ids
+    first = (await openai.fine_tuning.jobs.list(limit=3)).to_dict()
+    assert (first["object"], first["first_id"], first["last_id"], first["has_more"]) == ("list", ids[0], ids[2], True)
+    assert [job.id async for job in openai.fine_tuning.jobs.list(metadata={"team": "a"})] == [ids[0], ids[2]]
+    assert [job.id async for job in openai.fine_tuning.jobs.list(metadata={"team": "a", "n": "1"})] == [ids[2]]
+    null: Any = {"metadata": "null"}
+    assert [job.id async for job in openai.fine_tuning.jobs.list(extra_query=null)] == [ids[1], ids[3]]
+
+
+@pytest.mark.parametrize("query", ["metadata=x", "metadata=null&metadata[a]=b"])
+async def test_metadata_asked_for_in_another_way_is_refused(client: Any, query: str) -> None:
+    response = await client.get(f"{JOBS}?{query}")
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "metadata")
+
+
+async def test_a_job_is_paused_resumed_and_cancelled(openai: AsyncOpenAI, create: Any) -> None:
+    jobs = openai.fine_tuning.jobs
+    job = await create()
+    assert (await jobs.pause(job.id)).to_dict()["status"] == "paused"
+    assert (await jobs.resume(job.id)).status == "queued"
+    cancelled = await jobs.cancel(job.id)
+    assert cancelled.status == "cancelled"
+    assert cancelled.finished_at is not None
+    for verb in (jobs.pause, jobs.resume, jobs.cancel):
+        with pytest.raises(client_library.BadRequestError) as refused:
+            await verb(job.id)
+        assert refused.value.code == "illegal_transition"
+
+
+async def test_an_unknown_job_is_not_found(openai: AsyncOpenAI) -> None:
+    jobs = openai.fine_tuning.jobs
+    for call in (jobs.retrieve, jobs.pause, jobs.resume, jobs.cancel, jobs.list_events, jobs.checkpoints.list):
+        with pytest.raises(client_library.NotFoundError) as missing:
+            await call("ftjob-x")
+        assert missing.value.code == "job_not_found"
+
+
+async def test_events_are_listed_in_pages_newest_first(openai: AsyncOpenAI, create: Any) -> None:
+    job = await create()
+    events = [event async for event in openai.fine_tuning.jobs.list_events(job.id, limit=1)]
+    assert [event.message.partition(":")[0] for event in events] == [
+        "Files validated, moving job to queued state",
+        "Validating files",
+        "Created fine-tuning job",
+    ]
+    assert {(event.object, event.level, event.type) for event in events} == {
+        ("fine_tuning.job.event", "info", "message")
+    }
+
+
+async def test_events_are_followed_until_the_job_has_ended(openai: AsyncOpenAI, create: Any) -> None:
+    job = await create()
+    stream: Any = {"stream": "true"}
+    lines: list[str] = []
+    async with openai.fine_tuning.jobs.with_streaming_response.list_events(job.id, extra_query=stream) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        async for line in response.iter_lines():
+            lines += [line] if line else []
+            if len(lines) == 3 and not line:
+                await openai.fine_tuning.jobs.cancel(job.id)
+    assert lines.pop() == "data: [DONE]"
+    followed = [json.loads(line.removeprefix("data: ")) for line in lines]
+    listed = (await openai.fine_tuning.jobs.list_events(job.id)).to_dict()["data"]
+    assert followed == list(reversed(listed))  # type: ignore[call-overload]
+    assert followed[-1]["message"] == "Fine-tuning job cancelled"
+
+
+@pytest.mark.parametrize(("job", "after", "status"), [("ftjob-x", None, 404), (None, "ftevent-x", 400)])
+async def test_what_cannot_be_followed_is_an_error_and_no_stream(
+    client: Any, create: Any, job: str | None, after: str | None, status: int
+) -> None:
+    params = {"stream": "true"} | ({} if after is None else {"after": after})
+    response = await client.get(f"{JOBS}/{job or (await create()).id}/events", params=params)
+    assert response.status_code == status
+
+
+async def test_checkpoints_are_listed_and_shared_with_other_projects(
+    opened: Any, openai: AsyncOpenAI, create: Any
+) -> None:
+    job, queue = await create(), opened.house.records.queue
+    claim = await queue.take("worker", 60)
+    drafts = [CheckpointDraft(step, f"ft:base:me::abc:ckpt-step-{step}", {"train_loss": 1 / step}) for step in (1, 2)]
+    await queue.record(claim, checkpoints=drafts)
+    found = [checkpoint async for checkpoint in openai.fine_tuning.jobs.checkpoints.list(job.id, limit=1)]
+    assert [checkpoint.step_number for checkpoint in found] == [2, 1]
+    assert (found[0].fine_tuning_job_id, found[0].metrics.train_loss) == (job.id, 0.5)
+    assert found[0].object == "fine_tuning.job.checkpoint"
+
+    name, permissions = found[0].fine_tuned_model_checkpoint, openai.fine_tuning.checkpoints.permissions
+    given = [permission async for permission in permissions.create(name, project_ids=["p1", "p2", "p3"])]
+    assert [permission.project_id for permission in given] == ["p1", "p2", "p3"]
+    listed = [permission async for permission in permissions.list(name, limit=2)]
+    assert [permission.to_dict() for permission in reversed(listed)] == [permission.to_dict() for permission in given]
+    assert [permission.id async for permission in permissions.list(name, project_id="p2")] == [given[1].id]
+    with pytest.warns(DeprecationWarning, match="Retrieve"):
+        old = await permissions.retrieve(name, order="ascending", limit=2)
+    assert ([each.id for each in old.data], old.has_more) == ([given[0].id, given[1].id], True)
+    assert (old.first_id, old.last_id) == (given[0].id, given[1].id)
+    deleted = await permissions.delete(given[0].id, fine_tuned_model_checkpoint=name)
+    assert (deleted.id, deleted.deleted) == (given[0].id, True)
+    with pytest.raises(client_library.NotFoundError):
+        await permissions.delete(given[0].id, fine_tuned_model_checkpoint=name)
+    with pytest.raises(client_library.NotFoundError):
+        await permissions.list("ft:base:me::abc:ckpt-step-3")
+
+
+async def test_training_needs_the_scope_of_an_operator(opened: Any, client: Any) -> None:
+    secret = (await opened.house.keys.create("app", frozenset({"infer"})))[1]
+    for path in ("/v1/files", JOBS):
+        response = await client.get(path, headers={"authorization": f"Bearer {secret}"})
+        assert (response.status_code, response.json()["error"]["code"]) == (403, "insufficient_scope")
