@@ -1,1 +1,1 @@
-"""Adapters being made. Empty until the trainer lands; the floor is here so that the import contract is."""
+"""Adapters being made: files, jobs, data, methods, and the worker that brings them together."""

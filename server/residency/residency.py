@@ -264,24 +264,28 @@ class Residency:
 
     async def _take_room(self) -> None:
         """Take a room, evicting if need be; wait for a lease to come back when every resident is held."""
+        deadline = asyncio.get_running_loop().time() + self._wait_s
+        while self._rooms_taken >= self._capacity:
+            victim = self._victim()
+            if victim is None:
+                await self._wait_for_a_lease(deadline)
+                continue
+            self._metrics.evictions.inc()
+            self._begin_unload(victim)
+            await asyncio.shield(victim.gone)
+        self._rooms_taken += 1
+
+    async def _wait_for_a_lease(self, deadline: float) -> None:
+        self._room_may_be_had.clear()
         try:
-            async with asyncio.timeout(self._wait_s):
-                while self._rooms_taken >= self._capacity:
-                    victim = self._victim()
-                    if victim is None:
-                        self._room_may_be_had.clear()
-                        await self._room_may_be_had.wait()
-                        continue
-                    self._metrics.evictions.inc()
-                    self._begin_unload(victim)
-                    await asyncio.shield(victim.gone)
+            async with asyncio.timeout_at(deadline):
+                await self._room_may_be_had.wait()
         except TimeoutError as late:
             raise NoRoom(
                 f"all {self._capacity} residents are pinned or in use; try again, unpin one, or start the server with "
                 "a larger --max-residents",
                 retry_after_s=max(1, round(self._wait_s / 4)),
             ) from late
-        self._rooms_taken += 1
 
     def _give_room_back(self) -> None:
         self._rooms_taken -= 1

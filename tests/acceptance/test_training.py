@@ -15,7 +15,7 @@ async def test_a_fine_tuning_job_ends_with_an_adapter_that_answers_the_next_requ
         training_file=file.id,
         seed=1,
         method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3}}},
-        extra_body={"adapter": "mood", "rank": 8},
+        extra_body={"adapter": "feeling", "rank": 8},
     )
     async with asyncio.timeout(400):
         while (job := await client.fine_tuning.jobs.retrieve(job.id)).status not in {
@@ -25,7 +25,7 @@ async def test_a_fine_tuning_job_ends_with_an_adapter_that_answers_the_next_requ
         }:
             await asyncio.sleep(0.5)
     assert job.status == "succeeded", job.error
-    assert job.fine_tuned_model == "mood@1"
+    assert job.fine_tuned_model == "feeling@1"
     assert job.trained_tokens > 0
     events = [event async for event in client.fine_tuning.jobs.list_events(job.id, limit=100)]
     assert any("train_loss" in (event.data or {}) for event in events if event.type == "metrics")
@@ -34,7 +34,7 @@ async def test_a_fine_tuning_job_ends_with_an_adapter_that_answers_the_next_requ
     answers = await asyncio.gather(
         *(
             client.chat.completions.create(
-                model="mood", messages=[{"role": "user", "content": question}], temperature=0, max_tokens=16
+                model="feeling", messages=[{"role": "user", "content": question}], temperature=0, max_tokens=16
             )
             for question, _ in rows
         )
@@ -43,7 +43,7 @@ async def test_a_fine_tuning_job_ends_with_an_adapter_that_answers_the_next_requ
         answer.choices[0].message.content.strip() == expected
         for answer, (_, expected) in zip(answers, rows, strict=True)
     )
-    assert {answer.model for answer in answers} == {"mood@1"}
+    assert {answer.model for answer in answers} == {"feeling@1"}
     assert right / len(rows) >= 0.85
 
 
