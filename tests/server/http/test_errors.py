@@ -32,10 +32,11 @@ def subclasses(error: type[PatchbayError]) -> Iterator[type[PatchbayError]]:
 def tree() -> list[type[PatchbayError]]:
     """Every error below the root, wherever it is defined."""
     root = Path(server.__file__).parent.parent
-    for path in sorted([*root.glob("adapters/**/*.py"), *root.glob("server/**/*.py")]):
+    floors = ("adapters", "trainer", "server")
+    for path in sorted(path for floor in floors for path in root.glob(f"{floor}/**/*.py")):
         source = path.read_text()
         module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
-        if "Error)" in source and "class " in source and ".engine.vllm" not in module and "seams" not in module:
+        if "Error)" in source and "class " in source and not re.search(r"engine\.vllm|seams|trainer\.methods", module):
             importlib.import_module(module)
     return list(dict.fromkeys(subclasses(PatchbayError)))
 
