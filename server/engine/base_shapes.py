@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 
 from adapters.base_model import BaseModel
@@ -22,10 +23,8 @@ def read_base(args: Namespace, name: str) -> tuple[BaseModel, Path]:
     try:
         directory = _directory(args.model, args.revision)
         if args.load_format != "dummy":
-            try:
+            with suppress(BaseModelUnreadable):  # quantised, or not in safetensors: the architecture tells
                 return BaseModel.from_directory(directory, name), directory
-            except BaseModelUnreadable:
-                pass  # quantised, or not in safetensors: the architecture tells
         return _from_architecture(directory, name), directory
     except (OSError, ValueError, BaseModelUnreadable) as why:
         raise StartRefused(f"base model {args.model!r} cannot be read: {why}") from why

@@ -92,6 +92,19 @@ async def test_control_routes_answer_while_the_engine_starts(start_server, house
     assert server.process.wait(60) == 0
 
 
+async def test_an_engine_that_dies_too_often_ends_the_process_with_70(start_server, tmp_path_factory):
+    server = start_server(tmp_path_factory.mktemp("deadly") / "data", "--max-engine-deaths", "1")
+    await asyncio.to_thread(server.wait_ready)
+    os.kill(engine_core_of(server.process.pid), signal.SIGKILL)
+    assert await asyncio.to_thread(server.process.wait, 60) == 70
+
+
+def test_an_engine_that_can_never_start_ends_the_process_with_2_and_says_why(start_server, tmp_path_factory):
+    server = start_server(tmp_path_factory.mktemp("refused") / "data", "--no-such-flag", "3")
+    assert server.process.wait(120) == 2
+    assert "--no-such-flag" in server.tail()
+
+
 async def test_a_killed_engine_ends_its_streams_with_an_error_and_comes_back_by_itself(houses, capsys):
     server = houses()
     streams = [asyncio.create_task(stream(server)) for _ in range(STREAMS)]
