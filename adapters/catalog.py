@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
 from adapters.errors import AdapterNotFound, AliasNotFound, VersionNotFound
-from adapters.names import Reference
+from adapters.names import FineTunedName, Reference
 from adapters.versions import Adapter, Alias, Version
 
 SHOWN = 5
@@ -20,6 +20,7 @@ class Catalog:
         self._adapters: dict[str, Adapter] = {}
         self._names: list[str] = []  # sorted
         self._pinned: dict[int, Version] = {}
+        self._fine_tuned: dict[str, Version] = {}
 
     def __len__(self) -> int:
         return len(self._names)
@@ -31,16 +32,26 @@ class Catalog:
         """All adapters, by name."""
         return (self._adapters[name] for name in list(self._names))
 
-    def resolve(self, reference: Reference) -> Version:
+    def resolve(self, reference: Reference | FineTunedName) -> Version:
         """Return the version that ``reference`` means now.
 
         Raises:
             AdapterNotFound, AliasNotFound, VersionNotFound: with what exists instead.
         """
+        if isinstance(reference, FineTunedName):
+            return self._named(reference)
         adapter = self.adapter(reference.adapter)
         if reference.version is not None:
             return _version(adapter, reference.version)
         return adapter.versions[_alias(adapter, reference.alias).version]
+
+    def _named(self, name: FineTunedName) -> Version:
+        try:
+            return self._fine_tuned[name.text]
+        except KeyError:
+            raise AdapterNotFound(
+                f"no version is named '{name}', or it was deleted; list the models to see which exist", param="model"
+            ) from None
 
     def adapter(self, name: str) -> Adapter:
         """Return the adapter called ``name``.
@@ -113,6 +124,7 @@ class Catalog:
             self._adapters[adapter.name] = adapter
             self._names.insert(bisect_left(self._names, adapter.name), adapter.name)
             self._pinned.update((v.id, v) for v in adapter.versions.values() if v.is_pinned)
+            self._fine_tuned.update((named, adapter.versions[to]) for named, to in adapter.fine_tuned.items())
 
     def _forget(self, name: str) -> None:
         known = self._adapters.pop(name, None)
@@ -121,6 +133,8 @@ class Catalog:
         del self._names[bisect_left(self._names, name)]
         for version in known.versions.values():
             self._pinned.pop(version.id, None)
+        for fine_tuned in known.fine_tuned:
+            del self._fine_tuned[fine_tuned]
 
 
 def _alias(adapter: Adapter, name: str) -> Alias:

@@ -9,7 +9,7 @@ PatchbayError
 ├── Conflict
 │   ├── AliasMoved         compare-and-set lost; carries what the alias points to now
 │   ├── VersionInUse       deletion of a version that an alias or a pin still holds
-│   └── NameTaken          an adapter may not carry the base model's name
+│   └── NameTaken          a name that belongs to the base model, or to a version that was deleted
 ├── AdapterRefused         the door found faults; carries every one of them
 ├── SafetensorsMalformed   a file that breaks the safetensors format or our limits on it
 ├── BaseModelUnreadable    a base model directory without config or weights that we can read
@@ -110,7 +110,7 @@ class VersionInUse(Conflict):
 
 
 class NameTaken(Conflict):
-    """The name belongs to the base model."""
+    """The name belongs to the base model, or to a version that was deleted: it never means another one."""
 
     code = "name_taken"
 

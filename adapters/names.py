@@ -1,9 +1,14 @@
 """The grammar of names: adapter names, aliases, and the references that callers write as ``model``.
 
-    reference := adapter | adapter "@" alias | adapter "@" version
-    sql          the version that alias `stable` points to
-    sql@canary   the version that alias `canary` points to
-    sql@7        version 7, for ever the same bytes
+    model        := reference | fine-tuned
+    reference    := adapter | adapter "@" alias | adapter "@" version
+    sql             the version that alias `stable` points to
+    sql@canary      the version that alias `canary` points to
+    sql@7           version 7, for ever the same bytes
+
+    fine-tuned   := "ft:" base ":" organization ":" [suffix] ":" job [":ckpt-step-" step]
+    ft:base:patchbay:sql:9ABel2dg                 what a training job came to, for ever the same bytes
+    ft:base:patchbay:sql:9ABel2dg:ckpt-step-88    its checkpoint after step 88
 
 Names are ASCII on purpose (no look-alikes) and never become file paths: blobs are addressed by digest.
 """
@@ -18,8 +23,18 @@ from adapters.errors import InvalidName
 DEFAULT_ALIAS = "stable"
 
 MAX_NAME_LENGTH = 96
+MAX_FINE_TUNED_LENGTH = 512
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
+
+_FINE_TUNED_PREFIX = "ft:"
+_STEP_PREFIX = "ckpt-step-"
+_PART = "[!-9;-~]"  # visible ASCII without the colon, which only the base may have
+_PARTS = re.compile(f"{_PART}*")
+_FINE_TUNED = re.compile(
+    rf"{_FINE_TUNED_PREFIX}[!-~]+:{_PART}+:{_PART}*:(?!{_STEP_PREFIX}){_PART}+"
+    rf"(?P<checkpoint>:{_STEP_PREFIX}{_VERSION.pattern})?"
+)
 
 
 def check_adapter_name(name: str) -> str:
@@ -80,3 +95,65 @@ class Reference:
 
     def __str__(self) -> str:
         return f"{self.adapter}@{self.version if self.version is not None else self.alias}"
+
+
+@dataclass(frozen=True, slots=True)
+class FineTunedName:
+    """A name that a training job gave to one version, in OpenAI's form. It never means another one.
+
+    ``ft:<base>:<organization>:<suffix or nothing>:<job>``, where ``job`` is the job's id without ``ftjob-``, names what
+    the job came to; with ``:ckpt-step-<step>`` behind it, a checkpoint. At most ``MAX_FINE_TUNED_LENGTH`` characters.
+    https://platform.openai.com/docs/api-reference/fine-tuning/checkpoint-object
+    """
+
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> FineTunedName:
+        """Return ``text`` as a fine-tuned name.
+
+        Raises:
+            InvalidName: it is none.
+        """
+        if len(text) > MAX_FINE_TUNED_LENGTH or not _FINE_TUNED.fullmatch(text):
+            raise InvalidName(
+                f"'{text[:MAX_NAME_LENGTH]}' is no fine-tuned name: write ft:<base>:<organization>:<suffix>:<job>, "
+                f"with :{_STEP_PREFIX}<step> behind it for a checkpoint, in at most {MAX_FINE_TUNED_LENGTH} visible "
+                "ASCII characters; the suffix may be empty, and only the base may contain ':'",
+                param="model",
+            )
+        return cls(text)
+
+    @classmethod
+    def of(cls, base: str, organization: str, suffix: str | None, job: str, step: int | None = None) -> FineTunedName:
+        """Return the name of what ``job`` (its id without ``ftjob-``) came to; with a ``step``, of that checkpoint.
+
+        Raises:
+            InvalidName: a part has characters that the name cannot carry, or it becomes too long.
+        """
+        parts = [organization, suffix or "", job]
+        for part in parts:
+            if not _PARTS.fullmatch(part):
+                raise InvalidName(
+                    f"'{part}' cannot be a part of a fine-tuned name: use visible ASCII characters other than ':'",
+                    param="suffix",
+                )
+        return cls.parse(":".join(["ft", base, *parts, *([] if step is None else [f"{_STEP_PREFIX}{step}"])]))
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """True for a checkpoint of a job, False for what the job came to."""
+        named = _FINE_TUNED.fullmatch(self.text)
+        return named is not None and named["checkpoint"] is not None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_reference(text: str) -> Reference | FineTunedName:
+    """Parse what a caller wrote as ``model``; what begins with ``ft:`` is a fine-tuned name.
+
+    Raises:
+        InvalidName: the text is neither a reference nor a fine-tuned name.
+    """
+    return FineTunedName.parse(text) if text.startswith(_FINE_TUNED_PREFIX) else Reference.parse(text)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from adapters.blobs import Blobs
 from adapters.disk import in_thread
+from adapters.errors import AdapterNotFound
 from adapters.faults import Faults
-from adapters.names import DEFAULT_ALIAS, check_adapter_name, check_alias
+from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias
 from adapters.registry import Registry
 from adapters.report import Report
 from adapters.sources.source import Source
@@ -36,11 +37,12 @@ Probe = Callable[[Path, Report], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A new version, the alias asked for (else `stable`) if it points to it now, and the door's report."""
+    """The version, and the alias asked for (else `stable`) if it points to it now."""
 
     version: Version
     alias: Alias | None
-    report: Report
+    report: Mapping[str, Any] | None
+    """What was found in these bytes, as JSON; None: the version was there before and they were not looked at."""
 
 
 class Publisher:
@@ -63,11 +65,23 @@ class Publisher:
         self._probe = probe
         self._faults = faults
 
-    async def publish(self, name: str, source: Source, *, alias: str | None = None) -> Published:
+    async def publish(
+        self,
+        name: str,
+        source: Source,
+        *,
+        alias: str | None = None,
+        fine_tuned_name: FineTunedName | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> Published:
         """Make what ``source`` holds the next version of ``name`` and move ``alias`` to it; all or nothing.
+
+        ``training`` is kept as "training" in the version's report. With a ``fine_tuned_name`` it is a checkpoint, and
+        published once: whoever comes later gets the version that is there. See ``Registry.add_version``.
 
         Raises:
             InvalidName: the adapter or the alias may not be called so.
+            NameTaken: the version that ``fine_tuned_name`` means was deleted.
             AdapterRefused, WrongBase: the door or the probe found faults.
             SourceError: the bytes could not be had.
             StorageFull: the disk has no space left.
@@ -75,6 +89,8 @@ class Publisher:
         check_adapter_name(name)
         if alias is not None:
             check_alias(alias)
+        if fine_tuned_name is not None and (there := self._named(fine_tuned_name)) is not None:
+            return Published(there, self._pointing(there, alias or DEFAULT_ALIAS), None)
         async with self._staging.open() as staged:
             self._faults.point("publish.opened")
             origin = await source.fetch(staged)
@@ -87,6 +103,7 @@ class Publisher:
             self._faults.point("publish.probed")
             await self._blobs.put(staged)
             self._faults.point("publish.stored")
+        found = report.to_json() if training is None else {**report.to_json(), "training": dict(training)}
         version = await self._registry.add_version(
             name,
             digest=manifest.digest,
@@ -94,11 +111,18 @@ class Publisher:
             rank=report.rank,
             size_bytes=report.size_bytes,
             source=origin,
-            report=report.to_json(),
+            report=found,
             alias=alias,
+            fine_tuned_name=fine_tuned_name,
         )
         self._faults.point("publish.registered")
-        return Published(version, self._pointing(version, alias or DEFAULT_ALIAS), report)
+        return Published(version, self._pointing(version, alias or DEFAULT_ALIAS), found)
+
+    def _named(self, name: FineTunedName) -> Version | None:
+        try:
+            return self._registry.catalog.resolve(name)
+        except AdapterNotFound:
+            return None
 
     def _pointing(self, version: Version, alias: str) -> Alias | None:
         if version.adapter not in self._registry.catalog:

@@ -21,7 +21,7 @@ from adapters.alias_history import before
 from adapters.catalog import Catalog
 from adapters.database import Database
 from adapters.errors import AliasNotFound, StorageUnavailable, VersionInUse, VersionNotFound
-from adapters.names import DEFAULT_ALIAS, check_adapter_name, check_alias
+from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias
 from adapters.rows import AliasMove
 from adapters.schema import VERSION_TABLE, adapters, versions
 from adapters.versions import Adapter, Alias, Version
@@ -89,7 +89,7 @@ class Registry:
                 _log.warning("registry.refresh_failed", error=str(error))
 
     async def report(self, version: Version) -> dict[str, Any]:
-        """Return what the door measured when ``version`` was published.
+        """Return what the door measured when ``version`` was published, and what training reported if it was trained.
 
         Raises:
             VersionNotFound: it was deleted.
@@ -128,13 +128,17 @@ class Registry:
         source: str,
         report: Mapping[str, Any],
         alias: str | None = None,
+        fine_tuned_name: FineTunedName | None = None,
     ) -> Version:
         """Add the next version of the adapter ``name``, creating the adapter if need be.
 
-        ``alias`` moves to it in the same transaction; the first living version becomes `stable` too.
+        ``alias`` moves to it in the same transaction. The first living version becomes `stable` too, but none with a
+        ``fine_tuned_name`` does: it is a checkpoint, and ``name_result`` says which one counts. Where that name means
+        a version already, as when two workers race or one tries again, that version is returned and nothing changes.
 
         Raises:
             InvalidName: the adapter or the alias may not be called so.
+            NameTaken: the version that ``fine_tuned_name`` means was deleted.
         """
         check_adapter_name(name)
         wanted = {check_alias(alias)} if alias is not None else set()
@@ -147,15 +151,51 @@ class Registry:
             "created_at": datetime.now(UTC),
         }
         async with self._write() as write:
+            if fine_tuned_name is not None and (
+                there := await rows.fine_tuned_version(write.connection, fine_tuned_name)
+            ):
+                return there
             adapter, number = await self._number(write, name)
-            if not await rows.living_numbers(write.connection, adapter.id):
+            if fine_tuned_name is None and not await rows.has_more_than_checkpoints(write.connection, adapter.id):
                 wanted.add(DEFAULT_ALIAS)
             await write.connection.execute(
                 insert(versions).values(adapter_id=adapter.id, number=number, report=dict(report), **made)
             )
             row = await rows.living_version(write.connection, adapter, number)
+            if fine_tuned_name is not None:
+                await rows.give_name(write.connection, fine_tuned_name, row.id)
             for moved in sorted(wanted):
                 await self._point(write, adapter, moved, number)
+        return rows.version_value(name, row)
+
+    async def name_result(
+        self,
+        name: str,
+        number: int,
+        fine_tuned_name: FineTunedName,
+        *,
+        alias: str = DEFAULT_ALIAS,
+        report: Mapping[str, Any],
+    ) -> Version:
+        """Let ``fine_tuned_name`` mean a version for ever, point ``alias`` to it, and add ``report`` to its report.
+
+        All of it or nothing; a key that both reports have gets the new value. Where the name means a version already,
+        this or another, that version is returned and nothing changes.
+
+        Raises:
+            InvalidName: the alias may not be called so.
+            VersionNotFound: there is none of that number.
+            NameTaken: the version that ``fine_tuned_name`` means was deleted.
+        """
+        check_alias(alias)
+        async with self._write() as write:
+            if there := await rows.fine_tuned_version(write.connection, fine_tuned_name):
+                return there
+            adapter = await rows.changing_adapter(write.connection, name, write.revision)
+            row = await rows.living_version(write.connection, adapter, number)
+            await rows.give_name(write.connection, fine_tuned_name, row.id)
+            await rows.add_to_report(write.connection, row.id, report)
+            await self._point(write, adapter, alias, number)
         return rows.version_value(name, row)
 
     async def set_pinned(self, name: str, number: int, is_pinned: bool) -> Version:  # noqa: FBT001 - a value
@@ -172,24 +212,28 @@ class Registry:
             row = await rows.living_version(write.connection, adapter, number)
         return rows.version_value(name, row)
 
-    async def delete_version(self, name: str, number: int) -> None:
-        """Delete a version; its number and id are never given again.
+    async def delete_version(self, name: str, number: int, *, with_aliases: bool = False) -> None:
+        """Delete a version; its number, its id and its fine-tuned names are never given again.
 
         Raises:
             VersionNotFound: there is none of that number.
-            VersionInUse: an alias points to it or it is pinned.
+            VersionInUse: it is pinned, or an alias points to it that is not to go ``with_aliases``.
         """
         async with self._write() as write:
             adapter = await rows.changing_adapter(write.connection, name, write.revision)
             row = await rows.living_version(write.connection, adapter, number)
             living_aliases = await rows.aliases_of(write.connection, adapter.id)
-            if held_by := ", ".join(f"'{alias.name}'" for alias in living_aliases if alias.version == number):
+            holding = [alias for alias in living_aliases if alias.version == number]
+            if holding and not with_aliases:
+                held_by = ", ".join(f"'{alias.name}'" for alias in holding)
                 raise VersionInUse(
                     f"version '{name}@{number}' is held by alias {held_by}: move or delete the alias first",
                     param="version",
                 )
             if row.is_pinned:
                 raise VersionInUse(f"version '{name}@{number}' is pinned: unpin it first", param="version")
+            for alias in holding:
+                await rows.drop_alias(write.connection, alias, adapter)
             this = versions.c.id == row.id
             await write.connection.execute(update(versions).where(this).values(deleted_at=datetime.now(UTC)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -13,8 +13,9 @@ from sqlalchemy import Row, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.catalog import SHOWN
-from adapters.errors import AdapterNotFound, AliasMoved, VersionNotFound
-from adapters.schema import adapters, alias_moves, aliases, clock, versions
+from adapters.errors import AdapterNotFound, AliasMoved, NameTaken, VersionNotFound
+from adapters.names import FineTunedName
+from adapters.schema import adapters, alias_moves, aliases, clock, fine_tuned_names, versions
 from adapters.versions import Adapter, Alias, Version
 
 AnyRow = Row[Any]
@@ -87,6 +88,54 @@ async def living_version(connection: AsyncConnection, adapter: AnyRow, number: i
             param="version",
         )
     return row
+
+
+async def has_more_than_checkpoints(connection: AsyncConnection, adapter_id: int) -> bool:
+    """True if a living version of the adapter is no mere checkpoint of a training job."""
+    statement = (
+        select(fine_tuned_names.c.name)
+        .select_from(versions.outerjoin(fine_tuned_names, fine_tuned_names.c.version_id == versions.c.id))
+        .where(versions.c.adapter_id == adapter_id, versions.c.deleted_at.is_(None))
+    )
+    names = (await connection.execute(statement)).scalars()
+    return any(name is None or not FineTunedName(name).is_checkpoint for name in names)
+
+
+async def fine_tuned_version(connection: AsyncConnection, name: FineTunedName) -> Version | None:
+    """Return the version that ``name`` means; None: the name was never given.
+
+    Raises:
+        NameTaken: that version was deleted.
+    """
+    statement = (
+        select(*VERSION_COLUMNS)
+        .add_columns(versions.c.deleted_at, adapters.c.name.label("adapter"))
+        .join(adapters, adapters.c.id == versions.c.adapter_id)
+        .join(fine_tuned_names, fine_tuned_names.c.version_id == versions.c.id)
+        .where(fine_tuned_names.c.name == name.text)
+    )
+    row = (await connection.execute(statement)).one_or_none()
+    if row is None:
+        return None
+    if row.deleted_at is not None:
+        raise NameTaken(
+            f"'{name}' named version '{row.adapter}@{row.number}', which was deleted, and is never given to another: "
+            "train again, in a new job",
+            param="fine_tuned_name",
+        )
+    return version_value(row.adapter, row)
+
+
+async def give_name(connection: AsyncConnection, name: FineTunedName, version_id: int) -> None:
+    """Let ``name``, which was never given, mean a version for ever."""
+    await connection.execute(insert(fine_tuned_names).values(name=name.text, version_id=version_id))
+
+
+async def add_to_report(connection: AsyncConnection, version_id: int, report: Mapping[str, Any]) -> None:
+    """Set the keys of ``report`` in a version's report."""
+    this = versions.c.id == version_id
+    stored = (await connection.execute(select(versions.c.report).where(this))).scalar_one()
+    await connection.execute(update(versions).where(this).values(report={**stored, **report}))
 
 
 async def alias_row(connection: AsyncConnection, adapter_id: int, name: str) -> AnyRow | None:
@@ -207,8 +256,21 @@ async def changes(connection: AsyncConnection, since: int) -> tuple[list[Adapter
         .order_by(aliases.c.name)
     ):
         found_aliases[row.adapter_id].append(row)
+    found_names: dict[int, dict[str, int]] = defaultdict(dict)
+    for row in await connection.execute(
+        select(versions.c.adapter_id, fine_tuned_names.c.name, versions.c.number)
+        .join(versions, versions.c.id == fine_tuned_names.c.version_id)
+        .join(adapters, adapters.c.id == versions.c.adapter_id)
+        .where(living, versions.c.deleted_at.is_(None))
+        .order_by(versions.c.number, fine_tuned_names.c.name)
+    ):
+        found_names[row.adapter_id][row.name] = row.number
     return (
-        [_adapter(row, found_versions[row.id], found_aliases[row.id]) for row in rows if row.deleted_at is None],
+        [
+            _adapter(row, found_versions[row.id], found_aliases[row.id], found_names[row.id])
+            for row in rows
+            if row.deleted_at is None
+        ],
         [row.name for row in rows if row.deleted_at is not None],
     )
 
@@ -234,10 +296,11 @@ def alias_value(adapter: str, row: AnyRow) -> Alias:
     return Alias(adapter, row.name, row.version, row.generation, row.updated_at)
 
 
-def _adapter(row: AnyRow, its_versions: list[AnyRow], its_aliases: list[AnyRow]) -> Adapter:
+def _adapter(row: AnyRow, its_versions: list[AnyRow], its_aliases: list[AnyRow], its_names: dict[str, int]) -> Adapter:
     return Adapter(
         name=row.name,
         created_at=row.created_at,
         versions=MappingProxyType({found.number: version_value(row.name, found) for found in its_versions}),
         aliases=MappingProxyType({found.name: alias_value(row.name, found) for found in its_aliases}),
+        fine_tuned=MappingProxyType(its_names),
     )

@@ -1,7 +1,7 @@
 """The registry's tables.
 
-Nothing is ever removed from ``adapters``, ``versions`` or ``aliases``: a deleted row stays as a tombstone, so
-that version numbers, version ids and alias generations are never used twice.
+Nothing is ever removed from ``adapters``, ``versions``, ``aliases`` or ``fine_tuned_names``: a deleted row stays as a
+tombstone, so that version numbers, version ids, alias generations and fine-tuned names are never used twice.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 
 from adapters.database import UtcDateTime
-from adapters.names import MAX_NAME_LENGTH
+from adapters.names import MAX_FINE_TUNED_LENGTH, MAX_NAME_LENGTH
 
 VERSION_TABLE: Final = "alembic_version_adapters"
 """Where Alembic notes how far these tables are migrated."""
@@ -78,12 +78,19 @@ versions = Table(
     Column("rank", Integer, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("source", Text, nullable=False),
-    Column("report", JSON, nullable=False, comment="What the door measured"),
+    Column("report", JSON, nullable=False, comment="What the door measured, and training"),
     Column("created_at", UtcDateTime, nullable=False),
     Column("is_pinned", Boolean, nullable=False, server_default=false()),
     Column("deleted_at", UtcDateTime),
     UniqueConstraint("adapter_id", "number", name="versions_adapter_number"),
     sqlite_autoincrement=True,
+)
+
+fine_tuned_names = Table(
+    "fine_tuned_names",
+    metadata,
+    Column("name", String(MAX_FINE_TUNED_LENGTH), primary_key=True),
+    Column("version_id", ForeignKey("versions.id"), nullable=False, index=True),
 )
 
 aliases = Table(

@@ -44,9 +44,11 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A named, long-lived thing people call, with its living versions and its aliases."""
+    """A named, long-lived thing people call, with its living versions, their fine-tuned names and its aliases."""
 
     name: str
     created_at: datetime
     versions: Mapping[int, Version] = field(default_factory=dict)
     aliases: Mapping[str, Alias] = field(default_factory=dict)
+    fine_tuned: Mapping[str, int] = field(default_factory=dict)
+    """Fine-tuned name -> number of the version that it means."""

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import structlog
 
 from adapters.blobs import Blobs
 from adapters.errors import NameTaken, PatchbayError
-from adapters.names import DEFAULT_ALIAS
 from adapters.publisher import Published, Publisher
 from adapters.registry import UNSET, Registry, Unset
-from adapters.sources.directory import DirectorySource
 from adapters.sources.source import Source
 from adapters.versions import Alias, Version
 from server.errors import InvalidRequest, Unavailable
@@ -137,30 +133,6 @@ class House:
         except PatchbayError as trouble:
             log.warning("could not be made resident", version=version.name, reason=trouble.message)
 
-    async def publish_run(self, name: str, directory: Path, origin: str) -> Version:
-        """Publish what a training run exported and let ``stable`` point to it; one ``origin`` is published once.
-
-        Waits for the engine when it is being rebuilt: hours of training must not fail for it.
-
-        Raises:
-            PatchbayError: the door or the engine refused it.
-        """
-        while (version := self._made_by(name, origin)) is None:
-            try:
-                source = DirectorySource(directory, allowed=[directory], origin=origin)
-                version = (await self.publish(name, source, alias=DEFAULT_ALIAS)).version
-                break
-            except Unavailable:
-                await asyncio.sleep(1.0)
-        await self._warm_up(version)
-        return version
-
-    def _made_by(self, name: str, origin: str) -> Version | None:
-        if name not in self.registry.catalog:
-            return None
-        versions = self.registry.catalog.adapter(name).versions.values()
-        return next((version for version in versions if version.source == origin), None)
-
     async def unpin(self, name: str, number: int) -> Version:
         """Let a version be evicted again."""
         version = await self.registry.set_pinned(name, number, False)
@@ -183,9 +155,18 @@ class House:
         """Delete an adapter; its residents go as the last request lets go of them."""
         versions = list(self.registry.catalog.adapter(name).versions.values())
         await self.registry.delete_adapter(name)
-        await self.forget(versions)
+        await self._forget(versions)
 
-    async def forget(self, versions: Iterable[Version]) -> None:
+    async def delete_version(self, version: Version, *, with_aliases: bool = False) -> None:
+        """Delete a version; requests in flight finish on it.
+
+        Raises:
+            VersionInUse: it is pinned, or an alias points to it and is not to go with it.
+        """
+        await self.registry.delete_version(version.adapter, version.number, with_aliases=with_aliases)
+        await self._forget([version])
+
+    async def _forget(self, versions: Iterable[Version]) -> None:
         """Unload deleted versions."""
         if self.supervisor.is_ready:
             residency = self.supervisor.serving().residency

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
@@ -15,6 +14,7 @@ import structlog
 from adapters.blobs import Blobs
 from adapters.door import Limits, inspect
 from adapters.faults import Faults
+from adapters.names import Reference
 from adapters.publisher import Publisher
 from adapters.registry import Registry
 from adapters.remote_blobs import RemoteBlobs
@@ -33,18 +33,24 @@ from server.metrics import Metrics
 from server.residency.journal import ResidentsJournal
 from server.residency.residency import Residency
 from server.residency.trial import TrialLoad
+from server.run_publisher import RunPublisher
 from server.settings import Settings, check_exposure
 from server.supervisor import Serving, Supervisor
+from trainer.preflight import preflight
 from trainer.records import Records
-from trainer.validation import Validation
-from trainer.worker.worker import Worker
+from trainer.validation import Preflight, Validation
+from trainer.worker.worker import Worker, worker_name
 
 log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
 async def open_house(
-    settings: Settings, builder: EngineBuilder, *, examples: Path | None = None
+    settings: Settings,
+    builder: EngineBuilder,
+    *,
+    examples: Path | None = None,
+    preflight: Preflight = preflight,
 ) -> AsyncIterator[House]:
     """Open every part and start the engine; the house answers control calls at once, inference when it is ready.
 
@@ -52,6 +58,7 @@ async def open_house(
         settings: what the operator decided.
         builder: starts engines.
         examples: adapters to register at the first start, a directory each.
+        preflight: checks a new job's files.
 
     Raises:
         ExposedWithoutKeys: other machines could call and nobody needs a key.
@@ -62,24 +69,12 @@ async def open_house(
     async with Registry.open(settings.database) as registry:
         keys = await KeyRing.open(registry.database)
         check_exposure(settings, has_keys=not keys.is_empty)
-        training_dir = settings.data_dir / "training"
-        records = await Records.open(registry.database, training_dir, max_file_bytes=settings.max_file_bytes)
-        validation = Validation(records)
+        records = await Records.open(registry.database, settings.training_dir, max_file_bytes=settings.max_file_bytes)
         metrics = Metrics(settings.metric_adapters, capacity=settings.max_residents)
         journal = ResidentsJournal(settings.data_dir / "residents.json")
         gate = RequestGate(
             catalog=registry.catalog, meter=Meter(metrics.adapters), serving=lambda: supervisor.serving()
         )
-
-        def residency_of(engine: Engine) -> Residency:
-            return Residency(
-                engine,
-                locate=blobs.verify,
-                capacity=settings.max_residents,
-                wait_s=settings.load_wait_s,
-                is_pinned=registry.catalog.is_pinned,
-                metrics=metrics.engine,
-            )
 
         async def settle(serving: Serving, before: Sequence[Version] | None) -> None:
             if examples is not None:
@@ -90,7 +85,7 @@ async def open_house(
         supervisor = Supervisor(
             builder,
             gate,
-            residency_of=residency_of,
+            residency_of=partial(_residency, settings, registry, blobs, metrics),
             settle=settle,
             max_deaths=settings.max_engine_deaths,
             window_s=settings.engine_death_window_s,
@@ -103,6 +98,14 @@ async def open_house(
             door=partial(_inspect, supervisor, settings),
             faults=Faults(settings.fault_at),
             probe=TrialLoad(lambda: supervisor.running().residency),
+        )
+        validation = Validation(
+            records,
+            settings.runs_dir,
+            base=partial(_base_directory, supervisor),
+            adapter=partial(_version_directory, registry, blobs),
+            preflight=preflight,
+            threads=_training_threads(),
         )
         admission = Admission(settings.max_in_flight)
         async with background(
@@ -120,16 +123,38 @@ async def open_house(
                 yield house
 
 
-def _worker(house: House) -> Worker:
-    """Return the worker that runs beside the server, on half of its cores and below it in priority."""
-    return Worker(
-        house.records,
-        runs=house.settings.data_dir.absolute() / "training" / "runs",
-        base=lambda: house.supervisor.offered().directory,
-        publish=house.publish_run,
-        name=f"{socket.gethostname()}:{os.getpid()}",
-        threads=max(1, (os.cpu_count() or 1) // 2),
+def _residency(settings: Settings, registry: Registry, blobs: Blobs, metrics: Metrics, engine: Engine) -> Residency:
+    return Residency(
+        engine,
+        locate=blobs.verify,
+        capacity=settings.max_residents,
+        wait_s=settings.load_wait_s,
+        is_pinned=registry.catalog.is_pinned,
+        metrics=metrics.engine,
     )
+
+
+def _worker(house: House) -> Worker:
+    """Return the worker that runs beside the server."""
+    return Worker(house.records, house.settings.runs_dir, RunPublisher(house), worker_name())
+
+
+def _training_threads() -> int:
+    """Return how many threads a run gets: it leaves half of the machine to the server."""
+    return max(1, (os.cpu_count() or 1) // 2)
+
+
+async def _base_directory(supervisor: Supervisor) -> Path:
+    return (await supervisor.awaited_offer()).directory
+
+
+async def _version_directory(registry: Registry, blobs: Blobs, name: str) -> Path:
+    """Return where the files of the version called ``name`` lie.
+
+    Raises:
+        NotFound: it was deleted.
+    """
+    return await blobs.path(registry.catalog.resolve(Reference.parse(name)).digest)
 
 
 def _inspect(supervisor: Supervisor, settings: Settings, directory: Path) -> Report:

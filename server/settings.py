@@ -72,6 +72,16 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.absolute() / 'registry.db'}"
 
     @property
+    def training_dir(self) -> Path:
+        """Files to train on, and the directories of runs. Absolute: other processes are told of what lies there."""
+        return self.data_dir.absolute() / "training"
+
+    @property
+    def runs_dir(self) -> Path:
+        """The directories of runs, one a job."""
+        return self.training_dir / "runs"
+
+    @property
     def source_rules(self) -> SourceRules:
         """What the server may read on behalf of its callers."""
         return SourceRules(self.source_dirs, self.source_buckets, self.hub_endpoint, self.hub_token)
@@ -120,3 +130,8 @@ class ClientSettings(BaseSettings):
 
     url: str = "http://127.0.0.1:8000"
     api_key: str | None = None
+
+    @property
+    def base_url(self) -> str:
+        """The server's root: ``url`` may end in ``/v1``, as OpenAI's clients are given it."""
+        return self.url.rstrip("/").removesuffix("/v1")

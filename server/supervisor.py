@@ -109,6 +109,7 @@ class Supervisor:
         self._serving: Serving | None = None
         self._before: Sequence[Version] | None = None
         self.offer: Offer | None = None
+        self._offer_known = asyncio.Event()
         self._state = State.STARTING
         self.failed = asyncio.Event()
         self.exit_code: int | None = None
@@ -135,6 +136,11 @@ class Supervisor:
         if self.offer is None:
             raise self._not_ready()
         return self.offer
+
+    async def awaited_offer(self) -> Offer:
+        """Return what the engine offers as soon as it is known."""
+        await self._offer_known.wait()
+        return self.offered()
 
     def serving(self) -> Serving:
         """Return what answers traffic now.
@@ -194,6 +200,7 @@ class Supervisor:
 
     async def _start(self, stack: AsyncExitStack) -> Serving:
         self.offer = await self._builder.offer()
+        self._offer_known.set()
         engine = await stack.enter_async_context(self._builder.start(self._gate))
         residency = self._residency_of(engine)
         stack.push_async_callback(residency.close)

@@ -3,6 +3,8 @@
 PatchbayError
 ├── InvalidField           a field of a file or a job may not be so; ``param`` names it
 ├── FileTooLarge           a file with more bytes than the server accepts
+├── PreflightDied          the check of a job's files ended without a verdict
+├── PublicationRefused     a server refused what a worker beside another one wants to publish
 ├── (NotFound)
 │   ├── FileNotFound
 │   ├── JobNotFound
@@ -34,6 +36,22 @@ class FileTooLarge(PatchbayError):
     """More bytes than the server accepts in one file."""
 
     code = "file_too_large"
+
+
+class PreflightDied(PatchbayError):
+    """The check of a job's files ended without a verdict; ``log`` is the end of what it said."""
+
+    code = "validation_died"
+
+    def __init__(self, message: str, *, log: str) -> None:
+        super().__init__(message)
+        self.log = log
+
+
+class PublicationRefused(PatchbayError):
+    """The server refused to publish what a run made, for the reason in its own words."""
+
+    code = "publication_refused"
 
 
 class FileNotFound(NotFound):

@@ -10,8 +10,10 @@
         adapter/                a PEFT directory: adapter_config.json, adapter_model.safetensors
         state/                  what resuming needs; only the newest checkpoint keeps it
       result.json               child → worker: how it ended, once it has
-      passed.json               the worker's own: how many events it has passed on
+      metrics.csv, loss.png     RESULT_FILES, for people; written after result.json, when the child's status is 0
       check.json                child → worker: the preflight (``--check``)
+      lock                      held by the one child that works here
+      warm_start/               an adapter to go on from: a copy, its version may be deleted
       scratch/                  the child's own
 
 Whoever starts the child again on the same directory has it go on from the newest checkpoint.
@@ -22,16 +24,22 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from adapters.disk import fsync_directory
+from trainer.errors import CheckpointNotFound
 from trainer.run_spec import RunSpec
 
 COMPLETE: Final = "COMPLETE"
+METRICS_FILE: Final = "metrics.csv"
+"""One row a step: what the events said of it."""
+LOSS_PLOT: Final = "loss.png"
+RESULT_FILES: Final = (METRICS_FILE, LOSS_PLOT)
+"""What a finished run leaves for people."""
 _STEP: Final = "step-"
 
 
@@ -121,6 +129,8 @@ class RunResult:
     """With every "auto" resolved."""
     metrics: Mapping[str, Any]
     """Of the best checkpoint."""
+    curves: Mapping[str, Sequence[tuple[int, float]]]
+    """Of each metric the (step, value) pairs, at most 200, evenly thinned; the first and the last are among them."""
 
 
 class RunDirectory:
@@ -131,6 +141,7 @@ class RunDirectory:
         self.events_file = path / "events.jsonl"
         self.checkpoints_folder = path / "checkpoints"
         self.scratch = path / "scratch"
+        self.warm_start = path / "warm_start"
 
     def write_spec(self, spec: RunSpec) -> None:
         """Create the directory with its spec."""
@@ -148,9 +159,13 @@ class RunDirectory:
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file so that a reader sees all of it or none."""
+        self.write_bytes(name, json.dumps(value, allow_nan=False).encode())
+
+    def write_bytes(self, name: str, value: bytes) -> None:
+        """Write a file so that a reader sees all of it or none."""
         staged = self.path / f".{name}.{os.getpid()}"
-        with staged.open("w") as file:
-            json.dump(value, file)
+        with staged.open("wb") as file:
+            file.write(value)
             file.flush()
             os.fsync(file.fileno())
         staged.replace(self.path / name)
@@ -162,13 +177,27 @@ class RunDirectory:
         with self.events_file.open("ab", buffering=0) as file:
             file.write(line)
 
-    def events(self) -> list[Event]:
-        """Return the events so far; a line still being written is not one."""
+    def events_since(self, position: int) -> tuple[list[Event], int]:
+        """Return the events behind byte ``position``, and the position behind them; a half-written line is not one.
+
+        A position stays good for ever, across a power cut too: what is returned is on the disk. Costs one ``stat``
+        when nothing is new.
+        """
         try:
-            raw = self.events_file.read_bytes()
+            if self.events_file.stat().st_size <= position:
+                return [], position
         except FileNotFoundError:
-            return []
-        return [Event(**json.loads(line)) for line in raw[: raw.rfind(b"\n") + 1].splitlines()]
+            return [], position
+        with self.events_file.open("rb") as file:
+            os.fsync(file.fileno())
+            file.seek(position)
+            raw = file.read()
+        whole = raw[: raw.rfind(b"\n") + 1]
+        return [Event(**json.loads(line)) for line in whole.splitlines()], position + len(whole)
+
+    def events(self) -> list[Event]:
+        """Return the events so far."""
+        return self.events_since(0)[0]
 
     def mend_events(self) -> None:
         """Cut off half a line that a killed child left at the end; the next event starts on a line of its own."""
@@ -182,23 +211,49 @@ class RunDirectory:
         found = (Checkpoint(marker.parent, Marker(**json.loads(marker.read_bytes()))) for marker in markers)
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
+    def checkpoint(self, step: int) -> Checkpoint:
+        """Return the checkpoint of ``step``.
+
+        Raises:
+            CheckpointNotFound: there is none, or it is not complete.
+        """
+        path = self.checkpoint_path(step)
+        try:
+            return Checkpoint(path, Marker(**json.loads((path / COMPLETE).read_bytes())))
+        except FileNotFoundError:
+            made = ", ".join(str(checkpoint.step) for checkpoint in self.checkpoints()) or "none yet"
+            raise CheckpointNotFound(f"step {step} has no complete checkpoint; these have: {made}") from None
+
+    def best_checkpoint(self) -> Checkpoint:
+        """Return the checkpoint that the result names.
+
+        Raises:
+            CheckpointNotFound: the run has no result yet, or lost the checkpoint.
+        """
+        result = self.result()
+        if result is None:
+            raise CheckpointNotFound(f"run '{self.path.name}' has no result yet; wait until its job has trained")
+        return self.checkpoint(int(result.best_checkpoint.removeprefix(_STEP)))
+
     def checkpoint_path(self, step: int) -> Path:
         """Where the checkpoint of ``step`` stands once it is complete."""
         return self.checkpoints_folder / f"{_STEP}{step}"
 
-    def passed(self) -> int:
-        """Return how many events the worker has passed on."""
-        try:
-            return int(json.loads((self.path / "passed.json").read_bytes())["events"])
-        except FileNotFoundError:
-            return 0
+    def write_check(self, report: Mapping[str, Any]) -> None:
+        """Say what the preflight found."""
+        self.write("check.json", report)
 
-    def write_passed(self, events: int) -> None:
-        """Note how many events the worker has passed on."""
-        self.write("passed.json", {"events": events})
+    def check(self) -> dict[str, Any]:
+        """Return what the preflight found.
+
+        Raises:
+            OSError: there was none.
+        """
+        report: dict[str, Any] = json.loads((self.path / "check.json").read_bytes())
+        return report
 
     def write_result(self, result: RunResult) -> None:
-        """Say how the run ended; nothing is written after this."""
+        """Say how the run ended; after this only the result files are written."""
         self.write("result.json", asdict(result))
 
     def result(self) -> RunResult | None:

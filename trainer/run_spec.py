@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 Auto = Literal["auto"]
 AUTO: Final[Auto] = "auto"
+DEFAULT_RANK: Final = 16
 ALL_LINEAR: Final = "all-linear"
 """Every linear module except the output head (PEFT's word); attention alone learns less at the same size."""
 
@@ -41,7 +42,7 @@ class RunSpec:
     beta: float | Auto = AUTO
     """Of ``dpo`` and ``kto``: how dearly it costs to move away from the base."""
     seed: int = 0
-    rank: int = 16
+    rank: int = DEFAULT_RANK
     alpha: float | None = None
     """LoRA's scaling is alpha / rank; None: twice the rank. A warm start keeps its own rank, alpha and targets."""
     targets: tuple[str, ...] | Literal["all-linear"] = ALL_LINEAR
@@ -69,11 +70,16 @@ class RunSpec:
         """Return the spec that ``to_json`` gave.
 
         Raises:
-            ValueError: a key that the spec does not have.
+            ValueError: no object, a key that the spec does not have, or lacks, or a method that there is not.
         """
+        if not isinstance(value, Mapping):
+            raise ValueError("the run's spec is no JSON object")
         unknown = sorted(value.keys() - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"the run's spec has unknown keys: {', '.join(unknown)}")
+        missing = [name for name in ("base", "training_file") if value.get(name) is None]
+        if missing:
+            raise ValueError(f"the run's spec lacks {', '.join(missing)}")
         given = dict(value)
         for name in _PATHS:
             if given.get(name) is not None:

@@ -90,6 +90,7 @@ jobs = Table(
     Column("lease_until", UtcDateTime),
     Column("deaths", Integer, nullable=False),  # attempts that died since its last new checkpoint
     Column("estimated_finish", UtcDateTime),
+    Column("events_position", BigInteger, nullable=False, server_default="0"),  # bytes of its run's events in the log
     # what came of it
     Column("finished_at", UtcDateTime),
     Column("fine_tuned_model", String(MAX_MODEL_LENGTH)),

@@ -1,32 +1,70 @@
-"""What becomes of a new job: its files are read line by line, and it is queued or fails with every fault."""
+"""What becomes of a new job: its files are checked and its longest rows tried, and it is queued or fails.
+
+A queued job has its run directory: the spec says everything that a worker's child needs, with no "auto" left.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
+import shutil
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from adapters.errors import BlobCorrupt
+import structlog
+
+from adapters.disk import in_thread
+from adapters.errors import BlobCorrupt, NotFound
+from adapters.manifest import FILES
 from trainer.data.faults import LineFault
-from trainer.errors import FileNotFound, IllegalTransition
+from trainer.errors import IllegalTransition, PreflightDied
 from trainer.jobs.job import Failure, Job, Json
 from trainer.records import Records
+from trainer.run_directory import RunDirectory
+from trainer.run_request import Ingredients, resolved_method, run_spec
+from trainer.run_spec import RunSpec
+
+log = structlog.get_logger(__name__)
 
 SHOWN: Final = 5
 """Faults in the error's message; the event has all of them."""
+
+Preflight = Callable[[RunSpec], Awaitable[dict[str, Any]]]
+"""See ``trainer.preflight.preflight``."""
 
 
 class Validation:
     """Validates the jobs of ``records``, one at a time and in the order of their creation.
 
     Several processes may validate the same job: the first to finish decides, and all would decide alike.
+
+    Args:
+        records: where new jobs are.
+        runs: directory of the run directories, one a job.
+        base: waits until the base model's directory is known.
+        adapter: returns the directory of a version, named as ``sql@7``; raises NotFound.
+        preflight: checks what a spec says.
+        threads: CPU threads of a child.
     """
 
-    def __init__(self, records: Records) -> None:
+    def __init__(
+        self,
+        records: Records,
+        runs: Path,
+        *,
+        base: Callable[[], Awaitable[Path]],
+        adapter: Callable[[str], Awaitable[Path]],
+        preflight: Preflight,
+        threads: int,
+    ) -> None:
         self._records = records
+        self._runs = runs
+        self._base = base
+        self._adapter = adapter
+        self._preflight = preflight
+        self._threads = threads
         self._asked = asyncio.Event()
 
     def look(self) -> None:
@@ -43,47 +81,64 @@ class Validation:
             await self._asked.wait()
 
     async def _decide(self, job: Job) -> None:
-        files, jobs = self._records.files, self._records.jobs
-        ids = {"training_file": job.training_file, "validation_file": job.validation_file}
+        jobs = self._records.jobs
         try:
-            paths = {param: await files.content(file_id) for param, file_id in ids.items() if file_id is not None}
-        except (BlobCorrupt, FileNotFound) as gone:
-            await jobs.reject(job.id, Failure("file_unreadable", gone.message))
+            given = await self._gather(job)
+            report = await self._preflight(run_spec(job, given))
+        except (BlobCorrupt, NotFound) as gone:
+            await jobs.reject(job.id, Failure(gone.code, gone.message, gone.param))
             return
-        status, output = await _check(job.method["type"], *paths.values())
-        if status != 0:
-            cause = f"the check of the files died with status {status}: see the server's log, then create the job anew"
-            await jobs.reject(job.id, Failure("validation_died", cause))
+        except ValueError as unknown:  # written by another release, which knows more methods
+            await jobs.reject(job.id, Failure("cannot_train", str(unknown)))
             return
-        reports: dict[str, Json] = dict(zip(paths, json.loads(output), strict=True))
-        faulty = [param for param, report in reports.items() if not report["ok"]]
-        if faulty:
-            await jobs.reject(job.id, _failure(faulty[0], reports[faulty[0]]), data=reports)
-        else:
-            await jobs.admit(job.id, job.method, data=reports)
+        except PreflightDied as died:
+            log.error("a job's files could not be checked", job=job.id, reason=died.message, said=died.log)
+            cause = f"{died.message}: see the server's log, then create the job anew"
+            await jobs.reject(job.id, Failure(died.code, cause))
+            return
+        data = {"training_file": report["training"], "validation_file": report["validation"]}
+        data |= {name: report[name] for name in ("hyperparameters", "estimate") if name in report}
+        if not report["ok"]:
+            await jobs.reject(job.id, _failure(report), data=data)
+            return
+        method = resolved_method(job.method, report["hyperparameters"])
+        await in_thread(self._lay_out, replace(job, method=method), given, report)
+        await jobs.admit(job.id, method, data=data)
+
+    async def _gather(self, job: Job) -> Ingredients:
+        """Find what the job names.
+
+        Raises:
+            BlobCorrupt, NotFound: something of it is gone.
+        """
+        files, warm_start = self._records.files, job.extension.get("warm_start")
+        return Ingredients(
+            base=await self._base(),
+            training=await files.content(job.training_file),
+            validation=None if job.validation_file is None else await files.content(job.validation_file),
+            warm_start=None if warm_start is None else await self._adapter(warm_start),
+            threads=self._threads,
+        )
+
+    def _lay_out(self, job: Job, given: Ingredients, report: Mapping[str, Any]) -> None:
+        """Write the job's run directory, with a copy of the warm start: its version may be deleted meanwhile."""
+        run = RunDirectory(self._runs / job.id)
+        run.path.mkdir(parents=True, exist_ok=True)
+        if given.warm_start is not None:
+            run.warm_start.mkdir(exist_ok=True)
+            for name in FILES:
+                shutil.copyfile(given.warm_start / name, run.warm_start / name)
+            given = replace(given, warm_start=run.warm_start)
+        run.write_check(report)
+        run.write_spec(run_spec(job, given))
 
 
-async def _check(method: str, *paths: Path) -> tuple[int, bytes]:
-    """Return exit status and output of ``trainer.data``; it does not outlive the call."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "trainer.data",
-        method,
-        *map(str, paths),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        output, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-    return await process.wait(), output
-
-
-def _failure(param: str, report: Json) -> Failure:
-    faults = [LineFault(**fault) for fault in report["faults"]]
-    shown = "; ".join(map(str, faults[:SHOWN]))
-    more = f" (and {len(faults) - SHOWN} more: the job's events have all)" if len(faults) > SHOWN else ""
-    return Failure(f"invalid_{param}", f"{shown}{more}", param)
+def _failure(report: Json) -> Failure:
+    for param, file in (("training_file", report["training"]), ("validation_file", report["validation"])):
+        if file is not None and not file["ok"]:
+            faults = [LineFault(**fault) for fault in file["faults"]]
+            shown = "; ".join(map(str, faults[:SHOWN]))
+            rest = len(faults) + file["left_out"] - SHOWN
+            more = f" (and {rest} more: the job's events have them)" if rest > 0 else ""
+            return Failure(f"invalid_{param}", f"{shown}{more}", param)
+    return Failure("cannot_train", report.get("reason") or report["estimate"]["reason"])

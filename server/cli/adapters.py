@@ -8,15 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from adapters.names import DEFAULT_ALIAS, Reference, check_adapter_name, check_alias
+from adapters.names import DEFAULT_ALIAS, FineTunedName, Reference, check_adapter_name, check_alias, parse_reference
 from server.cli import transfer
-from server.cli.client import ApiKey, Json, Url, connect
+from server.cli.client import ApiKey, Json, Url, connect, model_path
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.screen import AsJson, moment, remark, show_fields, show_json, show_table, size
 
 app = typer.Typer(no_args_is_help=True, help="Adapters, their versions and aliases.")
 
-Ref = Annotated[str, typer.Argument(metavar="REF", help="sql@7, sql@canary, or sql (what `stable` points to).")]
+Ref = Annotated[
+    str,
+    typer.Argument(metavar="REF", help="sql@7, sql@canary, sql (what `stable` points to), or a fine-tuned name, ft:…"),
+]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An adapter.")]
 VersionOf = Annotated[str, typer.Argument(metavar="VERSION", help="A number, or an alias of the adapter.")]
 
@@ -34,9 +37,9 @@ def list_adapters(*, as_json: AsJson = False, url: Url = None, api_key: ApiKey =
 
 @app.command()
 def show(ref: Ref, *, as_json: AsJson = False, url: Url = None, api_key: ApiKey = None) -> None:
-    """Show an adapter with its versions (sql), or a version with its report (sql@7, sql@canary)."""
+    """Show an adapter with its versions (sql), or a version with its report (sql@7, sql@canary, ft:…)."""
     with connect(url, api_key) as server:
-        if "@" in ref:
+        if "@" in ref or isinstance(parse_reference(ref), FineTunedName):
             _show_version(server.get(_path(server.resolve(ref))), as_json=as_json)
             return
         path = f"/v1/adapters/{check_adapter_name(ref)}"
@@ -153,13 +156,16 @@ def unload(ref: Ref, *, url: Url = None, api_key: ApiKey = None) -> None:
 
 @app.command()
 def rm(
-    target: Annotated[str, typer.Argument(metavar="REF_OR_NAME", help="sql (all of it), sql@7, or alias sql@canary.")],
+    target: Annotated[str, typer.Argument(metavar="REF_OR_NAME", help="sql (all), sql@7, ft:…, or alias sql@canary.")],
     *,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Delete an adapter with all its versions, one version, or an alias (its version stays)."""
+    """Delete an adapter with all its versions, one version, or an alias (its version stays).
+
+    A version that is named by its fine-tuned name goes with the aliases that point to it.
+    """
     path, what = _deletion(target)
     if not yes:
         typer.confirm(f"Delete {what}?", abort=True, err=True)
@@ -170,7 +176,9 @@ def rm(
 
 def _deletion(target: str) -> tuple[str, str]:
     """Return the path to delete and what it is, in words."""
-    named = Reference.parse(target)
+    named = parse_reference(target)
+    if isinstance(named, FineTunedName):
+        return model_path(target), f"version '{named}' with the aliases that point to it"
     if "@" not in target:
         return f"/v1/adapters/{target}", f"adapter '{target}' with all its versions"
     if named.version is not None:

@@ -19,7 +19,7 @@ app = typer.Typer()
 
 @app.command()
 def chat(
-    ref: Annotated[str, typer.Argument(metavar="REF", help="An adapter, a version, or the base model.")],
+    ref: Annotated[str, typer.Argument(metavar="REF", help="An adapter, a version, a fine-tuned name, or the base.")],
     *,
     vs: Annotated[str | None, typer.Option(metavar="REF", help="Answer each message with this one too.")] = None,
     message: Annotated[str | None, typer.Option("--message", "-m", help="Ask once and exit.")] = None,

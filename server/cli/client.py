@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Final
+from urllib.parse import quote
 
 import httpx
 import typer
 
-from adapters.names import Reference
+from adapters.names import Reference, parse_reference
 from server.cli.failure import CommandFailed, ExitCode
 
 Json = dict[str, Any]
@@ -63,15 +64,15 @@ class Client:
         return {**part, "data": data, "first_id": first["first_id"]}
 
     def resolve(self, reference: str) -> Reference:
-        """Return ``reference`` with its version number; the server says where an alias points.
+        """Return ``reference`` with its version number; the server says what an alias or a fine-tuned name means.
 
         Raises:
             InvalidName: it is no reference.
         """
-        asked = Reference.parse(reference)
-        if asked.version is not None:
+        asked = parse_reference(reference)
+        if isinstance(asked, Reference) and asked.version is not None:
             return asked
-        root = self.get(f"/v1/models/{reference}")["root"]
+        root = self.get(model_path(reference))["root"]
         if root == reference:
             raise CommandFailed(ExitCode.USAGE, f"'{reference}' is the base model; name an adapter")
         return Reference.parse(root)
@@ -88,7 +89,7 @@ def connect(url: str | None, api_key: str | None) -> Iterator[Client]:
 
     given = {"url": url, "api_key": api_key}
     settings = ClientSettings().model_copy(update={name: said for name, said in given.items() if said is not None})
-    base = settings.url.rstrip("/").removesuffix("/v1")  # as OpenAI's clients are given it
+    base = settings.base_url
     headers = {} if settings.api_key is None else {"Authorization": f"Bearer {settings.api_key}"}
     try:
         with httpx.Client(base_url=base, headers=headers, timeout=_TIMEOUT) as http:
@@ -101,6 +102,11 @@ def connect(url: str | None, api_key: str | None) -> Iterator[Client]:
     except httpx.TransportError as broken:
         what = str(broken) or type(broken).__name__
         raise CommandFailed(ExitCode.UNREACHABLE, f"the connection to {base} broke off: {what}") from broken
+
+
+def model_path(model: str) -> str:
+    """Return the path of a model; a fine-tuned name may have slashes and worse in it."""
+    return f"/v1/models/{quote(model, safe='')}"
 
 
 def refusal(error: Json, code: ExitCode = ExitCode.REFUSED) -> CommandFailed:

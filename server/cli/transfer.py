@@ -1,4 +1,4 @@
-"""Adapters' files on their way: up from a directory, down into one. Streamed, never whole in memory."""
+"""Files on their way: adapters' and those to train on, up and down. Streamed, never whole in memory."""
 
 from __future__ import annotations
 
@@ -65,6 +65,22 @@ def pull(server: Client, path: str, directory: Path) -> None:
     finally:
         for part, _ in arrived:
             part.unlink(missing_ok=True)
+
+
+def push_file(server: Client, path: Path, purpose: str) -> Json:
+    """Upload the file at ``path`` and return its JSON."""
+    with transfer_progress() as progress, progress.open(path, "rb", description=path.name) as content:
+        return server.send("POST", "/v1/files", data={"purpose": purpose}, files={"file": (path.name, content)})
+
+
+def pull_file(server: Client, path: str, to: Path, size_bytes: int) -> None:
+    """Download what is at ``path``; nothing appears under ``to`` before all has arrived."""
+    part = to.with_name(f".{to.name}.part")
+    try:
+        _download(server, path, part, size_bytes)
+        part.replace(to)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _download(server: Client, path: str, to: Path, size_bytes: int) -> None:

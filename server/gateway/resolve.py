@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from adapters.catalog import Catalog
 from adapters.errors import AdapterNotFound, InvalidName, WrongBase
-from adapters.names import Reference
+from adapters.names import parse_reference
 from adapters.versions import Version
 from server.engine.engine import Offer
 
@@ -13,11 +13,11 @@ def resolve(model: str, catalog: Catalog, offer: Offer) -> Version:
     """Return the version that ``model`` refers to.
 
     Raises:
-        NotFound: no such adapter, alias or version; never a fall back to the base.
+        NotFound: no such adapter, alias, version or fine-tuned name; never a fall back to the base.
         WrongBase: the version was made for another base model than the one served.
     """
     try:
-        reference = Reference.parse(model)
+        reference = parse_reference(model)
     except InvalidName as malformed:
         raise _unknown(model, offer) from malformed
     try:

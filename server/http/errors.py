@@ -42,7 +42,10 @@ STATUS: Mapping[type[PatchbayError], int] = {
     server_errors.RouteUnsupported: 404,
     trainer_errors.InvalidField: 400,
     trainer_errors.FileTooLarge: 413,
+    trainer_errors.PreflightDied: 500,
+    trainer_errors.PublicationRefused: 502,
     trainer_errors.IllegalTransition: 400,  # as OpenAI answers; its client would try a 409 again
+    trainer_errors.FileInUse: 400,  # for the same reason
 }
 
 _TYPES = {

@@ -10,10 +10,8 @@ from typing import Final, Literal
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from adapters.errors import InvalidName, NameTaken
-from adapters.names import check_adapter_name
-from server.house import House
 from server.routes.inputs import HouseOf
+from server.routes.servability import servable_extension
 from server.routes.shapes import Json, list_json
 from server.routes.training_shapes import (
     JobBody,
@@ -24,6 +22,7 @@ from server.routes.training_shapes import (
     page_json,
     permission_json,
 )
+from server.run_publisher import RunPublisher
 from trainer.errors import InvalidField
 from trainer.jobs.event import Event
 
@@ -35,8 +34,7 @@ _METADATA: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 @router.post("/jobs")
 async def create(body: JobBody, house: HouseOf) -> Json:
     """Create a job; its files are checked next, and then it waits for a worker or has failed."""
-    _check(body, house)
-    job = await house.records.jobs.create(body.draft())
+    job = await house.records.jobs.create(body.draft(servable_extension(body, house)))
     house.validation.look()
     return job_json(job)
 
@@ -87,6 +85,18 @@ async def events(
     return StreamingResponse(_sent(house.records.events.follow(job_id, after=after)), media_type="text/event-stream")
 
 
+@router.post("/jobs/{job_id}/checkpoints/{step}/publish")
+async def publish_checkpoint(job_id: str, step: int, house: HouseOf) -> Json:
+    """Publish a checkpoint from its run directory, for a worker beside the server; done once, however often asked."""
+    return {"object": "model", "id": await RunPublisher(house).checkpoint(job_id, step)}
+
+
+@router.post("/jobs/{job_id}/publish")
+async def publish_result(job_id: str, house: HouseOf) -> Json:
+    """Publish a job's result from its run directory, for a worker beside the server; done once, however often asked."""
+    return {"object": "model", "id": await RunPublisher(house).result(job_id)}
+
+
 @router.get("/jobs/{job_id}/checkpoints")
 async def checkpoints(job_id: str, house: HouseOf, after: str | None = None, limit: int = 10) -> Json:
     """List a job's checkpoints, newest first."""
@@ -121,35 +131,6 @@ async def forbid(checkpoint: str, permission_id: str, house: HouseOf) -> Json:
     """Take a permission back."""
     await house.records.checkpoints.forbid(checkpoint, permission_id)
     return {"object": "checkpoint.permission", "id": permission_id, "deleted": True}
-
-
-def _check(body: JobBody, house: House) -> None:
-    """Refuse what this server could not train, or could not serve afterwards.
-
-    Raises:
-        InvalidField: another base model, or a rank that the engine does not take.
-        InvalidName, NameTaken: nothing may have the adapter's name.
-        EngineNotReady: the base model is not known yet.
-    """
-    offer = house.supervisor.offered()
-    if body.model not in offer.served_names:
-        raise InvalidField(
-            f"model '{body.model:.100}' cannot be fine-tuned here: train {' or '.join(offer.served_names)}",
-            param="model",
-        )
-    if body.rank is not None and body.rank > offer.max_rank:
-        raise InvalidField(
-            f"the engine takes adapters up to rank {offer.max_rank}: ask for less, or start the server with a larger "
-            "--max-lora-rank",
-            param="rank",
-        )
-    param, name = ("adapter", body.adapter) if body.adapter is not None else ("suffix", body.suffix)
-    if name is not None:
-        try:
-            house.check_free(check_adapter_name(name))
-        except (InvalidName, NameTaken) as refused:
-            refused.param = param
-            raise
 
 
 def _wanted(request: Request) -> Mapping[str, str] | None:

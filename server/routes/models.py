@@ -1,16 +1,16 @@
-"""OpenAI's model routes: the base and the adapters. https://platform.openai.com/docs/api-reference/models"""
+"""OpenAI's model routes: the base, the adapters and what jobs made. https://platform.openai.com/docs/api-reference/models"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
-from adapters.names import DEFAULT_ALIAS, check_adapter_name
-from adapters.versions import Adapter
+from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, parse_reference
+from adapters.versions import Adapter, Version
 from server.gateway.resolve import resolve
 from server.house import House
 from server.routes.inputs import HouseOf
@@ -24,7 +24,10 @@ _BATCH = 200
 
 @router.get("")
 async def list_models(house: HouseOf) -> StreamingResponse:
-    """List the base model and every adapter. OpenAI's client knows no pages here, so all come in one, streamed."""
+    """List the base model, every adapter and every fine-tuned model; a job's checkpoints are listed with the job.
+
+    OpenAI's client knows no pages here, so all come in one, streamed.
+    """
     return StreamingResponse(_list(house), media_type="application/json")
 
 
@@ -36,7 +39,8 @@ async def _list(house: House) -> AsyncIterator[str]:
     while True:
         adapters, has_more = house.registry.catalog.adapters(after=after, limit=_BATCH)
         if adapters:
-            yield separator + ", ".join(json.dumps(_adapter_json(adapter, house)) for adapter in adapters)
+            models = [model for adapter in adapters for model in _models_of(adapter, house)]
+            yield separator + ", ".join(map(json.dumps, models))
             after, separator = adapters[-1].name, ", "
         if not has_more:
             break
@@ -50,21 +54,18 @@ async def show(model: str, house: HouseOf) -> Json:
     if model in house.served_names:
         return _base_json(model, house)
     version = resolve(model, house.registry.catalog, house.supervisor.offered())
-    return {
-        "id": model,
-        "object": "model",
-        "created": int(version.created_at.timestamp()),
-        "owned_by": "patchbay",
-        "root": version.name,
-        "parent": house.served_names[0],
-        "digest": version.digest,
-    }
+    return _version_json(model, version, house)
 
 
-@router.delete("/{model}")
+@router.delete("/{model:path}")
 async def delete(model: str, house: HouseOf) -> Json:
-    """Delete an adapter, as OpenAI deletes a fine-tuned model."""
-    await house.delete_adapter(check_adapter_name(model))  # `sql@7` names a version, which is deleted elsewhere
+    """Delete an adapter, or the version that a fine-tuned name means with the aliases that point to it."""
+    named = parse_reference(model)
+    if isinstance(named, FineTunedName):
+        version = house.registry.catalog.resolve(named)
+        await house.delete_version(version, with_aliases=True)
+    else:
+        await house.delete_adapter(check_adapter_name(model))  # `sql@7` names a version, which is deleted elsewhere
     return {"id": model, "object": "model", "deleted": True}
 
 
@@ -76,6 +77,25 @@ def _base_json(name: str, house: House) -> Json:
         "owned_by": "patchbay",
         "root": name,
         "parent": None,
+    }
+
+
+def _models_of(adapter: Adapter, house: House) -> Iterator[Json]:
+    yield _adapter_json(adapter, house)
+    for name, number in adapter.fine_tuned.items():
+        if not FineTunedName(name).is_checkpoint:
+            yield _version_json(name, adapter.versions[number], house)
+
+
+def _version_json(model: str, version: Version, house: House) -> Json:
+    return {
+        "id": model,
+        "object": "model",
+        "created": int(version.created_at.timestamp()),
+        "owned_by": "patchbay",
+        "root": version.name,
+        "parent": next(iter(house.served_names), None),
+        "digest": version.digest,
     }
 
 

@@ -50,8 +50,8 @@ def adapter_json(adapter: Adapter) -> Json:
 
 
 def version_json(version: Version, house: House) -> Json:
-    """Return a version, with the aliases that point to it and where it stands with the engine."""
-    aliases = house.registry.catalog.adapter(version.adapter).aliases.values()
+    """Return a version, with the names it has and where it stands with the engine."""
+    adapter = house.registry.catalog.adapter(version.adapter)
     return {
         "object": "adapter.version",
         "id": version.name,
@@ -62,7 +62,8 @@ def version_json(version: Version, house: House) -> Json:
         "size_bytes": version.size_bytes,
         "source": version.source,
         "created_at": int(version.created_at.timestamp()),
-        "aliases": [alias.name for alias in aliases if alias.version == version.number],
+        "aliases": [alias.name for alias in adapter.aliases.values() if alias.version == version.number],
+        "fine_tuned_names": [name for name, number in adapter.fine_tuned.items() if number == version.number],
         "is_pinned": version.is_pinned,
         "residency": house.residency_of(version),
     }

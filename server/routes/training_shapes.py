@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -17,7 +17,7 @@ from trainer.jobs.checkpoint import Checkpoint, Permission
 from trainer.jobs.event import Event
 from trainer.jobs.job import Job, JobDraft
 from trainer.page import Page
-from trainer.run_spec import AUTO, Auto, Method
+from trainer.run_spec import ALL_LINEAR, AUTO, Auto, Method
 
 T = TypeVar("T")
 
@@ -123,6 +123,14 @@ def _auto_or(kind: type, least: float, most: float) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _names_or_all(value: object) -> object:
+    """Admit "all-linear" and names. It runs first, as above."""
+    is_names = isinstance(value, list) and value and all(isinstance(name, str) for name in value)
+    if value is not None and value != ALL_LINEAR and not is_names:
+        raise PydanticCustomError("names", "Input should be '{all}' or a list of names", {"all": ALL_LINEAR})
+    return value
+
+
 _ANY: Final = sys.float_info.max
 
 
@@ -195,6 +203,10 @@ class ExtensionBody(_Body):
     adapter: str | None = Field(None, description="Adapter that becomes a version richer; else the suffix names it.")
     rank: int | None = Field(None, ge=1, description="Of the LoRA.")
     alpha: float | None = Field(None, gt=0, allow_inf_nan=False, description="LoRA's scaling is alpha / rank.")
+    targets: Annotated[list[str] | Literal["all-linear"] | None, BeforeValidator(_names_or_all)] = Field(
+        None, description="Modules that get a LoRA."
+    )
+    warm_start: str | None = Field(None, description="Reference to go on from, as `model` may be too.")
     max_length: int | None = Field(None, ge=1, description="Tokens in a row; longer ones are refused, never cut.")
     drop_long: bool | None = Field(None, description="Leave longer rows out instead.")
     packing: bool | None = Field(None, description="Several short rows in one sequence.")
@@ -215,8 +227,8 @@ class JobBody(ExtensionBody):
     metadata: dict[str, str] | None = None
     integrations: list[dict[str, Any]] | None = None
 
-    def draft(self) -> JobDraft:
-        """Return what is asked for.
+    def draft(self, extension: Json) -> JobDraft:
+        """Return what is asked for, with our own keys as ``extension`` has them.
 
         Raises:
             InvalidField: a field is out of bounds, or nobody would honour it.
@@ -234,8 +246,12 @@ class JobBody(ExtensionBody):
             suffix=self.suffix,
             seed=self.seed,
             metadata=self.metadata,
-            extension=self.model_dump(include=set(ExtensionBody.model_fields), exclude_none=True),
+            extension=extension,
         )
+
+    def extension(self) -> Json:
+        """Return those of our own keys that were said."""
+        return self.model_dump(include=set(ExtensionBody.model_fields), exclude_none=True)
 
     def _method(self) -> Json:
         top = self.__dict__["hyperparameters"]  # as an attribute it would warn of itself

@@ -44,7 +44,7 @@ async def publish(
     if alias is not None:
         check_alias(alias)
     published = await house.publish(name, source, alias=alias)
-    return {**version_json(published.version, house), "report": published.report.to_json()}
+    return {**version_json(published.version, house), "report": published.report}
 
 
 async def _source_body(request: Request) -> SourceBody:
@@ -134,8 +134,7 @@ async def unpin(name: str, version: str, house: HouseOf) -> Json:
 async def delete(name: str, version: str, house: HouseOf) -> Json:
     """Delete a version that no alias points to. Requests in flight finish on it; its number is never used again."""
     found = _find(house, name, version)
-    await house.registry.delete_version(name, found.number)
-    await house.forget([found])
+    await house.delete_version(found)
     return {"object": "adapter.version", "id": found.name, "deleted": True}
 
 

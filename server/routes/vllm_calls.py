@@ -9,9 +9,10 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict
 
-from adapters.names import DEFAULT_ALIAS, check_adapter_name
+from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, parse_reference
 from adapters.sources.address import parse_source
 from server.errors import InvalidRequest
+from server.routes import models
 from server.routes.inputs import HouseOf
 
 router = APIRouter(prefix="/v1", tags=["vllm"])
@@ -58,9 +59,14 @@ async def load_lora_adapter(body: LoadBody, house: HouseOf) -> PlainTextResponse
 
 @router.post("/unload_lora_adapter")
 async def unload_lora_adapter(body: UnloadBody, house: HouseOf) -> PlainTextResponse:
-    """Delete the adapter ``lora_name``: after this call its name is unknown, as with vLLM."""
-    versions = house.registry.catalog.adapter(body.lora_name).versions.values()
+    """Delete the adapter ``lora_name``: after this call its name is unknown, as with vLLM.
+
+    A fine-tuned name deletes the version that it means, with the aliases that point to it.
+    """
+    name, catalog = body.lora_name, house.registry.catalog
+    named = parse_reference(name)
+    versions = [catalog.resolve(named)] if isinstance(named, FineTunedName) else catalog.adapter(name).versions.values()
     if body.lora_int_id is not None and body.lora_int_id not in {version.id for version in versions}:
-        raise InvalidRequest(f"'{body.lora_name}' has no version of id {body.lora_int_id}", param="lora_int_id")
-    await house.delete_adapter(body.lora_name)
-    return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
+        raise InvalidRequest(f"'{name}' has no version of id {body.lora_int_id}", param="lora_int_id")
+    await models.delete(name, house)
+    return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")

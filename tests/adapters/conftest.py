@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE, Manifest
+from adapters.names import FineTunedName
 from adapters.registry import Registry
 from adapters.staging import Staged, Staging
 from adapters.versions import Version
@@ -36,7 +37,14 @@ async def registry(database_url: str) -> AsyncIterator[Registry]:
 def add(registry: Registry) -> AddVersion:
     """Adds a version with plausible facts to the registry (or another one given as ``to``)."""
 
-    async def add(name: str, *, alias: str | None = None, digest: str = "0" * 64, to: Registry = registry) -> Version:
+    async def add(
+        name: str,
+        *,
+        alias: str | None = None,
+        digest: str = "0" * 64,
+        fine_tuned_name: FineTunedName | None = None,
+        to: Registry = registry,
+    ) -> Version:
         return await to.add_version(
             name,
             digest=digest,
@@ -46,6 +54,7 @@ def add(registry: Registry) -> AddVersion:
             source="upload",
             report={"rank": 8},
             alias=alias,
+            fine_tuned_name=fine_tuned_name,
         )
 
     return add

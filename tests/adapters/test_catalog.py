@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from adapters.catalog import Catalog
 from adapters.errors import AdapterNotFound, AliasNotFound, VersionNotFound
-from adapters.names import Reference
+from adapters.names import FineTunedName, Reference
 from adapters.versions import Adapter, Alias, Version
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -48,6 +49,21 @@ def test_an_unknown_alias_is_answered_with_those_that_exist():
     catalog = catalog_of(adapter("sql", canary=1))
     with pytest.raises(AliasNotFound, match=r"its aliases: 'canary'; its versions: 1$"):
         catalog.resolve(Reference("sql"))
+
+
+def test_a_fine_tuned_name_resolves_to_the_version_it_means_as_it_is_now():
+    name = FineTunedName("ft:base:patchbay::abc")
+    named = replace(adapter("sql", range(1, 3)), fine_tuned={name.text: 2})
+    catalog = catalog_of(named)
+    assert catalog.resolve(name) == named.versions[2]
+
+    pinned = replace(adapter("sql", range(1, 3), pinned=(2,)), fine_tuned={name.text: 2})
+    catalog.replace([pinned], ())
+    assert catalog.resolve(name).is_pinned
+
+    catalog.replace([adapter("sql", range(1, 2))], ())
+    with pytest.raises(AdapterNotFound, match=f"no version is named '{name}'"):
+        catalog.resolve(name)
 
 
 def test_ten_thousand_adapters_are_paged_by_name_without_gap_or_repetition():

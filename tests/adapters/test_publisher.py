@@ -13,7 +13,7 @@ from adapters.blobs import Blobs
 from adapters.errors import AdapterRefused, Fault, InvalidName, SourceForbidden
 from adapters.faults import KILLED
 from adapters.manifest import CONFIG_FILE, Manifest
-from adapters.names import Reference
+from adapters.names import FineTunedName, Reference
 from adapters.publisher import FAULT_POINTS, Publisher
 from adapters.registry import Registry
 from adapters.report import Report
@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PROCESS = Path(__file__).with_name("publishing_process.py")
 
 WriteAdapter = Callable[..., Path]
+
+CHECKPOINT = FineTunedName.of("base", "patchbay", "sql", "abc", 1)
 
 
 REPORT = Report(
@@ -78,7 +80,7 @@ async def test_what_is_published_is_resolved_at_once(
     assert published.alias == registry.catalog.alias("sql", "stable")
     assert published.version.source == directory.as_uri()
     assert Manifest.of(await blobs.verify(published.version.digest)) == Manifest.of(directory)
-    assert await registry.report(published.version) == published.report.to_json()
+    assert await registry.report(published.version) == published.report == REPORT.to_json()
 
 
 async def test_a_later_version_moves_only_the_alias_asked_for(
@@ -173,6 +175,51 @@ async def test_a_cancelled_publication_leaves_whole_blobs_only(
     assert found >= await registry.digests()
     for digest in found:
         await blobs.verify(digest)
+
+
+async def test_a_checkpoint_is_published_under_its_name_with_what_training_reports(
+    publisher: Publisher, registry: Registry, write_adapter: WriteAdapter
+):
+    directory = write_adapter()
+    published = await publisher.publish(
+        "sql", DirectorySource(directory, [directory]), fine_tuned_name=CHECKPOINT, training={"step": 1}
+    )
+
+    assert registry.catalog.resolve(CHECKPOINT) == published.version
+    assert published.alias is None
+    assert await registry.report(published.version) == {**REPORT.to_json(), "training": {"step": 1}}
+    assert published.report == await registry.report(published.version)
+
+
+async def test_a_checkpoint_that_was_published_is_not_looked_at_again(
+    publisher: Publisher, write_adapter: WriteAdapter, tmp_path: Path
+):
+    directory = write_adapter()
+    published = await publisher.publish("sql", DirectorySource(directory, [directory]), fine_tuned_name=CHECKPOINT)
+    nothing = DirectorySource(tmp_path / "missing", [])
+    again = await publisher.publish("sql", nothing, fine_tuned_name=CHECKPOINT, training={"step": 2})
+
+    assert (again.version, again.alias, again.report) == (published.version, None, None)
+
+
+async def test_a_checkpoint_that_two_publish_at_once_is_one_version(
+    publisher: Publisher,
+    registry: Registry,
+    blobs: Blobs,
+    staging: Staging,
+    database_url: str,
+    write_adapter: WriteAdapter,
+):
+    sources = [DirectorySource(path, [path]) for path in map(write_adapter, range(2))]
+    async with Registry.open(database_url) as other:
+        rival = Publisher(other, blobs, staging, open_door)
+        one, two = await asyncio.gather(
+            publisher.publish("sql", sources[0], fine_tuned_name=CHECKPOINT),
+            rival.publish("sql", sources[1], fine_tuned_name=CHECKPOINT),
+        )
+    assert one.version == two.version
+    await registry.refresh()
+    assert list(registry.catalog.adapter("sql").versions) == [1]
 
 
 @pytest.mark.parametrize("point", FAULT_POINTS)

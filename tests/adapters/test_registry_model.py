@@ -9,18 +9,31 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from adapters.errors import AdapterNotFound, AliasMoved, AliasNotFound, PatchbayError, VersionInUse, VersionNotFound
+from adapters.errors import (
+    AdapterNotFound,
+    AliasMoved,
+    AliasNotFound,
+    NameTaken,
+    PatchbayError,
+    VersionInUse,
+    VersionNotFound,
+)
+from adapters.names import FineTunedName
 from adapters.registry import UNSET, Registry
+from adapters.versions import Version
 
 T = TypeVar("T")
 
 names = st.sampled_from(["sql", "poet"])
 aliases = st.sampled_from(["stable", "canary"])
 numbers = st.integers(1, 6)
+checkpoints = st.builds(FineTunedName.of, st.just("base"), st.just("org"), st.none(), st.just("job"), st.integers(1, 6))
+results = st.builds(FineTunedName.of, st.just("base"), st.just("org"), st.none(), st.sampled_from(["job", "other"]))
 
 
 @dataclass
@@ -53,6 +66,7 @@ class RegistryAgainstModel(RuleBasedStateMachine):
         self.url = f"sqlite:///{self.directory.name}/registry.db"
         self.ids: set[int] = set()
         self.model = {name: ModelAdapter() for name in ("sql", "poet")}
+        self.named: dict[FineTunedName, tuple[str, int]] = {}
         self.stack = AsyncExitStack()
         self.open()
 
@@ -75,32 +89,66 @@ class RegistryAgainstModel(RuleBasedStateMachine):
             return raised
         raise AssertionError(f"{error.__name__} was not raised")
 
-    @rule(name=names, alias=st.none() | aliases)
-    def upload(self, name: str, alias: str | None) -> None:
-        version = self.run(
-            self.registry.add_version(
-                name,
-                digest="0" * 64,
-                base_fingerprint="base",
-                rank=8,
-                size_bytes=1,
-                source="upload",
-                report={},
-                alias=alias,
-            )
+    def was_given(self, fine_tuned_name: FineTunedName | None, work: Coroutine[Any, Any, Version]) -> bool:
+        """Where the name was given before: see that ``work`` answers with what it means, if that lives."""
+        if fine_tuned_name not in self.named:
+            return False
+        name, number = self.named[fine_tuned_name]
+        if number in self.model[name].versions:
+            assert self.run(work).name == f"{name}@{number}"
+        else:
+            self.fails_with(NameTaken, work)
+        return True
+
+    def is_checkpoint(self, name: str, number: int) -> bool:
+        its_names = [named for named, means in self.named.items() if means == (name, number)]
+        return bool(its_names) and all(named.is_checkpoint for named in its_names)
+
+    @rule(name=names, alias=st.none() | aliases, fine_tuned_name=st.none() | checkpoints)
+    def upload(self, name: str, alias: str | None, fine_tuned_name: FineTunedName | None) -> None:
+        work = self.registry.add_version(
+            name,
+            digest="0" * 64,
+            base_fingerprint="base",
+            rank=8,
+            size_bytes=1,
+            source="upload",
+            report={},
+            alias=alias,
+            fine_tuned_name=fine_tuned_name,
         )
+        if self.was_given(fine_tuned_name, work):
+            return
+        version = self.run(work)
         known = self.model[name]
         assert version.number == known.next_version
         assert version.id not in self.ids
         self.ids.add(version.id)
         wanted = {alias} if alias else set()
-        if not known.versions:
+        if fine_tuned_name is not None:
+            self.named[fine_tuned_name] = (name, version.number)
+        elif all(self.is_checkpoint(name, number) for number in known.versions):
             wanted.add("stable")
         known.is_living = True
         known.next_version += 1
         known.versions[version.number] = False
         for moved in wanted:
             known.point(moved, version.number)
+
+    @rule(name=names, number=numbers, fine_tuned_name=results, alias=aliases)
+    def name_result(self, name: str, number: int, fine_tuned_name: FineTunedName, alias: str) -> None:
+        known = self.model[name]
+        work = self.registry.name_result(name, number, fine_tuned_name, alias=alias, report={})
+        if self.was_given(fine_tuned_name, work):
+            return
+        if not known.is_living:
+            self.fails_with(AdapterNotFound, work)
+        elif number not in known.versions:
+            self.fails_with(VersionNotFound, work)
+        else:
+            assert self.run(work).number == number
+            self.named[fine_tuned_name] = (name, number)
+            known.point(alias, number)
 
     @rule(
         name=names,
@@ -172,19 +220,22 @@ class RegistryAgainstModel(RuleBasedStateMachine):
             assert self.run(work).is_pinned == is_pinned
             known.versions[number] = is_pinned
 
-    @rule(name=names, number=numbers)
-    def delete_version(self, name: str, number: int) -> None:
+    @rule(name=names, number=numbers, with_aliases=st.booleans())
+    def delete_version(self, name: str, number: int, with_aliases: bool) -> None:
         known = self.model[name]
-        work = self.registry.delete_version(name, number)
+        work = self.registry.delete_version(name, number, with_aliases=with_aliases)
+        pointing = [alias for alias, to in known.pointers.items() if to == number]
         if not known.is_living:
             self.fails_with(AdapterNotFound, work)
         elif number not in known.versions:
             self.fails_with(VersionNotFound, work)
-        elif known.versions[number] or number in known.pointers.values():
+        elif known.versions[number] or (pointing and not with_aliases):
             self.fails_with(VersionInUse, work)
         else:
             self.run(work)
             del known.versions[number]
+            for alias in pointing:
+                known.drop(alias)
 
     @rule(name=names)
     def delete_adapter(self, name: str) -> None:
@@ -226,6 +277,22 @@ class RegistryAgainstModel(RuleBasedStateMachine):
                 for number, is_pinned in known.versions.items()
                 if is_pinned
             }
+            self.fine_tuned_names_agree(registry)
+
+    def fine_tuned_names_agree(self, registry: Registry) -> None:
+        living = {named: means for named, means in self.named.items() if means[1] in self.model[means[0]].versions}
+        assert living == {
+            FineTunedName(named): (adapter.name, number)
+            for adapter in registry.catalog
+            for named, number in adapter.fine_tuned.items()
+        }
+        for named in self.named:
+            if named in living:
+                version = registry.catalog.resolve(named)
+                assert version is registry.catalog.version(*living[named])
+            else:
+                with pytest.raises(AdapterNotFound):
+                    registry.catalog.resolve(named)
 
 
 TestRegistryAgainstModel = RegistryAgainstModel.TestCase

@@ -26,6 +26,9 @@ from server.gateway.gateway import Gateway
 from server.house import House
 from server.opening import open_house
 from server.settings import Settings
+from trainer.data.check import check_files
+from trainer.run_spec import AUTO, RunSpec
+from trainer.validation import Preflight
 
 CHAT = "/v1/chat/completions"
 HIDDEN = 16
@@ -226,19 +229,45 @@ def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+async def quick_preflight(spec: RunSpec) -> dict[str, Any]:
+    """What the real one reports of a file's rows, without a tokenizer and a dry run: nobody trains here."""
+    checked = check_files(spec.training_file, spec.validation_file, spec.method)
+    training, validation = (None if report is None else report.to_json() for report in checked)
+    numbers = {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 1.0, "beta": 0.1}
+    said = {name: getattr(spec, name) for name in numbers if getattr(spec, name) != AUTO}
+    return {
+        "ok": all(report.ok for report in checked if report is not None),
+        "training": training,
+        "validation": validation,
+        "renderer_sha256": "0" * 64,
+        "hyperparameters": numbers | said,
+        "estimate": {"fits": True, "steps": 9, "seconds": 1.0},
+    }
+
+
+@pytest.fixture(name="quick_preflight")
+def quick_preflight_() -> Preflight:
+    return quick_preflight
+
+
 @pytest.fixture
 def opening(data_dir: Path, make_adapter: Callable[..., AdapterFiles]) -> Opening:
     """Opens a house with an app and a client; settings by keyword. Twice on the same data directory is a restart."""
 
     @asynccontextmanager
     async def opened(
-        *, builder: FakeBuilder | None = None, examples: Path | None = None, ready: bool = True, **settings: Any
+        *,
+        builder: FakeBuilder | None = None,
+        examples: Path | None = None,
+        preflight: Preflight = quick_preflight,
+        ready: bool = True,
+        **settings: Any,
     ) -> AsyncIterator[Opened]:
         builder = builder or FakeBuilder(BASE)
         house_settings = Settings(
             **{"data_dir": data_dir, "engine_death_window_s": 0.001, "load_wait_s": 5.0, "worker": False, **settings}
         )
-        async with open_house(house_settings, builder, examples=examples) as house:
+        async with open_house(house_settings, builder, examples=examples, preflight=preflight) as house:
             app = build_app(house)
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

@@ -90,6 +90,8 @@ class Job:
     deaths: int
     """Attempts that died since its last new checkpoint, or since it was resumed."""
     estimated_finish: datetime | None
+    events_position: int
+    """Bytes of its run's events that are in the job's log."""
     finished_at: datetime | None
     fine_tuned_model: str | None
     trained_tokens: int | None

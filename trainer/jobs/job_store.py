@@ -176,6 +176,7 @@ def _first_state(draft: JobDraft, at: datetime) -> dict[str, Any]:
         "extension": dict(draft.extension),
         "token": 0,
         "deaths": 0,
+        "events_position": 0,
         "result_files": [],
     }
 

@@ -101,9 +101,12 @@ class Queue:
         *,
         events: Sequence[EventDraft] = (),
         checkpoints: Iterable[CheckpointDraft] = (),
+        position: int | None = None,
         remaining_s: float | None = None,
     ) -> Order:
-        """Write what happened, all of it or nothing; also a sign of life. ``remaining_s`` estimates the finish.
+        """Write what happened, all of it or nothing; also a sign of life.
+
+        ``position`` is where in the run's events the next attempt is to go on, ``remaining_s`` estimates the finish.
 
         A checkpoint of a step that has one is passed over: an attempt that resumed further back comes by again.
 
@@ -112,8 +115,10 @@ class Queue:
         """
         async with self._database.write() as connection:
             at = await self._clock(connection)
-            finish = {} if remaining_s is None else {"estimated_finish": at + timedelta(seconds=remaining_s)}
-            row = await self._renew(connection, claim, at, **finish)
+            known: dict[str, Any] = {} if position is None else {"events_position": position}
+            if remaining_s is not None:
+                known["estimated_finish"] = at + timedelta(seconds=remaining_s)
+            row = await self._renew(connection, claim, at, **known)
             await rows.add_events(connection, row, at, events)
             new = [await rows.add_checkpoint(connection, row, at, draft) for draft in checkpoints]
             if any(new):

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from adapters.base_model import BaseModel
+from adapters.door import SERVABLE_RANKS, Limits, inspect
+from adapters.errors import AdapterRefused, BaseModelUnreadable, Fault
+from trainer.methods.endings import BaseRefused, SpecRefused, WarmStartRefused
 from trainer.run_spec import ALL_LINEAR, RunSpec
+
+_ANY_SIZE: Final = Limits(max_rank=SERVABLE_RANKS[-1], max_bytes=2**63)
+"""What the server serves of it is the server's to say."""
+_UNTRAINED: Final = ("embed_tokens", "lm_head")
+"""TRL takes log-probabilities around them, so an adapter there would never be trained."""
 
 
 def load(spec: RunSpec) -> tuple[Any, LoraConfig | None]:
@@ -16,9 +25,16 @@ def load(spec: RunSpec) -> tuple[Any, LoraConfig | None]:
 
     On a CPU in float32 (nothing there is faster in bfloat16, and sums are exact enough to repeat); on a GPU in the
     dtype that the base is stored in.
+
+    Raises:
+        SpecRefused: the base has no such targets.
+        BaseRefused: the base's files do not tell whether the warm start fits.
+        WarmStartRefused: the warm start is no LoRA for this base.
     """
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
+    if spec.warm_start is not None:
+        _inspect(spec)
     dtype = "auto" if torch.cuda.is_available() else torch.float32
     model = AutoModelForCausalLM.from_pretrained(spec.base, dtype=dtype, local_files_only=True)
     if spec.warm_start is not None:
@@ -28,11 +44,46 @@ def load(spec: RunSpec) -> tuple[Any, LoraConfig | None]:
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha if spec.alpha is not None else 2 * spec.rank,
-        target_modules=ALL_LINEAR if spec.targets == ALL_LINEAR else list(spec.targets),
+        target_modules=_targets(spec, model),
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
     return model, config
+
+
+def _inspect(spec: RunSpec) -> None:
+    """Put the warm start through the door: PEFT leaves out what is missing and skips what fits nowhere."""
+    assert spec.warm_start is not None
+    try:
+        report = inspect(spec.warm_start, BaseModel.from_directory(spec.base, spec.base.name), _ANY_SIZE)
+    except AdapterRefused as refused:
+        raise WarmStartRefused(refused) from refused
+    except BaseModelUnreadable as unreadable:
+        raise BaseRefused(unreadable.message) from unreadable
+    except OSError as error:
+        gone = Fault("adapter", f"{error.strerror}", "the two files of a PEFT adapter")
+        raise WarmStartRefused(AdapterRefused([gone])) from error
+    if untrained := sorted(set(report.target_modules) & set(_UNTRAINED)):
+        fault = Fault(
+            "target_modules", ", ".join(untrained), "layers between embedding and head: they alone are trained"
+        )
+        raise WarmStartRefused(AdapterRefused([fault]))
+
+
+def _targets(spec: RunSpec, model: Any) -> str | list[str]:
+    """Return the target modules as PEFT takes them.
+
+    Raises:
+        SpecRefused: one of them is no linear module of the base, or cannot be trained.
+    """
+    if spec.targets == ALL_LINEAR:
+        return ALL_LINEAR
+    linear = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+    known = linear - set(_UNTRAINED)
+    unknown = [target for target in spec.targets if target.rpartition(".")[2] not in known]
+    if unknown:
+        raise SpecRefused(f"targets: {', '.join(unknown)} cannot be trained; {spec.base.name} has {sorted(known)}")
+    return list(spec.targets)
 
 
 def export_dtype(spec: RunSpec) -> torch.dtype:

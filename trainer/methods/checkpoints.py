@@ -7,6 +7,7 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,11 +17,16 @@ from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
 from trainer.methods.endings import NotFinite
 from trainer.run_directory import COMPLETE, Checkpoint, Marker, RunDirectory
 
+REFERENCE: Final = "ref"
+"""TRL's copy of the adapter that a warm start brings. It is made again at each start; saved, it would be all that
+transformers restores, and the trained adapter would start anew."""
+
 
 def complete(run: RunDirectory, saved: Path, marker: Marker, dtype: torch.dtype, base_name: str) -> Checkpoint:
     """Move the Trainer's folder ``saved`` into place as a checkpoint, with the adapter exported in ``dtype``.
 
-    Until the last rename nothing carries the checkpoint's name; after it the states of older checkpoints go.
+    Until the last rename nothing carries the checkpoint's name; after it the states of older checkpoints go. The last
+    checkpoint has no state: nothing goes on from it, and its user is waiting.
 
     Raises:
         NotFinite: the step left weights that are no finite numbers; there is no checkpoint of it.
@@ -31,6 +37,10 @@ def complete(run: RunDirectory, saved: Path, marker: Marker, dtype: torch.dtype,
     staged.mkdir(parents=True)
     saved.rename(staged / "state")
     _export(staged / "state", staged / "adapter", marker.step, dtype, base_name)
+    if marker.last:
+        shutil.rmtree(staged / "state")
+    else:
+        shutil.rmtree(staged / "state" / REFERENCE, ignore_errors=True)
     (staged / COMPLETE).write_text(json.dumps(asdict(marker)))
     _sync(staged)
     staged.rename(target)

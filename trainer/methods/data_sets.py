@@ -54,6 +54,14 @@ def tokens(made: Columns) -> int:
     return len(made["prompt_ids"]) + max(len(answer) for answer in answers)
 
 
+def all_tokens(made: Columns) -> int:
+    """The tokens that a data set's row sends through the model: a pair is two sequences."""
+    if "input_ids" in made:
+        return len(made["input_ids"])
+    answers = [made[name] for name in ("chosen_ids", "rejected_ids", "completion_ids") if name in made]
+    return sum(len(made["prompt_ids"]) + len(answer) for answer in answers)
+
+
 def answer(made: Columns) -> list[int]:
     """The tokens that make loss; of a pair those of the better answer."""
     if "labels" in made:

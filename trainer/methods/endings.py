@@ -1,10 +1,12 @@
 """How a run may end before its last step. The child turns each into its exit status.
 
 RunEnded
-├── BaseRefused     the base's directory lacks what training needs
-├── DataRefused     the rows cannot be trained on; carries every reason
-├── NotFinite       loss or gradient is no longer a finite number
-└── Stopped         SIGTERM; a checkpoint was written
+├── SpecRefused         what the run is told to do cannot be done
+├── BaseRefused         the base's directory lacks what training needs
+├── WarmStartRefused    the adapter to go on from does not fit the base; carries every reason
+├── DataRefused         the rows cannot be trained on; carries every reason
+├── NotFinite           loss or gradient is no longer a finite number
+└── Stopped             SIGTERM; what is done is in a checkpoint
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+from adapters.errors import AdapterRefused
 from trainer.data.faults import LineFault
 from trainer.run_directory import Exit
 
@@ -28,10 +31,31 @@ class RunEnded(Exception):
         return {}
 
 
+class SpecRefused(RunEnded):
+    """What the run is told to do cannot be done."""
+
+    status = Exit.REFUSED
+
+
 class BaseRefused(RunEnded):
     """The base's directory lacks what training needs."""
 
     status = Exit.REFUSED
+
+
+class WarmStartRefused(RunEnded):
+    """The adapter to go on from does not fit the base; carries every reason."""
+
+    status = Exit.REFUSED
+
+    def __init__(self, refused: AdapterRefused) -> None:
+        self.refused = refused
+        super().__init__(f"the warm start cannot be gone on from: {refused.message}")
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """``faults``: every fault of the adapter."""
+        return self.refused.details
 
 
 class DataRefused(RunEnded):
@@ -63,7 +87,7 @@ class NotFinite(RunEnded):
 
 
 class Stopped(RunEnded):
-    """SIGTERM; a checkpoint was written."""
+    """SIGTERM; what is done is in a checkpoint."""
 
     status = Exit.STOPPED
     level = "info"

@@ -11,6 +11,7 @@ import torch
 from transformers import PrinterCallback, Trainer
 
 from trainer.methods import base_model
+from trainer.methods.curves import curves, thinned
 from trainer.methods.endings import Stopped
 from trainer.methods.hyperparameters import MAX_GRADIENT, Hyperparameters
 from trainer.methods.progress import Progress, Reporter
@@ -73,6 +74,7 @@ def go(
         NotFinite: loss or gradient is no longer a finite number.
     """
     trainer.remove_callback(PrinterCallback)  # the events say it all
+    trainer.processing_class = None  # the rows are rendered; else it is saved with every checkpoint
     before = run.checkpoints()
     if not before or not before[-1].marker.last:
         if before:
@@ -92,6 +94,7 @@ def go(
         renderer_sha256=renderer.sha256,
         hyperparameters=numbers.to_json(),
         metrics=best.marker.metrics,
+        curves=thinned(curves(run.events())),
     )
     run.write_result(result)
 

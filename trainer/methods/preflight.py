@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from threading import Event as Flag
 from typing import Any, Final
@@ -15,143 +13,120 @@ from typing import Any, Final
 import torch
 
 from trainer.data import lines
-from trainer.data.check import FileReport, check_files
-from trainer.data.faults import FaultKind, LineFault
+from trainer.data.check import check_files
 from trainer.methods import base_model, data_sets
+from trainer.methods.endings import RunEnded, SpecRefused
 from trainer.methods.hyperparameters import Hyperparameters, pack_length, resolve
 from trainer.methods.rendering import Renderer
+from trainer.methods.tally import Tally, tally
 from trainer.run_directory import RunDirectory
-from trainer.run_spec import RunSpec
+from trainer.run_spec import Method, RunSpec
 
-PREVIEWED: Final = 3
 DRY_STEPS: Final = 3
 """The first warms up; the others are timed."""
-_RENDERED: Final = frozenset({FaultKind.TEMPLATE_REFUSES, FaultKind.TEMPLATE_REWRITES, FaultKind.TOO_MANY_TOKENS})
 
+Json = Mapping[str, Any]
 Train = Callable[[RunDirectory, RunSpec, Flag], None]
+"""A method's own ``train``."""
 
 
 @dataclass(slots=True)
-class Tally:
-    """The tokens of a file."""
+class Verdict:
+    """What ``check.json`` says, as far as the check came."""
 
-    sequences: int = 0
-    tokens: int = 0
-    trained_tokens: int = 0
-    longest: int = 0
-    without_stop: list[int] = field(default_factory=list)
-    """Lines of which a trained answer does not end in a token that the server stops on: EOS would not be learned."""
-    without_loss: list[int] = field(default_factory=list)
-    """Lines of which no token is trained."""
-    too_long: list[int] = field(default_factory=list)
-    """Lines with more tokens than fit; they are refused, or left out, never cut."""
-    lengths: list[tuple[int, int]] = field(default_factory=list)
-    """Tokens and line of each row."""
-    preview: list[list[tuple[str, bool]]] = field(default_factory=list)
-
-    def add(self, line: int, made: list[data_sets.Columns], renderer: Renderer) -> None:
-        """Count one row."""
-        for sequence in made:
-            answer = data_sets.answer(sequence)
-            self.sequences += 1
-            self.tokens += data_sets.tokens(sequence)
-            self.trained_tokens += len(answer)
-            if not answer:
-                self.without_loss.append(line)
-            elif not renderer.stops(answer):
-                self.without_stop.append(line)
-            if len(self.preview) < PREVIEWED:
-                self.preview.append(data_sets.segments(sequence, renderer))
-        longest = max(map(data_sets.tokens, made))
-        self.longest = max(self.longest, longest)
-        self.lengths.append((longest, line))
-
-    def to_json(self) -> Mapping[str, Any]:
-        """The counts as JSON values; ``preview`` is a list of [text, is trained] for each of the first sequences."""
-        names = (
-            "sequences",
-            "tokens",
-            "trained_tokens",
-            "longest",
-            "without_stop",
-            "without_loss",
-            "too_long",
-            "preview",
-        )
-        return {name: getattr(self, name) for name in names}
+    ok: bool = False
+    """Whether the run may start."""
+    reason: str | None = None
+    """Why not, where it is no fault in a file: the spec, the base, the warm start, or the dry run."""
+    renderer_sha256: str | None = None
+    training: Json | None = None
+    """The file's report, and under ``tokens`` its tally."""
+    validation: Json | None = None
+    hyperparameters: Json | None = None
+    """With every "auto" resolved; from here on None where a file has faults."""
+    estimate: Json | None = None
 
 
-def check(run: RunDirectory, train: Train) -> bool:
-    """Write ``check.json`` and return whether the run may start.
+def check(run: RunDirectory, train: Train) -> None:
+    """Write ``check.json``; ``train`` is tried for ``DRY_STEPS`` steps on the longest rows where no fault was found."""
+    verdict = Verdict()
+    try:
+        _judge(run, train, verdict)
+    except (RunEnded, OSError) as error:
+        verdict.ok, verdict.reason = False, str(error)
+    run.write_check(asdict(verdict))
 
-    ``train`` is the method's own; it is tried for ``DRY_STEPS`` steps on the longest rows where no fault was found.
+
+def _judge(run: RunDirectory, train: Train, verdict: Verdict) -> None:
+    spec = _spec(run)
+    renderer = Renderer(spec.base)
+    verdict.renderer_sha256 = renderer.sha256
+    training, validation = check_files(spec.training_file, spec.validation_file, spec.method)
+    counted = tally(spec.training_file, spec, renderer, training)
+    verdict.training = training.to_json() | {"tokens": counted.to_json()}
+    if spec.validation_file is not None and validation is not None:
+        held_out = tally(spec.validation_file, spec, renderer, validation)
+        verdict.validation = validation.to_json() | {"tokens": held_out.to_json()}
+    if training.ok and (validation is None or validation.ok):
+        packs = _pack_tokens(spec, renderer, counted)
+        rows, longest = (math.ceil(counted.tokens / packs), packs) if packs else (counted.sequences, counted.longest)
+        numbers = resolve(spec, rows=rows, width=base_model.width(spec), longest=longest)
+        verdict.hyperparameters = numbers.to_json()
+        chosen = counted.longest_lines(numbers.batch_size, numbers.batch_size * packs)
+        verdict.estimate = _dry_run(run, spec, numbers, counted, chosen, train)
+        verdict.reason = verdict.estimate.get("reason")
+        verdict.ok = verdict.estimate["fits"]
+
+
+def _spec(run: RunDirectory) -> RunSpec:
+    try:
+        return run.spec()
+    except ValueError as error:
+        raise SpecRefused(str(error)) from error
+
+
+def _pack_tokens(spec: RunSpec, renderer: Renderer, counted: Tally) -> int:
+    """Tokens in a pack; 0: rows stay apart."""
+    if not spec.packing or spec.method is not Method.SUPERVISED:
+        return 0
+    return pack_length(counted.longest, data_sets.limit(spec, renderer))
+
+
+def _dry_run(
+    run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, counted: Tally, chosen: set[int], train: Train
+) -> Json:
+    """Train on the ``chosen`` lines and tell what the whole would take; ``fits`` False: the GPU ran out of memory.
 
     Raises:
-        OSError: a file, or the base's tokenizer, cannot be read.
-        BaseRefused: the base has no chat template.
+        RunEnded: the run would end so at its first steps.
     """
-    spec = run.spec()
-    renderer = Renderer(spec.base)
-    training, validation = check_files(spec.training_file, spec.validation_file, spec.method)
-    tally = _tally(spec.training_file, spec, renderer, training)
-    report: dict[str, Any] = {"training": training.to_json() | {"tokens": tally.to_json()}, "validation": None}
-    if spec.validation_file is not None and validation is not None:
-        held_out = _tally(spec.validation_file, spec, renderer, validation)
-        report["validation"] = validation.to_json() | {"tokens": held_out.to_json()}
-    ok = training.ok and (validation is None or validation.ok)
-    if ok:
-        rows, longest = tally.sequences, tally.longest
-        if spec.packing:
-            longest = pack_length(tally.longest, data_sets.limit(spec, renderer))
-            rows = math.ceil(tally.tokens / longest)
-        numbers = resolve(spec, rows=rows, width=base_model.width(spec), longest=longest)
-        report["hyperparameters"] = numbers.to_json()
-        report["estimate"] = estimate = _dry_run(run, spec, numbers, tally, train)
-        ok = estimate["fits"]
-    run.write("check.json", {"ok": ok, "renderer_sha256": renderer.sha256, **report})
-    return ok
-
-
-def _tally(path: Path, spec: RunSpec, renderer: Renderer, report: FileReport) -> Tally:
-    """Count a file's tokens, and add to its report what only the renderer finds."""
-    tally = Tally()
-    for line, made, faults in data_sets.read(path, renderer, data_sets.limit(spec, renderer)):
-        if made:
-            tally.add(line, made, renderer)
-        tally.too_long += [line] * _is_long(faults)
-        for fault in faults:
-            if fault.kind in _RENDERED and not (spec.drop_long and _is_long(faults)):
-                report.refuse(fault)
-    return tally
-
-
-def _is_long(faults: list[LineFault]) -> bool:
-    return any(fault.kind is FaultKind.TOO_MANY_TOKENS for fault in faults)
-
-
-def _dry_run(run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, tally: Tally, train: Train) -> dict[str, Any]:
-    """Train on the longest batch and tell what the whole would take; ``fits`` False: the GPU ran out of memory."""
     dry = RunDirectory(run.scratch / "dry")
     shutil.rmtree(dry.path, ignore_errors=True)
     dry.path.mkdir(parents=True)
     rows = dry.path / "longest.jsonl"
-    longest = {line for _, line in heapq.nlargest(numbers.batch_size, tally.lengths)}
-    rows.write_bytes(b"".join(line.raw + b"\n" for line in lines.read(spec.training_file) if line.number in longest))
+    with rows.open("wb") as file:
+        file.writelines(line.raw + b"\n" for line in lines.read(spec.training_file) if line.number in chosen)
     short = replace(spec, training_file=rows, validation_file=None, n_epochs=DRY_STEPS, checkpoint_steps=DRY_STEPS)
     try:
         train(dry, replace(short, batch_size=numbers.batch_size), Flag())
     except torch.cuda.OutOfMemoryError as error:
-        return {"fits": False, "reason": str(error).splitlines()[0], "steps": numbers.steps}
+        reason = f"the longest batch does not fit into memory: {str(error).splitlines()[0]}"
+        return {"fits": False, "reason": reason, "steps": numbers.steps}
     result = dry.result()
-    assert result is not None
-    paces = [told.data["tokens_per_second"] for told in dry.events() if "tokens_per_second" in told.data][1:]
+    assert result is not None, "a run that ends without an error has a result"
+    pace = _pace(dry)
     shutil.rmtree(dry.path)
-    pace = median(paces)
     return {
         "fits": True,
         "steps": numbers.steps,
         "tokens_per_second": pace,
-        "seconds": tally.tokens * numbers.n_epochs / pace,
+        "seconds": counted.tokens * numbers.n_epochs / pace,
         "seconds_per_million_tokens": 1e6 / pace,
         "peak_memory_bytes": result.peak_memory_bytes,
     }
+
+
+def _pace(dry: RunDirectory) -> float:
+    """Tokens a second, of the steps behind the first."""
+    paces: list[float] = [told.data["tokens_per_second"] for told in dry.events() if "tokens_per_second" in told.data]
+    return median(paces[1:])

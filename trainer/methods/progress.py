@@ -31,6 +31,11 @@ _NAMES: Final[Mapping[str, str]] = {
     "eval_rewards/margins": "valid_reward_margin",
 }
 """The Trainer's words for numbers, and ours (OpenAI's where it has one)."""
+_FINITE: Final[Mapping[str, str]] = {
+    "loss": "the loss",
+    "grad_norm": "the gradient's norm",
+    "eval_loss": "the validation loss",
+}
 
 
 class Reporter:
@@ -109,6 +114,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
         self._began = self._last_step = time.monotonic()
         self._tokens = 0
         self._first_step = 0
+        self._last = False
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the clock."""
@@ -117,11 +123,11 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Decide what follows this step."""
-        last = state.global_step >= state.max_steps
-        due = last or state.global_step % self._numbers.checkpoint_steps == 0
+        self._last = args.save_only_model = state.global_step >= state.max_steps
+        due = self._last or state.global_step % self._numbers.checkpoint_steps == 0
         control.should_evaluate = due and self._validates
         control.should_save = due or self._stop.is_set()
-        control.should_training_stop = last or self._stop.is_set()
+        control.should_training_stop = self._last or self._stop.is_set()
 
     def on_log(
         self,
@@ -137,9 +143,9 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
             NotFinite: before anything of this step is saved.
         """
         logs = logs or {}
-        for name in ("loss", "grad_norm"):
+        for name, spoken in _FINITE.items():
             if name in logs and not math.isfinite(logs[name]):
-                raise NotFinite({"loss": "the loss", "grad_norm": "the gradient's norm"}[name], state.global_step)
+                raise NotFinite(spoken, state.global_step)
         data = {"step": state.global_step, "total_steps": state.max_steps} | _named(logs)
         if "loss" in logs:
             self._reporter.trained(state.global_step, state.max_steps, data | self._pace(state))
@@ -152,7 +158,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
         losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
         best = losses.index(min(losses))
         if self._patience is not None and len(losses) - 1 - best >= self._patience:
-            control.should_training_stop = True
+            self._last = args.save_only_model = control.should_training_stop = True
             self._stop_early(state.global_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -164,7 +170,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
             metrics={"step": step} | {name: number for entry in at_step for name, number in _named(entry).items()},
             trained_tokens=int(state.num_input_tokens_seen),
             seconds=self._seconds_before + time.monotonic() - self._began,
-            last=step >= state.max_steps or (control.should_training_stop and not self._stop.is_set()),
+            last=self._last,
         )
         saved = Path(args.output_dir) / f"checkpoint-{step}"
         self._reporter.saved(complete(self._run, saved, marker, self._export_dtype, self._base_name))
@@ -186,4 +192,6 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
 
 
 def _named(logs: Mapping[str, Any]) -> dict[str, float]:
-    return {ours: float(logs[theirs]) for theirs, ours in _NAMES.items() if theirs in logs}
+    """What has a finite value: a mean over nothing has none."""
+    found = {ours: float(logs[theirs]) for theirs, ours in _NAMES.items() if theirs in logs}
+    return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -51,15 +51,17 @@ class Renderer:
     """The tokenizer and chat template in a base model's directory.
 
     Raises (when made):
-        OSError: no tokenizer or config there.
-        BaseRefused: the tokenizer has no chat template.
+        BaseRefused: there is no tokenizer or config that can be read, or no chat template.
     """
 
     def __init__(self, base: Path) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+            config = AutoConfig.from_pretrained(base, local_files_only=True).get_text_config()
+        except (OSError, ValueError) as error:
+            raise BaseRefused(f"{base.name} cannot be read as a model: {shown(str(error))}") from error
         if self.tokenizer.chat_template is None:
             raise BaseRefused(f"the tokenizer of {base.name} has no chat template; training needs the one that serves")
-        config = AutoConfig.from_pretrained(base, local_files_only=True).get_text_config()
         self.context: int = config.max_position_embeddings
         self.stop_ids = _stop_ids(base, self.tokenizer.eos_token_id)
 
@@ -145,7 +147,8 @@ class Renderer:
                 tokenize=False,
                 add_generation_prompt=asking,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:  # whatever a template may run into
+        except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # whatever a template may run into
             found = f"{type(error).__name__}: {shown(str(error))}"
             faults.add(FaultKind.TEMPLATE_REFUSES, "", found, "messages that the base's chat template takes")
             return None

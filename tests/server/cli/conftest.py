@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from server.engine.fake import FakeBuilder
 from server.house import House
 from server.keys.key_ring import Scope
 from server.settings import PREFIX
+from trainer.jobs.queue import Claim, Queue
 
 ADAPTERS = ("json", "sentiment", "sql")
 
@@ -78,3 +81,39 @@ def call(server: Running, patchbay: Patchbay) -> Patchbay:
 def adapter(tmp_path: Path, make_adapter: Any) -> Path:
     """A directory with a good adapter, whose bytes no version has yet."""
     return make_adapter(seed=len(ADAPTERS)).write(tmp_path / "tickets")
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """A file that can be trained on."""
+    turns = [(f"{n} + 1?", str(n + 1)) for n in range(12)]
+    messages = [[{"role": "user", "content": asked}, {"role": "assistant", "content": said}] for asked, said in turns]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps({"messages": each}) + "\n" for each in messages))
+    return path
+
+
+@pytest.fixture
+def file_id(call: Patchbay, rows: Path) -> str:
+    """The id of ``rows`` on the server."""
+    return call("files", "push", str(rows)).stdout.strip()
+
+
+Work = Callable[[Queue, Claim], Awaitable[Any]]
+
+
+@pytest.fixture
+def worker(server: Running) -> Callable[[Work], None]:
+    """Takes the next job that is queued, beside the test, and does to it what the test says."""
+
+    async def working(work: Work) -> None:
+        queue = server.house.records.queue
+        async with asyncio.timeout(20):
+            while (claim := await queue.take("worker", 60)) is None:
+                await asyncio.sleep(0.01)
+        await work(queue, claim)
+
+    def begin(work: Work) -> None:
+        server.portal.start_task_soon(working, work)
+
+    return begin

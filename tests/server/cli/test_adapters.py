@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 
 import httpx
 import pytest
 
 from adapters.manifest import FILES
+from adapters.names import FineTunedName
 
 
 @pytest.fixture
@@ -16,6 +18,14 @@ def pushed(call, adapter):
     """``sql`` has a second version; `stable` is still the first."""
     assert call("adapters", "push", str(adapter), "--name", "sql").exit_code == 0
     return adapter
+
+
+@pytest.fixture
+def result(server) -> str:
+    """The fine-tuned name of ``sql``'s only version; its base has a slash."""
+    name = FineTunedName("ft:Qwen/Qwen3-8B:patchbay:sql:abc")
+    server.portal.call(partial(server.house.registry.name_result, "sql", 1, name, report={"loss": 1}))
+    return name.text
 
 
 def stable_of(server, name: str) -> int:
@@ -48,6 +58,23 @@ def test_show_of_a_version_tells_its_digest_and_what_the_door_measured(call, ser
     shown = call("adapters", "show", "sql@stable").stdout
     assert httpx.get(f"{server.url}/v1/adapters/sql/versions/1").json()["digest"] in shown
     assert "report: target_modules" in shown
+
+
+def test_a_fine_tuned_name_means_its_version(call, result, server, tmp_path) -> None:
+    shown = call("adapters", "show", result, "--json")
+    assert json.loads(shown.stdout) == httpx.get(f"{server.url}/v1/adapters/sql/versions/1").json()
+    assert result in call("adapters", "show", result).stdout
+    assert call("adapters", "pull", result, str(tmp_path / "copy")).stdout.startswith("sql@1:")
+    assert call("adapters", "pin", result).stdout == "sql@1: resident, pinned\n"
+
+
+def test_rm_of_a_fine_tuned_name_deletes_its_version_with_the_aliases(call, pushed, result, server) -> None:
+    asked = call("adapters", "rm", result, input="y\n")
+    assert asked.exit_code == 0
+    assert f"Delete version '{result}' with the aliases that point to it?" in asked.stderr
+    adapter = httpx.get(f"{server.url}/v1/adapters/sql").json()
+    assert (adapter["aliases"], adapter["version_count"]) == ({}, 1)
+    assert call("adapters", "show", result).exit_code == 4
 
 
 def test_push_of_a_directory_publishes_it_under_the_directorys_name(call, adapter, server) -> None:

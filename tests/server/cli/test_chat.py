@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from adapters.names import FineTunedName
+
 
 def test_one_message_prints_the_answer_alone(call) -> None:
     result = call("chat", "sql", "-m", "hello", "--max-tokens", "3")
@@ -13,6 +17,12 @@ def test_one_message_prints_the_answer_alone(call) -> None:
 def test_two_sides_answer_one_after_the_other_under_the_version_that_answered(call) -> None:
     result = call("chat", "sql", "--vs", "json@stable", "-m", "hello")
     assert result.stdout == "[sql@1]\nsql@1 \n[json@1]\njson@1 \n"
+
+
+def test_a_fine_tuned_model_can_be_asked(call, server) -> None:
+    name = FineTunedName("ft:base:patchbay:sql:abc:ckpt-step-88")
+    server.portal.call(partial(server.house.registry.name_result, "sql", 1, name, report={}))
+    assert call("chat", name.text, "--vs", "json", "-m", "hello").stdout == "[sql@1]\nsql@1 \n[json@1]\njson@1 \n"
 
 
 def test_the_base_model_can_be_asked_and_compared(call) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from adapters.names import FineTunedName
+
 MALFORMED = [
     "sql@",
     "@stable",
@@ -20,7 +22,12 @@ MALFORMED = [
     "a" * 97,
     "sql@" + "9" * 11,
     "sql\n",
+    "ft:",
+    "ft:base:patchbay:sql",
+    "ft:base:patchbay::job ",
 ]
+
+RESULT = FineTunedName("ft:Qwen/Qwen3-8B:patchbay::abc")
 
 
 async def test_an_adapter_answers_by_name_alias_and_version(opened: Any) -> None:
@@ -31,6 +38,24 @@ async def test_an_adapter_answers_by_name_alias_and_version(opened: Any) -> None
     assert await opened.answer("sql@canary") == "sql@2"
     assert await opened.answer("sql@2") == "sql@2"
     assert await opened.answer("base") == "base"
+
+
+async def test_a_fine_tuned_name_is_answered_by_its_version_wherever_the_aliases_move(opened: Any) -> None:
+    for seed in (1, 2):
+        await opened.publish("sql", seed)
+    await opened.house.registry.name_result("sql", 2, RESULT, report={})
+    assert await opened.answer("sql") == await opened.answer(RESULT.text) == "sql@2"
+    await opened.house.move_alias("sql", "stable", 1)
+    assert await opened.answer(RESULT.text) == "sql@2"
+
+
+async def test_a_fine_tuned_name_that_was_never_given_or_deleted_is_an_unknown_model(opened: Any) -> None:
+    await opened.publish("sql")
+    await opened.house.registry.name_result("sql", 1, RESULT, report={})
+    await opened.house.registry.delete_version("sql", 1, with_aliases=True)
+    for model in (RESULT.text, "ft:base:patchbay::other"):
+        response = await opened.chat(model)
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
 
 
 async def test_the_response_names_the_version_that_answered(opened: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ import openai as client_library
 import pytest
 from openai import AsyncOpenAI
 
+from trainer.errors import PreflightDied
 from trainer.jobs.checkpoint import CheckpointDraft
 from trainer.jobs.job import JobDraft
+from trainer.run_directory import RunDirectory
 
 JOBS = "/v1/fine_tuning/jobs"
 AUTO = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
+NUMBERS = {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 1.0}
+"""What "auto" comes to where nobody trains."""
 
 Upload = Callable[..., Awaitable[str]]
 
@@ -73,14 +78,16 @@ async def test_a_job_waits_for_a_worker_once_its_files_are_in_order(openai: Asyn
     assert said["method"] == {"type": "supervised", "supervised": {"hyperparameters": {**AUTO, "n_epochs": 3}}}
     assert said["hyperparameters"] == {**AUTO, "n_epochs": 3}
     assert (said["adapter"], said["rank"], said["alpha"], said["suffix"]) == ("sql", 8, 16, "sums")
-    assert (await decided(openai, job.id)).status == "queued"
-    with pytest.raises(client_library.ConflictError):
+    queued = await decided(openai, job.id)
+    assert (queued.status, queued.hyperparameters.to_dict()) == ("queued", NUMBERS)
+    with pytest.raises(client_library.BadRequestError) as needed:
         await openai.files.delete(training)
+    assert needed.value.code == "file_in_use"
 
 
 async def test_hyperparameters_at_the_top_are_still_understood(create: Any) -> None:
-    job = (await create(hyperparameters={"batch_size": 4})).to_dict()
-    assert job["method"] == {"type": "supervised", "supervised": {"hyperparameters": {**AUTO, "batch_size": 4}}}
+    job = (await create(hyperparameters={"n_epochs": 3})).to_dict()
+    assert job["method"] == {"type": "supervised", "supervised": {"hyperparameters": NUMBERS}}
 
 
 async def test_a_file_of_another_method_fails_the_job(create: Any) -> None:
@@ -94,7 +101,7 @@ async def test_methods_beyond_openai_s_are_asked_for_the_same_way(create: Any, u
     rows = [{"prompt": f"{n}?", "completion": "yes", "label": n % 2 == 0} for n in range(12)]
     training = await upload("\n".join(map(json.dumps, rows)).encode())
     job = await create(training_file=training, method={"type": "kto"})
-    assert (job.status, job.to_dict()["method"]["kto"]) == ("queued", {"hyperparameters": {**AUTO, "beta": "auto"}})
+    assert (job.status, job.to_dict()["method"]["kto"]) == ("queued", {"hyperparameters": {**NUMBERS, "beta": 0.1}})
 
 
 async def test_a_job_with_faulty_files_fails_with_every_fault_in_its_events(
@@ -119,7 +126,7 @@ async def test_a_file_whose_bytes_are_gone_fails_the_job(create: Any, upload: Up
     training = await upload()
     (data_dir / "training" / "files" / training).unlink()
     job = await create(training_file=training)
-    assert (job.status, job.error.code) == ("failed", "file_unreadable")
+    assert (job.status, job.error.code) == ("failed", "blob_corrupt")
 
 
 async def test_a_job_that_is_cancelled_while_it_is_checked_stays_cancelled(
@@ -143,14 +150,33 @@ async def test_a_job_that_a_crash_left_unchecked_is_checked_at_the_next_start(op
             await asyncio.sleep(0.01)
 
 
-async def test_a_job_whose_check_dies_fails_and_holds_nobody_up(
+async def test_a_job_of_a_method_that_this_release_does_not_know_fails_and_holds_nobody_up(
     opened: Any, openai: AsyncOpenAI, upload: Upload, create: Any
 ) -> None:
     draft = JobDraft("base", await upload(), {"type": "unheard of", "unheard of": {}})
     job = await opened.house.records.jobs.create(draft)
     assert (await create()).status == "queued"
-    died = await decided(openai, job.id)
-    assert (died.status, died.error.code) == ("failed", "validation_died")
+    unknown = await decided(openai, job.id)
+    assert (unknown.status, unknown.error.code) == ("failed", "cannot_train")
+
+
+async def test_a_job_whose_check_dies_fails_and_holds_nobody_up(
+    opening: Any, official: Any, chat_rows: Any, quick_preflight: Any
+) -> None:
+    async def dies_of_packing(spec: Any) -> dict[str, Any]:
+        if spec.packing:
+            raise PreflightDied("the check of the files died with status -9", log="")
+        report: dict[str, Any] = await quick_preflight(spec)
+        return report
+
+    async with opening(preflight=dies_of_packing) as opened, official(opened) as openai:
+        file, jobs = await openai.files.create(file=("a", chat_rows()), purpose="fine-tune"), openai.fine_tuning.jobs
+        asked = [
+            await jobs.create(model="base", training_file=file.id, extra_body={"packing": packing})
+            for packing in (True, False)
+        ]
+        died, fine = [await decided(openai, job.id) for job in asked]
+    assert (died.status, died.error.code, fine.status) == ("failed", "validation_died", "queued")
 
 
 @pytest.mark.parametrize(
@@ -186,10 +212,55 @@ async def test_a_job_whose_check_dies_fails_and_holds_nobody_up(
         ({"rank": 4096}, "rank"),
         ({"alpha": 0}, "alpha"),
         ({"rnak": 8}, "rnak"),
+        ({"targets": []}, "targets"),
+        ({"targets": ["q_proj", "lm_head"]}, "targets"),
+        ({"targets": "some"}, "targets"),
+        ({"warm_start": "nobody"}, "warm_start"),
+        ({"model": "nobody@3"}, "model"),
     ],
 )
 async def test_a_job_that_cannot_be_is_refused_at_once(refused: Any, fields: dict[str, Any], param: str) -> None:
     assert (await refused(**fields))["param"] == param
+
+
+@pytest.mark.parametrize("fields", [{"model": "sql"}, {"extra_body": {"warm_start": "sql@stable"}}])
+async def test_a_job_goes_on_from_the_version_that_a_reference_meant_when_it_was_created(
+    opened: Any, create: Any, fields: dict[str, Any]
+) -> None:
+    await opened.publish("sql", seed=1)
+    job = (await create(**fields)).to_dict()
+    await opened.publish("sql", seed=2, alias="stable")
+    assert (job["status"], job["warm_start"]) == ("queued", "sql@1")
+    run = RunDirectory(opened.house.settings.runs_dir / job["id"])
+    assert run.spec().warm_start == run.warm_start
+    weights = opened.make_adapter(1).weights
+    assert (run.warm_start / "adapter_model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": "sql", "warm_start": "sql"}, "warm_start"),
+        ({"warm_start": "sql", "rank": 8}, "rank"),
+        ({"model": "sql", "alpha": 8}, "alpha"),
+        ({"model": "sql", "targets": "all-linear"}, "targets"),
+    ],
+)
+async def test_a_warm_start_is_said_once_and_keeps_its_own_shape(
+    opened: Any, refused: Any, fields: dict[str, Any], param: str
+) -> None:
+    await opened.publish("sql")
+    assert (await refused(**fields))["param"] == param
+
+
+async def test_a_job_without_a_rank_gets_one_that_the_engine_takes(opening: Any, official: Any, chat_rows: Any) -> None:
+    async with opening() as opened, official(opened) as openai:
+        file = await openai.files.create(file=("a", chat_rows()), purpose="fine-tune")
+        jobs = openai.fine_tuning.jobs
+        usual = await jobs.create(model="base", training_file=file.id)
+        opened.house.supervisor.offer = replace(opened.house.supervisor.offered(), max_rank=8)
+        small = await jobs.create(model="base", training_file=file.id)
+    assert (usual.to_dict()["rank"], small.to_dict()["rank"]) == (16, 8)
 
 
 async def test_a_file_for_another_purpose_is_refused(openai: AsyncOpenAI, refused: Any) -> None:

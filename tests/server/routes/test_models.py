@@ -10,7 +10,21 @@ from typing import Any
 import openai
 import pytest
 
+from adapters.names import FineTunedName
 from adapters.versions import Adapter, Alias, Version
+
+RESULT = FineTunedName("ft:Qwen/Qwen3-8B:patchbay:sql:abc")
+CHECKPOINT = FineTunedName(f"{RESULT}:ckpt-step-88")
+
+
+@pytest.fixture
+async def trained(opened: Any) -> Any:
+    """``sql`` has two versions; the second is `stable`, the result of a job and its checkpoint."""
+    for seed in (1, 2):
+        await opened.publish("sql", seed)
+    for name in (CHECKPOINT, RESULT):
+        await opened.house.registry.name_result("sql", 2, name, report={})
+    return opened
 
 
 @pytest.fixture
@@ -53,6 +67,46 @@ async def test_openai_s_client_chats_and_streams(opened: Any, sdk: openai.AsyncO
         await sdk.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "hello"}])
 
 
+async def test_openai_s_client_finds_a_fine_tuned_model_and_its_checkpoints(
+    trained: Any, sdk: openai.AsyncOpenAI
+) -> None:
+    listed = {model.id: model async for model in sdk.models.list()}
+    assert list(listed) == ["base", "sql", RESULT.text]
+    shown = await sdk.models.retrieve(RESULT.text)
+    assert shown == listed[RESULT.text]
+    assert (shown.id, shown.object, shown.owned_by) == (RESULT.text, "model", "patchbay")
+    assert (shown.to_dict()["root"], shown.to_dict()["parent"]) == ("sql@2", "base")
+    assert (await sdk.models.retrieve(CHECKPOINT.text)).to_dict()["root"] == "sql@2"
+    answer = await sdk.chat.completions.create(model=CHECKPOINT.text, messages=[{"role": "user", "content": "hello"}])
+    assert answer.model == "sql@2"
+
+
+async def test_openai_s_client_deletes_a_fine_tuned_model(trained: Any, sdk: openai.AsyncOpenAI) -> None:
+    deleted = await sdk.models.delete(RESULT.text)
+    assert (deleted.id, deleted.deleted) == (RESULT.text, True)
+    for name in (RESULT, CHECKPOINT):
+        for unknown in (sdk.models.retrieve(name.text), sdk.models.delete(name.text)):
+            with pytest.raises(openai.NotFoundError) as refused:
+                await unknown
+            assert refused.value.code == "model_not_found"
+    assert "sql@2" not in trained.residents
+    assert await trained.answer("sql@1") == "sql@1"
+    assert (await trained.chat("sql")).json()["error"]["code"] == "alias_not_found"
+
+
+async def test_a_pinned_fine_tuned_model_is_not_deleted(trained: Any, client: Any) -> None:
+    await client.post("/v1/adapters/sql/versions/2/pin")
+    response = await client.delete(f"/v1/models/{RESULT}")
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "version_in_use")
+    assert await trained.answer("sql") == "sql@2"
+
+
+@pytest.mark.parametrize("model", ["ft:base:patchbay:sql", "org/model"])
+async def test_what_can_name_nothing_is_not_deleted(client: Any, model: str) -> None:
+    response = await client.delete(f"/v1/models/{model}")
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_name")
+
+
 async def test_deleting_a_version_by_the_model_route_does_not_delete_the_adapter(opened: Any, client: Any) -> None:
     await opened.publish("sql")
     response = await client.delete("/v1/models/sql@1")
@@ -65,7 +119,9 @@ async def test_the_base_is_not_deleted(client: Any) -> None:
     assert (await client.get("/v1/models/base")).status_code == 200
 
 
-@pytest.mark.parametrize("model", ["nobody", "sql@9", "sql@beta", "org/model", "sql@", "a b"])
+@pytest.mark.parametrize(
+    "model", ["nobody", "sql@9", "sql@beta", "org/model", "sql@", "a b", "ft:base:patchbay::abc", "ft:"]
+)
 async def test_an_unknown_model_is_not_found(opened: Any, client: Any, model: str) -> None:
     await opened.publish("sql")
     assert (await client.get(f"/v1/models/{model}")).status_code == 404

@@ -6,12 +6,26 @@ from typing import Any
 
 import pytest
 
+from adapters.names import FineTunedName
+
 VERSIONS = "/v1/adapters/sql/versions"
 
 
 async def test_a_version_is_shown_with_its_report(opened: Any, client: Any) -> None:
     published = await opened.publish("sql")
     assert (await client.get(f"{VERSIONS}/1")).json() == published
+
+
+async def test_a_version_is_shown_with_all_its_names(opened: Any, client: Any) -> None:
+    names = ["ft:base:patchbay:sql:abc", "ft:base:patchbay:sql:abc:ckpt-step-88"]
+    for seed in (1, 2):
+        await opened.publish("sql", seed)
+    for name in names:
+        await opened.house.registry.name_result("sql", 2, FineTunedName(name), alias="best", report={"loss": 1})
+    first, second = (await client.get(VERSIONS)).json()["data"]
+    assert (first["aliases"], first["fine_tuned_names"]) == (["stable"], [])
+    assert (second["aliases"], second["fine_tuned_names"]) == (["best"], names)
+    assert (await client.get(f"{VERSIONS}/2")).json()["report"]["loss"] == 1
 
 
 async def test_versions_are_listed_in_pages_oldest_first(opened: Any, client: Any) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from adapters.names import FineTunedName
+
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 
 
@@ -54,6 +56,21 @@ async def test_an_unloaded_adapter_is_unknown(opened: Any, client: Any, source: 
     assert (await client.post(UNLOAD, json={"lora_name": "sql"})).status_code == 404
 
 
+async def test_unloading_a_fine_tuned_name_deletes_its_version_alone(opened: Any, client: Any, source: str) -> None:
+    for number in (1, 2):
+        body = {"lora_name": "sql", "lora_path": f"{source}/{number}", "load_inplace": True}
+        await client.post(LOAD, json=body)
+    name = FineTunedName("ft:base:patchbay::abc")
+    version = await opened.house.registry.name_result("sql", 1, name, alias="best", report={})
+    other = await client.post(UNLOAD, json={"lora_name": name.text, "lora_int_id": version.id + 1})
+    assert (other.status_code, other.json()["error"]["param"]) == (400, "lora_int_id")
+    assert (await client.post(UNLOAD, json={"lora_name": name.text, "lora_int_id": version.id})).status_code == 200
+    assert (await opened.chat(name.text)).status_code == 404
+    assert (await opened.chat("sql@1")).status_code == 404
+    assert await opened.answer("sql") == "sql@2"
+    assert (await client.post(UNLOAD, json={"lora_name": name.text})).status_code == 404
+
+
 async def test_only_what_may_be_read_is_loaded(opened: Any, client: Any, tmp_path: Path) -> None:
     for path, status in (
         (str(tmp_path), 403),
@@ -65,6 +82,7 @@ async def test_only_what_may_be_read_is_loaded(opened: Any, client: Any, tmp_pat
         assert response.status_code == status, path
     assert (await client.post(LOAD, json={"lora_name": "base", "lora_path": "/x"})).status_code == 409
     assert (await client.post(LOAD, json={"lora_name": "-x", "lora_path": "/x"})).status_code == 400
+    assert (await client.post(LOAD, json={"lora_name": "ft:a:b:c:d", "lora_path": "/x"})).status_code == 400
 
 
 async def test_a_field_that_is_missing_or_unknown_is_named(client: Any) -> None:

@@ -51,9 +51,9 @@ def make_run(tmp_path: Path) -> Callable[..., RunDirectory]:
     """Make a run's directory; what the test does not say is said for a short run."""
 
     def make(name: str = "run", **said: Any) -> RunDirectory:
-        said = {"training_file": DATA / "sentiment" / "train.jsonl", "threads": 1, "rank": 8} | said
+        said = {"base": BASE, "training_file": DATA / "sentiment" / "train.jsonl", "threads": 1, "rank": 8} | said
         run = RunDirectory(tmp_path / name)
-        run.write_spec(RunSpec(base=BASE, **said))
+        run.write_spec(RunSpec(**said))
         return run
 
     return make

@@ -1,5 +1,6 @@
 """A run that dies anywhere goes on to the same bytes, and no event is lost or told twice."""
 
+import json
 import random
 import subprocess
 import sys
@@ -9,22 +10,28 @@ from threading import Event as Flag
 
 import pytest
 
+from embedded import BASE
 from trainer.methods import supervised
 from trainer.methods.endings import Stopped
-from trainer.run_directory import RunDirectory
+from trainer.run_directory import METRICS_FILE, RunDirectory
+from trainer.run_spec import RunSpec
 
 SHORT = {"batch_size": 4, "n_epochs": 2, "checkpoint_steps": 5}
 """24 steps, and five checkpoints."""
 
 
-@pytest.fixture
-def rows(write, reviews) -> Path:
-    return write(reviews[:48])
+@pytest.fixture(scope="module")
+def rows(reviews, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in reviews[:48]))
+    return path
 
 
-@pytest.fixture
-def whole(make_run, rows: Path) -> RunDirectory:
-    run = make_run("whole", training_file=rows, **SHORT)
+@pytest.fixture(scope="module")
+def whole(rows: Path, tmp_path_factory) -> RunDirectory:
+    """The run that nothing happened to; a test that changes it puts it right again."""
+    run = RunDirectory(tmp_path_factory.mktemp("whole"))
+    run.write_spec(RunSpec(base=BASE, training_file=rows, threads=1, rank=8, **SHORT))
     supervised.train(run, run.spec(), Flag())
     return run
 
@@ -62,6 +69,8 @@ def test_killed_at_a_random_step_it_goes_on_to_the_same_bytes(make_run, rows: Pa
     assert process.returncode == 0, trouble
     assert weights(run) == weights(whole)
     assert steps(run) == steps(whole) == list(range(1, 25))
+    assert len((run.path / METRICS_FILE).read_text().splitlines()) == 25
+    assert run.result().curves["train_loss"] == whole.result().curves["train_loss"]
 
 
 def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on_to_the_same_bytes(
@@ -72,7 +81,7 @@ def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on_to_the_same_bytes(
     stop.set()
     with pytest.raises(Stopped):
         supervised.train(run, run.spec(), stop)
-    assert [made.step for made in run.checkpoints()] == [1]
+    assert [(made.step, made.state.exists()) for made in run.checkpoints()] == [(1, True)]
     supervised.train(run, run.spec(), Flag())
     assert weights(run)["step-24"] == weights(whole)["step-24"]
     assert steps(run) == list(range(1, 25))

@@ -57,8 +57,10 @@ def test_every_checkpoint_is_validated_and_the_best_is_named(sentiment: RunDirec
     assert result.trained_tokens > 10_000
 
 
-def test_only_the_newest_checkpoint_keeps_its_training_state(sentiment: RunDirectory) -> None:
-    assert [made.state.exists() for made in sentiment.checkpoints()] == [False, False, True]
+def test_a_finished_run_keeps_adapters_and_no_training_state(sentiment: RunDirectory) -> None:
+    assert [sorted(path.name for path in made.path.iterdir()) for made in sentiment.checkpoints()] == [
+        ["COMPLETE", "adapter"]
+    ] * 3
 
 
 def test_a_loss_that_is_no_number_ends_the_run_at_the_last_finite_checkpoint(make_run, write, reviews) -> None:
@@ -115,19 +117,6 @@ def test_validation_that_gets_worse_stops_the_run_early(make_run, write, reviews
     assert result.steps < 80
     assert run.checkpoints()[-1].marker.last
     assert result.best_checkpoint != result.last_checkpoint
-
-
-def test_a_warm_start_goes_on_from_an_adapter(make_run, write, reviews, sentiment: RunDirectory) -> None:
-    run = make_run(
-        training_file=write(reviews[:16]),
-        warm_start=sentiment.checkpoints()[-1].adapter,
-        learning_rate_multiplier=0.01,
-        batch_size=16,
-        n_epochs=1,
-    )
-    supervised.train(run, run.spec(), Flag())
-    told = next(event.data for event in run.events() if "train_loss" in event.data)
-    assert told["train_mean_token_accuracy"] > 0.9
 
 
 def test_packed_rows_make_the_loss_that_they_make_apart(make_run, write, reviews) -> None:

@@ -1,152 +1,159 @@
-"""A worker on real children: a job in, an adapter out, whatever dies in between."""
+"""A worker on real children: a job in, its checkpoints and its result out, whatever dies in between."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
-from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
-import embedded
 from adapters.errors import AdapterRefused, Fault
-from adapters.versions import Version
-from trainer.jobs.job import JobDraft
-from trainer.jobs.state import TERMINAL, State
+from trainer.jobs.state import State
 from trainer.run_directory import RunDirectory
-from trainer.worker.worker import Worker
 
-ROWS = b"\n".join((embedded.DATA / "sentiment" / "train.jsonl").read_bytes().splitlines()[:24]) + b"\n"
-METHOD = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 4}}}
-
-
-class Shelf:
-    """Where published adapters end up."""
-
-    def __init__(self) -> None:
-        self.published: list[tuple[str, Path, str]] = []
-        self.refusal: Exception | None = None
-
-    async def __call__(self, adapter: str, directory: Path, origin: str) -> Version:
-        if self.refusal is not None:
-            raise self.refusal
-        self.published.append((adapter, directory, origin))
-        return Version(7, adapter, 3, "0" * 64, "f", 8, 1, origin, datetime.now(UTC))
+STEPS, CHECKPOINTS = 12, [3, 6, 9, 12]
 
 
 @pytest.fixture
-def shelf() -> Shelf:
-    return Shelf()
+async def working(worker):
+    """Starts the worker; it ends with the test."""
+    running = []
+
+    def start() -> asyncio.Task[None]:
+        running.append(asyncio.create_task(worker.run()))
+        return running[-1]
+
+    yield start
+    for task in running:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 @pytest.fixture
-def worker(records, shelf, tmp_path) -> Worker:
-    return Worker(records, tmp_path / "runs", lambda: embedded.BASE, shelf, "worker-1", threads=1)
+def steps_told(records):
+    """The training steps in a job's log, oldest first."""
+
+    async def told(job):
+        events = (await records.events.list(job.id, limit=1000)).data
+        data = [event.data for event in reversed(events) if event.type == "metrics"]
+        return [each["step"] for each in data if "train_loss" in each]
+
+    return told
 
 
 @pytest.fixture
-def ask(records, upload):
-    async def ask(**extension):
-        draft = JobDraft(
-            model="embedded-base",
-            training_file=await upload(ROWS),
-            method=METHOD,
-            seed=1,
-            extension={"rank": 8, "checkpoint_steps": 3, **extension},
-        )
-        job = await records.jobs.create(draft)
-        return await records.jobs.admit(job.id, METHOD)
+def trains_past(records, until):
+    """Waits until a job's log has come to a step."""
 
-    return ask
+    async def past(job, step):
+        async def is_past():
+            events = (await records.events.list(job.id, limit=1000)).data
+            return any((event.data or {}).get("step", 0) >= step for event in events)
+
+        await until(is_past)
+
+    return past
 
 
-async def until(condition, within_s=120.0):
-    async with asyncio.timeout(within_s):
-        while not (found := await condition()):
-            await asyncio.sleep(0.1)
-    return found
-
-
-async def ended(records, job):
-    async def now():
-        found = await records.jobs.get(job.id)
-        return found if found.state in TERMINAL else None
-
-    return await until(now)
-
-
-async def test_a_job_becomes_a_version_of_the_adapter_it_names(records, worker, shelf, ask):
-    job = await ask(adapter="mood")
-    working = asyncio.create_task(worker.run())
-    done = await ended(records, job)
-    working.cancel()
-    assert (done.state, done.fine_tuned_model, done.error) == (State.SUCCEEDED, "mood@3", None)
+async def test_a_job_ends_with_its_checkpoints_published_its_result_and_its_curves(
+    records, working, shelf, ask, ended, steps_told
+):
+    job = await ask()
+    working()
+    done = await ended(job)
+    assert (done.state, done.error, done.fine_tuned_model) == (State.SUCCEEDED, None, f"ft:base:me::{job.id}")
+    assert (shelf.checkpoints, shelf.results) == (CHECKPOINTS, [job.id])
+    noted = (await records.checkpoints.list(job.id)).data
+    assert [(each.step_number, each.model) for each in reversed(noted)] == [
+        (step, f"ft:base:me::{job.id}:ckpt-step-{step}") for step in CHECKPOINTS
+    ]
+    assert all(each.metrics["train_loss"] > 0 for each in noted)
+    assert await steps_told(job) == list(range(1, STEPS + 1))
     assert done.trained_tokens > 0
-    ((adapter, directory, origin),) = shelf.published
-    assert (adapter, origin) == ("mood", f"job:{job.id}")
-    assert sorted(path.name for path in directory.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
-    metrics = [event.data for event in (await records.events.list(job.id, limit=100)).data if event.type == "metrics"]
-    assert any("train_loss" in (data or {}) for data in metrics)
+    table, plot = [await records.files.content(file) for file in done.result_files]
+    assert len(table.read_text().splitlines()) == 1 + STEPS
+    assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-async def test_a_killed_child_is_started_again_and_the_job_still_succeeds(records, worker, shelf, ask):
-    job = await ask(adapter="mood")
-    working = asyncio.create_task(worker.run())
+async def test_a_child_killed_or_stalled_is_started_again_and_every_event_comes_once(
+    worker, working, shelf, ask, ended, until, child_of, steps_told, trains_past
+):
+    job = await ask()
     run = RunDirectory(worker.runs / job.id)
+    working()
+    await trains_past(job, 4)
+    os.kill(child_of(run), signal.SIGKILL)
+    await trains_past(job, 8)
+    stalled = child_of(run)
+    os.kill(stalled, signal.SIGSTOP)
+    done = await ended(job)
+    assert (done.state, done.token) == (State.SUCCEEDED, 3)
+    assert (sorted(set(shelf.checkpoints)), shelf.results) == (CHECKPOINTS, [job.id])
+    assert await steps_told(job) == list(range(1, STEPS + 1))
 
-    async def has_checkpoint():
-        return bool(run.checkpoints())
 
-    await until(has_checkpoint)
-    os.kill(_child_of(run), signal.SIGKILL)
-    done = await ended(records, job)
-    working.cancel()
-    assert done.state is State.SUCCEEDED
-    assert done.token == 2
-    assert len(shelf.published) == 1
+async def test_a_worker_that_is_told_to_stop_gives_the_job_back_after_a_checkpoint(
+    records, worker, working, shelf, ask, ended, trains_past, steps_told
+):
+    job = await ask(checkpoint_steps=100)
+    stopping = working()
+    await trains_past(job, 2)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    given_back = await records.jobs.get(job.id)
+    assert (given_back.state, given_back.worker, given_back.deaths) == (State.QUEUED, None, 0)
+    assert RunDirectory(worker.runs / job.id).checkpoints()
+    working()
+    assert (await ended(job)).state is State.SUCCEEDED
+    assert await steps_told(job) == list(range(1, STEPS + 1))
 
 
-async def test_a_cancelled_job_ends_its_child_and_publishes_nothing(records, worker, shelf, ask):
-    job = await ask(adapter="mood")
-    working = asyncio.create_task(worker.run())
-    run = RunDirectory(worker.runs / job.id)
+async def test_a_paused_job_waits_until_it_is_resumed(records, working, ask, ended, until, trains_past, steps_told):
+    job = await ask(checkpoint_steps=100)
+    working()
+    await trains_past(job, 2)
+    await records.jobs.pause(job.id)
 
-    async def has_started():
-        return run.events_file.exists()
+    async def is_paused():
+        return (await records.jobs.get(job.id)).state is State.PAUSED
 
-    await until(has_started)
-    child = _child_of(run)
+    await until(is_paused)
+    await records.jobs.resume(job.id)
+    assert (await ended(job)).state is State.SUCCEEDED
+    assert await steps_told(job) == list(range(1, STEPS + 1))
+
+
+async def test_a_cancelled_job_ends_its_child_and_has_no_result(
+    records, worker, working, shelf, ask, until, child_of, trains_past
+):
+    job = await ask()
+    working()
+    await trains_past(job, 1)
+    child = child_of(RunDirectory(worker.runs / job.id))
     await records.jobs.cancel(job.id)
 
     async def has_ended():
-        return not Path(f"/proc/{child}").exists()
+        return child_of(RunDirectory(worker.runs / job.id)) != child
 
     await until(has_ended)
-    working.cancel()
     assert (await records.jobs.get(job.id)).state is State.CANCELLED
-    assert shelf.published == []
+    assert shelf.results == []
 
 
-async def test_what_the_door_refuses_fails_the_job_with_the_doors_words(records, worker, shelf, ask):
-    shelf.refusal = AdapterRefused([Fault("lora_A", "rank 8", "at most 4")])
-    job = await ask(adapter="mood")
-    working = asyncio.create_task(worker.run())
-    done = await ended(records, job)
-    working.cancel()
-    assert done.state is State.FAILED
-    assert done.error.code == "adapter_refused"
+async def test_what_the_door_refuses_is_told_of_and_fails_the_job_with_the_doors_words(
+    records, working, shelf, ask, ended
+):
+    shelf.refuses_checkpoints = shelf.refuses_results = AdapterRefused([Fault("lora_A", "rank 8", "at most 4")])
+    job = await ask(checkpoint_steps=6)
+    working()
+    done = await ended(job)
+    assert (done.state, done.error.code) == (State.FAILED, "adapter_refused")
     assert "at most 4" in done.error.message
-
-
-def _child_of(run: RunDirectory) -> int:
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                words = (process / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"trainer.methods" in words and str(run.path).encode() in words:
-                return int(process.name)
-    raise AssertionError("no child runs")
+    warned = [event for event in (await records.events.list(job.id, limit=1000)).data if event.level == "warn"]
+    assert [event.message.split(":")[0] for event in reversed(warned)] == [
+        f"Checkpoint of step {step} was refused" for step in (6, 12)
+    ]

@@ -1,17 +1,26 @@
-"""The child process of one job: started low in priority, asked to stop with SIGTERM, killed when it does not."""
+"""The process that trains: ``python -m trainer.methods``, low in priority, dead with whoever started it.
+
+It is a process so that it may be killed, run out of memory or hang, and its tensor libraries stay out of the server.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Final
 
-NICENESS = 10
-STOP_S = 60.0
+NICENESS: Final = 10
+STOP_S: Final = 60.0
 """How long a child may take to write its checkpoint after SIGTERM."""
+LOG: Final = "child.log"
+
+_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 
 class Child:
@@ -20,8 +29,8 @@ class Child:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
-    async def ended(self, within_s: float) -> int | None:
-        """Return the exit status; None if it still runs after ``within_s`` seconds."""
+    async def ended(self, within_s: float | None = None) -> int | None:
+        """Return the exit status; None if it still runs after ``within_s`` seconds (None: wait)."""
         with suppress(TimeoutError):
             return await asyncio.wait_for(self._process.wait(), within_s)
         return None
@@ -41,18 +50,20 @@ class Child:
 
 
 @asynccontextmanager
-async def child(run_dir: Path) -> AsyncIterator[Child]:
+async def child(run_dir: Path, *arguments: str) -> AsyncIterator[Child]:
     """Start the child of the run in ``run_dir``; it does not outlive the block. Its output goes to ``child.log``."""
-    with (run_dir / "child.log").open("ab") as log:
+    with (run_dir / LOG).open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "trainer.methods",
             str(run_dir),
+            *arguments,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            preexec_fn=_lower_priority,
+            start_new_session=True,  # a terminal's Ctrl-C is for its parent, which then asks it to stop
+            preexec_fn=_Subordinate(),
         )
     started = Child(process)
     try:
@@ -61,6 +72,13 @@ async def child(run_dir: Path) -> AsyncIterator[Child]:
         await started.kill()
 
 
-def _lower_priority() -> None:
-    """Requests come first: whoever trains beside a server gets what it leaves."""
-    os.nice(NICENESS)
+class _Subordinate:
+    """Run by the new process before its program: requests come first, and an orphan must not train on."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before the fork
+
+    def __call__(self) -> None:
+        os.nice(NICENESS)
+        if self._libc is not None:
+            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,127 @@
+"""``patchbay files``: uploaded, listed, shown, downloaded, deleted, over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+from urllib.parse import quote
+
+import typer
+
+from server.cli import transfer
+from server.cli.client import ApiKey, Json, Url, connect
+from server.cli.failure import CommandFailed, ExitCode
+from server.cli.screen import AsJson, moment, remark, show_fields, show_json, show_table, size
+from trainer.files.file import Purpose
+
+app = typer.Typer(no_args_is_help=True, help="Files to train on, and files that jobs leave.")
+
+FileId = Annotated[str, typer.Argument(metavar="ID", help="As `patchbay files list` shows it.")]
+
+_COLUMNS: Final = ["ID", "NAME", "PURPOSE", "SIZE", "STATUS", "CREATED", "EXPIRES"]
+
+
+@app.command()
+def push(
+    path: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True)],
+    *,
+    purpose: Annotated[Purpose, typer.Option(help="What it is for.")] = Purpose.FINE_TUNE,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Upload a file and print its id."""
+    with connect(url, api_key) as server:
+        file = transfer.push_file(server, path, purpose)
+    typer.echo(file["id"])
+
+
+@app.command("list")
+def list_files(
+    *,
+    purpose: Annotated[Purpose | None, typer.Option(help="Only files for this.")] = None,
+    as_json: AsJson = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """List the files, newest first."""
+    with connect(url, api_key) as server:
+        listing = server.get("/v1/files", **({} if purpose is None else {"purpose": purpose}))
+    if as_json:
+        show_json(listing)
+        return
+    show_table(_COLUMNS, map(_row, listing["data"]))
+    if listing["has_more"]:
+        remark(f"there are more; these are the newest {len(listing['data'])}")
+
+
+@app.command()
+def show(file_id: FileId, *, as_json: AsJson = False, url: Url = None, api_key: ApiKey = None) -> None:
+    """Show a file."""
+    with connect(url, api_key) as server:
+        file = server.get(_path(file_id))
+    if as_json:
+        show_json(file)
+        return
+    names = ("id", "name", "purpose", "size", "status", "created", "expires")
+    show_fields({**dict(zip(names, _row(file), strict=True)), "details": file["status_details"]})
+
+
+@app.command()
+def pull(
+    file_id: FileId,
+    path: Annotated[Path | None, typer.Argument(help="File or directory; else here, under the file's name.")] = None,
+    *,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Download a file's content."""
+    with connect(url, api_key) as server:
+        file = server.get(_path(file_id))
+        to = _destination(path, file["filename"])
+        transfer.pull_file(server, f"{_path(file_id)}/content", to, file["bytes"])
+    typer.echo(f"{file['id']}: {to}")
+
+
+@app.command()
+def rm(
+    file_id: FileId,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Delete a file that no unfinished job needs."""
+    if not yes:
+        typer.confirm(f"Delete file '{file_id}'?", abort=True, err=True)
+    with connect(url, api_key) as server:
+        server.send("DELETE", _path(file_id))
+    remark(f"deleted file '{file_id}'")
+
+
+def _path(file_id: str) -> str:
+    return f"/v1/files/{quote(file_id, safe='')}"
+
+
+def _destination(path: Path | None, name: str) -> Path:
+    """Return where the file called ``name`` goes; only who names a file replaces it.
+
+    Raises:
+        CommandFailed: something is there already, or nothing can be put there.
+    """
+    if path is not None and not path.is_dir():
+        if not path.parent.is_dir():
+            raise CommandFailed(ExitCode.USAGE, f"there is no directory {path.parent}")
+        return path
+    own = Path(name).name  # it comes from outside and becomes a path
+    if own in ("", ".."):
+        raise CommandFailed(ExitCode.USAGE, f"the file is called {name!r}; say where it goes: PATH")
+    to = (path or Path()) / own
+    if to.exists():
+        raise CommandFailed(ExitCode.USAGE, f"{to} is there already; name the file to write, with PATH")
+    return to
+
+
+def _row(file: Json) -> list[object]:
+    times = [file["created_at"], file["expires_at"]]
+    facts = [file["id"], file["filename"], file["purpose"], size(file["bytes"]), file["status"]]
+    return [*facts, *(time and moment(time) for time in times)]

@@ -1,0 +1,146 @@
+"""What a preflight found, as people read it: verdict, faults, warnings, tokens, the mask, what training takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Final
+
+from server.cli.screen import duration, show_fields, show_heading, show_marked, show_table, show_text, size
+from trainer.run_spec import RunSpec
+
+SHOWN_FAULTS: Final = 50
+SHOWN_LINES: Final = 5
+SHOWN_CHARACTERS: Final = 400
+"""Of one stretch of the mask's preview."""
+
+Report = Mapping[str, Any]
+"""See ``trainer.preflight.preflight``."""
+
+_COUNTS: Final = {
+    "sequences": "sequences",
+    "tokens": "tokens, prompts included",
+    "trained_tokens": "trained tokens",
+    "longest": "longest row",
+}
+_LISTED: Final = {
+    "too_long": "too long",
+    "without_loss": "without any trained token",
+    "without_stop": "answers without end-of-turn",
+}
+
+
+def show_verdict(spec: RunSpec, report: Report, cost_per_hour: float | None) -> None:
+    """Print what the preflight of ``spec`` found; ``cost_per_hour`` is that of this machine."""
+    files = list(_files(spec, report))
+    show_text(_verdict(spec, report, files), style="bold green" if report["ok"] else "bold red")
+    for name, found in files:
+        _show_faults(name, found)
+    for name, found in files:
+        _show_warnings(name, found)
+    if files:
+        _show_counts(files)
+        _show_preview(files[0][1]["tokens"]["preview"])
+    if report["hyperparameters"] is not None:
+        show_heading("Hyperparameters")
+        show_fields({name.replace("_", " "): _short(value) for name, value in report["hyperparameters"].items()})
+    if report["estimate"] is not None and report["estimate"]["fits"]:
+        show_heading("Here it takes about")
+        show_fields(_estimate(report["estimate"], cost_per_hour))
+
+
+def _files(spec: RunSpec, report: Report) -> Iterator[tuple[str, Report]]:
+    """Yield the name of each file that was read, and what was found in it."""
+    for path, found in ((spec.training_file, report["training"]), (spec.validation_file, report["validation"])):
+        if path is not None and found is not None:
+            yield str(path), found
+
+
+def _verdict(spec: RunSpec, report: Report, files: Sequence[tuple[str, Report]]) -> str:
+    if report["ok"]:
+        return f"{spec.training_file} is fit to train: {spec.method}, {files[0][1]['rows']} rows"
+    faulty = [f"{_counted(len(found['faults']), 'fault')} in {name}" for name, found in files if found["faults"]]
+    return f"refused: {', '.join(faulty) or report['reason']}"
+
+
+def _show_faults(name: str, found: Report) -> None:
+    for fault in found["faults"][:SHOWN_FAULTS]:
+        place = name if fault["line"] is None else f"{name}:{fault['line']}"
+        where = f" {fault['where']}" if fault["where"] else ""
+        show_text(f"{place}{where}: found {fault['found']}; needed {fault['needed']}")
+    if (more := len(found["faults"]) - SHOWN_FAULTS) > 0:
+        show_text(f"and {more} more (--json has all)")
+
+
+def _show_warnings(name: str, found: Report) -> None:
+    """Print one line for each kind of warning."""
+    by_kind = itemgetter("kind")
+    for kind, group in groupby(sorted(found["warnings"], key=by_kind), by_kind):
+        warnings = list(group)
+        lines = [warning["line"] for warning in warnings if warning["line"] is not None]
+        place = f"{name}:{lines[0]}" if len(lines) == 1 else f"{name}, {_lines(lines, len(lines))}" if lines else name
+        show_text(f"{place}: warning, {kind.replace('_', ' ')}: {warnings[0]['message']}", style="yellow")
+    if found["left_out"]:
+        show_text(f"{name}: {found['left_out']:,} further faults and warnings were only counted")
+
+
+def _show_counts(files: Sequence[tuple[str, Report]]) -> None:
+    tallies = [found["tokens"] for _, found in files]
+    rows = [["rows", *(f"{found['rows']:,}" for _, found in files)]]
+    rows += [[words, *(f"{tally[key]:,}" for tally in tallies)] for key, words in _COUNTS.items()]
+    rows += [
+        [words, *(_listed(tally[key], tally["lines"][key]) for tally in tallies)] for key, words in _LISTED.items()
+    ]
+    show_heading("Tokens")
+    show_table(["", *(name for name, _ in files)], rows)
+
+
+def _listed(lines: Sequence[int], count: int) -> str:
+    return f"{count:,} ({_lines(lines, count)})" if count else "0"
+
+
+def _lines(lines: Sequence[int], count: int) -> str:
+    """Return the first of ``count`` line numbers in words."""
+    first = ", ".join(map(str, lines[:SHOWN_LINES]))
+    more = f" and {count - SHOWN_LINES:,} more" if count > SHOWN_LINES else ""
+    return f"line{'s'[: count > 1]} {first}{more}"
+
+
+def _show_preview(rows: Sequence[Sequence[tuple[str, bool]]]) -> None:
+    if rows:
+        show_heading("What is trained")
+    for row in rows:
+        show_marked((_cut(text), is_trained) for text, is_trained in row)
+
+
+def _cut(text: str) -> str:
+    """Return ``text``, of a long one its two ends."""
+    half = SHOWN_CHARACTERS // 2
+    left_out = len(text) - SHOWN_CHARACTERS
+    return text if left_out <= 0 else f"{text[:half]} […{left_out:,} characters…] {text[-half:]}"
+
+
+def _estimate(estimate: Report, cost_per_hour: float | None) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "steps": f"{estimate['steps']:,}",
+        "time": duration(estimate["seconds"]),
+        "speed": f"{estimate['tokens_per_second']:,.0f} tokens/s",
+        "a million tokens": duration(estimate["seconds_per_million_tokens"]),
+        "peak memory": size(estimate["peak_memory_bytes"]),
+    }
+    if cost_per_hour is not None:
+        run, million = (estimate[key] / 3600 * cost_per_hour for key in ("seconds", "seconds_per_million_tokens"))
+        fields["cost"] = f"{_short(run)} the run, {_short(million)} a million tokens"
+    return fields
+
+
+def _short(value: object) -> object:
+    """Return a number with the digits that people read."""
+    if not isinstance(value, float):
+        return value
+    return f"{value:.2f}" if value >= 1 else f"{value:.3g}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s'[: count > 1]}"

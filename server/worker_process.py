@@ -1,0 +1,83 @@
+"""``patchbay worker``: runs jobs in a process of its own, beside a server that publishes what comes out.
+
+It sees the same database and data directory as the server, and asks it over HTTP to publish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from typing import Final
+
+import httpx
+import structlog
+
+from adapters.database import Database
+from server.logs import configure_logs
+from server.settings import ClientSettings, Settings
+from trainer.errors import PublicationRefused
+from trainer.records import Records
+from trainer.worker.worker import Worker, worker_name
+
+log = structlog.get_logger(__name__)
+
+RETRY_S: Final = 1.0
+_CONNECT_S: Final = 10.0
+_WAIT: Final = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE})
+
+
+class RemotePublishing:
+    """Asks the server behind ``http`` to publish; waits while it is away. See ``trainer.worker.publishing``."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    async def checkpoint(self, job_id: str, step: int) -> str:
+        """Publish a checkpoint and return its fine-tuned name."""
+        return await self._publish(f"/v1/fine_tuning/jobs/{job_id}/checkpoints/{step}/publish")
+
+    async def result(self, job_id: str) -> str:
+        """Publish a job's result and return its fine-tuned name."""
+        return await self._publish(f"/v1/fine_tuning/jobs/{job_id}/publish")
+
+    async def _publish(self, path: str) -> str:
+        while (response := await self._ask(path)) is None:  # noqa: ASYNC110 - nothing announces a server's return
+            await asyncio.sleep(RETRY_S)
+        if response.is_error:
+            raise PublicationRefused(response.json()["error"]["message"])
+        model: str = response.json()["id"]
+        return model
+
+    async def _ask(self, path: str) -> httpx.Response | None:
+        """Return the server's answer; None: try again."""
+        try:
+            response = await self._http.post(path)
+        except httpx.TransportError as away:
+            log.warning("the server is away", url=str(self._http.base_url), reason=str(away))
+            return None
+        return None if response.status_code in _WAIT else response
+
+
+def work(settings: Settings, server: ClientSettings) -> int:
+    """Work on jobs until told to stop; return the exit code."""
+    configure_logs(settings.log_format)
+    return asyncio.run(_work(settings, server))
+
+
+async def _work(settings: Settings, server: ClientSettings) -> int:
+    headers = {} if server.api_key is None else {"Authorization": f"Bearer {server.api_key}"}
+    timeout = httpx.Timeout(None, connect=_CONNECT_S)  # publishing takes what it takes
+    async with (
+        Database.open(settings.database) as database,
+        httpx.AsyncClient(base_url=server.base_url, headers=headers, timeout=timeout) as http,
+    ):
+        records = await Records.open(database, settings.training_dir, max_file_bytes=settings.max_file_bytes)
+        worker = Worker(records, settings.runs_dir, RemotePublishing(http), worker_name())
+        working = asyncio.create_task(worker.run())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, working.cancel)
+        log.info("waiting for jobs", server=server.base_url, data_dir=str(settings.data_dir.absolute()))
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
+    return 0

@@ -1,0 +1,167 @@
+"""A run goes on from an adapter: it begins where that one ended, and ends as one adapter, whatever dies in between."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event as Flag
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from adapters.base_model import BaseModel
+from adapters.door import Limits, inspect
+from embedded import ADAPTERS, BASE, DATA
+from trainer.methods import dpo, kto, supervised
+from trainer.methods.__main__ import main
+from trainer.methods.endings import Stopped
+from trainer.run_directory import Exit, RunDirectory
+from trainer.run_spec import Method
+
+SQL = ADAPTERS / "sql"
+SHORT = {"warm_start": SQL, "batch_size": 8, "n_epochs": 2, "checkpoint_steps": 2, "learning_rate_multiplier": 0.1}
+"""Four steps, and two checkpoints."""
+WRONG = {"role": "assistant", "content": "I do not know."}
+TRAIN = {Method.SUPERVISED: supervised.train, Method.DPO: dpo.train, Method.KTO: kto.train}
+
+
+@pytest.fixture(scope="session")
+def queries() -> list[dict]:
+    return [json.loads(line) for line in (DATA / "sql" / "train.jsonl").read_text().splitlines()[:16]]
+
+
+@pytest.fixture
+def rows(write, queries) -> Callable[[Method], Path]:
+    """Write rows for a method; what the warm start answers is the better answer."""
+
+    def rows(method: Method) -> Path:
+        if method is Method.SUPERVISED:
+            return write(queries)
+        made = []
+        for number, row in enumerate(queries):
+            *prompt, answer = row["messages"]
+            if method is Method.DPO:
+                made.append(
+                    {"input": {"messages": prompt}, "preferred_output": [answer], "non_preferred_output": [WRONG]}
+                )
+            else:
+                made.append({"messages": [*prompt, answer if number % 2 else WRONG], "label": number % 2 == 1})
+        return write(made)
+
+    return rows
+
+
+def told(run: RunDirectory) -> list[dict]:
+    return [event.data for event in run.events() if "train_loss" in event.data]
+
+
+def exported(run: RunDirectory) -> list[bytes]:
+    return [(made.adapter / "adapter_model.safetensors").read_bytes() for made in run.checkpoints()]
+
+
+def test_on_its_own_task_it_begins_with_a_low_loss(make_run, rows) -> None:
+    warm = make_run("warm", training_file=rows(Method.SUPERVISED), **SHORT)
+    supervised.train(warm, warm.spec(), Flag())
+    fresh = make_run("fresh", training_file=rows(Method.SUPERVISED), **SHORT | {"warm_start": None})
+    supervised.train(fresh, fresh.spec(), Flag())
+    assert told(warm)[0]["train_mean_token_accuracy"] > 0.9
+    assert told(warm)[0]["train_loss"] < told(fresh)[0]["train_loss"] / 5
+
+
+@pytest.mark.parametrize("method", list(Method))
+def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(make_run, rows, method: Method) -> None:
+    whole = make_run("whole", training_file=rows(method), method=method, **SHORT)
+    TRAIN[method](whole, whole.spec(), Flag())
+    run = make_run("stopped", training_file=rows(method), method=method, **SHORT)
+    stop = Flag()
+    stop.set()
+    with pytest.raises(Stopped):
+        TRAIN[method](run, run.spec(), stop)
+    TRAIN[method](run, run.spec(), Flag())
+    assert exported(run)[1:] == exported(whole)
+    assert [data["train_loss"] for data in told(run)] == [data["train_loss"] for data in told(whole)]
+    adapter = run.checkpoints()[-1].adapter
+    assert sorted(path.name for path in adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert inspect(adapter, BaseModel.from_directory(BASE, "base"), Limits(max_rank=8, max_bytes=1 << 30)).rank == 8
+    assert (adapter / "adapter_model.safetensors").read_bytes() != (SQL / "adapter_model.safetensors").read_bytes()
+
+
+def test_preferences_are_measured_from_the_warm_start_and_not_from_the_base(make_run, rows) -> None:
+    run = make_run(training_file=rows(Method.DPO), method=Method.DPO, **SHORT)
+    dpo.train(run, run.spec(), Flag())
+    first, *_, last = told(run)
+    assert first["train_loss"] == pytest.approx(math.log(2), rel=1e-5)
+    assert first["train_reward_margin"] == pytest.approx(0, abs=1e-5)
+    assert last["train_reward_margin"] > 0
+    base = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, run.checkpoints()[-1].adapter)
+    assert list(model.peft_config) == ["default"]
+
+
+def test_scaling_by_the_root_of_the_rank_is_kept(make_run, rows, tmp_path) -> None:
+    """The same adapter told otherwise: alpha / sqrt(rank) in place of alpha / rank."""
+    warm_start = tmp_path / "rooted"
+    shutil.copytree(SQL, warm_start)
+    config = json.loads((SQL / "adapter_config.json").read_text())
+    config |= {"use_rslora": True, "lora_alpha": config["lora_alpha"] / math.sqrt(config["r"])}
+    (warm_start / "adapter_config.json").write_text(json.dumps(config))
+    runs = [make_run("plain", training_file=rows(Method.SUPERVISED), **SHORT)]
+    runs.append(make_run("rslora", training_file=rows(Method.SUPERVISED), **SHORT | {"warm_start": warm_start}))
+    for run in runs:
+        supervised.train(run, run.spec(), Flag())
+    plain, rooted = runs
+    assert told(rooted)[0]["train_loss"] == pytest.approx(told(plain)[0]["train_loss"], rel=1e-4)
+    written = json.loads((rooted.checkpoints()[-1].adapter / "adapter_config.json").read_text())
+    assert written["use_rslora"] is True
+    assert written["lora_alpha"] == config["lora_alpha"]
+
+
+def missing_file(directory: Path) -> None:
+    (directory / "adapter_model.safetensors").unlink()
+
+
+def missing_directory(directory: Path) -> None:
+    shutil.rmtree(directory)
+
+
+def another_width(directory: Path) -> None:
+    file = directory / "adapter_model.safetensors"
+    save_file({name: torch.cat([tensor, tensor], dim=-1) for name, tensor in load_file(file).items()}, file)
+
+
+def another_kind(directory: Path) -> None:
+    file = directory / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"use_dora": True}))
+
+
+def not_finite(directory: Path) -> None:
+    file = directory / "adapter_model.safetensors"
+    save_file({name: tensor * math.nan for name, tensor in load_file(file).items()}, file)
+
+
+@pytest.mark.parametrize("broken", [missing_file, missing_directory, another_width, another_kind, not_finite])
+def test_a_wrong_adapter_is_refused_with_the_reason(make_run, rows, tmp_path, broken: Callable[[Path], None]) -> None:
+    warm_start = tmp_path / "broken"
+    shutil.copytree(SQL, warm_start)
+    broken(warm_start)
+    run = make_run(training_file=rows(Method.SUPERVISED), **SHORT | {"warm_start": warm_start})
+    assert main([str(run.path)], Flag()) is Exit.REFUSED
+    event = run.events()[-1]
+    assert event.level == "error"
+    assert event.message.startswith("the warm start cannot be gone on from")
+    assert event.data["faults"]
+    assert main([str(run.path), "--check"], Flag()) is Exit.FINISHED
+    assert run.check()["ok"] is False
+    assert run.check()["reason"] == event.message
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens", "query"])
+def test_targets_that_cannot_be_trained_are_refused(make_run, rows, target: str) -> None:
+    run = make_run(training_file=rows(Method.SUPERVISED), targets=("q_proj", target))
+    assert main([str(run.path)], Flag()) is Exit.REFUSED
+    assert target in run.events()[-1].message
+    assert "down_proj" in run.events()[-1].message

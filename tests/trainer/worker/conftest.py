@@ -1,0 +1,132 @@
+"""A worker on real children, whose exports end up on a shelf instead of a server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import embedded
+from adapters.errors import PatchbayError
+from trainer.jobs.job import Job, JobDraft
+from trainer.jobs.state import TERMINAL, State
+from trainer.records import Records
+from trainer.run_directory import RunDirectory
+from trainer.run_spec import RunSpec
+from trainer.validation import Validation
+from trainer.worker.worker import Worker
+
+ROWS = b"\n".join((embedded.DATA / "sentiment" / "train.jsonl").read_bytes().splitlines()[:24]) + b"\n"
+NUMBERS = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 1.0}
+METHOD = {"type": "supervised", "supervised": {"hyperparameters": NUMBERS}}
+STEPS, CHECKPOINTS = 12, (3, 6, 9, 12)
+
+
+class Shelf:
+    """Where published checkpoints end up. See ``trainer.worker.publishing``."""
+
+    def __init__(self) -> None:
+        self.checkpoints: list[int] = []
+        self.results: list[str] = []
+        self.refuses_checkpoints: PatchbayError | None = None
+        self.refuses_results: PatchbayError | None = None
+
+    async def checkpoint(self, job_id: str, step: int) -> str:
+        if self.refuses_checkpoints is not None:
+            raise self.refuses_checkpoints
+        self.checkpoints.append(step)
+        return f"ft:base:me::{job_id}:ckpt-step-{step}"
+
+    async def result(self, job_id: str) -> str:
+        if self.refuses_results is not None:
+            raise self.refuses_results
+        self.results.append(job_id)
+        return f"ft:base:me::{job_id}"
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+@pytest.fixture
+def worker(records: Records, shelf: Shelf, tmp_path: Path) -> Worker:
+    return Worker(records, tmp_path / "runs", shelf, "worker-1", stall_s=5.0)
+
+
+@pytest.fixture
+def ask(records: Records, upload: Any, worker: Worker) -> Callable[..., Awaitable[Job]]:
+    """Creates a job and lets validation lay its run directory out."""
+
+    async def preflight(spec: RunSpec) -> dict[str, Any]:
+        report = {"ok": True, "rows": 24, "faults": [], "warnings": [], "left_out": 0}
+        numbers = NUMBERS | {"steps": STEPS}
+        return {"ok": True, "training": report, "validation": None, "hyperparameters": numbers, "renderer_sha256": "0"}
+
+    async def base() -> Path:
+        return embedded.BASE
+
+    async def ask(**extension: Any) -> Job:
+        extension = {"rank": 8, "checkpoint_steps": 3, "adapter": "mood", **extension}
+        draft = JobDraft("embedded-base", await upload(ROWS), METHOD, seed=1, extension=extension)
+        job = await records.jobs.create(draft)
+        validation = Validation(records, worker.runs, base=base, adapter=None, preflight=preflight, threads=1)  # type: ignore[arg-type]
+        running = asyncio.create_task(validation.run())
+        await until(lambda: _is(records, job, State.QUEUED))
+        running.cancel()
+        return job
+
+    return ask
+
+
+async def _is(records: Records, job: Job, state: State) -> bool:
+    return (await records.jobs.get(job.id)).state is state
+
+
+async def until(condition: Callable[[], Awaitable[Any]], within_s: float = 240.0) -> Any:
+    """Return what ``condition`` comes to, once that is something."""
+    async with asyncio.timeout(within_s):
+        while not (found := await condition()):
+            await asyncio.sleep(0.05)
+    return found
+
+
+@pytest.fixture(name="until")
+def until_() -> Callable[..., Awaitable[Any]]:
+    return until
+
+
+@pytest.fixture
+def ended(records: Records) -> Callable[[Job], Awaitable[Job]]:
+    """Waits until a job has ended."""
+
+    async def ended(job: Job) -> Job:
+        async def now() -> Job | None:
+            found = await records.jobs.get(job.id)
+            return found if found.state in TERMINAL else None
+
+        found: Job = await until(now)
+        return found
+
+    return ended
+
+
+@pytest.fixture
+def child_of() -> Callable[[RunDirectory], int | None]:
+    """Finds the process that trains in a run directory."""
+
+    def find(run: RunDirectory) -> int | None:
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit():
+                try:
+                    words = (process / "cmdline").read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if b"trainer.methods" in words and str(run.path).encode() in words:
+                    return int(process.name)
+        return None
+
+    return find

@@ -1,0 +1,71 @@
+"""A run's curves, out of its events: thinned for the report, whole in ``metrics.csv``, drawn in ``loss.png``.
+
+Out of events and not out of the Trainer's memory, so that a run that died and went on has whole curves.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from trainer.run_directory import Event
+
+COLUMNS: Final = (
+    "step",
+    "epoch",
+    "learning_rate",
+    "train_loss",
+    "train_mean_token_accuracy",
+    "train_preference_accuracy",
+    "train_reward_margin",
+    "gradient_norm",
+    "tokens_per_second",
+    "full_valid_loss",
+    "full_valid_mean_token_accuracy",
+    "valid_preference_accuracy",
+    "valid_reward_margin",
+)
+"""Of ``metrics.csv``, as far as the method has them."""
+MOST_POINTS: Final = 200
+"""In a curve of the report."""
+
+Curve = Sequence[tuple[int, float]]
+"""(step, value), in the order of steps."""
+
+
+def curves(events: Iterable[Event]) -> Mapping[str, Curve]:
+    """Return the curve of every metric that the events tell of, in the order of ``COLUMNS``."""
+    points: dict[str, dict[int, float]] = {name: {} for name in COLUMNS[1:]}
+    for told in events:
+        if told.type == "metrics":
+            for name in points.keys() & told.data.keys():
+                points[name][told.data["step"]] = told.data[name]
+    return {name: sorted(curve.items()) for name, curve in points.items() if curve}
+
+
+def thinned(drawn: Mapping[str, Curve]) -> Mapping[str, Curve]:
+    """Return ``MOST_POINTS`` points at most of each curve, evenly spaced, to six digits; first and last are kept."""
+    return {name: [_rounded(*curve[index]) for index in _kept(len(curve))] for name, curve in drawn.items()}
+
+
+def _kept(points: int) -> Sequence[int]:
+    if points <= MOST_POINTS:
+        return range(points)
+    return [round(place * (points - 1) / (MOST_POINTS - 1)) for place in range(MOST_POINTS)]
+
+
+def _rounded(step: int, value: float) -> tuple[int, float]:
+    return step, float(f"{value:.6g}")
+
+
+def table(drawn: Mapping[str, Curve]) -> str:
+    """Return the curves as CSV: one row a step; where a metric has no value at a step, its cell is empty."""
+    values = {name: dict(curve) for name, curve in drawn.items()}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([COLUMNS[0], *values])
+    for step in sorted(set().union(*values.values())):
+        writer.writerow([step, *(points.get(step, "") for points in values.values())])
+    return text.getvalue()

@@ -1,0 +1,33 @@
+"""What a run would meet, found out in a child process before anything is queued."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from trainer.child import LOG, child
+from trainer.errors import PreflightDied
+from trainer.run_directory import RunDirectory
+from trainer.run_spec import RunSpec
+
+_SHOWN_BYTES = 2000
+
+
+async def preflight(spec: RunSpec) -> dict[str, Any]:
+    """Check the files of ``spec`` and try its longest rows; return what ``trainer.methods.preflight`` wrote.
+
+    ``ok`` says whether the run may start; ``training`` and ``validation`` hold every fault with its line.
+
+    Raises:
+        PreflightDied: the child ended without a verdict, out of memory perhaps.
+    """
+    with tempfile.TemporaryDirectory(prefix="patchbay-check-") as directory:
+        run = RunDirectory(Path(directory))
+        run.write_spec(spec)
+        async with child(run.path, "--check") as process:
+            status = await process.ended()
+        if status != 0:
+            said = (run.path / LOG).read_text(errors="replace")[-_SHOWN_BYTES:].strip()
+            raise PreflightDied(f"the check of the files died with status {status}", log=said)
+        return run.check()
