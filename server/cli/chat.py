@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -10,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from server.cli.client import ApiKey, Client, Json, Url, connect, refusal
+from server.cli.client import ApiKey, Client, Json, Url, connect
+from server.cli.event_stream import read_events
 from server.cli.failure import CommandFailed
 from server.cli.screen import remark
 
@@ -86,25 +86,11 @@ class Side:
         said = ""
         with self.server.stream("POST", "/v1/chat/completions", json=body) as response:
             yield response.headers.get("x-patchbay-adapter", self.model)
-            for event in _events(response.iter_lines()):
+            for event in read_events(response.iter_lines()):
                 text = _text(event)
                 said += text
                 yield text
         self.turns += [question, {"role": "assistant", "content": said}]
-
-
-def _events(lines: Iterator[str]) -> Iterator[Json]:
-    """Yield the JSON of a stream of server-sent events."""
-    for line in lines:
-        kind, _, data = line.partition(":")
-        if kind != "data":
-            continue
-        if data.strip() == "[DONE]":
-            return
-        event: Json = json.loads(data)
-        if "error" in event:
-            raise refusal(event["error"])
-        yield event
 
 
 def _text(event: Json) -> str:

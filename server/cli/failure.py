@@ -21,8 +21,9 @@ class ExitCode(IntEnum):
 
 
 EXIT_CODES: Final = (
-    "Exit codes: 0 done, 1 the server refused, 2 the command was called wrongly, 3 the server cannot be reached, "
-    "4 what was named does not exist. `serve` ends with the server's own."
+    "Exit codes: 0 done, 1 the server or a check refused or the watched job failed, 2 the command was called wrongly, "
+    "3 the server cannot be reached, 4 what was named does not exist, 130 Ctrl-C while a job was watched. `serve` and "
+    "`worker` end with their own."
 )
 
 

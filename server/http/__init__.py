@@ -1,1 +1,1 @@
-"""How the house speaks HTTP: errors and uploads."""
+"""How the house speaks HTTP: errors, uploads and downloads."""

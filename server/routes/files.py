@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from tempfile import TemporaryFile
-from typing import IO, Annotated, Final, Literal
+from typing import IO, Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import FileResponse
 
 from adapters.disk import in_thread, space_needed
 from server.errors import InvalidRequest
+from server.http.download import Download
 from server.http.multipart import MultipartStream
 from server.routes.inputs import HouseOf
 from server.routes.shapes import Json
 from server.routes.training_shapes import file_json, page_json
 from trainer.errors import FileTooLarge, InvalidField
 from trainer.files.file import UPLOADABLE
+from trainer.files.file_store import EXPIRY_S
 from trainer.page import MAX_LIMIT
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -26,9 +27,23 @@ _PIECE_BYTES: Final = 1 << 20
 _MOST_FIELD_BYTES: Final = 1024
 _FIELDS: Final = frozenset({"purpose", "file", "expires_after[anchor]", "expires_after[seconds]"})
 _SEPARATOR: Final = re.compile(r"[/\\]")
+_FORM: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "required": ["purpose", "file"],
+    "properties": {
+        "purpose": {"type": "string", "enum": sorted(UPLOADABLE)},
+        "file": {"type": "string", "format": "binary"},
+        "expires_after[anchor]": {"type": "string", "const": "created_at"},
+        "expires_after[seconds]": {"type": "integer", "minimum": EXPIRY_S[0], "maximum": EXPIRY_S[-1]},
+    },
+    "additionalProperties": False,
+}
+"""For the OpenAPI schema: the form is read as it arrives, so FastAPI does not see it."""
 
 
-@router.post("")
+@router.post(
+    "", openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}}
+)
 async def upload(request: Request, house: HouseOf) -> Json:
     """Store a file: multipart/form-data with ``purpose``, ``file`` and, in brackets, ``expires_after``.
 
@@ -69,11 +84,11 @@ async def show(file_id: str, house: HouseOf) -> Json:
 
 
 @router.get("/{file_id}/content")
-async def content(file_id: str, house: HouseOf) -> FileResponse:
+async def content(file_id: str, house: HouseOf) -> Download:
     """Download a file; ranges are answered."""
     file = await house.records.files.get(file_id)
     path = await house.records.files.content(file_id)
-    return FileResponse(path, filename=file.filename, media_type="application/octet-stream")
+    return Download(path, filename=file.filename, media_type="application/octet-stream")
 
 
 @router.delete("/{file_id}")

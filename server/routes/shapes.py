@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from adapters.rows import AliasMove
 from adapters.versions import Adapter, Alias, Version
 from server.house import House
+from server.routes.inputs import Body
 
 Json = dict[str, Any]
 
@@ -76,18 +77,14 @@ def list_json(data: Sequence[Json], *, has_more: bool) -> Json:
     return {"object": "list", "data": list(data), "first_id": first, "last_id": last, "has_more": has_more}
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")  # a typo is an error, never ignored
-
-
-class SourceBody(_Body):
+class SourceBody(Body):
     """Body of a publication from a source."""
 
     source: str = Field(examples=["hf://org/repo@main", "file:///srv/adapters/sql"])
     alias: str | None = Field(None, description="Alias to point to the new version at once.")
 
 
-class MoveBody(_Body):
+class MoveBody(Body):
     """Body of an alias move."""
 
     version: int = Field(ge=1)
@@ -95,13 +92,13 @@ class MoveBody(_Body):
     generation: int | None = Field(None, description="The generation it must have now.")
 
 
-class PromoteBody(_Body):
+class PromoteBody(Body):
     """Body of a promotion."""
 
     version: int = Field(ge=1)
 
 
-class RollbackBody(_Body):
+class RollbackBody(Body):
     """Body of a rollback."""
 
     alias: str = "stable"

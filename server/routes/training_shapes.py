@@ -7,9 +7,10 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from server.routes.inputs import Body
 from server.routes.shapes import Json, list_json
 from trainer.errors import InvalidField
 from trainer.files.file import File
@@ -134,11 +135,7 @@ def _names_or_all(value: object) -> object:
 _ANY: Final = sys.float_info.max
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")  # a typo is an error, never ignored
-
-
-class HyperparametersBody(_Body):
+class HyperparametersBody(Body):
     """Of ``supervised``; OpenAI's bounds."""
 
     n_epochs: Annotated[int | Auto, _auto_or(int, 1, 50)] = AUTO
@@ -152,7 +149,7 @@ class PreferenceHyperparametersBody(HyperparametersBody):
     beta: Annotated[float | Auto, _auto_or(float, 0, 2)] = AUTO
 
 
-class SupervisedBody(_Body):
+class SupervisedBody(Body):
     """``method.supervised``."""
 
     hyperparameters: HyperparametersBody | None = None
@@ -162,7 +159,7 @@ class SupervisedBody(_Body):
         return {"hyperparameters": (self.hyperparameters or HyperparametersBody()).model_dump()}
 
 
-class PreferenceBody(_Body):
+class PreferenceBody(Body):
     """``method.dpo`` and ``method.kto``."""
 
     hyperparameters: PreferenceHyperparametersBody | None = None
@@ -172,7 +169,7 @@ class PreferenceBody(_Body):
         return {"hyperparameters": (self.hyperparameters or PreferenceHyperparametersBody()).model_dump()}
 
 
-class MethodBody(_Body):
+class MethodBody(Body):
     """``method``: its type, and under the same name its hyperparameters."""
 
     type: Method
@@ -197,7 +194,7 @@ class MethodBody(_Body):
         return {"type": self.type, self.type: (given[self.type] or empty).filled()}
 
 
-class ExtensionBody(_Body):
+class ExtensionBody(Body):
     """Our keys of a job, beside OpenAI's; its client sends them as ``extra_body``."""
 
     adapter: str | None = Field(None, description="Adapter that becomes a version richer; else the suffix names it.")
@@ -264,7 +261,7 @@ class JobBody(ExtensionBody):
         return self.method.filled()
 
 
-class PermissionsBody(_Body):
+class PermissionsBody(Body):
     """Body of new permissions."""
 
     project_ids: list[str] = Field(min_length=1)

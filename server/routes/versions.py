@@ -6,7 +6,6 @@ import re
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import FileResponse
 from pydantic import ValidationError
 
 from adapters.manifest import FILES
@@ -17,6 +16,7 @@ from adapters.sources.upload import UploadSource
 from adapters.versions import Version
 from server.errors import InvalidRequest
 from server.house import House
+from server.http.download import Download
 from server.http.multipart import MultipartStream
 from server.routes.inputs import DEFAULT_PAGE, HouseOf, PageLimit
 from server.routes.shapes import Json, SourceBody, list_json, version_json
@@ -88,12 +88,12 @@ async def content(name: str, version: str, house: HouseOf) -> Json:
 
 
 @router.get("/{version}/content/{file}")
-async def download(name: str, version: str, file: str, house: HouseOf) -> FileResponse:
+async def download(name: str, version: str, file: str, house: HouseOf) -> Download:
     """Download one file of a version; ranges are answered."""
     if file not in FILES:
         raise InvalidRequest(f"a version has the files {', '.join(FILES)}, not {file!r}", param="file")
     directory = await house.blobs.path(_find(house, name, version).digest)
-    return FileResponse(directory / file, filename=file)
+    return Download(directory / file, filename=file)
 
 
 @router.post("/{version}/load")

@@ -7,31 +7,26 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel, ConfigDict
 
 from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, parse_reference
 from adapters.sources.address import parse_source
 from server.errors import InvalidRequest
 from server.routes import models
-from server.routes.inputs import HouseOf
+from server.routes.inputs import Body, HouseOf
 
 router = APIRouter(prefix="/v1", tags=["vllm"])
 
 
-class LoadBody(BaseModel):
+class LoadBody(Body):
     """vLLM's body of a load."""
-
-    model_config = ConfigDict(extra="forbid")
 
     lora_name: str
     lora_path: str
     load_inplace: bool = False
 
 
-class UnloadBody(BaseModel):
+class UnloadBody(Body):
     """vLLM's body of an unload."""
-
-    model_config = ConfigDict(extra="forbid")
 
     lora_name: str
     lora_int_id: int | None = None

@@ -58,10 +58,15 @@ class Server:
         return AsyncOpenAI(base_url=f"{self.url}/v1", api_key="unused", timeout=120, max_retries=0)
 
 
-def _start(data_dir: Path, *arguments: str) -> Server:
+def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port: int = free.getsockname()[1]
+        return port
+
+
+def _start(data_dir: Path, *arguments: str, port: int | None = None) -> Server:
+    port = _free_port() if port is None else port
     log = data_dir.parent / f"{data_dir.name}.log"
     command = [
         str(Path(sys.executable).with_name("patchbay")),
@@ -83,8 +88,8 @@ def start_server() -> Iterator[Callable[..., Server]]:
     """Start a server on a data directory; it is ended with the session at the latest."""
     started: list[Server] = []
 
-    def start(data_dir: Path, *arguments: str) -> Server:
-        server = _start(data_dir, *arguments)
+    def start(data_dir: Path, *arguments: str, port: int | None = None) -> Server:
+        server = _start(data_dir, *arguments, port=port)
         started.append(server)
         return server
 

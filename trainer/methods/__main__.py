@@ -5,6 +5,7 @@ Tensor libraries take seconds to import, so each is imported where it is needed.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -39,15 +40,14 @@ def main(arguments: Sequence[str], stop: Flag) -> Exit:
 
 def _finish(run: RunDirectory, stop: Flag) -> None:
     """Train to the result, then leave the result files: the result is served while they are drawn."""
+    from trainer.methods import result_files  # before training: at its end somebody waits
+
     if run.result() is None:
         try:
             spec = run.spec()
         except (OSError, ValueError) as error:
             raise SpecRefused(str(error)) from error
         _train(run, spec, stop)
-
-    from trainer.methods import result_files
-
     result_files.write(run)
 
 
@@ -79,4 +79,7 @@ def _heed_signals(stop: Flag, *, checks: bool) -> None:
 if __name__ == "__main__":
     asked = Flag()
     _heed_signals(asked, checks="--check" in sys.argv)
-    sys.exit(main(sys.argv[1:], asked))
+    status = main(sys.argv[1:], asked)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # all is on the disk, and tensor libraries take seconds to clean up behind themselves

@@ -117,14 +117,14 @@ class Attempt:
         events, position = await in_thread(self._run.events_since, self._position)
         now = time.monotonic()
         if events:
-            drafts = [EventDraft(event.message, Level(event.level), Kind(event.type), event.data) for event in events]
+            saved = [event for event in events if "checkpoint" in event.data]  # told of when it can be chatted with
+            told = [_draft(event) for event in events if event not in saved]
             self._order = await self._records.queue.record(
-                self._claim, events=drafts, position=position, remaining_s=_remaining_s(events)
+                self._claim, events=told, position=position, remaining_s=_remaining_s(events)
             )
             self._position, self._heard, self._patience_s = position, now, self._stall_s
-            for event in events:
-                if "checkpoint" in event.data:
-                    self._due.put_nowait(event.data["step"])
+            for event in saved:
+                self._due.put_nowait(event.data["step"])
         elif now - self._sign_of_life > SIGN_OF_LIFE_S:
             self._order = await self._records.queue.heartbeat(self._claim)
         else:
@@ -196,6 +196,10 @@ class Attempt:
             return task.result()
         finally:
             task.cancel()
+
+
+def _draft(event: Event) -> EventDraft:
+    return EventDraft(event.message, Level(event.level), Kind(event.type), event.data)
 
 
 def _remaining_s(events: list[Event]) -> float | None:

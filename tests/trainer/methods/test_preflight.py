@@ -6,67 +6,24 @@ import signal
 import subprocess
 import sys
 from threading import Event as Flag
+from typing import Any
 
 import pytest
 
 from embedded import ADAPTERS, BASE, DATA
+from tests.trainer.data.faulty_rows import ANSWER, CHATS, LINES, PREFERENCES, USER, chat, preference
 from trainer.data.faults import FaultKind
 from trainer.methods.__main__ import main
 from trainer.methods.tally import MOST_LINES, PREVIEWED_CHARACTERS
 from trainer.run_directory import Exit, RunDirectory
 from trainer.run_spec import Method
 
-USER = {"role": "user", "content": "Hi"}
-ANSWER = {"role": "assistant", "content": "Hello"}
 WORSE = {"role": "assistant", "content": "Go away"}
-TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+TOO_LONG = (FaultKind.TOO_MANY_TOKENS, chat(USER, {"role": "assistant", "content": "long " * 5000}))
 
 
-def call(name: str = "add", arguments: str = "{}") -> dict:
-    function = {"name": name, "arguments": arguments}
-    return {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": function}]}
-
-
-def chat(*messages, **more) -> bytes:
-    return json.dumps({"messages": messages, **more}).encode()
-
-
-FAULTY: list[tuple[FaultKind, bytes]] = [
-    (FaultKind.BAD_JSON, b'{"messages": ['),
-    (FaultKind.NOT_UTF8, b'{"messages": "caf\xe9"}'),
-    (FaultKind.REPEATED_KEY, b'{"messages": [], "messages": []}'),
-    (FaultKind.NOT_A_NUMBER, b'{"messages": NaN}'),
-    (FaultKind.TOO_DEEP, b"[" * 100_000),
-    (FaultKind.LONE_SURROGATE, b'{"messages": "\\ud800"}'),
-    (FaultKind.NUL_CHARACTER, b'{"messages": "a\\u0000"}'),
-    (FaultKind.NOT_AN_OBJECT, b"[]"),
-    (FaultKind.UNKNOWN_FORMAT, b'{"text": "Once upon a time"}'),
-    (FaultKind.BLANK_LINE, b"   "),
-    (FaultKind.LINE_TOO_LONG, b'{"messages": "' + b"a" * (9 << 20) + b'"}'),
-    (FaultKind.MIXED_FORMATS, b'{"prompt": "a", "completion": "b"}'),
-    (FaultKind.UNKNOWN_KEY, chat(USER, ANSWER, comment="x")),
-    (FaultKind.WRONG_TYPE, chat("Hi", ANSWER)),
-    (FaultKind.MISSING_KEY, chat({"role": "user"}, ANSWER)),
-    (FaultKind.NO_MESSAGES, chat()),
-    (FaultKind.WRONG_ROLE, chat({"role": "human", "content": "Hi"}, ANSWER)),
-    (FaultKind.ROLE_ORDER, chat(ANSWER, USER, ANSWER)),
-    (FaultKind.NO_ANSWER, chat(USER)),
-    (FaultKind.LAST_NOT_ASSISTANT, chat(USER, ANSWER, USER)),
-    (FaultKind.EMPTY_ANSWER, chat(USER, {"role": "assistant", "content": " \n"})),
-    (FaultKind.EMPTY_PROMPT, chat({"role": "user", "content": ""}, ANSWER)),
-    (FaultKind.UNSUPPORTED_PART, chat({"role": "user", "content": [{"type": "image_url"}]}, ANSWER)),
-    (FaultKind.BAD_WEIGHT, chat(USER, {**ANSWER, "weight": 0.5})),
-    (FaultKind.WEIGHT_ELSEWHERE, chat({**USER, "weight": 1}, ANSWER)),
-    (FaultKind.NOTHING_TRAINED, chat(USER, {**ANSWER, "weight": 0})),
-    (FaultKind.BAD_TOOL, chat(USER, ANSWER, tools=[{"name": "add"}])),
-    (FaultKind.REPEATED_TOOL, chat(USER, ANSWER, tools=[TOOL, TOOL])),
-    (FaultKind.CALL_WITHOUT_TOOLS, chat(USER, call())),
-    (FaultKind.UNKNOWN_TOOL, chat(USER, call("subtract"), tools=[TOOL])),
-    (FaultKind.BAD_CALL, chat(USER, {"role": "assistant", "tool_calls": []}, tools=[TOOL])),
-    (FaultKind.BAD_ARGUMENTS, chat(USER, call(arguments="{a: 1}"), tools=[TOOL])),
-    (FaultKind.UNANSWERED_CALL, chat(USER, call(), USER, ANSWER, tools=[TOOL])),
-    (FaultKind.TOO_MANY_TOKENS, chat(USER, {"role": "assistant", "content": "long " * 5000})),
-]
+def line(row: Any) -> bytes:
+    return row if isinstance(row, bytes) else json.dumps(row).encode()
 
 
 def checked(run: RunDirectory) -> dict:
@@ -103,20 +60,27 @@ def test_a_good_file_is_counted_previewed_and_tried(make_run, write, reviews) ->
 
 
 def test_every_kind_of_fault_in_both_files_is_told_on_its_line(make_run, tmp_path, reviews) -> None:
-    good = [json.dumps(row).encode() for row in reviews[:12]]
+    good, faulty = reviews[:12], [*LINES, *CHATS, TOO_LONG]
     files = {"training_file": tmp_path / "train.jsonl", "validation_file": tmp_path / "valid.jsonl"}
     for file in files.values():
-        file.write_bytes(b"\n".join([*good, *(raw for _, raw in FAULTY), *good[:1]]) + b"\n")
+        file.write_bytes(b"\n".join(map(line, [*good, *(row for _, row in faulty), good[0]])) + b"\n")
     report = checked(make_run(**files))
-    expected = [(len(good) + number, kind) for number, (kind, _) in enumerate(FAULTY, 1)]
     for name in ("training", "validation"):
-        assert report[name]["ok"] is False
-        assert [(fault["line"], fault["kind"]) for fault in report[name]["faults"]] == expected
-        assert report[name]["rows"] == 13
-        assert report[name]["tokens"]["too_long"] == [len(good) + len(FAULTY)]
-        assert {"duplicate_row"} <= {warning["kind"] for warning in report[name]["warnings"]}
-    assert {"leakage"} <= {warning["kind"] for warning in report["validation"]["warnings"]}
+        told = [(fault["line"], fault["kind"]) for fault in report[name]["faults"]]
+        assert told == [(len(good) + number, kind) for number, (kind, _) in enumerate(faulty, 1)]
+        assert (report[name]["ok"], report[name]["rows"]) == (False, len(good) + 1)
+        assert report[name]["tokens"]["too_long"] == [len(good) + len(faulty)]
+        assert "duplicate_row" in {warning["kind"] for warning in report[name]["warnings"]}
+    assert "leakage" in {warning["kind"] for warning in report["validation"]["warnings"]}
     assert (report["ok"], report["reason"], report["hyperparameters"], report["estimate"]) == (False, None, None, None)
+
+
+def test_every_kind_of_fault_of_preferences_is_told_on_its_line(make_run, write) -> None:
+    good = [preference(input={"messages": [{"role": "user", "content": f"Hi {number}"}]}) for number in range(10)]
+    rows = write([*good, *(row for _, row in PREFERENCES)])
+    report = checked(make_run(training_file=rows, method=Method.DPO))
+    told = {(fault["line"], fault["kind"]) for fault in report["training"]["faults"]}
+    assert told == {(len(good) + number, kind) for number, (kind, _) in enumerate(PREFERENCES, 1)}
 
 
 def test_the_verdict_stays_small_however_wrong_a_file_is(make_run, write) -> None:

@@ -1,0 +1,35 @@
+"""Downloads: a file, whole or in ranges."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers
+from starlette.responses import FileResponse, JSONResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from server.http.errors import error_body
+
+
+class Download(FileResponse):
+    """Sends a file. A range that it does not have is refused with OpenAI's body; starlette's own is plain text."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI)."""
+        refusal: Message | None = None
+
+        async def send_in_our_words(message: Message) -> None:
+            nonlocal refusal
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                refusal = message
+            elif refusal is not None:
+                await _refused(refusal, message["body"].decode())(scope, receive, send)
+            else:
+                await send(message)
+
+        await super().__call__(scope, receive, send_in_our_words)
+
+
+def _refused(start: Message, reason: str) -> JSONResponse:
+    text = f"the file has no such range ({reason or 'it is shorter'}): ask for another, or leave Range out to get all"
+    size = Headers(raw=start["headers"]).get("content-range")
+    headers = {} if size is None else {"Content-Range": size}
+    return JSONResponse(error_body(text, start["status"], param="Range"), start["status"], headers)

@@ -1,0 +1,172 @@
+"""Whatever is asked of the routes, they answer: never with a 5xx, and what they refuse with OpenAI's body.
+
+Schemathesis makes the requests out of the OpenAPI schema: what it allows, what it forbids, and the borders in between.
+Half of what names something is replaced by what exists, so that not all of it is a 404.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import APIOperation, Case, CheckContext, GenerationMode, Response
+from schemathesis.checks import not_a_server_error
+
+from trainer.jobs.checkpoint import CheckpointDraft
+
+EXAMPLES = 25
+TIMEOUT_S = 30
+CHECKPOINT = "ft:base:patchbay::abc:ckpt-step-1"
+JOBS = "/v1/fine_tuning/jobs"
+PERMISSIONS = f"/v1/fine_tuning/checkpoints/{CHECKPOINT}/permissions"
+NEVER_ANSWERED = {
+    f"POST {JOBS}/{{job_id}}/publish",  # nobody trains here
+    f"POST {JOBS}/{{job_id}}/checkpoints/{{step}}/publish",
+    "POST /v1/adapters/{name}/versions",  # no schema says how an adapter's bytes are made
+}
+
+Known = dict[str, list[Any]]
+
+
+@dataclass
+class Api:
+    """The routes of an open house: their schema, and what they were asked."""
+
+    url: str
+    schema: Any
+    known: Known
+    session: requests.Session = field(default_factory=requests.Session)
+    answered: set[str] = field(default_factory=set)
+
+    def operations(self, prefix: str) -> list[Any]:
+        """Those that only look come first, those that take away what the others need last."""
+        found = self.schema.include(path_regex=f"^{prefix}(/|$)").get_all_operations()
+        order = {"get": 0, "put": 1, "post": 1, "delete": 3}
+        return sorted((each.ok() for each in found), key=lambda each: (order[each.method], each.path[-6:] == "cancel"))
+
+    def ask_all(self, operation: APIOperation) -> None:
+        for mode in modes_of(operation):
+            self._ask_examples(operation, mode)
+        for case in borders_of(operation):
+            self._ask(case)
+
+    def _ask_examples(self, operation: APIOperation, mode: GenerationMode) -> None:
+        all_known = st.just({name: values[0] for name, values in self.known.items()})
+        half_known = st.fixed_dictionaries({}, optional={k: st.sampled_from(v) for k, v in self.known.items()})
+
+        @settings(
+            max_examples=EXAMPLES,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(operation.as_strategy(generation_mode=mode), all_known | half_known)
+        def ask(case: Case, known: dict[str, Any]) -> None:
+            for part in (case.path_parameters, case.query, case.body):
+                if isinstance(part, dict):
+                    part.update({name: known[name] for name in part.keys() & known.keys()})
+            self._ask(case)
+
+        ask()
+
+    def _ask(self, case: Case) -> None:
+        if isinstance(case.query, dict) and "stream" in case.query:
+            case.path_parameters["job_id"] = self.known["ended"][0]  # a stream ends with its job
+        response = case.call(base_url=self.url, session=self.session, timeout=TIMEOUT_S)
+        case.validate_response(response, checks=[not_a_server_error, refuses_as_openai_does])
+        if response.status_code < 400:
+            self.answered.add(f"{case.method} {case.operation.path}")
+
+
+def modes_of(operation: Any) -> list[GenerationMode]:
+    """Nothing can be wrong about a path alone: its parts are free text."""
+    return list(GenerationMode) if operation.query or operation.body else [GenerationMode.POSITIVE]
+
+
+def borders_of(operation: APIOperation) -> Iterator[Case]:
+    schema = operation.schema
+    config = schema.config.generation_for(operation=operation)
+    return schema.iter_coverage_cases(operation, generation_modes=list(GenerationMode), generation_config=config)
+
+
+def refuses_as_openai_does(_context: CheckContext, response: Response, case: Case) -> None:
+    if response.status_code >= 400 and case.method != "HEAD":
+        error = response.json()["error"]
+        assert {"message", "type", "param", "code"} <= error.keys()
+        assert isinstance(error["message"], str)
+        assert error["message"]
+
+
+@pytest.fixture
+async def known(opened: Any, chat_rows: Callable[..., bytes]) -> Known:
+    """What exists, by the field that takes it: an adapter, files, an ended job, one with a checkpoint, others."""
+    client, queue = opened.client, opened.house.records.queue
+    versions = [str((await opened.publish("sql", seed))["version"]) for seed in (1, 2)]
+    form = {"purpose": (None, "fine-tune"), "file": ("train.jsonl", chat_rows())}
+    files = [(await client.post("/v1/files", files=form)).json()["id"] for _ in range(3)]
+    jobs = [(await client.post(JOBS, json={"model": "base", "training_file": files[0]})).json()["id"] for _ in range(6)]
+    await client.post(f"{JOBS}/{jobs[0]}/cancel")
+    async with asyncio.timeout(20):
+        while (claim := await queue.take("worker", 60)) is None:
+            await asyncio.sleep(0.01)  # their files are being checked
+    await queue.record(claim, checkpoints=[CheckpointDraft(1, CHECKPOINT, {})])
+    permissions = (await client.post(PERMISSIONS, json={"project_ids": ["p"]})).json()["data"]
+    return {
+        "after": ["sql", *files, *jobs],
+        "alias": ["stable"],
+        "checkpoint": [CHECKPOINT],
+        "expected": [None, 1],
+        "file": ["adapter_config.json"],
+        "file_id": files[1:],
+        "generation": [None, 1],
+        "job_id": jobs[1:],
+        "limit": [2],
+        "name": ["sql"],
+        "permission_id": [permission["id"] for permission in permissions],
+        "project_ids": [["p", "q"]],
+        "step": [1],
+        "version": versions,
+        "ended": jobs[:1],
+        **what_a_job_takes(files[0]),
+    }
+
+
+def what_a_job_takes(file_id: str) -> Known:
+    said = {
+        "adapter": "sums",
+        "alpha": 16,
+        "metadata": {"a": "b"},
+        "rank": 8,
+        "suffix": "sums",
+        "targets": "all-linear",
+    }
+    unsaid = ["hyperparameters", "integrations", "method", "validation_file", "warm_start"]
+    return {
+        "model": ["base", "sql"],
+        "training_file": [file_id],
+        **{name: [value] for name, value in said.items()},
+        **{name: [None] for name in unsaid},
+    }
+
+
+@pytest.fixture
+async def api(opened: Any, listening: Any, known: Known) -> AsyncIterator[Api]:
+    async with listening(opened.app) as url:
+        schema = await asyncio.to_thread(schemathesis.openapi.from_url, f"{url}/openapi.json")
+        yield Api(url, schema, known)
+
+
+@pytest.mark.parametrize("prefix", ["/v1/files", "/v1/fine_tuning", "/v1/models", "/v1/adapters"])
+async def test_no_request_is_answered_with_a_server_error(api: Api, prefix: str) -> None:
+    operations = api.operations(prefix)
+    for operation in operations:
+        await asyncio.to_thread(api.ask_all, operation)
+    assert {operation.label for operation in operations} - api.answered <= NEVER_ANSWERED

@@ -1,0 +1,95 @@
+"""Lines that cannot be trained on, each with the kind of its one fault."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainer.data import lines
+from trainer.data.faults import FaultKind
+
+USER = {"role": "user", "content": "Hi"}
+ANSWER = {"role": "assistant", "content": "Hello"}
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
+def chat(*messages: Any, **more: Any) -> dict[str, Any]:
+    return {"messages": list(messages), **more}
+
+
+def call(name: str = "add", arguments: Any = "{}", call_id: str = "1") -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
+    return {"role": "assistant", "tool_calls": [{"id": call_id, "type": "function", "function": function}]}
+
+
+def result(call_id: str = "1") -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": call_id, "content": "3"}
+
+
+def preference(**changed: Any) -> dict[str, Any]:
+    worse = {"role": "assistant", "content": "No"}
+    row = {"input": {"messages": [USER]}, "preferred_output": [ANSWER], "non_preferred_output": [worse]}
+    return row | changed
+
+
+LINES: list[tuple[FaultKind, bytes]] = [
+    (FaultKind.BAD_JSON, b'{"messages": ['),
+    (FaultKind.BAD_JSON, b"{'messages': []}"),
+    (FaultKind.BAD_JSON, b"{} {}"),
+    (FaultKind.NOT_UTF8, b'{"messages": "caf\xe9"}'),
+    (FaultKind.REPEATED_KEY, b'{"messages": [], "messages": []}'),
+    (FaultKind.NOT_A_NUMBER, b'{"messages": NaN}'),
+    (FaultKind.NOT_A_NUMBER, b'{"messages": [-Infinity]}'),
+    (FaultKind.TOO_DEEP, b"[" * 100_000),
+    (FaultKind.LONE_SURROGATE, b'{"messages": "\\ud800"}'),
+    (FaultKind.NUL_CHARACTER, b'{"messages": "a\\u0000"}'),
+    (FaultKind.NOT_AN_OBJECT, b"[]"),
+    (FaultKind.NOT_AN_OBJECT, b"null"),
+    (FaultKind.UNKNOWN_FORMAT, b"{}"),
+    (FaultKind.UNKNOWN_FORMAT, b'{"text": "Once upon a time"}'),
+    (FaultKind.BLANK_LINE, b"   "),
+    (FaultKind.LINE_TOO_LONG, b'{"messages": "' + b"a" * lines.MAX_LINE_BYTES + b'"}'),
+]
+CHATS: list[tuple[FaultKind, Any]] = [
+    (FaultKind.MIXED_FORMATS, {"prompt": "a", "completion": "b"}),
+    (FaultKind.UNKNOWN_KEY, chat(USER, ANSWER, comment="x")),
+    (FaultKind.UNKNOWN_KEY, chat({**USER, "mood": "good"}, ANSWER)),
+    (FaultKind.WRONG_TYPE, {"messages": {}}),
+    (FaultKind.WRONG_TYPE, chat("Hi", ANSWER)),
+    (FaultKind.WRONG_TYPE, chat({"role": 1, "content": "Hi"}, ANSWER)),
+    (FaultKind.WRONG_TYPE, chat({"role": "user", "content": 5}, ANSWER)),
+    (FaultKind.MISSING_KEY, chat({"content": "Hi"}, ANSWER)),
+    (FaultKind.MISSING_KEY, chat({"role": "user"}, ANSWER)),
+    (FaultKind.NO_MESSAGES, chat()),
+    (FaultKind.WRONG_ROLE, chat({"role": "human", "content": "Hi"}, ANSWER)),
+    (FaultKind.ROLE_ORDER, chat(ANSWER, USER, ANSWER)),
+    (FaultKind.ROLE_ORDER, chat(USER, {"role": "system", "content": "Be kind"}, ANSWER)),
+    (FaultKind.ROLE_ORDER, chat(USER, result(), ANSWER, tools=[TOOL])),
+    (FaultKind.NO_ANSWER, chat(USER)),
+    (FaultKind.LAST_NOT_ASSISTANT, chat(USER, ANSWER, USER)),
+    (FaultKind.EMPTY_ANSWER, chat(USER, {"role": "assistant", "content": " \n"})),
+    (FaultKind.EMPTY_ANSWER, chat(USER, {"role": "assistant", "content": None})),
+    (FaultKind.EMPTY_PROMPT, chat({"role": "user", "content": ""}, ANSWER)),
+    (FaultKind.UNSUPPORTED_PART, chat({"role": "user", "content": [{"type": "image_url"}]}, ANSWER)),
+    (FaultKind.BAD_WEIGHT, chat(USER, {**ANSWER, "weight": 0.5})),
+    (FaultKind.BAD_WEIGHT, chat(USER, {**ANSWER, "weight": True})),
+    (FaultKind.WEIGHT_ELSEWHERE, chat({**USER, "weight": 1}, ANSWER)),
+    (FaultKind.NOTHING_TRAINED, chat(USER, {**ANSWER, "weight": 0})),
+    (FaultKind.BAD_TOOL, chat(USER, ANSWER, tools=[{"name": "add"}])),
+    (FaultKind.REPEATED_TOOL, chat(USER, ANSWER, tools=[TOOL, TOOL])),
+    (FaultKind.CALL_WITHOUT_TOOLS, chat(USER, call())),
+    (FaultKind.UNKNOWN_TOOL, chat(USER, call("subtract"), tools=[TOOL])),
+    (FaultKind.BAD_CALL, chat(USER, {"role": "assistant", "tool_calls": [{"name": "add"}]}, tools=[TOOL])),
+    (FaultKind.BAD_CALL, chat(USER, {"role": "assistant", "tool_calls": []}, tools=[TOOL])),
+    (FaultKind.BAD_ARGUMENTS, chat(USER, call(arguments="{a: 1}"), tools=[TOOL])),
+    (FaultKind.BAD_ARGUMENTS, chat(USER, call(arguments="[1]"), tools=[TOOL])),
+    (FaultKind.UNKNOWN_CALL_ID, chat(USER, call(), result("2"), result(), ANSWER, tools=[TOOL])),
+    (FaultKind.UNANSWERED_CALL, chat(USER, call(), USER, ANSWER, tools=[TOOL])),
+]
+PREFERENCES: list[tuple[FaultKind, Any]] = [
+    (FaultKind.SAME_ANSWERS, preference(non_preferred_output=[ANSWER])),
+    (FaultKind.NO_ANSWER, preference(preferred_output=[])),
+    (FaultKind.WRONG_ROLE, preference(preferred_output=[USER])),
+    (FaultKind.ROLE_ORDER, preference(input={"messages": [USER, ANSWER]})),
+    (FaultKind.MISSING_KEY, {"preferred_output": [ANSWER]}),
+    (FaultKind.UNKNOWN_KEY, preference(margin=2)),
+]
