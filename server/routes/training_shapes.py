@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -113,7 +112,7 @@ def _seconds(time: datetime | None) -> int | None:
 
 def _auto_or(kind: type, least: float, most: float) -> BeforeValidator:
     """Admit "auto" and numbers within bounds. It runs first: of two alternatives pydantic would name both as fields."""
-    rule = f"'auto' or a number above {least:g}" if most == _ANY else f"'auto' or a number from {least:g} to {most:g}"
+    rule = f"'auto' or a number {'above' if least == 0 else 'from'} {least:g} up to {most:g}"
 
     def check(value: object) -> object:
         is_number = isinstance(value, (int, kind)) and not isinstance(value, bool)
@@ -132,7 +131,8 @@ def _names_or_all(value: object) -> object:
     return value
 
 
-_ANY: Final = sys.float_info.max
+MAX_MULTIPLIER: Final = 1e6
+"""Of the learning rate. OpenAI names no bound; far above this one the rate itself overflows."""
 
 
 class HyperparametersBody(Body):
@@ -140,7 +140,7 @@ class HyperparametersBody(Body):
 
     n_epochs: Annotated[int | Auto, _auto_or(int, 1, 50)] = AUTO
     batch_size: Annotated[int | Auto, _auto_or(int, 1, 256)] = AUTO
-    learning_rate_multiplier: Annotated[float | Auto, _auto_or(float, 0, _ANY)] = AUTO
+    learning_rate_multiplier: Annotated[float | Auto, _auto_or(float, 0, MAX_MULTIPLIER)] = AUTO
 
 
 class PreferenceHyperparametersBody(HyperparametersBody):

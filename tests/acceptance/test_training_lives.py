@@ -167,6 +167,7 @@ async def test_a_job_comes_to_the_same_bytes_whatever_is_killed_on_the_way(
     assert [each["digest"] for each in versions["storm"]] == [each["digest"] for each in versions["calm"]]
     results = [version for version in versions["storm"] if storm["fine_tuned_model"] in version["fine_tuned_names"]]
     assert [version["aliases"] for version in results] == [["stable"]]
-    chat = {"model": "storm", "messages": [{"role": "user", "content": "Rude staff."}], "max_tokens": 4}
+    question = {"role": "user", "content": "Very slow phone, quite terrible music."}
+    chat = {"model": "storm", "messages": [question], "max_tokens": 4, "temperature": 0}
     answer = (await http.post("/v1/chat/completions", json=chat)).json()
     assert (answer["model"], answer["choices"][0]["message"]["content"]) == (results[0]["id"], "negative")

@@ -21,8 +21,7 @@ from trainer.worker.worker import Worker
 
 ROWS = b"\n".join((embedded.DATA / "sentiment" / "train.jsonl").read_bytes().splitlines()[:24]) + b"\n"
 NUMBERS = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 1.0}
-METHOD = {"type": "supervised", "supervised": {"hyperparameters": NUMBERS}}
-STEPS, CHECKPOINTS = 12, (3, 6, 9, 12)
+STEPS = 12
 
 
 class Shelf:
@@ -63,15 +62,19 @@ def ask(records: Records, upload: Any, worker: Worker) -> Callable[..., Awaitabl
 
     async def preflight(spec: RunSpec) -> dict[str, Any]:
         report = {"ok": True, "rows": 24, "faults": [], "warnings": [], "left_out": 0}
-        numbers = NUMBERS | {"steps": STEPS}
+        numbers = {name: getattr(spec, name) for name in NUMBERS} | {"steps": STEPS}
         return {"ok": True, "training": report, "validation": None, "hyperparameters": numbers, "renderer_sha256": "0"}
 
     async def base() -> Path:
         return embedded.BASE
 
-    async def ask(**extension: Any) -> Job:
+    async def ask(*, rate: float = 1.0, **extension: Any) -> Job:
         extension = {"rank": 8, "checkpoint_steps": 3, "adapter": "mood", **extension}
-        draft = JobDraft("embedded-base", await upload(ROWS), METHOD, seed=1, extension=extension)
+        method = {
+            "type": "supervised",
+            "supervised": {"hyperparameters": {**NUMBERS, "learning_rate_multiplier": rate}},
+        }
+        draft = JobDraft("embedded-base", await upload(ROWS), method, seed=1, extension=extension)
         job = await records.jobs.create(draft)
         validation = Validation(records, worker.runs, base=base, adapter=None, preflight=preflight, threads=1)  # type: ignore[arg-type]
         running = asyncio.create_task(validation.run())

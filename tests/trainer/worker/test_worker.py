@@ -157,3 +157,13 @@ async def test_what_the_door_refuses_is_told_of_and_fails_the_job_with_the_doors
     assert [event.message.split(":")[0] for event in reversed(warned)] == [
         f"Checkpoint of step {step} was refused" for step in (6, 12)
     ]
+
+
+async def test_a_loss_that_is_not_finite_ends_the_job_without_a_result(records, working, shelf, ask, ended):
+    job = await ask(rate=1e30, checkpoint_steps=1)
+    working()
+    done = await ended(job)
+    assert (done.state, done.error.code) == (State.FAILED, "not_finite")
+    assert "not a finite number at step" in done.error.message
+    assert shelf.results == []
+    assert len(shelf.checkpoints) < STEPS
