@@ -1,4 +1,4 @@
-"""What every measurement needs: a server of its own, numbers in few words, and a line that says where they come from."""
+"""What a measurement needs: a server of its own, numbers in few words, and a line that says where they come from."""
 
 from __future__ import annotations
 

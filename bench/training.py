@@ -4,13 +4,14 @@
 
 Starts `patchbay serve` with the embedded base and asks over HTTP.
 
-publish: jobs on `embedded/data/sentiment`, one after the other. The clock starts when the job's last step is over, as the
-training process itself notes it in its run directory, and ends with the first token of a streamed answer, by the
-adapter's name, that is right. Until then the name is asked for every 20 ms; the moments in between are polled alike, so
-each is up to 20 ms, and its own answer, late.
+publish: jobs on the data set `sentiment`, one after the other. The clock starts when a job's last step is over, as its
+training process notes it in the run directory, and stops at the first token of a streamed answer that is right, by the
+adapter's name. From the last step on the name is asked for every 20 ms, and so are the checkpoints and the job: what is
+said of them is that late at most, plus an answer's time.
 
-neighbours: closed loops of 1 and of 4 clients stream answers of 64 tokens from the adapter `sql`: before a job, beside
-it, and after it, which shows what drifted meanwhile.
+neighbours: 1 client, then 4, each stream one answer of 64 tokens after the other from the adapter `sql`: before a job,
+beside one, and after it, which shows what drifted meanwhile. Ratios are beside ÷ the mean of before and after;
+the job's steps show that it trained meanwhile, and what the clients cost it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -39,46 +41,64 @@ TOKENS = 64
 MOST_EPOCHS = 50
 BASE = "embedded-base"
 DATA = Path("embedded/data")
+FILES = "/v1/files"
 JOBS = "/v1/fine_tuning/jobs"
 CHAT = "/v1/chat/completions"
-ENDED = {"succeeded", "failed", "cancelled"}
-Moments = dict[str, float]
+
+T = TypeVar("T")
 
 
-async def answer(http: httpx.AsyncClient, model: str, question: str, limit: int, **extra: Any) -> AsyncIterator[str]:
-    """Stream an answer token by token; nothing comes while nobody has the name ``model``."""
+async def tokens(http: httpx.AsyncClient, model: str, question: str, most: int, **extra: Any) -> AsyncIterator[str]:
+    """Stream an answer; nothing comes while nobody has the name ``model``."""
     asked = [{"role": "user", "content": question}]
-    body = {"model": model, "messages": asked, "max_tokens": limit, "temperature": 0, "stream": True, **extra}
+    body = {"model": model, "messages": asked, "max_tokens": most, "temperature": 0, "stream": True, **extra}
     async with http.stream("POST", CHAT, json=body) as response:
         if response.status_code == httpx.codes.NOT_FOUND:
             return
         response.raise_for_status()
         async for line in response.aiter_lines():
-            if line.startswith("data: {"):
-                for choice in json.loads(line.removeprefix("data: "))["choices"]:
-                    if text := choice["delta"].get("content"):
-                        yield text
+            for choice in _sent(line).get("choices", []):
+                if text := choice["delta"].get("content"):
+                    yield text
 
 
-def conversations(skill: str, name: str) -> list[tuple[str, str]]:
-    """Return the questions and answers of a data set."""
-    rows = [json.loads(line)["messages"] for line in (DATA / skill / f"{name}.jsonl").read_text().splitlines()]
+def _sent(line: str) -> Row:
+    """Return what a line of a server-sent event holds; nothing, if none."""
+    sent: Row = json.loads(line.removeprefix("data: ")) if line.startswith("data: {") else {}
+    if "error" in sent:
+        raise RuntimeError(f"the server broke off: {sent['error']}")
+    return sent
+
+
+def held_out(skill: str) -> list[tuple[str, str]]:
+    """Return questions that no adapter was trained on, and their right answers."""
+    rows = [json.loads(line)["messages"] for line in (DATA / skill / "heldout.jsonl").read_text().splitlines()]
     return [(asked["content"], right["content"]) for asked, right in rows]
 
 
+async def until(condition: Callable[[], Awaitable[bool]]) -> float:
+    """Ask again and again; return the time at which it held."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not await condition():  # noqa: ASYNC110 - over HTTP nothing announces it
+            await asyncio.sleep(POLL_S)
+    return time.time()
+
+
 class Run:
-    """A job, and the directory that its training process writes."""
+    """A job, and the directory in which its training process writes."""
 
     def __init__(self, http: httpx.AsyncClient, data_dir: Path, job: str) -> None:
-        self.http = http
-        self.job = job
+        self._http = http
+        self._route = f"{JOBS}/{job}"
         self._directory = data_dir / "training" / "runs" / job
+        self._events: list[Row] = []
+        self._position = 0
 
     @classmethod
-    async def start(cls, http: httpx.AsyncClient, data_dir: Path, name: str, epochs: int, seed: int) -> Run:
+    async def start(cls, http: httpx.AsyncClient, data_dir: Path, name: str, *, epochs: int, seed: int) -> Run:
         """Create a job on `sentiment` that makes the adapter ``name``."""
-        with (DATA / "sentiment" / "train.jsonl").open("rb") as rows:
-            upload = await http.post("/v1/files", data={"purpose": "fine-tune"}, files={"file": rows})
+        rows = (DATA / "sentiment" / "train.jsonl").read_bytes()
+        upload = await http.post(FILES, data={"purpose": "fine-tune"}, files={"file": ("train.jsonl", rows)})
         body = {
             "model": BASE,
             "training_file": upload.raise_for_status().json()["id"],
@@ -86,20 +106,67 @@ class Run:
             "adapter": name,
             "seed": seed,
         }
-        job = (await http.post(JOBS, json=body)).raise_for_status().json()
-        return cls(http, data_dir, job["id"])
+        return cls(http, data_dir, (await http.post(JOBS, json=body)).raise_for_status().json()["id"])
 
-    async def status(self) -> str:
-        """Return the job's status."""
-        job = (await self.http.get(f"{JOBS}/{self.job}")).raise_for_status().json()
-        return str(job["status"])
+    async def is_(self, wanted: str) -> bool:
+        """Whether this is the job's status.
+
+        Raises:
+            RuntimeError: it ended in another one.
+        """
+        job = (await self._http.get(self._route)).raise_for_status().json()
+        if job["finished_at"] is not None and job["status"] != wanted:
+            raise RuntimeError(f"the job is {job['status']}: {job['error']}")
+        return bool(job["status"] == wanted)
+
+    async def has_checkpoint(self, step: int) -> bool:
+        """Whether the checkpoint after ``step`` is listed."""
+        listed = (await self._http.get(f"{self._route}/checkpoints")).raise_for_status().json()["data"]
+        return step in [checkpoint["step_number"] for checkpoint in listed]
+
+    async def told_of_last_step(self) -> float:
+        """Follow the job's events; return the time at which that of the last step came.
+
+        Raises:
+            RuntimeError: the job ended without.
+        """
+        params = {"stream": "true"}
+        async with self._http.stream("GET", f"{self._route}/events", params=params, timeout=PATIENCE_S) as response:
+            async for line in response.aiter_lines():
+                if _is_last_step(_sent(line)):
+                    return time.time()
+        raise RuntimeError("the job ended before its last step")
+
+    async def is_over(self) -> bool:
+        """Whether the last step is done, by what the training process writes."""
+        return any(map(_is_last_step, self.events()))
+
+    async def has_begun(self) -> bool:
+        """Whether the first step is done."""
+        return self.steps() > 0
+
+    def steps(self) -> int:
+        """Return how many steps are done."""
+        return sum("train_loss" in event["data"] for event in self.events())
+
+    def events(self) -> list[Row]:
+        """Return what the training process wrote so far; its times have fractions, those over HTTP have none."""
+        log = self._directory / "events.jsonl"
+        if log.exists():
+            with log.open("rb") as file:
+                file.seek(self._position)
+                raw = file.read()
+            whole = raw[: raw.rfind(b"\n") + 1]
+            self._position += len(whole)
+            self._events += map(json.loads, whole.splitlines())
+        return self._events
 
     async def cancel(self) -> None:
         """Cancel the job; returns when its training process is gone."""
-        (await self.http.post(f"{JOBS}/{self.job}/cancel")).raise_for_status()
-        await until(self._is_free)
+        (await self._http.post(f"{self._route}/cancel")).raise_for_status()
+        await until(self._is_left)
 
-    async def _is_free(self) -> bool:
+    async def _is_left(self) -> bool:
         with (self._directory / "lock").open("rb") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -107,56 +174,170 @@ class Run:
                 return False
         return True
 
-    async def has_begun(self) -> bool:
-        """Whether a step was trained.
 
-        Raises:
-            RuntimeError: the job has ended.
-        """
-        if (status := await self.status()) in ENDED:
-            raise RuntimeError(f"job {self.job} is {status}")
-        return bool(self.steps())
-
-    def steps(self) -> list[Row]:
-        """Return what the training process wrote of its steps."""
-        return [event for event in self.events() if "train_loss" in event["data"]]
-
-    def events(self) -> list[Row]:
-        """Return what the training process wrote."""
-        log = self._directory / "events.jsonl"
-        lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+def _is_last_step(event: Row) -> bool:
+    data = event.get("data") or {}
+    return "train_loss" in data and data["step"] == data["total_steps"]
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> float:
-    """Ask again and again; return the time at which it held."""
+async def publish(http: httpx.AsyncClient, data_dir: Path, *, jobs: int, epochs: int) -> Row:
+    """Train ``jobs`` adapters, one after the other; seconds from the last step of each to what follows it."""
+    found = []
+    for number in range(1, jobs + 1):
+        run = await Run.start(http, data_dir, f"bench-{number}", epochs=epochs, seed=number)
+        found.append(await _published(http, run, f"bench-{number}"))
+    return {
+        "median": {name: round(statistics.median(row[name] for row in found), 3) for name in found[0]},
+        "worst": {name: max(row[name] for row in found) for name in found[0]},
+        "jobs": found,
+    }
+
+
+async def _published(http: httpx.AsyncClient, run: Run, name: str) -> Row:
+    async with asyncio.TaskGroup() as watching:
+        told = watching.create_task(run.told_of_last_step())
+        await until(run.is_over)
+        last = next(filter(_is_last_step, run.events()))
+        step, since = last["data"]["step"], last["created_at"]
+        listed = watching.create_task(until(lambda: run.has_checkpoint(step)))
+        tokens_came = watching.create_task(_first_tokens(http, name))
+        succeeded = watching.create_task(until(lambda: run.is_("succeeded")))
+    first, right = tokens_came.result()
+    saved = next(event for event in run.events() if "checkpoint" in event["data"] and event["data"]["step"] == step)
+    moments = {
+        "last_step_to_checkpoint_saved_s": saved["created_at"],
+        "last_step_to_event_over_http_s": told.result(),
+        "last_step_to_checkpoint_listed_s": listed.result(),
+        "last_step_to_first_answer_s": first,
+        "last_step_to_first_token_s": right,
+        "last_step_to_succeeded_s": succeeded.result(),
+    }
+    return {name: round(at - since, 3) for name, at in moments.items()}
+
+
+async def _first_tokens(http: httpx.AsyncClient, name: str) -> tuple[float, float]:
+    """Return when the first token by ``name`` came, and when the first one of an answer that is right."""
+    question, right = held_out("sentiment")[0]
+    first: float | None = None
     async with asyncio.timeout(PATIENCE_S):
-        while not await condition():
+        while True:
+            text, came = "", 0.0
+            async for token in tokens(http, name, question, 8):
+                text, came = text + token, came or time.time()
+            if text:
+                first = first or came
+            if first is not None and text.strip() == right:
+                return first, came
             await asyncio.sleep(POLL_S)
-    return time.time()
 
 
-# -- publish -------------------------------------------------------------------------------------------------------
+@dataclass
+class Load:
+    """What clients saw who asked one question after the other."""
+
+    first_ms: list[float] = field(default_factory=list)
+    between_ms: list[float] = field(default_factory=list)
+
+    async def ask(self, http: httpx.AsyncClient, question: str) -> None:
+        """Have an answer streamed, to its full length."""
+        before, seen = time.perf_counter(), self.first_ms
+        async for _ in tokens(http, "sql", question, TOKENS, ignore_eos=True, skip_special_tokens=False):
+            now = time.perf_counter()
+            seen.append((now - before) * 1000)
+            before, seen = now, self.between_ms
+
+    def row(self, took_s: float) -> Row:
+        """Return it in numbers."""
+        return {
+            "first_token_ms": summary(self.first_ms),
+            "between_tokens_ms": summary(self.between_ms),
+            "tokens_per_s": round((len(self.first_ms) + len(self.between_ms)) / took_s, 1),
+        }
 
 
-async def publish(http: httpx.AsyncClient, data_dir: Path, jobs: int, epochs: int) -> Row:
-    """Train ``jobs`` adapters; seconds from the last step of each to what follows it."""
-    found = [await _published(await Run.start(http, data_dir, f"bench-{n}", epochs, n), f"bench-{n}") for n in range(jobs)]
-    latest = {name: round(max(row[name] for row in found), 3) for name in found[0]}
-    median = {name: round(statistics.median(row[name] for row in found), 3) for name in found[0]}
-    return {"jobs": found, "median": median, "worst": latest}
+async def neighbours(http: httpx.AsyncClient, data_dir: Path, seconds: float) -> Row:
+    """Chat before, beside and after a job."""
+    before = await _loads(http, seconds)
+    run = await Run.start(http, data_dir, "bench-beside", epochs=MOST_EPOCHS, seed=1)
+    await until(run.has_begun)
+    alone_per_s, _ = await _pace(run, asyncio.sleep(seconds))
+    beside_per_s, beside = await _pace(run, _loads(http, seconds))
+    if not await run.is_("running"):
+        raise RuntimeError("the job was not running all the while")
+    await run.cancel()
+    after = await _loads(http, seconds)
+    ratios = {clients: _ratios(before[clients], beside[clients], after[clients]) for clients in beside}
+    steps = {"alone": alone_per_s, "beside": beside_per_s}
+    return {"ratios": ratios, "job_steps_per_s": steps, "before": before, "beside": beside, "after": after}
 
 
-async def _published(run: Run, name: str) -> Row:
-    """Follow ``run`` until its adapter ``name`` is right."""
-    told = asyncio.create_task(_told_of_the_last_step(run))
-    try:
-        last = await _last_step(run)
-        moments: Moments = {"checkpoint_saved": 0.0}
-        async with asyncio.TaskGroup() as watching:
-            listed = watching.create_task(until(lambda: _is_listed(run, last["data"]["step"])))
-            right = watching.create_task(_first_right_token(run.http, name))
-            succeeded = watching.create_task(until(lambda: _has_succeeded(run)))
-        ...
-    finally:
-        told.cancel()
+async def _pace(run: Run, meanwhile: Awaitable[T]) -> tuple[float, T]:
+    """Return how many steps a second the job makes while something else is done, and what comes of that."""
+    steps, began = run.steps(), time.perf_counter()
+    came = await meanwhile
+    return round((run.steps() - steps) / (time.perf_counter() - began), 2), came
+
+
+async def _loads(http: httpx.AsyncClient, seconds: float) -> Row:
+    return {f"{clients} clients": await _load(http, clients, seconds) for clients in CLIENTS}
+
+
+async def _load(http: httpx.AsyncClient, clients: int, seconds: float) -> Row:
+    load, questions = Load(), itertools.cycle(question for question, _ in held_out("sql"))
+    await Load().ask(http, next(questions))  # connecting is no part of what is measured
+    began = time.perf_counter()
+
+    async def client() -> None:
+        while time.perf_counter() - began < seconds:
+            await load.ask(http, next(questions))
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return load.row(time.perf_counter() - began)
+
+
+def _ratios(before: Row, beside: Row, after: Row) -> Row:
+    def ratio(*keys: str) -> float:
+        alone = statistics.mean([_at(before, keys), _at(after, keys)])
+        return round(_at(beside, keys) / alone, 2)
+
+    latencies = itertools.product(("first_token_ms", "between_tokens_ms"), ("p50", "p99"))
+    return {
+        **{f"{name}_{quantile}": ratio(name, quantile) for name, quantile in latencies},
+        "tokens_per_s": ratio("tokens_per_s"),
+    }
+
+
+def _at(row: Any, keys: tuple[str, ...]) -> float:
+    for key in keys:
+        row = row[key]
+    return float(row)
+
+
+async def measure(options: argparse.Namespace) -> Row:
+    """Measure a fresh server."""
+    with tempfile.TemporaryDirectory() as root:
+        data_dir = Path(root) / "data"
+        async with serving(data_dir) as url, httpx.AsyncClient(base_url=url, timeout=120) as http:
+            return {
+                "publish": await publish(http, data_dir, jobs=options.jobs, epochs=options.epochs),
+                "neighbours": await neighbours(http, data_dir, options.seconds),
+            }
+
+
+def main() -> None:
+    """Measure, print and keep the result."""
+    parser = argparse.ArgumentParser(prog="python -m bench.training", description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=3, help="how many are trained, one after the other")
+    parser.add_argument("--epochs", type=int, default=3, help="of each of them")
+    parser.add_argument("--seconds", type=float, default=20, help="of each load")
+    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    measured = asyncio.run(measure(parser.parse_args()))
+    publishing, beside = measured["publish"], measured["neighbours"]
+    print("publish, seconds:", json.dumps({name: publishing[name] for name in ("median", "worst")}, indent=1))
+    print("neighbours, beside a job ÷ without:", json.dumps(beside["ratios"], indent=1))
+    print("steps of the job a second:", json.dumps(beside["job_steps_per_s"]))
+    record(parser.parse_args().out, "training", sys.argv[1:], measured)
+
+
+if __name__ == "__main__":
+    main()

@@ -96,7 +96,7 @@ class Attempt:
         while (status := await process.ended(POLL_S)) is None:
             await self._pass_on()
             if self._order is Order.PAUSE:
-                status = await process.stop()
+                status = await self._while_alive(process.stop())
                 break
             if await in_thread(self._run.result) is not None:
                 status = Exit.FINISHED  # what the child still does is no reason to wait
