@@ -12,28 +12,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import httpx
 from sqlalchemy import insert, update
 
 from adapters import schema
 from adapters.registry import Registry
+from bench.run import Row, record, serving, summary
 
 BATCH = 1000
 PAGE = 100
-READY_S = 300
-Row = dict[str, Any]
 
 
 async def fill(data_dir: Path, count: int) -> None:
@@ -110,7 +104,7 @@ async def _probed(url: str, seconds: float, act: Callable[[int], Awaitable[None]
         times.append((time.perf_counter() - started) * 1000)
     done.set()
     probes = await prober
-    return {"act_ms": _summary(times), "health_ms": _summary(probes)}
+    return {"act_ms": summary(times), "health_ms": summary(probes)}
 
 
 async def _probe(url: str, done: asyncio.Event) -> list[float]:
@@ -124,50 +118,13 @@ async def _probe(url: str, done: asyncio.Event) -> list[float]:
     return times
 
 
-def _summary(times: list[float]) -> Row:
-    ordered = sorted(times)
-    return {
-        "n": len(ordered),
-        "p50": round(statistics.median(ordered), 2),
-        "p99": round(ordered[int(len(ordered) * 0.99)], 2),
-        "max": round(ordered[-1], 2),
-    }
-
-
-async def run(count: int, seconds: float, port: int, example: Path) -> Row:
+async def run(count: int, seconds: float, example: Path) -> Row:
     """Measure a fresh server that holds ``count`` adapters."""
     with tempfile.TemporaryDirectory() as root:
         data_dir = Path(root) / "data"
         await fill(data_dir, count)
-        command = [
-            str(Path(sys.executable).with_name("patchbay")),
-            "serve",
-            "--port",
-            str(port),
-            "--data-dir",
-            str(data_dir),
-        ]
-        with (Path(root) / "log").open("w") as log:
-            server = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            url = f"http://127.0.0.1:{port}"
-            await _until_ready(url, server)
+        async with serving(data_dir) as url:
             return await measure(url, seconds, example)
-        finally:
-            server.terminate()
-            server.wait(60)
-
-
-async def _until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
-    async with asyncio.timeout(READY_S), httpx.AsyncClient(base_url=url) as client:
-        while server.poll() is None:
-            try:
-                if (await client.get("/ready")).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            await asyncio.sleep(0.2)
-    raise RuntimeError(f"the server ended with {server.returncode}")
 
 
 def main() -> None:
@@ -175,33 +132,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.registry", description=__doc__.splitlines()[0])
     parser.add_argument("--adapters", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--port", type=int, default=8765)
     parser.add_argument("--example", type=Path, default=Path("embedded/adapters/sql"))
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     options = parser.parse_args()
-    result: Row = {
-        "scenario": "registry",
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "hardware": f"{platform.machine()}, {_cores()} cores",
-        "command": f"python -m bench.registry --adapters {options.adapters} --seconds {options.seconds:g}",
-    }
+    measured: Row = {}
     for count in (10, options.adapters):
-        result[str(count)] = asyncio.run(run(count, options.seconds, options.port, options.example))
-        print(count, json.dumps(result[str(count)], indent=1))
-    options.out.mkdir(parents=True, exist_ok=True)
-    with (options.out / "registry.jsonl").open("a") as results:
-        results.write(json.dumps(result) + "\n")
-
-
-def _commit() -> str:
-    return subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+        measured[str(count)] = asyncio.run(run(count, options.seconds, options.example))
+        print(count, json.dumps(measured[str(count)], indent=1))
+    record(options.out, "registry", sys.argv[1:], measured)
 
 
 if __name__ == "__main__":
