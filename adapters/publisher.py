@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from adapters.blobs import Blobs
 from adapters.disk import in_thread
@@ -31,8 +31,16 @@ FAULT_POINTS: Final = (
 Door = Callable[[Path], Report]
 """Inspects a directory with an adapter's files; raises AdapterRefused or WrongBase. Runs in a thread."""
 
-Probe = Callable[[Path, Report], Awaitable[None]]
-"""A trial of what passed the door, such as a load into the engine; raises AdapterRefused."""
+
+class Probe(Protocol):
+    """A trial of what passed the door, in the engine that will serve it."""
+
+    async def __call__(self, directory: Path, report: Report, *, allow_inert: bool) -> Mapping[str, Any]:
+        """Return what the trial measured, as JSON values.
+
+        Raises:
+            AdapterRefused: the trial found a fault, such as an adapter that changes nothing (unless ``allow_inert``).
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +80,15 @@ class Publisher:
         *,
         alias: str | None = None,
         fine_tuned_name: FineTunedName | None = None,
-        training: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        allow_inert: bool = False,
     ) -> Published:
         """Make what ``source`` holds the next version of ``name`` and move ``alias`` to it; all or nothing.
 
-        ``training`` is kept as "training" in the version's report. With a ``fine_tuned_name`` it is a checkpoint, and
-        published once: whoever comes later gets the version that is there. See ``Registry.add_version``.
+        ``extra`` stands in the version's report beside what the door measured and, as "probe", what the probe did;
+        ``allow_inert`` admits an adapter that changes nothing. With a ``fine_tuned_name`` it is a
+        checkpoint, and published once: whoever comes later gets the version that is there. See
+        ``Registry.add_version``.
 
         Raises:
             InvalidName: the adapter or the alias may not be called so.
@@ -97,13 +108,14 @@ class Publisher:
             manifest = staged.manifest()
             self._faults.point("publish.fetched")
             report = await in_thread(self._door, staged.path)
+            found = report.to_json()
             self._faults.point("publish.inspected")
             if self._probe is not None:
-                await self._probe(staged.path, report)
+                found["probe"] = dict(await self._probe(staged.path, report, allow_inert=allow_inert))
             self._faults.point("publish.probed")
             await self._blobs.put(staged)
             self._faults.point("publish.stored")
-        found = report.to_json() if training is None else {**report.to_json(), "training": dict(training)}
+        found |= extra or {}
         version = await self._registry.add_version(
             name,
             digest=manifest.digest,

@@ -13,27 +13,42 @@ from server.gateway.authenticate import Authenticator
 from server.gateway.gateway import Gateway
 from server.house import House
 from server.http.errors import error_body, respond
-from server.routes import adapters, aliases, files, fine_tuning, models, process, residents, versions, vllm_calls
+from server.routes import (
+    adapters,
+    aliases,
+    diff,
+    files,
+    fine_tuning,
+    graders,
+    merge,
+    models,
+    process,
+    residents,
+    versions,
+    vllm_calls,
+)
 
 
 def build_app(house: House) -> Gateway:
     """Return the ASGI app that serves ``house``."""
     control = FastAPI(title="patchbay", docs_url="/docs", redoc_url=None)
     control.state.house = house
-    for routes in (process, models, versions, aliases, adapters, residents, vllm_calls, files, fine_tuning):
+    of_adapters = (versions, merge, diff, aliases, adapters)
+    for routes in (process, models, *of_adapters, residents, vllm_calls, files, fine_tuning, graders):
         control.include_router(routes.router)
     control.add_exception_handler(PatchbayError, respond)
     control.add_exception_handler(RequestValidationError, _invalid)
     control.add_exception_handler(HTTPException, _http)
     control.add_exception_handler(ClientDisconnect, _gone)
     control.add_exception_handler(Exception, _unexpected)
-    return Gateway(
+    gateway = control.state.gateway = Gateway(
         control=control,
         gate=house.gate,
         serving=house.supervisor.serving,
         authenticator=Authenticator(house.keys),
         admission=house.admission,
     )
+    return gateway
 
 
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:

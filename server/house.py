@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
 from adapters.blobs import Blobs
 from adapters.errors import NameTaken, PatchbayError
+from adapters.merge.merge import Bounds, merge
+from adapters.merge.recipe import Recipe
 from adapters.publisher import Published, Publisher
 from adapters.registry import UNSET, Registry, Unset
+from adapters.sources.directory import DirectorySource
 from adapters.sources.source import Source
+from adapters.staging import Staging
 from adapters.versions import Alias, Version
 from server.errors import InvalidRequest, Unavailable
 from server.gateway.admission import Admission
@@ -83,20 +87,47 @@ class House:
                 param="version",
             )
 
-    async def publish(self, name: str, source: Source, *, alias: str | None) -> Published:
+    async def publish(
+        self,
+        name: str,
+        source: Source,
+        *,
+        alias: str | None,
+        extra: Mapping[str, Any] | None = None,
+        allow_inert: bool = False,
+    ) -> Published:
         """Publish a version from ``source``, and warm it up where an alias already sends traffic to it.
+
+        ``extra``, ``allow_inert``: see ``Publisher.publish``.
 
         Raises:
             EngineNotReady: no engine runs that could try it.
             PatchbayError: the source, the door or the engine refused it.
         """
         self.supervisor.running()
-        published = await self.publisher.publish(name, source, alias=alias)
+        published = await self.publisher.publish(name, source, alias=alias, extra=extra, allow_inert=allow_inert)
         version = published.version
         log.info("published", version=version.name, digest=version.digest, source=version.source)
         if published.alias is not None:
             await self._warm_up(version)
         return published
+
+    async def merge(self, name: str, recipe: Recipe, *, alias: str | None) -> Published:
+        """Publish what ``recipe`` comes to, as any upload is published.
+
+        Raises:
+            EngineNotReady: no engine runs that could try it.
+            WrongBase: an ingredient was made for another base model than the one served.
+            PatchbayError: it cannot be merged, or the door or the engine refused it.
+        """
+        offer = self.supervisor.running().offer
+        versions = [check_base(each.version, offer) for each in recipe.ingredients]
+        directories = [await self.blobs.verify(version.digest) for version in versions]
+        settings = self.settings
+        async with Staging(settings.data_dir, max_bytes=settings.max_upload_bytes).open() as scratch:
+            merged = await merge(recipe, directories, scratch.path, Bounds(offer.base, offer.max_rank))
+            source = DirectorySource(scratch.path, allowed=[scratch.path], origin=str(recipe))
+            return await self.publish(name, source, alias=alias, extra={"merge": merged})
 
     async def move_alias(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -31,8 +31,9 @@ from server.house import House
 from server.keys.key_ring import KeyRing
 from server.metrics import Metrics
 from server.residency.journal import ResidentsJournal
+from server.residency.probe import Probe
+from server.residency.reference import PeftReference
 from server.residency.residency import Residency
-from server.residency.trial import TrialLoad
 from server.run_publisher import RunPublisher
 from server.settings import Settings, check_exposure
 from server.supervisor import Serving, Supervisor
@@ -91,13 +92,18 @@ async def open_house(
             window_s=settings.engine_death_window_s,
             metrics=metrics.engine,
         )
+        reference = PeftReference(
+            partial(_base_directory, supervisor),
+            threads=_training_threads(1),
+            must_fit=settings.probe_reference == "auto",
+        )
         publisher = Publisher(
             registry,
             blobs,
             Staging(settings.data_dir, max_bytes=settings.max_upload_bytes),
             door=partial(_inspect, supervisor, settings),
             faults=Faults(settings.fault_at),
-            probe=TrialLoad(lambda: supervisor.running().residency),
+            probe=Probe(lambda: supervisor.running().residency, partial(_asked, reference, settings, supervisor)),
         )
         validation = Validation(
             records,
@@ -105,16 +111,20 @@ async def open_house(
             base=partial(_base_directory, supervisor),
             adapter=partial(_version_directory, registry, blobs),
             preflight=preflight,
-            threads=_training_threads(),
+            threads=_training_threads(settings.train_processes),
+            processes=settings.train_processes,
         )
         admission = Admission(settings.max_in_flight)
-        async with background(
-            supervisor=supervisor.run,
-            registry=partial(registry.follow, settings.follow_interval_s),
-            keys=partial(keys.follow, settings.follow_interval_s),
-            journal=partial(journal.keep, lambda: supervisor.serving().residency.versions()),
-            sweeper=partial(_sweep, blobs, registry, records, settings),
-            validation=validation.run,
+        async with (
+            aclosing(reference),
+            background(
+                supervisor=supervisor.run,
+                registry=partial(registry.follow, settings.follow_interval_s),
+                keys=partial(keys.follow, settings.follow_interval_s),
+                journal=partial(journal.keep, lambda: supervisor.serving().residency.versions()),
+                sweeper=partial(_sweep, blobs, registry, records, settings),
+                validation=validation.run,
+            ),
         ):
             house = House(
                 settings, registry, blobs, publisher, keys, metrics, admission, gate, supervisor, records, validation
@@ -134,14 +144,19 @@ def _residency(settings: Settings, registry: Registry, blobs: Blobs, metrics: Me
     )
 
 
+def _asked(reference: PeftReference, settings: Settings, supervisor: Supervisor) -> PeftReference | None:
+    """Return who compares an adapter with PEFT; nobody while an engine is readied: loading the base takes a while."""
+    return None if settings.probe_reference == "off" or not supervisor.is_ready else reference
+
+
 def _worker(house: House) -> Worker:
     """Return the worker that runs beside the server."""
     return Worker(house.records, house.settings.runs_dir, RunPublisher(house), worker_name())
 
 
-def _training_threads() -> int:
-    """Return how many threads a run gets: it leaves half of the machine to the server."""
-    return max(1, (os.cpu_count() or 1) // 2)
+def _training_threads(processes: int) -> int:
+    """Return how many threads each process of a run gets: together they leave half of the machine to the server."""
+    return max(1, (os.cpu_count() or 1) // 2 // processes)
 
 
 async def _base_directory(supervisor: Supervisor) -> Path:

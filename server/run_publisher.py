@@ -83,9 +83,11 @@ class RunPublisher:
         run = self._run(job)
         checkpoint = await in_thread(run.checkpoint, step)
         source = DirectorySource(checkpoint.adapter, allowed=[run.path], origin=f"job:{job.id}")
-        told = await self._told(job, checkpoint.marker, run)
+        extra = {"training": await self._told(job, checkpoint.marker, run)}
         published = await _when_ready(
-            lambda: self.house.publisher.publish(adapter_name(job), source, fine_tuned_name=name, training=told)
+            lambda: self.house.publisher.publish(
+                adapter_name(job), source, fine_tuned_name=name, extra=extra, allow_inert=True
+            )
         )
         return published.version
 

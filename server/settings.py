@@ -52,7 +52,17 @@ class Settings(BaseSettings):
     load_wait_s: float = Field(30.0, gt=0, description="How long a cold request waits for room among the residents.")
     max_in_flight: int = Field(1024, ge=1, description="Inference requests at once; the next one gets 429.")
 
+    probe_reference: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Compare each adapter as served with PEFT in float32 on the CPU; auto: where the base model then "
+        "takes less than a quarter of the memory.",
+    )
+
     worker: bool = Field(True, description="Run fine-tuning jobs beside the server.")
+    integrations: tuple[Literal["wandb"], ...] = Field(
+        (), description="Tracking libraries that jobs may send their metrics to."
+    )
+    train_processes: int = Field(1, ge=1, description="Processes of a run, one a GPU.")
 
     drain_s: float = Field(30.0, ge=0, description="How long SIGTERM waits for requests in flight.")
     max_engine_deaths: int = Field(5, ge=1, description="Engine deaths within the window before exit 70.")

@@ -72,13 +72,21 @@ async def child(run_dir: Path, *arguments: str) -> AsyncIterator[Child]:
         await started.kill()
 
 
-class _Subordinate:
-    """Run by the new process before its program: requests come first, and an orphan must not train on."""
+class DiesWithParent:
+    """Called by a process, it has the kernel kill that process once its parent is dead: an orphan must not train on."""
 
     def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before the fork
+        self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before a fork
+
+    def __call__(self) -> None:
+        """Ask the kernel; nothing happens where there is no such kernel."""
+        if self._libc is not None:
+            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class _Subordinate(DiesWithParent):
+    """Run by the new process before its program: requests come first."""
 
     def __call__(self) -> None:
         os.nice(NICENESS)
-        if self._libc is not None:
-            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        super().__call__()

@@ -12,6 +12,7 @@
       result.json               child → worker: how it ended, once it has
       metrics.csv, loss.png     RESULT_FILES, for people; written after result.json, when the child's status is 0
       check.json                child → worker: the preflight (``--check``)
+      integrations.json         worker → child: which tracking libraries get the metrics too
       lock                      held by the one child that works here
       warm_start/               an adapter to go on from: a copy, its version may be deleted
       scratch/                  the child's own
@@ -251,6 +252,18 @@ class RunDirectory:
         """
         report: dict[str, Any] = json.loads((self.path / "check.json").read_bytes())
         return report
+
+    def write_integrations(self, integrations: Sequence[Mapping[str, Any]]) -> None:
+        """Say where the metrics go too: OpenAI's ``integrations``. They decide nothing about the weights."""
+        self.write("integrations.json", {"integrations": [dict(integration) for integration in integrations]})
+
+    def integrations(self) -> Sequence[Mapping[str, Any]]:
+        """Return where the metrics go too."""
+        try:
+            said = json.loads((self.path / "integrations.json").read_bytes())
+        except FileNotFoundError:
+            return ()
+        return tuple(said["integrations"])
 
     def write_result(self, result: RunResult) -> None:
         """Say how the run ended; after this only the result files are written."""

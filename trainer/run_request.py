@@ -11,7 +11,7 @@ from trainer.jobs.job import Job, Json
 from trainer.run_spec import Method, RunSpec
 
 RUN_EXTENSIONS: Final = frozenset(
-    {"rank", "alpha", "targets", "max_length", "drop_long", "packing", "patience", "checkpoint_steps"}
+    {"rank", "alpha", "targets", "quantization", "max_length", "drop_long", "packing", "patience", "checkpoint_steps"}
 )
 """Our own fields of a job that decide which weights come out."""
 
@@ -27,6 +27,7 @@ class Ingredients:
     validation: Path | None
     warm_start: Path | None
     threads: int
+    processes: int
 
 
 def run_spec(job: Job, given: Ingredients) -> RunSpec:
@@ -43,6 +44,7 @@ def run_spec(job: Job, given: Ingredients) -> RunSpec:
         method=Method(job.method["type"]),
         seed=job.seed,
         threads=given.threads,
+        processes=given.processes,
         **said,
     )
 

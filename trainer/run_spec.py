@@ -13,6 +13,7 @@ AUTO: Final[Auto] = "auto"
 DEFAULT_RANK: Final = 16
 ALL_LINEAR: Final = "all-linear"
 """Every linear module except the output head (PEFT's word); attention alone learns less at the same size."""
+Quantization = Literal["4bit"]
 
 _PATHS: Final = ("base", "training_file", "validation_file", "warm_start")
 
@@ -46,6 +47,9 @@ class RunSpec:
     alpha: float | None = None
     """LoRA's scaling is alpha / rank; None: twice the rank. A warm start keeps its own rank, alpha and targets."""
     targets: tuple[str, ...] | Literal["all-linear"] = ALL_LINEAR
+    quantization: Quantization | None = None
+    """How the base is held while an adapter is trained on it (QLoRA, arXiv:2305.14314): in a quarter of the memory, a
+    little off the base that serves. The adapter is a plain one."""
     max_length: int | None = None
     """Tokens in a row; None: as many as the base takes. Longer rows are refused, never cut."""
     drop_long: bool = False
@@ -59,7 +63,10 @@ class RunSpec:
     warm_start: Path | None = None
     """Adapter directory to go on from instead of a fresh one."""
     threads: int | None = None
-    """CPU threads; None: torch decides. Sums in another order round differently, so it belongs to the weights."""
+    """CPU threads of a process; None: torch decides. Sums in another order round differently, so it belongs to the
+    weights."""
+    processes: int = 1
+    """That share each batch, a GPU each; without a GPU they share the CPU. What each gets decides the weights too."""
 
     def to_json(self) -> dict[str, Any]:
         """The spec as JSON values."""

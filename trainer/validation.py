@@ -46,7 +46,8 @@ class Validation:
         base: waits until the base model's directory is known.
         adapter: returns the directory of a version, named as ``sql@7``; raises NotFound.
         preflight: checks what a spec says.
-        threads: CPU threads of a child.
+        threads: CPU threads of each process of a run.
+        processes: processes of a run.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Validation:
         adapter: Callable[[str], Awaitable[Path]],
         preflight: Preflight,
         threads: int,
+        processes: int = 1,
     ) -> None:
         self._records = records
         self._runs = runs
@@ -65,6 +67,7 @@ class Validation:
         self._adapter = adapter
         self._preflight = preflight
         self._threads = threads
+        self._processes = processes
         self._asked = asyncio.Event()
 
     def look(self) -> None:
@@ -118,6 +121,7 @@ class Validation:
             validation=None if job.validation_file is None else await files.content(job.validation_file),
             warm_start=None if warm_start is None else await self._adapter(warm_start),
             threads=self._threads,
+            processes=self._processes,
         )
 
     def _lay_out(self, job: Job, given: Ingredients, report: Mapping[str, Any]) -> None:
@@ -130,6 +134,7 @@ class Validation:
                 shutil.copyfile(given.warm_start / name, run.warm_start / name)
             given = replace(given, warm_start=run.warm_start)
         run.write_check(report)
+        run.write_integrations(job.integrations or ())
         run.write_spec(run_spec(job, given))
 
 

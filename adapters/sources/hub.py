@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
+from urllib.parse import quote
 
 import httpx2
-from huggingface_hub import HfApi, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from adapters.errors import SourceError, SourceForbidden, SourceNotFound, SourceUnavailable
 from adapters.manifest import FILES, FileEntry
+from adapters.sources.hub_hosts import HubHosts
 from adapters.staging import Staged
 
 ANSWER_TIMEOUT_S: Final = 20.0
@@ -22,13 +23,18 @@ ANSWER_TIMEOUT_S: Final = 20.0
 DEADLINE_S: Final = 1800.0
 """Longest time for one adapter."""
 
+RETRY_AFTER_S: Final = (0.5, 2.0)
+"""Waits before a request is made again that was answered with "later"."""
+
+_LATER: Final = frozenset({429, 500, 502, 503, 504})
 _SHOWN: Final = 10
 
 
 class HubSource:
     """``repo`` (``org/name``) at ``revision`` (branch, tag, commit), fetched at the commit that it means now.
 
-    Only the adapter's two files are downloaded, never a pickle. Without ``token`` it asks anonymously.
+    Only the adapter's two files are downloaded, never a pickle. Without ``token`` it asks anonymously. Redirects are
+    followed where ``HubHosts`` allows it; the token stays with the hub.
     """
 
     def __init__(
@@ -40,41 +46,49 @@ class HubSource:
         token: str | None = None,
         deadline_s: float = DEADLINE_S,
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        retry_after_s: Sequence[float] = RETRY_AFTER_S,
     ) -> None:
         self._repo = repo
-        self._revision = revision or "main"
-        self._endpoint = endpoint
-        self._token = token or False
+        self._revision = revision or constants.DEFAULT_REVISION
+        self._endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
+        self._token = token
         self._deadline_s = deadline_s
         self._answer_timeout_s = answer_timeout_s
+        self._retry_after_s = retry_after_s
 
     async def fetch(self, staged: Staged) -> str:
         """Download the files; see ``Source.fetch``. The origin names the commit: ``hf://org/repo@<sha>``."""
         with self._asked():
-            async with asyncio.timeout(self._deadline_s):
-                info = await asyncio.to_thread(self._look_up)
+            async with asyncio.timeout(self._deadline_s), self._client() as client:
+                info = await self._look_up(client)
                 if not info.sha:
                     raise SourceUnavailable(f"the hub does not say which commit {self._repo} is at; try again")
                 listed = {file.rfilename: file for file in info.siblings or ()}
                 self._check_listing(listed)
-                headers = {"accept-encoding": "identity"} | self._authorization()
-                timeout = httpx2.Timeout(self._answer_timeout_s)
-                async with httpx2.AsyncClient(headers=headers, timeout=timeout, follow_redirects=True) as client:
-                    for name in FILES:
-                        await self._download(client, info.sha, listed[name], staged)
+                for name in FILES:
+                    await self._download(client, info.sha, listed[name], staged)
         return f"hf://{self._repo}@{info.sha}"
 
-    def _look_up(self) -> ModelInfo:
-        api = HfApi(endpoint=self._endpoint, token=self._token)
-        try:
-            return api.model_info(
-                self._repo, revision=self._revision, files_metadata=True, timeout=self._answer_timeout_s
-            )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise SourceUnavailable(f"the hub answered nonsense about {self._repo}, try again: {error}") from error
+    def _client(self) -> httpx2.AsyncClient:
+        # A client of our own, also where HfApi could ask: its client, one for the whole process, follows any redirect.
+        return httpx2.AsyncClient(
+            headers={"accept-encoding": "identity"} | self._authorization(),
+            timeout=httpx2.Timeout(self._answer_timeout_s),
+            follow_redirects=True,
+            event_hooks={"request": [HubHosts(self._endpoint).check_async]},
+        )
 
     def _authorization(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self._token}"} if self._token else {}
+
+    async def _look_up(self, client: httpx2.AsyncClient) -> ModelInfo:
+        url = f"{self._endpoint}/api/models/{self._repo}/revision/{quote(self._revision, safe='')}?blobs=true"
+        async with self._answer(client, url) as response:
+            await response.aread()
+        try:
+            return ModelInfo(**response.json())  # type: ignore[no-untyped-call]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SourceUnavailable(f"the hub answered nonsense about {self._repo}, try again: {error}") from error
 
     def _check_listing(self, listed: dict[str, RepoSibling]) -> None:
         if missing := [name for name in FILES if name not in listed]:
@@ -86,24 +100,34 @@ class HubSource:
 
     async def _download(self, client: httpx2.AsyncClient, commit: str, listed: RepoSibling, staged: Staged) -> None:
         url = hf_hub_url(self._repo, listed.rfilename, revision=commit, endpoint=self._endpoint)
-        async with client.stream("GET", url) as response:
-            response.raise_for_status()
+        async with self._answer(client, url) as response:
             entry = await staged.write(listed.rfilename, response.aiter_bytes())
         if _differs(entry, listed):
             raise SourceUnavailable(
                 f"the hub sent other bytes of {self._repo}/{listed.rfilename} than it lists; try again"
             )
 
+    @asynccontextmanager
+    async def _answer(self, client: httpx2.AsyncClient, url: str) -> AsyncIterator[httpx2.Response]:
+        """Open the answer to a GET; httpx2.HTTPStatusError where it is a refusal, in the end."""
+        for wait_s in (*self._retry_after_s, None):
+            async with client.stream("GET", url) as response:
+                if wait_s is None or response.status_code not in _LATER:
+                    response.raise_for_status()
+                    yield response
+                    return
+            await asyncio.sleep(wait_s)
+
     @contextmanager
     def _asked(self) -> Iterator[None]:
         """Say in our own words what the hub, the network or the library answered."""
         try:
             yield
-        except (HfHubHTTPError, httpx2.HTTPStatusError) as error:
+        except httpx2.HTTPStatusError as error:
             raise self._refusal(error.response.status_code) from error
         except TimeoutError as error:
             raise SourceUnavailable(f"{self._repo} took longer than {self._deadline_s:g} s to fetch") from error
-        except (httpx2.HTTPError, ConnectionError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             reason = str(error) or type(error).__name__
             raise SourceUnavailable(f"the hub could not be reached for {self._repo}, try again: {reason}") from error
 

@@ -1,4 +1,4 @@
-"""``patchbay adapters``: listed, shown, published, downloaded, moved, loaded, deleted, over HTTP."""
+"""``patchbay adapters``: listed, shown, published, downloaded, exported, moved, loaded, deleted, over HTTP."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ import typer
 from adapters.names import DEFAULT_ALIAS, FineTunedName, Reference, check_adapter_name, check_alias, parse_reference
 from server.cli import transfer
 from server.cli.client import ApiKey, Json, Url, connect, model_path
+from server.cli.diff import diff
 from server.cli.failure import CommandFailed, ExitCode
+from server.cli.merge import merge
+from server.cli.publication import show_publication
 from server.cli.screen import AsJson, moment, remark, show_fields, show_json, show_table, size
 
 app = typer.Typer(no_args_is_help=True, help="Adapters, their versions and aliases.")
+app.command()(merge)
+app.command()(diff)
 
 Ref = Annotated[
     str,
@@ -56,19 +61,24 @@ def show(ref: Ref, *, as_json: AsJson = False, url: Url = None, api_key: ApiKey 
 
 @app.command()
 def push(
-    source: Annotated[str, typer.Argument(metavar="DIR_OR_HF_ID", help="A directory, or org/repo[@revision].")],
+    source: Annotated[str, typer.Argument(metavar="DIR_OR_HF_ID", help="A directory, or org/repo, org/repo@revision.")],
     *,
     name: Annotated[str | None, typer.Option(help="The adapter; else named as the directory or repository.")] = None,
     alias: Annotated[str | None, typer.Option(help="Alias to point to the new version at once.")] = None,
+    allow_inert: Annotated[
+        bool, typer.Option("--allow-inert", help="Also if it answers exactly as the base model does.")
+    ] = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
     """Publish a new version. It can be called at once."""
     adapter = check_adapter_name(name or transfer.name_of(source))
+    wishes: Json = {} if alias is None else {"alias": check_alias(alias)}
+    if allow_inert:
+        wishes["allow_inert"] = True
     with connect(url, api_key) as server:
-        version = transfer.push(server, adapter, source, alias if alias is None else check_alias(alias))
-    aliases = ", ".join(version["aliases"]) or "none"
-    typer.echo(f"{version['id']}: rank {version['rank']}, {size(version['size_bytes'])}, aliases: {aliases}")
+        version = transfer.push(server, adapter, source, wishes)
+    show_publication(version)
 
 
 @app.command()
@@ -84,6 +94,41 @@ def pull(
         version = server.resolve(ref)
         transfer.pull(server, _path(version), directory)
     typer.echo(f"{version}: {directory}")
+
+
+@app.command()
+def export(
+    ref: Ref,
+    target: Annotated[
+        str, typer.Argument(metavar="DIR_OR_HF", help="A new directory, or hf://org/repo, hf://org/repo@branch.")
+    ],
+    *,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="The whole model with the adapter merged into its weights.")
+    ] = False,
+    base: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", exists=True, file_okay=False, help="To merge into; else the embedded base."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Everybody may read the repository.")] = False,
+    hub_endpoint: Annotated[
+        str | None, typer.Option(help="The hub; else PATCHBAY_HUB_ENDPOINT, else the public one.")
+    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Write a version for others, with a model card: to a directory, or to a hub as one commit (HF_TOKEN)."""
+    import embedded
+    from server.cli.export import export_version, target_of
+
+    if base is not None and not merged:
+        raise CommandFailed(ExitCode.USAGE, "--base is the model to merge into; say --merged too")
+    to = target_of(target, public=public, hub_endpoint=hub_endpoint)
+    merge_into = (base or embedded.BASE) if merged else None
+    with connect(url, api_key) as server:
+        version = server.resolve(ref)
+        place = export_version(server, _path(version), to, merge_into=merge_into)
+    typer.echo(f"{version}: {place}")
 
 
 @app.command()
@@ -206,10 +251,19 @@ def _show_version(version: Json, *, as_json: bool) -> None:
         show_json(version)
         return
     fields: dict[str, Any] = {**version, "size": size(version["size_bytes"]), "created": moment(version["created_at"])}
-    report = fields.pop("report")
+    report = _flat(fields.pop("report"), "report")
     for replaced in ("object", "size_bytes", "created_at"):
         del fields[replaced]
-    show_fields({**fields, **{f"report: {name}": value for name, value in report.items()}})
+    show_fields({**fields, **report})
+
+
+def _flat(nested: Json, path: str) -> Json:
+    """Return the leaves of ``nested`` by their paths, such as ``report: probe: effect: mean``."""
+    leaves: Json = {}
+    for name, value in nested.items():
+        here = f"{path}: {name}"
+        leaves |= _flat(value, here) if isinstance(value, dict) else {here: value}
+    return leaves
 
 
 def _adapter_row(adapter: Json) -> list[object]:

@@ -41,6 +41,7 @@ def check(
     rank: options.Rank = None,
     alpha: options.Alpha = None,
     targets: options.Targets = None,
+    quantization: options.QuantizationOf = None,
     max_length: options.MaxLength = None,
     drop_long: options.DropLong = None,
     packing: options.Packing = None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from server.cli.failure import CommandFailed, ExitCode
-from trainer.run_spec import ALL_LINEAR, Method
+from trainer.run_spec import ALL_LINEAR, Method, Quantization
 
 MethodOf = Annotated[Method | None, typer.Option("--method", help="How to train.")]
 Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over the file; else auto.")]
@@ -23,6 +23,9 @@ Rank = Annotated[int | None, typer.Option("--rank", min=1, help="Of the LoRA.")]
 Alpha = Annotated[float | None, typer.Option("--alpha", min=0, help="LoRA's scaling is alpha / rank.")]
 Targets = Annotated[
     str | None, typer.Option("--targets", metavar=f"A,B|{ALL_LINEAR}", help="Modules that the LoRA changes.")
+]
+QuantizationOf = Annotated[
+    Quantization | None, typer.Option("--quantization", help="How the base is held in training: 4bit is QLoRA.")
 ]
 MaxLength = Annotated[int | None, typer.Option("--max-length", min=1, help="Tokens in a row; longer ones are refused.")]
 DropLong = Annotated[bool | None, typer.Option("--drop-long", help="Leave longer rows out instead.")]
@@ -45,6 +48,7 @@ OWN: Final = (
     "rank",
     "alpha",
     "targets",
+    "quantization",
     "max_length",
     "drop_long",
     "packing",

@@ -22,19 +22,22 @@ def name_of(source: str) -> str:
     return Path(source).resolve().name
 
 
-def push(server: Client, name: str, source: str, alias: str | None) -> Json:
-    """Publish ``source`` (a directory here, else something the server fetches) and return the version's JSON."""
+def push(server: Client, name: str, source: str, wishes: Json) -> Json:
+    """Publish ``source`` (a directory here, else something the server fetches) and return the version's JSON.
+
+    ``wishes``: what else the publication says, such as ``alias``.
+    """
     path = f"/v1/adapters/{name}/versions"
     if Path(source).is_dir():
-        return _upload(server, path, Path(source), alias)
+        return _upload(server, path, Path(source), wishes)
     if "://" not in source and not _HUB_ID.fullmatch(source):
         raise CommandFailed(ExitCode.USAGE, f"'{source}' is no directory here and no hub id such as org/repo@revision")
     body = {"source": source if "://" in source else f"hf://{source}"}
     with waiting(f"publishing {body['source']}"):
-        return server.post(path, body if alias is None else {**body, "alias": alias})
+        return server.post(path, {**body, **wishes})
 
 
-def _upload(server: Client, path: str, directory: Path, alias: str | None) -> Json:
+def _upload(server: Client, path: str, directory: Path, wishes: Json) -> Json:
     missing = [file for file in FILES if not (directory / file).is_file()]
     if missing:
         raise CommandFailed(ExitCode.USAGE, f"{directory} has no {' and no '.join(missing)}")
@@ -44,7 +47,7 @@ def _upload(server: Client, path: str, directory: Path, alias: str | None) -> Js
             file: (file, opened.enter_context(progress.open(directory / file, "rb", description=file)))
             for file in FILES
         }
-        return server.send("POST", path, files=files, params={} if alias is None else {"alias": alias})
+        return server.send("POST", path, files=files, params=wishes)
 
 
 def pull(server: Client, path: str, directory: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,10 @@ class LoadFailed(Exception):
 
 class EngineGone(Exception):
     """The engine died while it was asked something."""
+
+
+class ScoringUnsupported(Exception):
+    """The base model generates no text (it embeds, say), so that no token has a probability."""
 
 
 class StartRefused(Exception):
@@ -109,6 +113,28 @@ class Engine(Protocol):
 
     async def loaded(self) -> frozenset[int]:
         """Ids of the adapters the engine knows, for integrity checks."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids below this one are the base model's."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of ``text``, no special ones added; none where the engine runs without a tokenizer."""
+
+    async def score(self, resident: Resident | None, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Return the natural log-probability of each token of each prompt but the first, given those before it.
+
+        Under ``resident``, which is loaded, or under the base model (None). Not metered and not asked of the gate.
+        Computed afresh, whatever is cached. NaN where the model's arithmetic broke down.
+
+        Args:
+            resident: what scores.
+            prompts: token ids, two or more each; each fits the model's context.
+
+        Raises:
+            ScoringUnsupported: the base model has no such probabilities.
+            EngineGone: the engine died.
+        """
 
 
 @dataclass(frozen=True, slots=True)

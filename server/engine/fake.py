@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from adapters.base_model import BaseModel
 from adapters.errors import PatchbayError
-from server.engine.engine import ASGIApp, EngineGone, Gate, LoadFailed, Offer, Resident
+from server.engine.engine import ASGIApp, EngineGone, Gate, LoadFailed, Offer, Resident, ScoringUnsupported
 
 DEATH_NOTE = {"error": {"message": "EngineCore died", "type": "server_error", "param": None, "code": 500}}
 
@@ -34,6 +34,10 @@ class Knobs:
     is_refusing_loads: bool = False
     start_failures: int = 0
     """So many starts fail before one succeeds."""
+    effect: float = -0.25
+    """What an adapter adds to the base model's scores; 0: it is inert, NaN: its arithmetic breaks down."""
+    is_scoring: bool = True
+    """False: a base model that generates no text."""
 
 
 class FakeEngine:
@@ -41,6 +45,7 @@ class FakeEngine:
 
     slots = 4
     paths = frozenset({"/v1/chat/completions"})
+    vocabulary = 1000
 
     def __init__(self, gate: Gate, knobs: Knobs, served_names: tuple[str, ...]) -> None:
         self._knobs = knobs
@@ -83,6 +88,20 @@ class FakeEngine:
     async def loaded(self) -> frozenset[int]:
         """See ``Engine.loaded``."""
         return frozenset(self._residents)
+
+    def encode(self, text: str) -> list[int]:
+        """See ``Engine.encode``. A token a word."""
+        return [len(word) for word in text.split()]
+
+    async def score(self, resident: Resident | None, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """See ``Engine.score``. The larger a token's id, the less likely it is."""
+        if self.is_dead:
+            raise EngineGone("died while scoring")
+        if not self._knobs.is_scoring:
+            raise ScoringUnsupported("the fake was told not to score")
+        assert resident is None or resident.id in self._residents, f"{resident} is not loaded"
+        effect = 0.0 if resident is None else self._knobs.effect
+        return [[effect - token / self.vocabulary for token in prompt[1:]] for prompt in prompts]
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from argparse import Namespace
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 from fastapi import FastAPI
@@ -14,10 +15,11 @@ from vllm.entrypoints.launchers.app import build_app
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from server.engine.engine import ASGIApp, EngineGone, Gate, LoadFailed, Resident
+from server.engine.engine import ASGIApp, EngineGone, Gate, LoadFailed, Resident, ScoringUnsupported
 from server.engine.seams import request_for, take_engine_client, take_model_list
+from server.engine.vllm_scores import Scores
 
 
 def build_client(args: Namespace) -> AsyncLLM:
@@ -27,6 +29,7 @@ def build_client(args: Namespace) -> AsyncLLM:
 
 async def hold(client: AsyncLLM, args: Namespace, gate: Gate) -> VllmEngine:
     """Return the engine around ``client``, with ``gate`` in the seams of its HTTP app."""
+    unmetered = client.generate
     take_engine_client(client, gate)
     tasks = await client.get_supported_tasks()
     app = await asyncio.to_thread(build_app, args, tasks, client.model_config)
@@ -34,7 +37,8 @@ async def hold(client: AsyncLLM, args: Namespace, gate: Gate) -> VllmEngine:
     app.state.server = SimpleNamespace(should_exit=False)  # vLLM's handler of engine death writes here
     take_model_list(app.state.openai_serving_models, gate)
     _freeze_heap()
-    return VllmEngine(client, app, slots=args.max_loras)
+    scores = Scores(client, unmetered) if "generate" in tasks else None
+    return VllmEngine(client, app, scores, slots=args.max_loras)
 
 
 def _freeze_heap() -> None:
@@ -49,11 +53,14 @@ def _freeze_heap() -> None:
 class VllmEngine:
     """A running vLLM engine; see ``Engine``."""
 
-    def __init__(self, client: AsyncLLM, app: FastAPI, *, slots: int) -> None:
+    def __init__(self, client: AsyncLLM, app: FastAPI, scores: Scores | None, *, slots: int) -> None:
         self._client = client
         self._app = app
+        self._scores = scores
         self.slots = slots
         self.paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
+
+        self.vocabulary: int = client.model_config.get_vocab_size()
 
     @property
     def app(self) -> ASGIApp:
@@ -85,6 +92,20 @@ class VllmEngine:
     async def loaded(self) -> frozenset[int]:
         """See ``Engine.loaded``."""
         return frozenset(await self._client.list_loras())
+
+    def encode(self, text: str) -> list[int]:
+        """See ``Engine.encode``."""
+        tokenizer = self._client.tokenizer
+        return [] if tokenizer is None else list(tokenizer.encode(text, add_special_tokens=False))
+
+    async def score(self, resident: Resident | None, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """See ``Engine.score``."""
+        if self._scores is None:
+            raise ScoringUnsupported("the base model generates no text")
+        try:
+            return await self._scores.of(prompts, None if resident is None else request_for(resident))
+        except (EngineDeadError, EngineGenerateError) as gone:
+            raise EngineGone(str(gone)) from gone
 
 
 def _last_line(error: BaseException) -> str:

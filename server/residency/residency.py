@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -156,18 +156,26 @@ class Residency:
         """Look again whether something can be evicted: a pin was lifted."""
         self._room_may_be_had.set()
 
-    async def trial(self, resident: Resident) -> None:
-        """Load and unload ``resident`` without serving it, to learn whether the engine takes its bytes.
+    @asynccontextmanager
+    async def trial(self, resident: Resident) -> AsyncIterator[Engine]:
+        """Keep ``resident`` loaded for the block, without serving it, to learn what the engine makes of its bytes.
 
         Raises:
-            AdapterRefused: with the engine's own words.
+            AdapterRefused: the engine does not take them; with its own words.
             EngineNotReady: the engine died meanwhile.
         """
-        await self._engine_load(resident)
+        loading = asyncio.ensure_future(self._engine_load(resident))
         try:
+            await asyncio.shield(loading)
+            yield self._engine
+        finally:
+            await asyncio.shield(asyncio.ensure_future(self._end_trial(loading, resident)))
+
+    async def _end_trial(self, loading: asyncio.Future[None], resident: Resident) -> None:
+        """Unload what a trial loaded; one that was cancelled while it loaded is loaded first."""
+        with suppress(PatchbayError, EngineGone):  # refused, or gone with its engine: there is nothing to unload
+            await loading
             await self._engine.unload(resident)
-        except EngineGone as gone:
-            raise _not_ready() from gone
 
     async def warm(self, versions: Sequence[Version]) -> list[Version]:
         """Load ``versions`` ahead of traffic, in order, within capacity; return those that could not be.

@@ -20,11 +20,12 @@ def servable_extension(body: JobBody, house: House) -> Json:
 
     Raises:
         InvalidField: a rank or targets that the engine does not take; a warm start that does not exist, is said twice,
-            or together with them.
+            or together with them; an integration that the operator did not allow.
         InvalidName, NameTaken: nothing may have the adapter's name.
         WrongBase: the warm start was made for another base model.
         EngineNotReady: the base model is not known yet.
     """
+    _check_integrations(body, house)
     offer = house.supervisor.offered()
     said = body.extension()
     if (warm_start := _warm_start(body, offer, house)) is not None:
@@ -38,6 +39,17 @@ def servable_extension(body: JobBody, house: House) -> Json:
     _check_name("adapter", body.adapter, house)
     _check_name("suffix", body.suffix, house)
     return said
+
+
+def _check_integrations(body: JobBody, house: House) -> None:
+    allowed = house.settings.integrations
+    for number, integration in enumerate(body.integrations or ()):
+        if integration.type not in allowed:
+            raise InvalidField(
+                f"this server does not report to {integration.type}: leave integrations out and follow the job's "
+                f"events, or start it with --integration {integration.type}",
+                param=f"integrations.{number}.type",
+            )
 
 
 def _warm_start(body: JobBody, offer: Offer, house: House) -> str | None:

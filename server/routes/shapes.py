@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from pydantic import Field
 
+from adapters.merge.recipe import Method
+from adapters.publisher import Published
 from adapters.rows import AliasMove
 from adapters.versions import Adapter, Alias, Version
 from server.house import House
 from server.routes.inputs import Body
 
 Json = dict[str, Any]
+
+MAX_INGREDIENTS: Final = 32
+MAX_WEIGHT: Final = 1000.0
+
+ALLOW_INERT: Final = "Publish also if the adapter answers exactly as the base model does."
 
 
 def alias_json(alias: Alias) -> Json:
@@ -70,6 +77,11 @@ def version_json(version: Version, house: House) -> Json:
     }
 
 
+def published_json(published: Published, house: House) -> Json:
+    """Return a version that was just published, with the report of its inspection."""
+    return {**version_json(published.version, house), "report": published.report}
+
+
 def list_json(data: Sequence[Json], *, has_more: bool) -> Json:
     """Return a page in OpenAI's shape; ``last_id`` is what to send as ``after``."""
     ids = [entry.get("id") or entry.get("name") or entry.get("alias") for entry in data]
@@ -82,6 +94,34 @@ class SourceBody(Body):
 
     source: str = Field(examples=["hf://org/repo@main", "file:///srv/adapters/sql"])
     alias: str | None = Field(None, description="Alias to point to the new version at once.")
+    allow_inert: bool = Field(False, description=ALLOW_INERT)
+
+
+class IngredientBody(Body):
+    """A version to merge."""
+
+    reference: str = Field(examples=["sql@1", "json"])
+    weight: float = Field(
+        ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False, description="Below 0: take its effect away."
+    )
+
+
+class MergeBody(Body):
+    """Body of a merge."""
+
+    versions: list[IngredientBody] = Field(min_length=1, max_length=MAX_INGREDIENTS)
+    method: Method = Method.LINEAR
+    density: float | None = Field(None, gt=0, le=1, description="For ties and dare: the share of numbers kept.")
+    seed: int | None = Field(None, ge=0, lt=2**63, description="For dare: which numbers are kept.")
+    compress_to: int | None = Field(None, ge=1, description="The rank to cut at, where the sum has more.")
+    alias: str | None = Field(None, description="Alias to point to the new version at once.")
+
+
+class DiffBody(Body):
+    """Body of a comparison."""
+
+    a: str = Field(examples=["sql@1"])
+    b: str = Field(examples=["sql@2"])
 
 
 class MoveBody(Body):

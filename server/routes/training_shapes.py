@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
@@ -17,7 +17,7 @@ from trainer.jobs.checkpoint import Checkpoint, Permission
 from trainer.jobs.event import Event
 from trainer.jobs.job import Job, JobDraft
 from trainer.page import Page
-from trainer.run_spec import ALL_LINEAR, AUTO, Auto, Method
+from trainer.run_spec import ALL_LINEAR, AUTO, Auto, Method, Quantization
 
 T = TypeVar("T")
 
@@ -203,12 +203,29 @@ class ExtensionBody(Body):
     targets: Annotated[list[str] | Literal["all-linear"] | None, BeforeValidator(_names_or_all)] = Field(
         None, description="Modules that get a LoRA."
     )
+    quantization: Quantization | None = Field(None, description="How the base is held in training: QLoRA.")
     warm_start: str | None = Field(None, description="Reference to go on from, as `model` may be too.")
     max_length: int | None = Field(None, ge=1, description="Tokens in a row; longer ones are refused, never cut.")
     drop_long: bool | None = Field(None, description="Leave longer rows out instead.")
     packing: bool | None = Field(None, description="Several short rows in one sequence.")
     patience: int | None = Field(None, ge=1, description="Checkpoints without a better validation loss before the end.")
     checkpoint_steps: int | None = Field(None, ge=1, description="Steps from checkpoint to checkpoint.")
+
+
+class WandbBody(Body):
+    """``integrations[].wandb``."""
+
+    project: str = Field(min_length=1, max_length=128)
+    name: str | None = Field(None, min_length=1, max_length=128, description="Of wandb's run; else the job's id.")
+    entity: str | None = Field(None, min_length=1, max_length=128, description="Team or user; else the server's own.")
+    tags: list[Annotated[str, Field(min_length=1, max_length=64)]] | None = Field(None, max_length=50)
+
+
+class IntegrationBody(Body):
+    """A tracking library that gets a job's metrics too."""
+
+    type: Literal["wandb"]
+    wandb: WandbBody
 
 
 class JobBody(ExtensionBody):
@@ -222,19 +239,15 @@ class JobBody(ExtensionBody):
     suffix: str | None = None
     seed: int | None = None
     metadata: dict[str, str] | None = None
-    integrations: list[dict[str, Any]] | None = None
+    integrations: list[IntegrationBody] | None = Field(None, max_length=5)
 
     def draft(self, extension: Json) -> JobDraft:
         """Return what is asked for, with our own keys as ``extension`` has them.
 
         Raises:
-            InvalidField: a field is out of bounds, or nobody would honour it.
+            InvalidField: a field is out of bounds.
         """
-        if self.integrations:
-            raise InvalidField(
-                "this server reports to no other service: leave integrations out and follow the job's events",
-                param="integrations",
-            )
+        integrations = [integration.model_dump(exclude_none=True) for integration in self.integrations or ()]
         return JobDraft(
             model=self.model,
             training_file=self.training_file,
@@ -243,6 +256,7 @@ class JobBody(ExtensionBody):
             suffix=self.suffix,
             seed=self.seed,
             metadata=self.metadata,
+            integrations=integrations or None,
             extension=extension,
         )
 

@@ -19,7 +19,7 @@ from server.house import House
 from server.http.download import Download
 from server.http.multipart import MultipartStream
 from server.routes.inputs import DEFAULT_PAGE, HouseOf, PageLimit
-from server.routes.shapes import Json, SourceBody, list_json, version_json
+from server.routes.shapes import ALLOW_INERT, Json, SourceBody, list_json, published_json, version_json
 
 router = APIRouter(prefix="/v1/adapters/{name}/versions", tags=["versions"])
 
@@ -32,6 +32,7 @@ async def publish(
     request: Request,
     house: HouseOf,
     alias: Annotated[str | None, Query(description="Alias to point to the new version at once.")] = None,
+    allow_inert: Annotated[bool, Query(description=ALLOW_INERT)] = False,  # noqa: FBT002 - FastAPI passes it by name
 ) -> Json:
     """Publish a version: the two files as multipart/form-data, or JSON with a ``source``. It can be called at once."""
     house.check_free(check_adapter_name(name))
@@ -39,12 +40,13 @@ async def publish(
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
         body = await _source_body(request)
         source, alias = parse_source(body.source, house.settings.source_rules), body.alias or alias
+        allow_inert = body.allow_inert or allow_inert
     else:
         source = UploadSource(MultipartStream(request).parts())
     if alias is not None:
         check_alias(alias)
-    published = await house.publish(name, source, alias=alias)
-    return {**version_json(published.version, house), "report": published.report}
+    published = await house.publish(name, source, alias=alias, allow_inert=allow_inert)
+    return published_json(published, house)
 
 
 async def _source_body(request: Request) -> SourceBody:

@@ -114,7 +114,8 @@ async def test_what_the_probe_refuses_leaves_nothing(
 ):
     probed: list[Path] = []
 
-    async def probe(path: Path, report: Any) -> None:
+    async def probe(path: Path, report: Any, *, allow_inert: bool) -> Any:
+        assert not allow_inert
         probed.append(path)
         assert report == REPORT
         raise AdapterRefused([Fault("probe", "no number", "finite logits")])
@@ -182,7 +183,7 @@ async def test_a_checkpoint_is_published_under_its_name_with_what_training_repor
 ):
     directory = write_adapter()
     published = await publisher.publish(
-        "sql", DirectorySource(directory, [directory]), fine_tuned_name=CHECKPOINT, training={"step": 1}
+        "sql", DirectorySource(directory, [directory]), fine_tuned_name=CHECKPOINT, extra={"training": {"step": 1}}
     )
 
     assert registry.catalog.resolve(CHECKPOINT) == published.version
@@ -197,7 +198,7 @@ async def test_a_checkpoint_that_was_published_is_not_looked_at_again(
     directory = write_adapter()
     published = await publisher.publish("sql", DirectorySource(directory, [directory]), fine_tuned_name=CHECKPOINT)
     nothing = DirectorySource(tmp_path / "missing", [])
-    again = await publisher.publish("sql", nothing, fine_tuned_name=CHECKPOINT, training={"step": 2})
+    again = await publisher.publish("sql", nothing, fine_tuned_name=CHECKPOINT, extra={"training": {"step": 2}})
 
     assert (again.version, again.alias, again.report) == (published.version, None, None)
 

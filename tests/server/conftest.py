@@ -265,7 +265,14 @@ def opening(data_dir: Path, make_adapter: Callable[..., AdapterFiles]) -> Openin
     ) -> AsyncIterator[Opened]:
         builder = builder or FakeBuilder(BASE)
         house_settings = Settings(
-            **{"data_dir": data_dir, "engine_death_window_s": 0.001, "load_wait_s": 5.0, "worker": False, **settings}
+            **{
+                "data_dir": data_dir,
+                "engine_death_window_s": 0.001,
+                "load_wait_s": 5.0,
+                "worker": False,
+                "probe_reference": "off",
+                **settings,
+            }
         )
         async with open_house(house_settings, builder, examples=examples, preflight=preflight) as house:
             app = build_app(house)

@@ -12,25 +12,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event as Flag
 
+from trainer.child import DiesWithParent
 from trainer.methods.endings import RunEnded, SpecRefused
+from trainer.methods.launch import SHARED, launch, stop_file, tell_end
 from trainer.methods.lock import alone
 from trainer.run_directory import Exit, RunDirectory, event
 from trainer.run_spec import Method, RunSpec
 
 
-def main(arguments: Sequence[str], stop: Flag) -> Exit:
-    """Train what ``RUN_DIR/spec.json`` says, or go on with it; the exit status says how it ended.
+def main(arguments: Sequence[str], stop: Flag) -> int:
+    """Train what ``RUN_DIR/spec.json`` says, or go on with it; the exit status, one of ``Exit``, says how it ended.
 
-    With ``--check`` only find out what that would meet: the verdict is in ``check.json``, the status 0.
+    With ``--check`` only find out what that would meet: the verdict is in ``check.json``, the status 0. With
+    ``--shared`` be one of the processes that ``launch`` starts.
     """
     run = RunDirectory(Path(arguments[0]))
+    if SHARED in arguments:
+        return _share(run)
     try:
-        with alone(run, stop):
-            if "--check" in arguments[1:]:
-                from trainer.methods.preflight import check
+        if "--check" in arguments:
+            from trainer.methods.preflight import check
 
+            with alone(run, stop):
                 check(run, _train)
-            else:
+        elif run.result() is None and (spec := _spec(run)).processes > 1:
+            return launch(run, spec, stop)
+        else:
+            with alone(run, stop):
                 _finish(run, stop)
     except RunEnded as ended:
         run.append(event(str(ended), data=ended.data, level=ended.level))
@@ -38,16 +46,47 @@ def main(arguments: Sequence[str], stop: Flag) -> Exit:
     return Exit.FINISHED
 
 
+def _share(run: RunDirectory) -> int:
+    """Train together with other processes; only the first writes, and takes the lock that whoever writes has to take.
+
+    Once the first has ended otherwise than well, its status has the launcher end the others.
+    """
+    from trainer.methods import peers
+
+    stop = stop_file(run)
+    peers.meet()
+    status = Exit.FINISHED
+    try:
+        if peers.is_first():
+            with alone(run, stop):
+                peers.wait()
+                _finish(run, stop)
+        else:
+            peers.wait()  # from here on nobody else changes the run
+            if run.result() is None:
+                _train(run, _spec(run), stop)
+    except RunEnded as ended:
+        if peers.is_first():
+            run.append(event(str(ended), data=ended.data, level=ended.level))
+            status = ended.status
+    if peers.is_first():
+        tell_end(run, status)
+    return status
+
+
+def _spec(run: RunDirectory) -> RunSpec:
+    try:
+        return run.spec()
+    except (OSError, ValueError) as error:
+        raise SpecRefused(str(error)) from error
+
+
 def _finish(run: RunDirectory, stop: Flag) -> None:
     """Train to the result, then leave the result files: the result is served while they are drawn."""
     from trainer.methods import result_files  # before training: at its end somebody waits
 
     if run.result() is None:
-        try:
-            spec = run.spec()
-        except (OSError, ValueError) as error:
-            raise SpecRefused(str(error)) from error
-        _train(run, spec, stop)
+        _train(run, _spec(run), stop)
     result_files.write(run)
 
 
@@ -78,7 +117,10 @@ def _heed_signals(stop: Flag, *, checks: bool) -> None:
 
 if __name__ == "__main__":
     asked = Flag()
-    _heed_signals(asked, checks="--check" in sys.argv)
+    if SHARED in sys.argv:
+        DiesWithParent()()  # accelerate's launcher may be killed; a signal of its own means: at once
+    else:
+        _heed_signals(asked, checks="--check" in sys.argv)
     status = main(sys.argv[1:], asked)
     sys.stdout.flush()
     sys.stderr.flush()

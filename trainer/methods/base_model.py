@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import torch
 from peft import LoraConfig, PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from adapters.base_model import BaseModel
 from adapters.door import SERVABLE_RANKS, Limits, inspect
@@ -24,10 +24,10 @@ def load(spec: RunSpec) -> tuple[Any, LoraConfig | None]:
     """Return the model, and the config of the adapter that TRL is to put on it: None where a warm start brings its own.
 
     On a CPU in float32 (nothing there is faster in bfloat16, and sums are exact enough to repeat); on a GPU in the
-    dtype that the base is stored in.
+    dtype that the base is stored in. Where the spec says so its linear modules are quantised, all but the output head.
 
     Raises:
-        SpecRefused: the base has no such targets.
+        SpecRefused: the base has no such targets; what quantises it is not installed.
         BaseRefused: the base's files do not tell whether the warm start fits.
         WarmStartRefused: the warm start is no LoRA for this base.
     """
@@ -35,8 +35,7 @@ def load(spec: RunSpec) -> tuple[Any, LoraConfig | None]:
         torch.set_num_threads(spec.threads)
     if spec.warm_start is not None:
         _inspect(spec)
-    dtype = "auto" if torch.cuda.is_available() else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(spec.base, dtype=dtype, local_files_only=True)
+    model = _base(spec)
     if spec.warm_start is not None:
         known = LoraConfig.from_pretrained(spec.warm_start)
         known.base_model_name_or_path = str(spec.base)  # whatever the adapter calls it: PEFT would ask the hub
@@ -49,6 +48,32 @@ def load(spec: RunSpec) -> tuple[Any, LoraConfig | None]:
         task_type="CAUSAL_LM",
     )
     return model, config
+
+
+def _base(spec: RunSpec) -> Any:
+    on_gpu = torch.cuda.is_available()
+    dtype = "auto" if on_gpu else torch.float32
+    if spec.quantization is None:
+        return AutoModelForCausalLM.from_pretrained(spec.base, dtype=dtype, local_files_only=True)
+    try:
+        import bitsandbytes  # noqa: F401 - transformers quantises by it
+    except ImportError as missing:
+        raise SpecRefused(
+            "quantization needs bitsandbytes where jobs are trained: patchbay's extra 'cuda' has it"
+        ) from missing
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if on_gpu else torch.float32,
+    )
+    return AutoModelForCausalLM.from_pretrained(
+        spec.base,
+        dtype=dtype,
+        quantization_config=nf4,
+        device_map={"": torch.cuda.current_device() if on_gpu else "cpu"},  # all of it: a process has one GPU
+        local_files_only=True,
+    )
 
 
 def _inspect(spec: RunSpec) -> None:

@@ -37,8 +37,11 @@ def train(run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
     reporter.begins(f"{len(pairs)} pairs", numbers)
 
     model, adapter = base_model.load(spec)
-    config = DPOConfig(
-        **loop.arguments(run, spec, numbers),
+    config = loop.configured(
+        DPOConfig,
+        run,
+        spec,
+        numbers,
         beta=numbers.beta,
         max_length=None,  # rows fit; TRL's own default would cut them at 1024
     )
@@ -51,4 +54,4 @@ def train(run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
         peft_config=adapter,
         callbacks=[loop.progress(run, spec, numbers, reporter, stop)],
     )
-    loop.go(trainer, run, renderer, numbers, reporter, stop)
+    loop.go(trainer, run, renderer, numbers, reporter)

@@ -38,7 +38,7 @@ class Hyperparameters:
     n_epochs: int
     batch_size: int
     micro_batch_size: int
-    """Rows that the device takes at once; ``batch_size`` is a multiple of it."""
+    """Rows that a device takes at once; ``batch_size`` is a multiple of it times the run's processes."""
     learning_rate: float
     learning_rate_multiplier: float
     beta: float
@@ -52,11 +52,16 @@ class Hyperparameters:
 
 
 def resolve(spec: RunSpec, *, rows: int, width: int, longest: int) -> Hyperparameters:
-    """Fill in every "auto": ``rows`` sequences of at most ``longest`` tokens, a base of hidden size ``width``."""
+    """Fill in every "auto": ``rows`` sequences of at most ``longest`` tokens, a base of hidden size ``width``.
+
+    A batch that the processes cannot share alike becomes the next larger one that they can.
+    """
     least = 2 if spec.method is Method.KTO else 1  # KTO compares a row with its neighbours
-    batch = max(least, spec.batch_size if spec.batch_size != AUTO else auto_batch(rows))
+    asked = spec.batch_size if spec.batch_size != AUTO else auto_batch(rows)
+    share = max(least, math.ceil(asked / spec.processes))
+    batch = share * spec.processes
     passes = 1 if spec.method is Method.SUPERVISED else 2  # the others compare two sequences a row
-    micro = _micro_batch(batch, passes * longest, least)
+    micro = _micro_batch(share, passes * longest, least)
     per_epoch = math.ceil(rows / batch)
     epochs = spec.n_epochs if spec.n_epochs != AUTO else auto_epochs(per_epoch)
     steps = per_epoch * epochs
@@ -99,7 +104,8 @@ def base_rate(method: Method, width: int) -> float:
     return 1 / width * (1.0 if method is Method.SUPERVISED else PREFERENCE_RATE)
 
 
-def _micro_batch(batch: int, longest: int, least: int) -> int:
-    """The largest divisor of ``batch``, from ``least`` up, whose rows fit ``TOKENS_AT_ONCE`` even if all are long."""
-    divisors = [size for size in range(least, batch + 1) if batch % size == 0]
+def _micro_batch(share: int, longest: int, least: int) -> int:
+    """The largest divisor of a process's ``share`` of a batch, from ``least`` up, whose rows fit ``TOKENS_AT_ONCE``
+    even if all are long."""
+    divisors = [size for size in range(least, share + 1) if share % size == 0]
     return max((size for size in divisors if size * longest <= TOKENS_AT_ONCE), default=divisors[0])

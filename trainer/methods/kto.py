@@ -41,8 +41,11 @@ def train(run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
     good = sum(rows["label"])
     bad = len(rows) - good
     model, adapter = base_model.load(spec)
-    config = KTOConfig(
-        **loop.arguments(run, spec, numbers),
+    config = loop.configured(
+        KTOConfig,
+        run,
+        spec,
+        numbers,
         beta=numbers.beta,
         desirable_weight=max(1.0, bad / max(1, good)),  # both kinds weigh the same in all: the paper's equation 8
         undesirable_weight=max(1.0, good / max(1, bad)),
@@ -57,4 +60,4 @@ def train(run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
         peft_config=adapter,
         callbacks=[loop.progress(run, spec, numbers, reporter, stop)],
     )
-    loop.go(trainer, run, renderer, numbers, reporter, stop)
+    loop.go(trainer, run, renderer, numbers, reporter)

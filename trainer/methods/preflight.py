@@ -59,6 +59,7 @@ def check(run: RunDirectory, train: Train) -> None:
 
 def _judge(run: RunDirectory, train: Train, verdict: Verdict) -> None:
     spec = _spec(run)
+    _check_devices(spec)
     renderer = Renderer(spec.base)
     verdict.renderer_sha256 = renderer.sha256
     training, validation = check_files(spec.training_file, spec.validation_file, spec.method)
@@ -72,7 +73,8 @@ def _judge(run: RunDirectory, train: Train, verdict: Verdict) -> None:
         rows, longest = (math.ceil(counted.tokens / packs), packs) if packs else (counted.sequences, counted.longest)
         numbers = resolve(spec, rows=rows, width=base_model.width(spec), longest=longest)
         verdict.hyperparameters = numbers.to_json()
-        chosen = counted.longest_lines(numbers.batch_size, numbers.batch_size * packs)
+        share = numbers.batch_size // spec.processes
+        chosen = counted.longest_lines(share, share * packs)
         verdict.estimate = _dry_run(run, spec, numbers, counted, chosen, train)
         verdict.reason = verdict.estimate.get("reason")
         verdict.ok = verdict.estimate["fits"]
@@ -83,6 +85,15 @@ def _spec(run: RunDirectory) -> RunSpec:
         return run.spec()
     except ValueError as error:
         raise SpecRefused(str(error)) from error
+
+
+def _check_devices(spec: RunSpec) -> None:
+    found = torch.cuda.device_count()
+    if 0 < found < spec.processes:
+        raise SpecRefused(
+            f"{spec.processes} processes need a GPU each, and there are {found}: start the server with fewer "
+            "--train-processes"
+        )
 
 
 def _pack_tokens(spec: RunSpec, renderer: Renderer, counted: Tally) -> int:
@@ -97,6 +108,8 @@ def _dry_run(
 ) -> Json:
     """Train on the ``chosen`` lines and tell what the whole would take; ``fits`` False: the GPU ran out of memory.
 
+    Of a run that several processes share, it is one process's part: together they count as so many times as fast.
+
     Raises:
         RunEnded: the run would end so at its first steps.
     """
@@ -108,13 +121,13 @@ def _dry_run(
         file.writelines(line.raw + b"\n" for line in lines.read(spec.training_file) if line.number in chosen)
     short = replace(spec, training_file=rows, validation_file=None, n_epochs=DRY_STEPS, checkpoint_steps=DRY_STEPS)
     try:
-        train(dry, replace(short, batch_size=numbers.batch_size), Flag())
+        train(dry, replace(short, batch_size=numbers.batch_size // spec.processes, processes=1), Flag())
     except torch.cuda.OutOfMemoryError as error:
         reason = f"the longest batch does not fit into memory: {str(error).splitlines()[0]}"
         return {"fits": False, "reason": reason, "steps": numbers.steps}
     result = dry.result()
     assert result is not None, "a run that ends without an error has a result"
-    pace = _pace(dry)
+    pace = _pace(dry) * spec.processes
     shutil.rmtree(dry.path)
     return {
         "fits": True,

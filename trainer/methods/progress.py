@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any, Final
@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from trainer.methods import peers
 from trainer.methods.checkpoints import complete
 from trainer.methods.endings import NotFinite
 from trainer.methods.hyperparameters import Hyperparameters
@@ -39,12 +40,17 @@ _FINITE: Final[Mapping[str, str]] = {
 
 
 class Reporter:
-    """Appends events, each once: a run that goes on after a crash does some steps again, to the same numbers."""
+    """Appends events, each once: a run that goes on after a crash does some steps again, to the same numbers.
+
+    Of the processes that share a run, the first alone says something.
+    """
 
     def __init__(self, run: RunDirectory) -> None:
-        run.mend_events()
+        if peers.is_first():
+            run.mend_events()
         told = run.events()
         self._run = run
+        self._listeners: list[Callable[[Event], None]] = []
         self._is_new = not told
         self._trained = max(
             (told_event.data["step"] for told_event in told if "train_loss" in told_event.data), default=0
@@ -58,7 +64,16 @@ class Reporter:
 
     def tell(self, told: Event) -> None:
         """Append an event as it is."""
-        self._run.append(told)
+        if peers.is_first():
+            self._run.append(told)
+            for listener in self._listeners:
+                listener(told)
+
+    def add_listener(self, listener: Callable[[Event], None]) -> None:
+        """Have ``listener`` hear every event, those of earlier starts first."""
+        for told in self._run.events():
+            listener(told)
+        self._listeners.append(listener)
 
     def begins(self, what: str, numbers: Hyperparameters) -> None:
         """Tell what the run will be, on its first start."""
@@ -125,9 +140,10 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
         """Decide what follows this step."""
         self._last = args.save_only_model = state.global_step >= state.max_steps
         due = self._last or state.global_step % self._numbers.checkpoint_steps == 0
+        stops = peers.agreed(self._stop.is_set())
         control.should_evaluate = due and self._validates
-        control.should_save = due or self._stop.is_set()
-        control.should_training_stop = self._last or self._stop.is_set()
+        control.should_save = due or stops
+        control.should_training_stop = self._last or stops
 
     def on_log(
         self,
@@ -162,7 +178,10 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
             self._stop_early(state.global_step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Make a checkpoint of what the Trainer saved."""
+        """Make a checkpoint of what the Trainer saved, once every process has written its part."""
+        peers.wait()
+        if not peers.is_first():
+            return
         step = state.global_step
         at_step = [entry for entry in state.log_history if entry["step"] == step]
         marker = Marker(

@@ -34,8 +34,11 @@ def train(run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
     reporter.begins(f"{len(rows)} sequences", numbers)
 
     model, adapter = base_model.load(spec)
-    config = SFTConfig(
-        **loop.arguments(run, spec, numbers),
+    config = loop.configured(
+        SFTConfig,
+        run,
+        spec,
+        numbers,
         max_length=None,  # rows fit; TRL's own default would cut them at 1024
         packing=spec.packing,
         dataset_kwargs={"skip_prepare_dataset": True},  # ids and labels are ours
@@ -49,4 +52,4 @@ def train(run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
         peft_config=adapter,
         callbacks=[loop.progress(run, spec, numbers, reporter, stop)],
     )
-    loop.go(trainer, run, renderer, numbers, reporter, stop)
+    loop.go(trainer, run, renderer, numbers, reporter)

@@ -58,6 +58,7 @@ def test_show_of_a_version_tells_its_digest_and_what_the_door_measured(call, ser
     shown = call("adapters", "show", "sql@stable").stdout
     assert httpx.get(f"{server.url}/v1/adapters/sql/versions/1").json()["digest"] in shown
     assert "report: target_modules" in shown
+    assert re.search(r"report: probe: effect: mean +0\.25", shown)
 
 
 def test_a_fine_tuned_name_means_its_version(call, result, server, tmp_path) -> None:
@@ -88,6 +89,14 @@ def test_push_can_move_an_alias_at_once(call, adapter) -> None:
     result = call("adapters", "push", str(adapter), "--name", "sql", "--alias", "canary")
     assert result.stdout.startswith("sql@2:")
     assert result.stdout.rstrip().endswith("aliases: canary")
+
+
+def test_push_of_an_inert_adapter_has_to_be_meant(call, adapter, server) -> None:
+    server.builder.knobs.effect = 0.0
+    refused = call("adapters", "push", str(adapter))
+    assert refused.exit_code == 1
+    assert "--allow-inert" in refused.stderr
+    assert call("adapters", "push", str(adapter), "--allow-inert").stdout.startswith("tickets@1:")
 
 
 def test_push_of_a_directory_without_weights_says_what_is_missing(call, adapter) -> None:

@@ -58,5 +58,5 @@ def test_a_hub_id_is_fetched_by_the_server() -> None:
         return httpx.Response(201, json={})
 
     with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://server") as http:
-        transfer.push(Client(http), "sql", "org/sql-lora@main", alias="canary")
+        transfer.push(Client(http), "sql", "org/sql-lora@main", {"alias": "canary"})
     assert sent == [b'{"source":"hf://org/sql-lora@main","alias":"canary"}']

@@ -12,11 +12,13 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import embedded
 from adapters.errors import AdapterNotFound
 from server.engine.engine import Engine, Generation, Resident
-from server.engine.fake import FakeBuilder
+from server.engine.fake import FakeBuilder, Knobs
 from server.engine.flags import EMBEDDED_FLAGS
 from server.engine.vllm import VllmBuilder
 
@@ -86,8 +88,14 @@ async def vllm_engine() -> AsyncIterator[tuple[Engine, CurrentGate]]:
 
 
 @pytest.fixture
-async def fake_engine(gate: OpenGate, base: Any) -> AsyncIterator[Engine]:
-    async with FakeBuilder(base).start(gate) as engine:
+def knobs() -> Knobs:
+    """How the fake of this test misbehaves."""
+    return Knobs()
+
+
+@pytest.fixture
+async def fake_engine(gate: OpenGate, base: Any, knobs: Knobs) -> AsyncIterator[Engine]:
+    async with FakeBuilder(base, knobs=knobs).start(gate) as engine:
         yield engine
 
 
@@ -128,6 +136,18 @@ def resident(
         return Resident(number, name, Path(shutil.copytree(embedded.ADAPTERS / "sql", path)))
 
     return make
+
+
+@pytest.fixture
+def sick_resident(kind: str, engine: Engine, knobs: Knobs, resident: Callable[..., Resident]) -> Resident:
+    """An adapter that loads and breaks the model's arithmetic: its weights are NaN, which no door would let in."""
+    sick = resident("sick@1")
+    if kind == "fake":
+        knobs.effect = float("nan")
+    else:
+        weights = sick.path / "adapter_model.safetensors"
+        save_file({name: torch.full_like(t, torch.nan) for name, t in load_file(weights).items()}, weights)
+    return sick
 
 
 @pytest.fixture

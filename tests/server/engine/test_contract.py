@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+import random
 from typing import Any
 
 import pytest
@@ -96,6 +99,68 @@ async def test_a_stream_is_one_generation_that_ends_with_it(engine: Any, gate: A
     assert (answered, gate.running) == (loaded, 0)
     assert generation.generated_tokens == 5
     await engine.unload(loaded)
+
+
+async def test_a_score_for_each_token_of_a_prompt_but_the_first(engine: Any, gate: Any, resident: Any) -> None:
+    prompts = some_prompts(engine)
+    of_base = await engine.score(None, prompts)
+    assert [len(scores) for scores in of_base] == [len(prompt) - 1 for prompt in prompts]
+    assert all(score <= 0 for scores in of_base for score in scores)
+    assert await engine.score(None, prompts) == of_base
+    loaded = resident()
+    await engine.load(loaded)
+    of_adapter = await engine.score(loaded, prompts)
+    assert [len(scores) for scores in of_adapter] == [len(scores) for scores in of_base]
+    assert of_adapter != of_base
+    assert await engine.score(loaded, prompts[1:]) == of_adapter[1:]
+    await engine.unload(loaded)
+    assert (gate.asked, gate.generations) == ([], [])
+
+
+async def test_scoring_beside_a_stream_takes_nothing_from_it(
+    engine: Any, gate: Any, caller: Any, resident: Any
+) -> None:
+    loaded = gate.residents["sql"] = resident("sql@7")
+    await engine.load(loaded)
+    prompts = some_prompts(engine)
+    quiet = [await engine.score(adapter, prompts) for adapter in (None, loaded)]
+    alone = await chat(caller, "sql", **LONG)
+    streaming = [asyncio.ensure_future(chat(caller, "sql", **LONG)) for _ in range(3)]
+    assert [await engine.score(adapter, prompts) for adapter in (None, loaded)] == quiet
+    assert {text_of(await answer) for answer in streaming} == {text_of(alone)}
+    await engine.unload(loaded)
+
+
+async def test_arithmetic_that_breaks_down_is_told_and_touches_nobody_else(
+    engine: Any, resident: Any, sick_resident: Any
+) -> None:
+    prompts = some_prompts(engine, count=16, length=200)  # enough to be given the blocks that the sick one left
+    of_base = await engine.score(None, prompts)
+    await engine.load(sick_resident)
+    for scores in await engine.score(sick_resident, prompts):
+        assert any(math.isnan(score) for score in scores)
+    await engine.unload(sick_resident)
+    assert await engine.score(None, prompts) == of_base
+    assert not engine.is_dead
+
+
+async def test_text_becomes_tokens_of_the_vocabulary(engine: Any) -> None:
+    tokens = engine.encode("The museum opens at nine.")
+    assert len(tokens) > 1
+    assert all(0 <= token < engine.vocabulary for token in tokens)
+
+
+LONG: dict[str, Any] = {"max_tokens": 60, "ignore_eos": True, "temperature": 0}
+
+
+def text_of(response: Any) -> str:
+    text: str = response.json()["choices"][0]["message"]["content"]
+    return text
+
+
+def some_prompts(engine: Any, *, count: int = 4, length: int = 20) -> list[list[int]]:
+    draw = random.Random(0)
+    return [[draw.randrange(engine.vocabulary) for _ in range(length + number)] for number in range(count)]
 
 
 def stream_of(model: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,3 +130,28 @@ def test_one_slot_for_all_rows(is_4d: bool) -> None:
     for slot in (torch.tensor([1]), torch.tensor([-1])):
         one = shrink(cpu_lora, slot, before(RANK), inputs, weights)
         assert torch.equal(one, shrink(cpu_lora, slot.expand(TOKENS), before(RANK), inputs, weights))
+
+
+def test_logits_of_a_prompt_s_rows_are_made_with_its_own_slot(is_4d: bool) -> None:
+    _, shrinking = tensors(RANK, HIDDEN, torch.float32, is_4d)
+    _, expanding = tensors(OUT, RANK, torch.float32, is_4d)
+    inputs = torch.randn(TOKENS, HIDDEN, generator=torch.Generator().manual_seed(3))
+    by_token = torch.repeat_interleave(BY_SEQUENCE, LENGTHS)
+    step = SimpleNamespace(token_lora_indices=by_token, sampler_indices=BY_SEQUENCE)
+
+    def logits(rows: torch.Tensor) -> torch.Tensor:
+        output = torch.zeros(len(rows), OUT)
+        cpu_lora.add_lora_logits(step, output, rows, shrinking, expanding, 1.0)
+        return output
+
+    def expected(rows: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
+        output = torch.zeros(len(rows), OUT)
+        cpu_lora.bgmv_expand(
+            shrink(cpu_lora, slots, torch.zeros(len(rows), RANK), 2 * rows, shrinking), expanding, output, slots
+        )
+        return output
+
+    for first, last, slot in ((0, 2, 1), (2, 3, -1), (3, 6, 2), (3, 5, 2), (5, 6, 2)):  # 3 rows: as many as sampled
+        assert torch.allclose(logits(inputs[first:last]), expected(inputs[first:last], torch.tensor([slot])))
+    sampled = inputs[torch.tensor([1, 2, 5])]
+    assert torch.allclose(logits(sampled), expected(sampled, BY_SEQUENCE))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from adapters.errors import AdapterRefused, BlobCorrupt
+from server.engine.engine import Resident
 from server.errors import EngineNotReady, NoRoom
 from server.residency import entry
 from server.residency.entry import State
@@ -274,18 +275,43 @@ async def test_a_client_that_leaves_during_a_cold_start_leaves_no_lease(rig: Any
     assert it.residency.views()[0].leases == 0
 
 
-async def test_a_trial_load_leaves_nothing(rig: Any, version: Any, tmp_path: Any) -> None:
-    from server.engine.engine import Resident
-
+async def test_a_trial_is_loaded_for_the_block_and_leaves_nothing(rig: Any, tmp_path: Any) -> None:
     it = rig()
-    await it.residency.trial(Resident(7, "trial@7", tmp_path))
-    assert (it.engine.loads, it.engine.unloads, it.engine.held, it.states) == (["trial@7"], ["trial@7"], set(), {})
+    async with it.residency.trial(Resident(7, "trial@7", tmp_path)) as engine:
+        assert (engine, engine.held, it.states) == (it.engine, {7}, {})
+    assert (it.engine.loads, it.engine.unloads, it.engine.held) == (["trial@7"], ["trial@7"], set())
+
+
+async def test_a_trial_that_the_engine_refuses_has_nothing_to_unload(rig: Any, tmp_path: Any) -> None:
+    it = rig()
     it.engine.refused.add("trial@8")
     with pytest.raises(AdapterRefused, match="spoiled"):
-        await it.residency.trial(Resident(8, "trial@8", tmp_path))
+        async with it.residency.trial(Resident(8, "trial@8", tmp_path)):
+            raise AssertionError
     it.engine.die()
     with pytest.raises(EngineNotReady):
-        await it.residency.trial(Resident(9, "trial@9", tmp_path))
+        async with it.residency.trial(Resident(9, "trial@9", tmp_path)):
+            raise AssertionError
+    assert it.engine.unloads == []
+
+
+async def test_a_trial_called_off_while_it_loads_leaves_nothing(rig: Any, settle: Any, tmp_path: Any) -> None:
+    it = rig(is_prompt=False)
+
+    async def try_out() -> None:
+        async with it.residency.trial(Resident(7, "trial@7", tmp_path)):
+            raise AssertionError
+
+    trying = asyncio.ensure_future(try_out())
+    await settle()
+    trying.cancel()
+    await settle()
+    it.engine.finish("load", 7)
+    await settle()
+    it.engine.finish("unload", 7)
+    with pytest.raises(asyncio.CancelledError):
+        await trying
+    assert it.engine.held == set()
 
 
 async def test_closing_releases_those_who_wait(rig: Any, version: Any, settle: Any) -> None:

@@ -22,6 +22,7 @@ JOBS = "/v1/fine_tuning/jobs"
 AUTO = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
 NUMBERS = {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 1.0}
 """What "auto" comes to where nobody trains."""
+WANDB = {"type": "wandb", "wandb": {"project": "p", "name": "n", "entity": "e", "tags": ["a"]}}
 
 Upload = Callable[..., Awaitable[str]]
 
@@ -193,7 +194,12 @@ async def test_a_job_whose_check_dies_fails_and_holds_nobody_up(
         ({"seed": 2**31}, "seed"),
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
         ({"metadata": {"a": 1}}, "metadata.a"),
-        ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations"),
+        ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations.0.type"),
+        ({"integrations": [{"type": "mlflow", "mlflow": {}}]}, "integrations.0.type"),
+        ({"integrations": [{"type": "wandb"}]}, "integrations.0.wandb"),
+        ({"integrations": [{"type": "wandb", "wandb": {}}]}, "integrations.0.wandb.project"),
+        ({"integrations": [{"type": "wandb", "wandb": {"project": "p", "tag": "a"}}]}, "integrations.0.wandb.tag"),
+        ({"quantization": "8bit"}, "quantization"),
         ({"method": {"type": "reinforcement"}}, "method.type"),
         ({"method": {"type": "dpo", "supervised": {}}}, "method.supervised"),
         ({"method": {"type": "supervised"}, "hyperparameters": {}}, "hyperparameters"),
@@ -222,6 +228,34 @@ async def test_a_job_whose_check_dies_fails_and_holds_nobody_up(
 )
 async def test_a_job_that_cannot_be_is_refused_at_once(refused: Any, fields: dict[str, Any], param: str) -> None:
     assert (await refused(**fields))["param"] == param
+
+
+async def test_a_job_without_leave_to_report_elsewhere_is_told_what_gives_it(refused: Any) -> None:
+    assert "--integration wandb" in (await refused(integrations=[WANDB]))["message"]
+
+
+async def test_a_job_s_integrations_reach_its_run_where_the_operator_allows_them(
+    opening: Any, official: Any, chat_rows: Any
+) -> None:
+    async with opening(integrations=("wandb",)) as opened, official(opened) as openai:
+        file = await openai.files.create(file=("a", chat_rows()), purpose="fine-tune")
+        job = await openai.fine_tuning.jobs.create(model="base", training_file=file.id, integrations=[WANDB])
+        assert [integration.to_dict() for integration in job.integrations] == [WANDB]
+        assert (await decided(openai, job.id)).status == "queued"
+        run = RunDirectory(opened.house.settings.runs_dir / job.id)
+    assert run.integrations() == (WANDB,)
+
+
+async def test_a_run_is_shared_by_as_many_processes_as_the_operator_says(
+    opening: Any, official: Any, chat_rows: Any
+) -> None:
+    async with opening(train_processes=2) as opened, official(opened) as openai:
+        file = await openai.files.create(file=("a", chat_rows()), purpose="fine-tune")
+        said: Any = {"quantization": "4bit"}
+        job = await openai.fine_tuning.jobs.create(model="base", training_file=file.id, extra_body=said)
+        assert (job.to_dict()["quantization"], (await decided(openai, job.id)).status) == ("4bit", "queued")
+        spec = RunDirectory(opened.house.settings.runs_dir / job.id).spec()
+    assert (spec.processes, spec.quantization) == (2, "4bit")
 
 
 @pytest.mark.parametrize("fields", [{"model": "sql"}, {"extra_body": {"warm_start": "sql@stable"}}])

@@ -121,6 +121,8 @@ async def known(opened: Any, chat_rows: Callable[..., bytes]) -> Known:
     await queue.record(claim, checkpoints=[CheckpointDraft(1, CHECKPOINT, {})])
     permissions = (await client.post(PERMISSIONS, json={"project_ids": ["p"]})).json()["data"]
     return {
+        "a": ["sql@1"],
+        "b": ["sql@2"],
         "after": ["sql", *files, *jobs],
         "alias": ["stable"],
         "checkpoint": [CHECKPOINT],
@@ -135,6 +137,7 @@ async def known(opened: Any, chat_rows: Callable[..., bytes]) -> Known:
         "project_ids": [["p", "q"]],
         "step": [1],
         "version": versions,
+        "versions": [[{"reference": "sql@1", "weight": 0.5}]],
         "ended": jobs[:1],
         **what_a_job_takes(files[0]),
     }
@@ -153,6 +156,7 @@ def what_a_job_takes(file_id: str) -> Known:
     return {
         "model": ["base", "sql"],
         "training_file": [file_id],
+        "grader": [{"type": "string_check", "input": "{{sample.output_text}}", "reference": "a", "operation": "ne"}],
         **{name: [value] for name, value in said.items()},
         **{name: [None] for name in unsaid},
     }

@@ -56,6 +56,43 @@ async def test_the_engine_tries_an_upload_before_it_is_a_version(opened: Any, cl
     assert await opened.engine.loaded() == frozenset()
 
 
+async def test_the_probe_s_numbers_are_in_the_version_s_report(opened: Any, client: Any) -> None:
+    published = await opened.publish("sql")
+    probe = published["report"]["probe"]
+    assert (probe["effect"], probe["notes"]) == ({"mean": 0.25, "max": 0.25}, [])
+    assert (await client.get(f"{PATH}/1")).json()["report"]["probe"] == probe
+
+
+@pytest.mark.parametrize("said", ["query", "body"])
+async def test_an_inert_adapter_is_a_version_only_where_that_is_allowed(
+    opening: Any, make_adapter: Any, data_dir: Path, tmp_path: Path, said: str
+) -> None:
+    make_adapter().write(tmp_path / "sources" / "sql")
+    async with opening(source_dirs=(tmp_path / "sources",)) as opened:
+        opened.builder.knobs.effect = 0.0
+        body = {"source": (tmp_path / "sources" / "sql").as_uri()}
+        refused = await opened.client.post(PATH, json=body)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["faults"][0]["where"] == "probe"
+        await nothing_is_left(opened, data_dir)
+        allowed = {"json": {**body, "allow_inert": True}} if said == "body" else {"json": body}
+        if said == "query":
+            allowed["params"] = {"allow_inert": "true"}
+        response = await opened.client.post(PATH, **allowed)
+        assert response.status_code == 201
+        assert response.json()["report"]["probe"]["notes"][0].startswith("inert")
+
+
+async def test_an_adapter_that_breaks_the_engine_s_arithmetic_never_becomes_a_version(
+    opened: Any, client: Any, data_dir: Path
+) -> None:
+    opened.builder.knobs.effect = float("nan")
+    response = await client.post(PATH, files=opened.make_adapter().multipart(), params={"allow_inert": "true"})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "adapter_refused")
+    await nothing_is_left(opened, data_dir)
+    assert await opened.engine.loaded() == frozenset()
+
+
 async def test_a_refusal_carries_every_fault(opened: Any, client: Any, data_dir: Path) -> None:
     files = opened.make_adapter(rank=32, zero=True, bias="all", use_dora=True).multipart()
     response = await client.post(PATH, files=files)

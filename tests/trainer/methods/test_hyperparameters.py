@@ -47,3 +47,20 @@ def test_kto_takes_two_rows_at_once_at_least(longest: int) -> None:
 def test_there_are_at_most_ten_checkpoints() -> None:
     numbers = resolve(spec(n_epochs=50), rows=400, width=4096, longest=50)
     assert numbers.steps / numbers.checkpoint_steps <= 10
+
+
+@pytest.mark.parametrize(
+    ("method", "asked", "batch_size", "micro_batch_size"),
+    [
+        (Method.SUPERVISED, 16, 16, 4),
+        (Method.SUPERVISED, 5, 8, 2),
+        (Method.SUPERVISED, 1, 4, 1),
+        (Method.KTO, 1, 8, 2),
+    ],
+)
+def test_a_batch_is_shared_alike_by_the_processes(
+    method: Method, asked: int, batch_size: int, micro_batch_size: int
+) -> None:
+    numbers = resolve(spec(method=method, batch_size=asked, processes=4), rows=400, width=4096, longest=50)
+    assert (numbers.batch_size, numbers.micro_batch_size) == (batch_size, micro_batch_size)
+    assert numbers.steps == numbers.n_epochs * (400 // batch_size)

@@ -109,7 +109,16 @@ def test_rows_that_are_all_too_long_to_keep_are_a_fault(make_run, write, reviews
     assert report["training"]["tokens"]["lines"]["too_long"] == 20
 
 
-@pytest.mark.parametrize("said", [{"packing": True}, {"batch_size": 64}, {"warm_start": ADAPTERS / "sql"}])
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"packing": True},
+        {"batch_size": 64},
+        {"warm_start": ADAPTERS / "sql"},
+        {"processes": 2, "batch_size": 5},
+        {"quantization": "4bit"},
+    ],
+)
 def test_the_longest_rows_are_tried_as_the_run_would_take_them(make_run, write, reviews, said) -> None:
     report = checked(make_run(training_file=write(reviews[:20]), **said))
     assert report["ok"], report

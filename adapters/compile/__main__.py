@@ -1,0 +1,60 @@
+"""``python -m adapters.compile SOURCE OUT --base DIR --max-rank N [--compress-to R]``.
+
+Prints one JSON document, the report or ``{"faults": [...]}``. Ends with 0: compiled, 2: refused, 3: out of memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapters.compile.base_weights import BaseWeights
+from adapters.compile.compiler import Bounds, compile_directory
+from adapters.compile.exit_status import COMPILED, OUT_OF_MEMORY, REFUSED, is_out_of_memory
+from adapters.door import MAX_FAULTS
+from adapters.errors import AdapterRefused
+
+
+def main() -> int:
+    """Run the program; return its exit status."""
+    given = _arguments()
+    torch.set_num_threads(1)  # sums in one order: equal adapters become equal bytes; and the engine needs the cores
+    try:
+        with redirect_stdout(sys.stderr):
+            status, answer = _compiled(given)
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return OUT_OF_MEMORY
+    json.dump(answer, sys.stdout)
+    return status
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m adapters.compile", description=__doc__)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--max-rank", type=int, required=True)
+    parser.add_argument("--compress-to", type=int)
+    return parser.parse_args()
+
+
+def _compiled(given: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    bounds = Bounds(given.max_rank, given.compress_to)
+    try:
+        return COMPILED, compile_directory(given.source, given.out, BaseWeights(given.base), bounds).to_json()
+    except AdapterRefused as refused:
+        return REFUSED, {"faults": [asdict(fault) for fault in islice(refused.faults, MAX_FAULTS)]}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

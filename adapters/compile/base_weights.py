@@ -1,0 +1,78 @@
+"""The base model's own numbers, read one tensor at a time."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Set
+from pathlib import Path
+
+import torch
+
+from adapters.base_model import EMBEDDING, HEAD, BaseModel
+from adapters.compile.tensor_file import DTYPES, TensorFile
+from adapters.errors import BaseModelUnreadable, SafetensorsMalformed
+from adapters.safetensors_header import BASE_HEADER, Tensor, read_header
+from adapters.weights import WEIGHT_DTYPES
+
+_NUMBERS = 4 << 20
+
+
+class BaseWeights:
+    """The safetensors files of a base model; keeps nothing of them in memory but what they hold where."""
+
+    def __init__(self, directory: Path) -> None:
+        """Read the files' headers.
+
+        Raises:
+            BaseModelUnreadable: config.json or the weights are missing, broken or quantised.
+        """
+        self.model = BaseModel.from_directory(directory, directory.name)
+        self._files: dict[str, TensorFile] = {}
+        # Mistral ships the same weights twice; consolidated*.safetensors names them otherwise.
+        for path in sorted(directory.glob("model*.safetensors")) or sorted(directory.glob("*.safetensors")):
+            try:
+                file = TensorFile(path, read_header(path, BASE_HEADER))
+            except (OSError, SafetensorsMalformed) as error:
+                raise BaseModelUnreadable(f"{path} cannot be read: {error}") from error
+            self._files.update(dict.fromkeys(file.header.tensors, file))
+
+    @property
+    def tensors(self) -> Set[str]:
+        """The names of all tensors."""
+        return self._files.keys()
+
+    def dtype(self, modules: Iterable[str]) -> torch.dtype:
+        """The dtype in which most of ``modules`` are stored; float32 for one that no adapter is stored in."""
+        stored = Counter(self._tensor(f"{module}.weight").dtype for module in modules)
+        common = stored.most_common(1)[0][0]
+        return DTYPES[common] if common in WEIGHT_DTYPES else torch.float32
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor of that name, as stored."""
+        return self._files[name].read(self._tensor(name))
+
+    def equals(self, name: str, file: TensorFile, copy: Tensor) -> bool:
+        """Whether ``copy`` in ``file``, rounded to the base's dtype, is the base's ``name``."""
+        ours = self._tensor(name)
+        if ours.shape != copy.shape or ours.dtype not in DTYPES or copy.dtype not in DTYPES:
+            return False
+        return all(
+            torch.equal(mine, theirs.to(mine.dtype))
+            for mine, theirs in zip(_numbers(self._files[name], ours), _numbers(file, copy), strict=True)
+        )
+
+    def names_of(self, name: str) -> Iterator[str]:
+        """``name`` if there is such a tensor; for a tied output head, the embedding that it shares."""
+        if name in self._files:
+            yield name
+        elif name == f"{HEAD}.weight":
+            yield from (stored for stored in self._files if stored.endswith(f"{EMBEDDING}.weight"))
+
+    def _tensor(self, name: str) -> Tensor:
+        return self._files[name].header.tensors[name]
+
+
+def _numbers(file: TensorFile, tensor: Tensor) -> Iterator[torch.Tensor]:
+    for start in range(0, math.prod(tensor.shape), _NUMBERS):
+        yield file.numbers(tensor, start, _NUMBERS)

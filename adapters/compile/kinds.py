@@ -1,0 +1,57 @@
+"""Which of PEFT's methods change nothing but weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from adapters.errors import Fault
+from adapters.manifest import CONFIG_FILE
+from adapters.peft_config import shown
+
+CHANGES = frozenset(
+    {"ADALORA", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LOHA", "LOKR"}
+    | {"MISS", "OFT", "PEANUT", "PVERA", "RANDLORA", "ROAD", "SHIRA", "SUPERTUNING", "VBLORA", "VERA", "WAVEFT"}
+)
+"""Methods whose change to a weight follows from their file and that weight: a test holds each to PEFT's own answers."""
+
+RENAMED = {"BONE": "MISS"}
+"""Names that PEFT 0.21 no longer knows."""
+
+_PROMPTS = "tokens or keys put before the prompt, which are no change to the weights"
+_PARTS = "parts that PEFT draws from the base model anew at each load and does not save"
+_REFUSED: Mapping[str, str] = {
+    "ADAPTION_PROMPT": _PROMPTS,
+    "CARTRIDGE": _PROMPTS,
+    "CPT": _PROMPTS,
+    "MULTITASK_PROMPT_TUNING": _PROMPTS,
+    "PREFIX_TUNING": _PROMPTS,
+    "PROMPT_TUNING": _PROMPTS,
+    "P_TUNING": _PROMPTS,
+    "LN_TUNING": "changed layer norms, which all adapters share",
+    "BEFT": "biases, which all adapters share",
+    "TRAINABLE_TOKENS": "changed embeddings, which all adapters share",
+    "XLORA": "a mixture of adapters that is weighed anew for each token",
+    "POLY": "a mixture of adapters that is weighed for each task",
+    "LILY": "adapters that are weighed anew for each token",
+    "SHADOW": "a second model beside the base",
+    "ADAMSS": _PARTS,
+    "FROD": _PARTS,
+    "OSF": _PARTS,
+    "PSOFT": _PARTS,
+    "TINYLORA": _PARTS,
+    "UNILORA": _PARTS,
+}
+
+
+def refusal(kind: Any) -> Fault | None:
+    """The fault of an adapter of PEFT's type ``kind``; None if it may be compiled."""
+    if not isinstance(kind, str):
+        return Fault(f"{CONFIG_FILE}: peft_type", shown(kind), '"LORA", or another of PEFT\'s types')
+    if kind == "LORA" or RENAMED.get(kind, kind) in CHANGES:
+        return None
+    where = f"{CONFIG_FILE}: peft_type"
+    needed = "LoRA, or a method that changes weights alone: train another adapter"
+    if kind in _REFUSED:
+        return Fault(where, f"{shown(kind)}: {_REFUSED[kind]}", needed)
+    return Fault(where, shown(kind), f"one of LORA, {', '.join(sorted(CHANGES))}")

@@ -1,0 +1,151 @@
+"""The LoRA family, straight from its tensors: plain, rsLoRA, patterns, and changed starts less their first adapter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from adapters.base_model import BaseModel
+from adapters.compile.base_weights import BaseWeights
+from adapters.compile.factors import Factors
+from adapters.compile.source import Source
+from adapters.errors import AdapterRefused, Fault
+from adapters.lora_tensors import LoraTensors, Pair
+from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
+from adapters.peft_config import PeftConfig, shown
+
+INITIAL = "initial"
+"""The folder beside the two files that holds the adapter as it was before its first step."""
+MAGNITUDE = "lora_magnitude_vector"
+
+_STARTS = ("pissa", "olora", "corda", "lora_ga")
+"""Initialisations that take the first adapter out of the base's weights: what was learnt is the difference to it."""
+_JUDGED_HERE = frozenset(f"{CONFIG_FILE}: {field}" for field in ("use_dora", "init_lora_weights", "modules_to_save"))
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """A LoRA that was read and checked: its config and its tensors by module."""
+
+    source: Source
+    config: PeftConfig
+    pairs: tuple[Pair, ...]
+
+    @classmethod
+    def of(cls, source: Source, base: BaseModel) -> Lora:
+        """Check config and tensors as the door does.
+
+        Raises:
+            AdapterRefused: with every fault found.
+        """
+        config = PeftConfig.parse(source.config_bytes)
+        faults = [fault for fault in config.unservable() if fault.where not in _JUDGED_HERE]
+        if not isinstance(config.use_dora, bool | None):
+            faults.append(Fault(f"{CONFIG_FILE}: use_dora", shown(config.use_dora), "true or false"))
+        faults.extend(_start_faults(config))
+        tensors = LoraTensors.of(source.without(MAGNITUDE) if config.use_dora else source.header)
+        faults.extend(tensors.faults(base, config))
+        if not faults:
+            faults.extend(_spelling_faults(source, config, tensors.pairs))
+        if faults:
+            raise AdapterRefused(faults)
+        return cls(source, config, tensors.pairs)
+
+    @property
+    def kind(self) -> str:
+        """``lora``, ``rslora``, ``dora``, or the name of a changed start."""
+        if self.config.use_dora:
+            return "dora"
+        if (start := _start(self.config)) is not None:
+            return start
+        return "rslora" if self.config.use_rslora else "lora"
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of any module."""
+        return max(self.config.rank_of(pair.module) for pair in self.pairs)
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether any module's scale is another than 1."""
+        return any(self._scale(pair.module) != 1 for pair in self.pairs)
+
+    def factors(self) -> list[Factors]:
+        """Each module's factors in float32, the scale in ``b``."""
+        return [self._factors(pair) for pair in self.pairs]
+
+    def learnt(self, directory: Path, base: BaseWeights) -> list[Factors]:
+        """``factors``; for a changed start less those of the first adapter, which lies in ``directory``/initial.
+
+        Raises:
+            AdapterRefused: there is no first adapter where one is needed, or it is another's.
+        """
+        if _start(self.config) is None:
+            return self.factors()
+        if not (directory / INITIAL).is_dir():
+            raise AdapterRefused([_no_initial(self.config)])
+        first = Lora.of(Source.read(directory / INITIAL, base), base.model)
+        last, before = self.factors(), first.factors()
+        if _start(first.config) != _start(self.config) or _shapes(last) != _shapes(before):
+            needed = "the adapter that this one was trained from: the same initialisation, modules and ranks"
+            raise AdapterRefused([Fault(INITIAL, "another adapter", needed)])
+        differences = (after.minus(start) for after, start in zip(last, before, strict=True))
+        return [Factors(made.module, made.b.float(), made.a.float()) for made in differences]
+
+    def _factors(self, pair: Pair) -> Factors:
+        assert pair.a is not None
+        assert pair.b is not None
+        a, b = self.source.tensor(pair.a.name).float(), self.source.tensor(pair.b.name).float()
+        return Factors(pair.module, b * self._scale(pair.module), a)
+
+    def _scale(self, module: str) -> float:
+        rank = self.config.rank_of(module)
+        return self.config.alpha_of(module) / (math.sqrt(rank) if self.config.use_rslora else rank)
+
+
+def _start(config: PeftConfig) -> str | None:
+    given = config.init_lora_weights
+    return next((start for start in _STARTS if isinstance(given, str) and given.lower().startswith(start)), None)
+
+
+def _start_faults(config: PeftConfig) -> Iterator[Fault]:
+    where = f"{CONFIG_FILE}: init_lora_weights"
+    if str(config.init_lora_weights).lower() == "loftq":
+        needed = "a base model in full precision: LoftQ trains on a quantised copy that the adapter does not hold"
+        yield Fault(where, shown(config.init_lora_weights), needed)
+    elif _start(config) is None:
+        yield from (fault for fault in config.unservable() if fault.where == where)
+    elif config.use_dora:
+        yield Fault(where, shown(config.init_lora_weights), "one of DoRA and a changed start, not both")
+
+
+def _no_initial(config: PeftConfig) -> Fault:
+    return Fault(
+        f"{CONFIG_FILE}: init_lora_weights",
+        f"{shown(config.init_lora_weights)}, which changes the base model, and no {INITIAL}/ beside the files",
+        f"the first adapter's two files in {INITIAL}/ (save_pretrained before training), or plain LoRA from "
+        "save_pretrained(..., path_initial_model_for_weight_conversion=<the first adapter>)",
+    )
+
+
+def _shapes(factors: list[Factors]) -> list[tuple[str, torch.Size, torch.Size]]:
+    return [(made.module, made.b.shape, made.a.shape) for made in factors]
+
+
+def _spelling_faults(source: Source, config: PeftConfig, pairs: tuple[Pair, ...]) -> Iterator[Fault]:
+    """Yield a fault where a pattern means one thing for the file's name of a module and another for the base's."""
+    spellings = {key.module: key.spelt for key in source.keys.values()}
+    for pair in pairs:
+        spelt = spellings[pair.module]
+        ours = config.rank_of(pair.module), config.alpha_of(pair.module)
+        theirs = config.rank_of(spelt), config.alpha_of(spelt)
+        if ours != theirs:
+            yield Fault(
+                f"{CONFIG_FILE}: alpha_pattern",
+                f"rank and alpha {ours} for {pair.module}, but {theirs} for {spelt}, as {WEIGHTS_FILE} names it",
+                "patterns that mean the same for both, such as the last parts of module names",
+            )

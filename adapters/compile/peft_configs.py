@@ -1,0 +1,86 @@
+"""The configs of PEFT's methods, read strictly: PEFT gets known fields only, and none that names a place or a file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from peft import LoraConfig, PeftConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+from adapters.compile.kinds import RENAMED
+from adapters.compile.skeleton import PEFT_ERRORS, config_refused
+from adapters.errors import AdapterRefused, Fault
+from adapters.manifest import CONFIG_FILE
+from adapters.peft_config import PeftConfig as LoraFields
+from adapters.peft_config import shown
+
+_IDENTITY = frozenset(field.name for field in dataclasses.fields(PeftConfig))
+"""Where an adapter comes from. PEFT would look some of them up, on the hub too: it never sees them."""
+_CHECKED_ELSEWHERE = frozenset({"modules_to_save"})
+_UNSERVED: Mapping[str, str] = {
+    "alora_invocation_tokens": "no activated LoRA",
+    "arrow_config": "one plain adapter",
+    "kasa_config": "an unchanged base model",
+    "layer_replication": "the base model's own layers",
+    "loftq_config": "an unchanged base model",
+    "lora_bias": "no biases: train with lora_bias=False",
+    "megatron_config": "an adapter for transformers' own layers",
+    "monteclora_config": "weights that are not sampled",
+    "sample_at_inference": "an adapter that answers alike twice: save with sample_at_inference=False",
+    "target_parameters": "target_modules instead",
+    "trainable_token_indices": "no new tokens: all adapters share one embedding",
+    "use_bdlora": "no block-diagonal LoRA",
+    "use_dora": "this method by itself",
+    "use_qalora": "this method by itself",
+    "velora_config": "this method by itself",
+}
+"""Fields of any method that ask for what no change to a weight expresses."""
+
+
+def config_of(kind: str, fields: Mapping[str, Any]) -> PeftConfig:
+    """The config of a method other than LoRA, without anything that names a place or a file.
+
+    Raises:
+        AdapterRefused: fields that PEFT does not know, that change what no weight expresses, or of a wrong kind.
+    """
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[RENAMED.get(kind, kind)]
+    if faults := list(_field_faults(fields, {field.name for field in dataclasses.fields(config_class)})):
+        raise AdapterRefused(faults)
+    known = {field.name for field in dataclasses.fields(config_class)} - _IDENTITY - _CHECKED_ELSEWHERE
+    kept = {name: value for name, value in fields.items() if name in known}
+    try:
+        config: PeftConfig = config_class(**kept, inference_mode=True)
+    except PEFT_ERRORS as error:
+        raise config_refused(error) from None
+    return config
+
+
+def dora_config_of(config: LoraFields, modules: Sequence[str]) -> PeftConfig:
+    """The config of a DoRA on ``modules``, from fields that were checked."""
+    return LoraConfig(
+        r=config.r,
+        lora_alpha=config.lora_alpha,
+        target_modules=list(modules),
+        rank_pattern=dict(config.rank_pattern or {}),
+        alpha_pattern=dict(config.alpha_pattern or {}),
+        use_rslora=bool(config.use_rslora),
+        use_dora=True,
+        inference_mode=True,
+    )
+
+
+def _field_faults(fields: Mapping[str, Any], known: set[str]) -> Iterator[Fault]:
+    for name, value in fields.items():
+        where = f"{CONFIG_FILE}: {ascii(name)[1:-1][:80]}"
+        if name not in known and value:
+            yield Fault(where, shown(value), "a field of this method's config in PEFT 0.21: remove it")
+        elif name in _UNSERVED and value:
+            yield Fault(where, shown(value), _UNSERVED[name])
+        elif name in {"bias", "lora_bias"} and value not in (None, "none", False):
+            yield Fault(where, shown(value), '"none": train without biases')
+        elif name == "task_type" and value not in (None, "CAUSAL_LM", "FEATURE_EXTRACTION"):
+            yield Fault(where, shown(value), "an adapter for CAUSAL_LM")
+        elif name == "target_modules" and not (isinstance(value, str | list) and value):
+            yield Fault(where, shown(value), "the names of the modules that carry the adapter")

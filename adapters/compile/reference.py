@@ -1,0 +1,88 @@
+"""What PEFT makes of an adapter: ``python -m adapters.compile.reference BASE``, a process that answers line by line.
+
+In:  ``{"adapter": DIRECTORY, "prompts": [[token id, …], …]}``
+Out: ``{"base": [[score, …], …], "adapter": [[score, …], …]}``, or ``{"refused": REASON}`` where PEFT takes it not.
+
+A score is the natural log-probability of a token, given those before it; the first token has none. All arithmetic is
+in float32, on the CPU, on the threads that OMP_NUM_THREADS says. The base is loaded once, its scores are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any, Final, TextIO
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+NICENESS: Final = 10
+
+Prompts = list[list[int]]
+Scores = list[list[float]]
+
+
+class Peft:
+    """The base model in ``directory``, and adapters on it, one after the other."""
+
+    def __init__(self, directory: str) -> None:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+        self._base = model.eval()
+        self._known: tuple[Prompts, Scores] | None = None
+
+    def of_base(self, prompts: Prompts) -> Scores:
+        """Return the base model's own scores."""
+        if self._known is None or self._known[0] != prompts:
+            self._known = prompts, _scores(self._base, prompts)
+        return self._known[1]
+
+    def of_adapter(self, directory: str, prompts: Prompts) -> Scores:
+        """Return the scores with the adapter in ``directory``; the base is afterwards as it was.
+
+        Raises:
+            ValueError, RuntimeError, TypeError, KeyError, OSError: PEFT's or torch's reason not to take it.
+        """
+        adapted = PeftModel.from_pretrained(self._base, directory)
+        try:
+            return _scores(adapted.eval(), prompts)
+        finally:
+            adapted.unload()
+
+
+@torch.inference_mode()
+def _scores(model: Any, prompts: Prompts) -> Scores:
+    """One pass over the weights for all prompts: what follows a shorter one is padding, which it does not look at."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts])
+    mask = torch.tensor([[1] * len(prompt) + [0] * (longest - len(prompt)) for prompt in prompts])
+    logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    likely = torch.log_softmax(logits[:, :-1].float(), dim=-1).gather(2, ids[:, 1:, None]).squeeze(2)
+    return [row[: len(prompt) - 1].tolist() for row, prompt in zip(likely, prompts, strict=True)]
+
+
+def _answer(peft: Peft, asked: dict[str, Any]) -> dict[str, Any]:
+    prompts = asked["prompts"]
+    base = peft.of_base(prompts)
+    try:
+        return {"base": base, "adapter": peft.of_adapter(asked["adapter"], prompts)}
+    except (ValueError, RuntimeError, TypeError, KeyError, OSError) as why:
+        return {"refused": f"{type(why).__name__}: {why}"}
+
+
+def main(directory: str, questions: Iterable[str], answers: TextIO) -> None:
+    """Answer each line of ``questions`` with one of ``answers``; the first line says that the base is loaded."""
+    peft = Peft(directory)
+    print(json.dumps({"loaded": directory}), file=answers, flush=True)
+    for line in questions:
+        print(json.dumps(_answer(peft, json.loads(line))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    os.nice(NICENESS)
+    own = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print is no answer
+    main(sys.argv[1], sys.stdin, own)

@@ -1,0 +1,108 @@
+"""The canonical form, written without torch, a module at a time: plain LoRA of one rank and scale 1.
+
+The bytes are those that ``adapters.compile.canonical`` and safetensors' own writer would make of the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapters.base_model import EMBEDDING
+from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
+from adapters.number_formats import encode
+from adapters.safetensors_header import DTYPE_BITS, LENGTH_BYTES
+from adapters.stored_lora import Factors
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the files say of themselves: ``shapes`` are out_features and in_features by module."""
+
+    shapes: Mapping[str, tuple[int, int]]
+    rank: int
+    dtype: str
+    targets: list[str]
+    declared_base: str | None
+
+
+def write(directory: Path, form: Form, factors_of: Callable[[str], Factors]) -> None:
+    """Write the two files into ``directory``. Factors of a smaller rank than the form's are padded with 0.
+
+    ``factors_of`` is asked once for each module, in the order in which they are stored.
+    """
+    (directory / CONFIG_FILE).write_text(json.dumps(_config(form), indent=2) + "\n")
+    with (directory / WEIGHTS_FILE).open("wb") as file:
+        file.write(_header(form))
+        for module in _ordered(form.shapes):
+            made = factors_of(module)
+            padding = form.rank - made.a.shape[0]
+            file.write(encode(np.pad(made.a, ((0, padding), (0, 0))), form.dtype))
+            file.write(encode(np.pad(made.b, ((0, 0), (0, padding))), form.dtype))
+
+
+def targets_of(adapted: Iterable[str], modules: Iterable[str]) -> list[str]:
+    """Return target_modules for ``adapted`` of a base with ``modules``, sorted.
+
+    Last parts of names where every such module is adapted, else whole names.
+    """
+    alike: defaultdict[str, set[str]] = defaultdict(set)
+    for module in modules:
+        alike[module.rpartition(".")[2]].add(module)
+    present = set(adapted)
+    targets: set[str] = set()
+    for last, named in alike.items():
+        targets |= {last} if named <= present else named & present
+    return sorted(targets)
+
+
+def _config(form: Form) -> dict[str, Any]:
+    return {
+        "base_model_name_or_path": form.declared_base,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": form.rank,
+        "lora_dropout": 0.0,
+        "peft_type": "LORA",
+        "r": form.rank,
+        "target_modules": form.targets,
+        "task_type": "CAUSAL_LM",
+        "use_dora": False,
+        "use_rslora": False,
+    }
+
+
+def _header(form: Form) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, shape in _tensors(form):
+        size = shape[0] * shape[1] * DTYPE_BITS[form.dtype] // 8
+        entries[name] = {"dtype": form.dtype, "shape": shape, "data_offsets": [position, position + size]}
+        position += size
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % LENGTH_BYTES)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def _tensors(form: Form) -> Iterator[tuple[str, tuple[int, int]]]:
+    for module in _ordered(form.shapes):
+        rows, columns = form.shapes[module]
+        yield _name(module, "A"), (form.rank, columns)
+        yield _name(module, "B"), (rows, form.rank)
+
+
+def _ordered(modules: Iterable[str]) -> list[str]:
+    return sorted(modules, key=lambda module: _name(module, "A"))
+
+
+def _name(module: str, side: str) -> str:
+    form = "lora_embedding_{}" if module.rpartition(".")[2] == EMBEDDING else "lora_{}.weight"
+    return f"base_model.model.{module}.{form.format(side)}"

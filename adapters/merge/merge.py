@@ -1,0 +1,167 @@
+"""Merges versions into a directory, as a recipe says: ``linear`` here, what goes through PEFT in a child process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from adapters.base_model import BaseModel
+from adapters.disk import in_thread, space_needed
+from adapters.door import SERVABLE_RANKS
+from adapters.errors import AdapterRefused, CompilerDied, Fault
+from adapters.merge.canonical import Form, targets_of, write
+from adapters.merge.cut import Cut
+from adapters.merge.linear import LinearSum
+from adapters.merge.recipe import Method, Recipe
+from adapters.merge.rounding import Rounding
+from adapters.spectrum import Spectrum
+from adapters.stored_lora import Factors, StoredLora
+
+WHERE: Final = "merge"
+
+_ENVIRONMENT: Mapping[str, str] = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
+_SHOWN_BYTES: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the merged version must fit: the base model that is served, and the largest rank of its engine."""
+
+    base: BaseModel
+    max_rank: int
+
+
+async def merge(recipe: Recipe, directories: Sequence[Path], out: Path, bounds: Bounds) -> dict[str, Any]:
+    """Write the merged version's two files into ``out``, and return what its report says of the merge.
+
+    ``directories`` hold the ingredients' files, in their order. The same recipe writes the same bytes.
+
+    Raises:
+        AdapterRefused: the rank is too large for the server, or the method cannot combine these versions.
+        CompilerDied: PEFT's process ended without a result.
+        StorageFull: the disk has no space left.
+    """
+    weights = [each.weight for each in recipe.ingredients]
+    used = [(directory, weight) for directory, weight in zip(directories, weights, strict=True) if weight]
+    loras = await in_thread(_open, [directory for directory, _ in used])
+    if recipe.method is Method.LINEAR:
+        merged = LinearSum(list(zip(loras, [weight for _, weight in used], strict=True)))
+        return await in_thread(_write, recipe, merged, loras, out, bounds)
+    _check_ranks(recipe.method, loras)
+    async with _subdirectory(out) as combined:
+        await _through_peft(recipe, used, combined)
+        merged = LinearSum([(lora, 1.0) for lora in await in_thread(_open, [combined])])
+        return await in_thread(_write, recipe, merged, loras, out, bounds)
+
+
+@asynccontextmanager
+async def _subdirectory(out: Path) -> AsyncIterator[Path]:
+    """Make a directory that is gone at the end of the block."""
+    directory = out / "combined"
+    with space_needed(out):
+        await in_thread(directory.mkdir)
+    try:
+        yield directory
+    finally:
+        await in_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+def _open(directories: Sequence[Path]) -> list[StoredLora]:
+    return [StoredLora.open(directory) for directory in directories]
+
+
+def _write(recipe: Recipe, merged: LinearSum, loras: Sequence[StoredLora], out: Path, bounds: Bounds) -> dict[str, Any]:
+    rank = min(merged.rank, recipe.compress_to or merged.rank)
+    if rank > bounds.max_rank:
+        raise AdapterRefused([_too_large(merged, rank, bounds)], param="versions")
+    cut, rounding = Cut(rank), Rounding(_dtype(loras))
+
+    def factors_of(module: str) -> Factors:
+        made = merged.read(module)
+        if rank < merged.rank:
+            spectrum = Spectrum.of(made.b, made.a)
+            cut.add(module, spectrum)
+            made = spectrum.cut(rank)
+        return rounding.round(made)
+
+    form = Form(
+        shapes=merged.shapes,
+        rank=rank,
+        dtype=rounding.dtype,
+        targets=targets_of(merged.shapes, bounds.base.modules),
+        declared_base=loras[0].config.base_model_name_or_path,
+    )
+    with space_needed(out):
+        write(out, form, factors_of)
+    return {**recipe.to_json(), "rank_before": merged.rank, **cut.to_json(), "rounding": rounding.error}
+
+
+def _dtype(loras: Sequence[StoredLora]) -> str:
+    """Return what all of them are stored in, else what holds all of their numbers."""
+    dtypes = frozenset[str]().union(*(lora.dtypes for lora in loras))
+    return next(iter(dtypes)) if len(dtypes) == 1 else "F32"
+
+
+def _too_large(merged: LinearSum, rank: int, bounds: Bounds) -> Fault:
+    cut = Cut(bounds.max_rank)
+    for module in merged.shapes:
+        whole = merged.read(module)
+        cut.add(module, Spectrum.of(whole.b, whole.a))
+    fitting = next((allowed for allowed in SERVABLE_RANKS if allowed >= rank), None)
+    flag = f"start the server with --max-lora-rank {fitting}, or " if fitting is not None else ""
+    worst = f" (worst: {_percent(cut.worst_error)} of {cut.worst_module})" if cut.worst_module is not None else ""
+    found = f"rank {rank}" if rank < merged.rank else f"rank {rank}, the sum of {' + '.join(map(str, merged.ranks))}"
+    needed = f"merge with compress_to {cut.rank}, which changes the merged weights by {_percent(cut.error)}{worst}"
+    return Fault(WHERE, found, f"at most {bounds.max_rank}: {flag}{needed}")
+
+
+def _percent(error: float) -> str:
+    return f"{error * 100:.3g} %"
+
+
+def _check_ranks(method: Method, loras: Sequence[StoredLora]) -> None:
+    """Refuse what PEFT's methods cannot do: they match the factors number by number."""
+    ranks = sorted({rank for lora in loras for _, rank, _ in lora.shapes.values()})
+    if len(ranks) > 1:
+        found = f"versions of the ranks {', '.join(map(str, ranks))}"
+        raise AdapterRefused(
+            [Fault(WHERE, found, f"one rank for {method}: merge linear, or with versions of the same rank")],
+            param="versions",
+        )
+
+
+async def _through_peft(recipe: Recipe, used: Sequence[tuple[Path, float]], out: Path) -> None:
+    request = {
+        "terms": [[str(directory), weight] for directory, weight in used],
+        "method": recipe.method,
+        "density": recipe.density,
+        "seed": recipe.seed,
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "adapters.compile.ties",
+        str(out),
+        json.dumps(request),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env=_ENVIRONMENT,
+        start_new_session=True,
+    )
+    try:
+        _, log = await process.communicate()
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    if process.returncode != 0:
+        shown = log[-_SHOWN_BYTES:].decode(errors="replace").strip()
+        raise CompilerDied(f"merging by {recipe.method} died with status {process.returncode}", log=shown)

@@ -1,0 +1,181 @@
+"""The model card of an exported version: what the registry knows of it, for people and for the hub.
+
+Nothing is made up: what the registry does not know is left out.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, Final
+
+from huggingface_hub import ModelCardData
+
+_MODEL_ID: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+"""What the hub takes as ``base_model``: a card that names a directory is refused."""
+
+_VLLM_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What ``--max-lora-rank`` may be."""
+
+_SHOWN_FIRST: Final = frozenset(
+    {"rank", "target_modules", "base_model", "base_fingerprint", "declared_base", "size_bytes", "training"}
+)
+"""Parts of a report that are told elsewhere on the card."""
+
+_TRAINING: Final = {
+    "job": "job",
+    "method": "method",
+    "step": "checkpoint at step",
+    "seed": "seed",
+    "warm_start": "went on from",
+    "trained_tokens": "trained tokens",
+    "seconds": "seconds",
+    "renderer_sha256": "chat template, sha256",
+}
+_DATA: Final = {"training_file": "training file, sha256", "validation_file": "validation file, sha256"}
+
+Rows = Iterable[tuple[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """The card of ``version`` (as ``GET /v1/adapters/…/versions/…`` tells it, with its report).
+
+    ``place`` is what loaders are given: the repository, or "." for the directory that the card lies in. ``is_merged``:
+    the files are the whole model and no adapter.
+    """
+
+    version: Mapping[str, Any]
+    place: str
+    is_merged: bool = False
+
+    def text(self) -> str:
+        """Return the content of README.md: YAML front matter that the hub accepts, then Markdown."""
+        sections = [self._head(), self._trained(), self._checked(), self._used()]
+        return f"---\n{self._front_matter()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n"
+
+    @property
+    def base(self) -> str | None:
+        """The base model's id on the hub, if the served name or else the adapter's config is one."""
+        named = (self._report.get("base_model"), self._report.get("declared_base"))
+        return next((name for name in named if isinstance(name, str) and _MODEL_ID.fullmatch(name)), None)
+
+    @property
+    def _base_name(self) -> str:
+        """What to call the base; of a directory its last part alone, the rest is nobody else's business."""
+        return self.base or PurePath(self._report["base_model"]).name
+
+    @property
+    def _report(self) -> Mapping[str, Any]:
+        report: Mapping[str, Any] = self.version["report"]
+        return report
+
+    def _front_matter(self) -> str:
+        method = self._report.get("training", {}).get("method")
+        data = ModelCardData(
+            base_model=self.base,
+            library_name="transformers" if self.is_merged else "peft",
+            pipeline_tag="text-generation",
+            tags=["lora", "patchbay", *([method] if method else [])],
+        )
+        return data.to_yaml()
+
+    def _head(self) -> str:
+        name, report = self.version["id"], self._report
+        base = _code(self._base_name)
+        if self.is_merged:
+            said = f"The base model {base} with the LoRA adapter {_code(name)} merged into its weights."
+        else:
+            said = f"A LoRA adapter for the base model {base}: version {_code(name)} of a patchbay registry."
+        rows = [
+            ("adapter", self.version["adapter"]),
+            ("version", name),
+            ("digest of the adapter", self.version["digest"]),
+            ("fine-tuned names", self.version.get("fine_tuned_names")),
+            ("base model", self._base_name),
+            ("base fingerprint", report.get("base_fingerprint")),
+            ("rank", self.version["rank"]),
+            ("target modules", report.get("target_modules")),
+        ]
+        return f"# {self.version['adapter']}\n\n{said}\n\n{_table(rows)}"
+
+    def _trained(self) -> str:
+        told = self._report.get("training")
+        if not told:
+            return ""
+        rows = [(label, told.get(key)) for key, label in _TRAINING.items()]
+        data = told.get("data") or {}
+        rows += [(label, (data.get(key) or {}).get("sha256")) for key, label in _DATA.items()]
+        parts = [f"## How it was trained\n\n{_table(rows)}"]
+        for title, key in (("Hyperparameters", "hyperparameters"), ("Metrics", "metrics")):
+            if table := _table(_flat(told.get(key) or {})):
+                parts.append(f"{title}:\n\n{table}")
+        return "\n\n".join(parts)
+
+    def _checked(self) -> str:
+        found = {key: value for key, value in self._report.items() if key not in _SHOWN_FIRST}
+        table = _table(_flat(found))
+        return f"## How it was checked\n\nWhat patchbay's door found before it served it:\n\n{table}" if table else ""
+
+    def _used(self) -> str:
+        name, base = self.version["adapter"], self.base or "BASE_MODEL"
+        if self.is_merged:
+            return _use(
+                vllm=f"vllm serve {self.place} --served-model-name {name}",
+                python=f'model = AutoModelForCausalLM.from_pretrained("{self.place}", dtype="auto")\n'
+                f'tokenizer = AutoTokenizer.from_pretrained("{self.place}")',
+                patchbay=f"patchbay serve {self.place}",
+            )
+        rank = next((rank for rank in _VLLM_RANKS if rank >= self.version["rank"]), self.version["rank"])
+        return _use(
+            vllm=f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {name}={self.place}",
+            python=f'model = AutoModelForCausalLM.from_pretrained("{base}", dtype="auto")\n'
+            f'model = PeftModel.from_pretrained(model, "{self.place}")\n'
+            f'tokenizer = AutoTokenizer.from_pretrained("{base}")',
+            patchbay=f"patchbay adapters push {self.place} --name {name}",
+        )
+
+
+def _use(*, vllm: str, python: str, patchbay: str) -> str:
+    imports = "from transformers import AutoModelForCausalLM, AutoTokenizer"
+    library = "Transformers"
+    if "PeftModel" in python:
+        imports, library = f"from peft import PeftModel\n{imports}", "PEFT"
+    return (
+        f"## How to use it\n\nvLLM:\n\n```bash\n{vllm}\n```\n\n"
+        f"{library}:\n\n```python\n{imports}\n\n{python}\n```\n\n"
+        f"patchbay:\n\n```bash\n{patchbay}\n```"
+    )
+
+
+def _table(rows: Rows) -> str:
+    lines = [f"| {_cell(label)} | {_cell(value)} |" for label, value in rows if value not in (None, "", [], {})]
+    return "\n".join(["| | |", "|---|---|", *lines]) if lines else ""
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield numbers, texts and lists of them by their dotted path; deeper lists are no facts for a card."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif not (isinstance(value, list) and any(isinstance(item, list | Mapping) for item in value)):
+            yield f"{prefix}{name}", value
+
+
+def _cell(value: Any) -> str:
+    """Return ``value`` as a table's cell; text from outside stays text."""
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
+    if isinstance(value, bool):
+        value = "yes" if value else "no"
+    if isinstance(value, float):
+        value = f"{value:.6g}"
+    text = " ".join(html.escape(str(value), quote=False).split())
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", text)
+
+
+def _code(name: Any) -> str:
+    return f"`{str(name).replace('`', '')}`"

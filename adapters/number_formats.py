@@ -1,0 +1,34 @@
+"""The numbers of a safetensors file as float32 arrays, and back. numpy has no bfloat16: its bits are moved by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+_STORED: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+
+
+def decode(data: bytes, dtype: str) -> Floats:
+    """Return the numbers that ``data`` holds in ``dtype`` (one of ``weights.WEIGHT_DTYPES``), exactly."""
+    stored = np.frombuffer(data, _STORED[dtype])
+    if dtype == "BF16":
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32)
+
+
+def rounded(numbers: Floats, dtype: str) -> Floats:
+    """Return ``numbers`` as ``dtype`` holds them."""
+    return decode(encode(numbers, dtype), dtype).reshape(numbers.shape)
+
+
+def encode(numbers: Floats, dtype: str) -> bytes:
+    """Return ``numbers`` in ``dtype``, row by row: rounded to the nearest, ties to even, infinity beyond its range."""
+    if dtype == "BF16":
+        bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(_STORED[dtype]).tobytes()
+    with np.errstate(over="ignore"):
+        return numbers.astype(_STORED[dtype]).tobytes()

@@ -1,0 +1,59 @@
+"""``patchbay adapters merge``: a new version out of others."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final
+
+import typer
+
+from adapters.merge.recipe import Method
+from adapters.names import check_adapter_name, check_alias
+from server.cli.client import ApiKey, Json, Url, connect
+from server.cli.failure import CommandFailed, ExitCode
+from server.cli.publication import show_publication
+from server.cli.screen import AsJson, remark, show_json, waiting
+
+_NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,2})?", re.ASCII)
+
+
+def merge(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The adapter that gets the new version.")],
+    parts: Annotated[
+        list[str], typer.Argument(metavar="REF:WEIGHT...", help="sql@1:0.5 json@canary:0.5; below 0 takes away.")
+    ],
+    *,
+    method: Annotated[Method, typer.Option(help="linear adds up exactly; the others are PEFT's.")] = Method.LINEAR,
+    density: Annotated[float | None, typer.Option(help="For ties and dare: the share of numbers kept.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For dare: which numbers are kept.")] = None,
+    compress_to: Annotated[int | None, typer.Option(metavar="RANK", help="Cut at a rank; says what is lost.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Alias to point to the new version at once.")] = None,
+    as_json: AsJson = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Publish a weighted combination of versions as a new version."""
+    body: Json = {"versions": [_ingredient(part) for part in parts], "method": method}
+    said = {
+        "density": density,
+        "seed": seed,
+        "compress_to": compress_to,
+        "alias": alias if alias is None else check_alias(alias),
+    }
+    body |= {field: value for field, value in said.items() if value is not None}
+    with connect(url, api_key) as server, waiting("merging"):
+        version = server.post(f"/v1/adapters/{check_adapter_name(name)}/merge", body)
+    if as_json:
+        show_json(version)
+        return
+    show_publication(version)
+    merged = version["report"]["merge"]
+    if merged["rank"] < merged["rank_before"]:
+        remark(f"cut from rank {merged['rank_before']}: its effect on the weights changed by {merged['error']:.3%}")
+
+
+def _ingredient(part: str) -> Json:
+    reference, _, weight = part.rpartition(":")
+    if not _NUMBER.fullmatch(weight):
+        raise CommandFailed(ExitCode.USAGE, f"'{part}' has no weight; write REF:WEIGHT, such as sql@1:0.5")
+    return {"reference": reference, "weight": float(weight)}

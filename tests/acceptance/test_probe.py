@@ -1,0 +1,84 @@
+"""The probe on the real engine: what passes every check of the files and is wrong all the same never gets a version."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+from safetensors.torch import load_file, save_file
+
+import embedded
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+@pytest.fixture
+def scaled(tmp_path):
+    """Write a copy of an example adapter with every weight times a factor."""
+
+    def write(factor: float):
+        directory = tmp_path / f"times-{factor:g}"
+        directory.mkdir()
+        source = embedded.ADAPTERS / "sql"
+        (directory / CONFIG).write_bytes((source / CONFIG).read_bytes())
+        tensors = load_file(source / WEIGHTS)
+        times = {name: (t.float() * factor).to(t.dtype).contiguous() for name, t in tensors.items()}
+        save_file(times, directory / WEIGHTS)
+        return directory
+
+    return write
+
+
+async def stream(client) -> list[str]:
+    chunks = await client.chat.completions.create(
+        model="embedded-base",  # its rows are the same to the bit in any batch
+        messages=[{"role": "user", "content": "Where is the ship?"}],
+        stream=True,
+        temperature=0,
+        max_tokens=60,
+    )
+    return [chunk.choices[0].delta.content or "" async for chunk in chunks if chunk.choices]
+
+
+@pytest.mark.parametrize(
+    ("factor", "told"), [(1e-18, "the base model's own scores"), (1e4, "overflow")], ids=["inert", "overflowing"]
+)
+async def test_weights_that_are_fine_as_numbers_and_wrong_as_a_model_are_refused(
+    client, http, push, scaled, factor, told
+):
+    alone = await stream(client)
+    neighbour = asyncio.ensure_future(stream(client))
+    response = await push("probed", scaled(factor))
+    assert response.status_code == 400, response.text
+    (fault,) = response.json()["error"]["faults"]
+    assert fault["where"] == "probe"
+    assert told in fault["found"]
+    assert await neighbour == alone
+    assert (await http.get("/v1/adapters/probed")).status_code == 404
+
+
+async def test_an_inert_adapter_that_is_meant_is_a_version_with_a_note(push, scaled):
+    response = await push("meant", scaled(1e-18), allow_inert="true")
+    assert response.status_code == 201, response.text
+    probe = response.json()["report"]["probe"]
+    assert probe["effect"] == {"mean": 0, "max": 0}
+    assert probe["notes"][0].startswith("inert")
+
+
+async def test_a_good_adapter_s_report_has_the_numbers_of_its_probe(http):
+    probe = (await http.get("/v1/adapters/sql/versions/1")).json()["report"]["probe"]
+    assert probe["tokens"] > 100
+    assert 0.1 < probe["effect"]["mean"] < probe["effect"]["max"]
+
+
+async def test_log_probabilities_of_prompts_beside_other_requests_leave_the_engine_alive(http):
+    async def ask(model: str) -> httpx.Response:
+        return await http.post(
+            "/v1/completions",
+            json={"model": model, "prompt": "The museum opens at nine and", "max_tokens": 4, "prompt_logprobs": 1},
+        )
+
+    answers = await asyncio.gather(*map(ask, ["sql", "pirate", "embedded-base"] * 4))
+    assert {answer.status_code for answer in answers} == {200}
+    assert all(answer.json()["choices"][0]["prompt_logprobs"] for answer in answers)

@@ -1,0 +1,83 @@
+"""The compiler as a process of its own: its answers, its limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from peft import HRAConfig
+
+import embedded
+from adapters.compiler import CompileLimits, compile_adapter
+from adapters.errors import AdapterRefused, AdapterTooCostly, CompilerDied
+from adapters.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
+
+AMPLE = CompileLimits(memory_bytes=2 << 30, cpu_s=300, wall_s=500)
+ADAPTER = sorted(embedded.ADAPTERS.iterdir())[0]
+
+
+async def run(source: Path, out: Path, limits: CompileLimits = AMPLE, base: Path = embedded.BASE) -> object:
+    return await compile_adapter(source, out, base=base, max_rank=16, compress_to=None, limits=limits)
+
+
+async def test_an_adapter_comes_back_compiled_with_its_report(tmp_path: Path) -> None:
+    report = await compile_adapter(
+        ADAPTER, tmp_path / "out", base=embedded.BASE, max_rank=16, compress_to=4, limits=AMPLE
+    )
+    assert (report.kind, report.method, report.rank_before, report.rank) == ("lora", "svd", 8, 4)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == set(FILES)
+
+
+async def test_what_needs_peft_is_compiled_within_the_same_limits(save: Callable[..., Path], tmp_path: Path) -> None:
+    source = save(HRAConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    report = await compile_adapter(
+        source, tmp_path / "out", base=embedded.BASE, max_rank=16, compress_to=None, limits=AMPLE
+    )
+    assert (report.kind, report.method, report.rank) == ("hra", "exact", 2)
+
+
+async def test_a_refusal_comes_back_with_its_faults(tmp_path: Path) -> None:
+    (tmp_path / CONFIG_FILE).write_text("{}")
+    with pytest.raises(AdapterRefused) as refused:
+        await run(tmp_path, tmp_path / "out")
+    assert refused.value.faults[0].where == WEIGHTS_FILE
+
+
+async def test_an_adapter_that_would_take_too_much_memory_is_stopped(tmp_path: Path) -> None:
+    with pytest.raises(AdapterTooCostly, match="400 MiB"):
+        await run(bomb(tmp_path), tmp_path / "out", CompileLimits(memory_bytes=400 << 20, cpu_s=300, wall_s=500))
+
+
+def bomb(directory: Path) -> Path:
+    """A LoRA of rank 65536: a small upload where zeros are not stored, hundreds of megabytes once read."""
+    config = {"peft_type": "LORA", "r": 65536, "lora_alpha": 1, "target_modules": ["layers.0.self_attn.q_proj"]}
+    (directory / CONFIG_FILE).write_text(json.dumps(config))
+    size = 65536 * 256 * 4
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    header = {
+        f"{module}.lora_A.weight": {"dtype": "F32", "shape": [65536, 256], "data_offsets": [0, size]},
+        f"{module}.lora_B.weight": {"dtype": "F32", "shape": [256, 65536], "data_offsets": [size, 2 * size]},
+    }
+    raw = json.dumps(header).encode()
+    with (directory / WEIGHTS_FILE).open("wb") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        file.truncate(8 + len(raw) + 2 * size)
+    return directory
+
+
+async def test_an_adapter_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    with pytest.raises(AdapterTooCostly, match=r"0\.1 seconds"):
+        await run(ADAPTER, tmp_path / "out", CompileLimits(memory_bytes=2 << 30, cpu_s=300, wall_s=0.1))
+
+
+async def test_an_adapter_that_takes_too_much_of_a_core_is_stopped(tmp_path: Path) -> None:
+    with pytest.raises(AdapterTooCostly, match="1 seconds of a core"):
+        await run(bomb(tmp_path), tmp_path / "out", CompileLimits(memory_bytes=8 << 30, cpu_s=1, wall_s=500))
+
+
+async def test_a_compiler_that_dies_says_so_with_the_end_of_its_log(tmp_path: Path) -> None:
+    with pytest.raises(CompilerDied, match="status 1") as died:
+        await run(ADAPTER, tmp_path / "out", base=tmp_path)
+    assert "BaseModelUnreadable" in died.value.log

@@ -1,0 +1,148 @@
+"""The probe of a publication: what it asks of the engine, and what it leaves there."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from adapters.errors import AdapterRefused
+from server.engine.engine import Resident
+from server.engine.fake import FakeBuilder, FakeEngine, Knobs
+from server.errors import EngineNotReady
+from server.metrics import EngineMetrics
+from server.residency.probe import Probe, prompts_for
+from server.residency.residency import Residency
+
+
+class Rig:
+    """A probe of a fake engine, and how often that engine scored the base model."""
+
+    def __init__(self, base: Any, directory: Path) -> None:
+        self.knobs = Knobs()
+        self.builder = FakeBuilder(base, knobs=self.knobs)
+        self.directory = directory
+        self.residency: Residency
+        self.reference: Any = None
+        self.probe = Probe(lambda: self.residency, lambda: self.reference)
+
+    def serve(self, engine: FakeEngine) -> None:
+        async def locate(digest: str) -> Path:
+            raise AssertionError(digest)
+
+        metrics = EngineMetrics(CollectorRegistry())
+        self.residency = Residency(
+            engine, locate=locate, capacity=2, wait_s=1, is_pinned=lambda _: False, metrics=metrics
+        )
+
+    async def __call__(self, *, allow_inert: bool = False) -> Any:
+        return await self.probe(self.directory, None, allow_inert=allow_inert)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def engine(rig: Rig) -> AsyncIterator[FakeEngine]:
+    async with rig.builder.start(None) as engine:  # type: ignore[arg-type]  # nobody asks this engine's gate
+        rig.serve(engine)
+        yield engine
+
+
+@pytest.fixture
+def rig(base: Any, make_adapter: Any, tmp_path: Path) -> Rig:
+    return Rig(base, make_adapter().write(tmp_path / "adapter"))
+
+
+async def test_a_good_adapter_is_measured_and_leaves_nothing(rig: Rig, engine: FakeEngine) -> None:
+    verdict = await rig()
+    assert verdict["prompts"] == 8
+    assert verdict["tokens"] == sum(len(prompt) - 1 for prompt in prompts_for(engine))
+    assert verdict["effect"] == {"mean": 0.25, "max": 0.25}
+    assert (verdict["notes"], verdict["seconds"] >= 0) == ([], True)
+    assert await engine.loaded() == frozenset()
+
+
+async def test_each_probe_has_a_name_of_its_own(rig: Rig, engine: FakeEngine) -> None:
+    await rig()
+    await rig()
+    assert len(set(engine.loads)) == 2
+
+
+@pytest.mark.parametrize(("effect", "told"), [(0.0, "base model's own scores"), (math.nan, "no finite")])
+async def test_what_the_verdict_is_against_is_refused_and_leaves_nothing(
+    rig: Rig, engine: FakeEngine, effect: float, told: str
+) -> None:
+    rig.knobs.effect = effect
+    with pytest.raises(AdapterRefused, match=told):
+        await rig()
+    assert await engine.loaded() == frozenset()
+
+
+async def test_an_inert_adapter_may_be_wanted(rig: Rig, engine: FakeEngine) -> None:
+    rig.knobs.effect = 0.0
+    verdict = await rig(allow_inert=True)
+    assert verdict["notes"][0].startswith("inert")
+
+
+async def test_a_base_without_probabilities_gets_a_trial_load(rig: Rig, engine: FakeEngine) -> None:
+    rig.knobs.is_scoring = False
+    verdict = await rig()
+    assert (verdict["tokens"], verdict["effect"]) == (0, None)
+    assert len(engine.loads) == 1
+    assert await engine.loaded() == frozenset()
+
+
+async def test_the_base_is_scored_once_in_an_engine_s_life(rig: Rig) -> None:
+    class Counting(FakeEngine):
+        of_base = 0
+
+        async def score(self, resident: Resident | None, prompts: Any) -> list[list[float]]:
+            self.of_base += resident is None
+            return await super().score(resident, prompts)
+
+    for _ in range(2):
+        engine = Counting(None, rig.knobs, ("base",))  # type: ignore[arg-type]
+        rig.serve(engine)
+        await rig()
+        await rig()
+        assert engine.of_base == 1
+
+
+async def test_a_dead_engine_is_not_the_adapter_s_fault(rig: Rig, engine: FakeEngine) -> None:
+    class Dying(FakeEngine):
+        async def score(self, resident: Resident | None, prompts: Any) -> list[list[float]]:
+            self.die()
+            return await super().score(resident, prompts)
+
+    for dead in (Dying(None, rig.knobs, ("base",)), engine):  # type: ignore[arg-type]
+        rig.serve(dead)
+        engine.die()
+        with pytest.raises(EngineNotReady):
+            await rig()
+
+
+async def test_probes_wait_for_each_other_but_not_for_ever(rig: Rig) -> None:
+    class Busy(FakeEngine):
+        running = 0
+
+        async def score(self, resident: Resident | None, prompts: Any) -> list[list[float]]:
+            self.running += 1
+            assert self.running == 1
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    rig.probe = Probe(lambda: rig.residency, lambda: None, patience_s=0.01)
+    busy = Busy(None, rig.knobs, ("base",))  # type: ignore[arg-type]
+    rig.serve(busy)
+    refused = await asyncio.gather(rig(), rig(), return_exceptions=True)
+    assert [type(refusal) for refusal in refused] == [EngineNotReady] * 2
+    assert await busy.loaded() == frozenset()
+
+
+def test_the_prompts_are_the_same_for_ever() -> None:
+    first, second = (prompts_for(FakeEngine(None, Knobs(), ("base",))) for _ in range(2))  # type: ignore[arg-type]
+    assert first == second
+    assert all(2 <= len(prompt) <= 20 for prompt in first)

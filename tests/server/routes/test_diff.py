@@ -1,0 +1,52 @@
+"""Two versions compared over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+DIFF = "/v1/adapters/diff"
+
+
+@pytest.fixture(autouse=True)
+async def two_versions(opened: Any) -> None:
+    await opened.publish("sql", 1)
+    await opened.publish("sql", 2, alias="canary")
+
+
+async def test_two_versions_are_compared_module_by_module(client: Any) -> None:
+    response = await client.post(DIFF, json={"a": "sql", "b": "sql@canary"})
+    found = response.json()
+    assert response.status_code == 200
+    assert (found["object"], found["a"], found["b"]) == ("adapter.diff", "sql@1", "sql@2")
+    assert {each["module"].rpartition(".")[2] for each in found["modules"]} == {"q_proj", "v_proj"}
+    assert [each["layer"] for each in found["layers"]] == ["model.layers.0"]
+    assert found["layers"][0] == {"layer": "model.layers.0", **found["total"]}
+    assert found["total"]["relative_distance"] > 1
+    assert abs(found["total"]["cosine"]) < 0.2
+
+
+async def test_a_version_and_itself_are_the_same(client: Any) -> None:
+    total = (await client.post(DIFF, json={"a": "sql@1", "b": "sql"})).json()["total"]
+    assert (total["distance"], total["relative_distance"]) == (0, 0)
+    assert [total["cosine"], total["output_overlap"], total["input_overlap"]] == pytest.approx([1, 1, 1])
+
+
+async def test_an_adapter_may_be_called_diff(opened: Any, client: Any) -> None:
+    await opened.publish("diff", 3)
+    assert (await client.get(DIFF)).json()["name"] == "diff"
+
+
+async def test_versions_for_different_bases_do_not_compare(opened: Any, client: Any) -> None:
+    await opened.house.registry.add_version(
+        "old", digest="0" * 64, base_fingerprint="other", rank=8, size_bytes=1, source="upload", report={}
+    )
+    refused = await client.post(DIFF, json={"a": "sql", "b": "old"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "wrong_base")
+
+
+async def test_what_is_not_there_is_named(client: Any) -> None:
+    for b, status, code in (("sql@9", 404, "version_not_found"), ("a/b", 400, "invalid_name")):
+        refused = await client.post(DIFF, json={"a": "sql", "b": b})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)

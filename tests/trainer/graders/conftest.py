@@ -1,0 +1,65 @@
+"""Grades as the server does, with models that say what a test wants."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from adapters.errors import AdapterNotFound
+from trainer.graders.grade import Grade
+from trainer.graders.models import Answer, NotAnswered, Question, Usage
+from trainer.graders.parsing import parse
+from trainer.graders.sample import Sample
+
+USAGE = Usage(prompt_tokens=20, completion_tokens=5, cached_tokens=16)
+
+
+@dataclass
+class SaidModels:
+    """``judge`` answers with ``says``; there is no other model."""
+
+    says: str = ""
+    refusal: str | None = None
+    failure: str | None = None
+    vectors: Sequence[Sequence[float]] | None = None
+    asked: list[Question] = field(default_factory=list)
+
+    def check(self, model: str) -> None:
+        if model != "judge":
+            raise AdapterNotFound(f"The model `{model}` does not exist.", param="model")
+
+    async def ask(self, question: Question) -> Answer:
+        self.asked.append(question)
+        if self.failure is not None:
+            raise NotAnswered(self.failure)
+        return Answer("judge@3", self.says, self.refusal, USAGE)
+
+    @property
+    def can_embed(self) -> bool:
+        return self.vectors is not None
+
+    async def embed(self, *texts: str) -> Sequence[Sequence[float]]:
+        if self.failure is not None:
+            raise NotAnswered(self.failure)
+        assert self.vectors is not None
+        return self.vectors[: len(texts)]
+
+
+@pytest.fixture
+def models() -> SaidModels:
+    return SaidModels()
+
+
+@pytest.fixture
+def grade(models: SaidModels) -> Callable[..., Awaitable[Grade]]:
+    """Grades an answer by the definition of a grader."""
+
+    async def graded(definition: dict[str, Any], answer: str = "", /, **item: Any) -> Grade:
+        grader = parse(definition, "grader")
+        grader.check(models, "grader")
+        return await grader.grade(Sample(answer, item), models)
+
+    return graded

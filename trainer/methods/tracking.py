@@ -1,0 +1,137 @@
+"""A run's metrics in a tracking library too. Whatever that does, the run goes on: it is told of, and waited for little.
+
+Who its user is and where it sends things wandb reads from its own environment: ``WANDB_API_KEY``, ``WANDB_BASE_URL``,
+``WANDB_MODE``. It gets the metrics by our names and the hyperparameters, nothing else of the machine or the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Final
+
+from trainer.methods import peers
+from trainer.methods.hyperparameters import Hyperparameters
+from trainer.methods.progress import Reporter
+from trainer.run_directory import Event, RunDirectory, event
+
+OPEN_S: Final = 60.0
+"""How long wandb's server may take to answer for the first time; training goes on meanwhile."""
+CLOSE_S: Final = 10.0
+"""How long a run that has ended waits for what was not sent yet."""
+
+
+@contextmanager
+def tracked(run: RunDirectory, numbers: Hyperparameters, reporter: Reporter) -> Iterator[None]:
+    """Send the run's metrics wherever its creator wanted them, for as long as the block is; it never raises."""
+    wanted = run.integrations() if peers.is_first() else []
+    trackers = [Tracker(run, integration["wandb"], numbers, reporter.tell) for integration in wanted]
+    for tracker in trackers:
+        reporter.add_listener(tracker.hear)
+    try:
+        yield
+    finally:
+        for tracker in trackers:
+            tracker.close()
+
+
+class Tracker:
+    """A run of wandb's, on a thread of its own.
+
+    Args:
+        run: its metrics go there; a run that goes on after a crash goes on there too.
+        options: OpenAI's: ``project``, and perhaps ``name``, ``entity`` and ``tags``.
+        numbers: shown beside the metrics.
+        tell: says in the job's events where they are, or why they are not.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        options: Mapping[str, Any],
+        numbers: Hyperparameters,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._run = run
+        self._options = options
+        self._numbers = numbers
+        self._tell = tell
+        self._heard: SimpleQueue[Event | None] = SimpleQueue()
+        self._sending = ThreadPoolExecutor(1).submit(self._send)
+        self._sending.add_done_callback(self._tell_failure)
+
+    def hear(self, told: Event) -> None:
+        """Send it on, at some later time."""
+        self._heard.put(told)
+
+    def close(self) -> None:
+        """Send what was heard, unless that takes longer than ``CLOSE_S``."""
+        self._heard.put(None)
+        if not wait([self._sending], CLOSE_S).done:
+            self._tell(event("wandb did not take all of the metrics in time; the job ends without it", level="warn"))
+
+    def _send(self) -> None:
+        session = self._open()
+        self._tell_where(session.url)
+        while (told := self._heard.get()) is not None:
+            step = told.data.get("step", 0)
+            if told.type == "metrics" and step >= session.starting_step:
+                session.log({name: value for name, value in told.data.items() if name != "step"}, step=step)
+        session.finish()
+
+    def _open(self) -> Any:
+        import wandb  # it may not be installed, and takes a second
+
+        spec = self._run.spec()
+        folder = self._run.scratch / "tracking"
+        folder.mkdir(parents=True, exist_ok=True)
+        return wandb.init(
+            project=self._options["project"],
+            entity=self._options.get("entity"),
+            name=self._options.get("name", self._run.path.name),
+            tags=self._options.get("tags"),
+            id=self._run.path.name,
+            resume="allow",
+            reinit="create_new",
+            dir=folder,
+            config={**self._numbers.to_json(), "method": spec.method, "base": spec.base.name, "seed": spec.seed},
+            settings=_settings(wandb, folder),
+        )
+
+    def _tell_where(self, url: str | None) -> None:
+        if not any(told.data.get("tracked") == "wandb" and told.data["url"] == url for told in self._run.events()):
+            where = f"at {url}" if url is not None else "offline, with the run"
+            self._tell(event(f"wandb keeps the metrics {where}", data={"tracked": "wandb", "url": url}))
+
+    def _tell_failure(self, sending: Future[None]) -> None:
+        error = sending.exception()
+        if isinstance(error, ModuleNotFoundError):
+            reason = f"{error.name} is not installed where jobs are trained; patchbay's extra 'wandb' has it"
+        elif error is not None:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+        else:
+            return
+        self._tell(event(f"wandb does not take the metrics, and the job goes on without: {reason}", level="warn"))
+
+
+def _settings(wandb: Any, folder: Path) -> Any:
+    """Return what keeps wandb to itself: no code, no console, no machine, nothing that waits for long."""
+    return wandb.Settings(
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        disable_job_creation=True,
+        finish_timeout=CLOSE_S,
+        host="patchbay",
+        init_timeout=OPEN_S,
+        save_code=False,
+        silent=True,
+        x_disable_machine_info=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
+        root_dir=str(folder),
+    )
