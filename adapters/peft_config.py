@@ -22,7 +22,7 @@ MAX_PATTERNS = 2048
 MAX_WILD_PATTERNS = 32
 MAX_PATTERN_LENGTH = 256
 
-_PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
+_PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 """Initialisations that leave the base model's weights alone, so that what was saved is a plain LoRA."""
 
 _TASKS = frozenset({None, "CAUSAL_LM", "FEATURE_EXTRACTION"})

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import structlog
+
 from adapters.blobs import Blobs
+from adapters.compile.report import CompileReport
 from adapters.disk import in_thread
-from adapters.errors import AdapterNotFound
+from adapters.errors import AdapterNotFound, AdapterRefused, CompilerDied
 from adapters.faults import Faults
 from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias
 from adapters.registry import Registry
 from adapters.report import Report
+from adapters.sources.directory import DirectorySource
 from adapters.sources.source import Source
-from adapters.staging import Staging
+from adapters.staging import Staged, Staging
 from adapters.versions import Alias, Version
+
+log = structlog.get_logger(__name__)
 
 FAULT_POINTS: Final = (
     "publish.opened",
@@ -30,6 +37,10 @@ FAULT_POINTS: Final = (
 
 Door = Callable[[Path], Report]
 """Inspects a directory with an adapter's files; raises AdapterRefused or WrongBase. Runs in a thread."""
+
+
+Compiler = Callable[[Path, Path, int | None], Awaitable[CompileReport]]
+"""(source, out, rank to cut at) → what was done; raises AdapterRefused, AdapterTooCostly or CompilerDied."""
 
 
 class Probe(Protocol):
@@ -63,6 +74,7 @@ class Publisher:
         staging: Staging,
         door: Door,
         *,
+        compiler: Compiler | None = None,
         probe: Probe | None = None,
         faults: Faults = Faults(),  # noqa: B008 - an immutable value
     ) -> None:
@@ -70,6 +82,7 @@ class Publisher:
         self._blobs = blobs
         self._staging = staging
         self._door = door
+        self._compile = compiler
         self._probe = probe
         self._faults = faults
 
@@ -82,18 +95,20 @@ class Publisher:
         fine_tuned_name: FineTunedName | None = None,
         extra: Mapping[str, Any] | None = None,
         allow_inert: bool = False,
+        compress_to: int | None = None,
     ) -> Published:
         """Make what ``source`` holds the next version of ``name`` and move ``alias`` to it; all or nothing.
 
         ``extra`` stands in the version's report beside what the door measured and, as "probe", what the probe did;
-        ``allow_inert`` admits an adapter that changes nothing. With a ``fine_tuned_name`` it is a
-        checkpoint, and published once: whoever comes later gets the version that is there. See
-        ``Registry.add_version``.
+        ``allow_inert`` admits an adapter that changes nothing; one that is cut to rank ``compress_to`` may lose by it.
+        With a ``fine_tuned_name`` it is a checkpoint, and published once: whoever comes later gets the version that is
+        there. See ``Registry.add_version``.
 
         Raises:
             InvalidName: the adapter or the alias may not be called so.
             NameTaken: the version that ``fine_tuned_name`` means was deleted.
-            AdapterRefused, WrongBase: the door or the probe found faults.
+            AdapterRefused, WrongBase: the door, the compiler or the probe found faults.
+            AdapterTooCostly: compiling it would take more than the server allows.
             SourceError: the bytes could not be had.
             StorageFull: the disk has no space left.
         """
@@ -102,23 +117,27 @@ class Publisher:
             check_alias(alias)
         if fine_tuned_name is not None and (there := self._named(fine_tuned_name)) is not None:
             return Published(there, self._pointing(there, alias or DEFAULT_ALIAS), None)
-        async with self._staging.open() as staged:
+        async with AsyncExitStack() as stages:
+            original = await stages.enter_async_context(self._staging.open())
             self._faults.point("publish.opened")
-            origin = await source.fetch(staged)
-            manifest = staged.manifest()
+            origin = await source.fetch(original)
+            came = original.manifest().digest
             self._faults.point("publish.fetched")
-            report = await in_thread(self._door, staged.path)
-            found = report.to_json()
+            staged, report, compiled = await self._admit(original, stages, compress_to)
+            served = staged.manifest().digest
+            found = report.to_json() | ({} if compiled is None else {"compile": compiled.to_json()})
             self._faults.point("publish.inspected")
             if self._probe is not None:
                 found["probe"] = dict(await self._probe(staged.path, report, allow_inert=allow_inert))
             self._faults.point("publish.probed")
-            await self._blobs.put(staged)
+            for blob in dict.fromkeys((original, staged)):
+                await self._blobs.put(blob)
             self._faults.point("publish.stored")
         found |= extra or {}
         version = await self._registry.add_version(
             name,
-            digest=manifest.digest,
+            digest=served,
+            original_digest=None if came == served else came,
             base_fingerprint=report.base_fingerprint,
             rank=report.rank,
             size_bytes=report.size_bytes,
@@ -129,6 +148,28 @@ class Publisher:
         )
         self._faults.point("publish.registered")
         return Published(version, self._pointing(version, alias or DEFAULT_ALIAS), found)
+
+    async def _admit(
+        self, original: Staged, stages: AsyncExitStack, compress_to: int | None
+    ) -> tuple[Staged, Report, CompileReport | None]:
+        """Return what will be served: what came, or its compiled form where the engine would not serve that exactly."""
+        refused: AdapterRefused | None = None
+        if compress_to is None or self._compile is None:
+            try:
+                return original, await in_thread(self._door, original.path), None
+            except AdapterRefused as refusal:
+                if self._compile is None:
+                    raise
+                refused = refusal
+        scratch = await stages.enter_async_context(self._staging.open())
+        try:
+            compiled = await self._compile(original.path, scratch.path, compress_to)
+        except CompilerDied as died:
+            log.error("an adapter could not be compiled", reason=died.message, said=died.log)
+            raise refused or died from died
+        canonical = await stages.enter_async_context(self._staging.open())
+        await DirectorySource(scratch.path, allowed=[scratch.path]).fetch(canonical)
+        return canonical, await in_thread(self._door, canonical.path), compiled
 
     def _named(self, name: FineTunedName) -> Version | None:
         try:

@@ -113,7 +113,7 @@ class Registry:
             return await rows.adapter_row(connection, name) is None
 
     async def digests(self) -> set[str]:
-        """Return the digests of all living versions, read from the database: the catalog may be behind."""
+        """Return the digests of all living versions and originals, from the database: the catalog may be behind."""
         async with self.database.read() as connection:
             return await rows.living_digests(connection)
 
@@ -127,6 +127,7 @@ class Registry:
         size_bytes: int,
         source: str,
         report: Mapping[str, Any],
+        original_digest: str | None = None,
         alias: str | None = None,
         fine_tuned_name: FineTunedName | None = None,
     ) -> Version:
@@ -144,6 +145,7 @@ class Registry:
         wanted = {check_alias(alias)} if alias is not None else set()
         made = {
             "digest": digest,
+            "original_digest": original_digest,
             "base_fingerprint": base_fingerprint,
             "rank": rank,
             "size_bytes": size_bytes,

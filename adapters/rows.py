@@ -230,9 +230,11 @@ async def aliases_of(connection: AsyncConnection, adapter_id: int) -> Sequence[A
 
 
 async def living_digests(connection: AsyncConnection) -> set[str]:
-    """Return the digests of all living versions."""
-    statement = select(versions.c.digest).distinct().where(versions.c.deleted_at.is_(None))
-    return set((await connection.execute(statement)).scalars())
+    """Return the digests of all living versions, and of their originals."""
+    living = versions.c.deleted_at.is_(None)
+    served = select(versions.c.digest).where(living)
+    originals = select(versions.c.original_digest).where(living, versions.c.original_digest.is_not(None))
+    return set((await connection.execute(served.union(originals))).scalars())
 
 
 async def changes(connection: AsyncConnection, since: int) -> tuple[list[Adapter], list[str]]:
@@ -288,6 +290,7 @@ def version_value(adapter: str, row: AnyRow) -> Version:
         source=row.source,
         created_at=row.created_at,
         is_pinned=row.is_pinned,
+        original_digest=row.original_digest,
     )
 
 

@@ -82,6 +82,7 @@ versions = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("is_pinned", Boolean, nullable=False, server_default=false()),
     Column("deleted_at", UtcDateTime),
+    Column("original_digest", String(64), comment="NULL: served as it came"),
     UniqueConstraint("adapter_id", "number", name="versions_adapter_number"),
     sqlite_autoincrement=True,
 )

@@ -24,6 +24,8 @@ class Version:
     """Where it came from: ``upload``, ``hf://org/repo@sha``, ``file:///dir``, ``job:ftjob-…``."""
     created_at: datetime
     is_pinned: bool = False
+    original_digest: str | None = None
+    """Of the files as they came, where they had to be compiled to be served."""
 
     @property
     def name(self) -> str:

@@ -95,17 +95,20 @@ class House:
         alias: str | None,
         extra: Mapping[str, Any] | None = None,
         allow_inert: bool = False,
+        compress_to: int | None = None,
     ) -> Published:
         """Publish a version from ``source``, and warm it up where an alias already sends traffic to it.
 
-        ``extra``, ``allow_inert``: see ``Publisher.publish``.
+        ``extra``, ``allow_inert``, ``compress_to``: see ``Publisher.publish``.
 
         Raises:
             EngineNotReady: no engine runs that could try it.
             PatchbayError: the source, the door or the engine refused it.
         """
         self.supervisor.running()
-        published = await self.publisher.publish(name, source, alias=alias, extra=extra, allow_inert=allow_inert)
+        published = await self.publisher.publish(
+            name, source, alias=alias, extra=extra, allow_inert=allow_inert, compress_to=compress_to
+        )
         version = published.version
         log.info("published", version=version.name, digest=version.digest, source=version.source)
         if published.alias is not None:

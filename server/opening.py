@@ -12,6 +12,8 @@ from pathlib import Path
 import structlog
 
 from adapters.blobs import Blobs
+from adapters.compile.report import CompileReport
+from adapters.compiler import CompileLimits, compile_adapter
 from adapters.door import Limits, inspect
 from adapters.faults import Faults
 from adapters.names import Reference
@@ -51,6 +53,7 @@ async def open_house(
     builder: EngineBuilder,
     *,
     examples: Path | None = None,
+    compiles: bool = True,
     preflight: Preflight = preflight,
 ) -> AsyncIterator[House]:
     """Open every part and start the engine; the house answers control calls at once, inference when it is ready.
@@ -59,6 +62,7 @@ async def open_house(
         settings: what the operator decided.
         builder: starts engines.
         examples: adapters to register at the first start, a directory each.
+        compiles: adapters that the engine would not serve exactly as they are may be compiled to plain LoRA.
         preflight: checks a new job's files.
 
     Raises:
@@ -103,17 +107,10 @@ async def open_house(
             Staging(settings.data_dir, max_bytes=settings.max_upload_bytes),
             door=partial(_inspect, supervisor, settings),
             faults=Faults(settings.fault_at),
+            compiler=partial(_compile, supervisor, settings) if compiles else None,
             probe=Probe(lambda: supervisor.running().residency, partial(_asked, reference, settings, supervisor)),
         )
-        validation = Validation(
-            records,
-            settings.runs_dir,
-            base=partial(_base_directory, supervisor),
-            adapter=partial(_version_directory, registry, blobs),
-            preflight=preflight,
-            threads=_training_threads(settings.train_processes),
-            processes=settings.train_processes,
-        )
+        validation = _validation(settings, records, supervisor, registry, blobs, preflight)
         admission = Admission(settings.max_in_flight)
         async with (
             aclosing(reference),
@@ -147,6 +144,37 @@ def _residency(settings: Settings, registry: Registry, blobs: Blobs, metrics: Me
 def _asked(reference: PeftReference, settings: Settings, supervisor: Supervisor) -> PeftReference | None:
     """Return who compares an adapter with PEFT; nobody while an engine is readied: loading the base takes a while."""
     return None if settings.probe_reference == "off" or not supervisor.is_ready else reference
+
+
+def _validation(
+    settings: Settings,
+    records: Records,
+    supervisor: Supervisor,
+    registry: Registry,
+    blobs: Blobs,
+    preflight: Preflight,
+) -> Validation:
+    return Validation(
+        records,
+        settings.runs_dir,
+        base=partial(_base_directory, supervisor),
+        adapter=partial(_version_directory, registry, blobs),
+        preflight=preflight,
+        threads=_training_threads(settings.train_processes),
+        processes=settings.train_processes,
+    )
+
+
+async def _compile(
+    supervisor: Supervisor, settings: Settings, source: Path, out: Path, compress_to: int | None
+) -> CompileReport:
+    offer = supervisor.offered()
+    limits = CompileLimits(
+        settings.max_compile_bytes, cpu_s=settings.max_compile_s, wall_s=2.0 * settings.max_compile_s
+    )
+    return await compile_adapter(
+        source, out, base=offer.directory, max_rank=offer.max_rank, compress_to=compress_to, limits=limits
+    )
 
 
 def _worker(house: House) -> Worker:

@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     hub_endpoint: str | None = Field(None, description="Hugging Face hub to pull adapters from; none: the public one.")
     hub_token: str | None = Field(None, description="Token for private repositories; none: HF_TOKEN.", repr=False)
     max_upload_bytes: int = Field(4 * 2**30, gt=0, description="Largest adapter accepted.")
+    max_compile_bytes: int = Field(8 * 2**30, ge=2**29, description="Memory that compiling one adapter may take.")
+    max_compile_s: int = Field(600, gt=0, description="Seconds of one core that compiling one adapter may take.")
     max_file_bytes: int = Field(512 * 2**20, gt=0, description="Largest file accepted, such as one to train on.")
 
     max_residents: int = Field(64, ge=2, description="Adapters held ready by the engine at once.")

@@ -46,20 +46,21 @@ class Peft:
         Raises:
             ValueError, RuntimeError, TypeError, KeyError, OSError: PEFT's or torch's reason not to take it.
         """
-        adapted = PeftModel.from_pretrained(self._base, directory)
+        adapted = PeftModel.from_pretrained(self._base, directory).eval()
         try:
-            return _scores(adapted.eval(), prompts)
+            scores = _scores(adapted, prompts)
         finally:
             adapted.unload()
+        return scores
 
 
-@torch.inference_mode()
 def _scores(model: Any, prompts: Prompts) -> Scores:
     """One pass over the weights for all prompts: what follows a shorter one is padding, which it does not look at."""
     longest = max(map(len, prompts))
     ids = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts])
     mask = torch.tensor([[1] * len(prompt) + [0] * (longest - len(prompt)) for prompt in prompts])
-    logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    with torch.inference_mode():
+        logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     likely = torch.log_softmax(logits[:, :-1].float(), dim=-1).gather(2, ids[:, 1:, None]).squeeze(2)
     return [row[: len(prompt) - 1].tolist() for row, prompt in zip(likely, prompts, strict=True)]
 

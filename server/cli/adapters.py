@@ -68,6 +68,9 @@ def push(
     allow_inert: Annotated[
         bool, typer.Option("--allow-inert", help="Also if it answers exactly as the base model does.")
     ] = False,
+    compress_to: Annotated[
+        int | None, typer.Option(min=1, help="Cut it at this rank, whatever is lost; the report says how much.")
+    ] = None,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
@@ -76,6 +79,8 @@ def push(
     wishes: Json = {} if alias is None else {"alias": check_alias(alias)}
     if allow_inert:
         wishes["allow_inert"] = True
+    if compress_to is not None:
+        wishes["compress_to"] = compress_to
     with connect(url, api_key) as server:
         version = transfer.push(server, adapter, source, wishes)
     show_publication(version)
@@ -86,13 +91,16 @@ def pull(
     ref: Ref,
     directory: Annotated[Path, typer.Argument(metavar="DIR", file_okay=False, help="Made if it is not there.")],
     *,
+    original: Annotated[
+        bool, typer.Option("--original", help="As it was uploaded, where it had to be compiled to be served.")
+    ] = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
     """Download a version's files, as PEFT writes and reads them."""
     with connect(url, api_key) as server:
         version = server.resolve(ref)
-        transfer.pull(server, _path(version), directory)
+        transfer.pull(server, _path(version), directory, "original" if original else "served")
     typer.echo(f"{version}: {directory}")
 
 

@@ -65,6 +65,8 @@ def serve(
     source_buckets: Annotated[list[str] | None, typer.Option("--source-bucket")] = None,
     hub_endpoint: str | None = None,
     max_upload_bytes: int | None = None,
+    max_compile_bytes: int | None = None,
+    max_compile_s: int | None = None,
     max_file_bytes: int | None = None,
     probe_reference: Literal["auto", "on", "off"] | None = None,
     worker: Annotated[bool | None, typer.Option("--worker/--no-worker")] = None,

@@ -50,9 +50,12 @@ def _upload(server: Client, path: str, directory: Path, wishes: Json) -> Json:
         return server.send("POST", path, files=files, params=wishes)
 
 
-def pull(server: Client, path: str, directory: Path) -> None:
-    """Download the files of the version at ``path``; nothing appears under its own name before all have arrived."""
-    listed = server.get(f"{path}/content")["data"]
+def pull(server: Client, path: str, directory: Path, form: str = "served") -> None:
+    """Download the files of the version at ``path``; nothing appears under its own name before all have arrived.
+
+    ``form``: as they are "served", or the "original" ones, which had to be compiled to be served.
+    """
+    listed = server.get(f"{path}/content", form=form)["data"]
     directory.mkdir(parents=True, exist_ok=True)
     arrived: list[tuple[Path, Path]] = []
     try:
@@ -62,7 +65,7 @@ def pull(server: Client, path: str, directory: Path) -> None:
                 raise CommandFailed(ExitCode.REFUSED, f"the server sent the unexpected file {name!r}")
             part = directory / f".{name}.part"
             arrived.append((part, directory / name))
-            _download(server, f"{path}/content/{name}", part, file["size_bytes"])
+            _download(server, f"{path}/content/{name}", part, file["size_bytes"], form=form)
         for part, final in arrived:
             part.replace(final)
     finally:
@@ -86,8 +89,8 @@ def pull_file(server: Client, path: str, to: Path, size_bytes: int) -> None:
         part.unlink(missing_ok=True)
 
 
-def _download(server: Client, path: str, to: Path, size_bytes: int) -> None:
-    with server.stream("GET", path) as response, to.open("wb") as file, transfer_progress() as progress:
+def _download(server: Client, path: str, to: Path, size_bytes: int, **query: str) -> None:
+    with server.stream("GET", path, params=query) as response, to.open("wb") as file, transfer_progress() as progress:
         task = progress.add_task(to.name.strip(".").removesuffix(".part"), total=size_bytes)
         for chunk in response.iter_bytes():
             file.write(chunk)

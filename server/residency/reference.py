@@ -60,6 +60,11 @@ class PeftReference:
         self._idle: asyncio.TimerHandle | None = None
         self._turn = asyncio.Lock()
 
+    @property
+    def process_id(self) -> int | None:
+        """Of the process that runs at present."""
+        return None if self._process is None else self._process.pid
+
     async def of(self, adapter: Path, prompts: Sequence[Sequence[int]]) -> Opinion:
         """Return what PEFT computes with the adapter in the directory ``adapter``.
 

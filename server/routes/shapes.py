@@ -19,6 +19,7 @@ Json = dict[str, Any]
 MAX_INGREDIENTS: Final = 32
 MAX_WEIGHT: Final = 1000.0
 
+COMPRESS_TO = "Cut the adapter at this rank, whatever is lost by it; the report says how much."
 ALLOW_INERT: Final = "Publish also if the adapter answers exactly as the base model does."
 
 
@@ -66,6 +67,7 @@ def version_json(version: Version, house: House) -> Json:
         "adapter": version.adapter,
         "version": version.number,
         "digest": version.digest,
+        "original_digest": version.original_digest or version.digest,
         "rank": version.rank,
         "size_bytes": version.size_bytes,
         "source": version.source,
@@ -95,6 +97,7 @@ class SourceBody(Body):
     source: str = Field(examples=["hf://org/repo@main", "file:///srv/adapters/sql"])
     alias: str | None = Field(None, description="Alias to point to the new version at once.")
     allow_inert: bool = Field(False, description=ALLOW_INERT)
+    compress_to: int | None = Field(None, ge=1, description=COMPRESS_TO)
 
 
 class IngredientBody(Body):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
@@ -19,9 +19,11 @@ from server.house import House
 from server.http.download import Download
 from server.http.multipart import MultipartStream
 from server.routes.inputs import DEFAULT_PAGE, HouseOf, PageLimit
-from server.routes.shapes import ALLOW_INERT, Json, SourceBody, list_json, published_json, version_json
+from server.routes.shapes import ALLOW_INERT, COMPRESS_TO, Json, SourceBody, list_json, published_json, version_json
 
 router = APIRouter(prefix="/v1/adapters/{name}/versions", tags=["versions"])
+
+Form = Literal["served", "original"]
 
 _NUMBER = re.compile(r"[0-9]{1,10}")
 
@@ -33,6 +35,7 @@ async def publish(
     house: HouseOf,
     alias: Annotated[str | None, Query(description="Alias to point to the new version at once.")] = None,
     allow_inert: Annotated[bool, Query(description=ALLOW_INERT)] = False,  # noqa: FBT002 - FastAPI passes it by name
+    compress_to: Annotated[int | None, Query(description=COMPRESS_TO, ge=1)] = None,
 ) -> Json:
     """Publish a version: the two files as multipart/form-data, or JSON with a ``source``. It can be called at once."""
     house.check_free(check_adapter_name(name))
@@ -40,12 +43,12 @@ async def publish(
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
         body = await _source_body(request)
         source, alias = parse_source(body.source, house.settings.source_rules), body.alias or alias
-        allow_inert = body.allow_inert or allow_inert
+        allow_inert, compress_to = body.allow_inert or allow_inert, body.compress_to or compress_to
     else:
         source = UploadSource(MultipartStream(request).parts())
     if alias is not None:
         check_alias(alias)
-    published = await house.publish(name, source, alias=alias, allow_inert=allow_inert)
+    published = await house.publish(name, source, alias=alias, allow_inert=allow_inert, compress_to=compress_to)
     return published_json(published, house)
 
 
@@ -74,27 +77,28 @@ async def show(name: str, version: str, house: HouseOf) -> Json:
 
 
 @router.get("/{version}/content")
-async def content(name: str, version: str, house: HouseOf) -> Json:
-    """List the files of a version."""
-    found = _find(house, name, version)
-    directory = await house.blobs.path(found.digest)
+async def content(name: str, version: str, house: HouseOf, form: Form = "served") -> Json:
+    """List the files of a version: as they are served, or as they came where they had to be compiled."""
+    digest = _digest(_find(house, name, version), form)
+    directory = await house.blobs.path(digest)
+    query = "" if form == "served" else f"?form={form}"
     files = [
         {
             "name": file,
             "size_bytes": (directory / file).stat().st_size,
-            "path": f"/v1/adapters/{name}/versions/{version}/content/{file}",
+            "path": f"/v1/adapters/{name}/versions/{version}/content/{file}{query}",
         }
         for file in FILES
     ]
-    return {"object": "list", "digest": found.digest, "data": files}
+    return {"object": "list", "digest": digest, "data": files}
 
 
 @router.get("/{version}/content/{file}")
-async def download(name: str, version: str, file: str, house: HouseOf) -> Download:
+async def download(name: str, version: str, file: str, house: HouseOf, form: Form = "served") -> Download:
     """Download one file of a version; ranges are answered."""
     if file not in FILES:
         raise InvalidRequest(f"a version has the files {', '.join(FILES)}, not {file!r}", param="file")
-    directory = await house.blobs.path(_find(house, name, version).digest)
+    directory = await house.blobs.path(_digest(_find(house, name, version), form))
     return Download(directory / file, filename=file)
 
 
@@ -138,6 +142,10 @@ async def delete(name: str, version: str, house: HouseOf) -> Json:
     found = _find(house, name, version)
     await house.delete_version(found)
     return {"object": "adapter.version", "id": found.name, "deleted": True}
+
+
+def _digest(version: Version, form: Form) -> str:
+    return (version.original_digest if form == "original" else None) or version.digest
 
 
 def _find(house: House, name: str, version: str) -> Version:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 import embedded
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+NEIGHBOURS = ("embedded-base", "pirate")
 
 
 @pytest.fixture
@@ -30,31 +31,33 @@ def scaled(tmp_path):
     return write
 
 
-async def stream(client) -> list[str]:
+async def stream(client, model: str) -> str:
     chunks = await client.chat.completions.create(
-        model="embedded-base",  # its rows are the same to the bit in any batch
+        model=model,
         messages=[{"role": "user", "content": "Where is the ship?"}],
         stream=True,
         temperature=0,
         max_tokens=60,
     )
-    return [chunk.choices[0].delta.content or "" async for chunk in chunks if chunk.choices]
+    return "".join([chunk.choices[0].delta.content or "" async for chunk in chunks if chunk.choices])
 
 
 @pytest.mark.parametrize(
-    ("factor", "told"), [(1e-18, "the base model's own scores"), (1e4, "overflow")], ids=["inert", "overflowing"]
+    ("factor", "told"),
+    [(1e-18, "the base model's own scores"), (10, "served otherwise than PEFT computes it"), (1e4, "overflow")],
+    ids=["inert", "beyond the engine's precision", "overflowing"],
 )
 async def test_weights_that_are_fine_as_numbers_and_wrong_as_a_model_are_refused(
     client, http, push, scaled, factor, told
 ):
-    alone = await stream(client)
-    neighbour = asyncio.ensure_future(stream(client))
+    alone = [await stream(client, model) for model in NEIGHBOURS]
+    neighbours = asyncio.gather(*(stream(client, model) for model in NEIGHBOURS))
     response = await push("probed", scaled(factor))
     assert response.status_code == 400, response.text
     (fault,) = response.json()["error"]["faults"]
     assert fault["where"] == "probe"
     assert told in fault["found"]
-    assert await neighbour == alone
+    assert await neighbours == alone
     assert (await http.get("/v1/adapters/probed")).status_code == 404
 
 
@@ -66,10 +69,15 @@ async def test_an_inert_adapter_that_is_meant_is_a_version_with_a_note(push, sca
     assert probe["notes"][0].startswith("inert")
 
 
-async def test_a_good_adapter_s_report_has_the_numbers_of_its_probe(http):
-    probe = (await http.get("/v1/adapters/sql/versions/1")).json()["report"]["probe"]
+async def test_a_good_adapter_s_report_has_the_numbers_of_its_probe(push, variant):
+    response = await push("good", variant("sql", 0.9))
+    assert response.status_code == 201, response.text
+    probe = response.json()["report"]["probe"]
     assert probe["tokens"] > 100
     assert 0.1 < probe["effect"]["mean"] < probe["effect"]["max"]
+    reference = probe["reference"]
+    assert 0 < reference["floor"]["mean"] < reference["limit"]
+    assert 0 < reference["deviation"]["mean"] < 0.1 * probe["effect"]["mean"]
 
 
 async def test_log_probabilities_of_prompts_beside_other_requests_leave_the_engine_alive(http):

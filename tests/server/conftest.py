@@ -274,7 +274,7 @@ def opening(data_dir: Path, make_adapter: Callable[..., AdapterFiles]) -> Openin
                 **settings,
             }
         )
-        async with open_house(house_settings, builder, examples=examples, preflight=preflight) as house:
+        async with open_house(house_settings, builder, examples=examples, compiles=False, preflight=preflight) as house:
             app = build_app(house)
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

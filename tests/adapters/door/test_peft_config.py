@@ -106,7 +106,7 @@ def test_refuses_what_is_not_one_json_object(raw):
     assert "save_pretrained" in fault.needed
 
 
-@pytest.mark.parametrize("init", [True, False, None, "gaussian", "eva", "orthogonal", "mica", "lora_ga", "EVA"])
+@pytest.mark.parametrize("init", [True, False, None, "gaussian", "eva", "orthogonal", "mica", "EVA"])
 def test_admits_initialisations_that_keep_the_base(init):
     assert list(parse(init_lora_weights=init).unservable()) == []
 

@@ -17,7 +17,9 @@ from server.engine.fake import FakeBuilder, FakeEngine, Knobs
 from server.errors import EngineNotReady
 from server.metrics import EngineMetrics
 from server.residency.probe import Probe, prompts_for
+from server.residency.reference import NoReference
 from server.residency.residency import Residency
+from server.residency.verdict import Opinion
 
 
 class Rig:
@@ -146,3 +148,30 @@ def test_the_prompts_are_the_same_for_ever() -> None:
     first, second = (prompts_for(FakeEngine(None, Knobs(), ("base",))) for _ in range(2))  # type: ignore[arg-type]
     assert first == second
     assert all(2 <= len(prompt) <= 20 for prompt in first)
+
+
+async def test_an_adapter_is_compared_with_what_peft_makes_of_it(rig: Rig, engine: FakeEngine) -> None:
+    class Agreeing:
+        async def of(self, directory: Path, prompts: Any) -> Opinion:
+            assert directory == rig.directory
+            return Opinion(*((await engine.score(None, prompts),) * 2))
+
+    rig.reference = Agreeing()
+    with pytest.raises(AdapterRefused, match="otherwise than PEFT"):
+        await rig()
+    rig.knobs.effect = -0.001
+    assert (await rig())["reference"] == {
+        "floor": {"mean": 0, "max": 0},
+        "deviation": {"mean": 0.001, "max": 0.001},
+        "limit": 0.01,
+    }
+
+
+async def test_an_adapter_that_nobody_can_compare_is_published_with_a_note(rig: Rig, engine: FakeEngine) -> None:
+    class Gone:
+        async def of(self, directory: Path, prompts: Any) -> Opinion:
+            raise NoReference("the process ended")
+
+    rig.reference = Gone()
+    verdict = await rig()
+    assert (verdict["reference"], verdict["notes"]) == (None, ["not compared with PEFT: the process ended"])

@@ -1,0 +1,109 @@
+"""What the engine would not serve exactly is compiled on its way in, and kept as it came beside that."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from adapters.blobs import Blobs
+from adapters.compile.report import CompileReport
+from adapters.errors import AdapterRefused, CompilerDied, Fault
+from adapters.manifest import CONFIG_FILE, FILES, Manifest
+from adapters.publisher import Publisher
+from adapters.registry import Registry
+from adapters.report import Report
+from adapters.sources.directory import DirectorySource
+from adapters.staging import Staging
+from tests.adapters.test_publisher import REPORT
+
+WriteAdapter = Callable[..., Path]
+COMPILED = CompileReport("dora", "exact", 8, 16, 1e-5, 2e-5, "model.layers.0.self_attn.q_proj", 0.0, (), ())
+
+
+def door(directory: Path) -> Report:
+    """Lets in what the compiler wrote, and nothing else."""
+    if (directory / CONFIG_FILE).read_text() != "{}":
+        raise AdapterRefused([Fault("use_dora", "true", "plain LoRA")])
+    return REPORT
+
+
+async def compiler(source: Path, out: Path, compress_to: int | None) -> CompileReport:
+    shutil.copyfile(source / FILES[1], out / FILES[1])
+    (out / CONFIG_FILE).write_text("{}")
+    return COMPILED
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    return Blobs(tmp_path / "blobs")
+
+
+async def test_an_adapter_that_the_door_refuses_is_served_compiled_and_kept_as_it_came(
+    registry: Registry, blobs: Blobs, staging: Staging, write_adapter: WriteAdapter
+):
+    directory = write_adapter()
+    publisher = Publisher(registry, blobs, staging, door, compiler=compiler)
+    published = await publisher.publish("sql", DirectorySource(directory, [directory]))
+
+    version = published.version
+    assert version.original_digest == Manifest.of(directory).digest != version.digest
+    assert (await blobs.verify(version.digest) / CONFIG_FILE).read_text() == "{}"
+    assert Manifest.of(await blobs.verify(version.original_digest)) == Manifest.of(directory)
+    assert await registry.digests() == {version.digest, version.original_digest}
+    assert (await registry.report(version))["compile"] == COMPILED.to_json()
+    assert list(staging.directory.iterdir()) == []
+
+
+async def test_an_adapter_that_the_door_takes_is_served_as_it_came(
+    registry: Registry, blobs: Blobs, staging: Staging, write_adapter: WriteAdapter
+):
+    directory = write_adapter()
+    (directory / CONFIG_FILE).write_text("{}")
+    publisher = Publisher(registry, blobs, staging, door, compiler=compiler)
+    plain = (await publisher.publish("sql", DirectorySource(directory, [directory]))).version
+    assert (plain.digest, plain.original_digest) == (Manifest.of(directory).digest, None)
+
+
+async def test_a_rank_to_cut_at_is_for_the_compiler_also_where_the_door_would_take_the_adapter(
+    registry: Registry, blobs: Blobs, staging: Staging, write_adapter: WriteAdapter
+):
+    asked: list[int | None] = []
+
+    async def cutting(source: Path, out: Path, compress_to: int | None) -> CompileReport:
+        asked.append(compress_to)
+        return await compiler(source, out, compress_to)
+
+    directory = write_adapter()
+    (directory / CONFIG_FILE).write_text("{}")
+    publisher = Publisher(registry, blobs, staging, door, compiler=cutting)
+    await publisher.publish("sql", DirectorySource(directory, [directory]), compress_to=4)
+    assert asked == [4]
+
+
+async def test_what_cannot_be_compiled_either_is_refused_with_the_compilers_reasons(
+    registry: Registry, blobs: Blobs, staging: Staging, write_adapter: WriteAdapter
+):
+    async def refusing(source: Path, out: Path, compress_to: int | None) -> CompileReport:
+        raise AdapterRefused([Fault("rank", "64", "at most 16, or compress_to=16, which loses 0.3")])
+
+    directory = write_adapter()
+    publisher = Publisher(registry, blobs, staging, door, compiler=refusing)
+    with pytest.raises(AdapterRefused, match="which loses"):
+        await publisher.publish("sql", DirectorySource(directory, [directory]))
+    assert len(registry.catalog) == 0
+    assert list(staging.directory.iterdir()) == []
+
+
+async def test_a_compiler_that_dies_leaves_the_doors_reasons(
+    registry: Registry, blobs: Blobs, staging: Staging, write_adapter: WriteAdapter
+):
+    async def dying(source: Path, out: Path, compress_to: int | None) -> CompileReport:
+        raise CompilerDied("the compiler ended with status -11", log="")
+
+    directory = write_adapter()
+    publisher = Publisher(registry, blobs, staging, door, compiler=dying)
+    with pytest.raises(AdapterRefused, match="plain LoRA"):
+        await publisher.publish("sql", DirectorySource(directory, [directory]))
