@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -285,3 +286,12 @@ def _needed(field: str, kind: str, message: str) -> str:
     if kind == "value_error":
         return message.removeprefix("Value error, ")
     return PeftConfig.model_fields[field].description or message
+
+
+def claims_lora(directory: Path) -> bool:
+    """Whether the config in ``directory`` names LoRA, or cannot be read at all: no other kind that may be compiled."""
+    try:
+        config = strict_json.parse((directory / CONFIG_FILE).read_bytes())
+    except (OSError, ValueError):
+        return True
+    return not isinstance(config, dict) or config.get("peft_type", "LORA") == "LORA"

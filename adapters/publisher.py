@@ -16,6 +16,7 @@ from adapters.disk import in_thread
 from adapters.errors import AdapterNotFound, AdapterRefused, CompilerDied
 from adapters.faults import Faults
 from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias
+from adapters.peft_config import claims_lora
 from adapters.registry import Registry
 from adapters.report import Report
 from adapters.sources.directory import DirectorySource
@@ -158,8 +159,8 @@ class Publisher:
             try:
                 return original, await in_thread(self._door, original.path), None
             except AdapterRefused as refusal:
-                if self._compile is None:
-                    raise
+                if self._compile is None or await in_thread(claims_lora, original.path):
+                    raise  # whatever is wrong with a LoRA, the door says it best and at once
                 refused = refusal
         scratch = await stages.enter_async_context(self._staging.open())
         try:

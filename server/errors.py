@@ -8,6 +8,7 @@ PatchbayError
 │   ├── Draining        the process is about to stop
 │   ├── NoRoom          every resident is in use and stays so
 │   └── Overloaded      more requests at once than the server admits
+├── AdapterQuarantined  a version under which the engine computed NaN
 ├── InvalidRequest      a field of a control request is wrong
 └── RouteUnsupported    the base model cannot do what this route is for
 """
@@ -61,6 +62,12 @@ class Overloaded(Unavailable):
     """More requests at once than the server admits."""
 
     code = "overloaded"
+
+
+class AdapterQuarantined(PatchbayError):
+    """The engine computed NaN under this version: nobody is sent there any more."""
+
+    code = "adapter_quarantined"
 
 
 class InvalidRequest(PatchbayError):

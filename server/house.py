@@ -57,10 +57,11 @@ class House:
         return () if self.supervisor.offer is None else self.supervisor.offer.served_names
 
     def residency_of(self, version: Version) -> str | None:
-        """Return where ``version`` stands with the engine; None: not resident."""
+        """Return where ``version`` stands with the engine, or ``quarantined``; None: not resident."""
         if not self.supervisor.is_ready:
             return None
-        return self.supervisor.serving().residency.state(version)
+        residency = self.supervisor.serving().residency
+        return "quarantined" if residency.is_quarantined(version) else residency.state(version)
 
     def check_free(self, name: str) -> str:
         """Return ``name`` unless it is the base model's.

@@ -34,6 +34,7 @@ from server.keys.key_ring import KeyRing
 from server.metrics import Metrics
 from server.residency.journal import ResidentsJournal
 from server.residency.probe import Probe
+from server.residency.quarantine import Quarantine
 from server.residency.reference import PeftReference
 from server.residency.residency import Residency
 from server.run_publisher import RunPublisher
@@ -90,7 +91,7 @@ async def open_house(
         supervisor = Supervisor(
             builder,
             gate,
-            residency_of=partial(_residency, settings, registry, blobs, metrics),
+            residency_of=partial(_residency, settings, registry, blobs, metrics, Quarantine()),
             settle=settle,
             max_deaths=settings.max_engine_deaths,
             window_s=settings.engine_death_window_s,
@@ -130,13 +131,16 @@ async def open_house(
                 yield house
 
 
-def _residency(settings: Settings, registry: Registry, blobs: Blobs, metrics: Metrics, engine: Engine) -> Residency:
+def _residency(
+    settings: Settings, registry: Registry, blobs: Blobs, metrics: Metrics, quarantine: Quarantine, engine: Engine
+) -> Residency:
     return Residency(
         engine,
         locate=blobs.verify,
         capacity=settings.max_residents,
         wait_s=settings.load_wait_s,
         is_pinned=registry.catalog.is_pinned,
+        quarantine=quarantine,
         metrics=metrics.engine,
     )
 

@@ -16,7 +16,7 @@ PREFIX = "base_model.model."
 _OUTER = frozenset({"base_model", "model", "module", "language_model"})
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _FACTOR = re.compile(
-    r"(?P<part>lora_(?:[AB]|embedding_[AB]|magnitude_vector))(?:\.(?P<adapter>(?!weight$)[^.]+))?(?:\.weight)?"
+    r"(?P<part>lora_(?:[AB]|embedding_[AB]|magnitude_vector))(?:\.(?P<adapter>(?!(?:weight|bias)$)[^.]+))?(?:\.weight)?"
 )
 _COPY = re.compile(r"(?:base_layer\.|original_module\.|modules_to_save\.(?:[^.]+\.)?)?(?P<kind>weight|bias)")
 

@@ -36,6 +36,10 @@ class EngineGone(Exception):
     """The engine died while it was asked something."""
 
 
+class ComputedNaN(Exception):
+    """The model's arithmetic broke down while it generated under an adapter: its logits are no numbers."""
+
+
 class ScoringUnsupported(Exception):
     """The base model generates no text (it embeds, say), so that no token has a probability."""
 
@@ -74,7 +78,11 @@ class Gate(Protocol):
         """Return what ``choose`` answered for ``model`` in this request; None if it was not asked."""
 
     def generation(self, resident: Resident | None) -> AbstractAsyncContextManager[Generation]:
-        """Hold ``resident`` (None: the base model) and meter it while one generation runs."""
+        """Hold ``resident`` (None: the base model) and meter it while one generation runs.
+
+        The engine ends a generation with ``ComputedNaN`` before a token of it leaves, where it comes to that; the gate
+        answers the request, and keeps others from ``resident``.
+        """
 
 
 class Engine(Protocol):

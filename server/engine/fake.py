@@ -11,6 +11,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from adapters.base_model import BaseModel
 from adapters.errors import PatchbayError
-from server.engine.engine import ASGIApp, EngineGone, Gate, LoadFailed, Offer, Resident, ScoringUnsupported
+from server.engine.engine import ASGIApp, ComputedNaN, EngineGone, Gate, LoadFailed, Offer, Resident, ScoringUnsupported
 
 DEATH_NOTE = {"error": {"message": "EngineCore died", "type": "server_error", "param": None, "code": 500}}
 
@@ -35,7 +36,7 @@ class Knobs:
     start_failures: int = 0
     """So many starts fail before one succeeds."""
     effect: float = -0.25
-    """What an adapter adds to the base model's scores; 0: it is inert, NaN: its arithmetic breaks down."""
+    """What an adapter adds to the base model's scores; 0: it is inert, NaN: arithmetic breaks down under it."""
     is_scoring: bool = True
     """False: a base model that generates no text."""
 
@@ -144,6 +145,8 @@ def _chat_app(engine: FakeEngine, gate: Gate, knobs: Knobs, served_names: tuple[
                 await asyncio.sleep(knobs.token_s)
                 if engine.is_dead:
                     raise EngineGone("died while generating")
+                if resident is not None and isnan(knobs.effect):
+                    raise ComputedNaN(name)
                 generation.generated_tokens = number + 1
                 yield name + " "
 
@@ -161,7 +164,7 @@ def _chat_app(engine: FakeEngine, gate: Gate, knobs: Knobs, served_names: tuple[
             return StreamingResponse(_events(words(resident, count)), media_type="text/event-stream")
         try:
             text = "".join([word async for word in words(resident, count)])
-        except EngineGone:
+        except (EngineGone, PatchbayError):  # the gateway words refusals its own way
             return JSONResponse(DEATH_NOTE, 500)
         message = {"role": "assistant", "content": text.strip()}
         answered = served_names[0] if resident is None else resident.name

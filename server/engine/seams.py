@@ -20,7 +20,7 @@ from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from adapters.errors import PatchbayError
-from server.engine.engine import Gate, Generation, Resident
+from server.engine.engine import ComputedNaN, Gate, Generation, Resident
 
 
 def request_for(resident: Resident) -> LoRARequest:
@@ -83,6 +83,8 @@ def _metered(inner: Callable[..., Any], gate: Gate) -> Callable[..., AsyncIterat
             try:
                 async with aclosing(inner(*args, lora_request=lora_request, **kwargs)) as outputs:
                     async for last in outputs:
+                        if resident is not None and _is_nan(last):
+                            raise ComputedNaN(resident.name)
                         if is_one_of_many:
                             counted += sum(len(choice.token_ids) for choice in last.outputs)
                         yield last
@@ -97,6 +99,12 @@ def _metered(inner: Callable[..., Any], gate: Gate) -> Callable[..., AsyncIterat
 
 def _resident_of(request: LoRARequest) -> Resident:
     return Resident(request.lora_int_id, request.lora_name, Path(request.lora_path))
+
+
+def _is_nan(output: Any) -> bool:
+    """Whether any logits of the generation held NaN so far; vLLM counts them, see ``server.engine.vllm``."""
+    stats = getattr(output, "metrics", None)
+    return stats is not None and stats.is_corrupted
 
 
 def _read_statistics(generation: Generation, output: Any) -> None:

@@ -96,6 +96,7 @@ def _prepare_environment() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"  # a sum over logits: tells which requests an adapter broke
     os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"  # opens resolve_lora; vLLM's own load routes stay unreachable
 
 

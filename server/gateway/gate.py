@@ -10,13 +10,19 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import perf_counter
 
+import structlog
+
 from adapters.catalog import Catalog
 from adapters.errors import PatchbayError
-from server.engine.engine import Generation, Resident
+from adapters.versions import Version
+from server.engine.engine import ComputedNaN, Generation, Resident
+from server.errors import AdapterQuarantined
 from server.gateway.exchange import Exchange, current_exchange
 from server.gateway.meter import Meter
 from server.gateway.resolve import resolve
 from server.supervisor import Serving
+
+log = structlog.get_logger(__name__)
 
 
 class RequestGate:
@@ -78,6 +84,15 @@ class RequestGate:
         try:
             with self._meter.generation(version, exchange.cold_s) as generation:
                 yield generation
+        except ComputedNaN as broken:
+            assert version is not None
+            exchange.refusal = self._quarantine(version)
+            raise exchange.refusal from broken
         finally:
             if lease is not None:
                 lease.release()
+
+    def _quarantine(self, version: Version) -> AdapterQuarantined:
+        """Keep everybody from ``version``; return what its requests are answered with."""
+        log.error("quarantined: the engine computed NaN", version=version.name)
+        return self._serving().residency.quarantine(version)

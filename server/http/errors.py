@@ -40,6 +40,7 @@ STATUS: Mapping[type[PatchbayError], int] = {
     server_errors.Forbidden: 403,
     server_errors.Unavailable: 503,
     server_errors.Overloaded: 429,
+    server_errors.AdapterQuarantined: 424,  # not 409: OpenAI's client would try again
     server_errors.InvalidRequest: 400,
     server_errors.RouteUnsupported: 404,
     trainer_errors.InvalidField: 400,

@@ -18,9 +18,10 @@ from time import perf_counter
 from adapters.errors import AdapterRefused, Fault, PatchbayError
 from adapters.versions import Version
 from server.engine.engine import Engine, EngineGone, LoadFailed, Resident
-from server.errors import EngineNotReady, NoRoom
+from server.errors import AdapterQuarantined, EngineNotReady, NoRoom
 from server.metrics import EngineMetrics
 from server.residency.entry import Entry, State
+from server.residency.quarantine import Quarantine
 
 Locate = Callable[[str], Awaitable[Path]]
 """Digest → verified local directory. Raises BlobCorrupt when the bytes no longer match."""
@@ -61,6 +62,7 @@ class Residency:
         locate: finds and verifies a version's bytes.
         capacity: residents at once; the engine's own limit lies above it.
         wait_s: how long a cold request waits for a resident to fall idle before ``NoRoom``.
+        quarantine: the versions that must not be loaded.
         is_pinned: tells whether a version must stay, asked at each eviction so that it is never stale.
         metrics: where loads, evictions and residents are counted.
     """
@@ -73,6 +75,7 @@ class Residency:
         capacity: int,
         wait_s: float,
         is_pinned: Callable[[Version], bool],
+        quarantine: Quarantine,
         metrics: EngineMetrics,
     ) -> None:
         self._engine = engine
@@ -80,6 +83,7 @@ class Residency:
         self._capacity = capacity
         self._wait_s = wait_s
         self._is_pinned = is_pinned
+        self._quarantine = quarantine
         self._metrics = metrics
         self._entries: OrderedDict[int, Entry] = OrderedDict()
         self._rooms_taken = 0
@@ -105,11 +109,14 @@ class Residency:
 
         Raises:
             NoRoom: no resident fell idle in time.
+            AdapterQuarantined: it is in quarantine.
             AdapterRefused: the engine does not take the bytes.
             BlobCorrupt: the bytes no longer match their digest.
             EngineNotReady: the engine died meanwhile.
         """
         while True:
+            if version in self._quarantine:
+                raise self._quarantine.refusal(version)
             entry = self._entries.get(version.id)
             if entry is None:
                 entry = self._entries[version.id] = Entry(version)
@@ -151,6 +158,23 @@ class Residency:
         if entry.state is State.UNLOADING:
             await asyncio.shield(entry.gone)
         return None
+
+    def quarantine(self, version: Version) -> AdapterQuarantined:
+        """Refuse ``version`` from now on, and unload it once nobody holds it; return the refusal.
+
+        Nothing is to be cleaned up after it: its cached prefixes are under its own name, which no request gets to, and
+        the engine clears the blocks they lie in before it hands them out again.
+        """
+        self._quarantine.add(version)
+        self._spawn(self._let_go(version))
+        return self._quarantine.refusal(version)
+
+    async def _let_go(self, version: Version) -> None:
+        await self.unload(version)
+
+    def is_quarantined(self, version: Version) -> bool:
+        """Whether ``version`` is refused."""
+        return version in self._quarantine
 
     def reconsider(self) -> None:
         """Look again whether something can be evicted: a pin was lifted."""

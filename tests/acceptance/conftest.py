@@ -27,6 +27,10 @@ START_S = 240
 HELD_OUT = 40
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-docs", action="store_true", help="write what test_kinds.py finds to docs/adapters.md")
+
+
 @dataclass
 class Server:
     """A running `patchbay serve`."""

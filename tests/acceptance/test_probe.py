@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import embedded
+from adapters.blobs import Blobs
+from adapters.registry import Registry
+from adapters.sources.directory import DirectorySource
+from adapters.staging import Staging
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 NEIGHBOURS = ("embedded-base", "pirate")
@@ -78,6 +85,50 @@ async def test_a_good_adapter_s_report_has_the_numbers_of_its_probe(push, varian
     reference = probe["reference"]
     assert 0 < reference["floor"]["mean"] < reference["limit"]
     assert 0 < reference["deviation"]["mean"] < 0.1 * probe["effect"]["mean"]
+
+
+@pytest.fixture
+async def smuggled(server, http, tmp_path):
+    """A version with weights of NaN, written past every check: only the registry and the bytes know of it."""
+    directory = Path(shutil.copytree(embedded.ADAPTERS / "sql", tmp_path / "nan"))
+    weights = load_file(directory / WEIGHTS)
+    save_file({name: torch.full_like(t, torch.nan) for name, t in weights.items()}, directory / WEIGHTS)
+    source = DirectorySource(directory, [directory])
+    async with (
+        Registry.open(f"sqlite+aiosqlite:///{server.data_dir.absolute() / 'registry.db'}") as registry,
+        Staging(server.data_dir, max_bytes=2**30).open() as staged,
+    ):
+        origin = await source.fetch(staged)
+        await Blobs(server.data_dir).put(staged)
+        version = await registry.add_version(
+            "smuggled",
+            digest=staged.manifest().digest,
+            base_fingerprint=registry.catalog.version("sql", 1).base_fingerprint,
+            rank=8,
+            size_bytes=1,
+            source=origin,
+            report={},
+        )
+    path = f"/v1/adapters/smuggled/versions/{version.number}"
+    while (await http.get(path)).status_code == 404:  # the server reads other processes' writes twice a second
+        await asyncio.sleep(0.05)
+    yield path
+    await http.delete("/v1/adapters/smuggled")
+
+
+async def test_an_adapter_that_makes_nan_all_the_same_is_quarantined_and_its_neighbours_are_not_touched(
+    client, http, smuggled
+):
+    alone = [await stream(client, model) for model in NEIGHBOURS]
+    neighbours = asyncio.gather(*(stream(client, model) for model in NEIGHBOURS))
+    messages = [{"role": "user", "content": "Where is the ship?"}]
+    for _ in range(2):
+        answer = await http.post("/v1/chat/completions", json={"model": "smuggled", "messages": messages})
+        assert answer.status_code == 424, answer.text
+        assert answer.json()["error"]["code"] == "adapter_quarantined"
+    assert (await http.get(smuggled)).json()["residency"] == "quarantined"
+    assert await neighbours == alone
+    assert [await stream(client, model) for model in NEIGHBOURS] == alone
 
 
 async def test_log_probabilities_of_prompts_beside_other_requests_leave_the_engine_alive(http):

@@ -81,7 +81,7 @@ BAD = {
     "tensor rank above the config": (config_with(r=4), "rank"),
     "key prefix mismatch": (tensors_with(renamed("base_model.model.", "encoder.")), "encoder."),
     "LoHa under a LoRA config": (tensors_with(renamed("lora_A.weight", "hada_w1_a")), "hada_w1_a"),
-    "LoHa by its own config": (config_with(peft_type="LOHA"), "peft_type"),
+    "LoHa by its own config": (config_with(peft_type="LOHA"), "lora_alpha"),
     "int8 tensors": (tensors_with(lambda t: {n: v.to(torch.int8) for n, v in t.items()}), "I8"),
     "deeper base": (tensors_with(deeper), "layers.99"),
     "NaN": (tensors_with(first_to(float("nan"))), "NaN"),

@@ -26,7 +26,7 @@ COMPILED = CompileReport("dora", "exact", 8, 16, 1e-5, 2e-5, "model.layers.0.sel
 def door(directory: Path) -> Report:
     """Lets in what the compiler wrote, and nothing else."""
     if (directory / CONFIG_FILE).read_text() != "{}":
-        raise AdapterRefused([Fault("use_dora", "true", "plain LoRA")])
+        raise AdapterRefused([Fault("peft_type", "LOHA", "plain LoRA")])
     return REPORT
 
 
@@ -37,21 +37,27 @@ async def compiler(source: Path, out: Path, compress_to: int | None) -> CompileR
 
 
 @pytest.fixture
+def loha(write_adapter: WriteAdapter) -> Path:
+    directory = write_adapter()
+    (directory / CONFIG_FILE).write_text('{"peft_type": "LOHA"}')
+    return directory
+
+
+@pytest.fixture
 def blobs(tmp_path: Path) -> Blobs:
     return Blobs(tmp_path / "blobs")
 
 
 async def test_an_adapter_that_the_door_refuses_is_served_compiled_and_kept_as_it_came(
-    registry: Registry, blobs: Blobs, staging: Staging, write_adapter: WriteAdapter
+    registry: Registry, blobs: Blobs, staging: Staging, loha: Path
 ):
-    directory = write_adapter()
     publisher = Publisher(registry, blobs, staging, door, compiler=compiler)
-    published = await publisher.publish("sql", DirectorySource(directory, [directory]))
+    published = await publisher.publish("sql", DirectorySource(loha, [loha]))
 
     version = published.version
-    assert version.original_digest == Manifest.of(directory).digest != version.digest
+    assert version.original_digest == Manifest.of(loha).digest != version.digest
     assert (await blobs.verify(version.digest) / CONFIG_FILE).read_text() == "{}"
-    assert Manifest.of(await blobs.verify(version.original_digest)) == Manifest.of(directory)
+    assert Manifest.of(await blobs.verify(version.original_digest)) == Manifest.of(loha)
     assert await registry.digests() == {version.digest, version.original_digest}
     assert (await registry.report(version))["compile"] == COMPILED.to_json()
     assert list(staging.directory.iterdir()) == []
@@ -84,26 +90,34 @@ async def test_a_rank_to_cut_at_is_for_the_compiler_also_where_the_door_would_ta
 
 
 async def test_what_cannot_be_compiled_either_is_refused_with_the_compilers_reasons(
-    registry: Registry, blobs: Blobs, staging: Staging, write_adapter: WriteAdapter
+    registry: Registry, blobs: Blobs, staging: Staging, loha: Path
 ):
     async def refusing(source: Path, out: Path, compress_to: int | None) -> CompileReport:
         raise AdapterRefused([Fault("rank", "64", "at most 16, or compress_to=16, which loses 0.3")])
 
-    directory = write_adapter()
     publisher = Publisher(registry, blobs, staging, door, compiler=refusing)
     with pytest.raises(AdapterRefused, match="which loses"):
-        await publisher.publish("sql", DirectorySource(directory, [directory]))
+        await publisher.publish("sql", DirectorySource(loha, [loha]))
     assert len(registry.catalog) == 0
     assert list(staging.directory.iterdir()) == []
 
 
 async def test_a_compiler_that_dies_leaves_the_doors_reasons(
-    registry: Registry, blobs: Blobs, staging: Staging, write_adapter: WriteAdapter
+    registry: Registry, blobs: Blobs, staging: Staging, loha: Path
 ):
     async def dying(source: Path, out: Path, compress_to: int | None) -> CompileReport:
         raise CompilerDied("the compiler ended with status -11", log="")
 
-    directory = write_adapter()
     publisher = Publisher(registry, blobs, staging, door, compiler=dying)
+    with pytest.raises(AdapterRefused, match="plain LoRA"):
+        await publisher.publish("sql", DirectorySource(loha, [loha]))
+
+
+async def test_a_lora_that_the_door_refuses_is_not_compiled(
+    registry: Registry, blobs: Blobs, staging: Staging, write_adapter: WriteAdapter
+):
+    directory = write_adapter()
+    (directory / CONFIG_FILE).write_text('{"peft_type": "LORA"}')
+    publisher = Publisher(registry, blobs, staging, door, compiler=compiler)
     with pytest.raises(AdapterRefused, match="plain LoRA"):
         await publisher.publish("sql", DirectorySource(directory, [directory]))

@@ -15,6 +15,7 @@ from server.engine.engine import StartRefused
 from server.engine.fake import FakeBuilder
 from server.errors import EngineNotReady
 from server.metrics import EngineMetrics
+from server.residency.quarantine import Quarantine
 from server.residency.residency import Residency
 from server.supervisor import EXIT_ENGINE, EXIT_REFUSED, State, Supervisor
 
@@ -28,7 +29,15 @@ def supervised(base: Any, collectors: Any, tmp_path: Path) -> Any:
         return tmp_path
 
     def residency_of(engine: Any) -> Residency:
-        return Residency(engine, locate=locate, capacity=4, wait_s=1, is_pinned=lambda version: False, metrics=metrics)
+        return Residency(
+            engine,
+            locate=locate,
+            capacity=4,
+            wait_s=1,
+            is_pinned=lambda version: False,
+            quarantine=Quarantine(),
+            metrics=metrics,
+        )
 
     async def settle(serving: Any, _before: Any) -> None:
         return

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file, save_file
 
 from adapters.compile.report import CompileReport
@@ -17,6 +18,27 @@ from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
 Compile = Callable[..., tuple[CompileReport, Path]]
 Refuse = Callable[..., tuple[Fault, ...]]
 TOKENS = torch.arange(10, 74).reshape(2, 32)
+TARGETS = ["q_proj", "v_proj", "down_proj"]
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "a prefix left out": lambda name: name.removeprefix("base_model.model."),
+    "a prefix twice": lambda name: f"base_model.model.{name}",
+    "the bare model": lambda name: name.replace("base_model.model.model.", "base_model.model."),
+    "the model's own prefix alone": lambda name: name.removeprefix("base_model.model.model."),
+    "the adapter's name": lambda name: name.replace(".weight", ".default.weight"),
+    "another adapter's name": lambda name: name.replace(".weight", ".my-adapter.weight"),
+    "torch.compile": lambda name: f"_orig_mod.{name}",
+    "FSDP": lambda name: name.replace(".self_attn", "._fsdp_wrapped_module.self_attn"),
+    "activation checkpoints": lambda name: name.replace(".self_attn", "._checkpoint_wrapped_module.self_attn"),
+    "DDP": lambda name: f"module.{name}",
+    "a multimodal wrapper": lambda name: name.replace("model.model.layers", "model.model.language_model.layers"),
+    "an older multimodal wrapper": lambda name: name.replace("model.model.", "model.language_model.model."),
+}
+"""What tools make of the names that PEFT gives tensors."""
+
+
+def config_of(kind: str, fields: dict[str, Any]) -> Any:
+    return PEFT_TYPE_TO_CONFIG_MAPPING[kind](**{"target_modules": TARGETS, "task_type": "CAUSAL_LM"} | fields)
 
 
 @torch.no_grad()

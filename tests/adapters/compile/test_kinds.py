@@ -18,9 +18,7 @@ from adapters.compile.base_weights import BaseWeights
 from adapters.compile.factors import EXACT_ERROR, MAX_ERROR
 from adapters.door import Limits, inspect
 from adapters.manifest import FILES, WEIGHTS_FILE
-from tests.adapters.compile.spoiling import Compile, Refuse, train
-
-TARGETS = ["q_proj", "v_proj", "down_proj"]
+from tests.adapters.compile.spoiling import Compile, Refuse, config_of, train
 
 ADALORA = ("ADALORA", {"init_r": 6, "target_r": 4, "total_step": 10, "tinit": 1, "tfinal": 1})
 VB_BEST = {"r": 4, "num_vectors": 32, "vector_length": 64, "save_only_topk_weights": True}
@@ -70,10 +68,6 @@ FULL_RANK: list[tuple[str, dict[str, Any]]] = [
     ("SHIRA", {"r": 2}),
     ("SUPERTUNING", {}),
 ]
-
-
-def config_of(kind: str, fields: dict[str, Any]) -> Any:
-    return PEFT_TYPE_TO_CONFIG_MAPPING[kind](**{"target_modules": TARGETS, "task_type": "CAUSAL_LM"} | fields)
 
 
 @pytest.mark.parametrize(("name", "kind", "fields", "rank"), EXACT, ids=[row[0] for row in EXACT])

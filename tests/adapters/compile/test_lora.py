@@ -23,24 +23,17 @@ from adapters.compile.compiler import Bounds, compile_directory
 from adapters.compile.source import Source
 from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
 from adapters.peft_config import PeftConfig
-from tests.adapters.compile.spoiling import Compile, Refuse, edit_config, edit_tensors, log_probabilities, train
+from tests.adapters.compile.spoiling import (
+    SPELLINGS,
+    Compile,
+    Refuse,
+    edit_config,
+    edit_tensors,
+    log_probabilities,
+    train,
+)
 
 Save = Callable[..., Path]
-
-SPELLINGS: dict[str, Callable[[str], str]] = {
-    "a prefix left out": lambda name: name.removeprefix("base_model.model."),
-    "a prefix twice": lambda name: f"base_model.model.{name}",
-    "the bare model": lambda name: name.replace("base_model.model.model.", "base_model.model."),
-    "the model's own prefix alone": lambda name: name.removeprefix("base_model.model.model."),
-    "the adapter's name": lambda name: name.replace(".weight", ".default.weight"),
-    "another adapter's name": lambda name: name.replace(".weight", ".my-adapter.weight"),
-    "torch.compile": lambda name: f"_orig_mod.{name}",
-    "FSDP": lambda name: name.replace(".self_attn", "._fsdp_wrapped_module.self_attn"),
-    "activation checkpoints": lambda name: name.replace(".self_attn", "._checkpoint_wrapped_module.self_attn"),
-    "DDP": lambda name: f"module.{name}",
-    "a multimodal wrapper": lambda name: name.replace("model.model.layers", "model.model.language_model.layers"),
-    "an older multimodal wrapper": lambda name: name.replace("model.model.", "model.language_model.model."),
-}
 
 
 def plain(**fields: Any) -> LoraConfig:

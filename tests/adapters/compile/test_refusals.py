@@ -99,6 +99,13 @@ def test_fields_of_another_method_are_read_strictly(
         assert refused(loha)[0].where == f"{CONFIG_FILE}{where}"
 
 
+def test_biases_of_a_lora_are_called_biases(save: Save, refused: Refuse) -> None:
+    faults = refused(save(LoraConfig(r=4, lora_bias=True, **TARGETS)))
+    assert faults[0].where == f"{CONFIG_FILE}: lora_bias"
+    assert all("no biases" in fault.needed for fault in faults[1:])
+    assert len(faults) == 1 + 8
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 40) | st.floats(-2, 40) | st.text("a0._*(", max_size=6),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["q_proj", "x"]), inner, max_size=2),

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import embedded
 from adapters.errors import AdapterNotFound
-from server.engine.engine import Engine, Generation, Resident
+from server.engine.engine import ComputedNaN, Engine, Generation, Resident
 from server.engine.fake import FakeBuilder, Knobs
 from server.engine.flags import EMBEDDED_FLAGS
 from server.engine.vllm import VllmBuilder
@@ -30,6 +30,7 @@ class OpenGate:
     residents: dict[str, Resident] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     generations: list[tuple[Resident | None, Generation]] = field(default_factory=list)
+    broken: list[Resident | None] = field(default_factory=list)
     running: int = 0
 
     async def choose(self, model: str) -> Resident:
@@ -48,6 +49,9 @@ class OpenGate:
         self.running += 1
         try:
             yield generation
+        except ComputedNaN as broken:
+            self.broken.append(resident)
+            raise AdapterNotFound("broken") from broken
         finally:
             self.running -= 1
 
@@ -83,7 +87,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 async def vllm_engine() -> AsyncIterator[tuple[Engine, CurrentGate]]:
     """The real engine on the embedded base, in this process, started once."""
     gate = CurrentGate()
-    async with VllmBuilder(str(embedded.BASE), EMBEDDED_FLAGS, capacity=4).start(gate) as engine:
+    flags = (*EMBEDDED_FLAGS, "--kv-cache-memory-bytes", str(16 * 2**20))  # 64 blocks: soon used again
+    async with VllmBuilder(str(embedded.BASE), flags, capacity=4).start(gate) as engine:
         yield engine, gate
 
 
@@ -159,6 +164,6 @@ def broken_resident(ids: Iterator[int], tmp_path: Path) -> Resident:
 
 @pytest.fixture
 async def caller(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(engine.app)
+    transport = httpx.ASGITransport(engine.app, raise_app_exceptions=False)  # as over TCP: what it answered counts
     async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=60) as client:
         yield client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
 from typing import Any
@@ -134,13 +135,32 @@ async def test_scoring_beside_a_stream_takes_nothing_from_it(
 async def test_arithmetic_that_breaks_down_is_told_and_touches_nobody_else(
     engine: Any, resident: Any, sick_resident: Any
 ) -> None:
-    prompts = some_prompts(engine, count=16, length=200)  # enough to be given the blocks that the sick one left
+    prompts = some_prompts(engine, count=64)  # as many as the engine's cache has blocks: they get those of the sick one
     of_base = await engine.score(None, prompts)
     await engine.load(sick_resident)
-    for scores in await engine.score(sick_resident, prompts):
+    for scores in await engine.score(sick_resident, some_prompts(engine, count=40, length=120)):
         assert any(math.isnan(score) for score in scores)
     await engine.unload(sick_resident)
     assert await engine.score(None, prompts) == of_base
+    assert not engine.is_dead
+
+
+async def test_no_token_leaves_of_a_generation_that_is_nan(
+    engine: Any, gate: Any, caller: Any, base_name: str, sick_resident: Any
+) -> None:
+    gate.residents["sick"] = sick_resident
+    await engine.load(sick_resident)
+    before = text_of(await chat(caller, base_name, **LONG))
+    neighbour = asyncio.ensure_future(chat(caller, base_name, **LONG))
+    assert (await chat(caller, "sick")).status_code >= 400
+    streamed = (await chat(caller, "sick", stream=True)).text
+    events = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
+    assert "error" in events[-1]
+    assert not any(choice["delta"].get("content") for event in events for choice in event.get("choices", ()))
+    assert gate.broken == [sick_resident, sick_resident]
+    assert text_of(await neighbour) == before
+    await engine.unload(sick_resident)
+    assert text_of(await chat(caller, base_name, **LONG)) == before
     assert not engine.is_dead
 
 

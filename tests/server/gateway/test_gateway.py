@@ -204,3 +204,34 @@ async def test_a_route_that_is_not_there_is_an_openai_error(client: Any) -> None
         response = await client.request(method, path)
         assert response.status_code == status
         assert f"there is no {method} {path}" in response.json()["error"]["message"]
+
+
+async def test_an_adapter_under_which_the_engine_computes_nan_is_quarantined(
+    opened: Any, client: Any, until: Any
+) -> None:
+    for name in ("sql", "poet"):
+        await opened.publish(name)
+    opened.builder.knobs.effect = float("nan")
+    refused = await opened.chat("sql")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (424, "adapter_quarantined")
+    opened.builder.knobs.effect = -0.25
+    assert (await opened.chat("sql")).json() == refused.json()
+    assert (await client.post("/v1/adapters/sql/versions/1/load")).status_code == 424
+    assert (await client.get("/v1/adapters/sql/versions/1")).json()["residency"] == "quarantined"
+    await until(lambda: list(opened.residents) == ["poet@1"])
+    assert [await opened.answer(model) for model in ("poet", "base")] == ["poet@1", "base"]
+
+
+async def test_a_quarantine_outlives_the_engine_and_not_the_next_version(opened: Any, until: Any) -> None:
+    await opened.publish("sql")
+    opened.builder.knobs.effect = float("nan")
+    caller = opened.call("sql")
+    assert (await caller.start())[0] == 200  # a stream has begun before its first word: the error is told in it
+    assert "EngineCore died" in await caller.rest()
+    opened.builder.knobs.effect = -0.25
+    opened.engine.die()
+    await until(lambda: len(opened.builder.engines) == 2)
+    await opened.until_ready()
+    assert (await opened.chat("sql")).status_code == 424
+    await opened.publish("sql", 2, alias="stable")
+    assert await opened.answer("sql") == "sql@2"

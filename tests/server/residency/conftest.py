@@ -16,6 +16,7 @@ from adapters.errors import BlobCorrupt
 from adapters.versions import Version
 from server.engine.engine import EngineGone, LoadFailed, Resident
 from server.metrics import EngineMetrics
+from server.residency.quarantine import Quarantine
 from server.residency.residency import Lease, Residency
 
 
@@ -155,6 +156,7 @@ def rig() -> Callable[..., Rig]:
             capacity=capacity,
             wait_s=wait_s,
             is_pinned=lambda version: version.id in pins,
+            quarantine=Quarantine(),
             metrics=metrics,
         )
         return Rig(engine, residency, metrics, pins, corrupt, registry)

@@ -17,6 +17,7 @@ from server.engine.fake import FakeBuilder, FakeEngine, Knobs
 from server.errors import EngineNotReady
 from server.metrics import EngineMetrics
 from server.residency.probe import Probe, prompts_for
+from server.residency.quarantine import Quarantine
 from server.residency.reference import NoReference
 from server.residency.residency import Residency
 from server.residency.verdict import Opinion
@@ -39,7 +40,13 @@ class Rig:
 
         metrics = EngineMetrics(CollectorRegistry())
         self.residency = Residency(
-            engine, locate=locate, capacity=2, wait_s=1, is_pinned=lambda _: False, metrics=metrics
+            engine,
+            locate=locate,
+            capacity=2,
+            wait_s=1,
+            is_pinned=lambda _: False,
+            quarantine=Quarantine(),
+            metrics=metrics,
         )
 
     async def __call__(self, *, allow_inert: bool = False) -> Any:

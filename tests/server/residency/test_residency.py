@@ -10,7 +10,7 @@ import pytest
 
 from adapters.errors import AdapterRefused, BlobCorrupt
 from server.engine.engine import Resident
-from server.errors import EngineNotReady, NoRoom
+from server.errors import AdapterQuarantined, EngineNotReady, NoRoom
 from server.residency import entry
 from server.residency.entry import State
 
@@ -378,3 +378,20 @@ async def test_an_entry_refuses_to_leave_its_edges(version: Any) -> None:
             else:
                 with pytest.raises(AssertionError):
                     it.become(after)
+
+
+async def test_a_quarantined_version_is_refused_and_goes_with_its_last_lease(rig: Any, version: Any) -> None:
+    it = rig()
+    lease = await it.residency.lease(version(1))
+    refusal = it.residency.quarantine(version(1))
+    assert "sql@1 is quarantined" in refusal.message
+    for held in (True, False):
+        for asked in (it.residency.lease, it.residency.load):
+            with pytest.raises(AdapterQuarantined):
+                await asked(version(1))
+        if held:
+            assert it.residency.is_quarantined(version(1))
+            lease.release()
+    await it.touch(version(2))
+    assert it.states == {"sql@2": "resident"}
+    assert it.engine.held == {2}
