@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from adapters.base_model import EMBEDDING
+from adapters.canonical_config import canonical_config, targets_of
 from adapters.compile.factors import Factors
 from adapters.compile.keys import PREFIX
 from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
@@ -25,21 +25,8 @@ def write(
     orders tensors by name, and that is the order in which vLLM reads them.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    config = {
-        "base_model_name_or_path": declared_base,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "peft_type": "LORA",
-        "r": rank,
-        "target_modules": _targets({factors.module for factors in made}, modules),
-        "task_type": "CAUSAL_LM",
-        "use_dora": False,
-        "use_rslora": False,
-    }
+    targets = targets_of((factors.module for factors in made), modules)
+    config = canonical_config(rank, targets, declared_base)
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     save_file(dict(_tensors(made)), directory / WEIGHTS_FILE, metadata={"format": "pt"})
 
@@ -49,14 +36,3 @@ def _tensors(made: Sequence[Factors]) -> Iterable[tuple[str, torch.Tensor]]:
         form = "lora_embedding_{}" if factors.module.rpartition(".")[2] == EMBEDDING else "lora_{}.weight"
         for side, tensor in (("A", factors.a), ("B", factors.b)):
             yield f"{PREFIX}{factors.module}.{form.format(side)}", tensor
-
-
-def _targets(adapted: set[str], modules: Iterable[str]) -> list[str]:
-    """Last parts of names where every such module is adapted, else whole names; sorted."""
-    alike: defaultdict[str, set[str]] = defaultdict(set)
-    for module in modules:
-        alike[module.rpartition(".")[2]].add(module)
-    targets: set[str] = set()
-    for last, named in alike.items():
-        targets |= {last} if named <= adapted else named & adapted
-    return sorted(targets)

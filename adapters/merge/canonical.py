@@ -6,7 +6,6 @@ The bytes are those that ``adapters.compile.canonical`` and safetensors' own wri
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from adapters.base_model import EMBEDDING
+from adapters.canonical_config import canonical_config
 from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
 from adapters.number_formats import encode
 from adapters.safetensors_header import DTYPE_BITS, LENGTH_BYTES
@@ -37,7 +37,9 @@ def write(directory: Path, form: Form, factors_of: Callable[[str], Factors]) -> 
 
     ``factors_of`` is asked once for each module, in the order in which they are stored.
     """
-    (directory / CONFIG_FILE).write_text(json.dumps(_config(form), indent=2) + "\n")
+    (directory / CONFIG_FILE).write_text(
+        json.dumps(canonical_config(form.rank, form.targets, form.declared_base), indent=2) + "\n"
+    )
     with (directory / WEIGHTS_FILE).open("wb") as file:
         file.write(_header(form))
         for module in _ordered(form.shapes):
@@ -45,39 +47,6 @@ def write(directory: Path, form: Form, factors_of: Callable[[str], Factors]) -> 
             padding = form.rank - made.a.shape[0]
             file.write(encode(np.pad(made.a, ((0, padding), (0, 0))), form.dtype))
             file.write(encode(np.pad(made.b, ((0, 0), (0, padding))), form.dtype))
-
-
-def targets_of(adapted: Iterable[str], modules: Iterable[str]) -> list[str]:
-    """Return target_modules for ``adapted`` of a base with ``modules``, sorted.
-
-    Last parts of names where every such module is adapted, else whole names.
-    """
-    alike: defaultdict[str, set[str]] = defaultdict(set)
-    for module in modules:
-        alike[module.rpartition(".")[2]].add(module)
-    present = set(adapted)
-    targets: set[str] = set()
-    for last, named in alike.items():
-        targets |= {last} if named <= present else named & present
-    return sorted(targets)
-
-
-def _config(form: Form) -> dict[str, Any]:
-    return {
-        "base_model_name_or_path": form.declared_base,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "lora_alpha": form.rank,
-        "lora_dropout": 0.0,
-        "peft_type": "LORA",
-        "r": form.rank,
-        "target_modules": form.targets,
-        "task_type": "CAUSAL_LM",
-        "use_dora": False,
-        "use_rslora": False,
-    }
 
 
 def _header(form: Form) -> bytes:

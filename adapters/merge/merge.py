@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters.base_model import BaseModel
+from adapters.canonical_config import targets_of
 from adapters.disk import in_thread, space_needed
 from adapters.door import SERVABLE_RANKS
 from adapters.errors import AdapterRefused, CompilerDied, Fault
-from adapters.merge.canonical import Form, targets_of, write
+from adapters.merge.canonical import Form, write
 from adapters.merge.cut import Cut
 from adapters.merge.linear import LinearSum
 from adapters.merge.recipe import Method, Recipe
