@@ -143,7 +143,7 @@ async def test_an_upload_that_breaks_off_leaves_nothing_behind(http, server):
     )
     assert response.status_code == 400
     assert "broke off" in response.json()["error"]["message"]
-    # What others publish meanwhile (a job of another test, say) may be staged too; only this upload's bytes must be gone.
+    # What others publish meanwhile, such as a job of another test, may be staged too.
     assert not [path for path in (server.data_dir / "staging").rglob(CONFIG) if path.read_bytes() == b"{"]
 
 
