@@ -67,7 +67,7 @@ def test_a_file_is_all_that_is_needed(call, server, rows) -> None:
 def test_every_option_reaches_the_job(call, server, rows) -> None:
     options = "--name tickets --model base --method dpo --epochs 2 --batch-size 4 --rate-multiplier 0.5 --beta 0.2"
     own = "--rank 4 --alpha 8 --targets q_proj,v_proj --max-length 64 --drop-long --packing --patience 2"
-    more = "--checkpoint-steps 5 --seed 7 --suffix sums"
+    more = "--checkpoint-steps 5 --seed 7 --suffix sums --quantization 4bit"
     line = f"{options} {own} {more}".split()
     result = call("train", str(rows), "--validation", str(rows), *line, "--json")
     assert result.exit_code == 0
@@ -76,6 +76,7 @@ def test_every_option_reaches_the_job(call, server, rows) -> None:
     assert job["method"] == {"type": "dpo", "dpo": {"hyperparameters": numbers}}
     assert (job["adapter"], job["seed"], job["suffix"], job["model"]) == ("tickets", 7, "sums", "base")
     assert (job["rank"], job["alpha"], job["targets"], job["max_length"]) == (4, 8, ["q_proj", "v_proj"], 64)
+    assert job["quantization"] == "4bit"
     assert (job["drop_long"], job["packing"], job["patience"], job["checkpoint_steps"]) == (True, True, 2, 5)
     assert {job["training_file"], job["validation_file"]} == {file["id"] for file in files(server)}
 
