@@ -87,6 +87,13 @@ class House:
                 "must stay free; unpin one, or start the server with a larger --max-residents",
                 param="version",
             )
+        size, limit = sum(each.size_bytes for each in [*others, version]), self.settings.resident_bytes
+        if size > limit:
+            raise InvalidRequest(
+                f"pinned residents would take {size} of {limit} bytes; unpin one, or start the server with a larger "
+                "--max-resident-bytes",
+                param="version",
+            )
 
     async def publish(
         self,

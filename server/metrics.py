@@ -80,17 +80,21 @@ class EngineMetrics:
         self.evictions = Counter("patchbay_adapter_evictions", "Residents evicted for room", registry=registry)
         self.residents = Gauge("patchbay_residents", "Adapters the engine holds ready", registry=registry)
         self.capacity = Gauge("patchbay_residents_capacity", "Adapters it may hold", registry=registry)
+        self.resident_bytes = Gauge("patchbay_resident_bytes", "Size of their files", registry=registry)
+        self.capacity_bytes = Gauge("patchbay_resident_bytes_capacity", "Size they may have", registry=registry)
         self.slots = Gauge("patchbay_slots", "Adapters one batch can mix (vLLM's max_loras)", registry=registry)
+        self.slot_bytes = Gauge("patchbay_slot_bytes", "Memory that the slots take", registry=registry)
 
 
 class Metrics:
     """All our series, in a registry of their own, so that two apps can live in one process."""
 
-    def __init__(self, adapter_limit: int, *, capacity: int) -> None:
+    def __init__(self, adapter_limit: int, *, capacity: int, capacity_bytes: int) -> None:
         self.registry = CollectorRegistry()
         self.adapters = AdapterMetrics(self.registry, adapter_limit)
         self.engine = EngineMetrics(self.registry)
         self.engine.capacity.set(capacity)
+        self.engine.capacity_bytes.set(capacity_bytes)
 
     def page(self) -> bytes:
         """Return the exposition of our series and of vLLM's (which live in the process-wide registry)."""

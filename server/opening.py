@@ -76,7 +76,9 @@ async def open_house(
         keys = await KeyRing.open(registry.database)
         check_exposure(settings, has_keys=not keys.is_empty)
         records = await Records.open(registry.database, settings.training_dir, max_file_bytes=settings.max_file_bytes)
-        metrics = Metrics(settings.metric_adapters, capacity=settings.max_residents)
+        metrics = Metrics(
+            settings.metric_adapters, capacity=settings.max_residents, capacity_bytes=settings.resident_bytes
+        )
         journal = ResidentsJournal(settings.data_dir / "residents.json")
         gate = RequestGate(
             catalog=registry.catalog, meter=Meter(metrics.adapters), serving=lambda: supervisor.serving()
@@ -138,6 +140,7 @@ def _residency(
         engine,
         locate=blobs.verify,
         capacity=settings.max_residents,
+        max_bytes=settings.resident_bytes,
         wait_s=settings.load_wait_s,
         is_pinned=registry.catalog.is_pinned,
         quarantine=quarantine,

@@ -10,6 +10,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.sources.rules import SourceRules
+from server.host_memory import host_memory
 
 PREFIX = "PATCHBAY_"
 HUB_TOKEN = "HF_TOKEN"  # noqa: S105  the hub's own variable, a name and no secret
@@ -51,6 +52,9 @@ class Settings(BaseSettings):
     max_file_bytes: int = Field(512 * 2**20, gt=0, description="Largest file accepted, such as one to train on.")
 
     max_residents: int = Field(64, ge=2, description="Adapters held ready by the engine at once.")
+    max_resident_bytes: int | None = Field(
+        None, gt=0, description="Memory that they may take, by the size of their files; none: a quarter of the host's."
+    )
     load_wait_s: float = Field(30.0, gt=0, description="How long a cold request waits for room among the residents.")
     max_in_flight: int = Field(1024, ge=1, description="Inference requests at once; the next one gets 429.")
 
@@ -82,6 +86,11 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """SQLAlchemy URL of the registry."""
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.absolute() / 'registry.db'}"
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes that residents may take together."""
+        return host_memory() // 4 if self.max_resident_bytes is None else self.max_resident_bytes
 
     @property
     def training_dir(self) -> Path:

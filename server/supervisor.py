@@ -206,6 +206,7 @@ class Supervisor:
         stack.push_async_callback(residency.close)
         serving = self._serving = Serving(engine, residency, self.offer)
         self._metrics.slots.set(engine.slots)
+        self._metrics.slot_bytes.set(engine.slot_bytes)
         await self._settle(serving, self._before)
         return serving
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import typer
 
-from server.cli import adapters, chat, check, files, jobs, keys, serve, train, worker
+from server.cli import adapters, chat, check, files, jobs, keys, plan, serve, train, worker
 from server.cli.failure import EXIT_CODES, FailureGroup
 
 __all__ = ["app", "main"]
@@ -28,6 +28,7 @@ app = typer.Typer(
     epilog=EXIT_CODES,
 )
 app.add_typer(serve.app)
+app.add_typer(plan.app)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(chat.app)
 app.add_typer(check.app)

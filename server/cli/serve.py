@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperOption
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.settings import settings_from
 from server.engine.flags import print_engine_help
+from server.engine.vllm import begin_imports
 
 if TYPE_CHECKING:
     from server.settings import Settings
@@ -73,6 +74,7 @@ def serve(
     integrations: Annotated[list[str] | None, typer.Option("--integration", metavar="wandb")] = None,
     train_processes: int | None = None,
     max_residents: int | None = None,
+    max_resident_bytes: int | None = None,
     load_wait_s: float | None = None,
     max_in_flight: int | None = None,
     drain_s: float | None = None,
@@ -104,6 +106,7 @@ def given_settings(options: dict[str, Any], rest: list[str]) -> dict[str, object
 
 
 def _serve(stated: Settings) -> int:
+    begin_imports()
     from server import process, settings
 
     try:

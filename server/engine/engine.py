@@ -101,6 +101,10 @@ class Engine(Protocol):
         """Adapters that one batch can mix."""
 
     @property
+    def slot_bytes(self) -> int:
+        """Memory that the slots take, all together, whatever is in them."""
+
+    @property
     def is_dead(self) -> bool:
         """True once nothing can be generated any more."""
 

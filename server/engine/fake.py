@@ -45,6 +45,7 @@ class FakeEngine:
     """A running fake; see ``Engine``. ``die()`` is its ``kill -9``."""
 
     slots = 4
+    slot_bytes = 4096
     paths = frozenset({"/v1/chat/completions"})
     vocabulary = 1000
 

@@ -19,6 +19,7 @@ OWNED = {
     "--data-parallel-size": "start one patchbay per replica",
     "--headless": "patchbay serves HTTP",
     "--grpc": "patchbay serves HTTP",
+    "--worker-extension-cls": "patchbay loads adapters through it",
     "--uds": "patchbay listens on --host and --port",
     "--ssl-keyfile": "terminate TLS in front of patchbay",
     "--ssl-certfile": "terminate TLS in front of patchbay",
@@ -31,6 +32,12 @@ EMBEDDED_FLAGS = (
     *("--kv-cache-memory-bytes", str(256 * 2**20)),  # else vLLM claims nearly all memory of the machine
 )
 """What the embedded base is served with; flags typed by the operator come later and win."""
+
+SLOTS = 8
+"""Adapters that share a batch where the operator does not say. With vLLM's own default, one, a cold adapter waits for
+every stream of another to end."""
+
+WORKER_EXTENSION = "server.engine.adapter_staging.AdapterStaging"
 
 SPARE_HOST_ADAPTERS = 4
 """vLLM's own LRU stays this far above our capacity, so that it never evicts: trial loads and the like fit between."""
@@ -50,6 +57,7 @@ def parse_flags(model: str, flags: Sequence[str], *, capacity: int) -> Namespace
             raise StartRefused(f"vLLM's flags: {message}; `patchbay serve --help-engine` lists them")
 
     parser = make_arg_parser(Parser())
+    parser.set_defaults(max_loras=min(SLOTS, capacity))
     try:
         args: Namespace = parser.parse_args([model, *flags])
         for flag, instead in OWNED.items():  # by what was set: a flag has short forms, and --config sets any of them
@@ -58,6 +66,7 @@ def parse_flags(model: str, flags: Sequence[str], *, capacity: int) -> Namespace
                 raise StartRefused(f"{flag} is patchbay's to set: {instead}")
         args.model = model
         args.enable_lora = True
+        args.worker_extension_cls = WORKER_EXTENSION
         args.max_cpu_loras = capacity + args.max_loras + SPARE_HOST_ADAPTERS
         validate_parsed_serve_args(args)
     except (OSError, ValueError, TypeError) as wrong:

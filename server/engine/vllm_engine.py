@@ -14,16 +14,21 @@ from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.gc_utils import freeze_gc_heap
+from vllm.v1.engine import utils
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
+from server.engine import forkserver
 from server.engine.engine import ASGIApp, EngineGone, Gate, LoadFailed, Resident, ScoringUnsupported
 from server.engine.seams import request_for, take_engine_client, take_model_list
 from server.engine.vllm_scores import Scores
+from server.engine.vllm_staging import Staging
 
 
 def build_client(args: Namespace) -> AsyncLLM:
     """Start vLLM's processes and return their client. Blocks for as long as the model takes to load."""
+    if forkserver.is_running():
+        utils.get_mp_context = forkserver.CoreContext
     return AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args), usage_context=UsageContext.OPENAI_API_SERVER)
 
 
@@ -38,7 +43,8 @@ async def hold(client: AsyncLLM, args: Namespace, gate: Gate) -> VllmEngine:
     take_model_list(app.state.openai_serving_models, gate)
     _freeze_heap()
     scores = Scores(client, unmetered) if "generate" in tasks else None
-    return VllmEngine(client, app, scores, slots=args.max_loras)
+    slot_bytes = sum(await client.collective_rpc("slot_bytes"))
+    return VllmEngine(client, app, scores, slots=args.max_loras, slot_bytes=slot_bytes)
 
 
 def _freeze_heap() -> None:
@@ -53,11 +59,13 @@ def _freeze_heap() -> None:
 class VllmEngine:
     """A running vLLM engine; see ``Engine``."""
 
-    def __init__(self, client: AsyncLLM, app: FastAPI, scores: Scores | None, *, slots: int) -> None:
+    def __init__(self, client: AsyncLLM, app: FastAPI, scores: Scores | None, *, slots: int, slot_bytes: int) -> None:
         self._client = client
         self._app = app
         self._scores = scores
+        self._staging = Staging(client)
         self.slots = slots
+        self.slot_bytes = slot_bytes
         self.paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
 
         self.vocabulary: int = client.model_config.get_vocab_size()
@@ -75,11 +83,13 @@ class VllmEngine:
     async def load(self, resident: Resident) -> None:
         """See ``Engine.load``. A refused load is always followed by a removal: vLLM may have written half a slot."""
         try:
+            await self._staging.stage(resident)
             await self._client.add_lora(request_for(resident))
         except Exception as why:  # whatever vLLM raises there, the adapter is not loaded
             if self.is_dead:
                 raise EngineGone(str(why)) from why
             await self.unload(resident)
+            await self._staging.drop(resident)
             raise LoadFailed(_last_line(why)) from why
 
     async def unload(self, resident: Resident) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,6 +18,7 @@ from typing import Any, Final
 from adapters.disk import in_thread
 from adapters.errors import AdapterRefused, Fault, SafetensorsMalformed
 from adapters.safetensors_header import BASE_HEADER, read_header
+from server.host_memory import host_memory
 from server.residency.verdict import WHERE, Opinion
 from trainer.child import DiesWithParent
 
@@ -166,4 +166,4 @@ def fits(base: Path) -> bool:
     if not tensors or not _FLOATS.issuperset(tensor.dtype for tensor in tensors):
         return False
     needed = _FLOAT32_BYTES * sum(prod(tensor.shape) for tensor in tensors)
-    return needed <= SHARE_OF_MEMORY * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return needed <= SHARE_OF_MEMORY * host_memory()

@@ -55,12 +55,13 @@ class Lease:
 
 
 class Residency:
-    """The residents of ``engine``: at most ``capacity`` versions, least recently used first out.
+    """The residents of ``engine``: so many versions and bytes at most, least recently used first out.
 
     Args:
         engine: what holds them.
         locate: finds and verifies a version's bytes.
         capacity: residents at once; the engine's own limit lies above it.
+        max_bytes: the size of their files together; one that is larger by itself is resident alone.
         wait_s: how long a cold request waits for a resident to fall idle before ``NoRoom``.
         quarantine: the versions that must not be loaded.
         is_pinned: tells whether a version must stay, asked at each eviction so that it is never stale.
@@ -73,6 +74,7 @@ class Residency:
         *,
         locate: Locate,
         capacity: int,
+        max_bytes: int,
         wait_s: float,
         is_pinned: Callable[[Version], bool],
         quarantine: Quarantine,
@@ -81,15 +83,17 @@ class Residency:
         self._engine = engine
         self._locate = locate
         self._capacity = capacity
+        self._max_bytes = max_bytes
         self._wait_s = wait_s
         self._is_pinned = is_pinned
         self._quarantine = quarantine
         self._metrics = metrics
         self._entries: OrderedDict[int, Entry] = OrderedDict()
         self._rooms_taken = 0
+        self._bytes_taken = 0
         self._room_may_be_had = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        metrics.residents.set(0)
+        self._count()
 
     def state(self, version: Version) -> State | None:
         """Return where ``version`` stands; None: absent."""
@@ -209,6 +213,8 @@ class Residency:
         """
         failed = []
         for version in versions[: self._capacity]:
+            if not self._has_room(version):  # what was used more recently is not to be evicted for it
+                continue
             try:
                 await self.load(version)
             except EngineNotReady:
@@ -228,6 +234,7 @@ class Residency:
             elif entry.state is State.UNLOADING:
                 self._gone(entry)
         self._metrics.residents.set(0)
+        self._metrics.resident_bytes.set(0)
 
     # -- inside ------------------------------------------------------------------------------------------------
 
@@ -260,8 +267,12 @@ class Residency:
             raise
         entry.become(State.RESIDENT)
         entry.loaded.set_result(resident)
-        self._metrics.residents.set(self._rooms_taken)
+        self._count()
         self._room_may_be_had.set()
+
+    def _count(self) -> None:
+        self._metrics.residents.set(self._rooms_taken)
+        self._metrics.resident_bytes.set(self._bytes_taken)
 
     def _forget(self, entry: Entry, why: Exception) -> None:
         del self._entries[entry.version.id]
@@ -273,14 +284,14 @@ class Residency:
         entry.gone.set_result(None)
 
     async def _load_into_room(self, version: Version) -> Resident:
-        await self._take_room()
+        await self._take_room(version)
         try:
             path = await self._locate(version.digest)
             resident = Resident(version.id, version.name, path)
             started = perf_counter()
             await self._engine_load(resident)
         except BaseException:
-            self._give_room_back()
+            self._give_room_back(version)
             raise
         self._metrics.load_seconds.observe(perf_counter() - started)
         return resident
@@ -294,11 +305,11 @@ class Residency:
         except EngineGone as gone:
             raise _not_ready() from gone
 
-    async def _take_room(self) -> None:
+    async def _take_room(self, version: Version) -> None:
         """Take a room, evicting if need be; wait for a lease to come back when every resident is held."""
         deadline = asyncio.get_running_loop().time() + self._wait_s
-        while self._rooms_taken >= self._capacity:
-            victim = self._victim()
+        while not self._has_room(version):
+            victim = self._victim(version)
             if victim is None:
                 await self._wait_for_a_lease(deadline)
                 continue
@@ -306,6 +317,11 @@ class Residency:
             self._begin_unload(victim)
             await asyncio.shield(victim.gone)
         self._rooms_taken += 1
+        self._bytes_taken += version.size_bytes
+
+    def _has_room(self, version: Version) -> bool:
+        fits = self._bytes_taken + version.size_bytes <= self._max_bytes or not self._rooms_taken
+        return fits and self._rooms_taken < self._capacity
 
     async def _wait_for_a_lease(self, deadline: float) -> None:
         self._room_may_be_had.clear()
@@ -314,28 +330,31 @@ class Residency:
                 await self._room_may_be_had.wait()
         except TimeoutError as late:
             raise NoRoom(
-                f"all {self._capacity} residents are pinned or in use; try again, unpin one, or start the server with "
-                "a larger --max-residents",
+                f"all {self._rooms_taken} residents are pinned or in use; try again, unpin one, or start the server "
+                "with a larger --max-residents or --max-resident-bytes",
                 retry_after_s=max(1, round(self._wait_s / 4)),
             ) from late
 
-    def _give_room_back(self) -> None:
+    def _give_room_back(self, version: Version) -> None:
         self._rooms_taken -= 1
-        self._metrics.residents.set(self._rooms_taken)
+        self._bytes_taken -= version.size_bytes
+        self._count()
         self._room_may_be_had.set()
 
-    def _victim(self) -> Entry | None:
+    def _victim(self, wanted: Version) -> Entry | None:
         """Return the least recently used idle resident; a pinned one only where pins would leave no room to move."""
         idle = [entry for entry in self._entries.values() if entry.state is State.RESIDENT and not entry.leases]
         evictable = [entry for entry in idle if not self._is_pinned(entry.version)]
-        if not evictable and self._is_full_of_pins():
+        if not evictable and self._is_full_of_pins(wanted):
             evictable = idle
         return evictable[0] if evictable else None
 
-    def _is_full_of_pins(self) -> bool:
-        """Pins beyond capacity - 1: made by two callers at once, or before a restart with a smaller capacity."""
-        pinned = sum(self._is_pinned(entry.version) for entry in self._entries.values() if entry.loaded.done())
-        return pinned >= self._capacity
+    def _is_full_of_pins(self, wanted: Version) -> bool:
+        """Pins leave no room: made by two callers at once, or before a restart with less of it."""
+        loaded = [entry.version for entry in self._entries.values() if entry.loaded.done()]
+        pinned = [version for version in loaded if self._is_pinned(version)]
+        size = sum(version.size_bytes for version in pinned) + wanted.size_bytes
+        return len(pinned) >= self._capacity or size > self._max_bytes
 
     def _begin_unload(self, entry: Entry) -> None:
         entry.become(State.UNLOADING)
@@ -347,7 +366,7 @@ class Residency:
                 await self._engine.unload(entry.loaded.result())
         finally:
             self._gone(entry)
-            self._give_room_back()
+            self._give_room_back(entry.version)
 
 
 def _not_ready() -> EngineNotReady:

@@ -15,6 +15,13 @@ async def residents(house: HouseOf) -> Json:
     """List the residents, least recently used first, with how many requests hold each."""
     views = house.supervisor.serving().residency.views()
     data = [
-        {"object": "resident", "id": view.version.name, "state": view.state, "leases": view.leases} for view in views
+        {
+            "object": "resident",
+            "id": view.version.name,
+            "state": view.state,
+            "leases": view.leases,
+            "bytes": view.version.size_bytes,
+        }
+        for view in views
     ]
     return list_json(data, has_more=False)

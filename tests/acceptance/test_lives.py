@@ -14,6 +14,8 @@ import time
 import httpx
 import pytest
 
+from server.engine.thread_binding import predicted
+
 STREAMS = 8
 
 
@@ -34,9 +36,15 @@ def houses(start_server, tmp_path_factory):
 
 def engine_core_of(pid: int) -> int:
     """Return the pid of vLLM's engine core below ``pid``."""
-    children = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in children.splitlines()[1:]]
-    return next(int(row[0]) for row in rows if int(row[1]) == pid and "EngineCore" in row[2])
+    return next(below for below, title in processes_below(pid) if "EngineCore" in title)
+
+
+def processes_below(pid: int) -> list[tuple[int, str]]:
+    """Return pid and title of every process that ``pid`` started, or that one of them started."""
+    table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in table.splitlines()[1:]]
+    children = [(int(row[0]), row[2]) for row in rows if int(row[1]) == pid]
+    return children + [below for child, _ in children for below in processes_below(child)]
 
 
 def is_running(pid: int) -> bool:
@@ -130,6 +138,16 @@ async def test_a_killed_engine_ends_its_streams_with_an_error_and_comes_back_by_
     assert (await stream(server, length=4))[-1] == "data: [DONE]"
 
 
+def test_an_engine_is_forked_from_what_is_imported_already_and_its_worker_is_bound_as_vllm_binds_it(houses):
+    below = processes_below(houses().process.pid)
+    (forkserver,) = (pid for pid, title in below if "forkserver" in title)
+    (worker,) = (pid for pid, title in below if "Worker" in title)
+    assert {pid for pid, _ in processes_below(forkserver)} >= {worker, engine_core_of(forkserver)}
+    bound = predicted(os.environ)
+    assert os.sched_getaffinity(worker) == {int(bound["GOMP_CPU_AFFINITY"].split()[0])}
+    assert os.sched_getaffinity(engine_core_of(forkserver)) == os.sched_getaffinity(0)
+
+
 async def test_a_killed_process_comes_back_with_adapters_aliases_pins_and_residents(houses, variant):
     server = houses()
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
@@ -139,10 +157,10 @@ async def test_a_killed_process_comes_back_with_adapters_aliases_pins_and_reside
         assert (await http.post("/v1/adapters/kept/versions", files=files)).status_code == 201
         assert (await http.put("/v1/adapters/kept/aliases/canary", json={"version": 2})).status_code == 200
         assert (await http.post("/v1/adapters/kept/versions/2/pin")).status_code == 200
-    engine = engine_core_of(server.process.pid)
+    orphans = processes_below(server.process.pid)
     server.process.send_signal(signal.SIGKILL)
     server.process.wait(60)
-    while is_running(engine):  # an orphan would keep the accelerator's memory
+    while any(is_running(pid) for pid, _ in orphans):  # an orphan would keep the accelerator's memory
         await asyncio.sleep(0.05)
     server = houses(restart=True)
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:

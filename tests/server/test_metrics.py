@@ -30,7 +30,7 @@ def test_a_limit_of_zero_gives_nobody_a_label() -> None:
 
 
 def test_two_apps_count_apart() -> None:
-    one, two = Metrics(10, capacity=2), Metrics(10, capacity=2)
+    one, two = (Metrics(10, capacity=2, capacity_bytes=2000) for _ in range(2))
     one.engine.evictions.inc()
     assert b"patchbay_adapter_evictions_total 1.0" in one.page()
     assert b"patchbay_adapter_evictions_total 0.0" in two.page()

@@ -33,6 +33,7 @@ def supervised(base: Any, collectors: Any, tmp_path: Path) -> Any:
             engine,
             locate=locate,
             capacity=4,
+            max_bytes=10**9,
             wait_s=1,
             is_pinned=lambda version: False,
             quarantine=Quarantine(),

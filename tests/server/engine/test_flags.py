@@ -10,7 +10,7 @@ from vllm.config.lora import MaxLoRARanks
 
 from adapters.door import SERVABLE_RANKS
 from server.engine.engine import StartRefused
-from server.engine.flags import EMBEDDED_FLAGS, OWNED, SPARE_HOST_ADAPTERS, parse_flags
+from server.engine.flags import EMBEDDED_FLAGS, OWNED, SLOTS, SPARE_HOST_ADAPTERS, parse_flags
 
 
 def parse(*flags: str) -> Any:
@@ -24,6 +24,7 @@ VALUES = {
     "--api-key": "x",
     "--api-server-count": "2",
     "--data-parallel-size": "2",
+    "--worker-extension-cls": "a.B",
     "--uds": "x",
     "--ssl-keyfile": "x",
     "--ssl-certfile": "x",
@@ -80,6 +81,12 @@ def test_lora_is_on_and_vllm_s_own_eviction_never_acts() -> None:
     args = parse("--max-loras", "3")
     assert (args.model, args.enable_lora, args.max_loras) == ("org/model", True, 3)
     assert args.max_cpu_loras == 8 + 3 + SPARE_HOST_ADAPTERS
+
+
+def test_adapters_share_batches_where_the_operator_says_nothing_and_no_more_of_them_than_residents() -> None:
+    assert parse().max_loras == SLOTS
+    assert parse_flags("org/model", (), capacity=2).max_loras == 2
+    assert parse("--max-loras", "1").max_loras == 1
 
 
 def test_what_the_operator_types_wins_over_what_the_embedded_base_needs() -> None:

@@ -128,8 +128,8 @@ def settle_() -> Any:
 def version() -> Callable[..., Version]:
     """Makes version ``number`` (which is its id too) of an adapter."""
 
-    def make(number: int, adapter: str = "sql") -> Version:
-        return Version(number, adapter, number, f"{number:064x}", "base", 8, 1000, "upload", datetime.now(UTC))
+    def make(number: int, adapter: str = "sql", size_bytes: int = 1000) -> Version:
+        return Version(number, adapter, number, f"{number:064x}", "base", 8, size_bytes, "upload", datetime.now(UTC))
 
     return make
 
@@ -138,7 +138,7 @@ def version() -> Callable[..., Version]:
 def rig() -> Callable[..., Rig]:
     """Builds a residency of some capacity."""
 
-    def build(*, capacity: int = 2, wait_s: float = 60.0, is_prompt: bool = True) -> Rig:
+    def build(*, capacity: int = 2, max_bytes: int = 10**6, wait_s: float = 60.0, is_prompt: bool = True) -> Rig:
         engine = SteppedEngine(is_prompt=is_prompt)
         pins: set[int] = set()
         corrupt: set[str] = set()
@@ -154,6 +154,7 @@ def rig() -> Callable[..., Rig]:
             engine,
             locate=locate,
             capacity=capacity,
+            max_bytes=max_bytes,
             wait_s=wait_s,
             is_pinned=lambda version: version.id in pins,
             quarantine=Quarantine(),

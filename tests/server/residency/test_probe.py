@@ -43,6 +43,7 @@ class Rig:
             engine,
             locate=locate,
             capacity=2,
+            max_bytes=10**9,
             wait_s=1,
             is_pinned=lambda _: False,
             quarantine=Quarantine(),

@@ -75,6 +75,37 @@ async def test_pins_that_fill_every_room_give_up_the_least_recently_used(rig: An
     assert it.engine.held == {2, 3}
 
 
+async def test_a_large_adapter_takes_the_room_of_several_small_ones(rig: Any, version: Any) -> None:
+    it = rig(capacity=10, max_bytes=3000)
+    await it.touch(version(1), version(2), version(3), version(4, size_bytes=2000))
+    assert it.engine.held == {3, 4}
+    assert (it.count("patchbay_residents"), it.count("patchbay_resident_bytes")) == (2, 3000)
+
+
+async def test_an_adapter_larger_than_all_room_is_resident_alone(rig: Any, version: Any) -> None:
+    it = rig(capacity=10, max_bytes=3000)
+    await it.touch(version(1), version(2, size_bytes=5000))
+    assert it.engine.held == {2}
+    await it.touch(version(3))
+    assert it.engine.held == {3}
+
+
+async def test_pins_that_fill_all_bytes_give_up_the_least_recently_used(rig: Any, version: Any) -> None:
+    it = rig(capacity=10, max_bytes=2000, wait_s=5)
+    it.pins.update({1, 2})
+    await it.touch(version(1), version(2), version(3))
+    assert it.engine.held == {2, 3}
+
+
+async def test_warming_stops_where_room_ends_and_evicts_nothing_for_what_was_used_longer_ago(
+    rig: Any, version: Any
+) -> None:
+    it = rig(capacity=10, max_bytes=2500)
+    await it.residency.warm([version(1), version(2), version(3), version(4, size_bytes=400)])
+    assert it.engine.held == {1, 2, 4}
+    assert it.count("patchbay_adapter_evictions_total") == 0
+
+
 async def test_no_room_is_said_after_the_wait_and_leaves_nothing_behind(rig: Any, version: Any) -> None:
     it = rig(capacity=1, wait_s=0.01)
     held = await it.residency.lease(version(1))

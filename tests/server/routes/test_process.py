@@ -35,9 +35,10 @@ async def test_residents_are_listed_least_recently_used_first(opened: Any, clien
     for name in ("sql", "poet", "sql"):
         await opened.answer(name)
     listed = (await client.get("/v1/residents")).json()
+    size = opened.house.registry.catalog.version("sql", 1).size_bytes
     assert listed["data"] == [
-        {"object": "resident", "id": "poet@1", "state": "resident", "leases": 0},
-        {"object": "resident", "id": "sql@1", "state": "resident", "leases": 0},
+        {"object": "resident", "id": "poet@1", "state": "resident", "leases": 0, "bytes": size},
+        {"object": "resident", "id": "sql@1", "state": "resident", "leases": 0, "bytes": size},
     ]
 
 

@@ -1,0 +1,17 @@
+"""What `patchbay plan` foretells is what the real engine sets aside."""
+
+from __future__ import annotations
+
+import embedded
+from server.engine.flags import SLOTS
+from server.slot_plan import Plan, Shapes
+
+RANK = 16
+
+
+async def test_the_slots_of_a_running_engine_take_what_was_planned(http):
+    page = (await http.get("/metrics")).text
+    told = {line.split()[0]: float(line.split()[1]) for line in page.splitlines() if line.startswith("patchbay_slot")}
+    planned = Plan(Shapes.of(embedded.BASE), SLOTS, RANK, residents=64, host=2**30)
+    assert told["patchbay_slots"] == SLOTS
+    assert told["patchbay_slot_bytes"] == planned.slot_bytes(SLOTS, RANK)

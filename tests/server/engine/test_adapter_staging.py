@@ -1,0 +1,94 @@
+"""Staging in a worker: what stands in for vLLM's manager is a few lines that note what is asked of them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from vllm.lora.request import LoRARequest
+
+from server.engine.adapter_staging import Stage
+
+
+class Manager:
+    """What vLLM's manager does in the engine's loop: reads an adapter, and packs it when it is added."""
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+        self.packed: list[int] = []
+        self._adapter_manager = self
+
+    def _load_adapter(self, request: LoRARequest) -> Any:
+        self.read.append(request.lora_name)
+        if request.lora_path == "broken":
+            raise ValueError("these are no weights")
+        return SimpleNamespace(id=request.lora_int_id)
+
+    def _create_merged_loras_inplace(self, model: Any) -> None:
+        self.packed.append(model.id)
+
+    def add(self, request: LoRARequest) -> Any:
+        model = self._load_adapter(request)
+        self._create_merged_loras_inplace(model)
+        return model
+
+
+def request(number: int, path: str = "fine") -> LoRARequest:
+    return LoRARequest(lora_name=f"sql@{number}", lora_int_id=number, lora_path=path)
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[Any]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
+        bound.setblocking(False)
+        bound.bind(str(tmp_path / "reply"))
+        yield bound
+
+
+async def answer(line: Any) -> str:
+    return (await asyncio.get_running_loop().sock_recv(line, 65536)).decode()
+
+
+async def test_what_is_staged_is_read_and_packed_once_and_nothing_is_left_to_do_when_it_is_loaded(line: Any) -> None:
+    manager = Manager()
+    stage = Stage(manager, None)
+    stage.begin(request(1), line.getsockname())
+    assert await answer(line) == ""
+    assert (manager.read, manager.packed) == (["sql@1"], [1])
+    assert manager.add(request(1)).id == 1
+    assert (manager.read, manager.packed) == (["sql@1"], [1])
+
+
+async def test_what_was_not_staged_is_loaded_as_ever(line: Any) -> None:
+    manager = Manager()
+    Stage(manager, None)
+    manager.add(request(2))
+    assert (manager.read, manager.packed) == (["sql@2"], [2])
+
+
+async def test_a_refusal_is_told_in_its_own_words_and_the_next_one_is_staged(line: Any) -> None:
+    manager = Manager()
+    stage = Stage(manager, None)
+    stage.begin(request(1, "broken"), line.getsockname())
+    stage.begin(request(2), line.getsockname())
+    assert await answer(line) == "these are no weights"
+    assert await answer(line) == ""
+    assert manager.packed == [2]
+
+
+async def test_what_was_dropped_is_read_anew(line: Any) -> None:
+    manager = Manager()
+    stage = Stage(manager, None)
+    stage.begin(request(1), line.getsockname())
+    await answer(line)
+    stage.drop(1)
+    stage.begin(request(2), line.getsockname())  # the same thread: when this is done, so is the drop
+    await answer(line)
+    manager.add(request(1))
+    assert manager.read == ["sql@1", "sql@2", "sql@1"]
+    assert manager.packed == [1, 2, 1]
