@@ -1,10 +1,8 @@
-"""vLLM's CPU LoRA ops, mended: rows of the base model stay the base model's.
+"""vLLM's CPU LoRA ops, mended: each row gathers its own slot's weights, and rows of the base model stay untouched.
 
 vLLM marks a row without adapter with slot −1. Its torch ops (0.28 to 0.32) index the stacked weights with it, and −1
 wraps around to the last slot: in a mixed batch base rows are answered by whatever adapter lies there. GPU kernels skip
-them. And a request for the log-probabilities of its prompt ends the engine as soon as another one is in the batch,
-because its rows come with the slots of the rows that are sampled.
-Loaded through the ``vllm.general_plugins`` entry point, in every process of vLLM, and active on the CPU platform only.
+them.
 
 Shapes: T tokens, S slots, H hidden, r rank, O out. ``slots`` is [T] (or [1], for all rows), −1 where a row has no
 adapter; weights are [S, r, H] to shrink and [S, O, r] to expand, some layers with an extra dimension of size 1 after S.
@@ -14,25 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from server.engine import clean_blocks
-
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def install() -> None:
-    """Put the mended ops where vLLM's CPU wrapper finds them. Called by vLLM in each of its processes."""
-    from vllm.platforms import current_platform
-
-    if not current_platform.is_cpu():
-        return
-    from vllm.lora.punica_wrapper import punica_cpu
-
-    ops = (bgmv_shrink, bgmv_expand, bgmv_expand_slice, sgmv_shrink, sgmv_expand, sgmv_expand_slice)
-    for op in ops:
-        setattr(punica_cpu, op.__name__, op)
-    punica_cpu.PunicaWrapperCPU.add_lora_logits = add_lora_logits
-    clean_blocks.install()
 
 
 def _products(inputs: Tensor, weights: Tensor, slots: Tensor, like: Tensor) -> Tensor:
@@ -77,38 +58,6 @@ def bgmv_expand_slice(
         part += products
     else:
         part.copy_(products)
-
-
-def add_lora_logits(
-    self: Any,
-    logits: Tensor,
-    inputs: Tensor,
-    shrinking: Tensor,
-    expanding: Tensor,
-    scaling: float,
-    **_: Any,
-) -> None:
-    """``logits += scaling · inputs @ shrinkingᵀ @ expandingᵀ`` by slot; a method of vLLM's ``PunicaWrapperCPU``."""
-    import torch
-
-    shrunk = inputs.new_zeros((len(inputs), expanding.shape[-1]), dtype=torch.float32)
-    slots = _logits_slots(self, inputs)
-    bgmv_shrink(inputs, shrinking, shrunk, slots, scaling)
-    bgmv_expand(shrunk, expanding, logits, slots)
-
-
-def _logits_slots(wrapper: Any, inputs: Tensor) -> Tensor:
-    """Return the slots of rows whose logits are wanted.
-
-    Sampled rows are a tensor of their own. Rows of a prompt are a slice of the step's tokens, all of one request, and
-    vLLM knows the slot of every token of the step.
-    """
-    sampled: Tensor = wrapper.sampler_indices
-    if inputs.untyped_storage().nbytes() == inputs.nbytes and len(inputs) == len(sampled):
-        return sampled
-    first = inputs.storage_offset() // inputs.stride(0)
-    prompt: Tensor = wrapper.token_lora_indices[first : first + 1]
-    return prompt
 
 
 def _by_token(slots: Tensor, lengths: Tensor) -> Tensor:
@@ -158,3 +107,7 @@ def sgmv_expand_slice(
     """As ``bgmv_expand_slice``, one slot a sequence. ``rest``: batches, longest, tokens, offset, size, add_inputs."""
     *_, offset, size, add_inputs = rest
     bgmv_expand_slice(inputs, weights, output, _by_token(slots, lengths), offset, size, add_inputs)
+
+
+OPS = (bgmv_shrink, bgmv_expand, bgmv_expand_slice, sgmv_shrink, sgmv_expand, sgmv_expand_slice)
+"""By their names in vLLM's wrapper."""
