@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from adapters.errors import BaseModelUnreadable, SafetensorsMalformed
 from adapters.safetensors_header import BASE_HEADER, Tensor, read_header
+from adapters.weights import WEIGHT_DTYPES
 
 Modules = Mapping[str, tuple[int, int]]
 """Module path as PEFT names it -> (out_features, in_features)."""
@@ -25,6 +27,9 @@ _UNSERVED_EMBEDDINGS = frozenset({"wte", "wpe", "word_embeddings", "embed_positi
 _VOLATILE = frozenset({"transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache"})
 """Keys of config.json that change while the model stays the same."""
 
+_DTYPES: Mapping[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""By torch's names."""
+
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
@@ -33,12 +38,14 @@ class BaseModel:
     ``modules`` holds every module that may carry a LoRA, whose A is [r, in_features] and B [out_features, r].
     An untied ``embed_tokens`` is among them as (hidden size, vocabulary size): a lookup is a product with
     one-hot rows. Where input and output embeddings share their weights neither is listed: no LoRA is admitted
-    on them.
+    on them. ``dtype``, as safetensors names it, is what most of the modules' weights are stored in; F32 where adapters
+    are stored in nothing like it.
     """
 
     name: str
     fingerprint: str
     modules: Modules = field(repr=False, hash=False)
+    dtype: str = field(default="F32", compare=False)
 
     @classmethod
     def from_directory(cls, path: Path, name: str) -> BaseModel:
@@ -56,13 +63,22 @@ class BaseModel:
                 f"{path}: the weights are quantised, so their files do not tell the modules' shapes; "
                 "use the shapes that the engine reports"
             )
-        return cls.from_shapes(name, config, dict(_linear_modules(_read_tensors(path), config)))
+        tensors = list(_read_tensors(path))
+        modules = dict(_linear_modules(tensors, config))
+        stored = Counter(t.dtype for t in tensors if t.name.removesuffix(".weight") in modules)
+        common = stored.most_common(1)[0][0] if stored else "F32"
+        return cls.from_shapes(name, config, modules, dtype=common if common in WEIGHT_DTYPES else "F32")
 
     @classmethod
-    def from_shapes(cls, name: str, config: Mapping[str, Any], modules: Modules) -> BaseModel:
-        """Build from shapes that are known otherwise; ``config`` is what config.json holds."""
+    def from_shapes(
+        cls, name: str, config: Mapping[str, Any], modules: Modules, *, dtype: str | None = None
+    ) -> BaseModel:
+        """Build from shapes that are known otherwise; ``config`` is what config.json holds.
+
+        ``dtype``: None where the config tells, as it does for weights that a quantiser packed.
+        """
         ordered = dict(sorted(modules.items()))
-        return cls(name, _fingerprint(config, ordered), ordered)
+        return cls(name, _fingerprint(config, ordered), ordered, dtype or _declared_dtype(config))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -108,6 +124,14 @@ def _linear_modules(tensors: Iterable[Tensor], config: Mapping[str, Any]) -> Ite
         if short in _UNSERVED_EMBEDDINGS or (tied and short in {EMBEDDING, HEAD}):
             continue
         yield module, (columns, rows) if short == EMBEDDING else (rows, columns)
+
+
+def _declared_dtype(config: Mapping[str, Any]) -> str:
+    """What config.json says of the weights, or of those of the text model in it."""
+    text = config.get("text_config")
+    places = [config, text] if isinstance(text, Mapping) else [config]
+    named = [place.get(key) for place in places for key in ("dtype", "torch_dtype")]
+    return next((_DTYPES[name] for name in named if isinstance(name, str) and name in _DTYPES), "F32")
 
 
 def _fingerprint(config: Mapping[str, Any], modules: Modules) -> str:

@@ -12,7 +12,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from adapters.base_model import BaseModel
@@ -21,7 +21,9 @@ from adapters.lora_tensors import LoraTensors
 from adapters.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
 from adapters.peft_config import MAX_CONFIG_BYTES, PeftConfig
 from adapters.report import Report
-from adapters.safetensors_header import Header, read_header
+from adapters.safetensors_header import read_header
+from adapters.stored_lora import StoredLora
+from adapters.tensor_names import Keys, Named
 from adapters.weights import Scan, scan
 
 README = "README.md"
@@ -42,14 +44,31 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Admitted:
+    """A LoRA that passed: what was found, and its tensors by the names that PEFT would give them."""
+
+    report: Report
+    lora: StoredLora
+    frozen_copies: frozenset[str]
+    """Embeddings of the base model that it brings copies of."""
+    respelt: int
+    """How many tensors have other names in its file."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Weights:
-    header: Header
+    named: Named
     tensors: LoraTensors
     scan: Scan
 
 
 def inspect(directory: Path, base: BaseModel, limits: Limits) -> Report:
-    """Check the adapter in ``directory`` against ``base`` and report on it.
+    """Return what is found in the adapter in ``directory``. See ``admit``."""
+    return admit(directory, base, limits).report
+
+
+def admit(directory: Path, base: BaseModel, limits: Limits) -> Admitted:
+    """Check the adapter in ``directory`` against ``base``.
 
     Reads all of the weights, a chunk at a time, and writes nothing. Blocks: run it off the event loop.
 
@@ -63,7 +82,12 @@ def inspect(directory: Path, base: BaseModel, limits: Limits) -> Report:
     weights = _read_weights(directory / WEIGHTS_FILE, base, config, faults) if WEIGHTS_FILE in sizes else None
     if faults or config is None or weights is None:
         raise AdapterRefused(_capped(faults))
-    return _report(base, config, weights, sum(sizes.values()))
+    return Admitted(
+        report=_report(base, config, weights, sum(sizes.values())),
+        lora=StoredLora(directory / WEIGHTS_FILE, config, weights.named.header),
+        frozen_copies=frozenset(weights.tensors.frozen_copies),
+        respelt=weights.named.respelt,
+    )
 
 
 def _look(directory: Path, limits: Limits, faults: list[Fault]) -> dict[str, int]:
@@ -132,13 +156,16 @@ def _rank_faults(config: PeftConfig, limits: Limits) -> Iterator[Fault]:
 def _read_weights(path: Path, base: BaseModel, config: PeftConfig | None, faults: list[Fault]) -> _Weights | None:
     try:
         header = read_header(path)
-        tensors = LoraTensors.of(header)
-        weights = _Weights(header, tensors, scan(path, header))
+        named = Named.of(header, map(Keys(base.modules).read, header.tensors))
+        tensors = LoraTensors.of(named.header)
+        weights = _Weights(named, tensors, scan(path, named.header))
     except SafetensorsMalformed as malformed:
         faults.append(malformed.fault)
         return None
     faults.extend(weights.scan.faults)
-    faults.extend(islice(tensors.faults(base, config), MAX_FAULTS + 1))
+    faults.extend(islice(chain(named.faults, tensors.faults(base, config)), MAX_FAULTS + 1))
+    if config is not None and not faults:
+        faults.extend(named.pattern_faults(config))
     if tensors.are_inert(weights.scan.zero):
         faults.append(
             Fault(
@@ -169,8 +196,8 @@ def _report(base: BaseModel, config: PeftConfig, weights: _Weights, size_bytes: 
         use_rslora=bool(config.use_rslora),
         target_modules=tuple(sorted({module.rpartition(".")[2] for module in modules})),
         modules=len(modules),
-        tensors=len(weights.header.tensors),
-        dtypes=tuple(sorted({tensor.dtype for tensor in weights.header.tensors.values()})),
+        tensors=len(weights.named.header.tensors),
+        dtypes=tuple(sorted({tensor.dtype for tensor in weights.named.header.tensors.values()})),
         size_bytes=size_bytes,
         max_abs=weights.scan.max_abs,
         base_model=base.name,

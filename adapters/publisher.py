@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from adapters.blobs import Blobs
+from adapters.canonicalizer import Canonical
 from adapters.compile.report import CompileReport
 from adapters.disk import in_thread
 from adapters.errors import AdapterNotFound, AdapterRefused, CompilerDied
@@ -36,9 +37,10 @@ FAULT_POINTS: Final = (
 )
 """Between any two steps of ``Publisher.publish``: dying there leaves orphans, never a row without bytes."""
 
-Door = Callable[[Path], Report]
-"""Inspects a directory with an adapter's files; raises AdapterRefused or WrongBase. Runs in a thread."""
+Door = Callable[[Path, Path], Awaitable[Canonical]]
+"""(source, out) → what was found and done: the canonical form is in ``out`` unless the source is served as it came.
 
+Raises AdapterRefused, AdapterTooCostly or CompilerDied."""
 
 Compiler = Callable[[Path, Path, int | None], Awaitable[CompileReport]]
 """(source, out, rank to cut at) → what was done; raises AdapterRefused, AdapterTooCostly or CompilerDied."""
@@ -153,11 +155,11 @@ class Publisher:
     async def _admit(
         self, original: Staged, stages: AsyncExitStack, compress_to: int | None
     ) -> tuple[Staged, Report, CompileReport | None]:
-        """Return what will be served: what came, or its compiled form where the engine would not serve that exactly."""
+        """Return what will be served: a LoRA in canonical form, and what was done to bring it there."""
         refused: AdapterRefused | None = None
         if compress_to is None or self._compile is None:
             try:
-                return original, await in_thread(self._door, original.path), None
+                return await self._through_door(original, stages)
             except AdapterRefused as refusal:
                 if self._compile is None or await in_thread(claims_lora, original.path):
                     raise  # whatever is wrong with a LoRA, the door says it best and at once
@@ -168,9 +170,20 @@ class Publisher:
         except CompilerDied as died:
             log.error("an adapter could not be compiled", reason=died.message, said=died.log)
             raise refused or died from died
-        canonical = await stages.enter_async_context(self._staging.open())
-        await DirectorySource(scratch.path, allowed=[scratch.path]).fetch(canonical)
-        return canonical, await in_thread(self._door, canonical.path), compiled
+        staged, report, _ = await self._through_door(await self._copied(scratch, stages), stages)
+        return staged, report, compiled
+
+    async def _through_door(self, came: Staged, stages: AsyncExitStack) -> tuple[Staged, Report, CompileReport | None]:
+        scratch = await stages.enter_async_context(self._staging.open())
+        canonical = await self._door(came.path, scratch.path)
+        staged = came if canonical.made is None else await self._copied(scratch, stages)
+        return staged, canonical.report, canonical.made
+
+    async def _copied(self, scratch: Staged, stages: AsyncExitStack) -> Staged:
+        """Return what was written into ``scratch`` past its own methods, hashed and durable."""
+        staged = await stages.enter_async_context(self._staging.open())
+        await DirectorySource(scratch.path, allowed=[scratch.path]).fetch(staged)
+        return staged
 
     def _named(self, name: FineTunedName) -> Version | None:
         try:

@@ -43,11 +43,6 @@ class StoredLora:
         """Each adapted module's out_features, rank and in_features."""
         return {module: (*_b(pair).shape, _a(pair).shape[1]) for module, pair in self._pairs.items()}  # type: ignore[misc]
 
-    @cached_property
-    def dtypes(self) -> frozenset[str]:
-        """What its factors are stored in."""
-        return frozenset(factor.dtype for pair in self._pairs.values() for factor in (_a(pair), _b(pair)))
-
     def scale(self, module: str) -> float:
         """Return what the product of the factors of ``module`` is multiplied with."""
         rank = self.config.rank_of(module)

@@ -12,15 +12,16 @@ from pathlib import Path
 import structlog
 
 from adapters.blobs import Blobs
+from adapters.canonicalizer import Canonical, canonicalize
 from adapters.compile.report import CompileReport
 from adapters.compiler import CompileLimits, compile_adapter
-from adapters.door import Limits, inspect
+from adapters.disk import in_thread
+from adapters.door import Limits
 from adapters.faults import Faults
 from adapters.names import Reference
 from adapters.publisher import Publisher
 from adapters.registry import Registry
 from adapters.remote_blobs import RemoteBlobs
-from adapters.report import Report
 from adapters.staging import Staging
 from adapters.versions import Version
 from server.background import background
@@ -108,7 +109,7 @@ async def open_house(
             registry,
             blobs,
             Staging(settings.data_dir, max_bytes=settings.max_upload_bytes),
-            door=partial(_inspect, supervisor, settings),
+            door=partial(_door, supervisor, settings),
             faults=Faults(settings.fault_at),
             compiler=partial(_compile, supervisor, settings) if compiles else None,
             probe=Probe(lambda: supervisor.running().residency, partial(_asked, reference, settings, supervisor)),
@@ -207,9 +208,10 @@ async def _version_directory(registry: Registry, blobs: Blobs, name: str) -> Pat
     return await blobs.path(registry.catalog.resolve(Reference.parse(name)).digest)
 
 
-def _inspect(supervisor: Supervisor, settings: Settings, directory: Path) -> Report:
+async def _door(supervisor: Supervisor, settings: Settings, directory: Path, out: Path) -> Canonical:
     offer = supervisor.offered()
-    return inspect(directory, offer.base, Limits(max_rank=offer.max_rank, max_bytes=settings.max_upload_bytes))
+    limits = Limits(max_rank=offer.max_rank, max_bytes=settings.max_upload_bytes)
+    return await in_thread(canonicalize, directory, out, offer.base, limits)
 
 
 async def _warm(serving: Serving, registry: Registry, recent: Sequence[Version]) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 import torch
@@ -13,7 +12,6 @@ from adapters.base_model import EMBEDDING, HEAD, BaseModel
 from adapters.compile.tensor_file import DTYPES, TensorFile
 from adapters.errors import BaseModelUnreadable, SafetensorsMalformed
 from adapters.safetensors_header import BASE_HEADER, Tensor, read_header
-from adapters.weights import WEIGHT_DTYPES
 
 _NUMBERS = 4 << 20
 
@@ -41,12 +39,6 @@ class BaseWeights:
     def tensors(self) -> Set[str]:
         """The names of all tensors."""
         return self._files.keys()
-
-    def dtype(self, modules: Iterable[str]) -> torch.dtype:
-        """The dtype in which most of ``modules`` are stored; float32 for one that no adapter is stored in."""
-        stored = Counter(self._tensor(f"{module}.weight").dtype for module in modules)
-        common = stored.most_common(1)[0][0]
-        return DTYPES[common] if common in WEIGHT_DTYPES else torch.float32
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor of that name, as stored."""

@@ -1,38 +1,40 @@
-"""The canonical form: plain LoRA of one rank and scale 1, in the base's dtype, in the order in which it is loaded."""
+"""Torch's factors in the canonical form."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
-from adapters.base_model import EMBEDDING
-from adapters.canonical_config import canonical_config, targets_of
+from adapters import canonical_form, stored_lora
+from adapters.canonical_config import targets_of
+from adapters.canonical_form import Form
 from adapters.compile.factors import Factors
-from adapters.compile.keys import PREFIX
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
 
 
 def write(
-    directory: Path, made: Sequence[Factors], rank: int, modules: Iterable[str], declared_base: str | None
+    directory: Path,
+    made: Sequence[Factors],
+    rank: int,
+    dtype: str,
+    modules: Iterable[str],
+    declared_base: str | None,
 ) -> None:
     """Write the two files. Equal factors become equal bytes.
 
-    ``made`` has its final dtype and ``rank``; ``modules`` is all that may carry a LoRA in the base. safetensors' writer
-    orders tensors by name, and that is the order in which vLLM reads them.
+    ``made`` has numbers that ``dtype`` holds, and at most ``rank``; ``modules`` is all that may carry a LoRA in the
+    base.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    targets = targets_of((factors.module for factors in made), modules)
-    config = canonical_config(rank, targets, declared_base)
-    (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
-    save_file(dict(_tensors(made)), directory / WEIGHTS_FILE, metadata={"format": "pt"})
+    by_module = {factors.module: factors for factors in made}
+    form = Form(
+        shapes={module: (factors.b.shape[0], factors.a.shape[1]) for module, factors in by_module.items()},
+        rank=rank,
+        dtype=dtype,
+        targets=targets_of(by_module, modules),
+        declared_base=declared_base,
+    )
 
+    def numbers_of(module: str) -> stored_lora.Factors:
+        factors = by_module[module]
+        return stored_lora.Factors(b=factors.b.float().numpy(), a=factors.a.float().numpy())
 
-def _tensors(made: Sequence[Factors]) -> Iterable[tuple[str, torch.Tensor]]:
-    for factors in made:
-        form = "lora_embedding_{}" if factors.module.rpartition(".")[2] == EMBEDDING else "lora_{}.weight"
-        for side, tensor in (("A", factors.a), ("B", factors.b)):
-            yield f"{PREFIX}{factors.module}.{form.format(side)}", tensor
+    canonical_form.write(directory, form, numbers_of)

@@ -24,6 +24,7 @@ from adapters.compile.factors import (
 from adapters.compile.lora import Lora
 from adapters.compile.report import CompileReport
 from adapters.compile.source import Source
+from adapters.compile.tensor_file import DTYPES
 from adapters.door import SERVABLE_RANKS
 from adapters.errors import AdapterRefused, Fault
 from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
@@ -65,11 +66,11 @@ def compile_directory(directory: Path, out: Path, base: BaseWeights, bounds: Bou
     """
     source = Source.read(directory, base)
     made = _from_lora(source, directory, base, bounds) if source.kind == "LORA" else _from_other(source, base, bounds)
-    dtype = base.dtype(factors.module for factors in made.factors)
-    rounded = [factors.rounded(dtype) for factors in made.factors]
+    rounded = [factors.rounded(DTYPES[base.model.dtype]) for factors in made.factors]
     _check_magnitudes(rounded)
     declared = source.config.get("base_model_name_or_path")
-    canonical.write(out, rounded, made.cut.rank, base.model.modules, declared if isinstance(declared, str) else None)
+    declared = declared if isinstance(declared, str) else None
+    canonical.write(out, rounded, made.cut.rank, base.model.dtype, base.model.modules, declared)
     return CompileReport(
         kind=made.kind,
         method=made.method,
@@ -176,7 +177,7 @@ def _rounding(made: Sequence[Factors], rounded: Sequence[Factors]) -> float:
 
 
 def _notes(source: Source, base: BaseModel) -> list[str]:
-    respelt = sum(name != key.raw for name, key in source.keys.items())
+    respelt = source.named.respelt
     notes = [f"{respelt} tensors had other names than PEFT gives them for {base.name}"] if respelt else []
     if source.dropped:
         notes.append("copies of the base model's own weights were left out")

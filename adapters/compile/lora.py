@@ -15,7 +15,7 @@ from adapters.compile.factors import Factors
 from adapters.compile.source import Source
 from adapters.errors import AdapterRefused, Fault
 from adapters.lora_tensors import LoraTensors, Pair
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
+from adapters.manifest import CONFIG_FILE
 from adapters.peft_config import PeftConfig, shown
 
 INITIAL = "initial"
@@ -50,7 +50,7 @@ class Lora:
         tensors = LoraTensors.of(source.without(MAGNITUDE) if config.use_dora else source.header)
         faults.extend(tensors.faults(base, config))
         if not faults:
-            faults.extend(_spelling_faults(source, config, tensors.pairs))
+            faults.extend(source.named.pattern_faults(config))
         if faults:
             raise AdapterRefused(faults)
         return cls(source, config, tensors.pairs)
@@ -134,18 +134,3 @@ def _no_initial(config: PeftConfig) -> Fault:
 
 def _shapes(factors: list[Factors]) -> list[tuple[str, torch.Size, torch.Size]]:
     return [(made.module, made.b.shape, made.a.shape) for made in factors]
-
-
-def _spelling_faults(source: Source, config: PeftConfig, pairs: tuple[Pair, ...]) -> Iterator[Fault]:
-    """Yield a fault where a pattern means one thing for the file's name of a module and another for the base's."""
-    spellings = {key.module: key.spelt for key in source.keys.values()}
-    for pair in pairs:
-        spelt = spellings[pair.module]
-        ours = config.rank_of(pair.module), config.alpha_of(pair.module)
-        theirs = config.rank_of(spelt), config.alpha_of(spelt)
-        if ours != theirs:
-            yield Fault(
-                f"{CONFIG_FILE}: alpha_pattern",
-                f"rank and alpha {ours} for {pair.module}, but {theirs} for {spelt}, as {WEIGHTS_FILE} names it",
-                "patterns that mean the same for both, such as the last parts of module names",
-            )

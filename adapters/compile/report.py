@@ -22,8 +22,8 @@ class CompileReport:
     error: float
     """Of the change to all modules together, before rounding."""
     worst_error: float
-    worst_module: str
-    """The module with the largest error, and that error."""
+    worst_module: str | None
+    """The module with the largest error, and that error; None where nothing can have been lost."""
     rounding: float
     """What storing in the base's dtype adds: relative error of the stored factors' product."""
     dropped: tuple[str, ...]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,13 +12,13 @@ import torch
 from adapters import strict_json
 from adapters.base_model import HEAD
 from adapters.compile.base_weights import BaseWeights
-from adapters.compile.keys import PREFIX, Key, Keys
 from adapters.compile.kinds import refusal
 from adapters.compile.tensor_file import TensorFile
 from adapters.errors import AdapterRefused, Fault, SafetensorsMalformed
 from adapters.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
 from adapters.peft_config import MAX_CONFIG_BYTES
 from adapters.safetensors_header import Header, Tensor, read_header
+from adapters.tensor_names import Key, Keys, Named
 from adapters.weights import scan
 
 
@@ -33,10 +32,7 @@ class Source:
     config_bytes: bytes
     kind: str
     """``peft_type``."""
-    header: Header
-    """That of the file, but for the names."""
-    keys: Mapping[str, Key]
-    """By canonical name: how the file spells it."""
+    named: Named
     dropped: tuple[str, ...]
     """Tensors that are the base's own."""
 
@@ -69,13 +65,17 @@ class Source:
         keys = [read_key(name) for name in header.tensors]
         copies = [key for key in keys if key.copied() is not None]
         faults.extend(fault for key in copies if (fault := _copy_fault(key, file, base)) is not None)
-        named, same = _canonical_names((key for key in keys if key.copied() is None), is_lora=kind == "LORA")
-        faults.extend(same)
+        named = Named.of(header, (key for key in keys if key.copied() is None), is_lora=kind == "LORA")
+        faults.extend(named.faults)
         if faults:
             raise AdapterRefused(faults)
-        tensors = {name: replace(header.tensors[key.raw], name=name) for name, key in named.items()}
         dropped = tuple(sorted(key.raw for key in copies))
-        return cls(file, config, raw, kind, replace(header, tensors=tensors), named, dropped)
+        return cls(file, config, raw, kind, named, dropped)
+
+    @property
+    def header(self) -> Header:
+        """That of the file, but for the names."""
+        return self.named.header
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor of that canonical name, as stored."""
@@ -125,22 +125,3 @@ def _copy_fault(key: Key, file: TensorFile, base: BaseWeights) -> Fault | None:
         "no changed copies of the base model's weights, which all adapters share: train a LoRA on this module "
         "instead (modules_to_save=None, bias='none', no tokens added)",
     )
-
-
-def _canonical_names(keys: Iterator[Key], *, is_lora: bool) -> tuple[dict[str, Key], list[Fault]]:
-    named: dict[str, Key] = {}
-    faults = []
-    adapters: Counter[str | None] = Counter()
-    for key in keys:
-        name = key.canonical
-        if is_lora and (factor := key.factor()) is not None:
-            part, adapter = factor
-            adapters[adapter] += 1
-            name = f"{PREFIX}{key.module}.{part}"
-        if named.setdefault(name, key) is not key:
-            where = f"{WEIGHTS_FILE}: {key.raw}"
-            faults.append(Fault(where, f"the same tensor as {named[name].raw}", "one of them: save again"))
-    if len(adapters) > 1:
-        listed = ", ".join(sorted(str(adapter) for adapter in adapters))
-        faults.append(Fault(WEIGHTS_FILE, f"tensors of several adapters: {listed}", "one adapter: save each by itself"))
-    return named, faults

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from peft.utils.merge_utils import dare_linear, dare_ties, ties
 
-from adapters.merge.canonical import Form, write
+from adapters.canonical_form import Form, write
 from adapters.merge.recipe import Method
 from adapters.stored_lora import Factors, StoredLora
 

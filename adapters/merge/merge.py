@@ -14,14 +14,14 @@ from typing import Any, Final
 
 from adapters.base_model import BaseModel
 from adapters.canonical_config import targets_of
+from adapters.canonical_form import Form, write
 from adapters.disk import in_thread, space_needed
 from adapters.door import SERVABLE_RANKS
 from adapters.errors import AdapterRefused, CompilerDied, Fault
-from adapters.merge.canonical import Form, write
 from adapters.merge.cut import Cut
 from adapters.merge.linear import LinearSum
 from adapters.merge.recipe import Method, Recipe
-from adapters.merge.rounding import Rounding
+from adapters.rounding import Rounding
 from adapters.spectrum import Spectrum
 from adapters.stored_lora import Factors, StoredLora
 
@@ -82,7 +82,7 @@ def _write(recipe: Recipe, merged: LinearSum, loras: Sequence[StoredLora], out: 
     rank = min(merged.rank, recipe.compress_to or merged.rank)
     if rank > bounds.max_rank:
         raise AdapterRefused([_too_large(merged, rank, bounds)], param="versions")
-    cut, rounding = Cut(rank), Rounding(_dtype(loras))
+    cut, rounding = Cut(rank), Rounding(bounds.base.dtype)
 
     def factors_of(module: str) -> Factors:
         made = merged.read(module)
@@ -102,12 +102,6 @@ def _write(recipe: Recipe, merged: LinearSum, loras: Sequence[StoredLora], out: 
     with space_needed(out):
         write(out, form, factors_of)
     return {**recipe.to_json(), "rank_before": merged.rank, **cut.to_json(), "rounding": rounding.error}
-
-
-def _dtype(loras: Sequence[StoredLora]) -> str:
-    """Return what all of them are stored in, else what holds all of their numbers."""
-    dtypes = frozenset[str]().union(*(lora.dtypes for lora in loras))
-    return next(iter(dtypes)) if len(dtypes) == 1 else "F32"
 
 
 def _too_large(merged: LinearSum, rank: int, bounds: Bounds) -> Fault:

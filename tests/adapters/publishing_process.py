@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from adapters.blobs import Blobs
+from adapters.canonicalizer import Canonical
 from adapters.faults import Faults
 from adapters.publisher import Publisher
 from adapters.registry import Registry
@@ -32,12 +33,14 @@ REPORT = Report(
 )
 
 
+async def open_door(_: Path, __: Path) -> Canonical:
+    return Canonical(REPORT, None)
+
+
 async def main(url: str, root: Path, first: Path, second: Path, point: str) -> None:
     async with Registry.open(url) as registry:
         for directory, faults in ((first, Faults()), (second, Faults(point))):
-            publisher = Publisher(
-                registry, Blobs(root), Staging(root, max_bytes=10**6), lambda _: REPORT, faults=faults
-            )
+            publisher = Publisher(registry, Blobs(root), Staging(root, max_bytes=10**6), open_door, faults=faults)
             published = await publisher.publish("sql", DirectorySource(directory, [directory]))
             print(published.version.number, published.version.digest, flush=True)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from adapters.blobs import Blobs
+from adapters.canonicalizer import Canonical
 from adapters.errors import AdapterRefused, Fault, InvalidName, SourceForbidden
 from adapters.faults import KILLED
 from adapters.manifest import CONFIG_FILE, Manifest
@@ -46,13 +47,13 @@ REPORT = Report(
 )
 
 
-def open_door(directory: Path) -> Report:
-    """Lets in whatever has a config."""
+async def open_door(directory: Path, _: Path) -> Canonical:
+    """Lets in whatever has a config, as it came."""
     assert (directory / CONFIG_FILE).exists()
-    return REPORT
+    return Canonical(REPORT, None)
 
 
-def shut_door(directory: Path) -> Report:
+async def shut_door(directory: Path, _: Path) -> Canonical:
     raise AdapterRefused([Fault("lora_A", "rank 8", "rank 4")])
 
 

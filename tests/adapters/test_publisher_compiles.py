@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from adapters.blobs import Blobs
+from adapters.canonicalizer import Canonical
 from adapters.compile.report import CompileReport
 from adapters.errors import AdapterRefused, CompilerDied, Fault
 from adapters.manifest import CONFIG_FILE, FILES, Manifest
 from adapters.publisher import Publisher
 from adapters.registry import Registry
-from adapters.report import Report
 from adapters.sources.directory import DirectorySource
 from adapters.staging import Staging
 from tests.adapters.test_publisher import REPORT
@@ -23,17 +23,24 @@ WriteAdapter = Callable[..., Path]
 COMPILED = CompileReport("dora", "exact", 8, 16, 1e-5, 2e-5, "model.layers.0.self_attn.q_proj", 0.0, (), ())
 
 
-def door(directory: Path) -> Report:
-    """Lets in what the compiler wrote, and nothing else."""
-    if (directory / CONFIG_FILE).read_text() != "{}":
+async def door(directory: Path, out: Path) -> Canonical:
+    """Lets in what is canonical, which the compiler's is, and what can be made so; nothing else."""
+    config = (directory / CONFIG_FILE).read_text()
+    if config == '{"scale": 2}':
+        await compiler(directory, out, None)
+        return Canonical(REPORT, FOLDED)
+    if config != "{}":
         raise AdapterRefused([Fault("peft_type", "LOHA", "plain LoRA")])
-    return REPORT
+    return Canonical(REPORT, None)
 
 
 async def compiler(source: Path, out: Path, compress_to: int | None) -> CompileReport:
     shutil.copyfile(source / FILES[1], out / FILES[1])
     (out / CONFIG_FILE).write_text("{}")
     return COMPILED
+
+
+FOLDED = CompileReport("lora", "folded", 8, 8, 0.0, 0.0, None, 1e-3, (), ())
 
 
 @pytest.fixture
@@ -63,7 +70,21 @@ async def test_an_adapter_that_the_door_refuses_is_served_compiled_and_kept_as_i
     assert list(staging.directory.iterdir()) == []
 
 
-async def test_an_adapter_that_the_door_takes_is_served_as_it_came(
+async def test_a_lora_in_another_form_is_served_in_the_canonical_one_and_kept_as_it_came(
+    registry: Registry, blobs: Blobs, staging: Staging, write_adapter: WriteAdapter
+):
+    directory = write_adapter()
+    (directory / CONFIG_FILE).write_text('{"scale": 2}')
+    version = (
+        await Publisher(registry, blobs, staging, door).publish("sql", DirectorySource(directory, [directory]))
+    ).version
+    assert version.original_digest == Manifest.of(directory).digest != version.digest
+    assert (await blobs.verify(version.digest) / CONFIG_FILE).read_text() == "{}"
+    assert Manifest.of(await blobs.verify(version.original_digest)) == Manifest.of(directory)
+    assert (await registry.report(version))["compile"] == FOLDED.to_json()
+
+
+async def test_a_lora_in_canonical_form_is_served_as_it_came_and_stored_once(
     registry: Registry, blobs: Blobs, staging: Staging, write_adapter: WriteAdapter
 ):
     directory = write_adapter()
@@ -71,6 +92,8 @@ async def test_an_adapter_that_the_door_takes_is_served_as_it_came(
     publisher = Publisher(registry, blobs, staging, door, compiler=compiler)
     plain = (await publisher.publish("sql", DirectorySource(directory, [directory]))).version
     assert (plain.digest, plain.original_digest) == (Manifest.of(directory).digest, None)
+    assert await registry.digests() == {plain.digest}
+    assert "compile" not in await registry.report(plain)
 
 
 async def test_a_rank_to_cut_at_is_for_the_compiler_also_where_the_door_would_take_the_adapter(

@@ -190,21 +190,13 @@ KINDS = {
     "convolution B": Kind(put(Q0_B, (16, 8, 1, 1)), f"{WEIGHTS}: {Q0_B}", "[16, 8]"),
     "no lora_B": Kind(dropped(Q0_B), f"{WEIGHTS}: {Q0_A}", "both factors"),
     "no lora_A": Kind(dropped(Q0_A), f"{WEIGHTS}: {Q0_B}", "both factors"),
-    "prefix of another class": Kind(
-        renamed("model.model.", "model."),
-        f"{WEIGHTS}: {PREFIX}layers.0.self_attn.q_proj.lora_A.weight",
-        "base_model.model.model.layers.0.self_attn.q_proj",
+    "a prefix that no tool is known to give": Kind(
+        renamed("model.model.", "model.backbone."),
+        f"{WEIGHTS}: {PREFIX}backbone.layers.0.self_attn.q_proj.lora_A.weight",
+        "a linear layer of tiny",
     ),
-    "a prefix too many": Kind(
-        renamed(PREFIX, PREFIX * 2),
-        f"{WEIGHTS}: {PREFIX}{Q0_A}",
-        "base_model.model.model.layers.0.self_attn.q_proj",
-    ),
-    "the adapter's name in the keys": Kind(
-        renamed("lora_A.weight", "lora_A.default.weight"),
-        f"{WEIGHTS}: {Q0}.lora_A.default.weight",
-        "save_pretrained",
-    ),
+    "one module by two names": Kind(put(f"_orig_mod.{Q0_A}", (8, 16)), f"{WEIGHTS}: _orig_mod.{Q0_A}", "one of them"),
+    "the keys of two adapters": Kind(renamed("lora_A.weight", "lora_A.default.weight"), WEIGHTS, "one adapter"),
     "another library's keys": Kind(renamed("lora_A", "lora_down"), f"{WEIGHTS}: {Q0}.lora_down.weight", "lora_A"),
     "LoHa keys": Kind(renamed("lora_A.weight", "hada_w1_a"), f"{WEIGHTS}: {Q0}.hada_w1_a", "save_as_lora"),
     "LoKr keys": Kind(renamed("lora_A.weight", "lokr_w1"), f"{WEIGHTS}: {Q0}.lokr_w1", "save_as_lora"),

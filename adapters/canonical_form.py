@@ -1,6 +1,7 @@
 """The canonical form, written without torch, a module at a time: plain LoRA of one rank and scale 1.
 
-The bytes are those that ``adapters.compile.canonical`` and safetensors' own writer would make of the same numbers.
+The bytes are those that safetensors' own writer would make of the same numbers: tensors in the order of their names,
+in which vLLM reads them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
 from adapters.number_formats import encode
 from adapters.safetensors_header import DTYPE_BITS, LENGTH_BYTES
 from adapters.stored_lora import Factors
+from adapters.tensor_names import PREFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,10 @@ def write(directory: Path, form: Form, factors_of: Callable[[str], Factors]) -> 
 
     ``factors_of`` is asked once for each module, in the order in which they are stored.
     """
-    (directory / CONFIG_FILE).write_text(
-        json.dumps(canonical_config(form.rank, form.targets, form.declared_base), indent=2) + "\n"
-    )
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / CONFIG_FILE).write_bytes(config_bytes(form))
     with (directory / WEIGHTS_FILE).open("wb") as file:
-        file.write(_header(form))
+        file.write(header_bytes(form))
         for module in _ordered(form.shapes):
             made = factors_of(module)
             padding = form.rank - made.a.shape[0]
@@ -49,7 +50,14 @@ def write(directory: Path, form: Form, factors_of: Callable[[str], Factors]) -> 
             file.write(encode(np.pad(made.b, ((0, 0), (0, padding))), form.dtype))
 
 
-def _header(form: Form) -> bytes:
+def config_bytes(form: Form) -> bytes:
+    """Return what adapter_config.json holds."""
+    config = canonical_config(form.rank, form.targets, form.declared_base)
+    return (json.dumps(config, indent=2) + "\n").encode()
+
+
+def header_bytes(form: Form) -> bytes:
+    """Return what the file of weights begins with, its length included."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name, shape in _tensors(form):
@@ -74,4 +82,4 @@ def _ordered(modules: Iterable[str]) -> list[str]:
 
 def _name(module: str, side: str) -> str:
     form = "lora_embedding_{}" if module.rpartition(".")[2] == EMBEDDING else "lora_{}.weight"
-    return f"base_model.model.{module}.{form.format(side)}"
+    return f"{PREFIX}{module}.{form.format(side)}"
