@@ -11,8 +11,8 @@ PatchbayError
 │   ├── VersionInUse       deletion of a version that an alias or a pin still holds
 │   └── NameTaken          a name that belongs to the base model, or to a version that was deleted
 ├── AdapterRefused         the door found faults; carries every one of them
-├── AdapterTooCostly       compiling the adapter took more memory or time than it may
-├── CompilerDied           the adapter compiler ended without an answer
+├── AdapterTooCostly       inspecting, compiling or merging took more memory or time than it may
+├── CompilerDied           the process that does so ended without an answer
 ├── SafetensorsMalformed   a file that breaks the safetensors format or our limits on it
 ├── BaseModelUnreadable    a base model directory without config or weights that we can read
 ├── WrongBase              a version made for another base model than the one served
@@ -148,13 +148,13 @@ class AdapterRefused(PatchbayError):
 
 
 class AdapterTooCostly(PatchbayError):
-    """Compiling the adapter took more memory or time than it may; the message says which, and how much that is."""
+    """Work on an adapter took more memory or time than it may; the message says which, and how much that is."""
 
     code = "adapter_too_costly"
 
 
 class CompilerDied(PatchbayError):
-    """The adapter compiler ended without an answer; ``log`` is the end of what it wrote."""
+    """A process that works on adapters ended without an answer; ``log`` is the end of what it wrote."""
 
     code = "compiler_died"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +42,11 @@ class Report:
         for name in ("target_modules", "dtypes", "notes"):
             fields[name] = list(fields[name])
         return fields
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """The report that ``to_json`` wrote."""
+        texts = {name: tuple(fields[name]) for name in ("target_modules", "dtypes", "notes")}
+        ranks = {int(rank): count for rank, count in fields["ranks"].items()}
+        alphas = {float(alpha): count for alpha, count in fields["alphas"].items()}
+        return cls(**{**fields, **texts, "ranks": ranks, "alphas": alphas})

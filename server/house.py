@@ -136,7 +136,8 @@ class House:
         directories = [await self.blobs.verify(version.digest) for version in versions]
         settings = self.settings
         async with Staging(settings.data_dir, max_bytes=settings.max_upload_bytes).open() as scratch:
-            merged = await merge(recipe, directories, scratch.path, Bounds(offer.base, offer.max_rank))
+            bounds = Bounds(offer.base, offer.max_rank, settings.allowance)
+            merged = await merge(recipe, directories, scratch.path, bounds)
             source = DirectorySource(scratch.path, allowed=[scratch.path], origin=str(recipe))
             return await self.publish(name, source, alias=alias, extra={"merge": merged})
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import structlog
 
 from adapters.blobs import Blobs
-from adapters.canonicalizer import Canonical, canonicalize
+from adapters.canonicalizer import Canonical
 from adapters.compile.report import CompileReport
-from adapters.compiler import CompileLimits, compile_adapter
-from adapters.disk import in_thread
+from adapters.compiler import compile_adapter
 from adapters.door import Limits
 from adapters.faults import Faults
+from adapters.inspector import Inspector
 from adapters.names import Reference
 from adapters.publisher import Publisher
 from adapters.registry import Registry
@@ -56,6 +56,7 @@ async def open_house(
     *,
     examples: Path | None = None,
     compiles: bool = True,
+    inspector: Inspector | None = None,
     preflight: Preflight = preflight,
 ) -> AsyncIterator[House]:
     """Open every part and start the engine; the house answers control calls at once, inference when it is ready.
@@ -65,6 +66,7 @@ async def open_house(
         builder: starts engines.
         examples: adapters to register at the first start, a directory each.
         compiles: adapters that the engine would not serve exactly as they are may be compiled to plain LoRA.
+        inspector: looks at uploads; one of this house's own if None.
         preflight: checks a new job's files.
 
     Raises:
@@ -85,7 +87,11 @@ async def open_house(
             catalog=registry.catalog, meter=Meter(metrics.adapters), serving=lambda: supervisor.serving()
         )
 
+        inspecting = Inspector() if inspector is None else inspector
+
         async def settle(serving: Serving, before: Sequence[Version] | None) -> None:
+            if inspector is None:
+                await inspecting.start(serving.offer.base)  # ahead of the first upload
             if examples is not None:
                 await register_examples(registry, publisher, examples)
             recent = journal.recent(registry.catalog) if before is None else before
@@ -109,7 +115,7 @@ async def open_house(
             registry,
             blobs,
             Staging(settings.data_dir, max_bytes=settings.max_upload_bytes),
-            door=partial(_door, supervisor, settings),
+            door=partial(_door, inspecting, supervisor, settings),
             faults=Faults(settings.fault_at),
             compiler=partial(_compile, supervisor, settings) if compiles else None,
             probe=Probe(lambda: supervisor.running().residency, partial(_asked, reference, settings, supervisor)),
@@ -118,6 +124,7 @@ async def open_house(
         admission = Admission(settings.max_in_flight)
         async with (
             aclosing(reference),
+            aclosing(inspecting) if inspector is None else nullcontext(),
             background(
                 supervisor=supervisor.run,
                 registry=partial(registry.follow, settings.follow_interval_s),
@@ -177,11 +184,13 @@ async def _compile(
     supervisor: Supervisor, settings: Settings, source: Path, out: Path, compress_to: int | None
 ) -> CompileReport:
     offer = supervisor.offered()
-    limits = CompileLimits(
-        settings.max_compile_bytes, cpu_s=settings.max_compile_s, wall_s=2.0 * settings.max_compile_s
-    )
     return await compile_adapter(
-        source, out, base=offer.directory, max_rank=offer.max_rank, compress_to=compress_to, limits=limits
+        source,
+        out,
+        base=offer.directory,
+        max_rank=offer.max_rank,
+        compress_to=compress_to,
+        allowance=settings.allowance,
     )
 
 
@@ -208,10 +217,12 @@ async def _version_directory(registry: Registry, blobs: Blobs, name: str) -> Pat
     return await blobs.path(registry.catalog.resolve(Reference.parse(name)).digest)
 
 
-async def _door(supervisor: Supervisor, settings: Settings, directory: Path, out: Path) -> Canonical:
+async def _door(
+    inspector: Inspector, supervisor: Supervisor, settings: Settings, directory: Path, out: Path
+) -> Canonical:
     offer = supervisor.offered()
     limits = Limits(max_rank=offer.max_rank, max_bytes=settings.max_upload_bytes)
-    return await in_thread(canonicalize, directory, out, offer.base, limits)
+    return await inspector.canonicalize(directory, out, offer.base, limits, settings.allowance)
 
 
 async def _warm(serving: Serving, registry: Registry, recent: Sequence[Version]) -> None:

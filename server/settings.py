@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from adapters.confinement import Allowance
 from adapters.sources.rules import SourceRules
 from server.host_memory import host_memory
 
@@ -47,8 +48,8 @@ class Settings(BaseSettings):
     hub_endpoint: str | None = Field(None, description="Hugging Face hub to pull adapters from; none: the public one.")
     hub_token: str | None = Field(None, description="Token for private repositories; none: HF_TOKEN.", repr=False)
     max_upload_bytes: int = Field(4 * 2**30, gt=0, description="Largest adapter accepted.")
-    max_compile_bytes: int = Field(8 * 2**30, ge=2**29, description="Memory that compiling one adapter may take.")
-    max_compile_s: int = Field(600, gt=0, description="Seconds of one core that compiling one adapter may take.")
+    max_compile_bytes: int = Field(8 * 2**30, ge=2**29, description="Memory that work on one adapter may take.")
+    max_compile_s: int = Field(600, gt=0, description="Seconds of one core that work on one adapter may take.")
     max_file_bytes: int = Field(512 * 2**20, gt=0, description="Largest file accepted, such as one to train on.")
 
     max_residents: int = Field(64, ge=2, description="Adapters held ready by the engine at once.")
@@ -101,6 +102,11 @@ class Settings(BaseSettings):
     def runs_dir(self) -> Path:
         """The directories of runs, one a job."""
         return self.training_dir / "runs"
+
+    @property
+    def allowance(self) -> Allowance:
+        """What inspecting, compiling or merging may take: twice its seconds on the wall, where cores are shared."""
+        return Allowance(self.max_compile_bytes, cpu_s=self.max_compile_s, wall_s=2.0 * self.max_compile_s)
 
     @property
     def source_rules(self) -> SourceRules:

@@ -6,21 +6,17 @@ It is a process so that it may be killed, run out of memory or hang, and its ten
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
-import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-NICENESS: Final = 10
+from adapters.confinement import Subordinate
+
 STOP_S: Final = 60.0
 """How long a child may take to write its checkpoint after SIGTERM."""
 LOG: Final = "child.log"
-
-_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 
 class Child:
@@ -63,30 +59,10 @@ async def child(run_dir: Path, *arguments: str) -> AsyncIterator[Child]:
             stdout=log,
             stderr=log,
             start_new_session=True,  # a terminal's Ctrl-C is for its parent, which then asks it to stop
-            preexec_fn=_Subordinate(),
+            preexec_fn=Subordinate(),
         )
     started = Child(process)
     try:
         yield started
     finally:
         await started.kill()
-
-
-class DiesWithParent:
-    """Called by a process, it has the kernel kill that process once its parent is dead: an orphan must not train on."""
-
-    def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before a fork
-
-    def __call__(self) -> None:
-        """Ask the kernel; nothing happens where there is no such kernel."""
-        if self._libc is not None:
-            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-class _Subordinate(DiesWithParent):
-    """Run by the new process before its program: requests come first."""
-
-    def __call__(self) -> None:
-        os.nice(NICENESS)
-        super().__call__()

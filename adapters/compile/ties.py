@@ -16,6 +16,7 @@ import torch
 from peft.utils.merge_utils import dare_linear, dare_ties, ties
 
 from adapters.canonical_form import Form, write
+from adapters.compile.exit_status import COMPILED, OUT_OF_MEMORY, is_out_of_memory
 from adapters.merge.recipe import Method
 from adapters.stored_lora import Factors, StoredLora
 
@@ -33,8 +34,18 @@ def merge(terms: Sequence[tuple[StoredLora, float]], module: str, method: Method
     return Factors(b.numpy(), a.numpy())
 
 
-def main() -> None:
-    """Do what the arguments of this process say."""
+def main() -> int:
+    """Run the program; return its exit status."""
+    try:
+        _merge_all()
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return OUT_OF_MEMORY
+    return COMPILED
+
+
+def _merge_all() -> None:
     out, request = Path(sys.argv[1]), json.loads(sys.argv[2])
     torch.set_num_threads(1)  # the engine needs the cores
     torch.manual_seed(request["seed"] or 0)
@@ -48,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
-import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
+
+from adapters import confinement
 from adapters.base_model import BaseModel
 from adapters.canonical_config import targets_of
 from adapters.canonical_form import Form, write
+from adapters.compile.exit_status import COMPILED, OUT_OF_MEMORY
+from adapters.confinement import Allowance, TookTooMuch
 from adapters.disk import in_thread, space_needed
 from adapters.door import SERVABLE_RANKS
-from adapters.errors import AdapterRefused, CompilerDied, Fault
+from adapters.errors import AdapterRefused, AdapterTooCostly, CompilerDied, Fault
 from adapters.merge.cut import Cut
 from adapters.merge.linear import LinearSum
 from adapters.merge.recipe import Method, Recipe
@@ -27,16 +30,19 @@ from adapters.stored_lora import Factors, StoredLora
 
 WHERE: Final = "merge"
 
-_ENVIRONMENT: Mapping[str, str] = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
-_SHOWN_BYTES: Final = 2000
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the merged version must fit: the base model that is served, and the largest rank of its engine."""
+    """What the merged version must fit: the base model that is served, and the largest rank of its engine.
+
+    ``allowance`` is for what goes through PEFT.
+    """
 
     base: BaseModel
     max_rank: int
+    allowance: Allowance
 
 
 async def merge(recipe: Recipe, directories: Sequence[Path], out: Path, bounds: Bounds) -> dict[str, Any]:
@@ -46,7 +52,8 @@ async def merge(recipe: Recipe, directories: Sequence[Path], out: Path, bounds: 
 
     Raises:
         AdapterRefused: the rank is too large for the server, or the method cannot combine these versions.
-        CompilerDied: PEFT's process ended without a result.
+        AdapterTooCostly: PEFT's process took more than its allowance.
+        CompilerDied: it ended without a result.
         StorageFull: the disk has no space left.
     """
     weights = [each.weight for each in recipe.ingredients]
@@ -57,7 +64,7 @@ async def merge(recipe: Recipe, directories: Sequence[Path], out: Path, bounds: 
         return await in_thread(_write, recipe, merged, loras, out, bounds)
     _check_ranks(recipe.method, loras)
     async with _subdirectory(out) as combined:
-        await _through_peft(recipe, used, combined)
+        await _through_peft(recipe, used, combined, bounds.allowance)
         merged = LinearSum([(lora, 1.0) for lora in await in_thread(_open, [combined])])
         return await in_thread(_write, recipe, merged, loras, out, bounds)
 
@@ -132,31 +139,27 @@ def _check_ranks(method: Method, loras: Sequence[StoredLora]) -> None:
         )
 
 
-async def _through_peft(recipe: Recipe, used: Sequence[tuple[Path, float]], out: Path) -> None:
+async def _through_peft(recipe: Recipe, used: Sequence[tuple[Path, float]], out: Path, allowance: Allowance) -> None:
     request = {
         "terms": [[str(directory), weight] for directory, weight in used],
         "method": recipe.method,
         "density": recipe.density,
         "seed": recipe.seed,
     }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "adapters.compile.ties",
-        str(out),
-        json.dumps(request),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        env=_ENVIRONMENT,
-        start_new_session=True,
-    )
     try:
-        _, log = await process.communicate()
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-    if process.returncode != 0:
-        shown = log[-_SHOWN_BYTES:].decode(errors="replace").strip()
-        raise CompilerDied(f"merging by {recipe.method} died with status {process.returncode}", log=shown)
+        ended = await confinement.run("-m", "adapters.compile.ties", str(out), json.dumps(request), allowance=allowance)
+    except TookTooMuch as exceeded:
+        raise _too_costly(str(exceeded)) from None
+    if ended.status == OUT_OF_MEMORY:
+        raise _too_costly(f"{allowance.memory_bytes >> 20} MiB of memory")
+    if ended.status != COMPILED:
+        died = CompilerDied(f"merging by {recipe.method} died with status {ended.status}", log=ended.log)
+        log.error("a merge died", reason=died.message, said=died.log)
+        raise died
+
+
+def _too_costly(what: str) -> AdapterTooCostly:
+    return AdapterTooCostly(
+        f"merging took more than {what}: merge fewer versions or linear, or give the server more "
+        "(--max-compile-bytes, --max-compile-s)"
+    )

@@ -15,12 +15,12 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
+from adapters.confinement import DiesWithParent
 from adapters.disk import in_thread
 from adapters.errors import AdapterRefused, Fault, SafetensorsMalformed
 from adapters.safetensors_header import BASE_HEADER, read_header
 from server.host_memory import host_memory
 from server.residency.verdict import WHERE, Opinion
-from trainer.child import DiesWithParent
 
 START_S: Final = 600.0
 ANSWER_S: Final = 120.0

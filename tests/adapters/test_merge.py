@@ -19,6 +19,7 @@ from torch import nn
 
 from adapters.base_model import BaseModel
 from adapters.compile import ties
+from adapters.confinement import Allowance
 from adapters.door import Limits, inspect
 from adapters.errors import AdapterRefused
 from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE, Manifest
@@ -27,6 +28,7 @@ from adapters.merge.recipe import Ingredient, Method, Recipe
 from adapters.stored_lora import StoredLora
 from adapters.versions import Version
 
+AMPLE = Allowance(memory_bytes=2 << 30, cpu_s=300, wall_s=500)
 MAX_RANK = 16
 QUERY = "model.layers.0.self_attn.q_proj"
 EVERYWHERE = (QUERY, "model.layers.1.self_attn.v_proj", "lm_head", "model.embed_tokens")
@@ -49,7 +51,7 @@ def merged(lora_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Me
     async def write(*terms: tuple[Path, float], **how: Any) -> tuple[Path, dict[str, Any]]:
         out = tmp_path_factory.mktemp("merged")
         recipe = recipe_of([weight for _, weight in terms], **how)
-        report = await merge(recipe, [path for path, _ in terms], out, Bounds(lora_base, MAX_RANK))
+        report = await merge(recipe, [path for path, _ in terms], out, Bounds(lora_base, MAX_RANK, AMPLE))
         return out, report
 
     return write

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from safetensors.numpy import save
 from starlette.types import ASGIApp, Message
 
 from adapters.base_model import BaseModel
+from adapters.canonical_config import canonical_config
+from adapters.inspector import Inspector
 from server.app import build_app
 from server.engine.fake import FakeBuilder, FakeEngine
 from server.gateway.gateway import Gateway
@@ -201,7 +203,7 @@ def base() -> BaseModel:
 
 @pytest.fixture
 def make_adapter() -> Callable[..., AdapterFiles]:
-    """Makes an adapter for the tiny base; ``config`` replaces fields of its config."""
+    """Makes an adapter for the tiny base, in canonical form; ``config`` replaces fields of its config."""
 
     def make(seed: int = 1, *, rank: int = 8, zero: bool = False, **config: Any) -> AdapterFiles:
         random = np.random.default_rng(seed)
@@ -211,15 +213,9 @@ def make_adapter() -> Callable[..., AdapterFiles]:
             for module in BASE.modules
             for side, shape in (("A", (rank, HIDDEN)), ("B", (HIDDEN, rank)))
         }
-        fields = {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": "base",
-            "r": rank,
-            "lora_alpha": 16,
-            "target_modules": ["q_proj", "v_proj"],
-        }
-        return AdapterFiles(json.dumps(fields | config).encode(), save(tensors))
+        fields = canonical_config(rank, ["q_proj", "v_proj"], "base") | config
+        text = json.dumps(fields, indent=2) + "\n"
+        return AdapterFiles(text.encode(), save(tensors, {"format": "pt"}))
 
     return make
 
@@ -250,8 +246,15 @@ def quick_preflight_() -> Preflight:
     return quick_preflight
 
 
+@pytest.fixture(scope="session")
+async def inspector() -> AsyncIterator[Inspector]:
+    """Looks at the uploads of all houses: starting a process for each would take longer than most tests."""
+    async with aclosing(Inspector()) as shared:
+        yield shared
+
+
 @pytest.fixture
-def opening(data_dir: Path, make_adapter: Callable[..., AdapterFiles]) -> Opening:
+def opening(data_dir: Path, make_adapter: Callable[..., AdapterFiles], inspector: Inspector) -> Opening:
     """Opens a house with an app and a client; settings by keyword. Twice on the same data directory is a restart."""
 
     @asynccontextmanager
@@ -274,7 +277,9 @@ def opening(data_dir: Path, make_adapter: Callable[..., AdapterFiles]) -> Openin
                 **settings,
             }
         )
-        async with open_house(house_settings, builder, examples=examples, compiles=False, preflight=preflight) as house:
+        async with open_house(
+            house_settings, builder, examples=examples, compiles=False, inspector=inspector, preflight=preflight
+        ) as house:
             app = build_app(house)
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

@@ -10,21 +10,22 @@ import pytest
 from peft import HRAConfig
 
 import embedded
-from adapters.compiler import CompileLimits, compile_adapter
+from adapters.compiler import compile_adapter
+from adapters.confinement import Allowance
 from adapters.errors import AdapterRefused, AdapterTooCostly, CompilerDied
 from adapters.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
 
-AMPLE = CompileLimits(memory_bytes=2 << 30, cpu_s=300, wall_s=500)
+AMPLE = Allowance(memory_bytes=2 << 30, cpu_s=300, wall_s=500)
 ADAPTER = sorted(embedded.ADAPTERS.iterdir())[0]
 
 
-async def run(source: Path, out: Path, limits: CompileLimits = AMPLE, base: Path = embedded.BASE) -> object:
-    return await compile_adapter(source, out, base=base, max_rank=16, compress_to=None, limits=limits)
+async def run(source: Path, out: Path, allowance: Allowance = AMPLE, base: Path = embedded.BASE) -> object:
+    return await compile_adapter(source, out, base=base, max_rank=16, compress_to=None, allowance=allowance)
 
 
 async def test_an_adapter_comes_back_compiled_with_its_report(tmp_path: Path) -> None:
     report = await compile_adapter(
-        ADAPTER, tmp_path / "out", base=embedded.BASE, max_rank=16, compress_to=4, limits=AMPLE
+        ADAPTER, tmp_path / "out", base=embedded.BASE, max_rank=16, compress_to=4, allowance=AMPLE
     )
     assert (report.kind, report.method, report.rank_before, report.rank) == ("lora", "svd", 8, 4)
     assert {file.name for file in (tmp_path / "out").iterdir()} == set(FILES)
@@ -33,7 +34,7 @@ async def test_an_adapter_comes_back_compiled_with_its_report(tmp_path: Path) ->
 async def test_what_needs_peft_is_compiled_within_the_same_limits(save: Callable[..., Path], tmp_path: Path) -> None:
     source = save(HRAConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     report = await compile_adapter(
-        source, tmp_path / "out", base=embedded.BASE, max_rank=16, compress_to=None, limits=AMPLE
+        source, tmp_path / "out", base=embedded.BASE, max_rank=16, compress_to=None, allowance=AMPLE
     )
     assert (report.kind, report.method, report.rank) == ("hra", "exact", 2)
 
@@ -47,7 +48,7 @@ async def test_a_refusal_comes_back_with_its_faults(tmp_path: Path) -> None:
 
 async def test_an_adapter_that_would_take_too_much_memory_is_stopped(tmp_path: Path) -> None:
     with pytest.raises(AdapterTooCostly, match="400 MiB"):
-        await run(bomb(tmp_path), tmp_path / "out", CompileLimits(memory_bytes=400 << 20, cpu_s=300, wall_s=500))
+        await run(bomb(tmp_path), tmp_path / "out", Allowance(memory_bytes=400 << 20, cpu_s=300, wall_s=500))
 
 
 def bomb(directory: Path) -> Path:
@@ -69,12 +70,12 @@ def bomb(directory: Path) -> Path:
 
 async def test_an_adapter_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
     with pytest.raises(AdapterTooCostly, match=r"0\.1 seconds"):
-        await run(ADAPTER, tmp_path / "out", CompileLimits(memory_bytes=2 << 30, cpu_s=300, wall_s=0.1))
+        await run(ADAPTER, tmp_path / "out", Allowance(memory_bytes=2 << 30, cpu_s=300, wall_s=0.1))
 
 
 async def test_an_adapter_that_takes_too_much_of_a_core_is_stopped(tmp_path: Path) -> None:
     with pytest.raises(AdapterTooCostly, match="1 seconds of a core"):
-        await run(bomb(tmp_path), tmp_path / "out", CompileLimits(memory_bytes=8 << 30, cpu_s=1, wall_s=500))
+        await run(bomb(tmp_path), tmp_path / "out", Allowance(memory_bytes=8 << 30, cpu_s=1, wall_s=500))
 
 
 async def test_a_compiler_that_dies_says_so_with_the_end_of_its_log(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_a_scale_that_leaves_nothing_is_refused_as_inert(plain: Callable[..., Ad
 
 def test_a_pattern_that_means_another_thing_by_the_files_names_is_refused(plain: Callable[..., AdapterFiles]) -> None:
     files = plain(alpha_pattern={"language_model.model.layers.0.self_attn.q_proj": 3})
-    files.rename("model.model.", "model.language_model.model.")
+    files.rename("base_model.model.", "base_model.model.language_model.")
     with pytest.raises(AdapterRefused, match="patterns that mean the same for both"):
         canonical_of(files, base_in("BF16"))
 

@@ -191,7 +191,7 @@ KINDS = {
     "no lora_B": Kind(dropped(Q0_B), f"{WEIGHTS}: {Q0_A}", "both factors"),
     "no lora_A": Kind(dropped(Q0_A), f"{WEIGHTS}: {Q0_B}", "both factors"),
     "a prefix that no tool is known to give": Kind(
-        renamed("model.model.", "model.backbone."),
+        renamed(f"{PREFIX}model.", f"{PREFIX}backbone."),
         f"{WEIGHTS}: {PREFIX}backbone.layers.0.self_attn.q_proj.lora_A.weight",
         "a linear layer of tiny",
     ),
