@@ -6,16 +6,17 @@ into B in float32, and both are rounded once: what is computed with them is the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from adapters import canonical_form
 from adapters.base_model import BaseModel
 from adapters.canonical_config import targets_of
-from adapters.canonical_form import Form, config_bytes, header_bytes, write
+from adapters.canonical_form import Form, config_bytes, header_bytes
 from adapters.compile.report import CompileReport
 from adapters.door import Admitted, Limits, admit, inspect
 from adapters.errors import AdapterRefused, Fault
@@ -23,7 +24,7 @@ from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
 from adapters.merge.linear import LinearSum
 from adapters.report import Report
 from adapters.rounding import Rounding
-from adapters.stored_lora import Factors
+from adapters.stored_lora import Factors, StoredLora
 from adapters.weights import MAX_MAGNITUDE
 
 AS_IT_CAME: Final = "kept as it came, not in canonical form: it brings a copy of the base model's embeddings"
@@ -53,23 +54,38 @@ def canonicalize(directory: Path, out: Path, base: BaseModel, limits: Limits) ->
             raise AdapterRefused([_unread_copy(copy) for copy in sorted(admitted.frozen_copies)])
         report = admitted.report
         return Canonical(replace(report, notes=(*report.notes, AS_IT_CAME)), None)
-    form = _form(admitted, base)
+    form = form_of(admitted.lora, base.modules, base.dtype)
     if _is_canonical(directory, form):
         return Canonical(admitted.report, None)
-    rounding = _write(admitted, form, out)
+    rounding = write(admitted.lora, form, out, check=_check_magnitude)
     served = inspect(out, base, limits)
     return Canonical(_with_notes(served, admitted.report), _made(admitted, form, rounding))
 
 
-def _form(admitted: Admitted, base: BaseModel) -> Form:
-    shapes = {module: (rows, columns) for module, (rows, _, columns) in admitted.lora.shapes.items()}
+def form_of(lora: StoredLora, modules: Iterable[str], dtype: str) -> Form:
+    """Return the canonical form of ``lora`` on a base with ``modules``."""
+    shapes = {module: (rows, columns) for module, (rows, _, columns) in lora.shapes.items()}
     return Form(
         shapes=shapes,
-        rank=max(rank for _, rank, _ in admitted.lora.shapes.values()),
-        dtype=base.dtype,
-        targets=targets_of(shapes, base.modules),
-        declared_base=admitted.lora.config.base_model_name_or_path,
+        rank=max(rank for _, rank, _ in lora.shapes.values()),
+        dtype=dtype,
+        targets=targets_of(shapes, modules),
+        declared_base=lora.config.base_model_name_or_path,
     )
+
+
+def write(lora: StoredLora, form: Form, out: Path, check: Callable[[str, Factors], None] | None = None) -> Rounding:
+    """Write ``lora`` in its ``form`` into ``out``; ``check`` sees each module's factors before they are rounded."""
+    scaled, rounding = LinearSum([(lora, 1.0)]), Rounding(form.dtype)
+
+    def factors_of(module: str) -> Factors:
+        factors = scaled.read(module)
+        if check is not None:
+            check(module, factors)
+        return rounding.round(factors)
+
+    canonical_form.write(out, form, factors_of)
+    return rounding
 
 
 def _is_canonical(directory: Path, form: Form) -> bool:
@@ -81,26 +97,12 @@ def _is_canonical(directory: Path, form: Form) -> bool:
         return file.read(len(header)) == header
 
 
-def _write(admitted: Admitted, form: Form, out: Path) -> Rounding:
-    scaled, rounding = LinearSum([(admitted.lora, 1.0)]), Rounding(form.dtype)
-
-    def factors_of(module: str) -> Factors:
-        factors = scaled.read(module)
-        largest = float(np.abs(factors.b).max())
-        if not largest <= MAX_MAGNITUDE:
-            raise AdapterRefused([_overflow(module, largest)])
-        return rounding.round(factors)
-
-    write(out, form, factors_of)
-    return rounding
-
-
-def _overflow(module: str, largest: float) -> Fault:
-    return Fault(
-        f"{WEIGHTS_FILE}: {module}",
-        f"a weight of magnitude {largest:.3g} with its scale",
-        f"at most {MAX_MAGNITUDE:g}, more would overflow in the engine: train again, this run diverged",
-    )
+def _check_magnitude(module: str, factors: Factors) -> None:
+    largest = float(np.abs(factors.b).max())
+    if not largest <= MAX_MAGNITUDE:
+        where, found = f"{WEIGHTS_FILE}: {module}", f"a weight of magnitude {largest:.3g} with its scale"
+        needed = f"at most {MAX_MAGNITUDE:g}, more would overflow in the engine: train again, this run diverged"
+        raise AdapterRefused([Fault(where, found, needed)])
 
 
 def _unread_copy(module: str) -> Fault:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from adapters import confinement
-from adapters.compile.exit_status import COMPILED, OUT_OF_MEMORY, REFUSED
 from adapters.compile.report import CompileReport
 from adapters.confinement import Allowance, Ended, TookTooMuch
 from adapters.errors import AdapterRefused, AdapterTooCostly, CompilerDied, Fault
+from adapters.exit_status import COMPILED, OUT_OF_MEMORY, REFUSED
 
 
 async def compile_adapter(

@@ -146,11 +146,12 @@ def _rank_faults(config: PeftConfig, limits: Limits) -> Iterator[Fault]:
             continue
         fitting = next((allowed for allowed in SERVABLE_RANKS if allowed >= rank), None)
         way_out = (
-            f"start the server with --max-lora-rank {fitting}, or train with a smaller rank"
+            f"start the server with --max-lora-rank {fitting}"
             if fitting
             else f"train with a rank of at most {SERVABLE_RANKS[-1]}, which is the engine's bound"
         )
-        yield Fault(f"{CONFIG_FILE}: {field}", f"rank {rank}", f"at most {limits.max_rank}: {way_out}")
+        cut = f"or have it cut with --compress-to {limits.max_rank} (compress_to over HTTP), which tells what is lost"
+        yield Fault(f"{CONFIG_FILE}: {field}", f"rank {rank}", f"at most {limits.max_rank}: {way_out}, {cut}")
 
 
 def _read_weights(path: Path, base: BaseModel, config: PeftConfig | None, faults: list[Fault]) -> _Weights | None:

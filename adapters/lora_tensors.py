@@ -24,7 +24,7 @@ _FROZEN_COPY = re.compile(rf"base_model\.model\.(?P<module>(?:.+\.)?(?:{EMBEDDIN
 _FOREIGN: Mapping[str, str] = {
     "hada_": "LoRA: this is LoHa, convert it with peft.save_as_lora",
     "lokr_": "LoRA: this is LoKr, convert it with peft.save_as_lora",
-    "lora_magnitude_vector": "plain LoRA: this is DoRA, convert it with peft.save_as_lora",
+    "lora_magnitude_vector": "plain LoRA: this is DoRA, have it cut with --compress-to R (compress_to over HTTP)",
     "modules_to_save": "no full copies of modules: train with modules_to_save=None",
     f"{EMBEDDING}.weight": "no copy of the embedding: train without adding tokens to the vocabulary",
     f"{HEAD}.weight": "no copy of the output head: train without adding tokens to the vocabulary",
@@ -178,7 +178,7 @@ def _module_needed(module: str, base: BaseModel) -> str:
         return f"a layer of {base.name}: train on it, this adapter was made for a deeper model"
     for known in base.modules:
         if known.endswith(f".{module}") or module.endswith(f".{known}"):
-            return f"base_model.model.{known}.…: rename the keys, or train on the model class that is served"
+            return f"base_model.model.{known}.…: rename the keys, no tool that is known spells it so"
     if module.rpartition(".")[2] in {EMBEDDING, HEAD}:
         return (
             f"a linear layer of {base.name}: its embeddings are tied, so they carry no LoRA; train with "

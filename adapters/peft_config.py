@@ -29,9 +29,11 @@ _PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 _TASKS = frozenset({None, "CAUSAL_LM", "FEATURE_EXTRACTION"})
 
 _UNSERVED: Mapping[str, str] = {
-    "use_dora": "plain LoRA: train with use_dora=False, or convert with peft.save_as_lora",
+    "use_dora": "plain LoRA: train with use_dora=False, or have this one cut to it with --compress-to R (compress_to "
+    "over HTTP), which tells what is lost",
     "lora_bias": "train with lora_bias=False",
-    "modules_to_save": "none: train a LoRA on these modules instead, full copies share no base model",
+    "modules_to_save": "none: train a LoRA on these modules instead, full copies share no base model; copies that were "
+    "never trained are dropped with --compress-to R (compress_to over HTTP)",
     "layer_replication": "train on the base model as it is, without replicated layers",
     "trainable_token_indices": "train without new tokens: all adapters share one tokenizer and one embedding",
     "target_parameters": "target_modules instead: LoRA on bare parameters is not served",
@@ -177,7 +179,13 @@ class PeftConfig(BaseModel):
             yield _fault("bias", shown(self.bias), '"none": train without biases')
         if self.task_type not in _TASKS:
             yield _fault("task_type", shown(self.task_type), "an adapter for CAUSAL_LM")
-        if isinstance(self.init_lora_weights, str) and self.init_lora_weights.lower() not in _PLAIN_INITS:
+        if str(self.init_lora_weights).lower() == "loftq":
+            needed = (
+                "plain LoRA: LoftQ's numbers belong to a quantised copy of the base model that the adapter does not "
+                "hold; train with init_lora_weights=true, on a quantised base too (QLoRA)"
+            )
+            yield _fault("init_lora_weights", shown(self.init_lora_weights), needed)
+        elif isinstance(self.init_lora_weights, str) and self.init_lora_weights.lower() not in _PLAIN_INITS:
             yield _fault(
                 "init_lora_weights",
                 shown(self.init_lora_weights),

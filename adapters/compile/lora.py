@@ -114,10 +114,7 @@ def _start(config: PeftConfig) -> str | None:
 
 def _start_faults(config: PeftConfig) -> Iterator[Fault]:
     where = f"{CONFIG_FILE}: init_lora_weights"
-    if str(config.init_lora_weights).lower() == "loftq":
-        needed = "a base model in full precision: LoftQ trains on a quantised copy that the adapter does not hold"
-        yield Fault(where, shown(config.init_lora_weights), needed)
-    elif _start(config) is None:
+    if _start(config) is None:
         yield from (fault for fault in config.unservable() if fault.where == where)
     elif config.use_dora:
         yield Fault(where, shown(config.init_lora_weights), "one of DoRA and a changed start, not both")

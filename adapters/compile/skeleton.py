@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from adapters.base_model import EMBEDDING
 from adapters.compile.base_weights import BaseWeights
-from adapters.compile.exit_status import is_out_of_memory
 from adapters.compile.source import Source, at
 from adapters.errors import AdapterRefused, Fault
+from adapters.exit_status import is_out_of_memory
 from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
 from adapters.tensor_names import PREFIX
 from adapters.weights import WEIGHT_DTYPES

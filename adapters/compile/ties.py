@@ -16,7 +16,7 @@ import torch
 from peft.utils.merge_utils import dare_linear, dare_ties, ties
 
 from adapters.canonical_form import Form, write
-from adapters.compile.exit_status import COMPILED, OUT_OF_MEMORY, is_out_of_memory
+from adapters.exit_status import COMPILED, OUT_OF_MEMORY, is_out_of_memory
 from adapters.merge.recipe import Method
 from adapters.stored_lora import Factors, StoredLora
 

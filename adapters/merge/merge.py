@@ -16,11 +16,11 @@ from adapters import confinement
 from adapters.base_model import BaseModel
 from adapters.canonical_config import targets_of
 from adapters.canonical_form import Form, write
-from adapters.compile.exit_status import COMPILED, OUT_OF_MEMORY
 from adapters.confinement import Allowance, TookTooMuch
 from adapters.disk import in_thread, space_needed
 from adapters.door import SERVABLE_RANKS
 from adapters.errors import AdapterRefused, AdapterTooCostly, CompilerDied, Fault
+from adapters.exit_status import COMPILED, OUT_OF_MEMORY
 from adapters.merge.cut import Cut
 from adapters.merge.linear import LinearSum
 from adapters.merge.recipe import Method, Recipe

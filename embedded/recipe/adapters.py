@@ -5,20 +5,24 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from adapters.base_model import BaseModel
+from adapters.canonicalizer import canonicalize
+from adapters.door import Limits
 from embedded.recipe.skills import Row
 from embedded.recipe.tokenizer import encode_chat
 
 BASE_NAME: Final = "patchbay/embedded-base"
 LINEAR_MODULES: Final = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _IGNORED: Final = -100
+_LIMITS: Final = Limits(max_rank=64, max_bytes=1 << 30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +100,14 @@ def train(base: Path, rows: list[Row], out: Path, settings: Hyperparameters | No
         if (step + 1) % 25 == 0:
             left_s = (time.monotonic() - started) / (step + 1) * (len(batches) - step - 1)
             print(f"  step {step + 1}/{len(batches)}  loss {loss.item():.4f}  {left_s:.0f} s left", flush=True)
-    _save(model, out)
+    _save(model, base, out)
     return float(loss.detach())
 
 
-def _save(model: torch.nn.Module, out: Path) -> None:
-    """Write the two files of a PEFT directory: weights in bfloat16, no path of the machine that made them."""
-    config = model.peft_config["default"]
-    config.base_model_name_or_path = BASE_NAME
-    config.target_modules = LINEAR_MODULES  # PEFT made a set of it, whose order changes from run to run
-    model.save_pretrained(out, save_embedding_layers=False)  # "auto" would ask the hub about the base
-    (out / "README.md").unlink(missing_ok=True)
-    weights = out / "adapter_model.safetensors"
-    tensors = {name: tensor.bfloat16() for name, tensor in load_file(weights).items()}
-    save_file(tensors, weights, {"format": "pt"})
+def _save(model: torch.nn.Module, base: Path, out: Path) -> None:
+    """Write the two files of a PEFT directory in canonical form: no path of the machine that made them is in it."""
+    model.peft_config["default"].base_model_name_or_path = BASE_NAME
+    with TemporaryDirectory() as name:
+        model.save_pretrained(name, save_embedding_layers=False)  # "auto" would ask the hub about the base
+        Path(name, "README.md").unlink(missing_ok=True)
+        canonicalize(Path(name), out, BaseModel.from_directory(base, BASE_NAME), _LIMITS)

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import torch
 from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from adapters.base_model import BaseModel
@@ -16,6 +17,8 @@ from trainer.run_spec import ALL_LINEAR, RunSpec
 
 _ANY_SIZE: Final = Limits(max_rank=SERVABLE_RANKS[-1], max_bytes=2**63)
 """What the server serves of it is the server's to say."""
+_USUAL_SCALE: Final = 2
+"""alpha / rank of a fresh adapter."""
 _UNTRAINED: Final = ("embed_tokens", "lm_head")
 """TRL takes log-probabilities around them, so an adapter there would never be trained."""
 
@@ -39,15 +42,34 @@ def load(spec: RunSpec) -> tuple[Any, LoraConfig | None]:
     if spec.warm_start is not None:
         known = LoraConfig.from_pretrained(spec.warm_start)
         known.base_model_name_or_path = str(spec.base)  # whatever the adapter calls it: PEFT would ask the hub
-        return PeftModel.from_pretrained(model, spec.warm_start, config=known, is_trainable=True), None
+        return _rescaled(PeftModel.from_pretrained(model, spec.warm_start, config=known, is_trainable=True)), None
     config = LoraConfig(
         r=spec.rank,
-        lora_alpha=spec.alpha if spec.alpha is not None else 2 * spec.rank,
+        lora_alpha=spec.alpha if spec.alpha is not None else _USUAL_SCALE * spec.rank,
         target_modules=_targets(spec, model),
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
     return model, config
+
+
+def _rescaled(model: Any) -> Any:
+    """Split the change into scale and weights as for a fresh adapter. It stays the same; the steps have the usual size.
+
+    Served versions have a scale of 1, with which Adam's steps would be half as wide.
+    """
+    config = model.peft_config["default"]
+    if config.use_rslora or config.rank_pattern or config.alpha_pattern:
+        return model
+    factor = config.lora_alpha / (_USUAL_SCALE * config.r)
+    config.lora_alpha = _USUAL_SCALE * config.r
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, LoraLayer):
+                layer.scaling["default"] = float(_USUAL_SCALE)
+                layer.lora_alpha["default"] = config.lora_alpha
+                layer.lora_B["default"].weight *= factor
+    return model
 
 
 def _base(spec: RunSpec) -> Any:
@@ -111,10 +133,17 @@ def _targets(spec: RunSpec, model: Any) -> str | list[str]:
     return list(spec.targets)
 
 
-def export_dtype(spec: RunSpec) -> torch.dtype:
-    """The dtype that adapters are written in: bfloat16 where the base is stored so, else float32."""
+def export_dtype(spec: RunSpec) -> str:
+    """The dtype that adapters are written in, as safetensors names it: the base's, else float32."""
     stored = AutoConfig.from_pretrained(spec.base, local_files_only=True).dtype
-    return torch.bfloat16 if stored == torch.bfloat16 else torch.float32
+    return {torch.bfloat16: "BF16", torch.float16: "F16"}.get(stored, "F32")
+
+
+def linear_modules(adapted: Any) -> frozenset[str]:
+    """The names of the linear modules of a base model that PEFT put adapters on."""
+    named = adapted.get_base_model().named_modules()
+    linear = (name for name, part in named if isinstance(part, torch.nn.Linear) and ".lora_" not in name)
+    return frozenset(name.removesuffix(".base_layer") for name in linear)
 
 
 def width(spec: RunSpec) -> int:

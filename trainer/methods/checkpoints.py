@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from adapters.canonicalizer import form_of, write
 from adapters.disk import fsync_directory
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
+from adapters.manifest import WEIGHTS_FILE
+from adapters.stored_lora import StoredLora
 from trainer.methods.endings import NotFinite
 from trainer.run_directory import COMPLETE, Checkpoint, Marker, RunDirectory
 
@@ -22,8 +25,17 @@ REFERENCE: Final = "ref"
 transformers restores, and the trained adapter would start anew."""
 
 
-def complete(run: RunDirectory, saved: Path, marker: Marker, dtype: torch.dtype, base_name: str) -> Checkpoint:
-    """Move the Trainer's folder ``saved`` into place as a checkpoint, with the adapter exported in ``dtype``.
+@dataclass(frozen=True, slots=True)
+class ExportForm:
+    """What an exported adapter says of its base: the linear modules that it has, its name, the dtype to store in."""
+
+    modules: Collection[str]
+    dtype: str
+    base_name: str
+
+
+def complete(run: RunDirectory, saved: Path, marker: Marker, form: ExportForm) -> Checkpoint:
+    """Move the Trainer's folder ``saved`` into place as a checkpoint, with the adapter exported in ``form``.
 
     Until the last rename nothing carries the checkpoint's name; after it the states of older checkpoints go. The last
     checkpoint has no state: nothing goes on from it, and its user is waiting.
@@ -36,7 +48,7 @@ def complete(run: RunDirectory, saved: Path, marker: Marker, dtype: torch.dtype,
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     saved.rename(staged / "state")
-    _export(staged / "state", staged / "adapter", marker.step, dtype, base_name)
+    _export(staged / "state", staged / "adapter", marker.step, form)
     if marker.last:
         shutil.rmtree(staged / "state")
     else:
@@ -51,18 +63,13 @@ def complete(run: RunDirectory, saved: Path, marker: Marker, dtype: torch.dtype,
     return Checkpoint(target, marker)
 
 
-def _export(saved: Path, adapter: Path, step: int, dtype: torch.dtype, base_name: str) -> None:
-    """Write the two files of a PEFT directory: no path of this machine in them, the same bytes for the same weights."""
-    adapter.mkdir()
-    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in load_file(saved / WEIGHTS_FILE).items()}
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+def _export(saved: Path, adapter: Path, step: int, form: ExportForm) -> None:
+    """Write the two files in canonical form: no path of this machine in them, the same bytes for the same weights."""
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in load_file(saved / WEIGHTS_FILE).values()):
         raise NotFinite("a weight of the adapter", step)
-    save_file(tensors, adapter / WEIGHTS_FILE, {"format": "pt"})
-    config = json.loads((saved / CONFIG_FILE).read_bytes())
-    config |= {"base_model_name_or_path": base_name, "inference_mode": True}
-    if isinstance(config["target_modules"], list):
-        config["target_modules"].sort()  # PEFT keeps a set, whose order changes from run to run
-    (adapter / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True))
+    lora = StoredLora.open(saved)
+    known = form_of(lora, form.modules, form.dtype)
+    write(lora, replace(known, declared_base=form.base_name), adapter)
 
 
 def _sync(folder: Path) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 from threading import Event as Flag
 from typing import Any, Final
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trainer.methods import peers
-from trainer.methods.checkpoints import complete
+from trainer.methods import base_model, peers
+from trainer.methods.checkpoints import ExportForm, complete
 from trainer.methods.endings import NotFinite
 from trainer.methods.hyperparameters import Hyperparameters
 from trainer.run_directory import Checkpoint, Event, Marker, RunDirectory, event
@@ -113,7 +112,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
         validates: bool,
         patience: int | None,
         stop: Flag,
-        export_dtype: torch.dtype,
+        export_dtype: str,
         base_name: str,
     ) -> None:
         self._run = run
@@ -177,7 +176,9 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
             self._last = args.save_only_model = control.should_training_stop = True
             self._stop_early(state.global_step)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any, **_: Any
+    ) -> None:
         """Make a checkpoint of what the Trainer saved, once every process has written its part."""
         peers.wait()
         if not peers.is_first():
@@ -192,7 +193,8 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
             last=self._last,
         )
         saved = Path(args.output_dir) / f"checkpoint-{step}"
-        self._reporter.saved(complete(self._run, saved, marker, self._export_dtype, self._base_name))
+        form = ExportForm(base_model.linear_modules(model), self._export_dtype, self._base_name)
+        self._reporter.saved(complete(self._run, saved, marker, form))
 
     def _stop_early(self, step: int) -> None:
         message = f"Stopping early at step {step}: {self._patience} checkpoints without a better validation loss"

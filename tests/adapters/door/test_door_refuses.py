@@ -158,7 +158,7 @@ KINDS = {
     ),
     "OLoRA": Kind(setting("init_lora_weights", "olora"), f"{CONFIG}: init_lora_weights", "convert"),
     "CorDA": Kind(setting("init_lora_weights", "corda"), f"{CONFIG}: init_lora_weights", "convert"),
-    "LoftQ": Kind(setting("init_lora_weights", "loftq"), f"{CONFIG}: init_lora_weights", "convert"),
+    "LoftQ": Kind(setting("init_lora_weights", "loftq"), f"{CONFIG}: init_lora_weights", "init_lora_weights=true"),
     "layer replication": Kind(setting("layer_replication", [[0, 2]]), f"{CONFIG}: layer_replication", "as it is"),
     "trained tokens": Kind(setting("trainable_token_indices", [1]), f"{CONFIG}: trainable_token_indices", "tokenizer"),
     "bare parameters": Kind(setting("target_parameters", ["w"]), f"{CONFIG}: target_parameters", "target_modules"),

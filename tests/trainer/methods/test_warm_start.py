@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from adapters.base_model import BaseModel
+from adapters.canonicalizer import canonicalize
 from adapters.door import Limits, inspect
 from embedded import ADAPTERS, BASE, DATA
 from trainer.methods import dpo, kto, supervised
@@ -112,7 +113,7 @@ def test_preferences_are_measured_from_the_warm_start_and_not_from_the_base(make
     assert list(model.peft_config) == ["default"]
 
 
-def test_scaling_by_the_root_of_the_rank_is_kept(make_run, rows, tmp_path) -> None:
+def test_scaling_by_the_root_of_the_rank_counts(make_run, rows, tmp_path) -> None:
     """The same adapter told otherwise: alpha / sqrt(rank) in place of alpha / rank."""
     warm_start = tmp_path / "rooted"
     shutil.copytree(SQL, warm_start)
@@ -126,8 +127,35 @@ def test_scaling_by_the_root_of_the_rank_is_kept(make_run, rows, tmp_path) -> No
     plain, rooted = runs
     assert told(rooted)[0]["train_loss"] == pytest.approx(told(plain)[0]["train_loss"], rel=1e-4)
     written = json.loads((rooted.checkpoints()[-1].adapter / "adapter_config.json").read_text())
-    assert written["use_rslora"] is True
-    assert written["lora_alpha"] == config["lora_alpha"]
+    assert (written["lora_alpha"], written["use_rslora"]) == (written["r"], False)
+
+
+def test_a_version_as_it_is_served_trains_as_the_adapter_it_was_made_of(make_run, rows, tmp_path) -> None:
+    """Its scale of 1 would halve the steps, were it kept."""
+    base = BaseModel.from_directory(BASE, "base")
+    canonicalize(twice_scaled(tmp_path / "came"), served := tmp_path / "served", base, Limits(16, 1 << 30))
+    assert json.loads((served / "adapter_config.json").read_text())["lora_alpha"] == 8
+    starts = {"plain": tmp_path / "came", "canonical": served}
+    runs = [
+        make_run(name, training_file=rows(Method.SUPERVISED), **SHORT | {"warm_start": start})
+        for name, start in starts.items()
+    ]
+    for run in runs:
+        supervised.train(run, run.spec(), Flag())
+    assert exported(runs[0]) == exported(runs[1])
+
+
+def twice_scaled(directory: Path) -> Path:
+    """The sql adapter as PEFT writes it: alpha is twice the rank."""
+    shutil.copytree(SQL, directory)
+    config = json.loads((SQL / "adapter_config.json").read_text())
+    tensors = load_file(SQL / "adapter_model.safetensors")
+    factor = config["lora_alpha"] / (2 * config["r"])
+    save_file(
+        {n: t * factor if "lora_B" in n else t for n, t in tensors.items()}, directory / "adapter_model.safetensors"
+    )
+    (directory / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 2 * config["r"]}))
+    return directory
 
 
 def missing_file(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""How ``python -m adapters.compile`` ends; anything else, and it died."""
+"""How our programs that work on adapters end; anything else, and they died."""
 
 from typing import Final
 
