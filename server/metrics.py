@@ -45,9 +45,16 @@ class AdapterMetrics:
             buckets=_INTER_TOKEN,
             registry=registry,
         )
+        self.turn_wait = Histogram(
+            "patchbay_turn_wait_seconds",
+            "Wait for the turn to go to the engine, while other adapters had theirs",
+            label,
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self.queue_wait = Histogram(
             "patchbay_queue_wait_seconds",
-            "Wait for the adapter to be resident and for the engine to begin",
+            "Wait for the adapter to be resident, for the turn, and for the engine to begin",
             label,
             buckets=_SECONDS,
             registry=registry,
@@ -84,6 +91,8 @@ class EngineMetrics:
         self.capacity_bytes = Gauge("patchbay_resident_bytes_capacity", "Size they may have", registry=registry)
         self.slots = Gauge("patchbay_slots", "Adapters one batch can mix (vLLM's max_loras)", registry=registry)
         self.slot_bytes = Gauge("patchbay_slot_bytes", "Memory that the slots take", registry=registry)
+        self.active = Gauge("patchbay_active_adapters", "Adapters that the engine computes with", registry=registry)
+        self.waiting = Gauge("patchbay_turns_waiting", "Generations that wait for their turn", registry=registry)
 
 
 class Metrics:

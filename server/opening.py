@@ -41,6 +41,7 @@ from server.residency.residency import Residency
 from server.run_publisher import RunPublisher
 from server.settings import Settings, check_exposure
 from server.supervisor import Serving, Supervisor
+from server.turns.turnstile import Turnstile
 from trainer.preflight import preflight
 from trainer.records import Records
 from trainer.validation import Preflight, Validation
@@ -83,8 +84,12 @@ async def open_house(
             settings.metric_adapters, capacity=settings.max_residents, capacity_bytes=settings.resident_bytes
         )
         journal = ResidentsJournal(settings.data_dir / "residents.json")
+        admission = Admission(settings.max_in_flight)
         gate = RequestGate(
-            catalog=registry.catalog, meter=Meter(metrics.adapters), serving=lambda: supervisor.serving()
+            catalog=registry.catalog,
+            admission=admission,
+            meter=Meter(metrics.adapters),
+            serving=lambda: supervisor.serving(),
         )
 
         inspecting = Inspector() if inspector is None else inspector
@@ -101,6 +106,7 @@ async def open_house(
             builder,
             gate,
             residency_of=partial(_residency, settings, registry, blobs, metrics, Quarantine()),
+            turnstile_of=lambda engine: Turnstile(engine.slots, engine.batch, turn_s=settings.turn_s),
             settle=settle,
             max_deaths=settings.max_engine_deaths,
             window_s=settings.engine_death_window_s,
@@ -118,10 +124,13 @@ async def open_house(
             door=partial(_door, inspecting, supervisor, settings),
             faults=Faults(settings.fault_at),
             compiler=partial(_compile, supervisor, settings) if compiles else None,
-            probe=Probe(lambda: supervisor.running().residency, partial(_asked, reference, settings, supervisor)),
+            probe=Probe(
+                lambda: supervisor.running().residency,
+                lambda: supervisor.running().turnstile,
+                partial(_asked, reference, settings, supervisor),
+            ),
         )
         validation = _validation(settings, records, supervisor, registry, blobs, preflight)
-        admission = Admission(settings.max_in_flight)
         async with (
             aclosing(reference),
             aclosing(inspecting) if inspector is None else nullcontext(),

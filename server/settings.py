@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     )
     load_wait_s: float = Field(30.0, gt=0, description="How long a cold request waits for room among the residents.")
     max_in_flight: int = Field(1024, ge=1, description="Inference requests at once; the next one gets 429.")
+    turn_s: float = Field(
+        1.0, gt=0, description="How long an adapter keeps its slot at least while another one waits for it."
+    )
 
     probe_reference: Literal["auto", "on", "off"] = Field(
         "auto",

@@ -28,6 +28,7 @@ from server.engine.engine import Engine, EngineBuilder, Gate, Offer, StartRefuse
 from server.errors import EngineNotReady
 from server.metrics import EngineMetrics
 from server.residency.residency import Residency
+from server.turns.turnstile import Turnstile
 
 log = structlog.get_logger(__name__)
 
@@ -61,10 +62,11 @@ EDGES: Mapping[State, frozenset[State]] = {
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What serves now: one engine, its residents, and what it offers."""
+    """What serves now: one engine, its residents, whose turn it is with it, and what it offers."""
 
     engine: Engine
     residency: Residency
+    turnstile: Turnstile
     offer: Offer
 
 
@@ -79,6 +81,7 @@ class Supervisor:
         builder: starts engines.
         gate: what each engine asks about a request's ``model``.
         residency_of: makes the residency of a new engine.
+        turnstile_of: makes the turnstile of a new engine.
         settle: readies a new engine before traffic.
         max_deaths, window_s: so many deaths within so many seconds end it with ``FAILED``.
         metrics: ready, rebuilds, start time.
@@ -91,6 +94,7 @@ class Supervisor:
         gate: Gate,
         *,
         residency_of: Callable[[Engine], Residency],
+        turnstile_of: Callable[[Engine], Turnstile],
         settle: Settle,
         max_deaths: int,
         window_s: float,
@@ -100,6 +104,7 @@ class Supervisor:
         self._builder = builder
         self._gate = gate
         self._residency_of = residency_of
+        self._turnstile_of = turnstile_of
         self._settle = settle
         self._max_deaths = max_deaths
         self._window_s = window_s
@@ -204,9 +209,13 @@ class Supervisor:
         engine = await stack.enter_async_context(self._builder.start(self._gate))
         residency = self._residency_of(engine)
         stack.push_async_callback(residency.close)
-        serving = self._serving = Serving(engine, residency, self.offer)
+        turnstile = self._turnstile_of(engine)
+        stack.callback(lambda: turnstile.close(self._not_ready()))
+        serving = self._serving = Serving(engine, residency, turnstile, self.offer)
         self._metrics.slots.set(engine.slots)
         self._metrics.slot_bytes.set(engine.slot_bytes)
+        self._metrics.active.set_function(lambda: turnstile.active)
+        self._metrics.waiting.set_function(lambda: turnstile.waiting)
         await self._settle(serving, self._before)
         return serving
 

@@ -77,6 +77,7 @@ def serve(
     max_resident_bytes: int | None = None,
     load_wait_s: float | None = None,
     max_in_flight: int | None = None,
+    turn_s: float | None = None,
     drain_s: float | None = None,
     max_engine_deaths: int | None = None,
     engine_death_window_s: float | None = None,

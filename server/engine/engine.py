@@ -48,6 +48,36 @@ class StartRefused(Exception):
     """The engine cannot be started as asked: a wrong flag, a model that is not there. Trying again will not help."""
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What an engine computes in one step."""
+
+    sequences: int
+    """Texts that it writes at once."""
+    tokens: int
+    """That it reads and writes in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one generation asks of an engine."""
+
+    prompt_tokens: int = 0
+    most_tokens: int = 0
+    """That each of its texts may have."""
+    sequences: int = 1
+    """Texts that it is to write."""
+
+
+def _unwatched() -> None:
+    """Nobody wants to know."""
+
+
+def _unknown() -> bool:
+    """Nobody says so."""
+    return False
+
+
 @dataclass(slots=True)
 class Generation:
     """One running generation, as the meter sees it; the engine fills it in. Durations in seconds."""
@@ -60,6 +90,10 @@ class Generation:
     """Mean time between tokens."""
     queue_s: float | None = None
     """Wait in the engine's own queue."""
+    prompt_is_read: Callable[[], None] = _unwatched
+    """The engine calls it once, with the first that it writes."""
+    is_over: Callable[[], bool] = _unknown
+    """Tells whether the engine is done with it, though its caller has not read everything yet."""
 
 
 class Gate(Protocol):
@@ -77,9 +111,10 @@ class Gate(Protocol):
     def chosen(self, model: str) -> Resident | None:
         """Return what ``choose`` answered for ``model`` in this request; None if it was not asked."""
 
-    def generation(self, resident: Resident | None) -> AbstractAsyncContextManager[Generation]:
+    def generation(self, resident: Resident | None, demand: Demand) -> AbstractAsyncContextManager[Generation]:
         """Hold ``resident`` (None: the base model) and meter it while one generation runs.
 
+        It is entered when the generation's turn has come, which may take a while: the engine computes nothing before.
         The engine ends a generation with ``ComputedNaN`` before a token of it leaves, where it comes to that; the gate
         answers the request, and keeps others from ``resident``.
         """
@@ -103,6 +138,10 @@ class Engine(Protocol):
     @property
     def slot_bytes(self) -> int:
         """Memory that the slots take, all together, whatever is in them."""
+
+    @property
+    def batch(self) -> Batch:
+        """What one step computes."""
 
     @property
     def is_dead(self) -> bool:

@@ -20,7 +20,18 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from adapters.base_model import BaseModel
 from adapters.errors import PatchbayError
-from server.engine.engine import ASGIApp, ComputedNaN, EngineGone, Gate, LoadFailed, Offer, Resident, ScoringUnsupported
+from server.engine.engine import (
+    ASGIApp,
+    Batch,
+    ComputedNaN,
+    Demand,
+    EngineGone,
+    Gate,
+    LoadFailed,
+    Offer,
+    Resident,
+    ScoringUnsupported,
+)
 
 DEATH_NOTE = {"error": {"message": "EngineCore died", "type": "server_error", "param": None, "code": 500}}
 
@@ -46,6 +57,7 @@ class FakeEngine:
 
     slots = 4
     slot_bytes = 4096
+    batch = Batch(sequences=128, tokens=2048)
     paths = frozenset({"/v1/chat/completions"})
     vocabulary = 1000
 
@@ -141,7 +153,8 @@ def _chat_app(engine: FakeEngine, gate: Gate, knobs: Knobs, served_names: tuple[
 
     async def words(resident: Resident | None, count: int) -> AsyncIterator[str]:
         name = served_names[0] if resident is None else resident.name
-        async with gate.generation(resident) as generation:
+        async with gate.generation(resident, Demand(prompt_tokens=1, most_tokens=count)) as generation:
+            generation.prompt_is_read()
             for number in range(count):
                 await asyncio.sleep(knobs.token_s)
                 if engine.is_dead:

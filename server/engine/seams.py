@@ -20,7 +20,7 @@ from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from adapters.errors import PatchbayError
-from server.engine.engine import ComputedNaN, Gate, Generation, Resident
+from server.engine.engine import ComputedNaN, Demand, Gate, Generation, Resident
 
 
 def request_for(resident: Resident) -> LoRARequest:
@@ -70,19 +70,26 @@ def take_model_list(models: OpenAIServingModels, gate: Gate) -> None:
 
 def take_engine_client(engine: AsyncLLM, gate: Gate) -> None:
     """Hold and meter the adapter of every generation; each of vLLM's endpoints passes through these two methods."""
-    engine.generate = _metered(engine.generate, gate)
-    engine.encode = _metered(engine.encode, gate)
+    running: Mapping[str, Any] = engine.output_processor.external_req_ids
+    engine.generate = _metered(engine.generate, gate, running)
+    engine.encode = _metered(engine.encode, gate, running)
 
 
-def _metered(inner: Callable[..., Any], gate: Gate) -> Callable[..., AsyncIterator[Any]]:
+def _metered(inner: Callable[..., Any], gate: Gate, running: Mapping[str, Any]) -> Callable[..., AsyncIterator[Any]]:
     async def generate(*args: Any, lora_request: LoRARequest | None = None, **kwargs: Any) -> AsyncIterator[Any]:
         resident = None if lora_request is None else _resident_of(lora_request)
-        is_one_of_many = any(getattr(argument, "n", 1) > 1 for argument in args)  # the statistics are of one child only
-        async with gate.generation(resident) as generation:
+        demand, name = _asked(*args, **kwargs)
+        is_one_of_many = demand.sequences > 1  # the statistics are of one child only
+        async with gate.generation(resident, demand) as generation:
             last, counted = None, 0
             try:
                 async with aclosing(inner(*args, lora_request=lora_request, **kwargs)) as outputs:
-                    async for last in outputs:
+                    async for output in outputs:
+                        if last is None:
+                            generation.prompt_is_read()
+                            if name in running:
+                                generation.is_over = lambda: name not in running
+                        last = output
                         if resident is not None and _is_nan(last):
                             raise ComputedNaN(resident.name)
                         if is_one_of_many:
@@ -95,6 +102,15 @@ def _metered(inner: Callable[..., Any], gate: Gate) -> Callable[..., AsyncIterat
                     generation.generated_tokens = counted
 
     return generate
+
+
+def _asked(
+    prompt: Any, params: Any = None, request_id: str = "", *_: Any, pooling_params: Any = None, **__: Any
+) -> tuple[Demand, str]:
+    """Return what ``generate`` or ``encode`` was asked and the request's name, as vLLM's endpoints call them."""
+    params = pooling_params if params is None else params
+    tokens = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else getattr(prompt, "prompt_token_ids", None)
+    return Demand(len(tokens or ()), getattr(params, "max_tokens", 0) or 0, getattr(params, "n", 1)), request_id
 
 
 def _resident_of(request: LoRARequest) -> Resident:

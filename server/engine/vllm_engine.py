@@ -19,7 +19,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from server.engine import forkserver
-from server.engine.engine import ASGIApp, EngineGone, Gate, LoadFailed, Resident, ScoringUnsupported
+from server.engine.engine import ASGIApp, Batch, EngineGone, Gate, LoadFailed, Resident, ScoringUnsupported
 from server.engine.seams import request_for, take_engine_client, take_model_list
 from server.engine.vllm_scores import Scores
 from server.engine.vllm_staging import Staging
@@ -66,6 +66,8 @@ class VllmEngine:
         self._staging = Staging(client)
         self.slots = slots
         self.slot_bytes = slot_bytes
+        scheduler = client.vllm_config.scheduler_config
+        self.batch = Batch(sequences=scheduler.max_num_seqs, tokens=scheduler.max_num_batched_tokens)
         self.paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
 
         self.vocabulary: int = client.model_config.get_vocab_size()

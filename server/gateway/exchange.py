@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ class Exchange:
     version: Version | None = None
     """What it means; also when that could not be made resident."""
     lease: Lease | None = None
+    leave: Callable[[], None] | None = None
+    """Gives the adapter's place among the requests in flight back."""
     cold_s: float = 0.0
     """How long the request waited for its adapter to become resident."""
     refusal: PatchbayError | None = None
@@ -35,7 +38,9 @@ class Exchange:
         return self.lease.resident if self.lease is not None and self.model == model else None
 
     def close(self) -> None:
-        """Give the lease back."""
+        """Give back what the request holds."""
+        if self.leave is not None:
+            self.leave()
         if self.lease is not None:
             self.lease.release()
 

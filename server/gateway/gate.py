@@ -7,7 +7,8 @@ whole request however often an alias moves meanwhile.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from time import perf_counter
 
 import structlog
@@ -15,8 +16,9 @@ import structlog
 from adapters.catalog import Catalog
 from adapters.errors import PatchbayError
 from adapters.versions import Version
-from server.engine.engine import ComputedNaN, Generation, Resident
+from server.engine.engine import ComputedNaN, Demand, Generation, Resident
 from server.errors import AdapterQuarantined
+from server.gateway.admission import Admission
 from server.gateway.exchange import Exchange, current_exchange
 from server.gateway.meter import Meter
 from server.gateway.resolve import resolve
@@ -30,12 +32,14 @@ class RequestGate:
 
     Args:
         catalog: the registry in memory.
+        admission: refuses an adapter's request where it has had its share.
         meter: counts generations.
         serving: returns what serves now, or raises EngineNotReady.
     """
 
-    def __init__(self, *, catalog: Catalog, meter: Meter, serving: Callable[[], Serving]) -> None:
+    def __init__(self, *, catalog: Catalog, admission: Admission, meter: Meter, serving: Callable[[], Serving]) -> None:
         self._catalog = catalog
+        self._admission = admission
         self._meter = meter
         self._serving = serving
 
@@ -59,6 +63,7 @@ class RequestGate:
         try:
             serving = self._serving()
             exchange.model, exchange.version = model, resolve(model, self._catalog, serving.offer)
+            exchange.leave = self._admission.enter(exchange.version.adapter)
             asked = perf_counter()
             exchange.lease = await serving.residency.lease(exchange.version)
             exchange.cold_s = perf_counter() - asked
@@ -72,25 +77,30 @@ class RequestGate:
         return current_exchange.get().chosen(model)
 
     @asynccontextmanager
-    async def generation(self, resident: Resident | None) -> AsyncIterator[Generation]:
+    async def generation(self, resident: Resident | None, demand: Demand) -> AsyncIterator[Generation]:
         """See ``Gate.generation``. Takes a lease of its own: a background response outlives its HTTP request."""
         exchange = current_exchange.get()
         version = None if resident is None else exchange.version
-        try:
-            lease = None if version is None else await self._serving().residency.lease(version)
-        except PatchbayError as refusal:
-            exchange.refusal = refusal
-            raise
-        try:
-            with self._meter.generation(version, exchange.cold_s) as generation:
-                yield generation
-        except ComputedNaN as broken:
-            assert version is not None
-            exchange.refusal = self._quarantine(version)
-            raise exchange.refusal from broken
-        finally:
-            if lease is not None:
-                lease.release()
+        with ExitStack() as held:
+            try:
+                serving = self._serving()
+                if version is not None:
+                    held.callback((await serving.residency.lease(version)).release)
+                turn = await serving.turnstile.turn(None if version is None else version.id, demand)
+                held.callback(serving.turnstile.end, turn)
+                if version is not None:
+                    serving.residency.check(version)  # it may have been quarantined while the turn was waited for
+            except PatchbayError as refusal:
+                exchange.refusal = refusal
+                raise
+            generation = turn.generation = Generation(prompt_is_read=partial(serving.turnstile.read, turn))
+            try:
+                with self._meter.generation(version, generation, cold_s=exchange.cold_s, turn_s=turn.waited_s):
+                    yield generation
+            except ComputedNaN as broken:
+                assert version is not None
+                exchange.refusal = self._quarantine(version)
+                raise exchange.refusal from broken
 
     def _quarantine(self, version: Version) -> AdapterQuarantined:
         """Keep everybody from ``version``; return what its requests are answered with."""

@@ -23,16 +23,19 @@ class Meter:
         self._metrics.requests.labels(self._label(version), str(status or 499)).inc()
 
     @contextmanager
-    def generation(self, version: Version | None, cold_s: float) -> Iterator[Generation]:
+    def generation(
+        self, version: Version | None, generation: Generation, *, cold_s: float, turn_s: float
+    ) -> Iterator[None]:
         """Meter one generation: in flight inside the block, tokens and latencies at its end.
 
-        ``cold_s``: what the request waited for its adapter; the engine's clock starts only after it.
+        ``cold_s``, ``turn_s``: what it waited for its adapter and for its turn; the engine's clock starts only then.
         """
         metrics, label = self._metrics, self._label(version)
-        generation = Generation()
         metrics.in_flight.labels(label).inc()
+        metrics.turn_wait.labels(label).observe(turn_s)
+        waited_s = cold_s + turn_s
         try:
-            yield generation
+            yield
         except Exception:
             metrics.errors.labels(label).inc()
             raise
@@ -41,9 +44,9 @@ class Meter:
             metrics.prompt_tokens.labels(label).inc(generation.prompt_tokens)
             metrics.generated_tokens.labels(label).inc(generation.generated_tokens)
             for histogram, seconds in (
-                (metrics.first_token, _later(generation.first_token_s, cold_s)),
+                (metrics.first_token, _later(generation.first_token_s, waited_s)),
                 (metrics.inter_token, generation.inter_token_s),
-                (metrics.queue_wait, _later(generation.queue_s, cold_s)),
+                (metrics.queue_wait, _later(generation.queue_s, waited_s)),
             ):
                 if seconds is not None:
                     histogram.labels(label).observe(seconds)

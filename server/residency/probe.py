@@ -20,11 +20,12 @@ from weakref import WeakKeyDictionary
 import structlog
 
 from adapters.report import Report
-from server.engine.engine import Engine, EngineGone, Resident, ScoringUnsupported
+from server.engine.engine import Demand, Engine, EngineGone, Resident, ScoringUnsupported
 from server.errors import EngineNotReady
 from server.residency.reference import NoReference, PeftReference
 from server.residency.residency import Residency
 from server.residency.verdict import Scores, compare, judge
+from server.turns.turnstile import Turnstile
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +43,8 @@ MEANINGLESS: Final = 4
 """So many prompts are ids drawn from the whole vocabulary: they reach what no sentence of ours does."""
 LENGTH: Final = 20
 """Tokens of such a prompt, and the most that are taken of a sentence."""
+DEMAND: Final = Demand(prompt_tokens=LENGTH, most_tokens=1)
+"""One prompt after the other."""
 SEED: Final = 20_240_229
 
 Prompts = tuple[tuple[int, ...], ...]
@@ -67,6 +70,7 @@ class Probe:
 
     Args:
         residency: what runs now; raises EngineNotReady where nothing does.
+        turnstile: where it takes a turn, as an adapter of its own.
         reference: returns whom to ask for PEFT's opinion of a candidate that the engine's scores do not condemn; None:
             nobody.
         patience_s: how long a probe may wait for a slot and its turn before its publication is told to come back.
@@ -75,11 +79,13 @@ class Probe:
     def __init__(
         self,
         residency: Callable[[], Residency],
+        turnstile: Callable[[], Turnstile],
         reference: Callable[[], PeftReference | None],
         *,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._residency = residency
+        self._turnstile = turnstile
         self._reference = reference
         self._patience_s = patience_s
         self._ids = count(FIRST_TRIAL_ID)
@@ -114,14 +120,18 @@ class Probe:
 
     async def _scored(self, candidate: Resident) -> _Scored | str:
         """Return the engine's scores, or why there are none."""
-        residency = self._residency()
-        async with residency.trial(candidate) as engine:
-            prompts = prompts_for(engine)
-            try:
-                scores = await engine.score(candidate, prompts)
-                return _Scored(prompts, scores, await self._of_base(residency, engine, prompts))
-            except ScoringUnsupported as unsupported:
-                return f"loaded, not scored: {unsupported}"
+        residency, turnstile = self._residency(), self._turnstile()
+        turn = await turnstile.turn(candidate.id, DEMAND)
+        try:
+            async with residency.trial(candidate) as engine:
+                prompts = prompts_for(engine)
+                try:
+                    scores = await engine.score(candidate, prompts)
+                    return _Scored(prompts, scores, await self._of_base(residency, engine, prompts))
+                except ScoringUnsupported as unsupported:
+                    return f"loaded, not scored: {unsupported}"
+        finally:
+            turnstile.end(turn)
 
     async def _verdict(self, directory: Path, scored: _Scored | str, *, allow_inert: bool) -> dict[str, Any]:
         if isinstance(scored, str):

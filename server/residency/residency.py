@@ -119,8 +119,7 @@ class Residency:
             EngineNotReady: the engine died meanwhile.
         """
         while True:
-            if version in self._quarantine:
-                raise self._quarantine.refusal(version)
+            self.check(version)
             entry = self._entries.get(version.id)
             if entry is None:
                 entry = self._entries[version.id] = Entry(version)
@@ -175,6 +174,15 @@ class Residency:
 
     async def _let_go(self, version: Version) -> None:
         await self.unload(version)
+
+    def check(self, version: Version) -> None:
+        """Let ``version`` pass.
+
+        Raises:
+            AdapterQuarantined: it is in quarantine.
+        """
+        if version in self._quarantine:
+            raise self._quarantine.refusal(version)
 
     def is_quarantined(self, version: Version) -> bool:
         """Whether ``version`` is refused."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from server.engine.engine import Generation
 from server.metrics import OTHER, AdapterMetrics, Metrics
 
 
@@ -104,11 +105,13 @@ async def test_tokens_of_a_client_that_left_are_counted(opened: Any, value: Any)
 async def test_latencies_are_observed_where_the_engine_tells_them(opened: Any, value: Any) -> None:
     await opened.answer("base")
     assert value("time_to_first_token_seconds_count", adapter="(base)") == 0
-    with opened.house.gate._meter.generation(None, cold_s=0.0) as generation:
-        generation.prompt_tokens, generation.first_token_s, generation.queue_s = 5, 0.2, 0.1
+    generation = Generation(prompt_tokens=5, first_token_s=0.25, queue_s=0.125)
+    with opened.house.gate._meter.generation(None, generation, cold_s=1.0, turn_s=0.5):
+        pass
     assert value("prompt_tokens_total", adapter="(base)") == 5
-    assert value("time_to_first_token_seconds_count", adapter="(base)") == 1
-    assert value("queue_wait_seconds_sum", adapter="(base)") == 0.1
+    assert value("time_to_first_token_seconds_sum", adapter="(base)") == 1.75
+    assert value("queue_wait_seconds_sum", adapter="(base)") == 1.625
+    assert value("turn_wait_seconds_count", adapter="(base)") == 2
     assert value("inter_token_seconds_count", adapter="(base)") == 0
 
 

@@ -18,6 +18,7 @@ from server.metrics import EngineMetrics
 from server.residency.quarantine import Quarantine
 from server.residency.residency import Residency
 from server.supervisor import EXIT_ENGINE, EXIT_REFUSED, State, Supervisor
+from server.turns.turnstile import Turnstile
 
 
 @pytest.fixture
@@ -40,13 +41,18 @@ def supervised(base: Any, collectors: Any, tmp_path: Path) -> Any:
             metrics=metrics,
         )
 
+    def turnstile_of(engine: Any) -> Turnstile:
+        return Turnstile(engine.slots, engine.batch, turn_s=1.0)
+
     async def settle(serving: Any, _before: Any) -> None:
         return
 
     @asynccontextmanager
     async def running(builder: Any, **given: Any) -> AsyncIterator[Supervisor]:
         fields = {"settle": settle, "max_deaths": 3, "window_s": 60.0, "backoff_s": (0.0,), **given}
-        supervisor = Supervisor(builder, object(), residency_of=residency_of, metrics=metrics, **fields)
+        supervisor = Supervisor(
+            builder, object(), residency_of=residency_of, turnstile_of=turnstile_of, metrics=metrics, **fields
+        )
         task = asyncio.create_task(supervisor.run())
         try:
             yield supervisor

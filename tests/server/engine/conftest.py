@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import embedded
 from adapters.errors import AdapterNotFound
-from server.engine.engine import ComputedNaN, Engine, Generation, Resident
+from server.engine.engine import ComputedNaN, Demand, Engine, Generation, Resident
 from server.engine.fake import FakeBuilder, Knobs
 from server.engine.flags import EMBEDDED_FLAGS
 from server.engine.vllm import VllmBuilder
@@ -32,6 +32,9 @@ class OpenGate:
     generations: list[tuple[Resident | None, Generation]] = field(default_factory=list)
     broken: list[Resident | None] = field(default_factory=list)
     running: int = 0
+    demands: list[Demand] = field(default_factory=list)
+    read: list[Demand] = field(default_factory=list)
+    """Those whose prompts were read."""
 
     async def choose(self, model: str) -> Resident:
         self.asked.append(model)
@@ -43,9 +46,10 @@ class OpenGate:
         return self.residents.get(model) if model in self.asked else None
 
     @asynccontextmanager
-    async def generation(self, resident: Resident | None) -> AsyncIterator[Generation]:
-        generation = Generation()
+    async def generation(self, resident: Resident | None, demand: Demand) -> AsyncIterator[Generation]:
+        generation = Generation(prompt_is_read=lambda: self.read.append(demand))
         self.generations.append((resident, generation))
+        self.demands.append(demand)
         self.running += 1
         try:
             yield generation
@@ -68,8 +72,8 @@ class CurrentGate:
     def chosen(self, model: str) -> Resident | None:
         return self.now.chosen(model)
 
-    def generation(self, resident: Resident | None) -> AbstractAsyncContextManager[Generation]:
-        return self.now.generation(resident)
+    def generation(self, resident: Resident | None, demand: Demand) -> AbstractAsyncContextManager[Generation]:
+        return self.now.generation(resident, demand)
 
 
 @pytest.fixture

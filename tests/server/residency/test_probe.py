@@ -21,6 +21,7 @@ from server.residency.quarantine import Quarantine
 from server.residency.reference import NoReference
 from server.residency.residency import Residency
 from server.residency.verdict import Opinion
+from server.turns.turnstile import Turnstile
 
 
 class Rig:
@@ -32,7 +33,8 @@ class Rig:
         self.directory = directory
         self.residency: Residency
         self.reference: Any = None
-        self.probe = Probe(lambda: self.residency, lambda: self.reference)
+        self.turnstile = Turnstile(1, FakeEngine.batch, turn_s=0.0)
+        self.probe = Probe(lambda: self.residency, lambda: self.turnstile, lambda: self.reference)
 
     def serve(self, engine: FakeEngine) -> None:
         async def locate(digest: str) -> Path:
@@ -144,7 +146,7 @@ async def test_probes_wait_for_each_other_but_not_for_ever(rig: Rig) -> None:
             await asyncio.Event().wait()
             raise AssertionError
 
-    rig.probe = Probe(lambda: rig.residency, lambda: None, patience_s=0.01)
+    rig.probe = Probe(lambda: rig.residency, lambda: rig.turnstile, lambda: None, patience_s=0.01)
     busy = Busy(None, rig.knobs, ("base",))  # type: ignore[arg-type]
     rig.serve(busy)
     refused = await asyncio.gather(rig(), rig(), return_exceptions=True)
