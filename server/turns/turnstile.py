@@ -129,11 +129,9 @@ class Turnstile:
 
     def read(self, turn: Turn) -> None:
         """Note that the engine has read the prompt of ``turn``: it writes now."""
-        if turn.is_unread:
-            turn.is_unread = False
-            self._unread -= turn.prompt_tokens
-            if self.waiting:
-                self._advance()
+        self._was_read(turn)
+        if self.waiting:
+            self._advance()
 
     def end(self, turn: Turn) -> None:
         """End ``turn``, wherever it stands; its line pays for what its generation came to. Twice is harmless."""
@@ -145,8 +143,7 @@ class Turnstile:
             line.taken -= 1
             self._taken.remove(turn)
             self._places_taken -= turn.sequences
-            if turn.is_unread:
-                self._unread -= turn.prompt_tokens
+            self._was_read(turn)
             if turn.generation is not None:
                 self._learn(turn, turn.generation)
         else:
@@ -178,6 +175,11 @@ class Turnstile:
     def _sweep_again(self) -> None:
         self.sweep()
         self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep_again) if self.waiting else None
+
+    def _was_read(self, turn: Turn) -> None:
+        if turn.is_unread:
+            turn.is_unread = False
+            self._unread -= turn.prompt_tokens
 
     def _learn(self, turn: Turn, generation: Generation) -> None:
         """Settle the account of a turn that is over, and remember what such a one comes to."""
@@ -267,7 +269,7 @@ class Turnstile:
         if wanted <= 0:
             return
         open_ = [line for line in self._slotted.values() if not line.is_closing]
-        due = [line for line in open_ if line.has_begun and now - line.since >= stay]
+        due = [line for line in open_ if line.taken and now - line.since >= stay]
         for line in sorted(due, key=lambda line: line.taken + len(line.waiting))[:wanted]:
             line.is_closing = True
             self._closing.append(line)

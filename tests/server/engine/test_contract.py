@@ -23,6 +23,8 @@ async def chat(caller: Any, model: str, **body: Any) -> Any:
 async def test_a_new_engine_lives_and_holds_nothing(engine: Any) -> None:
     assert not engine.is_dead
     assert engine.slots > 0
+    assert engine.batch.sequences > 0
+    assert engine.batch.tokens > 0
     assert CHAT in engine.paths
     assert await engine.loaded() == frozenset()
 
@@ -77,6 +79,17 @@ async def test_the_gate_decides_what_a_name_means(engine: Any, gate: Any, caller
     assert [answered for answered, _ in gate.generations] == [loaded]
     assert gate.running == 0
     await engine.unload(loaded)
+
+
+async def test_the_gate_is_told_what_a_generation_asks_and_when_its_prompt_was_read(
+    engine: Any, gate: Any, caller: Any, base_name: str
+) -> None:
+    for stream in (False, True):
+        response = await chat(caller, base_name, max_tokens=7, stream=stream, ignore_eos=True)
+        assert response.status_code == 200
+    assert [(demand.most_tokens, demand.sequences) for demand in gate.demands] == [(7, 1), (7, 1)]
+    assert all(demand.prompt_tokens > 0 for demand in gate.demands)
+    assert gate.read == gate.demands
 
 
 async def test_a_refusal_of_the_gate_ends_the_request_before_anything_is_generated(
