@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -85,12 +85,8 @@ async def open_house(
         )
         journal = ResidentsJournal(settings.data_dir / "residents.json")
         admission = Admission(settings.max_in_flight)
-        gate = RequestGate(
-            catalog=registry.catalog,
-            admission=admission,
-            meter=Meter(metrics.adapters),
-            serving=lambda: supervisor.serving(),
-        )
+        meter = Meter(metrics.adapters)
+        gate = RequestGate(registry.catalog, admission, meter, serving=lambda: supervisor.serving())
 
         inspecting = Inspector() if inspector is None else inspector
 
@@ -106,7 +102,7 @@ async def open_house(
             builder,
             gate,
             residency_of=partial(_residency, settings, registry, blobs, metrics, Quarantine()),
-            turnstile_of=lambda engine: Turnstile(engine.slots, engine.batch, turn_s=settings.turn_s),
+            turnstile_of=partial(_turnstile, settings),
             settle=settle,
             max_deaths=settings.max_engine_deaths,
             window_s=settings.engine_death_window_s,
@@ -124,11 +120,7 @@ async def open_house(
             door=partial(_door, inspecting, supervisor, settings),
             faults=Faults(settings.fault_at),
             compiler=partial(_compile, supervisor, settings) if compiles else None,
-            probe=Probe(
-                lambda: supervisor.running().residency,
-                lambda: supervisor.running().turnstile,
-                partial(_asked, reference, settings, supervisor),
-            ),
+            probe=_probe(supervisor, partial(_asked, reference, settings, supervisor)),
         )
         validation = _validation(settings, records, supervisor, registry, blobs, preflight)
         async with (
@@ -163,6 +155,14 @@ def _residency(
         quarantine=quarantine,
         metrics=metrics.engine,
     )
+
+
+def _turnstile(settings: Settings, engine: Engine) -> Turnstile:
+    return Turnstile(engine.slots, engine.batch, turn_s=settings.turn_s)
+
+
+def _probe(supervisor: Supervisor, reference: Callable[[], PeftReference | None]) -> Probe:
+    return Probe(lambda: supervisor.running().residency, lambda: supervisor.running().turnstile, reference)
 
 
 def _asked(reference: PeftReference, settings: Settings, supervisor: Supervisor) -> PeftReference | None:

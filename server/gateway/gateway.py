@@ -1,6 +1,6 @@
 """The front door. Every request of the process passes ``Gateway.__call__``; an inference request goes on to ``_infer``.
 
-authenticate → admit → [engine reads the body → gate: resolve → make resident → engine generates → gate: meter] → stamp
+authenticate → admit → [engine reads the body → gate: resolve → make resident → await a turn → generate → meter] → stamp
 """
 
 from __future__ import annotations
