@@ -37,7 +37,7 @@ class RequestGate:
         serving: returns what serves now, or raises EngineNotReady.
     """
 
-    def __init__(self, *, catalog: Catalog, admission: Admission, meter: Meter, serving: Callable[[], Serving]) -> None:
+    def __init__(self, catalog: Catalog, admission: Admission, meter: Meter, *, serving: Callable[[], Serving]) -> None:
         self._catalog = catalog
         self._admission = admission
         self._meter = meter
