@@ -80,7 +80,7 @@ def record(out: Path, scenario: str, command: Sequence[str], measured: Row) -> N
         "commit": _commit(),
         "hardware": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "versions": {"python": platform.python_version(), **_versions()},
-        "command": " ".join(["python -m", f"bench.{scenario}", *command]),
+        "command": " ".join(["patchbay", "bench", *command]),
         **measured,
     }
     out.mkdir(parents=True, exist_ok=True)

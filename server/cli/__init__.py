@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import typer
 
-from server.cli import adapters, chat, check, files, jobs, keys, plan, serve, train, worker
+from server.cli import adapters, bench, chat, check, files, jobs, keys, plan, serve, train, worker
 from server.cli.failure import EXIT_CODES, FailureGroup
 
 __all__ = ["app", "main"]
@@ -37,6 +37,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(files.app, name="files")
 app.add_typer(keys.app, name="keys")
 app.add_typer(worker.app)
+app.add_typer(bench.app)
 
 
 def main() -> None:

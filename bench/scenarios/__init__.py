@@ -1,0 +1,1 @@
+"""One file each: what is measured, and how small it is by default."""

@@ -1,0 +1,47 @@
+"""What the server itself costs: one adapter that is always resident, by the number of clients."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bench.options import RESULTS, AnswerTokens, Bench, EngineFlag, Out, Peer, Prompt, Rank, Repeats, ShapeName, conduct
+from bench.run import Row
+from bench.versus import alternating, asking, row, show
+from bench.workload import Lengths, Popularity, Workload
+
+FEWEST = 6
+ROUNDS = 2
+
+Clients = Annotated[list[int], typer.Option(min=1, help="That each wait for an answer before they ask again.")]
+
+
+def overhead(
+    *,
+    peer: Peer = None,
+    shape: ShapeName = "100m",
+    rank: Rank = 8,
+    clients: Clients = [1, 8, 32],  # noqa: B006 - typer copies it
+    repeats: Repeats = 5,
+    prompt: Prompt = "32",
+    answer: AnswerTokens = "16",
+    engine_flag: EngineFlag = None,
+    out: Out = RESULTS,
+) -> None:
+    """One adapter, by the number of clients: tokens a second and times to the first token."""
+    bench = Bench(peer, shape, rank, flags=tuple(engine_flag or ()))
+    lengths = Lengths.parse(prompt), Lengths.parse(answer)
+    conduct("overhead", out, lambda: _measure(bench, clients, repeats, lengths))
+
+
+async def _measure(bench: Bench, clients: list[int], repeats: int, lengths: tuple[Lengths, Lengths]) -> Row:
+    rows = []
+    async with bench.servers(1) as (shape, names, targets):
+        workload = Workload(names, Popularity(0), *lengths, shape.vocabulary)
+        for concurrency in clients:
+            load = asking(workload, max(FEWEST, ROUNDS * concurrency), clients=concurrency)
+            loads = await alternating(targets, repeats, load)
+            rows.append(row(f"{concurrency} clients", loads, clients=concurrency))
+            print(show(rows[-1]), flush=True)
+    return {"shape": bench.shape_name, "rank": bench.rank, "rows": rows}

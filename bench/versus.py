@@ -1,0 +1,98 @@
+"""Ours beside theirs: repeats that alternate between the servers, and the row that comes of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+from bench.interval import Interval, mean, quantile, ratio
+from bench.load import Client, Load
+from bench.run import Row, summary
+from bench.target import Kind, Target
+from bench.workload import Workload
+
+Loads = Mapping[Kind, Sequence[Load]]
+Act = Callable[[Target, int], Awaitable[Load]]
+"""Puts the load of one repeat, which is its seed, on a server."""
+
+WARM_UP: Final = 10_000
+"""The seed of what is asked before it counts."""
+P50, P99 = quantile(0.5), quantile(0.99)
+
+
+async def alternating(
+    targets: Sequence[Target], repeats: int, act: Act, *, warm_up: Act | None = None
+) -> dict[Kind, list[Load]]:
+    """Put each repeat's load on one server after the other, and the next repeat's the other way round.
+
+    Before that each server gets a load that does not count: ``warm_up``, or one more of the same.
+    """
+    for target in targets:
+        await (warm_up or act)(target, WARM_UP)
+    loads: dict[Kind, list[Load]] = {target.kind: [] for target in targets}
+    for repeat in range(repeats):
+        for target in targets if repeat % 2 == 0 else reversed(targets):
+            loads[target.kind].append(await act(target, repeat))
+    return loads
+
+
+def asking(workload: Workload, requests: int, *, clients: int, rate: float | None = None) -> Act:
+    """Return the load of so many requests by ``clients`` that wait, or with ``rate`` by a Poisson process."""
+
+    async def act(target: Target, seed: int) -> Load:
+        asks = workload.asks(requests, seed=seed, rate=rate)
+        async with Client(target.url) as client:
+            return await (client.open_loop(asks) if rate else client.closed_loop(asks, clients))
+
+    return act
+
+
+def row(case: str, loads: Loads, **facts: object) -> Row:
+    """Return what the loads of ``case`` came to, by server, and ours ÷ theirs where there are both."""
+    compared = {"ratio": {name: at.row() for name, at in ratios(loads).items()}} if len(loads) > 1 else {}
+    return {"case": case, **facts, **{kind: numbers(repeats) for kind, repeats in loads.items()}, **compared}
+
+
+def numbers(repeats: Sequence[Load]) -> Row:
+    """Return a server's numbers over all repeats."""
+    failures = Counter(answer.failure for load in repeats for answer in load.answers if answer.failure)
+    return {
+        "tokens_per_s": round(sum(load.tokens_per_s for load in repeats) / len(repeats), 1),
+        "first_ms": summary([value for load in repeats for value in load.first_ms]),
+        "between_ms": summary([value for load in repeats for value in load.between_ms]),
+        "client_cpu": round(sum(load.client_cpu for load in repeats) / len(repeats), 3),
+        "failures": dict(failures),
+    }
+
+
+def ratios(loads: Loads) -> dict[str, Interval]:
+    """Return ours ÷ theirs: more tokens are better, fewer milliseconds are."""
+    ours, theirs = loads["patchbay"], loads["vllm"]
+    first = [load.first_ms for load in ours], [load.first_ms for load in theirs]
+    between = [load.between_ms for load in ours], [load.between_ms for load in theirs]
+    rates = [[load.tokens_per_s] for load in ours], [[load.tokens_per_s] for load in theirs]
+    return {
+        "tokens_per_s": ratio(*rates, mean),
+        "first_p50": ratio(*first, P50),
+        "first_p99": ratio(*first, P99),
+        "between_p50": ratio(*between, P50),
+        "between_p99": ratio(*between, P99),
+    }
+
+
+def show(measured: Row) -> str:
+    """Return ``row``'s result as lines to read."""
+    lines = [measured["case"]]
+    for kind in ("patchbay", "vllm"):
+        if found := measured.get(kind):
+            failed = f", FAILED {found['failures']}" if found["failures"] else ""
+            first, between = found["first_ms"], found["between_ms"]
+            lines.append(
+                f"  {kind:9}{found['tokens_per_s']:8.1f} tokens/s   first token p50 {first['p50']:.0f} p99 "
+                f"{first['p99']:.0f} ms   between p50 {between['p50']:.1f} p99 {between['p99']:.1f} ms{failed}"
+            )
+    if compared := measured.get("ratio"):
+        shown = (f"{name} {Interval(*at)}" for name, at in compared.items())
+        lines.append("  ours ÷ theirs: " + "   ".join(shown))
+    return "\n".join(lines)

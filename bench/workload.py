@@ -1,0 +1,110 @@
+"""What is asked: which adapters, how often, how long. Drawn from a seed, so that two servers are asked the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+FIRST_TOKEN: Final = 16
+"""Lower ids are special in the tokenizers we know."""
+ZIPF: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request.
+
+    Attributes:
+        at_s: when it is sent, from the start of the load; 0 where the answers of others set the pace.
+        model: whom it asks.
+        prompt: token ids.
+        tokens: length of the answer, exactly.
+    """
+
+    at_s: float
+    model: str
+    prompt: tuple[int, ...]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Lengths in tokens: uniform from ``low`` to ``high``, or lognormal with median ``low`` and sigma ``spread``."""
+
+    low: int
+    high: int
+    spread: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Lengths:
+        """Read ``64`` (always), ``32-128`` (uniform) or ``64~0.5`` (lognormal: median and sigma).
+
+        Raises:
+            ValueError: it is none of these.
+        """
+        if found := re.fullmatch(r"(\d+)(?:-(\d+)|~([\d.]+))?", text):
+            low, high, spread = found.groups()
+            if 0 < int(low) <= int(high or low):
+                return cls(int(low), int(high or low), float(spread or 0))
+        raise ValueError(f"{text!r} is no distribution of lengths: 64, 32-128 or 64~0.5")
+
+    def draw(self, random: np.random.Generator) -> int:
+        """Draw a length, of one token at least."""
+        if self.spread:
+            return max(1, round(self.low * float(random.lognormal(0, self.spread))))
+        return int(random.integers(self.low, self.high, endpoint=True))
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """How often each of many adapters is asked: the n-th in proportion to n^-``exponent``; 0 is uniform."""
+
+    exponent: float
+
+    @classmethod
+    def parse(cls, text: str) -> Popularity:
+        """Read ``uniform``, ``zipf`` or ``zipf:1.2``.
+
+        Raises:
+            ValueError: it is none of these.
+        """
+        if text == "uniform":
+            return cls(0.0)
+        if found := re.fullmatch(r"zipf(?::([\d.]+))?", text):
+            return cls(float(found[1] or ZIPF))
+        raise ValueError(f"{text!r} is no popularity: uniform, zipf or zipf:1.2")
+
+    def shares(self, count: int) -> list[float]:
+        """Return the share of each of ``count`` adapters; they sum to 1."""
+        weights = np.arange(1, count + 1, dtype=float) ** -self.exponent
+        return [float(share) for share in weights / weights.sum()]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a load is made of; the lengths are of prompts and of answers."""
+
+    models: Sequence[str]
+    popularity: Popularity
+    prompt: Lengths
+    answer: Lengths
+    vocabulary: int
+
+    def asks(self, count: int, *, seed: int, rate: float | None = None) -> list[Ask]:
+        """Draw ``count`` requests; with ``rate`` they come by a Poisson process of so many a second."""
+        random = np.random.default_rng(seed)
+        shares = self.popularity.shares(len(self.models))
+        times = random.exponential(1 / rate, count).cumsum() if rate else np.zeros(count)
+        chosen = random.choice(len(self.models), count, p=shares)
+        return [
+            Ask(float(at_s), self.models[number], self._prompt(random), self.answer.draw(random))
+            for at_s, number in zip(times, chosen, strict=True)
+        ]
+
+    def _prompt(self, random: np.random.Generator) -> tuple[int, ...]:
+        length = self.prompt.draw(random)
+        return tuple(int(token) for token in random.integers(FIRST_TOKEN, self.vocabulary, length))
