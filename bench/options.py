@@ -6,17 +6,18 @@ import asyncio
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 
 import typer
 
-from bench.run import Row, record
+from bench.record import Row, record
 from bench.shape import NAMES, Shape
 from bench.target import Kind, Stand, Target, standing
+from bench.versus import show
 
 RESULTS: Final = Path("bench/results")
 EAGER: Final = ("--enforce-eager", "--max-model-len", "2048")
@@ -36,6 +37,25 @@ Out = Annotated[Path, typer.Option(help="Where the line of results is appended."
 EngineFlag = Annotated[
     list[str] | None, typer.Option("--engine-flag", help="Further flag of vLLM for both servers, as --name=value.")
 ]
+
+
+Measure = Callable[[], Awaitable[Row]]
+
+
+class Scene(NamedTuple):
+    """What a scenario plays with.
+
+    Attributes:
+        shape: of the base.
+        names: of its adapters.
+        targets: the running servers.
+        folder: for what else is needed; it is removed afterwards.
+    """
+
+    shape: Shape
+    names: list[str]
+    targets: list[Target]
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -62,28 +82,47 @@ class Bench:
         """The servers."""
         return ("patchbay",) if self.peer is None else ("patchbay", self.peer)
 
+    @property
+    def facts(self) -> Row:
+        """What a line of results says of it."""
+        limits = {"rank": self.rank, "slots": self.slots, "residents": self.residents}
+        return {"shape": self.shape_name, **limits, "flags": list(self.flags)}
+
+    def stand(self, shape: Shape, adapters: Mapping[str, Path]) -> Stand:
+        """Return what the servers are started with."""
+        flags = (*EAGER, "--kv-cache-memory-bytes", str(KV_BYTES), *self.flags)
+        return Stand(shape.directory, self.slots, self.residents, self.rank, adapters, flags)
+
     @asynccontextmanager
-    async def servers(self, adapters: int, *ours: str) -> AsyncIterator[tuple[Shape, list[str], list[Target]]]:
-        """Run the servers; gives the shape, the names of its ``adapters`` and the servers."""
+    async def servers(self, adapters: int) -> AsyncIterator[Scene]:
+        """Run the servers, with so many random adapters in their registries."""
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             root = Path(folder)
             shape = Shape.of(self.shape_name, root)
             directories = {f"a{number:04}": root / "adapters" / f"a{number:04}" for number in range(adapters)}
             for seed, directory in enumerate(directories.values()):
                 shape.write_adapter(directory, rank=self.rank, seed=seed)
-            flags = (*EAGER, "--kv-cache-memory-bytes", str(KV_BYTES), *self.flags)
-            stand = Stand(shape.directory, self.slots, self.residents, self.rank, directories, flags)
-            async with standing(stand, self.kinds, root, *ours) as targets:
-                yield shape, list(directories), targets
+            async with standing(self.stand(shape, directories), self.kinds, root) as targets:
+                yield Scene(shape, list(directories), targets, root)
 
 
-def conduct(scenario: str, out: Path, measure: Callable[[], Awaitable[Row]]) -> None:
+def say(rows: list[Row], measured: Row) -> None:
+    """Add a row to those of the scenario, and print it."""
+    rows.append(measured)
+    print(show(measured), flush=True)
+
+
+def conduct(scenario: str, out: Path, measure: Measure) -> None:
     """Run a scenario to its end and keep what it measured."""
+    record(out, scenario, sys.argv[2:], run(measure))
 
-    async def run() -> Row:
-        task = asyncio.current_task()
-        if task is not None:  # so that SIGTERM, too, ends the servers
+
+def run(measure: Measure) -> Row:
+    """Run a scenario to its end; SIGTERM, too, ends its servers."""
+
+    async def cancelled_by_signal() -> Row:
+        if (task := asyncio.current_task()) is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         return await measure()
 
-    record(out, scenario, sys.argv[2:], asyncio.run(run()))
+    return asyncio.run(cancelled_by_signal())

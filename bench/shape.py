@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import TensorSpec, serialize_file
 
-EMBEDDED: Final = Path(__file__).parents[1] / "embedded" / "base"
+_SHIPPED: Final = Path(__file__).parents[1] / "embedded"
+EMBEDDED: Final = _SHIPPED / "base"
+ADAPTERS: Final = _SHIPPED / "adapters"
 TOKENIZER: Final = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 SPREAD: Final = 0.02
 """Standard deviation of the weights of a base and of an adapter's B: its effect is small, and clearly there."""

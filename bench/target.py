@@ -6,20 +6,21 @@ import asyncio
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
 import httpx
 
-READY_S: Final = 900
+PATIENCE_S: Final = 900
 POLL_S: Final = 0.1
 END_S: Final = 60
+PATCHBAY: Final = str(Path(sys.executable).with_name("patchbay"))
 OFFLINE: Final = "HF_HUB_OFFLINE=1"
-STOCK_ENVIRONMENT: Final = ("VLLM_PLUGINS=", "VLLM_LOGGING_LEVEL=WARNING", "VLLM_NO_USAGE_STATS=1")
+UPDATING: Final = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
+STOCK_ENVIRONMENT: Final = ("VLLM_PLUGINS=", "VLLM_LOGGING_LEVEL=WARNING", "VLLM_NO_USAGE_STATS=1", UPDATING)
 """Without our plugins, which are installed beside it, and with as little logging as ours."""
 
 Kind = Literal["patchbay", "vllm"]
@@ -60,20 +61,19 @@ class Target:
     url: str
     process: subprocess.Popen[bytes]
     log: Path
-    ready_s: float = 0.0
 
-    async def until_ready(self, started: float) -> float:
-        """Wait until it answers; return the seconds since ``started``, as ``time.perf_counter`` counts.
+    async def until_ready(self) -> None:
+        """Wait until it answers.
 
         Raises:
             RuntimeError: it ended instead; the end of its log is in the message.
         """
         route = {"patchbay": "/ready", "vllm": "/health"}[self.kind]
-        async with asyncio.timeout(READY_S), httpx.AsyncClient(base_url=self.url) as http:
+        async with asyncio.timeout(PATIENCE_S), httpx.AsyncClient(base_url=self.url) as http:
             while self.process.poll() is None:
                 try:
                     if (await http.get(route)).status_code == httpx.codes.OK:
-                        return time.perf_counter() - started
+                        return
                 except httpx.TransportError:
                     pass
                 await asyncio.sleep(POLL_S)
@@ -83,7 +83,7 @@ class Target:
 @asynccontextmanager
 async def running(command: Sequence[str], kind: Kind, port: int, log: Path) -> AsyncIterator[Target]:
     """Run a server, ready or not yet, and end it."""
-    with log.open("w") as output:
+    with log.open("a") as output:
         process = subprocess.Popen(["env", OFFLINE, *command], stdout=output, stderr=output)
     try:
         yield Target(kind, f"http://127.0.0.1:{port}", process, log)
@@ -96,19 +96,21 @@ async def running(command: Sequence[str], kind: Kind, port: int, log: Path) -> A
             process.wait()
 
 
-def patchbay_command(stand: Stand, port: int, data_dir: Path, *ours: str) -> list[str]:
-    """Return `patchbay serve` for ``stand``; ``ours`` are further flags of its own.
-
-    Adapters are not compared with PEFT at the door: bench makes a thousand of them and knows what they are.
-    """
-    program = str(Path(sys.executable).with_name("patchbay"))
-    state = ("--port", str(port), "--data-dir", str(data_dir), "--max-residents", str(max(2, stand.residents)))
-    own = ("--no-worker", "--probe-reference", "off", *state, *ours)
-    return [program, "serve", str(stand.base), *own, *stand.engine_flags]
+def launch(kind: Kind, stand: Stand, port: int, root: Path) -> AbstractAsyncContextManager[Target]:
+    """Run a server of ``kind`` for ``stand``; its log, and our state, lie below ``root``."""
+    command = _patchbay(stand, port, root / "data") if kind == "patchbay" else _stock(stand, port)
+    return running(command, kind, port, root / f"{kind}.log")
 
 
-def stock_command(stand: Stand, port: int) -> list[str]:
-    """Return stock vLLM for ``stand``. Its console script does not work in the CPU build, so the module is run."""
+def _patchbay(stand: Stand, port: int, data_dir: Path) -> list[str]:
+    """Adapters are not compared with PEFT at the door: bench makes a thousand of them and knows what they are."""
+    state = ("--port", str(port), "--data-dir", str(data_dir), "--max-residents", str(stand.residents))
+    own = ("--no-worker", "--probe-reference", "off", *state)
+    return [PATCHBAY, "serve", str(stand.base), *own, *stand.engine_flags]
+
+
+def _stock(stand: Stand, port: int) -> list[str]:
+    """vLLM's console script does not work in its CPU build, so the module is run."""
     server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(stand.base)]
     place = ("--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log")
     lora = ("--enable-lora", "--max-cpu-loras", str(max(stand.slots, stand.residents)))
@@ -118,28 +120,34 @@ def stock_command(stand: Stand, port: int) -> list[str]:
 
 
 @asynccontextmanager
-async def standing(stand: Stand, kinds: Sequence[Kind], root: Path, *ours: str) -> AsyncIterator[list[Target]]:
+async def standing(stand: Stand, kinds: Sequence[Kind], root: Path) -> AsyncIterator[list[Target]]:
     """Run a server of each kind beside the others, with all adapters of ``stand`` in their registries."""
     async with AsyncExitStack() as stack:
-        targets = []
-        for kind in kinds:
-            port = free_port()
-            patchbay = kind == "patchbay"
-            command = patchbay_command(stand, port, root / "data", *ours) if patchbay else stock_command(stand, port)
-            targets.append(await stack.enter_async_context(running(command, kind, port, root / f"{kind}.log")))
+        started = [launch(kind, stand, free_port(), root) for kind in kinds]
+        targets = [await stack.enter_async_context(server) for server in started]
         for target in targets:
-            await target.until_ready(0)
+            await target.until_ready()
             if target.kind == "patchbay":
-                await publish(target.url, stand.adapters)
+                await upload(target.url, stand.adapters)
         yield targets
 
 
-async def publish(url: str, adapters: Mapping[str, Path]) -> None:
+@asynccontextmanager
+async def serving(data_dir: Path, *arguments: str) -> AsyncIterator[str]:
+    """Run `patchbay serve` with the embedded base and its examples; gives its URL once it is ready."""
+    port = free_port()
+    command = [PATCHBAY, "serve", "--port", str(port), "--data-dir", str(data_dir), *arguments]
+    async with running(command, "patchbay", port, data_dir.with_suffix(".log")) as target:
+        await target.until_ready()
+        yield target.url
+
+
+async def upload(url: str, adapters: Mapping[str, Path], **query: str) -> None:
     """Upload each directory as a version of the adapter that it is named for."""
-    async with httpx.AsyncClient(base_url=url, timeout=READY_S) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
         for name, directory in adapters.items():
             files = {path.name: (path.name, path.read_bytes()) for path in directory.iterdir()}
-            (await http.post(f"/v1/adapters/{name}/versions", files=files)).raise_for_status()
+            (await http.post(f"/v1/adapters/{name}/versions", files=files, params=query)).raise_for_status()
 
 
 def free_port() -> int:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Final, TypeVar
 
 from bench.interval import Interval, mean, quantile, ratio
 from bench.load import Client, Load
-from bench.run import Row, summary
+from bench.record import Row, summary
 from bench.target import Kind, Target
 from bench.workload import Workload
 
 Loads = Mapping[Kind, Sequence[Load]]
-Act = Callable[[Target, int], Awaitable[Load]]
+T = TypeVar("T")
+Act = Callable[[Target, int], Awaitable[T]]
 """Puts the load of one repeat, which is its seed, on a server."""
 
 WARM_UP: Final = 10_000
@@ -22,22 +23,22 @@ P50, P99 = quantile(0.5), quantile(0.99)
 
 
 async def alternating(
-    targets: Sequence[Target], repeats: int, act: Act, *, warm_up: Act | None = None
-) -> dict[Kind, list[Load]]:
+    targets: Sequence[Target], repeats: int, act: Act[T], *, warm_up: Act[object] | None = None
+) -> dict[Kind, list[T]]:
     """Put each repeat's load on one server after the other, and the next repeat's the other way round.
 
     Before that each server gets a load that does not count: ``warm_up``, or one more of the same.
     """
     for target in targets:
         await (warm_up or act)(target, WARM_UP)
-    loads: dict[Kind, list[Load]] = {target.kind: [] for target in targets}
+    found: dict[Kind, list[T]] = {target.kind: [] for target in targets}
     for repeat in range(repeats):
         for target in targets if repeat % 2 == 0 else reversed(targets):
-            loads[target.kind].append(await act(target, repeat))
-    return loads
+            found[target.kind].append(await act(target, repeat))
+    return found
 
 
-def asking(workload: Workload, requests: int, *, clients: int, rate: float | None = None) -> Act:
+def asking(workload: Workload, requests: int, *, clients: int, rate: float | None = None) -> Act[Load]:
     """Return the load of so many requests by ``clients`` that wait, or with ``rate`` by a Poisson process."""
 
     async def act(target: Target, seed: int) -> Load:
@@ -52,6 +53,16 @@ def row(case: str, loads: Loads, **facts: object) -> Row:
     """Return what the loads of ``case`` came to, by server, and ours ÷ theirs where there are both."""
     compared = {"ratio": {name: at.row() for name, at in ratios(loads).items()}} if len(loads) > 1 else {}
     return {"case": case, **facts, **{kind: numbers(repeats) for kind, repeats in loads.items()}, **compared}
+
+
+def timed_row(case: str, times_ms: Mapping[Kind, Sequence[Sequence[float]]], **facts: object) -> Row:
+    """Return what single times came to, by server and repeat, and ours ÷ theirs."""
+    found: Row = {"case": case, **facts}
+    for kind, repeats in times_ms.items():
+        found[kind] = {"ms": summary([value for repeat in repeats for value in repeat])}
+    if len(times_ms) > 1:
+        found["ratio"] = {"p50": ratio(times_ms["patchbay"], times_ms["vllm"], P50).row()}
+    return found
 
 
 def numbers(repeats: Sequence[Load]) -> Row:
@@ -82,17 +93,21 @@ def ratios(loads: Loads) -> dict[str, Interval]:
 
 
 def show(measured: Row) -> str:
-    """Return ``row``'s result as lines to read."""
+    """Return a row as lines to read."""
     lines = [measured["case"]]
     for kind in ("patchbay", "vllm"):
         if found := measured.get(kind):
-            failed = f", FAILED {found['failures']}" if found["failures"] else ""
-            first, between = found["first_ms"], found["between_ms"]
-            lines.append(
-                f"  {kind:9}{found['tokens_per_s']:8.1f} tokens/s   first token p50 {first['p50']:.0f} p99 "
-                f"{first['p99']:.0f} ms   between p50 {between['p50']:.1f} p99 {between['p99']:.1f} ms{failed}"
-            )
+            failed = f"   FAILED {found['failures']}" if found.get("failures") else ""
+            lines.append(f"  {kind:9}{'   '.join(_shown(found))}{failed}")
     if compared := measured.get("ratio"):
         shown = (f"{name} {Interval(*at)}" for name, at in compared.items())
-        lines.append("  ours ÷ theirs: " + "   ".join(shown))
+        lines.append(f"  ours ÷ theirs: {'   '.join(shown)}")
     return "\n".join(lines)
+
+
+def _shown(found: Row) -> Iterator[str]:
+    for name, value in found.items():
+        if isinstance(value, dict) and "p50" in value:
+            yield f"{name} p50 {value['p50']:.1f} p99 {value['p99']:.1f} max {value['max']:.1f}"
+        elif isinstance(value, float) and name != "client_cpu":
+            yield f"{name} {value:.1f}"

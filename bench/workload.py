@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from itertools import count
 from typing import Final
 
 import numpy as np
@@ -21,13 +22,13 @@ class Ask:
     Attributes:
         at_s: when it is sent, from the start of the load; 0 where the answers of others set the pace.
         model: whom it asks.
-        prompt: token ids.
+        prompt: token ids, or a text.
         tokens: length of the answer, exactly.
     """
 
     at_s: float
     model: str
-    prompt: tuple[int, ...]
+    prompt: tuple[int, ...] | str
     tokens: int
 
 
@@ -89,21 +90,27 @@ class Workload:
     """What a load is made of; the lengths are of prompts and of answers."""
 
     models: Sequence[str]
-    popularity: Popularity
+    _: KW_ONLY
+    popularity: Popularity = Popularity(0)
     prompt: Lengths
     answer: Lengths
     vocabulary: int
 
-    def asks(self, count: int, *, seed: int, rate: float | None = None) -> list[Ask]:
-        """Draw ``count`` requests; with ``rate`` they come by a Poisson process of so many a second."""
+    def asks(self, number: int, *, seed: int, rate: float | None = None) -> list[Ask]:
+        """Draw so many requests; with ``rate`` they come by a Poisson process of so many a second."""
         random = np.random.default_rng(seed)
         shares = self.popularity.shares(len(self.models))
-        times = random.exponential(1 / rate, count).cumsum() if rate else np.zeros(count)
-        chosen = random.choice(len(self.models), count, p=shares)
+        times = random.exponential(1 / rate, number).cumsum() if rate else np.zeros(number)
+        chosen = random.choice(len(self.models), number, p=shares)
         return [
-            Ask(float(at_s), self.models[number], self._prompt(random), self.answer.draw(random))
-            for at_s, number in zip(times, chosen, strict=True)
+            Ask(float(at_s), self.models[index], self._prompt(random), self.answer.draw(random))
+            for at_s, index in zip(times, chosen, strict=True)
         ]
+
+    def for_ever(self, *, seed: int) -> Iterator[Ask]:
+        """Draw requests without end."""
+        for number in count():
+            yield from self.asks(1, seed=1000 * seed + number)
 
     def _prompt(self, random: np.random.Generator) -> tuple[int, ...]:
         length = self.prompt.draw(random)

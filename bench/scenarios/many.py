@@ -21,9 +21,10 @@ from bench.options import (
     ShapeName,
     Slots,
     conduct,
+    say,
 )
-from bench.run import Row
-from bench.versus import alternating, asking, row, show
+from bench.record import Row
+from bench.versus import alternating, asking, row
 from bench.workload import Lengths, Popularity, Workload
 
 Adapters = Annotated[list[int], typer.Option(min=0, help="How many are asked; 0: the base alone.")]
@@ -53,7 +54,8 @@ def many(
 ) -> None:
     """Requests over 1 to 1000 adapters: throughput and latency, by how many there are."""
     bench = Bench(peer, shape, rank, slots, residents, tuple(engine_flag or ()))
-    asked = Workload((), Popularity.parse(popularity), Lengths.parse(prompt), Lengths.parse(answer), 0)
+    lengths = {"prompt": Lengths.parse(prompt), "answer": Lengths.parse(answer)}
+    asked = Workload((), popularity=Popularity.parse(popularity), **lengths, vocabulary=0)
     conduct("many", out, lambda: _measure(bench, adapters, asked, Loading(clients, rate, requests, repeats)))
 
 
@@ -67,13 +69,11 @@ class Loading(NamedTuple):
 
 
 async def _measure(bench: Bench, counts: list[int], asked: Workload, loading: Loading) -> Row:
-    rows = []
-    async with bench.servers(max(counts)) as (shape, names, targets):
+    rows: list[Row] = []
+    async with bench.servers(max(counts)) as (shape, names, targets, _):
         for count in counts:
             workload = replace(asked, models=names[:count] or ["base"], vocabulary=shape.vocabulary)
             load = asking(workload, loading.requests, clients=loading.clients, rate=loading.rate)
             loads = await alternating(targets, loading.repeats, load)
-            rows.append(row(f"{count} adapters" if count else "base", loads, adapters=count))
-            print(show(rows[-1]), flush=True)
-    limits = {"shape": bench.shape_name, "rank": bench.rank, "slots": bench.slots, "residents": bench.residents}
-    return {**limits, "rows": rows}
+            say(rows, row(f"{count} adapters" if count else "base", loads, adapters=count))
+    return {**bench.facts, "rows": rows}

@@ -6,10 +6,23 @@ from typing import Annotated
 
 import typer
 
-from bench.options import RESULTS, AnswerTokens, Bench, EngineFlag, Out, Peer, Prompt, Rank, Repeats, ShapeName, conduct
-from bench.run import Row
-from bench.versus import alternating, asking, row, show
-from bench.workload import Lengths, Popularity, Workload
+from bench.options import (
+    RESULTS,
+    AnswerTokens,
+    Bench,
+    EngineFlag,
+    Out,
+    Peer,
+    Prompt,
+    Rank,
+    Repeats,
+    ShapeName,
+    conduct,
+    say,
+)
+from bench.record import Row
+from bench.versus import alternating, asking, row
+from bench.workload import Lengths, Workload
 
 FEWEST = 6
 ROUNDS = 2
@@ -36,12 +49,11 @@ def overhead(
 
 
 async def _measure(bench: Bench, clients: list[int], repeats: int, lengths: tuple[Lengths, Lengths]) -> Row:
-    rows = []
-    async with bench.servers(1) as (shape, names, targets):
-        workload = Workload(names, Popularity(0), *lengths, shape.vocabulary)
+    rows: list[Row] = []
+    async with bench.servers(1) as (shape, names, targets, _):
+        workload = Workload(names, prompt=lengths[0], answer=lengths[1], vocabulary=shape.vocabulary)
         for concurrency in clients:
             load = asking(workload, max(FEWEST, ROUNDS * concurrency), clients=concurrency)
             loads = await alternating(targets, repeats, load)
-            rows.append(row(f"{concurrency} clients", loads, clients=concurrency))
-            print(show(rows[-1]), flush=True)
-    return {"shape": bench.shape_name, "rank": bench.rank, "rows": rows}
+            say(rows, row(f"{concurrency} clients", loads, clients=concurrency))
+    return {**bench.facts, "rows": rows}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from bench.load import Answer, Client, Load
-from bench.workload import Ask, Lengths, Popularity, Workload
+from bench.workload import Ask, Lengths, Workload
 
-WORKLOAD = Workload(["a", "b"], Popularity(1), Lengths(4, 8), Lengths(2, 6), 4096)
+WORKLOAD = Workload(["a", "b"], prompt=Lengths(4, 8), answer=Lengths(2, 6), vocabulary=4096)
 
 
 def assert_in_order(answer: Answer) -> None:

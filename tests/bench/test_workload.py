@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from bench.workload import FIRST_TOKEN, Lengths, Popularity, Workload
 
 def workload(popularity: str = "zipf", prompt: str = "8", answer: str = "4", models: int = 4) -> Workload:
     names = [f"a{number}" for number in range(models)]
-    return Workload(names, Popularity.parse(popularity), Lengths.parse(prompt), Lengths.parse(answer), 4096)
+    lengths = {"prompt": Lengths.parse(prompt), "answer": Lengths.parse(answer)}
+    return Workload(names, popularity=Popularity.parse(popularity), **lengths, vocabulary=4096)
 
 
 def test_the_same_seed_asks_the_same_and_another_one_does_not() -> None:
@@ -44,6 +46,11 @@ def test_arrivals_are_a_poisson_process() -> None:
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.03)  # exponential
     counts = np.bincount(times.astype(int))[:-1]
     assert counts.var() == pytest.approx(counts.mean(), rel=0.2)
+
+
+def test_requests_without_end_differ_from_each_other() -> None:
+    asks = list(islice(workload().for_ever(seed=0), 20))
+    assert len({ask.prompt for ask in asks}) == 20
 
 
 def test_without_a_rate_all_may_be_sent_at_once() -> None:

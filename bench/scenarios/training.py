@@ -1,7 +1,5 @@
 """How soon a trained adapter answers, and what a running job costs those who chat beside it.
 
-    python -m bench.training [--jobs 3] [--epochs 3] [--seconds 20] [--out bench/results]
-
 Starts `patchbay serve` with the embedded base and asks over HTTP.
 
 publish: jobs on the data set `sentiment`, one after the other. The clock starts when a job's last step is over, as its
@@ -16,23 +14,25 @@ the job's steps show that it trained meanwhile, and what the clients cost it.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import fcntl
 import itertools
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import httpx
+import typer
 
-from bench.run import Row, record, serving, summary
+from bench.options import RESULTS, Out, conduct
+from bench.record import Row, summary
+from bench.shape import ADAPTERS
+from bench.target import serving
 
 POLL_S = 0.02
 PATIENCE_S = 900
@@ -40,12 +40,21 @@ CLIENTS = (1, 4)
 TOKENS = 64
 MOST_EPOCHS = 50
 BASE = "embedded-base"
-DATA = Path("embedded/data")
+DATA = ADAPTERS.parent / "data"
 FILES = "/v1/files"
 JOBS = "/v1/fine_tuning/jobs"
 CHAT = "/v1/chat/completions"
 
 T = TypeVar("T")
+
+Jobs = Annotated[int, typer.Option(min=1, help="How many are trained, one after the other.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Of each of them.")]
+Seconds = Annotated[float, typer.Option(help="Of each load.")]
+
+
+def training(*, jobs: Jobs = 3, epochs: Epochs = 3, seconds: Seconds = 12, out: Out = RESULTS) -> None:
+    """Last training step to first right token, and what a running job costs those who chat beside it."""
+    conduct("training", out, lambda: _measure(jobs, epochs, seconds))
 
 
 async def tokens(http: httpx.AsyncClient, model: str, question: str, most: int, **extra: Any) -> AsyncIterator[str]:
@@ -313,31 +322,13 @@ def _at(row: Any, keys: tuple[str, ...]) -> float:
     return float(row)
 
 
-async def measure(options: argparse.Namespace) -> Row:
-    """Measure a fresh server."""
+async def _measure(jobs: int, epochs: int, seconds: float) -> Row:
     with tempfile.TemporaryDirectory() as root:
         data_dir = Path(root) / "data"
         async with serving(data_dir) as url, httpx.AsyncClient(base_url=url, timeout=120) as http:
-            return {
-                "publish": await publish(http, data_dir, jobs=options.jobs, epochs=options.epochs),
-                "neighbours": await neighbours(http, data_dir, options.seconds),
-            }
-
-
-def main() -> None:
-    """Measure, print and keep the result."""
-    parser = argparse.ArgumentParser(prog="python -m bench.training", description=__doc__.splitlines()[0])
-    parser.add_argument("--jobs", type=int, default=3, help="how many are trained, one after the other")
-    parser.add_argument("--epochs", type=int, default=3, help="of each of them")
-    parser.add_argument("--seconds", type=float, default=20, help="of each load")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
-    measured = asyncio.run(measure(parser.parse_args()))
-    publishing, beside = measured["publish"], measured["neighbours"]
-    print("publish, seconds:", json.dumps({name: publishing[name] for name in ("median", "worst")}, indent=1))
+            published = await publish(http, data_dir, jobs=jobs, epochs=epochs)
+            print("publish, seconds:", json.dumps({name: published[name] for name in ("median", "worst")}, indent=1))
+            beside = await neighbours(http, data_dir, seconds)
     print("neighbours, beside a job ÷ without:", json.dumps(beside["ratios"], indent=1))
     print("steps of the job a second:", json.dumps(beside["job_steps_per_s"]))
-    record(parser.parse_args().out, "training", sys.argv[1:], measured)
-
-
-if __name__ == "__main__":
-    main()
+    return {"shape": "embedded", "publish": published, "neighbours": beside}

@@ -1,7 +1,5 @@
 """How the registry's size shows: listing pages, event-loop blocks, resolution, with 10 and with many adapters.
 
-    python -m bench.registry [--adapters 10000] [--seconds 10] [--out bench/results]
-
 Fills a registry, starts `patchbay serve` on it with the embedded base, and asks over HTTP. A second client asks /health
 without pause; its slowest answer bounds from above how long anything held up the event loop. Resolution is measured
 where callers feel it: a chat of one token by reference, on an adapter that is resident.
@@ -9,25 +7,30 @@ where callers feel it: a chat of one token by reference, on an adapter that is r
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated, Final
 
 import httpx
+import typer
 from sqlalchemy import insert, update
 
 from adapters import schema
 from adapters.registry import Registry
-from bench.run import Row, record, serving, summary
+from bench.options import RESULTS, Out, conduct, say
+from bench.record import Row, summary
+from bench.shape import ADAPTERS
+from bench.target import serving, upload
 
-BATCH = 1000
-PAGE = 100
+BATCH: Final = 1000
+PAGE: Final = 100
+
+Adapters = Annotated[list[int], typer.Option(min=1, help="How many are registered, a server for each number.")]
+Seconds = Annotated[float, typer.Option(help="That each question is asked for.")]
 
 
 async def fill(data_dir: Path, count: int) -> None:
@@ -66,11 +69,10 @@ def _alias(number: int, now: datetime) -> Row:
     return {"adapter_id": number, "name": "stable", "version": 1, "generation": 1, "updated_at": now}
 
 
-async def measure(url: str, seconds: float, example: Path) -> Row:
+async def measure(url: str, seconds: float) -> Row:
     """Ask the server at ``url`` for ``seconds`` each: pages, the whole model list, resolution; blocks all the while."""
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-        files = {path.name: (path.name, path.read_bytes()) for path in example.iterdir()}
-        (await client.post("/v1/adapters/asked/versions", files=files)).raise_for_status()
+        await upload(url, {"asked": ADAPTERS / "sql"})
 
         async def page(number: int) -> None:
             after = f"bench-{(number * 7919) % 100_000:06}"
@@ -83,12 +85,11 @@ async def measure(url: str, seconds: float, example: Path) -> Row:
             body = {"model": "asked", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}
             (await client.post("/v1/chat/completions", json=body)).raise_for_status()
 
-        quiet = await _probed(url, seconds, lambda _: asyncio.sleep(0.01))
         return {
-            "quiet": quiet,
-            "list_page_100": await _probed(url, seconds, page),
-            "models_whole": await _probed(url, seconds, models),
-            "chat_one_token": await _probed(url, seconds, chat),
+            "nothing asked": await _probed(url, seconds, lambda _: asyncio.sleep(0.01)),
+            "page of 100": await _probed(url, seconds, page),
+            "whole model list": await _probed(url, seconds, models),
+            "chat of one token": await _probed(url, seconds, chat),
         }
 
 
@@ -104,7 +105,7 @@ async def _probed(url: str, seconds: float, act: Callable[[int], Awaitable[None]
         times.append((time.perf_counter() - started) * 1000)
     done.set()
     probes = await prober
-    return {"act_ms": summary(times), "health_ms": summary(probes)}
+    return {"ms": summary(times), "health_ms": summary(probes)}
 
 
 async def _probe(url: str, done: asyncio.Event) -> list[float]:
@@ -118,29 +119,23 @@ async def _probe(url: str, done: asyncio.Event) -> list[float]:
     return times
 
 
-async def run(count: int, seconds: float, example: Path) -> Row:
-    """Measure a fresh server that holds ``count`` adapters."""
-    with tempfile.TemporaryDirectory() as root:
-        data_dir = Path(root) / "data"
-        await fill(data_dir, count)
-        async with serving(data_dir) as url:
-            return await measure(url, seconds, example)
+def registry(
+    *,
+    adapters: Adapters = [10, 10_000],
+    seconds: Seconds = 6,
+    out: Out = RESULTS,
+) -> None:
+    """A registry of 10 adapters and of many: pages, the whole model list, resolution, and blocks of the event loop."""
+    conduct("registry", out, lambda: _measure(adapters, seconds))
 
 
-def main() -> None:
-    """Measure 10 adapters and many, side by side in one run, and keep the result."""
-    parser = argparse.ArgumentParser(prog="python -m bench.registry", description=__doc__.splitlines()[0])
-    parser.add_argument("--adapters", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--example", type=Path, default=Path("embedded/adapters/sql"))
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
-    options = parser.parse_args()
-    measured: Row = {}
-    for count in (10, options.adapters):
-        measured[str(count)] = asyncio.run(run(count, options.seconds, options.example))
-        print(count, json.dumps(measured[str(count)], indent=1))
-    record(options.out, "registry", sys.argv[1:], measured)
-
-
-if __name__ == "__main__":
-    main()
+async def _measure(counts: list[int], seconds: float) -> Row:
+    rows: list[Row] = []
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            data_dir = Path(folder) / "data"
+            await fill(data_dir, count)
+            async with serving(data_dir, "--no-worker") as url:
+                for case, found in (await measure(url, seconds)).items():
+                    say(rows, {"case": f"{case}, {count} adapters", "adapters": count, "patchbay": found})
+    return {"shape": "embedded", "rows": rows}
