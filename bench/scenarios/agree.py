@@ -52,8 +52,8 @@ def agree(
 
 async def _measure(bench: Bench, clients: int, requests: int, repeats: int) -> Row:
     async with bench.servers(ADAPTERS) as scene:
-        words = {"prompt": Lengths(PROMPT, PROMPT), "answer": Lengths(ANSWER, ANSWER)}
-        workload = Workload(scene.names, **words, vocabulary=scene.shape.vocabulary)
+        words = Lengths(PROMPT, PROMPT), Lengths(ANSWER, ANSWER)
+        workload = Workload(scene.names, prompt=words[0], answer=words[1], vocabulary=scene.shape.vocabulary)
         load, theirs = asking(workload, requests, clients=clients), neutral(scene, clients, requests)
 
         async def both(target: Target, repeat: int) -> tuple[float, float]:

@@ -54,8 +54,8 @@ def many(
 ) -> None:
     """Requests over 1 to 1000 adapters: throughput and latency, by how many there are."""
     bench = Bench(peer, shape, rank, slots, residents, tuple(engine_flag or ()))
-    lengths = {"prompt": Lengths.parse(prompt), "answer": Lengths.parse(answer)}
-    asked = Workload((), popularity=Popularity.parse(popularity), **lengths, vocabulary=0)
+    shares, words, said = Popularity.parse(popularity), Lengths.parse(prompt), Lengths.parse(answer)
+    asked = Workload((), popularity=shares, prompt=words, answer=said, vocabulary=0)
     conduct("many", out, lambda: _measure(bench, adapters, asked, Loading(clients, rate, requests, repeats)))
 
 

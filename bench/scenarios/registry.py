@@ -121,7 +121,7 @@ async def _probe(url: str, done: asyncio.Event) -> list[float]:
 
 def registry(
     *,
-    adapters: Adapters = [10, 10_000],
+    adapters: Adapters = [10, 10_000],  # noqa: B006 - typer copies it
     seconds: Seconds = 6,
     out: Out = RESULTS,
 ) -> None:
