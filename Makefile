@@ -7,7 +7,7 @@ VENV    := .venv/bin
 SETUP   := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format clean
+.PHONY: help install serve test lint format guard clean
 
 help:  ## what make can do
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -29,6 +29,9 @@ lint: $(SETUP)  ## ruff, mypy and the import contracts
 format: $(SETUP)  ## let ruff repair what it can
 	$(VENV)/ruff check --fix
 	$(VENV)/ruff format
+
+guard: $(SETUP)  ## two minutes: fail if we are slower, against stock vLLM, than what bench/results has
+	$(VENV)/patchbay bench guard $(ARGS)
 
 clean:  ## remove .venv and caches; .data stays
 	rm -rf .venv dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache .grimp_cache

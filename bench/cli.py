@@ -1,4 +1,4 @@
-"""`patchbay bench`: a command for each scenario."""
+"""`patchbay bench`: a command for each scenario, and one that shows what they found."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Final
 
 import typer
 
+from bench.report import report
 from bench.scenarios.agree import agree
 from bench.scenarios.cold import cold
 from bench.scenarios.fair import fair
@@ -28,3 +29,4 @@ app = typer.Typer(
 )
 for scenario in SCENARIOS:
     app.command()(scenario)
+app.command()(report)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -84,16 +86,16 @@ class Target:
 async def running(command: Sequence[str], kind: Kind, port: int, log: Path) -> AsyncIterator[Target]:
     """Run a server, ready or not yet, and end it."""
     with log.open("a") as output:
-        process = subprocess.Popen(["env", OFFLINE, *command], stdout=output, stderr=output)
+        process = subprocess.Popen(["env", OFFLINE, *command], stdout=output, stderr=output, start_new_session=True)
     try:
         yield Target(kind, f"http://127.0.0.1:{port}", process, log)
     finally:
         process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with suppress(ProcessLookupError):  # stock vLLM leaves its engine behind when it is ended while it starts
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def launch(kind: Kind, stand: Stand, port: int, root: Path) -> AbstractAsyncContextManager[Target]:

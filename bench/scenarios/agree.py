@@ -47,10 +47,11 @@ def agree(
 ) -> None:
     """The same load by this generator and by `vllm bench serve`, on both servers."""
     bench = Bench(peer, shape, slots=ADAPTERS, flags=tuple(engine_flag or ()))
-    conduct("agree", out, lambda: _measure(bench, clients, requests, repeats))
+    conduct("agree", out, lambda: measure(bench, clients, requests, repeats))
 
 
-async def _measure(bench: Bench, clients: int, requests: int, repeats: int) -> Row:
+async def measure(bench: Bench, clients: int, requests: int, repeats: int) -> Row:
+    """Let both generators ask both servers."""
     async with bench.servers(ADAPTERS) as scene:
         words = Lengths(PROMPT, PROMPT), Lengths(ANSWER, ANSWER)
         workload = Workload(scene.names, prompt=words[0], answer=words[1], vocabulary=scene.shape.vocabulary)

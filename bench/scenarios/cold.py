@@ -52,10 +52,11 @@ def cold(
 ) -> None:
     """Time to the first token of a cold adapter, and what its neighbours notice of its load."""
     bench = Bench(peer, shape, rank, SLOTS, RESIDENTS, tuple(engine_flag or ()))
-    conduct("cold", out, lambda: _measure(bench, neighbours, [LEAD_S + every * n for n in range(visits)], repeats))
+    conduct("cold", out, lambda: measure(bench, neighbours, [LEAD_S + every * n for n in range(visits)], repeats))
 
 
-async def _measure(bench: Bench, neighbours: int, visits_at_s: list[float], repeats: int) -> Row:
+async def measure(bench: Bench, neighbours: int, visits_at_s: list[float], repeats: int) -> Row:
+    """Let hot visitors come, then cold ones."""
     rows: list[Row] = []
     async with bench.servers(2 + max(len(visits_at_s), 2 * RESIDENTS)) as (shape, names, targets, _):
         stream, hot, *others = names

@@ -66,10 +66,11 @@ def fair(
     """Two flooded adapters and a third one that is asked now and then, with two slots."""
     bench = Bench(peer, shape, rank, slots, flags=tuple(engine_flag or ()))
     words = Workload((), prompt=Lengths.parse(prompt), answer=Lengths.parse(answer), vocabulary=0)
-    conduct("fair", out, lambda: _measure(bench, words, Traffic(clients, seconds, every), repeats))
+    conduct("fair", out, lambda: measure(bench, words, Traffic(clients, seconds, every), repeats))
 
 
-async def _measure(bench: Bench, words: Workload, traffic: Traffic, repeats: int) -> Row:
+async def measure(bench: Bench, words: Workload, traffic: Traffic, repeats: int) -> Row:
+    """Let the trickle ask alone, then beside the floods."""
     rows: list[Row] = []
     async with bench.servers(3) as (shape, names, targets, _):
         *flooded, quiet = (replace(words, models=[name], vocabulary=shape.vocabulary) for name in names)

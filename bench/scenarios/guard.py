@@ -27,21 +27,22 @@ def guard(*, slots: Slots = 4, repeats: Repeats = 3, write: Write = False, out: 
     """In about two minutes: are we, against stock vLLM, at least at 0.8 of what was committed? Else exit with 1."""
     bench = Bench("vllm", "100m", slots=slots)
     if write:
-        conduct("guard", out, lambda: _measure(bench, repeats))
+        conduct("guard", out, lambda: measure(bench, repeats))
         return
     committed = newest_ratio(out)
-    found = ratio_of(run(lambda: _measure(bench, repeats)))
+    found = ratio_of(run(lambda: measure(bench, repeats)))
     verdict = judge(found, committed)
     print(verdict)
     raise typer.Exit(0 if found >= LEAST * committed else 1)
 
 
-async def _measure(bench: Bench, repeats: int) -> Row:
+async def measure(bench: Bench, repeats: int) -> Row:
+    """Put the load on both servers."""
     rows: list[Row] = []
     async with bench.servers(bench.slots) as (shape, names, targets, _):
         words = Workload(names, prompt=Lengths(16, 48), answer=Lengths(16, 16), vocabulary=shape.vocabulary)
         load = asking(words, REQUESTS, clients=CLIENTS)
-        loads = await alternating(targets, repeats, load)
+        loads = await alternating(targets, repeats, load, warm_up=asking(words, CLIENTS, clients=CLIENTS))
         say(rows, row(f"{len(names)} adapters, {CLIENTS} clients", loads))
     return {**bench.facts, "rows": rows}
 

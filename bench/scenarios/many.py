@@ -56,7 +56,7 @@ def many(
     bench = Bench(peer, shape, rank, slots, residents, tuple(engine_flag or ()))
     shares, words, said = Popularity.parse(popularity), Lengths.parse(prompt), Lengths.parse(answer)
     asked = Workload((), popularity=shares, prompt=words, answer=said, vocabulary=0)
-    conduct("many", out, lambda: _measure(bench, adapters, asked, Loading(clients, rate, requests, repeats)))
+    conduct("many", out, lambda: measure(bench, adapters, asked, Loading(clients, rate, requests, repeats)))
 
 
 class Loading(NamedTuple):
@@ -68,7 +68,8 @@ class Loading(NamedTuple):
     repeats: int
 
 
-async def _measure(bench: Bench, counts: list[int], asked: Workload, loading: Loading) -> Row:
+async def measure(bench: Bench, counts: list[int], asked: Workload, loading: Loading) -> Row:
+    """Put the load on both servers, for each number of adapters."""
     rows: list[Row] = []
     async with bench.servers(max(counts)) as (shape, names, targets, _):
         for count in counts:

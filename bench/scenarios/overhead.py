@@ -36,7 +36,7 @@ def overhead(
     shape: ShapeName = "100m",
     rank: Rank = 8,
     clients: Clients = [1, 8, 32],  # noqa: B006 - typer copies it
-    repeats: Repeats = 5,
+    repeats: Repeats = 3,
     prompt: Prompt = "32",
     answer: AnswerTokens = "16",
     engine_flag: EngineFlag = None,
@@ -45,15 +45,16 @@ def overhead(
     """One adapter, by the number of clients: tokens a second and times to the first token."""
     bench = Bench(peer, shape, rank, flags=tuple(engine_flag or ()))
     lengths = Lengths.parse(prompt), Lengths.parse(answer)
-    conduct("overhead", out, lambda: _measure(bench, clients, repeats, lengths))
+    conduct("overhead", out, lambda: measure(bench, clients, repeats, lengths))
 
 
-async def _measure(bench: Bench, clients: list[int], repeats: int, lengths: tuple[Lengths, Lengths]) -> Row:
+async def measure(bench: Bench, clients: list[int], repeats: int, lengths: tuple[Lengths, Lengths]) -> Row:
+    """Put the load on both servers, for each number of clients."""
     rows: list[Row] = []
     async with bench.servers(1) as (shape, names, targets, _):
         workload = Workload(names, prompt=lengths[0], answer=lengths[1], vocabulary=shape.vocabulary)
         for concurrency in clients:
             load = asking(workload, max(FEWEST, ROUNDS * concurrency), clients=concurrency)
-            loads = await alternating(targets, repeats, load)
-            say(rows, row(f"{concurrency} clients", loads, clients=concurrency))
+            loads = await alternating(targets, repeats, load, warm_up=asking(workload, 4, clients=concurrency))
+            say(rows, row(f"{concurrency} client{'s' * (concurrency > 1)}", loads, clients=concurrency))
     return {**bench.facts, "rows": rows}

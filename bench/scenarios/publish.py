@@ -30,10 +30,11 @@ Uploads = Annotated[int, typer.Option(min=1, help="One after the other.")]
 def publish(*, peer: Peer = None, count: Uploads = 10, engine_flag: EngineFlag = None, out: Out = RESULTS) -> None:
     """An adapter uploaded: how long until it is accepted, and until its first token."""
     bench = Bench(peer, "embedded", flags=tuple(engine_flag or ()))
-    conduct("publish", out, lambda: _measure(bench, count))
+    conduct("publish", out, lambda: measure(bench, count))
 
 
-async def _measure(bench: Bench, count: int) -> Row:
+async def measure(bench: Bench, count: int) -> Row:
+    """Upload one adapter after the other."""
     rows: list[Row] = []
     async with bench.servers(0) as (_, _, targets, folder):
 

@@ -69,7 +69,7 @@ def _alias(number: int, now: datetime) -> Row:
     return {"adapter_id": number, "name": "stable", "version": 1, "generation": 1, "updated_at": now}
 
 
-async def measure(url: str, seconds: float) -> Row:
+async def asked(url: str, seconds: float) -> Row:
     """Ask the server at ``url`` for ``seconds`` each: pages, the whole model list, resolution; blocks all the while."""
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         await upload(url, {"asked": ADAPTERS / "sql"})
@@ -126,16 +126,17 @@ def registry(
     out: Out = RESULTS,
 ) -> None:
     """A registry of 10 adapters and of many: pages, the whole model list, resolution, and blocks of the event loop."""
-    conduct("registry", out, lambda: _measure(adapters, seconds))
+    conduct("registry", out, lambda: measure(adapters, seconds))
 
 
-async def _measure(counts: list[int], seconds: float) -> Row:
+async def measure(counts: list[int], seconds: float) -> Row:
+    """Fill a registry, start a server on it and ask, for each size."""
     rows: list[Row] = []
     for count in counts:
         with tempfile.TemporaryDirectory() as folder:
             data_dir = Path(folder) / "data"
             await fill(data_dir, count)
             async with serving(data_dir, "--no-worker") as url:
-                for case, found in (await measure(url, seconds)).items():
+                for case, found in (await asked(url, seconds)).items():
                     say(rows, {"case": f"{case}, {count} adapters", "adapters": count, "patchbay": found})
     return {"shape": "embedded", "rows": rows}

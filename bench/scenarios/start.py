@@ -42,10 +42,11 @@ def start(
 ) -> None:
     """Process start to first token, and engine killed with -9 to first token."""
     bench = Bench(peer, shape, flags=tuple(engine_flag or ()))
-    conduct("start", out, lambda: _measure(bench, starts))
+    conduct("start", out, lambda: measure(bench, starts))
 
 
-async def _measure(bench: Bench, starts: int) -> Row:
+async def measure(bench: Bench, starts: int) -> Row:
+    """Start each server and kill its engine, in turns."""
     rows: list[Row] = []
     begun: dict[Kind, list[list[float]]] = {kind: [] for kind in bench.kinds}
     killed: dict[Kind, list[list[float]]] = {kind: [] for kind in bench.kinds}

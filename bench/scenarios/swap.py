@@ -53,10 +53,11 @@ def swap(
     *, moves: Moves = 20, clients: Clients = 8, pause: Pause = 0.5, tokens: Tokens = 24, out: Out = RESULTS
 ) -> None:
     """An alias moved under load: failed requests, stale answers, time to the first token of the new version."""
-    conduct("swap", out, lambda: _measure(moves, clients, pause, tokens))
+    conduct("swap", out, lambda: measure(moves, clients, pause, tokens))
 
 
-async def _measure(moves: int, clients: int, pause: float, tokens: int) -> Row:
+async def measure(moves: int, clients: int, pause: float, tokens: int) -> Row:
+    """Move the alias under load, and judge every answer."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

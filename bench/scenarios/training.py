@@ -54,7 +54,7 @@ Seconds = Annotated[float, typer.Option(help="Of each load.")]
 
 def training(*, jobs: Jobs = 3, epochs: Epochs = 3, seconds: Seconds = 12, out: Out = RESULTS) -> None:
     """Last training step to first right token, and what a running job costs those who chat beside it."""
-    conduct("training", out, lambda: _measure(jobs, epochs, seconds))
+    conduct("training", out, lambda: measure(jobs, epochs, seconds))
 
 
 async def tokens(http: httpx.AsyncClient, model: str, question: str, most: int, **extra: Any) -> AsyncIterator[str]:
@@ -322,7 +322,8 @@ def _at(row: Any, keys: tuple[str, ...]) -> float:
     return float(row)
 
 
-async def _measure(jobs: int, epochs: int, seconds: float) -> Row:
+async def measure(jobs: int, epochs: int, seconds: float) -> Row:
+    """Measure a fresh server."""
     with tempfile.TemporaryDirectory() as root:
         data_dir = Path(root) / "data"
         async with serving(data_dir) as url, httpx.AsyncClient(base_url=url, timeout=120) as http:

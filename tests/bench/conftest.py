@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,11 +53,27 @@ class StandIn:
         await response.write(f"data: {event}\n\n".encode())
 
 
-@pytest.fixture
-async def stand_in() -> AsyncIterator[StandIn]:
+@asynccontextmanager
+async def _stand_in() -> AsyncIterator[StandIn]:
     stand_in = StandIn()
     app = web.Application()
     app.router.add_post(ROUTE, stand_in.answer)
     async with TestServer(app) as server:
         stand_in.url = str(server.make_url(""))
         yield stand_in
+
+
+@pytest.fixture
+def stand_in_server() -> Callable[[], AbstractAsyncContextManager[StandIn]]:
+    return _stand_in
+
+
+@pytest.fixture
+async def stand_in() -> AsyncIterator[StandIn]:
+    async with _stand_in() as stand_in:
+        yield stand_in
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return Path(__file__).resolve().parents[2]

@@ -1,0 +1,167 @@
+"""`patchbay bench report`: what was measured last, as tables in Markdown and as plots, and README's numbers.
+
+``bench/results/README.md`` has every row of the newest line of each scenario, with the machine, the versions, the
+commit and the command it comes from. README shows a few of them between two comments; a test compares.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Final, NamedTuple
+
+import typer
+
+from bench.interval import Interval
+from bench.options import RESULTS
+from bench.record import Row
+
+BEGIN: Final = "<!-- made by `patchbay bench report` -->"
+END: Final = "<!-- until here -->"
+SENTENCE: Final = re.compile(r"(?<=a page of the list takes )[\d.]+")
+"""README's first screen names this number too."""
+TITLES: Final = {
+    "tokens_per_s": "tokens/s",
+    "first_ms": "first token, ms",
+    "between_ms": "between tokens, ms",
+    "ms": "ms",
+    "health_ms": "/health meanwhile, ms",
+}
+
+
+class Headline(NamedTuple):
+    """A number that README shows: the ``of`` (p50, p99; none: the number itself) of ``name`` in ``case``."""
+
+    scenario: str
+    case: str
+    name: str
+    of: str
+    what: str
+
+
+HEADLINES: Final = (
+    Headline("overhead", "1 client", "first_ms", "p50", "first token, one adapter, 1 client, p50"),
+    Headline("overhead", "8 clients", "tokens_per_s", "", "tokens a second, one adapter, 8 clients"),
+    Headline("overhead", "32 clients", "tokens_per_s", "", "tokens a second, one adapter, 32 clients"),
+    Headline("many", "64 adapters", "tokens_per_s", "", "tokens a second, 64 adapters (Zipf), 8 slots, 32 clients"),
+    Headline("cold", "cold visitors", "first_ms", "p50", "first token of a cold rank-64 adapter, p50"),
+    Headline("cold", "neighbours of cold visitors", "between_ms", "p99", "between tokens of its neighbours, p99"),
+    Headline("fair", "trickle", "first_ms", "p99", "first token of a quiet adapter beside two flooded ones, p99"),
+    Headline("publish", "sent → first right token", "ms", "p50", "new weights sent → first right token, p50"),
+    Headline("swap", "move sent → first token of the new version", "ms", "p50", "alias moved → first token of it, p50"),
+    Headline("start", "process start → first token", "ms", "p50", "process start → first token"),
+    Headline("start", "engine killed → first token", "ms", "p50", "engine killed with -9 → first token"),
+    Headline("registry", "page of 100, 10000 adapters", "ms", "p50", "page of 100 out of 10,000 adapters, p50"),
+)
+
+Readme = Annotated[Path, typer.Option(help="Whose numbers are brought up to date.")]
+Results = Annotated[Path, typer.Option(help="The lines that scenarios kept.")]
+
+
+def report(*, results: Results = RESULTS, readme: Readme = Path("README.md")) -> None:
+    """Write tables and plots of the newest results, and README's numbers."""
+    from bench.plots import draw
+
+    lines = newest(results)
+    (results / "README.md").write_text(tables(lines))
+    draw(lines, results)
+    readme.write_text(brought_up_to_date(readme.read_text(), lines))
+    print(f"{results}: {', '.join(lines)}")
+
+
+def newest(results: Path) -> dict[str, Row]:
+    """Return the last line of each scenario that has rows, by its name."""
+    last = {path.stem: json.loads(path.read_text().splitlines()[-1]) for path in sorted(results.glob("*.jsonl"))}
+    return {scenario: line for scenario, line in last.items() if "rows" in line}
+
+
+def brought_up_to_date(readme: str, lines: Mapping[str, Row]) -> str:
+    """Return ``readme`` with the numbers of ``lines``.
+
+    Raises:
+        ValueError: the two comments are not there.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{BEGIN} and {END} are not there")
+    table = "\n".join(headline_table(lines))
+    pages = (value for headline, value, _ in _found(lines) if headline.what.startswith("page of 100"))
+    whole = f"{before}{BEGIN}\n{table}\n{END}{after}"
+    return SENTENCE.sub(next((f"{page:.2f}" for page in pages), r"\g<0>"), whole)
+
+
+def headline_table(lines: Mapping[str, Row]) -> Iterator[str]:
+    """Yield the lines of README's table."""
+    yield "| what | patchbay | stock vLLM | ours ÷ theirs | scenario |"
+    yield "|---|---|---|---|---|"
+    for headline, _, row in _found(lines):
+        unit = "" if headline.name == "tokens_per_s" else " ms"
+        ours, theirs = (_value(row.get(kind), headline) for kind in ("patchbay", "vllm"))
+        at = row.get("ratio", {}).get(_ratio_name(headline))
+        cells = (
+            headline.what,
+            f"{_number(ours)}{unit}",
+            "" if theirs is None else f"{_number(theirs)}{unit}",
+            "" if at is None else str(Interval(*at)),
+            f"`{headline.scenario}`",
+        )
+        yield f"| {' | '.join(cells)} |"
+
+
+def _found(lines: Mapping[str, Row]) -> Iterator[tuple[Headline, float, Row]]:
+    for headline in HEADLINES:
+        for row in lines.get(headline.scenario, {}).get("rows", ()):
+            value = _value(row.get("patchbay"), headline)
+            if row["case"] == headline.case and value is not None:
+                yield headline, value, row
+
+
+def _value(numbers: Row | None, headline: Headline) -> float | None:
+    value = (numbers or {}).get(headline.name)
+    found = value.get(headline.of) if isinstance(value, dict) else value
+    return None if found is None else float(found)
+
+
+def _ratio_name(headline: Headline) -> str:
+    return "_".join(part for part in (headline.name.removesuffix("ms").rstrip("_"), headline.of) if part)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def tables(lines: Mapping[str, Row]) -> str:
+    """Return the page of results."""
+    head = "# Results\n\nThe newest of each scenario. Made by `patchbay bench report`; ratios have 95 % intervals.\n"
+    return "\n".join([head, *(line for scenario in lines for line in _section(scenario, lines[scenario]))])
+
+
+def _section(scenario: str, line: Row) -> Iterator[str]:
+    versions = ", ".join(f"{name} {number}" for name, number in line["versions"].items())
+    yield f"## {scenario}\n"
+    yield f"`{line['command']}`, {line['at'][:10]}, commit {line['commit']}, {line['hardware']}; {versions}\n"
+    yield f"![{scenario}]({scenario}.png)\n"
+    names = [name for name in TITLES if any(name in row["patchbay"] for row in line["rows"])]
+    yield "| case | server | " + " | ".join(TITLES[name] for name in names) + " |"
+    yield "|---|---|" + "---|" * len(names)
+    for row in line["rows"]:
+        for kind in ("patchbay", "vllm"):
+            if kind in row:
+                yield f"| {row['case']} | {kind} | " + " | ".join(_cell(row[kind].get(name)) for name in names) + " |"
+        if "ratio" in row:
+            at = ", ".join(f"{name} {Interval(*value)}" for name, value in row["ratio"].items())
+            yield f"| | ours ÷ theirs | {at} |" + " |" * (len(names) - 1)
+    yield ""
+
+
+def _cell(value: object) -> str:
+    if not isinstance(value, dict):
+        return "" if value is None else str(value)
+    if "p50" not in value:
+        return "none"
+    return f"p50 {_number(value['p50'])}, p99 {_number(value['p99'])}, max {_number(value['max'])} (n {value['n']})"

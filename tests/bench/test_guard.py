@@ -1,0 +1,26 @@
+"""The guard complains of what is clearly slower than it was, and of nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bench.scenarios.guard import LEAST, judge, newest_ratio
+
+
+def test_what_is_a_little_slower_passes() -> None:
+    assert judge(2.0 * LEAST + 0.01, 2.0).startswith("as fast as it was")
+    assert judge(2.5, 2.0).startswith("as fast as it was")
+
+
+def test_what_is_much_slower_is_complained_of_with_both_numbers() -> None:
+    said = judge(1.5, 2.0)
+    assert said.startswith("SLOWER")
+    assert "1.50 of stock vLLM's" in said
+    assert "committed 2.00" in said
+
+
+def test_the_committed_ratio_is_the_last_one(tmp_path: Path) -> None:
+    lines = [{"rows": [{"ratio": {"tokens_per_s": [value, 0, 9]}}]} for value in (1.0, 2.5)]
+    (tmp_path / "guard.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert newest_ratio(tmp_path) == 2.5

@@ -1,0 +1,88 @@
+"""README shows the newest results, and nobody writes them by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.plots import draw
+from bench.report import BEGIN, END, HEADLINES, brought_up_to_date, newest, tables
+
+SERVER = {
+    "tokens_per_s": 120.0,
+    "first_ms": {"n": 9, "p50": 12.3, "p99": 20.0, "max": 21.0},
+    "between_ms": {"n": 90, "p50": 8.0, "p99": 9.0, "max": 10.0},
+    "client_cpu": 0.1,
+    "failures": {},
+}
+LINE = {
+    "scenario": "overhead",
+    "at": "2026-01-02T03:04:05+00:00",
+    "commit": "abc",
+    "hardware": "a machine",
+    "versions": {"vllm": "1"},
+    "command": "patchbay bench overhead",
+    "rows": [
+        {
+            "case": "8 clients",
+            "patchbay": SERVER,
+            "vllm": {**SERVER, "tokens_per_s": 60.0},
+            "ratio": {"tokens_per_s": [2.0, 1.9, 2.1]},
+        },
+        {"case": "32 clients", "patchbay": SERVER},
+    ],
+}
+
+
+def test_the_readme_has_the_numbers_of_the_newest_results(repository: Path) -> None:
+    readme = (repository / "README.md").read_text()
+    assert readme == brought_up_to_date(readme, newest(repository / "bench" / "results"))
+
+
+def test_the_page_of_results_is_the_one_that_report_writes(repository: Path) -> None:
+    results = repository / "bench" / "results"
+    lines = newest(results)
+    assert (results / "README.md").read_text() == tables(lines)
+    assert [scenario for scenario in lines if not (results / f"{scenario}.png").exists()] == []
+
+
+def test_a_headline_shows_both_servers_and_the_ratio_with_its_interval() -> None:
+    shown = brought_up_to_date(f"before\n{BEGIN}\nold\n{END}\nafter\n", {"overhead": LINE})
+    assert "| 120 | 60.0 | 2.00 [1.90, 2.10] | `overhead` |" in shown
+    assert "| 120 |  |  | `overhead` |" in shown
+    assert "old" not in shown
+    assert shown.startswith("before\n")
+    assert shown.endswith("after\n")
+    assert brought_up_to_date(shown, {"overhead": LINE}) == shown
+
+
+def test_the_sentence_of_the_first_screen_has_the_same_number() -> None:
+    numbers = {"ms": {"n": 1, "p50": 1.5, "p99": 2, "max": 3}}
+    case = next(headline.case for headline in HEADLINES if headline.scenario == "registry")
+    line = {**LINE, "rows": [{"case": case, "patchbay": numbers}]}
+    readme = f"a page of the list takes 9.99 ms.\n{BEGIN}\n{END}"
+    assert brought_up_to_date(readme, {"registry": line}).startswith("a page of the list takes 1.50 ms.\n")
+    assert brought_up_to_date(readme, {}).startswith("a page of the list takes 9.99 ms.\n")
+
+
+def test_a_readme_without_the_place_for_numbers_is_refused() -> None:
+    with pytest.raises(ValueError, match="not there"):
+        brought_up_to_date("# patchbay", {})
+
+
+def test_the_last_line_of_a_scenario_counts(tmp_path: Path) -> None:
+    (tmp_path / "overhead.jsonl").write_text(json.dumps({**LINE, "commit": "old"}) + "\n" + json.dumps(LINE) + "\n")
+    assert newest(tmp_path) == {"overhead": LINE}
+
+
+def test_tables_say_where_each_number_comes_from() -> None:
+    page = tables({"overhead": LINE})
+    for fact in ("patchbay bench overhead", "2026-01-02", "abc", "a machine", "vllm 1", "p50 12.3"):
+        assert fact in page
+
+
+def test_a_picture_is_drawn_of_each_scenario(tmp_path: Path) -> None:
+    draw({"overhead": LINE}, tmp_path)
+    assert (tmp_path / "overhead.png").read_bytes().startswith(b"\x89PNG")

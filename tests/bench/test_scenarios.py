@@ -1,0 +1,103 @@
+"""Scenarios ask both servers the same, in turns, and their rows say what came of it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.options import Bench, Scene
+from bench.report import tables
+from bench.scenarios import cold, fair, many, overhead
+from bench.shape import Shape
+from bench.target import Target
+from bench.workload import Lengths, Popularity, Workload
+
+FEW = Lengths(2, 3)
+WORDS = Workload((), popularity=Popularity(1), prompt=FEW, answer=FEW, vocabulary=0)
+
+
+@dataclass(frozen=True)
+class StandInBench(Bench):
+    """A bench whose servers are stand-ins."""
+
+    stand_ins: tuple[Any, ...] = ()
+
+    @asynccontextmanager
+    async def servers(self, adapters: int) -> AsyncIterator[Scene]:
+        names = [f"a{number}" for number in range(adapters)]
+        none = subprocess.Popen(["true"])  # noqa: ASYNC220 - it ends at once
+        targets = [
+            Target(kind, stand_in.url, none, Path()) for kind, stand_in in zip(self.kinds, self.stand_ins, strict=True)
+        ]
+        yield Scene(Shape.of("embedded", Path()), names, targets, Path())
+        none.wait()
+
+
+@pytest.fixture
+async def both(stand_in_server: Callable[[], Any]) -> AsyncIterator[StandInBench]:
+    async with stand_in_server() as ours, stand_in_server() as theirs:
+        yield StandInBench("vllm", "embedded", stand_ins=(ours, theirs))
+
+
+def assert_asked_the_same(bench: StandInBench, models: set[str]) -> None:
+    ours, theirs = (
+        Counter((body["model"], tuple(body["prompt"]), body["max_tokens"]) for body in stand_in.asked)
+        for stand_in in bench.stand_ins
+    )
+    assert ours == theirs
+    assert {model for model, _, _ in ours} == models
+
+
+def assert_rows_are_whole(measured: dict[str, Any], cases: list[str]) -> None:
+    assert [row["case"] for row in measured["rows"]] == cases
+    for row in measured["rows"]:
+        assert row["patchbay"]["failures"] == row["vllm"]["failures"] == {}
+        assert row["patchbay"]["first_ms"]["n"] > 0
+        for value, low, high in row["ratio"].values():
+            assert 0 < low <= high
+            assert value > 0
+    origin = {"command": "", "at": "", "commit": "", "hardware": "", "versions": {}}
+    assert all(case in tables({"scenario": {**origin, **measured}}) for case in cases)
+
+
+async def test_overhead_asks_one_adapter_by_more_and_more_clients(both: StandInBench) -> None:
+    measured = await overhead.measure(both, [1, 3], 2, (FEW, FEW))
+    assert_rows_are_whole(measured, ["1 client", "3 clients"])
+    assert_asked_the_same(both, {"a0"})
+    assert [stand_in.most_at_once for stand_in in both.stand_ins] == [3, 3]
+
+
+@pytest.mark.parametrize("rate", [None, 200.0])
+async def test_many_asks_more_and_more_adapters_and_the_base(both: StandInBench, rate: float | None) -> None:
+    measured = await many.measure(both, [0, 1, 3], WORDS, many.Loading(4, rate, 30, 2))
+    assert_rows_are_whole(measured, ["base", "1 adapters", "3 adapters"])
+    assert_asked_the_same(both, {"base", "a0", "a1", "a2"})
+
+
+async def test_cold_visitors_are_each_another_adapter_and_hot_ones_are_not(both: StandInBench) -> None:
+    at_s = [0.02, 0.04, 0.06]
+    measured = await cold.measure(both, 2, at_s, 1)
+    visitors = ["neighbours of hot visitors", "hot visitors", "neighbours of cold visitors", "cold visitors"]
+    assert_rows_are_whole(measured, visitors)
+    for stand_in in both.stand_ins:
+        asked = Counter(body["model"] for body in stand_in.asked)
+        assert [asked[f"a{number}"] for number in (2, 3, 4)] == [1, 1, 1]
+        assert asked["a1"] >= len(at_s)
+    assert measured["stall_p99"].keys() == {"patchbay", "vllm"}
+
+
+async def test_fair_asks_the_third_adapter_while_two_are_flooded(both: StandInBench) -> None:
+    measured = await fair.measure(both, WORDS, fair.Traffic(clients=2, seconds=0.3, every=0.05), 1)
+    assert_rows_are_whole(measured, ["trickle alone", "trickle", "floods"])
+    for stand_in in both.stand_ins:
+        asked = Counter(body["model"] for body in stand_in.asked)
+        assert asked["a0"] > 0
+        assert asked["a1"] > 0
+        assert asked["a2"] > 0
