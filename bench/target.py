@@ -100,19 +100,19 @@ async def running(command: Sequence[str], kind: Kind, port: int, log: Path) -> A
 
 def launch(kind: Kind, stand: Stand, port: int, root: Path) -> AbstractAsyncContextManager[Target]:
     """Run a server of ``kind`` for ``stand``; its log, and our state, lie below ``root``."""
-    command = _patchbay(stand, port, root / "data") if kind == "patchbay" else _stock(stand, port)
+    command = patchbay_command(stand, port, root / "data") if kind == "patchbay" else stock_command(stand, port)
     return running(command, kind, port, root / f"{kind}.log")
 
 
-def _patchbay(stand: Stand, port: int, data_dir: Path) -> list[str]:
-    """Adapters are not compared with PEFT at the door: bench makes a thousand of them and knows what they are."""
+def patchbay_command(stand: Stand, port: int, data_dir: Path) -> list[str]:
+    """Return `patchbay serve`; adapters are not compared with PEFT: bench makes a thousand, and knows what they are."""
     state = ("--port", str(port), "--data-dir", str(data_dir), "--max-residents", str(stand.residents))
     own = ("--no-worker", "--probe-reference", "off", *state)
     return [PATCHBAY, "serve", str(stand.base), *own, *stand.engine_flags]
 
 
-def _stock(stand: Stand, port: int) -> list[str]:
-    """vLLM's console script does not work in its CPU build, so the module is run."""
+def stock_command(stand: Stand, port: int) -> list[str]:
+    """Return stock vLLM; its console script does not work in the CPU build, so the module is run."""
     server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(stand.base)]
     place = ("--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log")
     lora = ("--enable-lora", "--max-cpu-loras", str(max(stand.slots, stand.residents)))

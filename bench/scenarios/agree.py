@@ -37,7 +37,7 @@ Requests = Annotated[int, typer.Option(min=1, help="Of each load.")]
 
 def agree(
     *,
-    peer: Peer = "vllm",
+    peer: Peer = None,
     shape: ShapeName = "100m",
     clients: Clients = 8,
     requests: Requests = 48,
