@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import aiohttp
@@ -64,11 +64,13 @@ class Load:
         answers: complete and failed ones.
         took_s: from the first request to the last token.
         client_cpu: processor time of this process ÷ ``took_s``.
+        late_ms: by how much the latest request of an open loop was sent after its time.
     """
 
     answers: tuple[Answer, ...]
     took_s: float
     client_cpu: float
+    late_ms: float = 0.0
 
     @property
     def complete(self) -> list[Answer]:
@@ -89,11 +91,6 @@ class Load:
     def between_ms(self) -> list[float]:
         """Times between events."""
         return [gap for answer in self.complete for gap in answer.between_ms]
-
-    @property
-    def late_ms(self) -> float:
-        """By how much the latest request was sent after its time."""
-        return max((answer.sent_s - answer.ask.at_s) * 1000 for answer in self.answers)
 
 
 class Client:
@@ -125,7 +122,8 @@ class Client:
             return await self.ask(ask, started)
 
         answers = await asyncio.gather(*(on_time(ask) for ask in asks))
-        return _load(answers, started, spent)
+        late_ms = max((answer.sent_s - answer.ask.at_s) * 1000 for answer in answers)
+        return replace(_load(answers, started, spent), late_ms=late_ms)
 
     async def closed_loop(self, asks: Iterable[Ask], concurrency: int) -> Load:
         """Let ``concurrency`` clients take the requests in order, each the next one when its last is answered."""

@@ -18,6 +18,7 @@ from bench.record import Row, record
 from bench.shape import NAMES, Shape
 from bench.target import Kind, Stand, Target, standing
 from bench.versus import show
+from bench.workload import Lengths, Popularity, Workload
 
 RESULTS: Final = Path("bench/results")
 EAGER: Final = ("--enforce-eager", "--max-model-len", "2048")
@@ -35,7 +36,8 @@ Prompt = Annotated[str, typer.Option(help="Tokens of a prompt: 64, 32-128 (unifo
 AnswerTokens = Annotated[str, typer.Option("--answer", help="Tokens of an answer, likewise.")]
 Out = Annotated[Path, typer.Option(help="Where the line of results is appended.")]
 EngineFlag = Annotated[
-    list[str] | None, typer.Option("--engine-flag", help="Further flag of vLLM for both servers, as --name=value.")
+    list[str] | None,
+    typer.Option("--engine-flag", help="Further flag of vLLM, for both servers, as --name=value."),
 ]
 
 
@@ -104,6 +106,19 @@ class Bench:
                 shape.write_adapter(directory, rank=self.rank, seed=seed)
             async with standing(self.stand(shape, directories), self.kinds, root) as targets:
                 yield Scene(shape, list(directories), targets, root)
+
+
+def words(prompt: str, answer: str, popularity: str = "uniform") -> Workload:
+    """Return what is asked by these options; whom, and of which vocabulary, is not known yet.
+
+    Raises:
+        typer.BadParameter: one of them cannot be read.
+    """
+    try:
+        lengths = Lengths.parse(prompt), Lengths.parse(answer)
+        return Workload((), popularity=Popularity.parse(popularity), prompt=lengths[0], answer=lengths[1], vocabulary=0)
+    except ValueError as wrong:
+        raise typer.BadParameter(str(wrong)) from wrong
 
 
 def say(rows: list[Row], measured: Row) -> None:

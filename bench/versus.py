@@ -73,6 +73,7 @@ def numbers(repeats: Sequence[Load]) -> Row:
         "first_ms": summary([value for load in repeats for value in load.first_ms]),
         "between_ms": summary([value for load in repeats for value in load.between_ms]),
         "client_cpu": round(sum(load.client_cpu for load in repeats) / len(repeats), 3),
+        "late_ms": round(max(load.late_ms for load in repeats), 2),
         "failures": dict(failures),
     }
 
@@ -109,5 +110,5 @@ def _shown(found: Row) -> Iterator[str]:
     for name, value in found.items():
         if isinstance(value, dict) and "p50" in value:
             yield f"{name} p50 {value['p50']:.1f} p99 {value['p99']:.1f} max {value['max']:.1f}"
-        elif isinstance(value, float) and name != "client_cpu":
+        elif isinstance(value, float) and name not in {"client_cpu", "late_ms"}:
             yield f"{name} {value:.1f}"

@@ -25,11 +25,12 @@ from bench.options import (
     Slots,
     conduct,
     say,
+    words,
 )
 from bench.record import Row
 from bench.target import Target
 from bench.versus import alternating, asking, row
-from bench.workload import Lengths, Workload
+from bench.workload import Workload
 
 Clients = Annotated[int, typer.Option(min=1, help="Of each flood; they wait for an answer before they ask again.")]
 Seconds = Annotated[float, typer.Option(help="How long the floods last.")]
@@ -65,15 +66,15 @@ def fair(
 ) -> None:
     """Two flooded adapters and a third one that is asked now and then, with two slots."""
     bench = Bench(peer, shape, rank, slots, flags=tuple(engine_flag or ()))
-    words = Workload((), prompt=Lengths.parse(prompt), answer=Lengths.parse(answer), vocabulary=0)
-    conduct("fair", out, lambda: measure(bench, words, Traffic(clients, seconds, every), repeats))
+    asked = words(prompt, answer)
+    conduct("fair", out, lambda: measure(bench, asked, Traffic(clients, seconds, every), repeats))
 
 
-async def measure(bench: Bench, words: Workload, traffic: Traffic, repeats: int) -> Row:
+async def measure(bench: Bench, asked: Workload, traffic: Traffic, repeats: int) -> Row:
     """Let the trickle ask alone, then beside the floods."""
     rows: list[Row] = []
     async with bench.servers(3) as (shape, names, targets, _):
-        *flooded, quiet = (replace(words, models=[name], vocabulary=shape.vocabulary) for name in names)
+        *flooded, quiet = (replace(asked, models=[name], vocabulary=shape.vocabulary) for name in names)
 
         async def load(target: Target, seed: int) -> Seen:
             async with Client(target.url) as client:
@@ -81,7 +82,7 @@ async def measure(bench: Bench, words: Workload, traffic: Traffic, repeats: int)
 
         alone = asking(quiet, max(2, int(traffic.seconds / traffic.every / 2)), clients=1)
         say(rows, row("trickle alone", await alternating(targets, repeats, alone)))
-        known = replace(words, models=names, vocabulary=shape.vocabulary)
+        known = replace(asked, models=names, vocabulary=shape.vocabulary)
         seen = await alternating(targets, repeats, load, warm_up=asking(known, 16, clients=8))
     for name in ("trickle", "floods"):
         say(rows, row(name, {kind: [each[name] for each in found] for kind, found in seen.items()}))

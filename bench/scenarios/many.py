@@ -22,10 +22,11 @@ from bench.options import (
     Slots,
     conduct,
     say,
+    words,
 )
 from bench.record import Row
 from bench.versus import alternating, asking, row
-from bench.workload import Lengths, Popularity, Workload
+from bench.workload import Workload
 
 Adapters = Annotated[list[int], typer.Option(min=0, help="How many are asked; 0: the base alone.")]
 Shares = Annotated[str, typer.Option("--popularity", help="How often each is asked: zipf, zipf:1.2 or uniform.")]
@@ -54,8 +55,7 @@ def many(
 ) -> None:
     """Requests over 1 to 1000 adapters: throughput and latency, by how many there are."""
     bench = Bench(peer, shape, rank, slots, residents, tuple(engine_flag or ()))
-    shares, words, said = Popularity.parse(popularity), Lengths.parse(prompt), Lengths.parse(answer)
-    asked = Workload((), popularity=shares, prompt=words, answer=said, vocabulary=0)
+    asked = words(prompt, answer, popularity)
     conduct("many", out, lambda: measure(bench, adapters, asked, Loading(clients, rate, requests, repeats)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -19,10 +20,11 @@ from bench.options import (
     ShapeName,
     conduct,
     say,
+    words,
 )
 from bench.record import Row
 from bench.versus import alternating, asking, row
-from bench.workload import Lengths, Workload
+from bench.workload import Workload
 
 FEWEST = 6
 ROUNDS = 2
@@ -44,15 +46,15 @@ def overhead(
 ) -> None:
     """One adapter, by the number of clients: tokens a second and times to the first token."""
     bench = Bench(peer, shape, rank, flags=tuple(engine_flag or ()))
-    lengths = Lengths.parse(prompt), Lengths.parse(answer)
-    conduct("overhead", out, lambda: measure(bench, clients, repeats, lengths))
+    asked = words(prompt, answer)
+    conduct("overhead", out, lambda: measure(bench, clients, repeats, asked))
 
 
-async def measure(bench: Bench, clients: list[int], repeats: int, lengths: tuple[Lengths, Lengths]) -> Row:
+async def measure(bench: Bench, clients: list[int], repeats: int, asked: Workload) -> Row:
     """Put the load on both servers, for each number of clients."""
     rows: list[Row] = []
     async with bench.servers(1) as (shape, names, targets, _):
-        workload = Workload(names, prompt=lengths[0], answer=lengths[1], vocabulary=shape.vocabulary)
+        workload = replace(asked, models=names, vocabulary=shape.vocabulary)
         for concurrency in clients:
             load = asking(workload, max(FEWEST, ROUNDS * concurrency), clients=concurrency)
             loads = await alternating(targets, repeats, load, warm_up=asking(workload, 4, clients=concurrency))

@@ -21,7 +21,7 @@ import httpx
 import typer
 
 from bench.load import Answer, Client
-from bench.options import RESULTS, Out, conduct, say
+from bench.options import RESULTS, Out, Slots, conduct, say
 from bench.record import Row
 from bench.shape import ADAPTERS
 from bench.target import serving, upload
@@ -49,33 +49,55 @@ class Move:
     acknowledged_s: float
 
 
+@dataclass(frozen=True)
+class Asking:
+    """So many clients ask for answers of so many tokens, and the alias moves every so many seconds."""
+
+    clients: int
+    tokens: int
+    pause: float
+
+
 def swap(
-    *, moves: Moves = 20, clients: Clients = 8, pause: Pause = 0.5, tokens: Tokens = 24, out: Out = RESULTS
+    *,
+    moves: Moves = 20,
+    clients: Clients = 8,
+    pause: Pause = 0.5,
+    tokens: Tokens = 24,
+    slots: Slots = 2,
+    out: Out = RESULTS,
 ) -> None:
     """An alias moved under load: failed requests, stale answers, time to the first token of the new version."""
-    conduct("swap", out, lambda: measure(moves, clients, pause, tokens))
+    conduct("swap", out, lambda: measure(slots, moves, Asking(clients, tokens, pause)))
 
 
-async def measure(moves: int, clients: int, pause: float, tokens: int) -> Row:
+async def measure(slots: int, moves: int, asking: Asking) -> Row:
     """Move the alias under load, and judge every answer."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        async with serving(root / "data") as url:
+        async with serving(root / "data", "--no-worker", "--max-loras", str(slots)) as url:
             for version in range(1, moves + 2):
                 directory = variant(root / f"v{version}", SKILLS[version % 2], alpha=16 + version)
                 await upload(url, {NAME: directory}, alias=f"bench-{version}")
             await _move(url, 1)
             async with Client(url) as client:
-                telling = {n: (await client.ask(_ask(f"{NAME}@{n}", tokens))).text[:TELLING] for n in (1, 2)}
-                done, answers = await _moving(client, url, range(2, moves + 2), clients, pause, tokens)
+                telling = {n: (await client.ask(_ask(f"{NAME}@{n}", asking.tokens))).text[:TELLING] for n in (1, 2)}
+                done, answers = await _moving(client, url, range(2, moves + 2), asking)
     first_ms = [[(first(answers, move) - move.sent_s) * 1000 for move in done]]
     verdicts = Counter(verdict(answer, done, telling) for answer in answers)
     between = [[answer.first_ms for answer in answers if answer.failure is None]]
     say(rows, timed_row("move sent → first token of the new version", {"patchbay": first_ms}))
     say(rows, timed_row("first token, all requests", {"patchbay": between}))
     print(f"{moves} moves, {len(answers)} answers: {dict(verdicts)}")
-    return {"shape": "embedded", "clients": clients, "moves": moves, "answers": dict(verdicts), "rows": rows}
+    return {
+        "shape": "embedded",
+        "slots": slots,
+        "clients": asking.clients,
+        "moves": moves,
+        "answers": dict(verdicts),
+        "rows": rows,
+    }
 
 
 def variant(directory: Path, skill: str, *, alpha: int) -> Path:
@@ -88,22 +110,20 @@ def variant(directory: Path, skill: str, *, alpha: int) -> Path:
     return directory
 
 
-async def _moving(
-    client: Client, url: str, versions: Sequence[int], clients: int, pause: float, tokens: int
-) -> tuple[list[Move], list[Answer]]:
+async def _moving(client: Client, url: str, versions: Sequence[int], asking: Asking) -> tuple[list[Move], list[Answer]]:
     """Ask by the name without pause, and move its alias; returns the moves and all answers."""
     over = asyncio.Event()
     started = time.perf_counter()
-    asks = itertools.takewhile(lambda _: not over.is_set(), itertools.repeat(_ask(NAME, tokens)))
-    load = asyncio.create_task(client.closed_loop(asks, clients))
+    asks = itertools.takewhile(lambda _: not over.is_set(), itertools.repeat(_ask(NAME, asking.tokens)))
+    load = asyncio.create_task(client.closed_loop(asks, asking.clients))
     done, followers = [], []
     for version in versions:
-        await asyncio.sleep(pause)
+        await asyncio.sleep(asking.pause)
         sent = time.perf_counter()
         await _move(url, version)
         acknowledged = time.perf_counter()
         done.append(Move(version, sent - started, acknowledged - started))
-        followers.append(asyncio.create_task(client.ask(_ask(NAME, tokens), started)))
+        followers.append(asyncio.create_task(client.ask(_ask(NAME, asking.tokens), started)))
     followed = await asyncio.gather(*followers)
     over.set()
     return done, [*(await load).answers, *followed]

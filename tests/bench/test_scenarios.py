@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from bench.options import Bench, Scene
+from bench.cli import app
+from bench.options import Bench, Scene, words
 from bench.report import tables
 from bench.scenarios import cold, fair, many, overhead
 from bench.shape import Shape
 from bench.target import Target
-from bench.workload import Lengths, Popularity, Workload
 
-FEW = Lengths(2, 3)
-WORDS = Workload((), popularity=Popularity(1), prompt=FEW, answer=FEW, vocabulary=0)
+WORDS = words("2-3", "2-3", "zipf")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def assert_rows_are_whole(measured: dict[str, Any], cases: list[str]) -> None:
 
 
 async def test_overhead_asks_one_adapter_by_more_and_more_clients(both: StandInBench) -> None:
-    measured = await overhead.measure(both, [1, 3], 2, (FEW, FEW))
+    measured = await overhead.measure(both, [1, 3], 2, WORDS)
     assert_rows_are_whole(measured, ["1 client", "3 clients"])
     assert_asked_the_same(both, {"a0"})
     assert [stand_in.most_at_once for stand_in in both.stand_ins] == [3, 3]
@@ -101,3 +101,12 @@ async def test_fair_asks_the_third_adapter_while_two_are_flooded(both: StandInBe
         assert asked["a0"] > 0
         assert asked["a1"] > 0
         assert asked["a2"] > 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [["many", "--prompt", "long"], ["many", "--popularity", "pareto"], ["fair", "--answer", "0"]]
+)
+def test_options_that_cannot_be_read_are_refused_before_anything_starts(wrong: str) -> None:
+    refused = CliRunner().invoke(app, wrong.split())
+    assert refused.exit_code == 2
+    assert wrong.split()[-1] in refused.output
