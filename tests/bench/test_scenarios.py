@@ -103,9 +103,7 @@ async def test_fair_asks_the_third_adapter_while_two_are_flooded(both: StandInBe
         assert asked["a2"] > 0
 
 
-@pytest.mark.parametrize(
-    "wrong", [["many", "--prompt", "long"], ["many", "--popularity", "pareto"], ["fair", "--answer", "0"]]
-)
+@pytest.mark.parametrize("wrong", ["many --prompt long", "many --popularity pareto", "fair --answer 0"])
 def test_options_that_cannot_be_read_are_refused_before_anything_starts(wrong: str) -> None:
     refused = CliRunner().invoke(app, wrong.split())
     assert refused.exit_code == 2
