@@ -37,7 +37,7 @@ def record(out: Path, scenario: str, command: Sequence[str], measured: Row) -> N
     line = {
         "scenario": scenario,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _told("git", "describe", "--always", "--dirty"),
+        "commit": _commit(),
         "hardware": hardware(),
         "versions": {"python": platform.python_version(), **_versions()},
         "command": " ".join(["patchbay", "bench", *command]),
@@ -60,6 +60,12 @@ def hardware() -> str:
         f"{memory_gib:.0f} GiB",
     ]
     return ", ".join([*parts, *(gpus or ["no GPU"])])
+
+
+def _commit() -> str:
+    """Return what is measured; results themselves, and what is made of them, may be ahead of it."""
+    changed = _told("git", "status", "--porcelain", "--", ".", ":!bench/results", ":!README.md")
+    return _told("git", "rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
 
 
 def _told(*command: str) -> str:

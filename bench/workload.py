@@ -97,8 +97,11 @@ class Workload:
     vocabulary: int
 
     def asks(self, number: int, *, seed: int, rate: float | None = None) -> list[Ask]:
-        """Draw so many requests; with ``rate`` they come by a Poisson process of so many a second."""
-        random = np.random.default_rng(seed)
+        """Draw so many requests; with ``rate`` they come by a Poisson process of so many a second.
+
+        Loads of other sizes or of more models have other prompts, so that none finds those of another one in a cache.
+        """
+        random = np.random.default_rng([seed, number, len(self.models)])
         shares = self.popularity.shares(len(self.models))
         times = random.exponential(1 / rate, number).cumsum() if rate else np.zeros(number)
         chosen = random.choice(len(self.models), number, p=shares)

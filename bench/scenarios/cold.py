@@ -66,6 +66,7 @@ async def measure(bench: Bench, neighbours: int, visits_at_s: list[float], repea
         def meeting(name: str) -> Act[Meeting]:
             async def meet(target: Target, seed: int) -> Meeting:
                 models = itertools.repeat(hot) if name == "hot" else turns[target.kind]
+                seed += 0 if name == "hot" else repeats  # prompts that no cache has
                 drawn = Workload([hot], prompt=PROMPT, answer=VISIT, vocabulary=shape.vocabulary)
                 asks = [
                     Ask(at_s, next(models), ask.prompt, ask.tokens)
