@@ -45,7 +45,9 @@ HEADLINES: Final = (
     Headline("overhead", "1 client", "first_ms", "p50", "first token, one adapter, 1 client, p50"),
     Headline("overhead", "8 clients", "tokens_per_s", "", "tokens a second, one adapter, 8 clients"),
     Headline("overhead", "32 clients", "tokens_per_s", "", "tokens a second, one adapter, 32 clients"),
-    Headline("many", "64 adapters", "tokens_per_s", "", "tokens a second, 64 adapters (Zipf), 8 slots, 32 clients"),
+    Headline(
+        "many", "64 adapters, 8 slots", "tokens_per_s", "", "tokens a second, 64 adapters (Zipf), 8 slots, 32 clients"
+    ),
     Headline("cold", "cold visitors", "first_ms", "p50", "first token of a cold rank-64 adapter, p50"),
     Headline("cold", "neighbours of cold visitors", "between_ms", "p99", "between tokens of its neighbours, p99"),
     Headline("fair", "trickle", "first_ms", "p99", "first token of a quiet adapter beside two flooded ones, p99"),

@@ -19,7 +19,6 @@ from bench.options import (
     Repeats,
     Residents,
     ShapeName,
-    Slots,
     conduct,
     say,
     words,
@@ -28,6 +27,9 @@ from bench.record import Row
 from bench.versus import alternating, asking, row
 from bench.workload import Workload
 
+SlotCounts = Annotated[
+    list[int], typer.Option("--slots", min=1, help="Adapters that can share a batch; new servers for each.")
+]
 Adapters = Annotated[list[int], typer.Option(min=0, help="How many are asked; 0: the base alone.")]
 Shares = Annotated[str, typer.Option("--popularity", help="How often each is asked: zipf, zipf:1.2 or uniform.")]
 Requests = Annotated[int, typer.Option(min=1, help="Of each load.")]
@@ -40,7 +42,7 @@ def many(
     peer: Peer = None,
     shape: ShapeName = "100m",
     rank: Rank = 8,
-    slots: Slots = 8,
+    slots: SlotCounts = [8],  # noqa: B006 - typer copies it
     residents: Residents = 64,
     adapters: Adapters = [0, 1, 8, 64],  # noqa: B006 - typer copies it
     popularity: Shares = "zipf",
@@ -54,9 +56,9 @@ def many(
     out: Out = RESULTS,
 ) -> None:
     """Requests over 1 to 1000 adapters: throughput and latency, by how many there are."""
-    bench = Bench(peer, shape, rank, slots, residents, tuple(engine_flag or ()))
-    asked = words(prompt, answer, popularity)
-    conduct("many", out, lambda: measure(bench, adapters, asked, Loading(clients, rate, requests, repeats)))
+    benches = [Bench(peer, shape, rank, number, residents, tuple(engine_flag or ())) for number in slots]
+    asked, loading = words(prompt, answer, popularity), Loading(clients, rate, requests, repeats)
+    conduct("many", out, lambda: measure(benches, adapters, asked, loading))
 
 
 class Loading(NamedTuple):
@@ -68,13 +70,15 @@ class Loading(NamedTuple):
     repeats: int
 
 
-async def measure(bench: Bench, counts: list[int], asked: Workload, loading: Loading) -> Row:
-    """Put the load on both servers, for each number of adapters."""
+async def measure(benches: list[Bench], counts: list[int], asked: Workload, loading: Loading) -> Row:
+    """Put the load on both servers, for each number of slots and of adapters."""
     rows: list[Row] = []
-    async with bench.servers(max(counts)) as (shape, names, targets, _):
-        for count in counts:
-            workload = replace(asked, models=names[:count] or ["base"], vocabulary=shape.vocabulary)
-            load = asking(workload, loading.requests, clients=loading.clients, rate=loading.rate)
-            loads = await alternating(targets, loading.repeats, load)
-            say(rows, row(f"{count} adapters" if count else "base", loads, adapters=count))
-    return {**bench.facts, "rows": rows}
+    for bench in benches:
+        async with bench.servers(max(counts)) as (shape, names, targets, _):
+            for count in counts:
+                workload = replace(asked, models=names[:count] or ["base"], vocabulary=shape.vocabulary)
+                load = asking(workload, loading.requests, clients=loading.clients, rate=loading.rate)
+                loads = await alternating(targets, loading.repeats, load)
+                case = f"{count} adapters" if count else "base"
+                say(rows, row(f"{case}, {bench.slots} slots", loads, adapters=count, slots=bench.slots))
+    return {**benches[0].facts, "slots": [bench.slots for bench in benches], "rows": rows}

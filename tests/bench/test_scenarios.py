@@ -6,7 +6,7 @@ import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,10 @@ async def test_overhead_asks_one_adapter_by_more_and_more_clients(both: StandInB
 
 @pytest.mark.parametrize("rate", [None, 200.0])
 async def test_many_asks_more_and_more_adapters_and_the_base(both: StandInBench, rate: float | None) -> None:
-    measured = await many.measure(both, [0, 1, 3], WORDS, many.Loading(4, rate, 30, 2))
-    assert_rows_are_whole(measured, ["base", "1 adapters", "3 adapters"])
+    benches = [replace(both, slots=slots) for slots in (1, 2)]
+    measured = await many.measure(benches, [0, 1, 3], WORDS, many.Loading(4, rate, 30, 2))
+    cases = [case for n in (1, 2) for case in (f"base, {n} slots", f"1 adapters, {n} slots", f"3 adapters, {n} slots")]
+    assert_rows_are_whole(measured, cases)
     assert_asked_the_same(both, {"base", "a0", "a1", "a2"})
 
 
