@@ -215,6 +215,6 @@ def _notes(base: BaseModel, config: PeftConfig, tensors: LoraTensors, modules: l
     if tensors.frozen_copies:
         yield f"copies of the base model's weights are not read: {', '.join(sorted(tensors.frozen_copies))}"
     if isinstance(config.target_modules, list):
-        left_out = len([module for module in base.modules if config.targets(module)]) - len(modules)
+        left_out = len(config.targeted(base.modules)) - len(modules)
         if left_out:
             yield f"{left_out} modules that target_modules names have no tensors and stay as in the base"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from adapters.base_model import EMBEDDING, HEAD, BaseModel
-from adapters.errors import Fault
+from adapters.errors import AdapterRefused, Fault
 from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
 from adapters.peft_config import PeftConfig, shown
 from adapters.safetensors_header import Header, Tensor
@@ -189,8 +189,12 @@ def _module_needed(module: str, base: BaseModel) -> str:
 
 def _target_faults(adapted: set[str], base: BaseModel, config: PeftConfig) -> Iterator[Fault]:
     where = f"{CONFIG_FILE}: target_modules"
-    ignored = sorted(module for module in adapted if not config.targets(module))
-    if ignored:
+    try:
+        targeted = config.targeted(adapted | base.modules.keys())
+    except AdapterRefused as refused:
+        yield from refused.faults
+        return
+    if ignored := sorted(adapted - targeted):
         yield Fault(
             where,
             f"nothing that names {ignored[0]}, which has tensors (as have {len(ignored) - 1} others like it)",
@@ -198,7 +202,7 @@ def _target_faults(adapted: set[str], base: BaseModel, config: PeftConfig) -> It
         )
     if isinstance(config.target_modules, str):
         return
-    expected = _suffixes(module for module in base.modules if config.targets(module))
+    expected = _suffixes(targeted & base.modules.keys())
     present = _suffixes(adapted)
     for target in config.target_modules:
         if target in expected and target not in present:
@@ -209,7 +213,7 @@ def _target_faults(adapted: set[str], base: BaseModel, config: PeftConfig) -> It
             )
 
 
-def _suffixes(modules: Iterator[str] | set[str]) -> set[str]:
+def _suffixes(modules: Set[str]) -> set[str]:
     suffixes = set()
     for module in modules:
         suffixes.add(module)

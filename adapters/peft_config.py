@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from adapters import strict_json
 from adapters.errors import AdapterRefused, Fault
 from adapters.manifest import CONFIG_FILE
+from adapters.module_pattern import matching
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_RANK = 65_536
@@ -25,6 +26,10 @@ MAX_PATTERN_LENGTH = 256
 
 _PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 """Initialisations that leave the base model's weights alone, so that what was saved is a plain LoRA."""
+
+ALL_LINEAR = "all-linear"
+"""PEFT's short form of target_modules for every linear layer but the output head."""
+_EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
 
 _TASKS = frozenset({None, "CAUSAL_LM", "FEATURE_EXTRACTION"})
 
@@ -209,16 +214,25 @@ class PeftConfig(BaseModel):
         """The alpha that PEFT gives ``module``: the first matching pattern's, else ``lora_alpha``."""
         return _first_match(self._alpha_patterns, module, self.lora_alpha)
 
-    def targets(self, module: str) -> bool:
-        """Whether PEFT would put a LoRA on ``module``.
+    def targeted(self, modules: Iterable[str]) -> frozenset[str]:
+        """The ``modules`` that PEFT would put a LoRA on. Blocks where a pattern over all modules has to be matched.
 
-        Patterns over all modules are not tried: they count as yes.
+        Raises:
+            AdapterRefused: a pattern does not compile, or takes too long.
         """
-        if isinstance(self.exclude_modules, list) and _ends_with(module, self._excluded):
-            return False
-        if isinstance(self.target_modules, str) or module in self._targeted:
-            return True
-        return _ends_with(module, self._targeted) and self._is_transformed_layer(module)
+        named = frozenset(modules)
+        if isinstance(self.exclude_modules, str) and self.exclude_modules:
+            named -= _matching("exclude_modules", self.exclude_modules, named)
+        elif self.exclude_modules:
+            named -= {module for module in named if _ends_with(module, self._excluded)}
+        if not isinstance(self.target_modules, str):
+            return frozenset(module for module in named if self._is_listed(module))
+        if self.target_modules.lower() == ALL_LINEAR:
+            return frozenset(module for module in named if module.rpartition(".")[2] not in _EMBEDDINGS)
+        return _matching("target_modules", self.target_modules, named)
+
+    def _is_listed(self, module: str) -> bool:
+        return module in self._targeted or (_ends_with(module, self._targeted) and self._is_transformed_layer(module))
 
     def _is_transformed_layer(self, module: str) -> bool:
         layers = self.layers_to_transform
@@ -245,6 +259,13 @@ class PeftConfig(BaseModel):
     @cached_property
     def _alpha_patterns(self) -> list[tuple[re.Pattern[str], float]]:
         return _compiled(self.alpha_pattern)
+
+
+def _matching(field: str, pattern: str, modules: frozenset[str]) -> frozenset[str]:
+    try:
+        return matching(pattern, modules)
+    except ValueError as unfit:
+        raise AdapterRefused([_fault(field, shown(pattern), str(unfit))]) from None
 
 
 def shown(value: Any) -> str:

@@ -98,8 +98,9 @@ def write(directory: Path, base: BaseWeights, fields: dict[str, Any]) -> Path:
     (directory / CONFIG_FILE).write_text(raw)
     config = PeftConfig.parse(raw.encode())
     tensors = {}
+    targeted = config.targeted(base.model.modules)
     for module, (out_features, in_features) in base.model.modules.items():
-        if config.targets(module):
+        if module in targeted:
             rank = config.rank_of(module)
             tensors[f"base_model.model.{module}.lora_A.weight"] = torch.randn(rank, in_features)
             tensors[f"base_model.model.{module}.lora_B.weight"] = torch.randn(out_features, rank)

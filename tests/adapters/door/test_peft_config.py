@@ -142,11 +142,36 @@ def test_gives_each_module_the_rank_and_alpha_that_peft_gives(pattern):
         {"layers_to_transform": 2, "layers_pattern": ["h", "blocks"]},
         {"layers_to_transform": []},
         {"exclude_modules": ["layers.1.self_attn.q_proj", "v_proj"]},
+        {"exclude_modules": r".*\.(?:1|3)\..*"},
+        {"target_modules": r"model\.layers\.[0-4]\.(?:self_attn|mlp)\.(?:q|down)_proj"},
+        {"target_modules": r"^(?!.*mlp).*_proj"},
+        {"target_modules": "q_proj"},
     ],
 )
 def test_targets_the_modules_that_peft_targets(changes):
     config = parse(**changes)
     theirs = peft.LoraConfig(**(PLAIN | changes))
-    for module in MODULES:
-        found = check_target_module_exists(theirs, module)
-        assert config.targets(module) == (bool(found) and type(found).__name__ != "_ExcludedModule"), module
+    found = {module: check_target_module_exists(theirs, module) for module in MODULES}
+    assert config.targeted(MODULES) == {
+        module for module, match in found.items() if match and type(match).__name__ != "_ExcludedModule"
+    }
+
+
+@pytest.mark.parametrize("field", ["target_modules", "exclude_modules"])
+@pytest.mark.parametrize(
+    ("pattern", "needed"),
+    [
+        ("(?:[a-z_.0-9]+)+!", "without repetitions inside of repetitions"),
+        (r"(?:(?:(?:(?:a?){99}){99}){99}){99}", "without repetitions inside of repetitions"),
+        ("(", "a pattern that compiles"),
+        ("a" * 10_000, "at most 8192"),
+    ],
+    ids=["slow", "large", "broken", "long"],
+)
+def test_a_pattern_over_all_modules_can_neither_hang_nor_exhaust_us(field, pattern, needed):
+    config = parse(**{field: pattern})
+    with pytest.raises(AdapterRefused) as refused:
+        config.targeted(MODULES)
+    [fault] = refused.value.faults
+    assert fault.where == f"adapter_config.json: {field}"
+    assert needed in fault.needed

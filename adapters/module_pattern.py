@@ -1,0 +1,64 @@
+"""A stranger's regular expression over module names, matched where it can neither hang nor exhaust us.
+
+PEFT takes any pattern, and so does Python's ``re``, for hours if need be. The file is also the program of the child
+process that matches: standard library only, started without site-packages in some 20 ms.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+CPU_S: Final = 2
+MEMORY_BYTES: Final = 256 << 20
+WALL_S: Final = 30.0
+MAX_LENGTH: Final = 8192
+
+
+def matching(pattern: str, modules: Iterable[str]) -> frozenset[str]:
+    """Return those of ``modules`` that ``pattern`` matches from end to end, as PEFT matches. Blocks.
+
+    Raises:
+        ValueError: it does not compile, or takes too long; says which, as what is needed instead.
+    """
+    if len(pattern) > MAX_LENGTH:
+        raise ValueError(f"a pattern of at most {MAX_LENGTH} characters")
+    command = [sys.executable, "-I", "-S", str(Path(__file__))]
+    question = json.dumps([pattern, sorted(modules)])
+    try:
+        child = subprocess.run(  # noqa: S603 - our own program
+            command, input=question, capture_output=True, text=True, timeout=WALL_S, check=True, env={}
+        )
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        raise ValueError(
+            "a pattern that is matched quickly, without repetitions inside of repetitions, or a list of module names"
+        ) from None
+    answer = json.loads(child.stdout)
+    if isinstance(answer, str):
+        raise ValueError(f"a pattern that compiles ({answer})")
+    return frozenset(answer)
+
+
+def main() -> None:
+    """Answer the question on standard input: the modules that match, or why the pattern does not compile."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    pattern, modules = json.load(sys.stdin)
+    answer: list[str] | str
+    try:
+        compiled = re.compile(pattern)
+        answer = [module for module in modules if compiled.fullmatch(module)]
+    except (re.error, OverflowError) as error:  # OverflowError: a repetition above 2**32
+        answer = str(error)
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
