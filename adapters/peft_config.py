@@ -47,9 +47,14 @@ _UNSERVED: Mapping[str, str] = {
     "use_bdlora": "plain LoRA: block-diagonal LoRA is not served",
     "arrow_config": "one plain adapter: routing between adapters is not served",
     "kasa_config": "plain LoRA: KaSA changes the base model's weights, which all adapters share",
+    "megatron_config": "an adapter for transformers' own layers: Megatron's are not served",
     "monteclora_config": "plain LoRA: sampled adapter weights are not served",
+    "runtime_config": "none: it is no part of what save_pretrained writes",
 }
 """Fields that change what the adapter computes, and the way out."""
+
+_NESTED = frozenset({"arrow_config", "kasa_config", "use_bdlora"})
+"""Of these PEFT takes an empty object for one that asks for the defaults."""
 
 # A pattern is matched against every module, by us and by the engine, so one with nested repetition would hang
 # both. Admitted: literals, '.', '\.', '\d', classes, '|' and at most two of '*', '+' and '?'; no groups.
@@ -95,11 +100,13 @@ _Layers = Annotated[list[int], Field(max_length=MAX_LIST)]
 _Parents = Annotated[list[_Plain], Field(max_length=8)]
 _Ranks = Annotated[dict[_Pattern, _Rank], AfterValidator(_check_pattern_count)]
 _Alphas = Annotated[dict[_Pattern, _Alpha], AfterValidator(_check_pattern_count)]
+_Object = dict[str, Any] | None
+_Share = Annotated[float, Field(ge=0, le=1)] | None
 _Value = TypeVar("_Value")
 
 
 class PeftConfig(BaseModel):
-    """Every field of PEFT's LoraConfig. Those that only steer training are admitted unread.
+    """Every field of PEFT's LoraConfig. Of those that only steer training no more than their type is looked at.
 
     A description says what a field must hold; it becomes the fault's ``needed``.
     """
@@ -135,21 +142,21 @@ class PeftConfig(BaseModel):
     kasa_config: Any = None
     monteclora_config: Any = None
 
-    auto_mapping: Any = None
-    corda_config: Any = None
-    ensure_weight_tying: Any = None
-    eva_config: Any = None
-    fan_in_fan_out: Any = None
-    inference_mode: Any = None
-    loftq_config: Any = None
-    lora_dropout: Any = None
-    lora_ga_config: Any = None
+    auto_mapping: _Object = Field(None, description="an object or null")
+    corda_config: _Object = Field(None, description="an object or null")
+    ensure_weight_tying: bool | None = Field(None, description="true or false")
+    eva_config: _Object = Field(None, description="an object or null")
+    fan_in_fan_out: bool | None = Field(None, description="true or false")
+    inference_mode: bool | None = Field(None, description="true or false")
+    loftq_config: _Object = Field(None, description="an object or null")
+    lora_dropout: _Share = Field(None, description="a number from 0 to 1")
+    lora_ga_config: _Object = Field(None, description="an object or null")
     megatron_config: Any = None
-    megatron_core: Any = None
-    peft_version: Any = None
-    qalora_group_size: Any = None
+    megatron_core: str | None = Field(None, description="a name or null")
+    peft_version: str | None = Field(None, description="a version or null")
+    qalora_group_size: int | None = Field(None, description="a whole number or null")
     runtime_config: Any = None
-    velora_config: Any = None
+    velora_config: _Object = Field(None, description="an object or null")
 
     @classmethod
     def parse(cls, raw: bytes) -> PeftConfig:
@@ -178,7 +185,8 @@ class PeftConfig(BaseModel):
     def unservable(self) -> Iterator[Fault]:
         """Yield a fault for each field that asks for what the engine does not do, or not as PEFT does it."""
         for field, needed in _UNSERVED.items():
-            if value := getattr(self, field):
+            value = getattr(self, field)
+            if value or (field in _NESTED and value is not None):
                 yield _fault(field, shown(value), needed)
         if self.bias not in {None, "none"}:
             yield _fault("bias", shown(self.bias), '"none": train without biases')
@@ -197,8 +205,17 @@ class PeftConfig(BaseModel):
                 "an initialisation that keeps the base model: convert with peft's "
                 "save_pretrained(path_initial_model_for_weight_conversion=...), which writes a plain LoRA",
             )
+        yield from self._layer_faults()
         if not self.target_modules:
             yield _fault("target_modules", shown(self.target_modules), "the names of the modules that carry a LoRA")
+
+    def _layer_faults(self) -> Iterator[Fault]:
+        # What PEFT raises for: one who wrote these fields by hand means something that they do not say.
+        for field in ("layers_to_transform", "layers_pattern"):
+            if isinstance(self.target_modules, str) and (value := getattr(self, field)) is not None:
+                yield _fault(field, shown(value), "null, or target_modules as a list of module names")
+        if self.layers_pattern and self.layers_to_transform is None:
+            yield _fault("layers_pattern", shown(self.layers_pattern), "layers_to_transform beside it, or null")
 
     @property
     def ranks(self) -> Mapping[str, int]:

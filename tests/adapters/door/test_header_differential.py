@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
 import safetensors
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -13,7 +12,7 @@ from adapters.errors import SafetensorsMalformed
 from adapters.safetensors_header import DTYPE_BITS, read_header
 
 METADATA = "__metadata__"
-fuzzed = settings(max_examples=int(__import__('os').environ.get('N','800')), deadline=None, derandomize='N' not in __import__('os').environ, suppress_health_check=list(HealthCheck))
+fuzzed = settings(max_examples=800, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def framed(header: bytes, data: bytes, *, longer: int = 0) -> bytes:
@@ -50,14 +49,13 @@ def good_files(draw) -> tuple[list[tuple[str, object]], int]:
     return draw(st.permutations(items)), position
 
 
+SMALL = ["0", "1", "8", "16", "-0", "-1", "+1", "01", "8.0", "8e0", "1E1", "0x8", "1_0", "NaN", "Infinity", "1e999"]
 numbers = st.sampled_from(
-    ["0", "1", "8", "16", "-0", "-1", "+1", "01", "8.0", "8e0", "1E1", "0x8", "1_0", "null", "true", '"8"', "[8]", "NaN"]
-    + ["Infinity", "1e999", str(2**31), str(2**32), str(2**56), str(2**63), str(2**64), str(2**64 + 8), "9" * 5000]
+    [*SMALL, "null", "true", '"8"', "[8]", *(str(2**bits) for bits in (31, 32, 56, 63, 64)), str(2**64 + 8), "9" * 5000]
 )
-snippets = st.sampled_from(
-    [",", ":", "{", "}", "[", "]", '"', "\\", "\\u0000", "\\ud800", "\\ud83d\\ude00", "\\u0061", "\\x61", "\\/", "/**/"]
-    + [" ", "\n", "\t", "\r", "\f", "\v", "\0", "\x1f", "\x7f", "\u00a0", "\u2028", "\ufeff", "é", "😀", "\\u00e9"]
-)
+SIGNS = [*',:{}[]"\\', r"\u0000", r"\ud800", r"\ud83d\ude00", r"\u0061", r"\x61", r"\/", "/**/", r"\u00e9"]
+SPACES = [" ", "\n", "\t", "\r", "\f", "\v", "\0", "\x1f", "\x7f", "\u00a0", "\u2028", "\ufeff", "é", "😀"]
+snippets = st.sampled_from([*SIGNS, *SPACES])
 raw_snippets = st.sampled_from([b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\x80", b"\xf4\x90\x80\x80"])
 
 
@@ -68,7 +66,7 @@ def spoilt_files(draw) -> bytes:
     for edit in draw(st.lists(st.sampled_from(EDITS), max_size=2)):
         items = edit(draw, list(items))
     separators = draw(st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t:\r")]))
-    text = "{%s}" % separators[0].join(f"{json.dumps(k)}{separators[1]}{written(v)}" for k, v in items)
+    text = "{" + separators[0].join(f"{json.dumps(k)}{separators[1]}{written(v)}" for k, v in items) + "}"
     text = draw(st.sampled_from(["", "", "", "", " ", "\n", "\ufeff"])) + text
     text += draw(st.sampled_from(["", "", "", "   ", "\n", "{}", "\0", "x", "\u00a0"]))
     header = text.encode()
@@ -86,11 +84,11 @@ def written(value: object) -> str:
     if isinstance(value, Raw):
         return value
     if isinstance(value, dict):
-        return "{%s}" % ",".join(f"{json.dumps(key)}:{written(inner)}" for key, inner in value.items())
+        return "{" + ",".join(f"{json.dumps(key)}:{written(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):
-        return "[%s]" % ",".join(map(written, value))
+        return "[" + ",".join(map(written, value)) + "]"
     if isinstance(value, tuple):
-        return "{%s}" % ",".join(f"{json.dumps(key)}:{written(inner)}" for key, inner in value)
+        return "{" + ",".join(f"{json.dumps(key)}:{written(inner)}" for key, inner in value) + "}"
     return json.dumps(value)
 
 
@@ -176,9 +174,13 @@ def moved(value):
 EDITS = [
     changed("shape", resized),
     changed("shape", lambda value: st.permutations(value["shape"])),
-    changed("shape", lambda value: st.sampled_from([[], [0], [2**62, 4], [2**62, 4, 0], [0, 2**62, 4], {}, None, "[2]"])),
+    changed(
+        "shape", lambda value: st.sampled_from([[], [0], [2**62, 4], [2**62, 4, 0], [0, 2**62, 4], {}, None, "[2]"])
+    ),
     changed("data_offsets", moved),
-    changed("dtype", lambda value: st.sampled_from([*DTYPE_BITS, "f32", "F8", "", "F32 ", "I4", None, 1, {"F4": None}])),
+    changed(
+        "dtype", lambda value: st.sampled_from([*DTYPE_BITS, "f32", "F8", "", "F32 ", "I4", None, 1, {"F4": None}])
+    ),
     changed("more", lambda value: st.sampled_from([None, 0, {}])),
     twice,
     inner_twice,
@@ -192,10 +194,12 @@ EDITS = [
 def bytes_replaced(draw) -> bytes:
     """A good file with some of its bytes replaced, in its length, its header and its data."""
     items, length = draw(good_files())
-    header = "{%s}" % ",".join(f"{json.dumps(name)}:{written(value)}" for name, value in items)
+    header = "{" + ",".join(f"{json.dumps(name)}:{written(value)}" for name, value in items) + "}"
     content = bytearray(framed(header.encode(), told_apart(length)))
     for place in draw(st.lists(st.integers(0, min(len(content), 400) - 1), max_size=3)):
-        content[place] = draw(st.one_of(st.sampled_from(list(b'0129-+.eEx,:"[]{}\\u \t\x00\x7f\xff')), st.integers(0, 255)))
+        content[place] = draw(
+            st.one_of(st.sampled_from(list(b'0129-+.eEx,:"[]{}\\u \t\x00\x7f\xff')), st.integers(0, 255))
+        )
     return bytes(content)
 
 
@@ -236,12 +240,3 @@ def test_what_we_accept_the_library_accepts_and_reads_as_we_do(tmp_path_factory,
         assert theirs[name]["data"] == content[header.data_start + tensor.begin : header.data_start + tensor.end]
     with safetensors.safe_open(path, framework="np") as file:
         assert (file.metadata() or {}) == header.metadata
-
-
-@pytest.mark.parametrize("header", TRAPS.values(), ids=TRAPS.keys())
-def test_a_trap_is_no_crash(tmp_path, header):
-    (tmp_path / "w").write_bytes(framed(header, b""))
-    try:
-        read_header(tmp_path / "w")
-    except SafetensorsMalformed as refused:
-        assert refused.message.isascii()

@@ -1,4 +1,4 @@
-"""The header reader: what it refuses, and that the safetensors library accepts whatever it accepts."""
+"""The header reader: what it reads, and what it refuses; test_header_differential.py holds it to the library."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from adapters.errors import SafetensorsMalformed
-from adapters.safetensors_header import ADAPTER_HEADER, DTYPE_BITS, HeaderLimits, read_header
+from adapters.safetensors_header import ADAPTER_HEADER, HeaderLimits, read_header
 
 ONE = '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
 
@@ -116,55 +113,3 @@ def test_the_message_stays_plain_text_whatever_the_name(tmp_path):
         read(tmp_path / "w", framed('{"\\u001b[31m\\u202e":1}'))
     assert refused.value.message.isascii()
     assert refused.value.message.isprintable()
-
-
-sizes = st.sampled_from([0, 1, 2, 3, 8, 15, -1, 2**31, 2**62, True, 1.0, "2", None])
-names = st.sampled_from([*"abcdefgh", "x.weight", "y.0.weight", "é", "__metadata__"])
-dtypes = st.sampled_from([*DTYPE_BITS, "F8", "f32", None])
-honest = st.tuples(st.sampled_from(sorted(DTYPE_BITS)), st.lists(st.sampled_from([0, 1, 2, 4, 8]), max_size=3))
-
-
-@st.composite
-def contiguous_files(draw):
-    """A file whose offsets add up, but for what the last step spoils."""
-    entries, position = [], 0
-    for name in draw(st.lists(names, max_size=4, unique=True)):
-        dtype, shape = draw(honest)
-        length = int(np.prod(shape, dtype=object) * DTYPE_BITS[dtype] / 8) if shape else DTYPE_BITS[dtype] // 8
-        entry = {"dtype": dtype, "shape": shape, "data_offsets": [position, position + length]}
-        position += length
-        if draw(st.integers(0, 9)) == 9:
-            spoilt = draw(st.sampled_from(["dtype", "shape", "data_offsets", "more"]))
-            entry[spoilt] = draw(dtypes if spoilt == "dtype" else st.lists(sizes, max_size=3))
-        entries.append((name, entry))
-    if draw(st.booleans()):
-        entries.insert(0, ("__metadata__", draw(st.dictionaries(st.text(max_size=3), st.text(max_size=3)))))
-    items = ",".join(f"{json.dumps(name)}:{json.dumps(entry)}" for name, entry in draw(st.permutations(entries)))
-    header = "{" + items + "}" + draw(st.sampled_from(["", "", "", " ", "   ", "\n"]))
-    return framed(header, bytes(max(0, position + draw(st.sampled_from([0] * 10 + [1, -1])))))
-
-
-@st.composite
-def mutated_files(draw):
-    """A good file with bytes of its header replaced."""
-    content = bytearray(framed(ONE[:-1] + ',"__metadata__":{"k":"v"}}'))
-    for place in draw(st.lists(st.integers(8, len(content) - 9), max_size=2)):
-        content[place] = draw(st.sampled_from(list(b'0129-.eE,:"[]{}\\u \x00\xff')))
-    return bytes(content)
-
-
-@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
-@example(framed(ONE.replace("[2]", "[-0]").replace("8]", "0]"), b""))
-@example(framed("{}", b""))
-@given(st.one_of(contiguous_files(), mutated_files()))
-def test_what_we_accept_the_library_accepts(tmp_path_factory, content):
-    path = tmp_path_factory.getbasetemp() / "fuzz.safetensors"
-    try:
-        header = read(path, content)
-    except SafetensorsMalformed:
-        return
-    with safetensors.safe_open(path, framework="np") as library:
-        assert set(library.keys()) == set(header.tensors)
-        for name, tensor in header.tensors.items():
-            assert tuple(library.get_slice(name).get_shape()) == tensor.shape
-            assert library.get_slice(name).get_dtype() == tensor.dtype
