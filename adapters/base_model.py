@@ -46,6 +46,8 @@ class BaseModel:
     fingerprint: str
     modules: Modules = field(repr=False, hash=False)
     dtype: str = field(default="F32", compare=False)
+    architectures: tuple[str, ...] = field(default=(), compare=False)
+    """The classes that config.json names."""
 
     @classmethod
     def from_directory(cls, path: Path, name: str) -> BaseModel:
@@ -78,7 +80,9 @@ class BaseModel:
         ``dtype``: None where the config tells, as it does for weights that a quantiser packed.
         """
         ordered = dict(sorted(modules.items()))
-        return cls(name, _fingerprint(config, ordered), ordered, dtype or _declared_dtype(config))
+        given = config.get("architectures")
+        classes = tuple(map(str, given)) if isinstance(given, list) else ()
+        return cls(name, _fingerprint(config, ordered), ordered, dtype or _declared_dtype(config), classes)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class Publisher:
         staging: Staging,
         door: Door,
         *,
+        check_base: Callable[[Path], None] | None = None,
         compiler: Compiler | None = None,
         probe: Probe | None = None,
         faults: Faults = Faults(),  # noqa: B008 - an immutable value
@@ -85,6 +86,7 @@ class Publisher:
         self._blobs = blobs
         self._staging = staging
         self._door = door
+        self._check_base = check_base
         self._compile = compiler
         self._probe = probe
         self._faults = faults
@@ -99,11 +101,13 @@ class Publisher:
         extra: Mapping[str, Any] | None = None,
         allow_inert: bool = False,
         compress_to: int | None = None,
+        force_base: bool = False,
     ) -> Published:
         """Make what ``source`` holds the next version of ``name`` and move ``alias`` to it; all or nothing.
 
         ``extra`` stands in the version's report beside what the door measured and, as "probe", what the probe did;
-        ``allow_inert`` admits an adapter that changes nothing; one that is cut to rank ``compress_to`` may lose by it.
+        ``allow_inert`` admits an adapter that changes nothing; one that is cut to rank ``compress_to`` may lose by it;
+        ``force_base`` admits one that says that it was made for another base model, if its shapes fit this one's.
         With a ``fine_tuned_name`` it is a checkpoint, and published once: whoever comes later gets the version that is
         there. See ``Registry.add_version``.
 
@@ -126,6 +130,8 @@ class Publisher:
             origin = await source.fetch(original)
             came = original.manifest().digest
             self._faults.point("publish.fetched")
+            if self._check_base is not None and not force_base:
+                await in_thread(self._check_base, original.path)
             staged, report, compiled = await self._admit(original, stages, compress_to)
             served = staged.manifest().digest
             found = report.to_json() | ({} if compiled is None else {"compile": compiled.to_json()})

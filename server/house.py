@@ -104,10 +104,11 @@ class House:
         extra: Mapping[str, Any] | None = None,
         allow_inert: bool = False,
         compress_to: int | None = None,
+        force_base: bool = False,
     ) -> Published:
         """Publish a version from ``source``, and warm it up where an alias already sends traffic to it.
 
-        ``extra``, ``allow_inert``, ``compress_to``: see ``Publisher.publish``.
+        ``extra``, ``allow_inert``, ``compress_to``, ``force_base``: see ``Publisher.publish``.
 
         Raises:
             EngineNotReady: no engine runs that could try it.
@@ -115,7 +116,13 @@ class House:
         """
         self.supervisor.running()
         published = await self.publisher.publish(
-            name, source, alias=alias, extra=extra, allow_inert=allow_inert, compress_to=compress_to
+            name,
+            source,
+            alias=alias,
+            extra=extra,
+            allow_inert=allow_inert,
+            compress_to=compress_to,
+            force_base=force_base,
         )
         version = published.version
         log.info("published", version=version.name, digest=version.digest, source=version.source)
@@ -139,7 +146,7 @@ class House:
             bounds = Bounds(offer.base, offer.max_rank, settings.allowance)
             merged = await merge(recipe, directories, scratch.path, bounds)
             source = DirectorySource(scratch.path, allowed=[scratch.path], origin=str(recipe))
-            return await self.publish(name, source, alias=alias, extra={"merge": merged})
+            return await self.publish(name, source, alias=alias, extra={"merge": merged}, force_base=True)
 
     async def move_alias(
         self,

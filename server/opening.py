@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from adapters.base_identity import BaseIdentity
 from adapters.blobs import Blobs
 from adapters.canonicalizer import Canonical
 from adapters.compile.report import CompileReport
@@ -118,6 +119,7 @@ async def open_house(
             blobs,
             Staging(settings.data_dir, max_bytes=settings.max_upload_bytes),
             door=partial(_door, inspecting, supervisor, settings),
+            check_base=partial(_check_base, supervisor),
             faults=Faults(settings.fault_at),
             compiler=partial(_compile, supervisor, settings) if compiles else None,
             probe=_probe(supervisor, partial(_asked, reference, settings, supervisor)),
@@ -224,6 +226,11 @@ async def _version_directory(registry: Registry, blobs: Blobs, name: str) -> Pat
         NotFound: it was deleted.
     """
     return await blobs.path(registry.catalog.resolve(Reference.parse(name)).digest)
+
+
+def _check_base(supervisor: Supervisor, adapter: Path) -> None:
+    offer = supervisor.offered()
+    BaseIdentity.of(offer.served_names, offer.directory, offer.base.architectures).check(adapter)
 
 
 async def _door(

@@ -71,6 +71,9 @@ def push(
     compress_to: Annotated[
         int | None, typer.Option(min=1, help="Cut it at this rank, whatever is lost; the report says how much.")
     ] = None,
+    force_base: Annotated[
+        bool, typer.Option("--force-base", help="Also if it says that it was made for another base model; it must fit.")
+    ] = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
@@ -81,6 +84,8 @@ def push(
         wishes["allow_inert"] = True
     if compress_to is not None:
         wishes["compress_to"] = compress_to
+    if force_base:
+        wishes["force_base"] = True
     with connect(url, api_key) as server:
         version = transfer.push(server, adapter, source, wishes)
     show_publication(version)

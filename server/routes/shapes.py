@@ -20,6 +20,7 @@ MAX_INGREDIENTS: Final = 32
 MAX_WEIGHT: Final = 1000.0
 
 COMPRESS_TO = "Cut the adapter at this rank, whatever is lost by it; the report says how much."
+FORCE_BASE: Final = "Publish also if the adapter says that it was made for another base model; its shapes must fit."
 ALLOW_INERT: Final = "Publish also if the adapter answers exactly as the base model does."
 
 
@@ -98,6 +99,7 @@ class SourceBody(Body):
     alias: str | None = Field(None, description="Alias to point to the new version at once.")
     allow_inert: bool = Field(False, description=ALLOW_INERT)
     compress_to: int | None = Field(None, ge=1, description=COMPRESS_TO)
+    force_base: bool = Field(False, description=FORCE_BASE)
 
 
 class IngredientBody(Body):

@@ -19,7 +19,16 @@ from server.house import House
 from server.http.download import Download
 from server.http.multipart import MultipartStream
 from server.routes.inputs import DEFAULT_PAGE, HouseOf, PageLimit
-from server.routes.shapes import ALLOW_INERT, COMPRESS_TO, Json, SourceBody, list_json, published_json, version_json
+from server.routes.shapes import (
+    ALLOW_INERT,
+    COMPRESS_TO,
+    FORCE_BASE,
+    Json,
+    SourceBody,
+    list_json,
+    published_json,
+    version_json,
+)
 
 router = APIRouter(prefix="/v1/adapters/{name}/versions", tags=["versions"])
 
@@ -36,6 +45,7 @@ async def publish(
     alias: Annotated[str | None, Query(description="Alias to point to the new version at once.")] = None,
     allow_inert: Annotated[bool, Query(description=ALLOW_INERT)] = False,  # noqa: FBT002 - FastAPI passes it by name
     compress_to: Annotated[int | None, Query(description=COMPRESS_TO, ge=1)] = None,
+    force_base: Annotated[bool, Query(description=FORCE_BASE)] = False,  # noqa: FBT002 - FastAPI passes it by name
 ) -> Json:
     """Publish a version: the two files as multipart/form-data, or JSON with a ``source``. It can be called at once."""
     house.check_free(check_adapter_name(name))
@@ -44,11 +54,14 @@ async def publish(
         body = await _source_body(request)
         source, alias = parse_source(body.source, house.settings.source_rules), body.alias or alias
         allow_inert, compress_to = body.allow_inert or allow_inert, body.compress_to or compress_to
+        force_base = body.force_base or force_base
     else:
         source = UploadSource(MultipartStream(request).parts())
     if alias is not None:
         check_alias(alias)
-    published = await house.publish(name, source, alias=alias, allow_inert=allow_inert, compress_to=compress_to)
+    published = await house.publish(
+        name, source, alias=alias, allow_inert=allow_inert, compress_to=compress_to, force_base=force_base
+    )
     return published_json(published, house)
 
 

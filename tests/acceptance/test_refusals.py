@@ -4,91 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
 
+import httpx
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+from tests.acceptance.bad_adapters import BAD, CONFIG, PICKLE, WEIGHTS
 
-
-def config_with(**changes):
-    def break_(directory):
-        config = json.loads((directory / CONFIG).read_text())
-        (directory / CONFIG).write_text(json.dumps({**config, **changes}))
-
-    return break_
-
-
-def tensors_with(change):
-    def break_(directory):
-        tensors = load_file(directory / WEIGHTS)
-        save_file({name: t.contiguous() for name, t in change(dict(tensors)).items()}, directory / WEIGHTS)
-
-    return break_
-
-
-def bytes_with(change):
-    return lambda directory: (directory / WEIGHTS).write_bytes(change((directory / WEIGHTS).read_bytes()))
-
-
-def first_to(value):
-    def change(tensors):
-        tensors[next(iter(tensors))].view(-1)[0] = value
-        return tensors
-
-    return change
-
-
-def resized(width):
-    return lambda tensors: {
-        name: (t[:, :width] if t.shape[1] > width else torch.cat([t, t], 1)) if "lora_A" in name else t
-        for name, t in tensors.items()
-    }
-
-
-def renamed(old, new):
-    return lambda tensors: {name.replace(old, new): t for name, t in tensors.items()}
-
-
-def deeper(tensors):
-    extra = {name.replace("layers.0.", "layers.99."): t.clone() for name, t in tensors.items() if "layers.0." in name}
-    return tensors | extra
-
-
-def pickled(directory):
-    (directory / WEIGHTS).unlink()
-    (directory / "adapter_model.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
-
-
-BAD = {
-    "rank too high": (config_with(r=64), "--max-lora-rank 64"),
-    "config is not JSON": (lambda d: (d / CONFIG).write_text("{"), "adapter_config.json"),
-    "truncated weights": (bytes_with(lambda b: b[: len(b) // 2]), WEIGHTS),
-    "empty weights": (bytes_with(lambda b: b""), WEIGHTS),
-    "no tensors": (tensors_with(lambda t: {}), "lora_A"),
-    "missing lora_B": (tensors_with(lambda t: {n: v for n, v in t.items() if "lora_B" not in n}), "lora_B"),
-    "unknown target": (tensors_with(renamed("q_proj", "x_proj")), "x_proj"),
-    "null alpha": (config_with(lora_alpha=None), "lora_alpha"),
-    "DoRA": (config_with(use_dora=True), "use_dora"),
-    "bias": (config_with(bias="all"), "bias"),
-    "lora_bias": (config_with(lora_bias=True), "lora_bias"),
-    "PiSSA": (config_with(init_lora_weights="pissa"), "init_lora_weights"),
-    "modules_to_save": (config_with(modules_to_save=["lm_head"]), "modules_to_save"),
-    "pickle": (pickled, "adapter_model.bin"),
-    "larger base": (tensors_with(resized(10**6)), "lora_A"),
-    "smaller base": (tensors_with(resized(64)), "lora_A"),
-    "tensor rank above the config": (config_with(r=4), "rank"),
-    "key prefix mismatch": (tensors_with(renamed("base_model.model.", "encoder.")), "encoder."),
-    "LoHa under a LoRA config": (tensors_with(renamed("lora_A.weight", "hada_w1_a")), "hada_w1_a"),
-    "LoHa by its own config": (config_with(peft_type="LOHA"), "lora_alpha"),
-    "int8 tensors": (tensors_with(lambda t: {n: v.to(torch.int8) for n, v in t.items()}), "I8"),
-    "deeper base": (tensors_with(deeper), "layers.99"),
-    "NaN": (tensors_with(first_to(float("nan"))), "NaN"),
-    "infinite": (tensors_with(first_to(float("inf"))), "lora_"),
-    "1e30": (tensors_with(first_to(1e30)), "lora_"),
-    "inert": (tensors_with(lambda t: {n: v * 0 for n, v in t.items()}), "zero"),
-}
+ENGINE_LIFE = re.compile(r"^patchbay_engine_(?:rebuilds_total|start_seconds|ready) .*$", re.MULTILINE)
+"""Which engine runs: how many were rebuilt, and how long this one took to start."""
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +31,7 @@ async def neighbour(server):
             )
             return response.choices[0].message.content
 
-        expected, done = await whole(), asyncio.Event()
+        expected, life, done = await whole(), await engine_life(server.url), asyncio.Event()
 
         async def again_and_again() -> list[str]:
             answers = [await whole()]
@@ -120,20 +45,80 @@ async def neighbour(server):
         done.set()
         for answers in await asyncio.gather(*running):
             assert set(answers) == {expected}
+        assert await engine_life(server.url) == life
+        assert await whole() == expected
+
+
+async def engine_life(url: str) -> list[str]:
+    async with httpx.AsyncClient(base_url=url, timeout=120) as http:
+        return ENGINE_LIFE.findall((await http.get("/metrics")).text)
 
 
 @pytest.mark.parametrize("kind", BAD)
 async def test_a_bad_adapter_is_refused_with_what_to_do(http, push, variant, neighbour, kind):
-    break_, hint = BAD[kind]
     directory = variant("sql", 1.0)
-    break_(directory)
+    BAD[kind].spoil(directory)
     response = await push("bad", directory)
     error = response.json()["error"]
     assert response.status_code == 400, error
     assert error["code"] == "adapter_refused"
-    assert hint in error["message"] + json.dumps(error["faults"])
+    assert BAD[kind].told in error["message"] + json.dumps(error["faults"])
     assert all(fault["where"] and fault["found"] and fault["needed"] for fault in error["faults"])
     assert (await http.get("/v1/models/bad")).status_code == 404
+
+
+def linked(directory):
+    (directory / WEIGHTS).unlink()
+    (directory / WEIGHTS).symlink_to("/dev/zero")
+
+
+def piped(directory):
+    (directory / WEIGHTS).unlink()
+    os.mkfifo(directory / WEIGHTS)
+
+
+def nested(directory):
+    (directory / WEIGHTS).unlink()
+    (directory / WEIGHTS).mkdir()
+
+
+def pickled(directory):
+    (directory / WEIGHTS).unlink()
+    (directory / "adapter_model.bin").write_bytes(PICKLE)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "status", "code"),
+    [
+        (linked, 403, "source_forbidden"),
+        (piped, 403, "source_forbidden"),
+        (nested, 403, "source_forbidden"),
+        (pickled, 404, "source_not_found"),
+    ],
+)
+async def test_a_directory_of_other_than_plain_files_is_refused(http, variant, neighbour, spoil, status, code):
+    directory = variant("sql", 1.0)
+    spoil(directory)
+    response = await http.post("/v1/adapters/bad/versions", json={"source": directory.as_uri()})
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    assert (await http.get("/v1/models/bad")).status_code == 404
+
+
+async def test_after_all_of_them_the_engine_is_the_first_and_a_good_adapter_is_published_and_answers(
+    server, client, push, variant, neighbour
+):
+    assert "patchbay_engine_rebuilds_total 0.0" in await engine_life(server.url)
+    response = await push("good-after-bad", variant("sql", 1.0))
+    assert response.status_code == 201, response.text
+    question = {
+        "messages": [{"role": "user", "content": "How many orders were paid?"}],
+        "temperature": 0,
+        "max_tokens": 40,
+    }
+    fresh, shipped = [
+        await client.chat.completions.create(model=name, **question) for name in ("good-after-bad", "sql")
+    ]
+    assert fresh.choices[0].message.content == shipped.choices[0].message.content
 
 
 async def test_an_upload_that_breaks_off_leaves_nothing_behind(http, server):
