@@ -83,6 +83,38 @@ async def test_an_inert_adapter_is_a_version_only_where_that_is_allowed(
         assert response.json()["report"]["probe"]["notes"][0].startswith("inert")
 
 
+@pytest.mark.parametrize("said", ["query", "body"])
+async def test_an_adapter_for_another_base_is_a_version_only_where_that_is_forced(
+    opening: Any, make_adapter: Any, data_dir: Path, tmp_path: Path, said: str
+) -> None:
+    make_adapter(base_model_name_or_path="org/other-7b").write(tmp_path / "sources" / "sql")
+    async with opening(source_dirs=(tmp_path / "sources",)) as opened:
+        body = {"source": (tmp_path / "sources" / "sql").as_uri()}
+        refused = await opened.client.post(PATH, json=body)
+        assert refused.status_code == 400
+        [fault] = refused.json()["error"]["faults"]
+        assert "org/other-7b" in fault["found"]
+        assert "--force-base" in fault["needed"]
+        await nothing_is_left(opened, data_dir)
+        forced = {"json": {**body, "force_base": True}} if said == "body" else {"json": body}
+        if said == "query":
+            forced["params"] = {"force_base": "true"}
+        response = await opened.client.post(PATH, **forced)
+        assert response.status_code == 201, response.text
+        assert any("made for org/other-7b" in note for note in response.json()["report"]["notes"])
+        merged = await opened.client.post(
+            "/v1/adapters/merged/merge", json={"versions": [{"reference": "sql", "weight": 0.5}]}
+        )
+        assert merged.status_code == 201, merged.text
+
+
+async def test_forcing_the_base_does_not_make_other_shapes_fit(opened: Any, client: Any, data_dir: Path) -> None:
+    files = opened.make_adapter(rank=32, base_model_name_or_path="org/other-7b").multipart()
+    response = await client.post(PATH, files=files, params={"force_base": "true"})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "adapter_refused")
+    await nothing_is_left(opened, data_dir)
+
+
 async def test_an_adapter_that_breaks_the_engine_s_arithmetic_never_becomes_a_version(
     opened: Any, client: Any, data_dir: Path
 ) -> None:
