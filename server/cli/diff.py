@@ -24,8 +24,9 @@ def diff(
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Compare what two versions add to the base model's weights, the layers that differ most first.
+    """Compare what two versions add to the base model's weights, the layers that differ most first, and their answers.
 
+    ANSWERS is the difference of log-probabilities on fixed prompts, in nats: of both versions, and of each to the base.
     RELATIVE is the distance by the larger norm. OUTPUTS and INPUTS tell how far both write to and read from the same
     directions, from 0 to 1. --json has every module.
     """
@@ -34,9 +35,20 @@ def diff(
     if as_json:
         show_json(found)
         return
-    show_fields({"A": found["a"], "B": found["b"]})
+    show_fields({"A": found["a"], "B": found["b"], **_answers(found)})
     typer.echo()
     show_table(_COLUMNS, [_row(each["layer"], each) for each in [*found["layers"], {"layer": "all", **found["total"]}]])
+
+
+def _answers(found: Json) -> Json:
+    if found["answers"] is None:
+        return {"ANSWERS": "; ".join(found["notes"])}
+    words = {"distance": "A to B", "effect_a": "A to base", "effect_b": "B to base"}
+    return {
+        f"ANSWERS {words[name]}": f"{each['mean']:.4g} mean, {each['max']:.4g} max"
+        for name, each in found["answers"].items()
+        if name in words
+    }
 
 
 def _row(name: str, numbers: Json) -> list[object]:

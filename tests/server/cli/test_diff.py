@@ -10,7 +10,10 @@ import httpx
 def test_layers_are_compared_in_a_table_with_the_total_below(call) -> None:
     result = call("adapters", "diff", "sql", "json@1")
     assert result.exit_code == 0
-    a, b, _, header, *rows = result.stdout.splitlines()
+    a, b, apart, *effects, _, header, _, _ = lines = result.stdout.splitlines()
+    assert apart.startswith("ANSWERS A to B")
+    assert len(effects) == 2
+    rows = lines[-2:]
     assert (a.split(), b.split()) == (["A", "sql@1"], ["B", "json@1"])
     assert header.split()[0] == "LAYER"
     assert [row.split()[0] for row in rows] == ["model.layers.0", "all"]

@@ -33,6 +33,31 @@ async def test_a_version_and_itself_are_the_same(client: Any) -> None:
     assert [total["cosine"], total["output_overlap"], total["input_overlap"]] == pytest.approx([1, 1, 1])
 
 
+async def test_what_the_engine_answers_is_compared_too(opened: Any, client: Any) -> None:
+    opened.builder.knobs.effect = 0.5
+    found = (await client.post(DIFF, json={"a": "sql", "b": "sql@canary"})).json()
+    answers = found["answers"]
+    assert answers["tokens"] > answers["prompts"] > 0
+    assert answers["distance"] == {"mean": 0, "max": 0}  # the fake answers alike with any adapter
+    assert answers["effect_a"] == answers["effect_b"] == {"mean": 0.5, "max": 0.5}
+    assert found["notes"] == []
+    assert [resident["id"] for resident in (await client.get("/v1/residents")).json()["data"]]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "why"), [({"is_scoring": False}, "not scored"), ({"effect": float("nan")}, "no numbers")]
+)
+async def test_weights_are_compared_also_where_answers_cannot_be(
+    opened: Any, client: Any, knobs: Any, why: str
+) -> None:
+    for knob, value in knobs.items():
+        setattr(opened.builder.knobs, knob, value)
+    found = (await client.post(DIFF, json={"a": "sql", "b": "sql@canary"})).json()
+    assert found["answers"] is None
+    assert why in found["notes"][0]
+    assert found["total"]["relative_distance"] > 1
+
+
 async def test_an_adapter_may_be_called_diff(opened: Any, client: Any) -> None:
     await opened.publish("diff", 3)
     assert (await client.get(DIFF)).json()["name"] == "diff"
