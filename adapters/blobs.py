@@ -16,7 +16,7 @@ from typing import Final
 
 from adapters.disk import fsync_directory, in_thread, space_needed
 from adapters.errors import BlobCorrupt
-from adapters.manifest import FILES, Manifest
+from adapters.manifest import INITIAL, Manifest, names_in
 from adapters.remote_blobs import RemoteBlobs
 from adapters.staging import Staged, Staging
 
@@ -114,8 +114,10 @@ class Blobs:
                 if target.is_dir():
                     os.utime(target)
                     return target
-                for name in FILES:
+                for name in names_in(staged):
                     (staged / name).chmod(0o444)
+                if (staged / INITIAL).is_dir():
+                    (staged / INITIAL).chmod(0o555)
                 os.utime(staged)
                 fsync_directory(staged)
                 staged.rename(target)
@@ -141,7 +143,9 @@ class Blobs:
         """Remove a blob: out of sight by one rename, then for good."""
         grave = self._staging.directory / uuid.uuid4().hex
         grave.parent.mkdir(parents=True, exist_ok=True)
-        directory.chmod(0o755)
+        for part in (directory, directory / INITIAL):
+            if part.is_dir():
+                part.chmod(0o755)
         directory.rename(grave)
         shutil.rmtree(grave, ignore_errors=True)
 
@@ -157,7 +161,7 @@ class Blobs:
 
 
 def _is_whole(directory: Path) -> bool:
-    return all((directory / name).is_file() for name in FILES)
+    return all((directory / name).is_file() for name in names_in(directory))
 
 
 def _is_intact(directory: Path, digest: str) -> bool:
@@ -170,6 +174,6 @@ def _is_intact(directory: Path, digest: str) -> bool:
 def _newest_mtime(directory: Path) -> float:
     """Return when anything in a staging directory last changed; now, if it vanishes meanwhile."""
     try:
-        return max(path.stat().st_mtime for path in (directory, *directory.iterdir()))
+        return max(path.stat().st_mtime for path in (directory, *directory.rglob("*")))
     except FileNotFoundError:
         return time.time()

@@ -1,4 +1,4 @@
-"""What a version is made of: two files, and the digest that names exactly these bytes."""
+"""What a version is made of: two files, now and then two more, and the digest that names exactly these bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from typing import Final
 CONFIG_FILE: Final = "adapter_config.json"
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
 FILES: Final = (CONFIG_FILE, WEIGHTS_FILE)
-"""The only files an adapter consists of; pickles have no place here."""
+"""The files an adapter consists of; pickles have no place here."""
+INITIAL: Final = "initial"
+"""The folder of an adapter as it was before its first step. Where training took that out of the base's weights (PiSSA,
+OLoRA, CorDA, LoRA-GA), what was learnt is the difference to it."""
+INITIAL_FOLDERS: Final = (INITIAL, "pissa_init")
+"""What it is called beside an adapter; the second by PEFT's documentation."""
+INITIAL_FILES: Final = (f"{INITIAL}/{CONFIG_FILE}", f"{INITIAL}/{WEIGHTS_FILE}")
+"""They come both or not at all."""
+EVERY_FILE: Final = (*FILES, *INITIAL_FILES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,7 @@ class Manifest:
     @classmethod
     def of(cls, directory: Path) -> Manifest:
         """Hash what lies in ``directory``; OSError where a file is missing or cannot be read."""
-        return cls({name: FileEntry.of(directory / name) for name in FILES})
+        return cls({name: FileEntry.of(directory / name) for name in names_in(directory)})
 
     @property
     def digest(self) -> str:
@@ -51,3 +59,8 @@ class Manifest:
     def size_bytes(self) -> int:
         """Bytes of all files together."""
         return sum(entry.size for entry in self.files.values())
+
+
+def names_in(directory: Path) -> tuple[str, ...]:
+    """Return the names of the files that the adapter in ``directory`` has, or should have."""
+    return EVERY_FILE if (directory / INITIAL).is_dir() else FILES

@@ -31,6 +31,15 @@ def open_store(url: str, schemes: Collection[str]) -> ObjectStore:
         raise SourceForbidden(f"cannot use '{url}': {error}") from error
 
 
+async def has_object(store: ObjectStore, key: str) -> bool:
+    """Whether there is an object of that key."""
+    try:
+        await obstore.head_async(store, key)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 async def read_object(store: ObjectStore, key: str) -> AsyncIterator[bytes]:
     """Yield an object's bytes as they arrive; FileNotFoundError if there is none."""
     found = await obstore.get_async(store, key)

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from adapters import strict_json
 from adapters.errors import AdapterRefused, Fault
-from adapters.manifest import CONFIG_FILE
+from adapters.manifest import CONFIG_FILE, INITIAL
 from adapters.module_pattern import matching
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -30,6 +30,9 @@ _PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 ALL_LINEAR = "all-linear"
 """PEFT's short form of target_modules for every linear layer but the output head."""
 _EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
+
+_CHANGED_STARTS = ("pissa", "olora", "corda", "lora_ga")
+"""Initialisations that take the first adapter out of the base's weights: what was learnt is the difference to it."""
 
 _TASKS = frozenset({None, "CAUSAL_LM", "FEATURE_EXTRACTION"})
 
@@ -202,8 +205,9 @@ class PeftConfig(BaseModel):
             yield _fault(
                 "init_lora_weights",
                 shown(self.init_lora_weights),
-                "an initialisation that keeps the base model: convert with peft's "
-                "save_pretrained(path_initial_model_for_weight_conversion=...), which writes a plain LoRA",
+                "an initialisation that keeps the base model: send the first adapter too, its two files in "
+                f"{INITIAL}/, or convert with peft's save_pretrained(path_initial_model_for_weight_conversion=...), "
+                "which writes a plain LoRA",
             )
         yield from self._layer_faults()
         if not self.target_modules:
@@ -334,10 +338,26 @@ def _needed(field: str, kind: str, message: str) -> str:
     return PeftConfig.model_fields[field].description or message
 
 
+def starts_changed(directory: Path) -> bool:
+    """Whether the config in ``directory`` says that the adapter's first step was on changed weights of the base."""
+    return start_of(_fields_in(directory).get("init_lora_weights")) is not None
+
+
+def start_of(init_lora_weights: Any) -> str | None:
+    """Return the initialisation that takes the first adapter out of the base's weights, if it is one of those."""
+    if not isinstance(init_lora_weights, str):
+        return None
+    return next((start for start in _CHANGED_STARTS if init_lora_weights.lower().startswith(start)), None)
+
+
 def claims_lora(directory: Path) -> bool:
     """Whether the config in ``directory`` names LoRA, or cannot be read at all: no other kind that may be compiled."""
+    return bool(_fields_in(directory).get("peft_type", "LORA") == "LORA")
+
+
+def _fields_in(directory: Path) -> dict[str, Any]:
     try:
-        config = strict_json.parse((directory / CONFIG_FILE).read_bytes())
+        fields = strict_json.parse((directory / CONFIG_FILE).read_bytes())
     except (OSError, ValueError):
-        return True
-    return not isinstance(config, dict) or config.get("peft_type", "LORA") == "LORA"
+        return {}
+    return fields if isinstance(fields, dict) else {}

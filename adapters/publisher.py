@@ -16,6 +16,7 @@ from adapters.compile.report import CompileReport
 from adapters.disk import in_thread
 from adapters.errors import AdapterNotFound, AdapterRefused, CompilerDied
 from adapters.faults import Faults
+from adapters.manifest import INITIAL
 from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias
 from adapters.peft_config import claims_lora
 from adapters.registry import Registry
@@ -167,7 +168,7 @@ class Publisher:
             try:
                 return await self._through_door(original, stages)
             except AdapterRefused as refusal:
-                if self._compile is None or await in_thread(claims_lora, original.path):
+                if self._compile is None or await in_thread(_is_lora_alone, original.path):
                     raise  # whatever is wrong with a LoRA, the door says it best and at once
                 refused = refusal
         scratch = await stages.enter_async_context(self._staging.open())
@@ -202,3 +203,7 @@ class Publisher:
             return None  # deleted by somebody else meanwhile
         found = self._registry.catalog.adapter(version.adapter).aliases.get(alias)
         return found if found is not None and found.version == version.number else None
+
+
+def _is_lora_alone(directory: Path) -> bool:
+    return claims_lora(directory) and not (directory / INITIAL).is_dir()

@@ -11,8 +11,8 @@ from typing import Final
 import obstore
 
 from adapters.errors import BlobCorrupt
-from adapters.manifest import FILES
-from adapters.object_store import open_store, read_object, store_asked
+from adapters.manifest import EVERY_FILE, FILES, INITIAL_FILES, names_in
+from adapters.object_store import has_object, open_store, read_object, store_asked
 from adapters.staging import Staged
 
 SCHEMES: Final = ("s3", "gs", "az", "file", "memory")
@@ -34,7 +34,7 @@ class RemoteBlobs:
             SourceUnavailable: the store did not take them.
         """
         with store_asked(self.url):
-            for name in FILES:
+            for name in names_in(directory):
                 await obstore.put_async(self._store, _key(digest, name), directory / name)
 
     async def fetch(self, digest: str, staged: Staged) -> None:
@@ -45,7 +45,8 @@ class RemoteBlobs:
             SourceUnavailable: the store did not answer.
         """
         with store_asked(self.url):
-            for name in FILES:
+            has_initial = await has_object(self._store, _key(digest, INITIAL_FILES[0]))
+            for name in EVERY_FILE if has_initial else FILES:
                 try:
                     await staged.write(name, read_object(self._store, _key(digest, name)))
                 except FileNotFoundError:
@@ -67,7 +68,7 @@ class RemoteBlobs:
         with store_asked(self.url):
             async for batch in obstore.list(self._store, "sha256"):
                 for found in batch:
-                    digest = found["path"].split("/")[-2]
+                    digest = found["path"].split("/")[2]
                     put_at[digest] = max(found["last_modified"], put_at.get(digest, found["last_modified"]))
             horizon = datetime.now(UTC) - timedelta(seconds=grace_s)
             orphans = [digest for digest, at in put_at.items() if digest not in living and at <= horizon]
@@ -75,7 +76,7 @@ class RemoteBlobs:
 
     async def _remove(self, digest: str, horizon: datetime) -> bool:
         """Delete a blob unless a file of it was put after ``horizon``; return whether it was deleted."""
-        keys = [_key(digest, name) for name in FILES]
+        keys = [_key(digest, name) for name in EVERY_FILE]
         for key in keys:
             with suppress(FileNotFoundError):  # a put or a sweep died half-way, or another process sweeps too
                 if (await obstore.head_async(self._store, key))["last_modified"] > horizon:

@@ -13,7 +13,7 @@ from typing import Final
 
 from adapters.disk import fsync_directory, in_thread, space_needed
 from adapters.errors import AdapterRefused, Fault, SourceTooLarge
-from adapters.manifest import FILES, FileEntry, Manifest
+from adapters.manifest import EVERY_FILE, FILES, INITIAL, INITIAL_FILES, FileEntry, Manifest
 
 BUFFER_BYTES: Final = 1 << 20
 """Bytes are handed to a thread in pieces of at least this size."""
@@ -36,8 +36,9 @@ class Staged:
             SourceTooLarge: all files together exceed the limit.
             StorageFull: the disk has no space left.
         """
-        if name not in FILES:
-            raise AdapterRefused([Fault(name[:128], "a file of that name", f"only {' and '.join(FILES)}")])
+        if name not in EVERY_FILE:
+            needed = f"only {' and '.join(FILES)}, and the same two in {INITIAL}/ after a start such as PiSSA"
+            raise AdapterRefused([Fault(name[:128], "a file of that name", needed)])
         # The stack closes the file also when the caller is cancelled while it is being opened.
         with space_needed(self.path), ExitStack() as files:
             try:
@@ -62,7 +63,8 @@ class Staged:
         Raises:
             AdapterRefused: a file is missing.
         """
-        missing = [name for name in FILES if name not in self._entries]
+        needed = EVERY_FILE if any(name in self._entries for name in INITIAL_FILES) else FILES
+        missing = [name for name in needed if name not in self._entries]
         if missing:
             raise AdapterRefused([Fault(name, "nothing", "the file") for name in missing])
         return Manifest(dict(self._entries))
@@ -100,6 +102,9 @@ class _HashedFile:
 
     def __init__(self, path: Path, files: ExitStack) -> None:
         self._directory = path.parent
+        if not self._directory.exists():
+            self._directory.mkdir(mode=0o700)
+            fsync_directory(self._directory.parent)
         self._file = files.enter_context(open(path, "xb", buffering=0, opener=_open_private))  # noqa: SIM115 - the stack closes it
         self._hash = hashlib.sha256()
         self._size = 0

@@ -15,15 +15,11 @@ from adapters.compile.factors import Factors
 from adapters.compile.source import Source
 from adapters.errors import AdapterRefused, Fault
 from adapters.lora_tensors import LoraTensors, Pair
-from adapters.manifest import CONFIG_FILE
-from adapters.peft_config import PeftConfig, shown
+from adapters.manifest import CONFIG_FILE, INITIAL
+from adapters.peft_config import PeftConfig, shown, start_of
 
-INITIAL = "initial"
-"""The folder beside the two files that holds the adapter as it was before its first step."""
 MAGNITUDE = "lora_magnitude_vector"
 
-_STARTS = ("pissa", "olora", "corda", "lora_ga")
-"""Initialisations that take the first adapter out of the base's weights: what was learnt is the difference to it."""
 _JUDGED_HERE = frozenset(f"{CONFIG_FILE}: {field}" for field in ("use_dora", "init_lora_weights", "modules_to_save"))
 
 
@@ -90,7 +86,8 @@ class Lora:
             raise AdapterRefused([_no_initial(self.config)])
         first = Lora.of(Source.read(directory / INITIAL, base), base.model)
         last, before = self.factors(), first.factors()
-        if _start(first.config) != _start(self.config) or _shapes(last) != _shapes(before):
+        # PEFT's examples have the first adapter say that it is plain, so that it can be loaded as it is
+        if _start(first.config) not in {None, _start(self.config)} or _shapes(last) != _shapes(before):
             needed = "the adapter that this one was trained from: the same initialisation, modules and ranks"
             raise AdapterRefused([Fault(INITIAL, "another adapter", needed)])
         differences = (after.minus(start) for after, start in zip(last, before, strict=True))
@@ -108,8 +105,7 @@ class Lora:
 
 
 def _start(config: PeftConfig) -> str | None:
-    given = config.init_lora_weights
-    return next((start for start in _STARTS if isinstance(given, str) and given.lower().startswith(start)), None)
+    return start_of(config.init_lora_weights)
 
 
 def _start_faults(config: PeftConfig) -> Iterator[Fault]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from adapters.disk import in_thread
 from adapters.errors import SourceForbidden, SourceNotFound
-from adapters.manifest import FILES
-from adapters.object_store import open_store, read_object, store_asked
+from adapters.manifest import FILES, INITIAL, INITIAL_FOLDERS
+from adapters.object_store import has_object, open_store, read_object, store_asked
+from adapters.peft_config import starts_changed
 from adapters.sources.rules import BUCKET_SCHEMES, plain_bucket_url
 from adapters.staging import Staged
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
 
 
 class BucketSource:
@@ -32,8 +38,21 @@ class BucketSource:
         store = open_store(self._url, BUCKET_SCHEMES)
         with store_asked(self._url):
             for name in FILES:
-                try:
-                    await staged.write(name, read_object(store, name))
-                except FileNotFoundError:
-                    raise SourceNotFound(f"{self._url} has no {name}") from None
+                await self._copy(store, name, staged)
+            if await in_thread(starts_changed, staged.path) and (first := await _first_adapter(store)):
+                for name in FILES:
+                    await self._copy(store, f"{first}/{name}", staged, to=f"{INITIAL}/{name}")
         return self._url
+
+    async def _copy(self, store: ObjectStore, name: str, staged: Staged, *, to: str | None = None) -> None:
+        try:
+            await staged.write(to or name, read_object(store, name))
+        except FileNotFoundError:
+            raise SourceNotFound(f"{self._url} has no {name}") from None
+
+
+async def _first_adapter(store: ObjectStore) -> str | None:
+    for folder in INITIAL_FOLDERS:
+        if await has_object(store, f"{folder}/{FILES[0]}"):
+            return folder
+    return None

@@ -11,7 +11,8 @@ from typing import BinaryIO, Final
 
 from adapters.disk import in_thread
 from adapters.errors import SourceForbidden, SourceNotFound
-from adapters.manifest import FILES
+from adapters.manifest import FILES, INITIAL, INITIAL_FOLDERS
+from adapters.peft_config import starts_changed
 from adapters.staging import BUFFER_BYTES, Staged
 
 _SHOWN: Final = 10
@@ -32,10 +33,16 @@ class DirectorySource:
         """Copy the files; see ``Source.fetch``."""
         directory = await in_thread(self._checked, self._path)
         for name in FILES:
-            with ExitStack() as files:
-                file = await in_thread(self._opened, directory, name, files)
-                await staged.write(name, _chunks(file))
+            await self._copy(directory, name, staged)
+        if await in_thread(starts_changed, staged.path) and (first := await in_thread(_first_adapter, directory)):
+            for name in FILES:
+                await self._copy(directory, f"{first}/{name}", staged, to=f"{INITIAL}/{name}")
         return self._origin or directory.as_uri()
+
+    async def _copy(self, directory: Path, name: str, staged: Staged, *, to: str | None = None) -> None:
+        with ExitStack() as files:
+            file = await in_thread(self._opened, directory, name, files)
+            await staged.write(to or name, _chunks(file))
 
     def _checked(self, path: Path) -> Path:
         """Resolve ``path``; what exists outside the allowed directories is not told."""
@@ -60,6 +67,10 @@ class DirectorySource:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise SourceForbidden(f"{directory / name} is not a regular file")
         return file
+
+
+def _first_adapter(directory: Path) -> str | None:
+    return next((folder for folder in INITIAL_FOLDERS if (directory / folder).is_dir()), None)
 
 
 async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:

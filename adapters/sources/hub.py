@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 from urllib.parse import quote
@@ -12,8 +12,10 @@ import httpx2
 from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
+from adapters.disk import in_thread
 from adapters.errors import SourceError, SourceForbidden, SourceNotFound, SourceUnavailable
-from adapters.manifest import FILES, FileEntry
+from adapters.manifest import FILES, INITIAL, INITIAL_FOLDERS, FileEntry
+from adapters.peft_config import starts_changed
 from adapters.sources.hub_hosts import HubHosts
 from adapters.staging import Staged
 
@@ -33,7 +35,7 @@ _SHOWN: Final = 10
 class HubSource:
     """``repo`` (``org/name``) at ``revision`` (branch, tag, commit), fetched at the commit that it means now.
 
-    Only the adapter's two files are downloaded, never a pickle. Without ``token`` it asks anonymously. Redirects are
+    Only the adapter's files are downloaded, never a pickle. Without ``token`` it asks anonymously. Redirects are
     followed where ``HubHosts`` allows it; the token stays with the hub.
     """
 
@@ -66,7 +68,10 @@ class HubSource:
                 listed = {file.rfilename: file for file in info.siblings or ()}
                 self._check_listing(listed)
                 for name in FILES:
-                    await self._download(client, info.sha, listed[name], staged)
+                    await self._download(client, info.sha, listed[name], name, staged)
+                if await in_thread(starts_changed, staged.path) and (first := _first_adapter(listed)):
+                    for name in FILES:
+                        await self._download(client, info.sha, listed[f"{first}/{name}"], f"{INITIAL}/{name}", staged)
         return f"hf://{self._repo}@{info.sha}"
 
     def _client(self) -> httpx2.AsyncClient:
@@ -98,10 +103,12 @@ class HubSource:
                 "An adapter in another format must be saved with safetensors first"
             )
 
-    async def _download(self, client: httpx2.AsyncClient, commit: str, listed: RepoSibling, staged: Staged) -> None:
+    async def _download(
+        self, client: httpx2.AsyncClient, commit: str, listed: RepoSibling, name: str, staged: Staged
+    ) -> None:
         url = hf_hub_url(self._repo, listed.rfilename, revision=commit, endpoint=self._endpoint)
         async with self._answer(client, url) as response:
-            entry = await staged.write(listed.rfilename, response.aiter_bytes())
+            entry = await staged.write(name, response.aiter_bytes())
         if _differs(entry, listed):
             raise SourceUnavailable(
                 f"the hub sent other bytes of {self._repo}/{listed.rfilename} than it lists; try again"
@@ -141,6 +148,10 @@ class HubSource:
         if status == httpx2.codes.NOT_FOUND:
             return SourceNotFound(f"the hub has no {self._repo} at revision '{self._revision}'")
         return SourceUnavailable(f"the hub answered {status} for {self._repo}, try again")
+
+
+def _first_adapter(listed: Mapping[str, RepoSibling]) -> str | None:
+    return next((folder for folder in INITIAL_FOLDERS if all(f"{folder}/{name}" in listed for name in FILES)), None)
 
 
 def _differs(entry: FileEntry, listed: RepoSibling) -> bool:

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from adapters.manifest import FILES
+from adapters.manifest import EVERY_FILE, FILES, INITIAL, INITIAL_FOLDERS
+from adapters.peft_config import starts_changed
 from server.cli.client import Client, Json
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.screen import transfer_progress, waiting
@@ -44,10 +45,19 @@ def _upload(server: Client, path: str, directory: Path, wishes: Json) -> Json:
     with ExitStack() as opened:
         progress = opened.enter_context(transfer_progress())
         files = {
-            file: (file, opened.enter_context(progress.open(directory / file, "rb", description=file)))
-            for file in FILES
+            file: (file, opened.enter_context(progress.open(path, "rb", description=file)))
+            for file, path in _files_of(directory).items()
         }
         return server.send("POST", path, files=files, params=wishes)
+
+
+def _files_of(directory: Path) -> dict[str, Path]:
+    """Return what is sent of ``directory``, by the names that the server knows: the first adapter too if it counts."""
+    files = {file: directory / file for file in FILES}
+    first = next((directory / folder for folder in INITIAL_FOLDERS if (directory / folder).is_dir()), None)
+    if first is None or not starts_changed(directory):
+        return files
+    return files | {f"{INITIAL}/{file}": first / file for file in FILES}
 
 
 def pull(server: Client, path: str, directory: Path, form: str = "served") -> None:
@@ -61,10 +71,12 @@ def pull(server: Client, path: str, directory: Path, form: str = "served") -> No
     try:
         for file in listed:
             name = file["name"]
-            if name not in FILES:  # names come from outside and become paths
+            if name not in EVERY_FILE:  # names come from outside and become paths
                 raise CommandFailed(ExitCode.REFUSED, f"the server sent the unexpected file {name!r}")
-            part = directory / f".{name}.part"
-            arrived.append((part, directory / name))
+            final = directory / name
+            final.parent.mkdir(exist_ok=True)
+            part = final.with_name(f".{final.name}.part")
+            arrived.append((part, final))
             _download(server, f"{path}/content/{name}", part, file["size_bytes"], form=form)
         for part, final in arrived:
             part.replace(final)

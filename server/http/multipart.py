@@ -78,9 +78,12 @@ class MultipartStream:
             self._parser = MultipartParser(boundary, callbacks)
 
     async def parts(self) -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
-        """Yield (file name, chunks) for each part; the field's name stands in for a missing one."""
+        """Yield (file name, chunks) for each part; the field's name stands in for a missing one, or if it is a path.
+
+        Clients such as curl cut the folders off a file's name.
+        """
         async for name, file_name, chunks in self.fields():
-            yield file_name or name, chunks
+            yield (name if "/" in name else file_name or name), chunks
 
     async def fields(self) -> AsyncIterator[tuple[str, str | None, AsyncIterator[bytes]]]:
         """Yield (field name, file name, chunks) for each part."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
 
-from adapters.manifest import FILES
+from adapters.manifest import names_in
 from adapters.names import check_adapter_name, check_alias
 from adapters.sources.address import parse_source
 from adapters.sources.source import Source
@@ -101,18 +102,18 @@ async def content(name: str, version: str, house: HouseOf, form: Form = "served"
             "size_bytes": (directory / file).stat().st_size,
             "path": f"/v1/adapters/{name}/versions/{version}/content/{file}{query}",
         }
-        for file in FILES
+        for file in names_in(directory)
     ]
     return {"object": "list", "digest": digest, "data": files}
 
 
-@router.get("/{version}/content/{file}")
+@router.get("/{version}/content/{file:path}")
 async def download(name: str, version: str, file: str, house: HouseOf, form: Form = "served") -> Download:
     """Download one file of a version; ranges are answered."""
-    if file not in FILES:
-        raise InvalidRequest(f"a version has the files {', '.join(FILES)}, not {file!r}", param="file")
     directory = await house.blobs.path(_digest(_find(house, name, version), form))
-    return Download(directory / file, filename=file)
+    if file not in (names := names_in(directory)):
+        raise InvalidRequest(f"this version has the files {', '.join(names)}, not {file!r}", param="file")
+    return Download(directory / file, filename=Path(file).name)
 
 
 @router.post("/{version}/load")

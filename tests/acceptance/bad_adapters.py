@@ -52,7 +52,12 @@ def config_without(field: str) -> Spoil:
 
 def stated(field: str, written: str) -> Spoil:
     """Set a field to text that need not be JSON."""
-    return text_with(lambda text: re.sub(rf'"{field}": [^,\n]+', lambda _: f'"{field}": {written}', text))
+
+    def changed(text: str) -> str:
+        others = {key: value for key, value in json.loads(text).items() if key != field}
+        return f'{json.dumps(others)[:-1]}, "{field}": {written}}}'
+
+    return text_with(changed)
 
 
 CONFIGS = {
