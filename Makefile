@@ -18,7 +18,7 @@ serve: $(SETUP)  ## run the server on http://127.0.0.1:8000; MODEL=org/name, ARG
 	$(VENV)/patchbay serve $(MODEL) $(ARGS)
 
 test: $(SETUP)  ## run all tests; ARGS="flags of pytest"
-	$(VENV)/pytest -n 2 --dist loadfile $(ARGS)
+	$(VENV)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(SETUP)  ## ruff, mypy and the import contracts
 	$(VENV)/ruff check
