@@ -15,7 +15,7 @@ from adapters.base_identity import BaseIdentity
 from adapters.blobs import Blobs
 from adapters.canonicalizer import Canonical
 from adapters.compile.report import CompileReport
-from adapters.compiler import compile_adapter
+from adapters.compiler import AdapterCompiler
 from adapters.door import Limits
 from adapters.faults import Faults
 from adapters.inspector import Inspector
@@ -114,6 +114,7 @@ async def open_house(
             threads=_training_threads(1),
             must_fit=settings.probe_reference == "auto",
         )
+        compiler = AdapterCompiler()
         publisher = Publisher(
             registry,
             blobs,
@@ -121,12 +122,13 @@ async def open_house(
             door=partial(_door, inspecting, supervisor, settings),
             check_base=partial(_check_base, supervisor),
             faults=Faults(settings.fault_at),
-            compiler=partial(_compile, supervisor, settings) if compiles else None,
+            compiler=partial(_compile, compiler, supervisor, settings) if compiles else None,
             probe=_probe(supervisor, partial(_asked, reference, settings, supervisor)),
         )
         validation = _validation(settings, records, supervisor, registry, blobs, preflight)
         async with (
             aclosing(reference),
+            aclosing(compiler),
             aclosing(inspecting) if inspector is None else nullcontext(),
             background(
                 supervisor=supervisor.run,
@@ -192,10 +194,15 @@ def _validation(
 
 
 async def _compile(
-    supervisor: Supervisor, settings: Settings, source: Path, out: Path, compress_to: int | None
+    compiler: AdapterCompiler,
+    supervisor: Supervisor,
+    settings: Settings,
+    source: Path,
+    out: Path,
+    compress_to: int | None,
 ) -> CompileReport:
     offer = supervisor.offered()
-    return await compile_adapter(
+    return await compiler.compile(
         source,
         out,
         base=offer.directory,

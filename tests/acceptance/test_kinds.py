@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import embedded
+from adapters.base_model import BaseModel
+from adapters.canonicalizer import canonicalize
 from adapters.compile.factors import EXACT_ERROR, MAX_ERROR
+from adapters.door import Limits
 from adapters.manifest import FILES
 from tests.acceptance.kinds_table import Table, differences, read, write
 from tests.adapters.compile.spoiling import SPELLINGS, config_of, edit_config, edit_tensors, train
@@ -32,6 +36,8 @@ EFFECT = 0.3
 SHARE_LOST = 0.5
 """Of its effect, at most, by an adapter that was cut at a rank that somebody asked for."""
 MAX_STEPS = 24
+ROUGH, ROUGH_EFFECT = 3, 0.15
+"""So many prompts are asked first, and so little of an effect on them is none on all."""
 REFUSED_BY = 0.15
 
 
@@ -71,6 +77,11 @@ def spelt(tool: str) -> Callable[[Path], None]:
     return lambda d: edit_tensors(d, lambda tensors: {spelling(name): tensor for name, tensor in tensors.items()})
 
 
+def renamed(directory: Path) -> None:
+    unknown = ("model.model.layers", "transformer.blocks.layers")
+    edit_tensors(directory, lambda tensors: {name.replace(*unknown): tensor for name, tensor in tensors.items()})
+
+
 def with_fields(**fields: Any) -> Callable[[Path], None]:
     return lambda d: edit_config(d, **fields)
 
@@ -88,6 +99,14 @@ def falling(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor * torch.tensor([1.0, 0.3, 0.1, 0.012, 0.004]) if name.endswith("w1_a") else tensor
 
 
+def canonical(directory: Path) -> None:
+    limits = Limits(max_rank=16, max_bytes=1 << 30)
+    made = directory.with_name(f"{directory.name}-canonical")
+    canonicalize(directory, made, BaseModel.from_directory(embedded.BASE, "base"), limits)
+    for name in FILES:
+        shutil.copy(made / name, directory)
+
+
 def with_copies(directory: Path) -> None:
     head = AutoModelForCausalLM.from_pretrained(embedded.BASE).lm_head.weight.detach().clone()
     edit_config(directory, modules_to_save=["lm_head"])
@@ -103,6 +122,7 @@ CONVERT = "path_initial_model_for_weight_conversion"
 
 KINDS: dict[str, Kind] = {
     "LoRA": Kind(),
+    "LoRA in canonical form": Kind(disguise=canonical),
     "LoRA on every linear layer": Kind(fields=ALL_LINEAR),
     "LoRA on q_proj and v_proj": Kind(fields={"target_modules": ["q_proj", "v_proj"]}),
     "LoRA on two of the layers": Kind(fields={"layers_to_transform": [1, 2]}),
@@ -118,14 +138,15 @@ KINDS: dict[str, Kind] = {
     "rsLoRA with both patterns": Kind(
         fields={"use_rslora": True, "rank_pattern": {"v_proj": 11}, "alpha_pattern": {"q_proj": 40}}
     ),
-    "LoRA, names with `.default.`": Kind(disguise=spelt("the adapter's name"), needed="as PeftModel.save_pretrained"),
-    "LoRA, names with `.default.`, compiled": Kind(disguise=spelt("the adapter's name"), query=CUT),
-    "LoRA, names without `base_model.model.`": Kind(disguise=spelt("a prefix left out"), needed="plain LoRA"),
-    "LoRA, names without `base_model.model.`, compiled": Kind(disguise=spelt("a prefix left out"), query=CUT),
-    "LoRA, names of a torch.compile'd model": Kind(disguise=spelt("torch.compile"), needed="rename the keys"),
-    "LoRA, names of a torch.compile'd model, compiled": Kind(disguise=spelt("torch.compile"), query=CUT),
-    "LoRA, names of a multimodal wrapper": Kind(disguise=spelt("a multimodal wrapper"), needed="on this base model"),
-    "LoRA, names of a multimodal wrapper, compiled": Kind(disguise=spelt("a multimodal wrapper"), query=CUT),
+    "LoRA, names with `.default.`": Kind(disguise=spelt("the adapter's name")),
+    "LoRA, names without `base_model.model.`": Kind(disguise=spelt("a prefix left out")),
+    "LoRA, names with the prefix twice": Kind(disguise=spelt("a prefix twice")),
+    "LoRA, names of the bare model": Kind(disguise=spelt("the bare model")),
+    "LoRA, names of a torch.compile'd model": Kind(disguise=spelt("torch.compile")),
+    "LoRA, names under FSDP": Kind(disguise=spelt("FSDP")),
+    "LoRA, names of a multimodal wrapper": Kind(disguise=spelt("a multimodal wrapper")),
+    "LoRA, names of an older multimodal wrapper": Kind(disguise=spelt("an older multimodal wrapper")),
+    "LoRA, names of a tool that nobody knows": Kind(disguise=renamed, needed="a linear layer of embedded-base"),
     "LoRA, config of Unsloth": Kind(
         spoil=with_fields(auto_mapping={"base_model_class": "Qwen3ForCausalLM", "unsloth_fixed": True})
     ),
@@ -137,8 +158,8 @@ KINDS: dict[str, Kind] = {
     "PiSSA, converted": Kind(fields={"init_lora_weights": "pissa"}, is_converted=True),
     "OLoRA": Kind(fields={"init_lora_weights": "olora"}, needed=CONVERT),
     "OLoRA, converted": Kind(fields={"init_lora_weights": "olora"}, is_converted=True),
-    "LoftQ": Kind(spoil=with_fields(init_lora_weights="loftq"), needed="an initialisation that keeps the base model"),
-    "DoRA": Kind(fields={"use_dora": True}, needed="use_dora=False"),
+    "LoftQ": Kind(spoil=with_fields(init_lora_weights="loftq"), needed="init_lora_weights=true"),
+    "DoRA": Kind(fields={"use_dora": True}, needed="--compress-to R"),
     "DoRA, cut": Kind(fields={"use_dora": True}, query=CUT),
     "LoRA with lora_bias": Kind(fields={"lora_bias": True}, needed="lora_bias=False"),
     "LoRA with bias": Kind(spoil=with_fields(bias="all"), needed="none"),
@@ -187,23 +208,41 @@ class Peft:
         """Every token's log-probability given those before it; the first of a prompt has none."""
         return self._scores(PeftModel.from_pretrained(copy.deepcopy(self._base), adapter).eval())
 
-    def make(self, kind: Kind, out: Path, by: float) -> None:
+    def make(self, kind: Kind, out: Path, by: float | None = None) -> torch.Tensor | None:
+        """Write an adapter, and return its scores. It moves as far from its start as ``by``, or until it has an effect.
+
+        Without scores where ``by`` is given.
+        """
         torch.manual_seed(0)
         config = kind.config()
-        model = get_peft_model(copy.deepcopy(self._base), config)
+        model = get_peft_model(copy.deepcopy(self._base), config).eval()
         if kind.is_converted:
             start, config.init_lora_weights = config.init_lora_weights, True
             model.save_pretrained(out / "first")
             config.init_lora_weights = start
-        train(model, by)
-        first = str(out / "first") if kind.is_converted else None
-        model.save_pretrained(out, path_initial_model_for_weight_conversion=first)
-        kind.spoil(out)
+        starts = [(weights, weights.detach().clone()) for weights in model.parameters() if weights.requires_grad]
+        for step in range(MAX_STEPS):
+            for weights, begun in starts:
+                weights.data.copy_(begun)
+            train(model, 0.05 * 1.5**step if by is None else by)
+            if by is None and self._effect(self._scores(model, ROUGH)) < ROUGH_EFFECT:
+                continue
+            first = str(out / "first") if kind.is_converted else None
+            model.save_pretrained(out, path_initial_model_for_weight_conversion=first)
+            kind.spoil(out)
+            if by is not None:
+                return None
+            if self._effect(scores := self.scores(out)) >= EFFECT:
+                return scores
+        raise AssertionError("no effect on the base model")
+
+    def _effect(self, scores: torch.Tensor) -> float:
+        return float((scores - self.base_scores[: len(scores)]).abs().mean())
 
     @torch.no_grad()
-    def _scores(self, model: torch.nn.Module) -> torch.Tensor:
+    def _scores(self, model: torch.nn.Module, count: int | None = None) -> torch.Tensor:
         scores = []
-        for prompt in self.prompts:
+        for prompt in self.prompts[:count]:
             ids = torch.tensor([prompt])
             likely = model(ids).logits[0, :-1].log_softmax(-1)
             scores.append(likely.gather(1, ids[0, 1:, None])[:, 0])
@@ -232,13 +271,13 @@ def peft() -> Peft:
 
 @pytest.fixture
 def served_scores(http, peft) -> Callable[[str], Awaitable[torch.Tensor]]:
+    async def of(model: str, prompt: list[int]) -> list[float]:
+        body = {"model": model, "prompt": prompt, "max_tokens": 1, "prompt_logprobs": 0}
+        told = (await http.post("/v1/completions", json=body)).json()["choices"][0]["prompt_logprobs"]
+        return [entry[str(token)]["logprob"] for entry, token in zip(told[1:], prompt[1:], strict=True)]
+
     async def score(model: str) -> torch.Tensor:
-        scores = []
-        for prompt in peft.prompts:
-            body = {"model": model, "prompt": prompt, "max_tokens": 1, "prompt_logprobs": 0}
-            told = (await http.post("/v1/completions", json=body)).json()["choices"][0]["prompt_logprobs"]
-            scores += [entry[str(token)]["logprob"] for entry, token in zip(told[1:], prompt[1:], strict=True)]
-        return torch.tensor(scores)
+        return torch.tensor(list(chain.from_iterable([await of(model, prompt) for prompt in peft.prompts])))
 
     return score
 
@@ -249,21 +288,23 @@ def known() -> dict[str, Found]:
     return {}
 
 
+@pytest.fixture(scope="module")
+def adapters() -> dict[Any, tuple[Path, torch.Tensor | None]]:
+    """What was made before, with its scores."""
+    return {}
+
+
 @pytest.fixture
-def found(peft, push, http, served_scores, known, tmp_path_factory) -> Callable[[str], Awaitable[Found]]:
+def found(peft, push, http, served_scores, known, adapters, tmp_path_factory) -> Callable[[str], Awaitable[Found]]:
     """Make an adapter of a kind and publish it."""
 
     def made(kind: Kind) -> tuple[Path, torch.Tensor | None]:
         """The adapter's directory, and its scores where it is to be served: trained until it has an effect."""
-        if kind.needed is not None:
-            peft.make(kind, directory := tmp_path_factory.mktemp("kind"), by=REFUSED_BY)
-            return directory, None
-        for step in range(MAX_STEPS):
-            peft.make(kind, directory := tmp_path_factory.mktemp("kind"), by=0.05 * 1.5**step)
-            scores = peft.scores(directory)
-            if (scores - peft.base_scores).abs().mean() >= EFFECT:
-                return directory, scores
-        raise AssertionError("no effect on the base model")
+        alike = (kind.peft, json.dumps(kind.fields), kind.spoil, kind.is_converted, kind.needed is None)
+        if alike not in adapters:
+            directory = tmp_path_factory.mktemp("kind")
+            adapters[alike] = directory, peft.make(kind, directory, by=None if kind.needed is None else REFUSED_BY)
+        return adapters[alike]
 
     async def publish(kind: Kind) -> Found:
         directory, scores = made(kind)

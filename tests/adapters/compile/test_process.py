@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from peft import HRAConfig
 
 import embedded
-from adapters.compiler import compile_adapter
+from adapters.compile.report import CompileReport
+from adapters.compiler import AdapterCompiler
 from adapters.confinement import Allowance
 from adapters.errors import AdapterRefused, AdapterTooCostly, CompilerDied
 from adapters.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
@@ -19,36 +22,50 @@ AMPLE = Allowance(memory_bytes=2 << 30, cpu_s=300, wall_s=500)
 ADAPTER = sorted(embedded.ADAPTERS.iterdir())[0]
 
 
-async def run(source: Path, out: Path, allowance: Allowance = AMPLE, base: Path = embedded.BASE) -> object:
-    return await compile_adapter(source, out, base=base, max_rank=16, compress_to=None, allowance=allowance)
+Run = Callable[..., Awaitable[CompileReport]]
 
 
-async def test_an_adapter_comes_back_compiled_with_its_report(tmp_path: Path) -> None:
-    report = await compile_adapter(
-        ADAPTER, tmp_path / "out", base=embedded.BASE, max_rank=16, compress_to=4, allowance=AMPLE
-    )
+@pytest.fixture(scope="module")
+async def compiler() -> AsyncIterator[AdapterCompiler]:
+    async with aclosing(AdapterCompiler()) as compiler:
+        yield compiler
+
+
+@pytest.fixture
+def run(compiler: AdapterCompiler) -> Run:
+    """Compile an adapter; what a test does not say is ample."""
+
+    async def compiled(source: Path, out: Path, **said: Any) -> CompileReport:
+        ample = {"base": embedded.BASE, "max_rank": 16, "compress_to": None, "allowance": AMPLE}
+        return await compiler.compile(source, out, **ample | said)
+
+    return compiled
+
+
+async def test_an_adapter_comes_back_compiled_with_its_report(run: Run, tmp_path: Path) -> None:
+    report = await run(ADAPTER, tmp_path / "out", compress_to=4)
     assert (report.kind, report.method, report.rank_before, report.rank) == ("lora", "svd", 8, 4)
     assert {file.name for file in (tmp_path / "out").iterdir()} == set(FILES)
 
 
-async def test_what_needs_peft_is_compiled_within_the_same_limits(save: Callable[..., Path], tmp_path: Path) -> None:
+async def test_what_needs_peft_is_compiled_within_the_same_limits(
+    run: Run, save: Callable[..., Path], tmp_path: Path
+) -> None:
     source = save(HRAConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
-    report = await compile_adapter(
-        source, tmp_path / "out", base=embedded.BASE, max_rank=16, compress_to=None, allowance=AMPLE
-    )
+    report = await run(source, tmp_path / "out")
     assert (report.kind, report.method, report.rank) == ("hra", "exact", 2)
 
 
-async def test_a_refusal_comes_back_with_its_faults(tmp_path: Path) -> None:
+async def test_a_refusal_comes_back_with_its_faults(run: Run, tmp_path: Path) -> None:
     (tmp_path / CONFIG_FILE).write_text("{}")
     with pytest.raises(AdapterRefused) as refused:
         await run(tmp_path, tmp_path / "out")
     assert refused.value.faults[0].where == WEIGHTS_FILE
 
 
-async def test_an_adapter_that_would_take_too_much_memory_is_stopped(tmp_path: Path) -> None:
+async def test_an_adapter_that_would_take_too_much_memory_is_stopped(run: Run, tmp_path: Path) -> None:
     with pytest.raises(AdapterTooCostly, match="400 MiB"):
-        await run(bomb(tmp_path), tmp_path / "out", Allowance(memory_bytes=400 << 20, cpu_s=300, wall_s=500))
+        await run(bomb(tmp_path), tmp_path / "out", allowance=Allowance(memory_bytes=400 << 20, cpu_s=300, wall_s=500))
 
 
 def bomb(directory: Path) -> Path:
@@ -68,17 +85,17 @@ def bomb(directory: Path) -> Path:
     return directory
 
 
-async def test_an_adapter_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+async def test_an_adapter_that_takes_too_long_is_stopped(run: Run, tmp_path: Path) -> None:
     with pytest.raises(AdapterTooCostly, match=r"0\.1 seconds"):
-        await run(ADAPTER, tmp_path / "out", Allowance(memory_bytes=2 << 30, cpu_s=300, wall_s=0.1))
+        await run(ADAPTER, tmp_path / "out", allowance=Allowance(memory_bytes=2 << 30, cpu_s=300, wall_s=0.1))
 
 
-async def test_an_adapter_that_takes_too_much_of_a_core_is_stopped(tmp_path: Path) -> None:
+async def test_an_adapter_that_takes_too_much_of_a_core_is_stopped(run: Run, tmp_path: Path) -> None:
     with pytest.raises(AdapterTooCostly, match="1 seconds of a core"):
-        await run(bomb(tmp_path), tmp_path / "out", Allowance(memory_bytes=8 << 30, cpu_s=1, wall_s=500))
+        await run(bomb(tmp_path), tmp_path / "out", allowance=Allowance(memory_bytes=8 << 30, cpu_s=1, wall_s=500))
 
 
-async def test_a_compiler_that_dies_says_so_with_the_end_of_its_log(tmp_path: Path) -> None:
-    with pytest.raises(CompilerDied, match="status 1") as died:
+async def test_a_compiler_that_dies_says_so_with_the_end_of_its_log(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(CompilerDied, match="failed") as died:
         await run(ADAPTER, tmp_path / "out", base=tmp_path)
     assert "BaseModelUnreadable" in died.value.log

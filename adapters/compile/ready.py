@@ -1,0 +1,33 @@
+"""``python -m adapters.compile.ready``: compiles uploads, torch and PEFT loaded once. See ``adapters.compiler``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapters.compile import skeleton
+from adapters.compile.base_weights import BaseWeights
+from adapters.compile.compiler import Bounds, compile_directory
+from adapters.confinement import NICENESS
+from adapters.forking import Work, serve
+
+
+def prepared(_: dict[str, Any]) -> Work:
+    """Return what compiles."""
+    assert skeleton  # PEFT takes ten seconds to import: once
+    torch.set_num_threads(1)  # sums in one order: equal adapters become equal bytes; and the engine needs the cores
+    return _compiled
+
+
+def _compiled(question: dict[str, Any]) -> dict[str, Any]:
+    os.nice(NICENESS)  # requests come first
+    bounds = Bounds(question["max_rank"], question["compress_to"])
+    base = BaseWeights(Path(question["base"]))
+    return compile_directory(Path(question["source"]), Path(question["out"]), base, bounds).to_json()
+
+
+if __name__ == "__main__":
+    serve(prepared)

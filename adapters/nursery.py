@@ -1,0 +1,162 @@
+"""Has work on uploads done in children of a process that stands ready for it (``adapters.forking``)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from adapters.confinement import ENVIRONMENT, Allowance, DiesWithParent, TookTooMuch, end
+from adapters.errors import AdapterRefused, CompilerDied, Fault
+from adapters.forking import LENGTH_BYTES
+
+_PATIENCE_S: Final = 60.0
+"""How much longer than a child may take we wait for it: the process may be starting, or out of the kernel's favour."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    process: Process
+    control: socket.socket
+    setup: Mapping[str, Any]
+
+
+class Nursery:
+    """Runs ``python -m PROGRAM`` from the first question on; asks it several at once if need be.
+
+    With ``idle_s`` the process ends when nothing was asked for so long. It is always there for one ``setup``.
+    """
+
+    def __init__(self, program: str, *, idle_s: float | None = None) -> None:
+        self._program = program
+        self._idle_s = idle_s
+        self._running: _Running | None = None
+        self._starting = asyncio.Lock()
+        self._asking = 0
+        self._idle: asyncio.TimerHandle | None = None
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the process that forks."""
+        return None if self._running is None else self._running.process.pid
+
+    async def start(self, setup: Mapping[str, Any]) -> None:
+        """Get ready for questions; does not wait until it is."""
+        async with self._starting:
+            running = self._running
+            if running is not None and running.setup == setup and running.process.returncode is None:
+                return
+            self._let_go()
+            self._running = await _started(self._program, setup)
+
+    async def ask(self, setup: Mapping[str, Any], question: Mapping[str, Any], allowance: Allowance) -> dict[str, Any]:
+        """Return the answer of a child that works within ``allowance``.
+
+        Raises:
+            AdapterRefused: what the child found.
+            TookTooMuch: the child reached a bound.
+            CompilerDied: it ended without an answer.
+            OSError: a file could not be read or written.
+        """
+        self._be_busy()
+        try:
+            await self.start(setup)
+            assert self._running is not None
+            asked = _ask(self._running, {**question, "allowance": asdict(allowance)})
+            said = await asyncio.wait_for(asked, allowance.wall_s + _PATIENCE_S)
+        except TimeoutError:
+            raise TookTooMuch(f"{allowance.wall_s:g} seconds") from None
+        finally:
+            self._be_idle()
+        return _understood(said.splitlines(), allowance)
+
+    async def aclose(self) -> None:
+        """End the process, whatever it is at."""
+        self._be_busy()
+        running = self._running
+        self._let_go()
+        if running is not None:
+            await end(running.process)
+
+    def _be_busy(self) -> None:
+        self._asking += 1
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+    def _be_idle(self) -> None:
+        self._asking -= 1
+        if not self._asking and self._idle_s is not None:
+            self._idle = asyncio.get_running_loop().call_later(self._idle_s, self._let_go)
+
+    def _let_go(self) -> None:
+        """Have the process end by itself when its last child has."""
+        if self._running is not None:
+            self._running.control.close()
+            self._running = None
+
+
+async def _started(program: str, setup: Mapping[str, Any]) -> _Running:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", program),
+            stdin=theirs.fileno(),
+            stdout=DEVNULL,
+            stderr=DEVNULL,
+            env=ENVIRONMENT,
+            start_new_session=True,
+            preexec_fn=DiesWithParent(),
+        )
+    text = json.dumps(setup).encode()
+    await asyncio.to_thread(_send, ours, len(text).to_bytes(LENGTH_BYTES, "little") + text)
+    return _Running(process, ours, setup)
+
+
+def _send(control: socket.socket, data: bytes) -> None:
+    with suppress(ConnectionError):  # it died: the first question tells
+        control.sendall(data)
+
+
+async def _ask(running: _Running, question: Mapping[str, Any]) -> bytes:
+    """Return all that is said: an answer, if there is one, and how the child ended."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            socket.send_fds(running.control, [b"+"], [theirs.fileno()])
+        except OSError:
+            ours.close()
+            return b""
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    try:
+        writer.write(json.dumps(question).encode() + b"\n")
+        return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+def _understood(lines: list[bytes], allowance: Allowance) -> dict[str, Any]:
+    ended = json.loads(lines[-1]) if lines else {}
+    status = ended.get("status")
+    if isinstance(status, int) and (exceeded := allowance.exceeded_by(status)) is not None:
+        raise TookTooMuch(exceeded)
+    if status != 0 or len(lines) != 2:
+        raise CompilerDied(f"a process that worked on the adapter died with status {status}", log="")
+    answer: dict[str, Any] = json.loads(lines[0])
+    if "out_of_memory" in answer:
+        raise TookTooMuch(f"{allowance.memory_bytes >> 20} MiB of memory")
+    if "faults" in answer:
+        raise AdapterRefused([Fault(**fault) for fault in answer["faults"]])
+    if "errno" in answer:
+        raise OSError(answer["errno"], answer["reason"])
+    if "died" in answer:
+        raise CompilerDied("a process that worked on the adapter failed", log=answer["died"])
+    return answer
