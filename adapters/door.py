@@ -164,7 +164,7 @@ def _read_weights(path: Path, base: BaseModel, config: PeftConfig | None, faults
         faults.append(malformed.fault)
         return None
     faults.extend(weights.scan.faults)
-    faults.extend(islice(chain(named.faults, tensors.faults(base, config)), MAX_FAULTS + 1))
+    faults.extend(islice(chain(named.faults, tensors.faults(base, config, named.spellings)), MAX_FAULTS + 1))
     if config is not None and not faults:
         faults.extend(named.pattern_faults(config))
     if tensors.are_inert(weights.scan.zero):

@@ -78,8 +78,11 @@ class LoraTensors:
             any(tensor is not None and tensor.name in zero for tensor in (pair.a, pair.b)) for pair in self.pairs
         )
 
-    def faults(self, base: BaseModel, config: PeftConfig | None) -> Iterator[Fault]:
-        """Yield what keeps these tensors from serving on ``base`` as ``config`` says (None: unreadable)."""
+    def faults(self, base: BaseModel, config: PeftConfig | None, spellings: Mapping[str, str]) -> Iterator[Fault]:
+        """Yield what keeps these tensors from serving on ``base`` as ``config`` says (None: unreadable).
+
+        ``spellings``: modules as the file spells them, for which its config was written.
+        """
         if not self.pairs and not self.unknown:
             yield Fault(
                 WEIGHTS_FILE,
@@ -95,7 +98,7 @@ class LoraTensors:
         for pair in self.pairs:
             yield from _pair_faults(pair, base, config)
         if config is not None:
-            yield from _target_faults({pair.module for pair in self.pairs}, base, config)
+            yield from _target_faults({pair.module for pair in self.pairs}, base, config, spellings)
 
 
 def _is_form_of(key: re.Match[str]) -> bool:
@@ -187,14 +190,16 @@ def _module_needed(module: str, base: BaseModel) -> str:
     return f"a linear layer of {base.name}, such as {next(iter(base.modules), 'none')}: train on this base model"
 
 
-def _target_faults(adapted: set[str], base: BaseModel, config: PeftConfig) -> Iterator[Fault]:
+def _target_faults(
+    adapted: set[str], base: BaseModel, config: PeftConfig, spellings: Mapping[str, str]
+) -> Iterator[Fault]:
     where = f"{CONFIG_FILE}: target_modules"
     try:
-        targeted = config.targeted(adapted | base.modules.keys())
+        targeted = config.targeted({*adapted, *base.modules, *spellings.values()})
     except AdapterRefused as refused:
         yield from refused.faults
         return
-    if ignored := sorted(adapted - targeted):
+    if ignored := sorted(module for module in adapted if not targeted & {module, spellings.get(module, module)}):
         yield Fault(
             where,
             f"nothing that names {ignored[0]}, which has tensors (as have {len(ignored) - 1} others like it)",

@@ -128,10 +128,14 @@ class Named:
         """How many tensors have another name in the file."""
         return sum(name != key.raw for name, key in self.keys.items())
 
+    @property
+    def spellings(self) -> Mapping[str, str]:
+        """How the file spells each module."""
+        return {key.module: key.spelt for key in self.keys.values() if key.module is not None}
+
     def pattern_faults(self, config: PeftConfig) -> Iterator[Fault]:
         """Yield a fault where a pattern means one thing for the file's name of a module and another for the base's."""
-        spellings = {(key.module, key.spelt) for key in self.keys.values() if key.module is not None}
-        for module, spelt in sorted(spellings):
+        for module, spelt in self.spellings.items():
             ours = config.rank_of(module), config.alpha_of(module)
             theirs = config.rank_of(spelt), config.alpha_of(spelt)
             if ours != theirs:

@@ -81,14 +81,11 @@ async def open_house(
         keys = await KeyRing.open(registry.database)
         check_exposure(settings, has_keys=not keys.is_empty)
         records = await Records.open(registry.database, settings.training_dir, max_file_bytes=settings.max_file_bytes)
-        metrics = Metrics(
-            settings.metric_adapters, capacity=settings.max_residents, capacity_bytes=settings.resident_bytes
-        )
+        metrics = _metrics(settings)
         journal = ResidentsJournal(settings.data_dir / "residents.json")
         admission = Admission(settings.max_in_flight)
         meter = Meter(metrics.adapters)
         gate = RequestGate(registry.catalog, admission, meter, serving=lambda: supervisor.serving())
-
         inspecting = Inspector() if inspector is None else inspector
 
         async def settle(serving: Serving, before: Sequence[Version] | None) -> None:
@@ -144,6 +141,11 @@ async def open_house(
             )
             async with background(worker=_worker(house).run) if settings.worker else nullcontext():
                 yield house
+
+
+def _metrics(settings: Settings) -> Metrics:
+    capacity, capacity_bytes = settings.max_residents, settings.resident_bytes
+    return Metrics(settings.metric_adapters, capacity=capacity, capacity_bytes=capacity_bytes)
 
 
 def _residency(

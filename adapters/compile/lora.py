@@ -44,7 +44,7 @@ class Lora:
             faults.append(Fault(f"{CONFIG_FILE}: use_dora", shown(config.use_dora), "true or false"))
         faults.extend(_start_faults(config))
         tensors = LoraTensors.of(source.without(MAGNITUDE) if config.use_dora else source.header)
-        faults.extend(tensors.faults(base, config))
+        faults.extend(tensors.faults(base, config, source.named.spellings))
         if not faults:
             faults.extend(source.named.pattern_faults(config))
         if faults:

@@ -213,6 +213,13 @@ def test_a_pattern_that_means_another_thing_by_the_files_names_is_refused(plain:
         canonical_of(files, base_in("BF16"))
 
 
+def test_targets_may_be_named_as_the_file_names_them(plain: Callable[..., AdapterFiles]) -> None:
+    _, meant = canonical_of(plain(), base_in("BF16"))
+    files = plain(target_modules=r"language_model\.model\.layers\.\d+\.self_attn\.[qv]_proj")
+    files.rename("base_model.model.", "base_model.model.language_model.")
+    assert canonical_of(files, base_in("BF16"))[1] == meant
+
+
 def test_a_name_that_fits_two_modules_is_not_guessed(plain: Callable[..., AdapterFiles]) -> None:
     two = {**linear_modules(), "model.language_model.layers.0.self_attn.q_proj": (16, 16)}
     base = BaseModel.from_shapes("two", {}, two)
