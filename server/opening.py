@@ -20,7 +20,7 @@ from adapters.door import Limits
 from adapters.faults import Faults
 from adapters.inspector import Inspector
 from adapters.names import Reference
-from adapters.publisher import Publisher
+from adapters.publisher import Compiler, Publisher
 from adapters.registry import Registry
 from adapters.remote_blobs import RemoteBlobs
 from adapters.staging import Staging
@@ -112,16 +112,8 @@ async def open_house(
             must_fit=settings.probe_reference == "auto",
         )
         compiler = AdapterCompiler()
-        publisher = Publisher(
-            registry,
-            blobs,
-            Staging(settings.data_dir, max_bytes=settings.max_upload_bytes),
-            door=partial(_door, inspecting, supervisor, settings),
-            check_base=partial(_check_base, supervisor),
-            faults=Faults(settings.fault_at),
-            compiler=partial(_compile, compiler, supervisor, settings) if compiles else None,
-            probe=_probe(supervisor, partial(_asked, reference, settings, supervisor)),
-        )
+        compile_adapter = partial(_compile, compiler, supervisor, settings) if compiles else None
+        publisher = _publisher(settings, registry, blobs, supervisor, inspecting, compile_adapter, reference)
         validation = _validation(settings, records, supervisor, registry, blobs, preflight)
         async with (
             aclosing(reference),
@@ -141,6 +133,27 @@ async def open_house(
             )
             async with background(worker=_worker(house).run) if settings.worker else nullcontext():
                 yield house
+
+
+def _publisher(
+    settings: Settings,
+    registry: Registry,
+    blobs: Blobs,
+    supervisor: Supervisor,
+    inspector: Inspector,
+    compiler: Compiler | None,
+    reference: PeftReference,
+) -> Publisher:
+    return Publisher(
+        registry,
+        blobs,
+        Staging(settings.data_dir, max_bytes=settings.max_upload_bytes),
+        door=partial(_door, inspector, supervisor, settings),
+        check_base=partial(_check_base, supervisor),
+        faults=Faults(settings.fault_at),
+        compiler=compiler,
+        probe=_probe(supervisor, partial(_asked, reference, settings, supervisor)),
+    )
 
 
 def _metrics(settings: Settings) -> Metrics:

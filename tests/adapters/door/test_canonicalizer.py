@@ -119,9 +119,9 @@ def test_names_that_other_tools_give_are_the_same_adapter(files: AdapterFiles, t
     files.tensors = {SPELLINGS[tool](name): tensor for name, tensor in reversed(files.tensors.items())}
     canonical, served = canonical_of(files, base_in("BF16"))
     assert served == meant
-    respelt = len(set(files.tensors) - plain)
-    assert respelt > 0
-    assert made(canonical).notes == (f"{respelt} tensors had other names than PEFT gives them for tiny",)
+    respelt = len(set(files.tensors) - plain)  # a tool that renames attention alone renames nothing elsewhere
+    told = f"{respelt} tensors had other names than PEFT gives them for tiny"
+    assert list(canonical.made.notes if canonical.made else ()) == ([told] if respelt else [])
 
 
 def made(canonical: Canonical) -> CompileReport:
