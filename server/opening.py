@@ -20,7 +20,7 @@ from adapters.door import Limits
 from adapters.faults import Faults
 from adapters.inspector import Inspector
 from adapters.names import Reference
-from adapters.publisher import Compiler, Publisher
+from adapters.publisher import Publisher
 from adapters.registry import Registry
 from adapters.remote_blobs import RemoteBlobs
 from adapters.staging import Staging
@@ -84,8 +84,7 @@ async def open_house(
         metrics = _metrics(settings)
         journal = ResidentsJournal(settings.data_dir / "residents.json")
         admission = Admission(settings.max_in_flight)
-        meter = Meter(metrics.adapters)
-        gate = RequestGate(registry.catalog, admission, meter, serving=lambda: supervisor.serving())
+        gate = RequestGate(registry.catalog, admission, Meter(metrics.adapters), serving=lambda: supervisor.serving())
         inspecting = Inspector() if inspector is None else inspector
 
         async def settle(serving: Serving, before: Sequence[Version] | None) -> None:
@@ -111,13 +110,12 @@ async def open_house(
             threads=_training_threads(1),
             must_fit=settings.probe_reference == "auto",
         )
-        compiler = AdapterCompiler()
-        compile_adapter = partial(_compile, compiler, supervisor, settings) if compiles else None
-        publisher = _publisher(settings, registry, blobs, supervisor, inspecting, compile_adapter, reference)
+        compiler = AdapterCompiler() if compiles else None
+        publisher = _publisher(settings, registry, blobs, supervisor, inspecting, compiler, reference)
         validation = _validation(settings, records, supervisor, registry, blobs, preflight)
         async with (
             aclosing(reference),
-            aclosing(compiler),
+            nullcontext() if compiler is None else aclosing(compiler),
             aclosing(inspecting) if inspector is None else nullcontext(),
             background(
                 supervisor=supervisor.run,
@@ -141,7 +139,7 @@ def _publisher(
     blobs: Blobs,
     supervisor: Supervisor,
     inspector: Inspector,
-    compiler: Compiler | None,
+    compiler: AdapterCompiler | None,
     reference: PeftReference,
 ) -> Publisher:
     return Publisher(
@@ -151,7 +149,7 @@ def _publisher(
         door=partial(_door, inspector, supervisor, settings),
         check_base=partial(_check_base, supervisor),
         faults=Faults(settings.fault_at),
-        compiler=compiler,
+        compiler=None if compiler is None else partial(_compile, compiler, supervisor, settings),
         probe=_probe(supervisor, partial(_asked, reference, settings, supervisor)),
     )
 
