@@ -67,6 +67,18 @@ async def test_two_files_arrive_at_the_commit_and_nothing_else_is_asked(
     assert set(hub.tokens) == {None}
 
 
+@pytest.mark.parametrize("folder", ["initial", "pissa_init"])
+async def test_the_first_adapter_comes_along_where_the_config_needs_it(hub: HubStandIn, staging: Staging, folder: str):
+    first = {f"{folder}/{name}": FILES[name] for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    pissa = {CONFIG_FILE: b'{"init_lora_weights": "pissa_niter_4"}', WEIGHTS_FILE: b"v" * 1000}
+    for repository, files, kept in (("org/pissa", pissa, first), ("org/sql", FILES, {})):
+        hub.add(repository, {**files, **first})
+        async with staging.open() as staged:
+            await HubSource(repository, endpoint=hub.endpoint, retry_after_s=AT_ONCE).fetch(staged)
+            names = {str(path.relative_to(staged.path)) for path in staged.path.rglob("*.*")}
+            assert names == {CONFIG_FILE, WEIGHTS_FILE} | {name.replace(folder, "initial") for name in kept}
+
+
 async def test_a_branch_and_a_commit_are_revisions(hub: HubStandIn, commit: str, staging: Staging):
     hub.repositories["org/sql"].branches["runs/7"] = commit
     hub.add("org/sql", {})

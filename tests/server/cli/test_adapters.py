@@ -99,6 +99,16 @@ def test_push_of_an_inert_adapter_has_to_be_meant(call, adapter, server) -> None
     assert call("adapters", "push", str(adapter), "--allow-inert").stdout.startswith("tickets@1:")
 
 
+def test_push_of_an_adapter_for_another_base_has_to_be_forced(call, adapter) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "org/other-7b"}))
+    refused = call("adapters", "push", str(adapter))
+    assert refused.exit_code == 1
+    assert "org/other-7b" in refused.stderr
+    assert "--force-base" in refused.stderr
+    assert call("adapters", "push", str(adapter), "--force-base").stdout.startswith("tickets@1:")
+
+
 def test_push_of_a_directory_without_weights_says_what_is_missing(call, adapter) -> None:
     (adapter / "adapter_model.safetensors").unlink()
     result = call("adapters", "push", str(adapter))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
 import pytest
 
@@ -48,6 +50,35 @@ def test_a_file_that_no_adapter_has_is_not_written(pull, tmp_path) -> None:
 )
 def test_an_adapter_is_named_as_its_repository_or_directory(source, name) -> None:
     assert transfer.name_of(source) == name
+
+
+@pytest.mark.parametrize(
+    ("init", "folder", "is_sent"),
+    [("pissa", "initial", True), ("olora", "pissa_init", True), (True, "initial", False), ("pissa", "older", False)],
+)
+def test_the_first_adapter_is_sent_where_it_counts(tmp_path, init, folder, is_sent) -> None:
+    sent = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request.read())
+        return httpx.Response(201, json={})
+
+    (tmp_path / folder).mkdir()
+    for directory, content in ((tmp_path, b"trained"), (tmp_path / folder, b"fresh")):
+        (directory / "adapter_config.json").write_text(json.dumps({"init_lora_weights": init}))
+        (directory / "adapter_model.safetensors").write_bytes(content)
+    with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://server") as http:
+        transfer.push(Client(http), "sql", str(tmp_path), {})
+    (body,) = sent
+    assert b"trained" in body
+    assert (b'filename="initial/adapter_model.safetensors"' in body, b"fresh" in body) == (is_sent, is_sent)
+
+
+def test_an_original_with_its_first_adapter_is_pulled_as_it_lay(pull, tmp_path) -> None:
+    names = ["adapter_config.json", "adapter_model.safetensors"]
+    whole = {name: f"{number:010}".encode() for number, name in enumerate([*names, *(f"initial/{n}" for n in names)])}
+    pull(whole)
+    assert {name: (tmp_path / name).read_bytes() for name in whole} == whole
 
 
 def test_a_hub_id_is_fetched_by_the_server() -> None:
