@@ -55,6 +55,29 @@ async def test_a_refusal_has_its_faults(inspector: Inspector, plain: Callable[..
     assert there.value.faults == here.value.faults
 
 
+@pytest.mark.parametrize(
+    ("pattern", "needed"),
+    [
+        (r".*\.(?:q|v)_proj", None),
+        ("(?:[a-z_.0-9]+)+!", "without repetitions inside of repetitions"),
+        ("(", "compiles"),
+    ],
+    ids=["good", "slow", "broken"],
+)
+async def test_a_pattern_over_all_modules_is_matched_there_too(
+    inspector: Inspector, plain: Callable[..., AdapterFiles], tmp_path: Path, pattern: str, needed: str | None
+):
+    source = plain(target_modules=pattern).write(tmp_path / "came")
+    if needed is None:
+        assert (await inspector.canonicalize(source, tmp_path / "out", BASE, LIMITS, AMPLE)).report.modules == 4
+        return
+    with pytest.raises(AdapterRefused) as refused:
+        await inspector.canonicalize(source, tmp_path / "out", BASE, LIMITS, AMPLE)
+    (fault,) = refused.value.faults
+    assert fault.where == "adapter_config.json: target_modules"
+    assert needed in fault.needed
+
+
 async def test_many_are_looked_at_at_once_and_one_that_exceeds_its_share_harms_no_other(
     inspector: Inspector, plain: Callable[..., AdapterFiles], tmp_path: Path
 ):
