@@ -33,8 +33,12 @@ class BaseIdentity:
 
     @classmethod
     def of(cls, names: tuple[str, ...], directory: Path, architectures: tuple[str, ...]) -> Self:
-        """``names``: those it is served by; ``directory``: where it lies, whose name is one of its own."""
-        cores = {_core(name) for name in (*names, str(directory.absolute()))}
+        """``names``: those it is served by; ``directory``: where it lies, whose name is one of its own.
+
+        So is that of a snapshot in the hub's cache, a commit: our own training runs call the base model so.
+        """
+        place = directory.absolute()
+        cores = {_core(name) for name in (*names, str(place), place.name)}
         return cls(names[0], frozenset(cores), frozenset(filter(None, map(_family, architectures))))
 
     def check(self, directory: Path) -> None:

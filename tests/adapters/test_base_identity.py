@@ -80,6 +80,12 @@ def test_a_class_of_another_architecture_is_refused(check: Any) -> None:
     assert ("LlamaForCausalLM" in fault.found, "Qwen3" in fault.needed) == (True, True)
 
 
+@pytest.mark.parametrize("declared", ["org/tiny", "tiny", "0123abcd", "main"])
+def test_a_base_from_the_hubs_cache_is_known_by_its_name_there_and_by_its_commit(tmp_path: Path, declared: str) -> None:
+    (tmp_path / CONFIG_FILE).write_text(json.dumps({"base_model_name_or_path": declared}))
+    BaseIdentity.of(("main",), Path("/cache/models--org--tiny/snapshots/0123abcd"), ()).check(tmp_path)
+
+
 @pytest.mark.parametrize("config", [b"", b"[]", b"{", b"\xff", b'{"base_model_name_or_path": 3, "auto_mapping": []}'])
 def test_a_config_that_cannot_be_read_is_left_to_the_door(tmp_path: Path, config: bytes) -> None:
     (tmp_path / CONFIG_FILE).write_bytes(config)
