@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-CPU_S: Final = 2
+CPU_S: Final = 1
 MEMORY_BYTES: Final = 256 << 20
 WALL_S: Final = 30.0
 MAX_LENGTH: Final = 8192

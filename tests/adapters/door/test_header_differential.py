@@ -12,7 +12,7 @@ from adapters.errors import SafetensorsMalformed
 from adapters.safetensors_header import DTYPE_BITS, read_header
 
 METADATA = "__metadata__"
-fuzzed = settings(max_examples=800, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+fuzzed = settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def framed(header: bytes, data: bytes, *, longer: int = 0) -> bytes:
