@@ -9,14 +9,24 @@ Shapes: S slots, n slices, r rank, H hidden, O out, t rows of a block, W slots o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from server.engine.cpu_lora.blocks import Block
+
+
+class Window(NamedTuple):
+    """Views of a layer's weights of neighbouring slots; kept, because making one takes as long as small arithmetic."""
+
+    shrinking: Tensor | None
+    """[W · n · r, H]."""
+    expanding: tuple[Tensor, ...]
+    """[slices of one width, W · r, O] each."""
 
 
 class SlotWeights:
@@ -40,6 +50,7 @@ class SlotWeights:
         self._expanding = [
             expanding[0].new_zeros((len(same), self.slots * self.rank, same[0])) for same in widths
         ]  # each [slices of one width, S · r, O]
+        self._windows: dict[tuple[int, int], Window] = {}
 
     def shrinking_views(self) -> tuple[Tensor, ...]:
         """Return the slices' weights as vLLM holds them: [S, 1, r, H] each."""
@@ -54,11 +65,24 @@ class SlotWeights:
             for part in same
         )
 
+    def is_filled_by(self, lora_a: Any, lora_b: Any) -> bool:
+        """Whether these weights, as vLLM holds them on the host, overwrite all that a slot holds."""
+        if self._shrinking is None:
+            return False
+        down, up = ([part] if isinstance(part, Tensor) else part for part in (lora_a, lora_b))
+        if any(part is None for part in (*down, *up)):
+            return False
+        widths = [part.shape[2] for part in self._expanding for _ in part]
+        full = [(self.rank, self._shrinking.shape[3])] * self.slices, [(width, self.rank) for width in widths]
+        return ([tuple(part.shape) for part in down], [tuple(part.shape) for part in up]) == full
+
     def note_written(self, slot: int) -> None:
         """Take note that something was written into ``slot``."""
         rows = slice(slot * self.rank, (slot + 1) * self.rank)
         self.written |= 1 << slot
-        if not all(part[:, rows].sum(dtype=torch.float32).isfinite() for part in self._expanding):
+        if all(_is_finite(part[rows]) for same in self._expanding for part in same):
+            self.broken &= ~(1 << slot)
+        else:
             self.broken |= 1 << slot
 
     def note_cleared(self, slot: int) -> None:
@@ -68,12 +92,10 @@ class SlotWeights:
 
     def add(self, output: Tensor, inputs: Tensor, blocks: Iterable[Block], scale: float) -> None:
         """``output += scale · inputs @ Aᵀ @ Bᵀ`` by slot; output [T, ≥ sum of O], inputs [T, H]."""
-        assert self._shrinking is not None
-        weights = self._shrinking.flatten(0, 2)
-        wide = self.slices * self.rank
         for block in self._work(blocks):
-            rows = inputs[block.start : block.stop].to(self.dtype)
-            shrunk = torch.nn.functional.linear(rows, weights[block.low * wide : block.high * wide])
+            weights = self._window(block.low, block.high).shrinking
+            assert weights is not None
+            shrunk = torch.nn.functional.linear(inputs[block.start : block.stop].to(self.dtype), weights)
             if not block.is_one_slot:
                 shrunk.masked_fill_(block.foreign(self.slices, self.rank), 0)
             self._expand(output[block.start : block.stop], shrunk, block, scale)
@@ -85,6 +107,13 @@ class SlotWeights:
             if not block.is_one_slot:
                 rows = rows.repeat(1, block.high - block.low).masked_fill_(block.foreign(1, self.rank), 0)
             self._expand(output[block.start : block.stop], rows, block, 1.0)
+
+    def _window(self, low: int, high: int) -> Window:
+        if (low, high) not in self._windows:
+            shrinking = None if self._shrinking is None else self._shrinking[low:high].flatten(0, 2)
+            expanding = tuple(part[:, low * self.rank : high * self.rank] for part in self._expanding)
+            self._windows[low, high] = Window(shrinking, expanding)
+        return self._windows[low, high]
 
     def _work(self, blocks: Iterable[Block]) -> Iterable[Block]:
         for block in blocks:
@@ -103,9 +132,8 @@ class SlotWeights:
         else:
             shrunk = shrunk.unsqueeze(0)  # [n, t, W · r] both
         first = offset = 0
-        for part in self._expanding:
-            same, _, width = part.shape
-            weights = part[:, block.low * self.rank : block.high * self.rank]
+        for weights in self._window(block.low, block.high).expanding:
+            same, _, width = weights.shape
             columns = output[:, offset : offset + same * width]
             if same == 1:
                 columns.addmm_(shrunk[first], weights[0, :, : columns.shape[1]], alpha=scale)
@@ -117,18 +145,27 @@ class SlotWeights:
             offset += same * width
 
 
+def _is_finite(part: Tensor) -> bool:
+    """Whether all of ``part`` is finite; its sum, which is fast, tells nearly always."""
+    return math.isfinite(part.sum()) or bool(part.isfinite().all())
+
+
 def watch(layer: Any, weights: SlotWeights) -> None:
-    """Make ``weights`` know what vLLM writes into the slots of ``layer``, and spare it clearing what is clear."""
+    """Make ``weights`` know what vLLM writes into the slots of ``layer``, and spare it clearing what need not be."""
     write, clear = layer.set_lora, layer.reset_lora
+    is_filling = False
 
     def set_lora(index: int, lora_a: Any, lora_b: Any) -> None:
+        nonlocal is_filling
+        is_filling = weights.is_filled_by(lora_a, lora_b)
         try:
             write(index, lora_a, lora_b)  # clears the slot first, through the function below
         finally:
+            is_filling = False
             weights.note_written(index)  # also if it failed half-way: what is there must be cleared some time
 
     def reset_lora(index: int) -> None:
-        if weights.written >> index & 1:
+        if weights.written >> index & 1 and not is_filling:
             clear(index)
             weights.note_cleared(index)
 

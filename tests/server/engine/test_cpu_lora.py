@@ -80,23 +80,22 @@ def add(layer: torch.nn.Module, inputs: Tensor, before: Tensor) -> Tensor:
 
 def expected(adapters: dict[int, Adapter], slots: Sequence[int], inputs: Tensor, before: Tensor) -> Tensor:
     output = before.double()
-    for row, slot in enumerate(slots):
-        if slot in adapters:
-            down, up = adapters[slot]
-            parts = [b.double() @ (a.double() @ inputs[row].double()) for a, b in zip(down, up, strict=True)]
-            output[row] += torch.cat(parts)
+    for slot, (down, up) in adapters.items():
+        own = torch.tensor(slots) == slot
+        parts = [inputs[own].double() @ a.double().T @ b.double().T for a, b in zip(down, up, strict=True)]
+        output[own] += torch.cat(parts, dim=1)
     return output
 
 
 RUNS = st.lists(st.tuples(st.integers(-1, SLOTS - 1), st.sampled_from([1, 2, 5, LONG // RANK])), min_size=1, max_size=9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     runs=RUNS,
     widths=st.sampled_from(WIDTHS),
     written=st.sets(st.integers(0, SLOTS - 1)),
-    rank=st.integers(1, RANK),
+    rank=st.sampled_from([1, 3, RANK]),
 )
 def test_each_row_gets_its_own_slot_s_adapter_and_base_rows_stay_exact(runs, widths, written, rank):
     slots = [slot for slot, count in runs for _ in range(count)][:MOST_ROWS]
