@@ -207,7 +207,7 @@ def test_logits_of_a_wider_dtype_than_the_adapters_get_them_too():
     begin(step, [0, -1])
     inputs, before = rows(2, HIDDEN, dtype=torch.bfloat16).float(), torch.zeros(2, 12)
     assert torch.allclose(
-        add(layer, inputs, before).double(), expected(adapters, [0], inputs, before), rtol=0.02, atol=0.1
+        add(layer, inputs, before).double(), expected(adapters, [0, -1], inputs, before), rtol=0.02, atol=0.1
     )
 
 
