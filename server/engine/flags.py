@@ -37,7 +37,7 @@ SLOTS = 8
 """Adapters that share a batch where the operator does not say. With vLLM's own default, one, a cold adapter waits for
 every stream of another to end."""
 
-WORKER_EXTENSION = "server.engine.adapter_staging.AdapterStaging"
+WORKER_EXTENSION = "server.engine.worker_extension.WorkerExtension"
 
 SPARE_HOST_ADAPTERS = 4
 """vLLM's own LRU stays this far above our capacity, so that it never evicts: trial loads and the like fit between."""

@@ -21,8 +21,8 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from server.engine import forkserver
 from server.engine.engine import ASGIApp, Batch, EngineGone, Gate, LoadFailed, Resident, ScoringUnsupported
 from server.engine.seams import request_for, take_engine_client, take_model_list
+from server.engine.vllm_preparation import Preparations
 from server.engine.vllm_scores import Scores
-from server.engine.vllm_staging import Staging
 
 
 def build_client(args: Namespace) -> AsyncLLM:
@@ -63,7 +63,7 @@ class VllmEngine:
         self._client = client
         self._app = app
         self._scores = scores
-        self._staging = Staging(client)
+        self._preparations = Preparations(client)
         self.slots = slots
         self.slot_bytes = slot_bytes
         scheduler = client.vllm_config.scheduler_config
@@ -85,13 +85,13 @@ class VllmEngine:
     async def load(self, resident: Resident) -> None:
         """See ``Engine.load``. A refused load is always followed by a removal: vLLM may have written half a slot."""
         try:
-            await self._staging.stage(resident)
+            await self._preparations.prepare(resident)
             await self._client.add_lora(request_for(resident))
         except Exception as why:  # whatever vLLM raises there, the adapter is not loaded
             if self.is_dead:
                 raise EngineGone(str(why)) from why
             await self.unload(resident)
-            await self._staging.drop(resident)
+            await self._preparations.drop(resident)
             raise LoadFailed(_last_line(why)) from why
 
     async def unload(self, resident: Resident) -> None:

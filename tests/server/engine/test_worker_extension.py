@@ -1,4 +1,4 @@
-"""Staging in a worker: what stands in for vLLM's manager is a few lines that note what is asked of them."""
+"""Adapters prepared in a worker: what stands in for vLLM's manager is a few lines that note what is asked of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from vllm.lora.request import LoRARequest
 
-from server.engine.adapter_staging import Stage
+from server.engine.worker_extension import Preparation
 
 
 class Manager:
@@ -54,28 +54,28 @@ async def answer(line: Any) -> str:
     return (await asyncio.get_running_loop().sock_recv(line, 65536)).decode()
 
 
-async def test_what_is_staged_is_read_and_packed_once_and_nothing_is_left_to_do_when_it_is_loaded(line: Any) -> None:
+async def test_what_is_prepared_is_read_and_packed_once_and_nothing_is_left_to_do_when_it_is_loaded(line: Any) -> None:
     manager = Manager()
-    stage = Stage(manager, None)
-    stage.begin(request(1), line.getsockname())
+    prepared = Preparation(manager, None)
+    prepared.begin(request(1), line.getsockname())
     assert await answer(line) == ""
     assert (manager.read, manager.packed) == (["sql@1"], [1])
     assert manager.add(request(1)).id == 1
     assert (manager.read, manager.packed) == (["sql@1"], [1])
 
 
-async def test_what_was_not_staged_is_loaded_as_ever(line: Any) -> None:
+async def test_what_was_not_prepared_is_loaded_as_ever(line: Any) -> None:
     manager = Manager()
-    Stage(manager, None)
+    Preparation(manager, None)
     manager.add(request(2))
     assert (manager.read, manager.packed) == (["sql@2"], [2])
 
 
-async def test_a_refusal_is_told_in_its_own_words_and_the_next_one_is_staged(line: Any) -> None:
+async def test_a_refusal_is_told_in_its_own_words_and_the_next_one_is_prepared(line: Any) -> None:
     manager = Manager()
-    stage = Stage(manager, None)
-    stage.begin(request(1, "broken"), line.getsockname())
-    stage.begin(request(2), line.getsockname())
+    prepared = Preparation(manager, None)
+    prepared.begin(request(1, "broken"), line.getsockname())
+    prepared.begin(request(2), line.getsockname())
     assert await answer(line) == "these are no weights"
     assert await answer(line) == ""
     assert manager.packed == [2]
@@ -83,11 +83,11 @@ async def test_a_refusal_is_told_in_its_own_words_and_the_next_one_is_staged(lin
 
 async def test_what_was_dropped_is_read_anew(line: Any) -> None:
     manager = Manager()
-    stage = Stage(manager, None)
-    stage.begin(request(1), line.getsockname())
+    prepared = Preparation(manager, None)
+    prepared.begin(request(1), line.getsockname())
     await answer(line)
-    stage.drop(1)
-    stage.begin(request(2), line.getsockname())  # the same thread: when this is done, so is the drop
+    prepared.drop(1)
+    prepared.begin(request(2), line.getsockname())  # the same thread: when this is done, so is the drop
     await answer(line)
     manager.add(request(1))
     assert manager.read == ["sql@1", "sql@2", "sql@1"]

@@ -1,4 +1,4 @@
-"""Has vLLM's workers stage an adapter (``server.engine.adapter_staging``) and waits until all of them did."""
+"""Has vLLM's workers prepare an adapter (``server.engine.worker_extension``) and waits until all of them did."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from server.engine.engine import EngineGone, LoadFailed, Resident
 
 LONGEST_REPLY: Final = 2**16
 PULSE_S: Final = 0.2
-"""How often the engine's life is felt while its workers stage; a dead one answers nothing."""
+"""How often the engine's life is felt while its workers prepare; a dead one answers nothing."""
 
 
-class Staging:
-    """Stages adapters in the workers of ``client``."""
+class Preparations:
+    """Prepares adapters in the workers of ``client``."""
 
     def __init__(self, client: AsyncLLM) -> None:
         parallel = client.vllm_config.parallel_config
         self._client = client
         self._workers: int = parallel.world_size if parallel.nnodes == 1 else 0  # a reply reaches this machine only
 
-    async def stage(self, resident: Resident) -> None:
+    async def prepare(self, resident: Resident) -> None:
         """Have ``resident`` read and packed; the engine goes on meanwhile.
 
         Raises:
-            LoadFailed: a worker refused the bytes; ``drop`` what the others staged.
+            LoadFailed: a worker refused the bytes; ``drop`` what the others prepared.
             EngineGone: the engine died.
         """
         with (
             TemporaryDirectory(prefix="patchbay-") as scratch,
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line,
         ):
-            line.bind(reply := str(Path(scratch) / "staged"))
+            line.bind(reply := str(Path(scratch) / "prepared"))
             if self._workers:
                 asked = (resident.name, resident.id, str(resident.path), reply)
-                await self._client.collective_rpc("stage_adapter", args=asked)
+                await self._client.collective_rpc("prepare_adapter", args=asked)
             for _ in range(self._workers):
                 if reason := (await self._datagram(line)).decode(errors="replace"):
                     raise LoadFailed(reason)
 
     async def drop(self, resident: Resident) -> None:
-        """Have it forgotten where it was staged and not loaded."""
-        await self._client.collective_rpc("drop_staged_adapter", args=(resident.id,))
+        """Have it forgotten where it was prepared and not loaded."""
+        await self._client.collective_rpc("drop_prepared_adapter", args=(resident.id,))
 
     async def _datagram(self, line: socket.socket) -> bytes:
         while not self._client.errored:
@@ -55,7 +55,7 @@ class Staging:
                     return await asyncio.get_running_loop().sock_recv(line, LONGEST_REPLY)
             except TimeoutError:
                 continue
-        raise EngineGone("died while it staged an adapter")
+        raise EngineGone("died while it prepared an adapter")
 
 
 def _line() -> socket.socket:

@@ -1,6 +1,6 @@
 """In vLLM's workers: an adapter is read, parsed, cast, packed and scaled in a thread, beside the steps of the model.
 
-vLLM does all of it between two steps, and everybody's next token waits. What is staged here is handed to vLLM when it
+vLLM does all of it between two steps, and everybody's next token waits. What is prepared here is handed to vLLM when it
 loads the adapter, so that only the copy into a slot is left to do there. Mixed into the worker by vLLM itself
 (``--worker-extension-cls``); its methods are called over vLLM's own RPC.
 
@@ -27,22 +27,22 @@ LONGEST_REASON = 4000
 """Bytes of a refusal; a datagram is limited."""
 
 
-class AdapterStaging:
+class WorkerExtension:
     """What is added to a worker. The names must be none of vLLM's own."""
 
     model_runner: Any
     device: Any
 
     @cached_property
-    def _patchbay_stage(self) -> Stage:
-        return Stage(self.model_runner.lora_manager, self.device)
+    def _patchbay_preparation(self) -> Preparation:
+        return Preparation(self.model_runner.lora_manager, self.device)
 
-    def stage_adapter(self, name: str, number: int, path: str, reply: str) -> None:
-        """Begin to stage; returns at once. ``reply`` is the address of a datagram socket: empty, or why it failed."""
+    def prepare_adapter(self, name: str, number: int, path: str, reply: str) -> None:
+        """Begin to prepare; returns at once. ``reply`` is the address of a datagram socket: empty, or why it failed."""
         from vllm.lora.request import LoRARequest
 
         request = LoRARequest(lora_name=name, lora_int_id=number, lora_path=path)
-        self._patchbay_stage.begin(request, reply)
+        self._patchbay_preparation.begin(request, reply)
 
     def slot_bytes(self) -> int:
         """Return the memory that this worker's slots take, all together."""
@@ -50,9 +50,9 @@ class AdapterStaging:
         stacks = {id(stack): stack for module in modules for stack in _stacks(module)}
         return sum(stack.numel() * stack.element_size() for stack in stacks.values())
 
-    def drop_staged_adapter(self, number: int) -> None:
-        """Forget what was staged and never loaded."""
-        self._patchbay_stage.drop(number)
+    def drop_prepared_adapter(self, number: int) -> None:
+        """Forget what was prepared and never loaded."""
+        self._patchbay_preparation.drop(number)
 
 
 def _stacks(module: Any) -> list[Any]:
@@ -61,7 +61,7 @@ def _stacks(module: Any) -> list[Any]:
     return [stack for factor in factors for stack in (factor if isinstance(factor, tuple | list) else (factor,))]
 
 
-class Stage:
+class Preparation:
     """Adapters that wait to be loaded, by their id; ``manager`` is vLLM's of one worker."""
 
     def __init__(self, manager: Any, device: Any) -> None:
@@ -71,21 +71,21 @@ class Stage:
         self._pack = manager._adapter_manager._create_merged_loras_inplace
         manager._load_adapter = self._ready_or_read
         manager._adapter_manager._create_merged_loras_inplace = self._pack_once
-        self._thread = ThreadPoolExecutor(1, "stage", initializer=_be_modest, initargs=(device,))
+        self._thread = ThreadPoolExecutor(1, "prepare", initializer=_be_modest, initargs=(device,))
 
     def begin(self, request: LoRARequest, reply: str) -> None:
-        """Stage ``request`` after those before it, and tell ``reply``."""
-        self._thread.submit(self._stage, request, reply)
+        """Prepare ``request`` after those before it, and tell ``reply``."""
+        self._thread.submit(self._prepare, request, reply)
 
     def drop(self, number: int) -> None:
-        """Forget it; one that is being staged is forgotten after."""
+        """Forget it; one that is being prepared is forgotten after."""
         self._thread.submit(self._drop, number)
 
     def _drop(self, number: int) -> None:
         self._ready.pop(number, None)
         self._packed.discard(number)
 
-    def _stage(self, request: LoRARequest, reply: str) -> None:
+    def _prepare(self, request: LoRARequest, reply: str) -> None:
         reason = ""
         try:
             model = self._read(request)
