@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from server.engine.engine import EngineGone, LoadFailed, Resident
 
@@ -32,10 +34,7 @@ class Preparations:
             LoadFailed: a worker refused the bytes; ``drop`` what the others prepared.
             EngineGone: the engine died.
         """
-        with (
-            TemporaryDirectory(prefix="patchbay-") as scratch,
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line,
-        ):
+        with TemporaryDirectory(prefix="patchbay-") as scratch, _line() as line:
             line.bind(reply := str(Path(scratch) / "prepared"))
             if self._workers:
                 asked = (resident.name, resident.id, str(resident.path), reply)
@@ -45,8 +44,9 @@ class Preparations:
                     raise LoadFailed(reason)
 
     async def drop(self, resident: Resident) -> None:
-        """Have it forgotten where it was prepared and not loaded."""
-        await self._client.collective_rpc("drop_prepared_adapter", args=(resident.id,))
+        """Have it forgotten where it was prepared and not loaded; a dead engine has forgotten it."""
+        with suppress(EngineDeadError):
+            await self._client.collective_rpc("drop_prepared_adapter", args=(resident.id,))
 
     async def _datagram(self, line: socket.socket) -> bytes:
         while not self._client.errored:
