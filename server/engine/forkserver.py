@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copyreg
 import os
+import sys
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import partial
@@ -34,8 +35,8 @@ PRELOADED = ("server.engine.preloaded", "server.cli")
 
 
 def begin() -> None:
-    """Start the fork server of this process, once; it imports while we do. Nothing on a CUDA build of vLLM."""
-    if is_running() or not _is_cpu_build():
+    """Start the fork server of this process, once; it imports while we do. Only for vLLM's CPU build on Linux."""
+    if is_running() or sys.platform != "linux" or not _is_cpu_build():
         return
     before = dict(os.environ)
     os.environ.update(predicted(before))

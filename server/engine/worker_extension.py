@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -112,10 +113,12 @@ def _be_modest(device: Any) -> None:
     import torch
     from vllm.platforms import current_platform
 
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+    if sys.platform == "linux":  # elsewhere a priority is the whole process's
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
     if not current_platform.is_cpu():
         current_platform.set_device(device)  # a thread does not inherit it, and pinned memory belongs to a device
         return
-    ours, all_of_them = os.sched_getaffinity(0), os.sched_getaffinity(os.getppid())
-    os.sched_setaffinity(0, (all_of_them - ours) or ours)
+    if sys.platform == "linux":
+        ours, all_of_them = os.sched_getaffinity(0), os.sched_getaffinity(os.getppid())
+        os.sched_setaffinity(0, (all_of_them - ours) or ours)
     torch._C.set_num_threads(1)  # vLLM disabled torch's own name for it; counts for this thread
