@@ -11,7 +11,6 @@ from functools import partial
 from server.engine import forkserver
 from server.engine.orphans import EXIT_ORPHANED
 
-
 PULSE_S = 0.5
 """How often the life of whoever started us is felt while we import; after that the fork server feels it itself."""
 
