@@ -39,7 +39,7 @@ def test_the_fork_server_is_started_with_what_vllm_will_set(
 
 
 def test_another_openmp_runtime_is_left_to_vllm() -> None:
-    assert predicted({"LD_PRELOAD": "/opt/libiomp5.so"}) == {}
+    assert predicted({"LD_PRELOAD": "/usr/lib/libiomp5.so"}) == {}
 
 
 def test_a_list_that_is_none_is_left_to_vllm() -> None:
