@@ -155,8 +155,7 @@ def _publisher(
 
 
 def _metrics(settings: Settings) -> Metrics:
-    capacity, capacity_bytes = settings.max_residents, settings.resident_bytes
-    return Metrics(settings.metric_adapters, capacity=capacity, capacity_bytes=capacity_bytes)
+    return Metrics(settings.metric_adapters, capacity=settings.max_residents, capacity_bytes=settings.resident_bytes)
 
 
 def _residency(

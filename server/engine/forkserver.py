@@ -35,7 +35,11 @@ PRELOADED = ("server.engine.preloaded", "server.cli")
 
 
 def begin() -> None:
-    """Start the fork server of this process, once; it imports while we do. Only for vLLM's CPU build on Linux."""
+    """Set what vLLM reads from its environment, before its first import, and start the fork server of this process.
+
+    Once; it imports while we do. On Linux and for vLLM's CPU build, else the environment is all.
+    """
+    _prepare_environment()
     if is_running() or sys.platform != "linux" or not _is_cpu_build():
         return
     before = dict(os.environ)
@@ -46,6 +50,14 @@ def begin() -> None:
     finally:
         _set_environment(before)
     keep()
+
+
+def _prepare_environment() -> None:
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"  # a sum over logits: tells which requests an adapter broke
+    os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"  # opens resolve_lora; vLLM's own load routes stay unreachable
 
 
 def is_running() -> bool:
@@ -91,7 +103,7 @@ def _variables() -> dict[str, str | None]:
     return {name: os.environ.get(name) for name in VARIABLES}
 
 
-class CoreProcess(ForkServerProcess):
+class EngineProcess(ForkServerProcess):
     """An engine core: it computes nothing, and runs where whoever starts it may run."""
 
     is_forked = True
@@ -119,20 +131,20 @@ def _spawned(process: Any) -> popen_spawn_posix.Popen:
     return popen_spawn_posix.Popen(process)
 
 
-def _revived(kind: type[CoreProcess], environment: Mapping[str, str], cpus: Set[int]) -> CoreProcess:
+def _revived(kind: type[EngineProcess], environment: Mapping[str, str], cpus: Set[int]) -> EngineProcess:
     """Become what was started, before the rest of it is read: in the environment and on the CPUs it was given."""
     _set_environment(environment)
     os.sched_setaffinity(0, cpus)
     return kind.__new__(kind)
 
 
-class CoreContext(ForkServerContext):
+class EngineContext(ForkServerContext):
     """Starts engine cores."""
 
-    Process = CoreProcess
+    Process = EngineProcess
 
 
-class WorkerProcess(CoreProcess):
+class WorkerProcess(EngineProcess):
     """A worker: it computes, on the CPUs that ``template`` is bound to."""
 
     def __init__(self, template: Template, **rest: Any) -> None:
@@ -142,7 +154,7 @@ class WorkerProcess(CoreProcess):
     @staticmethod
     def _Popen(process: BaseProcess) -> Any:  # noqa: N802
         assert isinstance(process, WorkerProcess)
-        return CoreProcess._Popen(process) if _variables() == process.template.variables else _spawned(process)
+        return EngineProcess._Popen(process) if _variables() == process.template.variables else _spawned(process)
 
     def cpus(self) -> Set[int]:
         """Where to run."""

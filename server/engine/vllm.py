@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import multiprocessing
-import os
 from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -49,7 +48,7 @@ class VllmBuilder:
         return self._offer
 
     def _read_offer(self) -> Offer:
-        begin_imports()
+        forkserver.begin()
         with no_collections():
             args = self._args = parse_flags(self._model, self._flags, capacity=self._capacity)
             names = tuple(args.served_model_name or [self._model])
@@ -93,16 +92,6 @@ class VllmBuilder:
             with suppress(Exception):  # it failed because we ended its processes; if it did not, it must be closed
                 (await building).shutdown(SHUTDOWN_S)
             raise
-
-
-def begin_imports() -> None:
-    """Set what vLLM reads from its environment, and let its processes' imports begin; before our own, once."""
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"  # a sum over logits: tells which requests an adapter broke
-    os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"  # opens resolve_lora; vLLM's own load routes stay unreachable
-    forkserver.begin()
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from server.engine.vllm_scores import Scores
 def build_client(args: Namespace) -> AsyncLLM:
     """Start vLLM's processes and return their client. Blocks for as long as the model takes to load."""
     if forkserver.is_running():
-        utils.get_mp_context = forkserver.CoreContext
+        utils.get_mp_context = forkserver.EngineContext
     return AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args), usage_context=UsageContext.OPENAI_API_SERVER)
 
 
