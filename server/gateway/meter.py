@@ -10,6 +10,31 @@ from server.engine.engine import Generation
 from server.metrics import AdapterMetrics
 
 
+class _Series:
+    """The series of one label, looked up once: Prometheus's own look-up costs more than the counting."""
+
+    __slots__ = (
+        "errors",
+        "first_token",
+        "generated_tokens",
+        "in_flight",
+        "inter_token",
+        "prompt_tokens",
+        "queue_wait",
+        "turn_wait",
+    )
+
+    def __init__(self, metrics: AdapterMetrics, label: str) -> None:
+        self.errors = metrics.errors.labels(label)
+        self.first_token = metrics.first_token.labels(label)
+        self.generated_tokens = metrics.generated_tokens.labels(label)
+        self.in_flight = metrics.in_flight.labels(label)
+        self.inter_token = metrics.inter_token.labels(label)
+        self.prompt_tokens = metrics.prompt_tokens.labels(label)
+        self.queue_wait = metrics.queue_wait.labels(label)
+        self.turn_wait = metrics.turn_wait.labels(label)
+
+
 class Meter:
     """Counts into ``metrics``; requests that no adapter answers go to ``(base)``."""
 
@@ -17,6 +42,7 @@ class Meter:
 
     def __init__(self, metrics: AdapterMetrics) -> None:
         self._metrics = metrics
+        self._series: dict[str, _Series] = {}
 
     def answered(self, version: Version | None, status: int | None) -> None:
         """Count a response. ``status`` None: the client left before there was one."""
@@ -30,26 +56,29 @@ class Meter:
 
         ``cold_s``, ``turn_s``: what it waited for its adapter and for its turn; the engine's clock starts only then.
         """
-        metrics, label = self._metrics, self._label(version)
-        metrics.in_flight.labels(label).inc()
-        metrics.turn_wait.labels(label).observe(turn_s)
+        label = self._label(version)
+        series = self._series.get(label)
+        if series is None:
+            series = self._series[label] = _Series(self._metrics, label)
+        series.in_flight.inc()
+        series.turn_wait.observe(turn_s)
         waited_s = cold_s + turn_s
         try:
             yield
         except Exception:
-            metrics.errors.labels(label).inc()
+            series.errors.inc()
             raise
         finally:
-            metrics.in_flight.labels(label).dec()
-            metrics.prompt_tokens.labels(label).inc(generation.prompt_tokens)
-            metrics.generated_tokens.labels(label).inc(generation.generated_tokens)
+            series.in_flight.dec()
+            series.prompt_tokens.inc(generation.prompt_tokens)
+            series.generated_tokens.inc(generation.generated_tokens)
             for histogram, seconds in (
-                (metrics.first_token, _later(generation.first_token_s, waited_s)),
-                (metrics.inter_token, generation.inter_token_s),
-                (metrics.queue_wait, _later(generation.queue_s, waited_s)),
+                (series.first_token, _later(generation.first_token_s, waited_s)),
+                (series.inter_token, generation.inter_token_s),
+                (series.queue_wait, _later(generation.queue_s, waited_s)),
             ):
                 if seconds is not None:
-                    histogram.labels(label).observe(seconds)
+                    histogram.observe(seconds)
 
     def _label(self, version: Version | None) -> str:
         return self.BASE if version is None else self._metrics.label(version.adapter)

@@ -286,5 +286,5 @@ class Turnstile:
         self._places_taken += turn.sequences
         self._unread += turn.prompt_tokens
         if turn.waiter is not None:
-            with suppress(asyncio.InvalidStateError):  # cancelled, and its task has not run yet: ``wait`` ends it
+            with suppress(asyncio.InvalidStateError):  # cancelled, and its task has not run yet: ``turn`` ends it
                 turn.waiter.set_result(None)
