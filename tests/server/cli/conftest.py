@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
+from adapters.inspector import Inspector
 from server.cli import app
 from server.engine.fake import FakeBuilder
 from server.house import House
@@ -40,8 +41,22 @@ class Running:
         return secret
 
 
+@pytest.fixture(scope="session")
+def portal() -> Iterator[BlockingPortal]:
+    """A thread with an event loop, in which all servers run, one after the other."""
+    with start_blocking_portal() as portal:
+        yield portal
+
+
+@pytest.fixture(scope="session")
+def inspector(portal: BlockingPortal) -> Iterator[Inspector]:
+    """Looks at the uploads of all servers, in their loop: its process belongs to one."""
+    with portal.wrap_async_context_manager(aclosing(Inspector())) as shared:
+        yield shared
+
+
 @pytest.fixture
-def server(opening: Any, listening: Any) -> Iterator[Running]:
+def server(opening: Any, listening: Any, portal: BlockingPortal) -> Iterator[Running]:
     @asynccontextmanager
     async def serving() -> AsyncIterator[tuple[str, Any]]:
         async with opening() as opened, listening(opened.app) as url:
@@ -51,7 +66,6 @@ def server(opening: Any, listening: Any) -> Iterator[Running]:
 
     with (
         capture_logs(),  # they would mix with what commands print
-        start_blocking_portal() as portal,
         portal.wrap_async_context_manager(serving()) as (url, opened),
     ):
         yield Running(url, opened.house, opened.builder, portal)
