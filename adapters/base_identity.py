@@ -65,12 +65,9 @@ class BaseIdentity:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            return {}
-        config = strict_json.parse(path.read_bytes())
-    except (OSError, ValueError):
+        return {} if path.stat().st_size > MAX_CONFIG_BYTES else strict_json.fields_in(path)
+    except OSError:
         return {}
-    return config if isinstance(config, dict) else {}
 
 
 def _core(name: str) -> str:

@@ -14,10 +14,7 @@ WEIGHTS_FILE: Final = "adapter_model.safetensors"
 FILES: Final = (CONFIG_FILE, WEIGHTS_FILE)
 """The files an adapter consists of; pickles have no place here."""
 INITIAL: Final = "initial"
-"""The folder of an adapter as it was before its first step. Where training took that out of the base's weights (PiSSA,
-OLoRA, CorDA, LoRA-GA), what was learnt is the difference to it."""
-INITIAL_FOLDERS: Final = (INITIAL, "pissa_init")
-"""What it is called beside an adapter; the second by PEFT's documentation."""
+"""The folder of the first adapter, see ``adapters.first_adapter``."""
 INITIAL_FILES: Final = (f"{INITIAL}/{CONFIG_FILE}", f"{INITIAL}/{WEIGHTS_FILE}")
 """They come both or not at all."""
 EVERY_FILE: Final = (*FILES, *INITIAL_FILES)

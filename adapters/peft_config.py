@@ -31,9 +31,6 @@ ALL_LINEAR = "all-linear"
 """PEFT's short form of target_modules for every linear layer but the output head."""
 _EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
 
-_CHANGED_STARTS = ("pissa", "olora", "corda", "lora_ga")
-"""Initialisations that take the first adapter out of the base's weights: what was learnt is the difference to it."""
-
 _TASKS = frozenset({None, "CAUSAL_LM", "FEATURE_EXTRACTION"})
 
 _UNSERVED: Mapping[str, str] = {
@@ -338,26 +335,6 @@ def _needed(field: str, kind: str, message: str) -> str:
     return PeftConfig.model_fields[field].description or message
 
 
-def starts_changed(directory: Path) -> bool:
-    """Whether the config in ``directory`` says that the adapter's first step was on changed weights of the base."""
-    return start_of(_fields_in(directory).get("init_lora_weights")) is not None
-
-
-def start_of(init_lora_weights: Any) -> str | None:
-    """Return the initialisation that takes the first adapter out of the base's weights, if it is one of those."""
-    if not isinstance(init_lora_weights, str):
-        return None
-    return next((start for start in _CHANGED_STARTS if init_lora_weights.lower().startswith(start)), None)
-
-
 def claims_lora(directory: Path) -> bool:
     """Whether the config in ``directory`` names LoRA, or cannot be read at all: no other kind that may be compiled."""
-    return bool(_fields_in(directory).get("peft_type", "LORA") == "LORA")
-
-
-def _fields_in(directory: Path) -> dict[str, Any]:
-    try:
-        fields = strict_json.parse((directory / CONFIG_FILE).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
+    return bool(strict_json.fields_in(directory / CONFIG_FILE).get("peft_type", "LORA") == "LORA")

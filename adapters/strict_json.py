@@ -8,6 +8,7 @@ pair.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 
@@ -24,6 +25,15 @@ def parse(raw: bytes) -> Any:
     except RecursionError:
         raise ValueError("nesting is too deep") from None
     return value
+
+
+def fields_in(path: Path) -> dict[str, Any]:
+    """Return the object that the file at ``path`` spells; an empty one where it cannot be read or is another value."""
+    try:
+        value = parse(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from adapters.compile.base_weights import BaseWeights
 from adapters.compile.factors import Factors
 from adapters.compile.source import Source
 from adapters.errors import AdapterRefused, Fault
+from adapters.first_adapter import start_of
 from adapters.lora_tensors import LoraTensors, Pair
 from adapters.manifest import CONFIG_FILE, INITIAL
-from adapters.peft_config import PeftConfig, shown, start_of
+from adapters.peft_config import PeftConfig, shown
 
 MAGNITUDE = "lora_magnitude_vector"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from adapters import first_adapter
 from adapters.disk import in_thread
 from adapters.errors import SourceForbidden, SourceNotFound
-from adapters.manifest import FILES, INITIAL, INITIAL_FOLDERS
+from adapters.manifest import FILES, INITIAL
 from adapters.object_store import has_object, open_store, read_object, store_asked
-from adapters.peft_config import starts_changed
 from adapters.sources.rules import BUCKET_SCHEMES, plain_bucket_url
 from adapters.staging import Staged
 
@@ -39,7 +39,7 @@ class BucketSource:
         with store_asked(self._url):
             for name in FILES:
                 await self._copy(store, name, staged)
-            if await in_thread(starts_changed, staged.path) and (first := await _first_adapter(store)):
+            if await in_thread(first_adapter.is_needed, staged.path) and (first := await _first_folder(store)):
                 for name in FILES:
                     await self._copy(store, f"{first}/{name}", staged, to=f"{INITIAL}/{name}")
         return self._url
@@ -51,8 +51,8 @@ class BucketSource:
             raise SourceNotFound(f"{self._url} has no {name}") from None
 
 
-async def _first_adapter(store: ObjectStore) -> str | None:
-    for folder in INITIAL_FOLDERS:
+async def _first_folder(store: ObjectStore) -> str | None:
+    for folder in first_adapter.FOLDERS:
         if await has_object(store, f"{folder}/{FILES[0]}"):
             return folder
     return None

@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from adapters import first_adapter
 from adapters.disk import in_thread
 from adapters.errors import SourceForbidden, SourceNotFound
-from adapters.manifest import FILES, INITIAL, INITIAL_FOLDERS
-from adapters.peft_config import starts_changed
+from adapters.manifest import FILES, INITIAL
 from adapters.staging import BUFFER_BYTES, Staged
 
 _SHOWN: Final = 10
@@ -34,7 +34,8 @@ class DirectorySource:
         directory = await in_thread(self._checked, self._path)
         for name in FILES:
             await self._copy(directory, name, staged)
-        if await in_thread(starts_changed, staged.path) and (first := await in_thread(_first_adapter, directory)):
+        first = await in_thread(first_adapter.folder_in, directory)
+        if first is not None and await in_thread(first_adapter.is_needed, staged.path):
             for name in FILES:
                 await self._copy(directory, f"{first}/{name}", staged, to=f"{INITIAL}/{name}")
         return self._origin or directory.as_uri()
@@ -67,10 +68,6 @@ class DirectorySource:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise SourceForbidden(f"{directory / name} is not a regular file")
         return file
-
-
-def _first_adapter(directory: Path) -> str | None:
-    return next((folder for folder in INITIAL_FOLDERS if (directory / folder).is_dir()), None)
 
 
 async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:

@@ -12,10 +12,10 @@ import httpx2
 from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
+from adapters import first_adapter
 from adapters.disk import in_thread
 from adapters.errors import SourceError, SourceForbidden, SourceNotFound, SourceUnavailable
-from adapters.manifest import FILES, INITIAL, INITIAL_FOLDERS, FileEntry
-from adapters.peft_config import starts_changed
+from adapters.manifest import FILES, INITIAL, FileEntry
 from adapters.sources.hub_hosts import HubHosts
 from adapters.staging import Staged
 
@@ -69,7 +69,7 @@ class HubSource:
                 self._check_listing(listed)
                 for name in FILES:
                     await self._download(client, info.sha, listed[name], name, staged)
-                if await in_thread(starts_changed, staged.path) and (first := _first_adapter(listed)):
+                if await in_thread(first_adapter.is_needed, staged.path) and (first := _first_folder(listed)):
                     for name in FILES:
                         await self._download(client, info.sha, listed[f"{first}/{name}"], f"{INITIAL}/{name}", staged)
         return f"hf://{self._repo}@{info.sha}"
@@ -150,8 +150,10 @@ class HubSource:
         return SourceUnavailable(f"the hub answered {status} for {self._repo}, try again")
 
 
-def _first_adapter(listed: Mapping[str, RepoSibling]) -> str | None:
-    return next((folder for folder in INITIAL_FOLDERS if all(f"{folder}/{name}" in listed for name in FILES)), None)
+def _first_folder(listed: Mapping[str, RepoSibling]) -> str | None:
+    return next(
+        (folder for folder in first_adapter.FOLDERS if all(f"{folder}/{name}" in listed for name in FILES)), None
+    )
 
 
 def _differs(entry: FileEntry, listed: RepoSibling) -> bool:

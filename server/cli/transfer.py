@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from adapters.manifest import EVERY_FILE, FILES, INITIAL, INITIAL_FOLDERS
-from adapters.peft_config import starts_changed
+from adapters import first_adapter
+from adapters.manifest import EVERY_FILE, FILES, INITIAL
 from server.cli.client import Client, Json
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.screen import transfer_progress, waiting
@@ -54,10 +54,10 @@ def _upload(server: Client, path: str, directory: Path, wishes: Json) -> Json:
 def _files_of(directory: Path) -> dict[str, Path]:
     """Return what is sent of ``directory``, by the names that the server knows: the first adapter too if it counts."""
     files = {file: directory / file for file in FILES}
-    first = next((directory / folder for folder in INITIAL_FOLDERS if (directory / folder).is_dir()), None)
-    if first is None or not starts_changed(directory):
+    first = first_adapter.folder_in(directory)
+    if first is None or not first_adapter.is_needed(directory):
         return files
-    return files | {f"{INITIAL}/{file}": first / file for file in FILES}
+    return files | {f"{INITIAL}/{file}": directory / first / file for file in FILES}
 
 
 def pull(server: Client, path: str, directory: Path, form: str = "served") -> None:
