@@ -23,8 +23,8 @@ from adapters.errors import PatchbayError
 from server.engine.engine import Batch, Demand, Generation
 from server.turns.line import Line, State, Turn
 
-DEAL: Final = 512
-"""Tokens that a line is dealt at a time."""
+DEAL: Final = 64
+"""Tokens that a line is dealt at a time: about a short answer, so that who comes new waits for few others."""
 FIRST_GUESS: Final = 64
 """Tokens that a generation is expected to write before any was seen."""
 SMOOTHING: Final = 0.1
