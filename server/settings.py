@@ -57,7 +57,9 @@ class Settings(BaseSettings):
         None, gt=0, description="Memory that they may take, by the size of their files; none: a quarter of the host's."
     )
     load_wait_s: float = Field(30.0, gt=0, description="How long a cold request waits for room among the residents.")
-    max_in_flight: int = Field(1024, ge=1, description="Inference requests at once; the next one gets 429.")
+    max_in_flight: int = Field(
+        1024, ge=1, description="Inference requests at once, three quarters for one adapter; the next one gets 429."
+    )
     turn_s: float = Field(
         1.0, gt=0, description="How long an adapter keeps its slot at least while another one waits for it."
     )

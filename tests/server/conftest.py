@@ -196,6 +196,11 @@ def until_() -> Callable[[Callable[[], bool]], Awaitable[None]]:
     return until
 
 
+@pytest.fixture(name="caller_of")
+def caller_of_() -> type[Caller]:
+    return Caller
+
+
 @pytest.fixture
 def base() -> BaseModel:
     return BASE

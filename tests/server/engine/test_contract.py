@@ -115,6 +115,19 @@ async def test_a_stream_is_one_generation_that_ends_with_it(engine: Any, gate: A
     await engine.unload(loaded)
 
 
+async def test_what_the_engine_is_done_with_is_known_before_it_was_read(
+    engine: Any, gate: Any, kind: str, base_name: str, caller_of: Any, until: Any
+) -> None:
+    caller = caller_of(engine.app, CHAT, stream_of(base_name))
+    await caller.start()
+    await caller.message()
+    ((_, generation),) = gate.generations
+    if kind == "vllm":  # the fake writes no faster than its caller reads
+        await until(generation.is_over)
+    assert "[DONE]" in await caller.rest()
+    assert generation.generated_tokens == 5
+
+
 async def test_a_score_for_each_token_of_a_prompt_but_the_first(engine: Any, gate: Any, resident: Any) -> None:
     prompts = some_prompts(engine)
     of_base = await engine.score(None, prompts)
