@@ -91,7 +91,7 @@ def brought_up_to_date(readme: str, lines: Mapping[str, Row]) -> str:
         raise ValueError(f"{BEGIN} and {END} are not there")
     table = "\n".join(headline_table(lines))
     pages = (value for headline, value, _ in _found(lines) if headline.what.startswith("page of 100"))
-    whole = f"{before}{BEGIN}\n{table}\n{END}{after}"
+    whole = f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
     return SENTENCE.sub(next((f"{page:.2f}" for page in pages), r"\g<0>"), whole)
 
 
@@ -144,9 +144,10 @@ def tables(lines: Mapping[str, Row]) -> str:
 
 
 def _section(scenario: str, line: Row) -> Iterator[str]:
-    versions = ", ".join(f"{name} {number}" for name, number in line["versions"].items())
+    parts = [line["at"][:10], f"commit {line['commit']}", line["hardware"]]
+    parts += [f"{name} {number}" for name, number in line["versions"].items()]
     yield f"## {scenario}\n"
-    yield f"`{line['command']}`, {line['at'][:10]}, commit {line['commit']}, {line['hardware']}; {versions}\n"
+    yield f"`{line['command']}`; {', '.join(parts)}\n"
     yield f"![{scenario}]({scenario}.png)\n"
     names = [name for name in TITLES if any(name in row["patchbay"] for row in line["rows"])]
     yield "| case | server | " + " | ".join(TITLES[name] for name in names) + " |"

@@ -1,7 +1,7 @@
 """What a cold adapter costs: its own caller, and everybody who is being answered meanwhile.
 
-Neighbours stream answers from one adapter. Visitors come one by one, at fixed times, for a short answer each: first
-always from the same second adapter (the hot control), then each from an adapter that is in no memory, because more of
+Neighbours stream answers from one adapter. Visitors come one by one, at fixed times, for a short answer each: hot ones
+always from the same second adapter (the control), cold ones each from an adapter that is in no memory, because more of
 them take turns than are held. What cold visitors cost the neighbours beyond what hot ones cost them is the load.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -19,7 +20,7 @@ from bench.load import Client, Load
 from bench.options import RESULTS, Bench, EngineFlag, Out, Peer, Rank, Repeats, ShapeName, conduct, say
 from bench.record import Row
 from bench.target import Target
-from bench.versus import P99, Act, alternating, asking, row
+from bench.versus import P99, alternating, asking, row
 from bench.workload import Ask, Lengths, Workload
 
 SLOTS = 4
@@ -27,6 +28,7 @@ RESIDENTS = 4
 PROMPT = Lengths(16, 16)
 STREAM = Lengths(48, 48)
 VISIT = Lengths(2, 2)
+VISITORS = ("hot", "cold")
 LEAD_S = 1.0
 """Neighbours are being answered before the first visitor comes."""
 
@@ -63,30 +65,27 @@ async def measure(bench: Bench, neighbours: int, visits_at_s: list[float], repea
         words = Workload([stream], prompt=PROMPT, answer=STREAM, vocabulary=shape.vocabulary)
         turns = {target.kind: itertools.cycle(others) for target in targets}
 
-        def meeting(name: str) -> Act[Meeting]:
-            async def meet(target: Target, seed: int) -> Meeting:
-                models = itertools.repeat(hot) if name == "hot" else turns[target.kind]
-                seed += 0 if name == "hot" else repeats  # prompts that no cache has
-                drawn = Workload([hot], prompt=PROMPT, answer=VISIT, vocabulary=shape.vocabulary)
-                asks = [
-                    Ask(at_s, next(models), ask.prompt, ask.tokens)
-                    for at_s, ask in zip(visits_at_s, drawn.asks(len(visits_at_s), seed=seed), strict=True)
-                ]
-                async with Client(target.url) as client:
-                    return await _beside(client, words.for_ever(seed=seed), neighbours, asks)
+        async def meet(target: Target, seed: int, models: Iterator[str]) -> Meeting:
+            visit = Workload([hot], prompt=PROMPT, answer=VISIT, vocabulary=shape.vocabulary)
+            asks = visit.asks(len(visits_at_s), seed=seed)
+            visits = [replace(ask, at_s=at_s, model=next(models)) for ask, at_s in zip(asks, visits_at_s, strict=True)]
+            async with Client(target.url) as client:
+                return await _beside(client, words.for_ever(seed=seed), neighbours, visits)
 
-            return meet
+        async def meetings(target: Target, repeat: int) -> dict[str, Meeting]:
+            found = {}
+            for name in VISITORS if repeat % 2 == 0 else reversed(VISITORS):
+                seed = repeat * len(VISITORS) + VISITORS.index(name)  # prompts that are in no cache
+                found[name] = await meet(target, seed, turns[target.kind] if name == "cold" else itertools.repeat(hot))
+            return found
 
         known = Workload([stream, hot], prompt=PROMPT, answer=VISIT, vocabulary=shape.vocabulary)
-        met = {
-            name: await alternating(targets, repeats, meeting(name), warm_up=asking(known, 8, clients=2))
-            for name in ("hot", "cold")
-        }
-    for name, by_kind in met.items():
+        met = await alternating(targets, repeats, meetings, warm_up=asking(known, 8, clients=2))
+    for name in VISITORS:
         for which, who in enumerate(("neighbours of", "")):
-            loads = {kind: [pair[which] for pair in pairs] for kind, pairs in by_kind.items()}
+            loads = {kind: [found[name][which] for found in each] for kind, each in met.items()}
             say(rows, row(f"{who} {name} visitors".strip(), loads))
-    stall = {kind: _stall(met["cold"][kind], met["hot"][kind]) for kind in bench.kinds}
+    stall = {kind: _stall(each) for kind, each in met.items()}
     print("p99 between the neighbours' tokens, cold ÷ hot visitors:", stall)
     return {**bench.facts, "rows": rows, "stall_p99": stall}
 
@@ -101,6 +100,6 @@ async def _beside(client: Client, streams: Iterator[Ask], neighbours: int, visit
     return await stayed, visited
 
 
-def _stall(cold: Sequence[Meeting], hot: Sequence[Meeting]) -> list[float]:
-    slow, fast = ([stayed.between_ms for stayed, _ in meetings] for meetings in (cold, hot))
+def _stall(repeats: Sequence[Mapping[str, Meeting]]) -> list[float]:
+    slow, fast = ([found[name][0].between_ms for found in repeats] for name in ("cold", "hot"))
     return ratio(slow, fast, P99).row()
