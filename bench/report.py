@@ -52,6 +52,7 @@ HEADLINES: Final = (
     Headline("cold", "neighbours of cold visitors", "between_ms", "p99", "between tokens of its neighbours, p99"),
     Headline("fair", "trickle", "first_ms", "p99", "first token of a quiet adapter beside two flooded ones, p99"),
     Headline("publish", "sent → first right token", "ms", "p50", "new weights sent → first right token, p50"),
+    Headline("training", "last step → first right token", "ms", "p50", "last training step → first right token, p50"),
     Headline("swap", "move sent → first token of the new version", "ms", "p50", "alias moved → first token of it, p50"),
     Headline("start", "process start → first token", "ms", "p50", "process start → first token"),
     Headline("start", "engine killed → first token", "ms", "p50", "engine killed with -9 → first token"),

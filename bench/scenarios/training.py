@@ -29,10 +29,11 @@ from typing import Annotated, Any, TypeVar
 import httpx
 import typer
 
-from bench.options import RESULTS, Out, conduct
+from bench.options import RESULTS, Out, conduct, say
 from bench.record import Row, summary
 from bench.shape import ADAPTERS
 from bench.target import serving
+from bench.versus import timed_row
 
 POLL_S = 0.02
 PATIENCE_S = 900
@@ -189,20 +190,16 @@ def _is_last_step(event: Row) -> bool:
     return "train_loss" in data and data["step"] == data["total_steps"]
 
 
-async def publish(http: httpx.AsyncClient, data_dir: Path, *, jobs: int, epochs: int) -> Row:
-    """Train ``jobs`` adapters, one after the other; seconds from the last step of each to what follows it."""
+async def publish(http: httpx.AsyncClient, data_dir: Path, *, jobs: int, epochs: int) -> list[Row]:
+    """Train ``jobs`` adapters, one after the other; a row for each thing that follows the last step, from there on."""
     found = []
     for number in range(1, jobs + 1):
         run = await Run.start(http, data_dir, f"bench-{number}", epochs=epochs, seed=number)
         found.append(await _published(http, run, f"bench-{number}"))
-    return {
-        "median": {name: round(statistics.median(row[name] for row in found), 3) for name in found[0]},
-        "worst": {name: max(row[name] for row in found) for name in found[0]},
-        "jobs": found,
-    }
+    return [timed_row(case, {"patchbay": [[times[case]] for times in found]}) for case in found[0]]
 
 
-async def _published(http: httpx.AsyncClient, run: Run, name: str) -> Row:
+async def _published(http: httpx.AsyncClient, run: Run, name: str) -> dict[str, float]:
     async with asyncio.TaskGroup() as watching:
         told = watching.create_task(run.told_of_last_step())
         await until(run.is_over)
@@ -214,14 +211,14 @@ async def _published(http: httpx.AsyncClient, run: Run, name: str) -> Row:
     first, right = tokens_came.result()
     saved = next(event for event in run.events() if "checkpoint" in event["data"] and event["data"]["step"] == step)
     moments = {
-        "last_step_to_checkpoint_saved_s": saved["created_at"],
-        "last_step_to_event_over_http_s": told.result(),
-        "last_step_to_checkpoint_listed_s": listed.result(),
-        "last_step_to_first_answer_s": first,
-        "last_step_to_first_token_s": right,
-        "last_step_to_succeeded_s": succeeded.result(),
+        "last step → checkpoint saved": saved["created_at"],
+        "last step → event over HTTP": told.result(),
+        "last step → checkpoint listed": listed.result(),
+        "last step → first answer": first,
+        "last step → first right token": right,
+        "last step → succeeded": succeeded.result(),
     }
-    return {name: round(at - since, 3) for name, at in moments.items()}
+    return {name: (at - since) * 1000 for name, at in moments.items()}
 
 
 async def _first_tokens(http: httpx.AsyncClient, name: str) -> tuple[float, float]:
@@ -324,12 +321,13 @@ def _at(row: Any, keys: tuple[str, ...]) -> float:
 
 async def measure(jobs: int, epochs: int, seconds: float) -> Row:
     """Measure a fresh server."""
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as root:
         data_dir = Path(root) / "data"
         async with serving(data_dir) as url, httpx.AsyncClient(base_url=url, timeout=120) as http:
-            published = await publish(http, data_dir, jobs=jobs, epochs=epochs)
-            print("publish, seconds:", json.dumps({name: published[name] for name in ("median", "worst")}, indent=1))
+            for found in await publish(http, data_dir, jobs=jobs, epochs=epochs):
+                say(rows, found)
             beside = await neighbours(http, data_dir, seconds)
     print("neighbours, beside a job ÷ without:", json.dumps(beside["ratios"], indent=1))
     print("steps of the job a second:", json.dumps(beside["job_steps_per_s"]))
-    return {"shape": "embedded", "publish": published, "neighbours": beside}
+    return {"shape": "embedded", "rows": rows, "neighbours": beside}
