@@ -51,7 +51,8 @@ class Stand:
     @property
     def engine_flags(self) -> tuple[str, ...]:
         """What both pass to the engine."""
-        limits = ("--max-loras", str(self.slots), "--max-lora-rank", str(max(8, self.rank)))
+        highest = 1 << max(3, (self.rank - 1).bit_length())  # of the ranks that vLLM takes as a limit
+        limits = ("--max-loras", str(self.slots), "--max-lora-rank", str(highest))
         return ("--served-model-name", "base", *limits, *self.flags)
 
 

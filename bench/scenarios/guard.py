@@ -48,8 +48,15 @@ async def measure(bench: Bench, repeats: int) -> Row:
 
 
 def newest_ratio(out: Path) -> float:
-    """Return the ratio that was kept last."""
-    return ratio_of(json.loads((out / "guard.jsonl").read_text().splitlines()[-1]))
+    """Return the ratio that was kept last.
+
+    Raises:
+        typer.BadParameter: none was.
+    """
+    kept = out / "guard.jsonl"
+    if not kept.exists():
+        raise typer.BadParameter(f"{kept} is not there: `patchbay bench guard --write` makes it")
+    return ratio_of(json.loads(kept.read_text().splitlines()[-1]))
 
 
 def ratio_of(measured: Row) -> float:

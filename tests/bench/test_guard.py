@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from bench.cli import app
 from bench.scenarios.guard import LEAST, judge, newest_ratio
 
 
@@ -24,3 +27,9 @@ def test_the_committed_ratio_is_the_last_one(tmp_path: Path) -> None:
     lines = [{"rows": [{"ratio": {"tokens_per_s": [value, 0, 9]}}]} for value in (1.0, 2.5)]
     (tmp_path / "guard.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert newest_ratio(tmp_path) == 2.5
+
+
+def test_without_a_committed_ratio_nothing_is_measured(tmp_path: Path) -> None:
+    refused = CliRunner().invoke(app, ["guard", "--out", str(tmp_path)])
+    assert refused.exit_code == 2
+    assert "--write" in refused.output

@@ -22,6 +22,12 @@ def test_both_get_the_same_engine_flags() -> None:
     assert ours[ours.index("--max-residents") + 1] == theirs[theirs.index("--max-cpu-loras") + 1] == "16"
 
 
+@pytest.mark.parametrize(("rank", "limit"), [(1, "8"), (8, "8"), (12, "16"), (64, "64")])
+def test_the_limit_of_ranks_is_one_that_vllm_takes(rank: int, limit: str) -> None:
+    flags = Stand(Path("base"), 1, 2, rank).engine_flags
+    assert flags[flags.index("--max-lora-rank") + 1] == limit
+
+
 def test_stock_vllm_is_stock_although_our_plugins_are_installed_beside_it() -> None:
     command = stock_command(STAND, 2)
     assert "VLLM_PLUGINS=" in command[: command.index(sys.executable)]
