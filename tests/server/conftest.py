@@ -183,7 +183,7 @@ class Opened:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that no event announces."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.002)
 
