@@ -53,7 +53,7 @@ def shelf() -> Shelf:
 
 @pytest.fixture
 def worker(records: Records, shelf: Shelf, tmp_path: Path) -> Worker:
-    return Worker(records, tmp_path / "runs", shelf, "worker-1", stall_s=5.0)
+    return Worker(records, tmp_path / "runs", shelf, "worker-1", stall_s=15.0)
 
 
 @pytest.fixture
