@@ -73,7 +73,7 @@ def neutral(scene: Scene, clients: int, requests: int) -> Act[float]:
 
     async def act(target: Target, repeat: int) -> float:
         result = scene.folder / f"{target.kind}-{repeat}.json"
-        command = _command(scene, target, result, clients, requests)
+        command = _command(scene, target, result, clients, requests, repeat)
         process = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )
@@ -88,7 +88,7 @@ def neutral(scene: Scene, clients: int, requests: int) -> Act[float]:
     return act
 
 
-def _command(scene: Scene, target: Target, result: Path, clients: int, requests: int) -> list[str]:
+def _command(scene: Scene, target: Target, result: Path, clients: int, requests: int, seed: int) -> list[str]:
     options = {
         "--backend": "openai",
         "--base-url": target.url,
@@ -100,7 +100,7 @@ def _command(scene: Scene, target: Target, result: Path, clients: int, requests:
         "--random-output-len": str(ANSWER),
         "--num-prompts": str(requests),
         "--max-concurrency": str(clients),
-        "--seed": "0",
+        "--seed": str(seed),  # prompts that are in no cache
         "--result-dir": str(result.parent),
         "--result-filename": result.name,
     }
