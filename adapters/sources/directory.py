@@ -64,10 +64,10 @@ class DirectorySource:
             raise SourceNotFound(f"{directory} has no {name}; it holds {_listing(directory)}") from None
         except PermissionError:
             raise SourceForbidden(f"the server's user may not read {directory / name}") from None
-        file = files.enter_context(os.fdopen(descriptor, "rb", buffering=0))
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
             raise SourceForbidden(f"{directory / name} is not a regular file")
-        return file
+        return files.enter_context(os.fdopen(descriptor, "rb", buffering=0))
 
 
 async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:

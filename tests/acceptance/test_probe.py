@@ -16,6 +16,7 @@ from adapters.blobs import Blobs
 from adapters.registry import Registry
 from adapters.sources.directory import DirectorySource
 from adapters.staging import Staging
+from tests.acceptance.bad_adapters import BAD
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 NEIGHBOURS = ("embedded-base", "pirate")
@@ -49,21 +50,17 @@ async def stream(client, model: str) -> str:
     return "".join([chunk.choices[0].delta.content or "" async for chunk in chunks if chunk.choices])
 
 
-@pytest.mark.parametrize(
-    ("factor", "told"),
-    [(1e-18, "the base model's own scores"), (10, "served otherwise than PEFT computes it"), (1e4, "overflow")],
-    ids=["inert", "beyond the engine's precision", "overflowing"],
-)
-async def test_weights_that_are_fine_as_numbers_and_wrong_as_a_model_are_refused(
-    client, http, push, scaled, factor, told
-):
+@pytest.mark.parametrize("kind", [kind for kind, bad in BAD.items() if bad.found_by == "engine"])
+async def test_weights_that_are_fine_as_numbers_and_wrong_as_a_model_are_refused(client, http, push, variant, kind):
+    directory = variant("sql", 1.0)
+    BAD[kind].spoil(directory)
     alone = [await stream(client, model) for model in NEIGHBOURS]
     neighbours = asyncio.gather(*(stream(client, model) for model in NEIGHBOURS))
-    response = await push("probed", scaled(factor))
+    response = await push("probed", directory)
     assert response.status_code == 400, response.text
     (fault,) = response.json()["error"]["faults"]
     assert fault["where"] == "probe"
-    assert told in fault["found"]
+    assert BAD[kind].told in fault["found"]
     assert await neighbours == alone
     assert (await http.get("/v1/adapters/probed")).status_code == 404
 
