@@ -100,6 +100,15 @@ async def test_a_named_pipe_does_not_hold_the_server(write_adapter: WriteAdapter
             await DirectorySource(directory, [allowed]).fetch(staged)
 
 
+async def test_a_directory_in_place_of_a_file_is_refused(write_adapter: WriteAdapter, allowed: Path, staging: Staging):
+    directory = write_adapter()
+    (directory / WEIGHTS_FILE).unlink()
+    (directory / WEIGHTS_FILE).mkdir()
+    async with staging.open() as staged:
+        with pytest.raises(SourceForbidden, match="not a regular file"):
+            await DirectorySource(directory, [allowed]).fetch(staged)
+
+
 async def chunks(*pieces: bytes) -> AsyncIterator[bytes]:
     for piece in pieces:
         yield piece
