@@ -11,8 +11,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from adapters.door.stored_lora import Factors, StoredLora
 from adapters.spectrum import Doubles, Spectrum
-from adapters.stored_lora import Factors, StoredLora
 
 _LAYER = re.compile(r"(?:.+\.)?\d+(?=\.)")
 

@@ -10,10 +10,12 @@ import numpy as np
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 _STORED: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+WEIGHT_DTYPES = frozenset(_STORED)
+"""What an adapter's tensors may be made of."""
 
 
 def decode(data: bytes, dtype: str) -> Floats:
-    """Return the numbers that ``data`` holds in ``dtype`` (one of ``weights.WEIGHT_DTYPES``), exactly."""
+    """Return the numbers that ``data`` holds in ``dtype`` (one of ``WEIGHT_DTYPES``), exactly."""
     stored = np.frombuffer(data, _STORED[dtype])
     if dtype == "BF16":
         return (stored.astype(np.uint32) << 16).view(np.float32)

@@ -10,20 +10,20 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from adapters.blobs import Blobs
-from adapters.canonicalizer import Canonical
-from adapters.compile.report import CompileReport
-from adapters.disk import in_thread
+from adapters.canonical.canonicalizer import Canonical
+from adapters.canonical.compile_report import CompileReport
+from adapters.door.peft_config import claims_lora
+from adapters.door.report import Report
 from adapters.errors import AdapterNotFound, AdapterRefused, CompilerDied
 from adapters.faults import Faults
-from adapters.manifest import INITIAL
 from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias
-from adapters.peft_config import claims_lora
 from adapters.registry import Registry
-from adapters.report import Report
 from adapters.sources.directory import DirectorySource
 from adapters.sources.source import Source
-from adapters.staging import Staged, Staging
+from adapters.storage.blobs import Blobs
+from adapters.storage.disk import in_thread
+from adapters.storage.manifest import INITIAL
+from adapters.storage.staging import Staged, Staging
 from adapters.versions import Alias, Version
 
 log = structlog.get_logger(__name__)

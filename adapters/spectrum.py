@@ -7,8 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from adapters.door.stored_lora import Factors
 from adapters.number_formats import Floats
-from adapters.stored_lora import Factors
 
 Doubles = np.ndarray[Any, np.dtype[np.float64]]
 

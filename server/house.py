@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import structlog
 
-from adapters.blobs import Blobs
 from adapters.errors import NameTaken, PatchbayError
 from adapters.merge.merge import Bounds, merge
 from adapters.merge.recipe import Recipe
@@ -18,7 +17,8 @@ from adapters.publisher import Published, Publisher
 from adapters.registry import UNSET, Registry, Unset
 from adapters.sources.directory import DirectorySource
 from adapters.sources.source import Source
-from adapters.staging import Staging
+from adapters.storage.blobs import Blobs
+from adapters.storage.staging import Staging
 from adapters.versions import Alias, Version
 from server.errors import InvalidRequest, Unavailable
 from server.gateway.admission import Admission

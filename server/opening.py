@@ -11,19 +11,19 @@ from pathlib import Path
 
 import structlog
 
-from adapters.base_identity import BaseIdentity
-from adapters.blobs import Blobs
-from adapters.canonicalizer import Canonical
-from adapters.compile.report import CompileReport
-from adapters.compiler import AdapterCompiler
-from adapters.door import Limits
+from adapters.canonical.canonicalizer import Canonical
+from adapters.canonical.compile_report import CompileReport
+from adapters.confined.compiler import AdapterCompiler
+from adapters.confined.inspector import Inspector
+from adapters.door.base_identity import BaseIdentity
+from adapters.door.door import Limits
 from adapters.faults import Faults
-from adapters.inspector import Inspector
 from adapters.names import Reference
 from adapters.publisher import Publisher
 from adapters.registry import Registry
-from adapters.remote_blobs import RemoteBlobs
-from adapters.staging import Staging
+from adapters.storage.blobs import Blobs
+from adapters.storage.remote_blobs import RemoteBlobs
+from adapters.storage.staging import Staging
 from adapters.versions import Version
 from server.background import background
 from server.engine.engine import Engine, EngineBuilder

@@ -9,9 +9,9 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from adapters.disk import in_thread
 from adapters.names import DEFAULT_ALIAS, FineTunedName
 from adapters.sources.directory import DirectorySource
+from adapters.storage.disk import in_thread
 from adapters.versions import Version
 from server.errors import EngineNotReady, NoRoom
 from server.house import House

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from adapters.confinement import Allowance
+from adapters.confined.confinement import Allowance
 from adapters.sources.rules import SourceRules
 from server.host_memory import host_memory
 

@@ -31,7 +31,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from adapters.disk import fsync_directory
+from adapters.storage.disk import fsync_directory
 from trainer.errors import CheckpointNotFound
 from trainer.run_spec import RunSpec
 

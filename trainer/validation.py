@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import structlog
 
-from adapters.disk import in_thread
 from adapters.errors import BlobCorrupt, NotFound
-from adapters.manifest import FILES
+from adapters.storage.disk import in_thread
+from adapters.storage.manifest import FILES
 from trainer.data.faults import LineFault
 from trainer.errors import IllegalTransition, PreflightDied
 from trainer.jobs.job import Failure, Job, Json

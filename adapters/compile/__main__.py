@@ -18,9 +18,9 @@ import torch
 
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.compiler import Bounds, compile_directory
-from adapters.door import MAX_FAULTS
+from adapters.confined.exit_status import COMPILED, OUT_OF_MEMORY, REFUSED, is_out_of_memory
+from adapters.door.door import MAX_FAULTS
 from adapters.errors import AdapterRefused
-from adapters.exit_status import COMPILED, OUT_OF_MEMORY, REFUSED, is_out_of_memory
 
 
 def main() -> int:

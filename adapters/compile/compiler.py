@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.base_model import BaseModel
+from adapters.canonical.compile_report import CompileReport
 from adapters.compile import canonical
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.factors import (
@@ -22,13 +23,12 @@ from adapters.compile.factors import (
     spectrum_of_product,
 )
 from adapters.compile.lora import Lora
-from adapters.compile.report import CompileReport
 from adapters.compile.source import Source
 from adapters.compile.tensor_file import DTYPES
-from adapters.door import SERVABLE_RANKS
+from adapters.door.door import SERVABLE_RANKS
+from adapters.door.weights import MAX_MAGNITUDE
 from adapters.errors import AdapterRefused, Fault
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
-from adapters.weights import MAX_MAGNITUDE
+from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from adapters.door.peft_config import shown
 from adapters.errors import Fault
-from adapters.manifest import CONFIG_FILE
-from adapters.peft_config import shown
+from adapters.storage.manifest import CONFIG_FILE
 
 CHANGES = frozenset(
     {"ADALORA", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LOHA", "LOKR"}

@@ -13,11 +13,11 @@ from adapters.base_model import BaseModel
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.factors import Factors
 from adapters.compile.source import Source
+from adapters.door.first_adapter import start_of
+from adapters.door.lora_tensors import LoraTensors, Pair
+from adapters.door.peft_config import PeftConfig, shown
 from adapters.errors import AdapterRefused, Fault
-from adapters.first_adapter import start_of
-from adapters.lora_tensors import LoraTensors, Pair
-from adapters.manifest import CONFIG_FILE, INITIAL
-from adapters.peft_config import PeftConfig, shown
+from adapters.storage.manifest import CONFIG_FILE, INITIAL
 
 MAGNITUDE = "lora_magnitude_vector"
 

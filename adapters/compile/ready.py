@@ -1,4 +1,4 @@
-"""``python -m adapters.compile.ready``: compiles uploads, torch and PEFT loaded once. See ``adapters.compiler``."""
+"""Compiles uploads, torch and PEFT loaded once: the process of ``adapters.confined.compiler``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from adapters.compile import skeleton
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.compiler import Bounds, compile_directory
-from adapters.confinement import NICENESS
-from adapters.forking import Work, serve
+from adapters.confined.confinement import NICENESS
+from adapters.confined.forking import Work, serve
 
 
 def prepared(_: dict[str, Any]) -> Work:

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from adapters.base_model import EMBEDDING
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.source import Source, at
+from adapters.confined.exit_status import is_out_of_memory
+from adapters.door.tensor_names import PREFIX
 from adapters.errors import AdapterRefused, Fault
-from adapters.exit_status import is_out_of_memory
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
-from adapters.tensor_names import PREFIX
-from adapters.weights import WEIGHT_DTYPES
+from adapters.number_formats import WEIGHT_DTYPES
+from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 
 _INDEX_DTYPES = frozenset({"BOOL", "I32", "I64", "U8"})
 _PROBES = 4

@@ -14,12 +14,12 @@ from adapters.base_model import HEAD
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.kinds import refusal
 from adapters.compile.tensor_file import TensorFile
+from adapters.door.peft_config import MAX_CONFIG_BYTES
+from adapters.door.tensor_names import Key, Keys, Named
+from adapters.door.weights import scan
 from adapters.errors import AdapterRefused, Fault, SafetensorsMalformed
-from adapters.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
-from adapters.peft_config import MAX_CONFIG_BYTES
 from adapters.safetensors_header import Header, Tensor, read_header
-from adapters.tensor_names import Key, Keys, Named
-from adapters.weights import scan
+from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
 
 
 @dataclass(frozen=True, slots=True)

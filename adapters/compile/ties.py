@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from peft.utils.merge_utils import dare_linear, dare_ties, ties
 
-from adapters.canonical_form import Form, write
-from adapters.exit_status import COMPILED, OUT_OF_MEMORY, is_out_of_memory
+from adapters.canonical.form import Form, write
+from adapters.confined.exit_status import COMPILED, OUT_OF_MEMORY, is_out_of_memory
+from adapters.door.stored_lora import Factors, StoredLora
 from adapters.merge.recipe import Method
-from adapters.stored_lora import Factors, StoredLora
 
 _COMBINED = {Method.TIES: ties, Method.DARE_LINEAR: dare_linear, Method.DARE_TIES: dare_ties}
 

@@ -12,21 +12,21 @@ from typing import Any, Final
 
 import structlog
 
-from adapters import confinement
 from adapters.base_model import BaseModel
-from adapters.canonical_config import targets_of
-from adapters.canonical_form import Form, write
-from adapters.confinement import Allowance, TookTooMuch
-from adapters.disk import in_thread, space_needed
-from adapters.door import SERVABLE_RANKS
+from adapters.canonical.config import targets_of
+from adapters.canonical.form import Form, write
+from adapters.canonical.linear_sum import LinearSum
+from adapters.canonical.rounding import Rounding
+from adapters.confined import confinement
+from adapters.confined.confinement import Allowance, TookTooMuch
+from adapters.confined.exit_status import COMPILED, OUT_OF_MEMORY
+from adapters.door.door import SERVABLE_RANKS
+from adapters.door.stored_lora import Factors, StoredLora
 from adapters.errors import AdapterRefused, AdapterTooCostly, CompilerDied, Fault
-from adapters.exit_status import COMPILED, OUT_OF_MEMORY
 from adapters.merge.cut import Cut
-from adapters.merge.linear import LinearSum
 from adapters.merge.recipe import Method, Recipe
-from adapters.rounding import Rounding
 from adapters.spectrum import Spectrum
-from adapters.stored_lora import Factors, StoredLora
+from adapters.storage.disk import in_thread, space_needed
 
 WHERE: Final = "merge"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from adapters import first_adapter
-from adapters.disk import in_thread
+from adapters.door import first_adapter
 from adapters.errors import SourceForbidden, SourceNotFound
-from adapters.manifest import FILES, INITIAL
-from adapters.object_store import has_object, open_store, read_object, store_asked
 from adapters.sources.rules import BUCKET_SCHEMES, plain_bucket_url
-from adapters.staging import Staged
+from adapters.storage.disk import in_thread
+from adapters.storage.manifest import FILES, INITIAL
+from adapters.storage.object_store import has_object, open_store, read_object, store_asked
+from adapters.storage.staging import Staged
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore

@@ -9,11 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from adapters import first_adapter
-from adapters.disk import in_thread
+from adapters.door import first_adapter
 from adapters.errors import SourceForbidden, SourceNotFound
-from adapters.manifest import FILES, INITIAL
-from adapters.staging import BUFFER_BYTES, Staged
+from adapters.storage.disk import in_thread
+from adapters.storage.manifest import FILES, INITIAL
+from adapters.storage.staging import BUFFER_BYTES, Staged
 
 _SHOWN: Final = 10
 

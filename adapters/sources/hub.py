@@ -12,12 +12,12 @@ import httpx2
 from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
-from adapters import first_adapter
-from adapters.disk import in_thread
+from adapters.door import first_adapter
 from adapters.errors import SourceError, SourceForbidden, SourceNotFound, SourceUnavailable
-from adapters.manifest import FILES, INITIAL, FileEntry
 from adapters.sources.hub_hosts import HubHosts
-from adapters.staging import Staged
+from adapters.storage.disk import in_thread
+from adapters.storage.manifest import FILES, INITIAL, FileEntry
+from adapters.storage.staging import Staged
 
 ANSWER_TIMEOUT_S: Final = 20.0
 """Longest silence of the hub."""

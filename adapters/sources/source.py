@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from adapters.staging import Staged
+from adapters.storage.staging import Staged
 
 
 class Source(Protocol):

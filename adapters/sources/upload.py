@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from adapters.staging import Staged
+from adapters.storage.staging import Staged
 
 
 class UploadSource:

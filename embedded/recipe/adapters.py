@@ -14,8 +14,8 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from adapters.base_model import BaseModel
-from adapters.canonicalizer import canonicalize
-from adapters.door import Limits
+from adapters.canonical.canonicalizer import canonicalize
+from adapters.door.door import Limits
 from embedded.recipe.skills import Row
 from embedded.recipe.tokenizer import encode_chat
 

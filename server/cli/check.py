@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adapters.manifest import CONFIG_FILE
+from adapters.storage.manifest import CONFIG_FILE
 from server.cli import run_options as options
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.screen import AsJson, show_json, waiting

@@ -14,8 +14,8 @@ from typing import Final, Protocol
 
 from adapters.base_model import BaseModel
 from adapters.errors import BaseModelUnreadable
-from adapters.manifest import Manifest
 from adapters.model_card import ModelCard
+from adapters.storage.manifest import Manifest
 from server.cli import transfer
 from server.cli.client import Client, Json
 from server.cli.failure import CommandFailed, ExitCode

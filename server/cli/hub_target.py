@@ -17,8 +17,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # documented to be there
 
 from adapters.errors import PatchbayError
-from adapters.manifest import FileEntry
 from adapters.sources.hub_hosts import HubHosts
+from adapters.storage.manifest import FileEntry
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.screen import transfer_progress
 

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from adapters import first_adapter
-from adapters.manifest import EVERY_FILE, FILES, INITIAL
+from adapters.door import first_adapter
+from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL
 from server.cli.client import Client, Json
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.screen import transfer_progress, waiting

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
-from adapters.report import Report
+from adapters.door.report import Report
 from server.engine.engine import Demand, Engine, EngineGone, Resident, ScoringUnsupported
 from server.errors import EngineNotReady
 from server.residency.reference import NoReference, PeftReference

@@ -15,10 +15,10 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
-from adapters.confinement import DiesWithParent
-from adapters.disk import in_thread
+from adapters.confined.confinement import DiesWithParent
 from adapters.errors import AdapterRefused, Fault, SafetensorsMalformed
 from adapters.safetensors_header import BASE_HEADER, read_header
+from adapters.storage.disk import in_thread
 from server.host_memory import host_memory
 from server.residency.verdict import WHERE, Opinion
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from fastapi import APIRouter
 
 from adapters.diff import Diff
-from adapters.disk import in_thread
+from adapters.door.stored_lora import StoredLora
 from adapters.errors import WrongBase
 from adapters.names import parse_reference
-from adapters.stored_lora import StoredLora
+from adapters.storage.disk import in_thread
 from server.answers import compared_answers
 from server.routes.inputs import HouseOf
 from server.routes.shapes import DiffBody, Json

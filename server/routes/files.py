@@ -9,7 +9,7 @@ from typing import IO, Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request
 
-from adapters.disk import in_thread, space_needed
+from adapters.storage.disk import in_thread, space_needed
 from server.errors import InvalidRequest
 from server.http.download import Download
 from server.http.multipart import MultipartStream

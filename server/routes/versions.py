@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
 
-from adapters.manifest import names_in
 from adapters.names import check_adapter_name, check_alias
 from adapters.sources.address import parse_source
 from adapters.sources.source import Source
 from adapters.sources.upload import UploadSource
+from adapters.storage.manifest import names_in
 from adapters.versions import Version
 from server.errors import InvalidRequest
 from server.house import House

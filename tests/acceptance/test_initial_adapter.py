@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import embedded
-from adapters.manifest import EVERY_FILE, FILES
+from adapters.storage.manifest import EVERY_FILE, FILES
 from tests.adapters.compile.spoiling import train
 
 TEXT = "The museum opens at nine and closes when the last visitor has left. Where is the ship?"

@@ -22,10 +22,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import embedded
 from adapters.base_model import BaseModel
-from adapters.canonicalizer import canonicalize
+from adapters.canonical.canonicalizer import canonicalize
 from adapters.compile.factors import EXACT_ERROR, MAX_ERROR
-from adapters.door import Limits
-from adapters.manifest import FILES
+from adapters.door.door import Limits
+from adapters.storage.manifest import FILES
 from tests.acceptance.kinds_table import Table, differences, read, write
 from tests.adapters.compile.spoiling import SPELLINGS, config_of, edit_config, edit_tensors, train
 

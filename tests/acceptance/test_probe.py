@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import embedded
-from adapters.blobs import Blobs
 from adapters.registry import Registry
 from adapters.sources.directory import DirectorySource
-from adapters.staging import Staging
+from adapters.storage.blobs import Blobs
+from adapters.storage.staging import Staging
 from tests.acceptance.bad_adapters import BAD
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

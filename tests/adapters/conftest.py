@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapters.base_model import BaseModel
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE, Manifest
 from adapters.names import FineTunedName
 from adapters.registry import Registry
-from adapters.staging import Staged, Staging
+from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE, Manifest
+from adapters.storage.staging import Staged, Staging
 from adapters.versions import Version
 
 AddVersion = Callable[..., Awaitable[Version]]

@@ -6,14 +6,14 @@ import asyncio
 import sys
 from pathlib import Path
 
-from adapters.blobs import Blobs
-from adapters.canonicalizer import Canonical
+from adapters.canonical.canonicalizer import Canonical
+from adapters.door.report import Report
 from adapters.faults import Faults
 from adapters.publisher import Publisher
 from adapters.registry import Registry
-from adapters.report import Report
 from adapters.sources.directory import DirectorySource
-from adapters.staging import Staging
+from adapters.storage.blobs import Blobs
+from adapters.storage.staging import Staging
 
 REPORT = Report(
     rank=8,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from adapters.base_identity import BaseIdentity
+from adapters.door.base_identity import BaseIdentity
 from adapters.errors import AdapterRefused
-from adapters.manifest import CONFIG_FILE
+from adapters.storage.manifest import CONFIG_FILE
 
 SERVED = BaseIdentity.of(("main", "Qwen/Qwen3-8B"), Path("models/of-the-house"), ("Qwen3ForCausalLM",))
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from adapters.diff import Comparison, Diff
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
-from adapters.stored_lora import StoredLora
+from adapters.door.stored_lora import StoredLora
+from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 
 QUERIES = ("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj")
 EVERYWHERE = (*QUERIES, "model.layers.1.self_attn.v_proj", "lm_head", "model.embed_tokens")

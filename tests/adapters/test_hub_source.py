@@ -15,10 +15,10 @@ import pytest
 from huggingface_hub import HfApi
 
 from adapters.errors import SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnavailable
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
 from adapters.sources.hub import HubSource
 from adapters.sources.hub_hosts import HubHosts
-from adapters.staging import Staging
+from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
+from adapters.storage.staging import Staging
 from tests.adapters.hub_stand_in import Fault, HubStandIn, listed
 
 TOKEN = "hf_secret"

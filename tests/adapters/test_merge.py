@@ -19,13 +19,13 @@ from torch import nn
 
 from adapters.base_model import BaseModel
 from adapters.compile import ties
-from adapters.confinement import Allowance
-from adapters.door import Limits, inspect
+from adapters.confined.confinement import Allowance
+from adapters.door.door import Limits, inspect
+from adapters.door.stored_lora import StoredLora
 from adapters.errors import AdapterRefused
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE, Manifest
 from adapters.merge.merge import Bounds, merge
 from adapters.merge.recipe import Ingredient, Method, Recipe
-from adapters.stored_lora import StoredLora
+from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE, Manifest
 from adapters.versions import Version
 
 AMPLE = Allowance(memory_bytes=2 << 30, cpu_s=300, wall_s=500)

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from adapters.blobs import Blobs
-from adapters.canonicalizer import Canonical
+from adapters.canonical.canonicalizer import Canonical
+from adapters.door.report import Report
 from adapters.errors import AdapterRefused, Fault, InvalidName, SourceForbidden
 from adapters.faults import KILLED
-from adapters.manifest import CONFIG_FILE, Manifest
 from adapters.names import FineTunedName, Reference
 from adapters.publisher import FAULT_POINTS, Publisher
 from adapters.registry import Registry
-from adapters.report import Report
 from adapters.sources.directory import DirectorySource
-from adapters.staging import Staging
+from adapters.storage.blobs import Blobs
+from adapters.storage.manifest import CONFIG_FILE, Manifest
+from adapters.storage.staging import Staging
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESS = Path(__file__).with_name("publishing_process.py")

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from adapters.blobs import Blobs
-from adapters.canonicalizer import Canonical
-from adapters.compile.report import CompileReport
+from adapters.canonical.canonicalizer import Canonical
+from adapters.canonical.compile_report import CompileReport
 from adapters.errors import AdapterRefused, CompilerDied, Fault
-from adapters.manifest import CONFIG_FILE, FILES, Manifest
 from adapters.publisher import Publisher
 from adapters.registry import Registry
 from adapters.sources.directory import DirectorySource
-from adapters.staging import Staging
+from adapters.storage.blobs import Blobs
+from adapters.storage.manifest import CONFIG_FILE, FILES, Manifest
+from adapters.storage.staging import Staging
 from tests.adapters.test_publisher import REPORT
 
 WriteAdapter = Callable[..., Path]

@@ -8,8 +8,6 @@ import pytest
 from obstore.store import GCSStore, S3Store
 
 from adapters.errors import AdapterRefused, SourceForbidden, SourceNotFound
-from adapters.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE, Manifest
-from adapters.object_store import open_store
 from adapters.sources.address import parse_source
 from adapters.sources.bucket import BucketSource
 from adapters.sources.directory import DirectorySource
@@ -17,7 +15,9 @@ from adapters.sources.hub import HubSource
 from adapters.sources.rules import BUCKET_SCHEMES, SourceRules, plain_bucket_url
 from adapters.sources.source import Source
 from adapters.sources.upload import UploadSource
-from adapters.staging import Staging
+from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE, Manifest
+from adapters.storage.object_store import open_store
+from adapters.storage.staging import Staging
 
 WriteAdapter = Callable[..., Path]
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from adapters.base_model import BaseModel
-from adapters.canonicalizer import canonicalize
-from adapters.door import Limits
+from adapters.canonical.canonicalizer import canonicalize
+from adapters.door.door import Limits
 from embedded import ADAPTERS, BASE, DATA
 from embedded.recipe import score, skills
 

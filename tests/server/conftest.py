@@ -20,8 +20,8 @@ from safetensors.numpy import save
 from starlette.types import ASGIApp, Message
 
 from adapters.base_model import BaseModel
-from adapters.canonical_config import canonical_config
-from adapters.inspector import Inspector
+from adapters.canonical.config import canonical_config
+from adapters.confined.inspector import Inspector
 from server.app import build_app
 from server.engine.fake import FakeBuilder, FakeEngine
 from server.gateway.gateway import Gateway

@@ -15,8 +15,8 @@ from sqlalchemy import Row, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.database import Database
-from adapters.disk import fsync_directory, in_thread, space_needed
 from adapters.errors import BlobCorrupt
+from adapters.storage.disk import fsync_directory, in_thread, space_needed
 from trainer.clock import Clock, database_clock
 from trainer.errors import FileInUse, FileNotFound, FileTooLarge, InvalidField
 from trainer.files.file import File, Purpose, Status

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event as Flag
 
-from adapters.confinement import DiesWithParent
+from adapters.confined.confinement import DiesWithParent
 from trainer.methods.endings import RunEnded, SpecRefused
 from trainer.methods.launch import SHARED, launch, stop_file, tell_end
 from trainer.methods.lock import alone

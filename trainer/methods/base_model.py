@@ -10,7 +10,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from adapters.base_model import BaseModel
-from adapters.door import SERVABLE_RANKS, Limits, inspect
+from adapters.door.door import SERVABLE_RANKS, Limits, inspect
 from adapters.errors import AdapterRefused, BaseModelUnreadable, Fault
 from trainer.methods.endings import BaseRefused, SpecRefused, WarmStartRefused
 from trainer.run_spec import ALL_LINEAR, RunSpec

@@ -13,10 +13,10 @@ from typing import Final
 import torch
 from safetensors.torch import load_file
 
-from adapters.canonicalizer import form_of, write
-from adapters.disk import fsync_directory
-from adapters.manifest import WEIGHTS_FILE
-from adapters.stored_lora import StoredLora
+from adapters.canonical.canonicalizer import form_of, write
+from adapters.door.stored_lora import StoredLora
+from adapters.storage.disk import fsync_directory
+from adapters.storage.manifest import WEIGHTS_FILE
 from trainer.methods.endings import NotFinite
 from trainer.run_directory import COMPLETE, Checkpoint, Marker, RunDirectory
 

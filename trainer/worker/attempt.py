@@ -18,8 +18,8 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from adapters.disk import in_thread
 from adapters.errors import PatchbayError
+from adapters.storage.disk import in_thread
 from trainer.child import Child, child
 from trainer.errors import LeaseLost
 from trainer.files.file import Purpose

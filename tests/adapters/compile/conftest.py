@@ -13,9 +13,9 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import embedded
+from adapters.canonical.compile_report import CompileReport
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.compiler import Bounds, compile_directory
-from adapters.compile.report import CompileReport
 from adapters.errors import AdapterRefused, Fault
 from tests.adapters.compile.spoiling import Compile, Refuse, log_probabilities, train
 

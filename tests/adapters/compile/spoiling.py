@@ -11,9 +11,9 @@ import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file, save_file
 
-from adapters.compile.report import CompileReport
+from adapters.canonical.compile_report import CompileReport
 from adapters.errors import Fault
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
+from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 
 Compile = Callable[..., tuple[CompileReport, Path]]
 Refuse = Callable[..., tuple[Fault, ...]]

@@ -11,21 +11,21 @@ import torch
 from peft import get_peft_model
 from transformers import PreTrainedModel
 
-from adapters.blobs import Blobs
-from adapters.canonicalizer import Canonical, canonicalize
+from adapters.canonical.canonicalizer import Canonical, canonicalize
+from adapters.canonical.compile_report import CompileReport
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.compiler import Bounds, compile_directory
-from adapters.compile.report import CompileReport
-from adapters.door import Limits
+from adapters.door.door import Limits
 from adapters.errors import AdapterRefused
-from adapters.manifest import CONFIG_FILE, EVERY_FILE, FILES, INITIAL, Manifest
 from adapters.publisher import Publisher
 from adapters.registry import Registry
-from adapters.remote_blobs import RemoteBlobs
 from adapters.sources.directory import DirectorySource
 from adapters.sources.source import Source
 from adapters.sources.upload import UploadSource
-from adapters.staging import Staging
+from adapters.storage.blobs import Blobs
+from adapters.storage.manifest import CONFIG_FILE, EVERY_FILE, FILES, INITIAL, Manifest
+from adapters.storage.remote_blobs import RemoteBlobs
+from adapters.storage.staging import Staging
 from tests.adapters.compile.spoiling import log_probabilities, train
 from tests.adapters.compile.test_lora import plain
 

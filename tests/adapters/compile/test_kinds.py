@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from adapters.compile import kinds
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.factors import EXACT_ERROR, MAX_ERROR
-from adapters.door import Limits, inspect
-from adapters.manifest import FILES, WEIGHTS_FILE
+from adapters.door.door import Limits, inspect
+from adapters.storage.manifest import FILES, WEIGHTS_FILE
 from tests.adapters.compile.spoiling import Compile, Refuse, config_of, train
 
 ADALORA = ("ADALORA", {"init_r": 6, "target_r": 4, "total_step": 10, "tinit": 1, "tfinal": 1})

@@ -21,8 +21,8 @@ from adapters.compile import skeleton
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.compiler import Bounds, compile_directory
 from adapters.compile.source import Source
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
-from adapters.peft_config import PeftConfig
+from adapters.door.peft_config import PeftConfig
+from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 from tests.adapters.compile.spoiling import (
     SPELLINGS,
     Compile,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from peft import IA3Config, LoHaConfig, LoraConfig, ShiraConfig, VeraConfig
 
 from adapters.errors import AdapterRefused
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
+from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 from tests.adapters.compile.spoiling import Compile, Refuse, edit_config, edit_tensors
 
 Save = Callable[..., Path]

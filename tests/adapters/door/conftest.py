@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from adapters.base_model import BaseModel
-from adapters.door import Limits, inspect
+from adapters.door.door import Limits, inspect
+from adapters.door.report import Report
 from adapters.errors import AdapterRefused, Fault
-from adapters.report import Report
 
 HIDDEN, MIDDLE, VOCABULARY, LAYERS = 16, 24, 40, 2
 SHAPES = {

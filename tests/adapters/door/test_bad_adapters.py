@@ -8,8 +8,8 @@ import pytest
 
 import embedded
 from adapters.base_model import BaseModel
-from adapters.canonicalizer import canonicalize
-from adapters.door import Limits
+from adapters.canonical.canonicalizer import canonicalize
+from adapters.door.door import Limits
 from adapters.errors import AdapterRefused
 from tests.acceptance.bad_adapters import BAD
 

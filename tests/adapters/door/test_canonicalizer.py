@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from adapters.base_model import BaseModel
-from adapters.canonicalizer import Canonical, canonicalize
-from adapters.compile.report import CompileReport
+from adapters.canonical.canonicalizer import Canonical, canonicalize
+from adapters.canonical.compile_report import CompileReport
 from adapters.errors import AdapterRefused
-from adapters.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
+from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
 from tests.adapters.compile.spoiling import SPELLINGS
 from tests.adapters.door.conftest import LIMITS, SHAPES, TIED_BASE, UNTIED_BASE, AdapterFiles, encode, linear_modules
 

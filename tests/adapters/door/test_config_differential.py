@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from adapters.door import Limits, inspect
+from adapters.door.door import Limits, inspect
+from adapters.door.peft_config import PeftConfig
 from adapters.errors import AdapterRefused
-from adapters.peft_config import PeftConfig
 
 CONFIG = "adapter_config.json"
 LAYERS, WIDTH = 3, 4

@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adapters.base_model import BaseModel
-from adapters.door import Limits, inspect
+from adapters.door.door import Limits, inspect
 from adapters.errors import AdapterRefused
 
 PREFIX = "base_model.model."

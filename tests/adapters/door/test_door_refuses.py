@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from adapters.door import MAX_FAULTS, Limits, inspect
+from adapters.door.door import MAX_FAULTS, Limits, inspect
 from adapters.errors import AdapterRefused
 
 CONFIG = "adapter_config.json"

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from adapters.canonicalizer import canonicalize
-from adapters.confinement import ENVIRONMENT, Allowance
-from adapters.door import Limits
+from adapters.canonical.canonicalizer import canonicalize
+from adapters.confined.confinement import ENVIRONMENT, Allowance
+from adapters.confined.inspector import Inspector
+from adapters.door.door import Limits
 from adapters.errors import AdapterRefused, AdapterTooCostly, CompilerDied
-from adapters.inspector import Inspector
-from adapters.manifest import FILES
+from adapters.storage.manifest import FILES
 from tests.adapters.door.conftest import LIMITS, TIED_BASE, AdapterFiles
 
 AMPLE = Allowance(memory_bytes=1 << 30, cpu_s=60, wall_s=300.0)

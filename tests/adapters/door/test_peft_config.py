@@ -11,8 +11,8 @@ import pytest
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 
+from adapters.door.peft_config import PeftConfig
 from adapters.errors import AdapterRefused
-from adapters.peft_config import PeftConfig
 
 PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
 MODULES = [

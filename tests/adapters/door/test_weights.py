@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from adapters.door.weights import CHUNK_BYTES, MAX_MAGNITUDE, scan
 from adapters.errors import SafetensorsMalformed
 from adapters.safetensors_header import read_header
-from adapters.weights import CHUNK_BYTES, MAX_MAGNITUDE, scan
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 

@@ -16,7 +16,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
-from adapters.inspector import Inspector
+from adapters.confined.inspector import Inspector
 from server.cli import app
 from server.engine.fake import FakeBuilder
 from server.house import House

@@ -9,8 +9,8 @@ from functools import partial
 import httpx
 import pytest
 
-from adapters.manifest import FILES
 from adapters.names import FineTunedName
+from adapters.storage.manifest import FILES
 
 
 @pytest.fixture

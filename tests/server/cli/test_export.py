@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 import embedded
 from adapters.base_model import BaseModel
 from adapters.errors import SourceForbidden
-from adapters.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE, Manifest
+from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE, Manifest
 from server.cli.failure import CommandFailed
 from server.cli.hub_target import HubTarget
 from server.engine.fake import FakeBuilder

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 from vllm.config.lora import MaxLoRARanks
 
-from adapters.door import SERVABLE_RANKS
+from adapters.door.door import SERVABLE_RANKS
 from server.engine.engine import StartRefused
 from server.engine.flags import EMBEDDED_FLAGS, OWNED, SLOTS, SPARE_HOST_ADAPTERS, parse_flags
 

@@ -11,7 +11,7 @@ from threading import Event as Flag
 import pytest
 
 from adapters.base_model import BaseModel
-from adapters.door import Limits, inspect
+from adapters.door.door import Limits, inspect
 from embedded import BASE
 from trainer.methods import supervised
 from trainer.methods.launch import SHARED

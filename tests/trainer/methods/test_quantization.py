@@ -9,7 +9,7 @@ from bitsandbytes.nn import Linear4bit
 from safetensors import safe_open
 
 from adapters.base_model import BaseModel
-from adapters.door import Limits, inspect
+from adapters.door.door import Limits, inspect
 from embedded import ADAPTERS, BASE, DATA
 from embedded.recipe import score, skills
 from trainer.methods import base_model, dpo, supervised

@@ -7,7 +7,7 @@ import pytest
 from safetensors import safe_open
 
 from adapters.base_model import BaseModel
-from adapters.door import Limits, inspect
+from adapters.door.door import Limits, inspect
 from embedded import BASE, DATA
 from embedded.recipe import score, skills
 from trainer.methods import supervised

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from adapters.base_model import BaseModel
-from adapters.canonicalizer import canonicalize
-from adapters.door import Limits, inspect
+from adapters.canonical.canonicalizer import canonicalize
+from adapters.door.door import Limits, inspect
 from embedded import ADAPTERS, BASE, DATA
 from trainer.methods import dpo, kto, supervised
 from trainer.methods.__main__ import main

@@ -13,19 +13,19 @@ from typing import Final
 
 import numpy as np
 
-from adapters import canonical_form
 from adapters.base_model import BaseModel
-from adapters.canonical_config import targets_of
-from adapters.canonical_form import Form, config_bytes, header_bytes
-from adapters.compile.report import CompileReport
-from adapters.door import Admitted, Limits, admit, inspect
+from adapters.canonical import form as canonical_form
+from adapters.canonical.compile_report import CompileReport
+from adapters.canonical.config import targets_of
+from adapters.canonical.form import Form, config_bytes, header_bytes
+from adapters.canonical.linear_sum import LinearSum
+from adapters.canonical.rounding import Rounding
+from adapters.door.door import Admitted, Limits, admit, inspect
+from adapters.door.report import Report
+from adapters.door.stored_lora import Factors, StoredLora
+from adapters.door.weights import MAX_MAGNITUDE
 from adapters.errors import AdapterRefused, Fault
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
-from adapters.merge.linear import LinearSum
-from adapters.report import Report
-from adapters.rounding import Rounding
-from adapters.stored_lora import Factors, StoredLora
-from adapters.weights import MAX_MAGNITUDE
+from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 
 AS_IT_CAME: Final = "kept as it came, not in canonical form: it brings a copy of the base model's embeddings"
 

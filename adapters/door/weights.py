@@ -10,8 +10,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from adapters.errors import Fault, SafetensorsMalformed
-from adapters.manifest import WEIGHTS_FILE
+from adapters.number_formats import WEIGHT_DTYPES
 from adapters.safetensors_header import Header, Tensor
+from adapters.storage.manifest import WEIGHTS_FILE
 
 CHUNK_BYTES = 16 << 20
 MAX_MAGNITUDE = 65_504.0
@@ -33,8 +34,6 @@ _FORMATS: Mapping[str, _Format] = {
     "BF16": _Format(np.dtype("<u2"), 0x7FFF, 0x7F80),
     "F32": _Format(np.dtype("<u4"), 0x7FFF_FFFF, 0x7F80_0000),
 }
-WEIGHT_DTYPES = frozenset(_FORMATS)
-"""What an adapter's tensors may be made of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
+from adapters.door.peft_config import PeftConfig
 from adapters.errors import Fault
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
-from adapters.peft_config import PeftConfig
 from adapters.safetensors_header import Header
+from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 
 PREFIX = "base_model.model."
 

@@ -12,9 +12,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from adapters import strict_json
+from adapters.door.module_pattern import matching
 from adapters.errors import AdapterRefused, Fault
-from adapters.manifest import CONFIG_FILE, INITIAL
-from adapters.module_pattern import matching
+from adapters.storage.manifest import CONFIG_FILE, INITIAL
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_RANK = 65_536

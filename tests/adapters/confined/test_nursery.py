@@ -8,8 +8,8 @@ from contextlib import aclosing
 from pathlib import Path
 
 from adapters.base_model import BaseModel
-from adapters.confinement import Allowance
-from adapters.nursery import Nursery
+from adapters.confined.confinement import Allowance
+from adapters.confined.nursery import Nursery
 
 AMPLE = Allowance(memory_bytes=1 << 30, cpu_s=60, wall_s=300.0)
 
@@ -21,7 +21,7 @@ async def test_it_ends_when_nothing_is_asked_for_long_and_starts_again(
     setup = {"name": "tiny", "fingerprint": "f", "dtype": "BF16", "modules": modules}
     limits = {"max_rank": 16, "max_bytes": 1 << 20}
     seen = set()
-    async with aclosing(Nursery("adapters.inspection", idle_s=0.01)) as nursery:
+    async with aclosing(Nursery("adapters.confined.inspection", idle_s=0.01)) as nursery:
         for number in range(2):
             question = {"directory": str(write_lora()), "out": str(tmp_path / f"out{number}"), "limits": limits}
             working = asyncio.create_task(nursery.ask(setup, question, AMPLE))

@@ -11,9 +11,9 @@ from typing import Final
 import obstore
 
 from adapters.errors import BlobCorrupt
-from adapters.manifest import EVERY_FILE, FILES, INITIAL_FILES, names_in
-from adapters.object_store import has_object, open_store, read_object, store_asked
-from adapters.staging import Staged
+from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL_FILES, names_in
+from adapters.storage.object_store import has_object, open_store, read_object, store_asked
+from adapters.storage.staging import Staged
 
 SCHEMES: Final = ("s3", "gs", "az", "file", "memory")
 

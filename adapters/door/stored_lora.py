@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from adapters.lora_tensors import LoraTensors, Pair
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
+from adapters.door.lora_tensors import LoraTensors, Pair
+from adapters.door.peft_config import PeftConfig
 from adapters.number_formats import Floats, decode
-from adapters.peft_config import PeftConfig
 from adapters.safetensors_header import Header, Tensor, read_header
+from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 
 
 @dataclass(frozen=True, slots=True)

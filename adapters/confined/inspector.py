@@ -1,4 +1,4 @@
-"""Has uploads inspected and brought into canonical form by ``adapters.inspection``, where none can harm us."""
+"""Has uploads inspected and brought into canonical form by ``adapters.confined.inspection``, where none can harm us."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from adapters.base_model import BaseModel
-from adapters.canonicalizer import Canonical
-from adapters.compile.report import CompileReport
-from adapters.confinement import Allowance, TookTooMuch
-from adapters.disk import space_needed
-from adapters.door import Limits
+from adapters.canonical.canonicalizer import Canonical
+from adapters.canonical.compile_report import CompileReport
+from adapters.confined.confinement import Allowance, TookTooMuch
+from adapters.confined.nursery import Nursery
+from adapters.door.door import Limits
+from adapters.door.report import Report
 from adapters.errors import AdapterTooCostly
-from adapters.nursery import Nursery
-from adapters.report import Report
+from adapters.storage.disk import space_needed
 
 
 class Inspector:
     """Inspects adapters, several at once if need be. Its process starts with the first, or ahead of it by ``start``."""
 
     def __init__(self) -> None:
-        self._nursery = Nursery("adapters.inspection")
+        self._nursery = Nursery("adapters.confined.inspection")
 
     @property
     def process_id(self) -> int | None:
@@ -36,7 +36,7 @@ class Inspector:
     async def canonicalize(
         self, directory: Path, out: Path, base: BaseModel, limits: Limits, allowance: Allowance
     ) -> Canonical:
-        """Do what ``adapters.canonicalizer.canonicalize`` does, within ``allowance``.
+        """Do what ``adapters.canonical.canonicalizer.canonicalize`` does, within ``allowance``.
 
         Raises:
             AdapterRefused: with every fault found.

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from adapters.base_model import EMBEDDING
-from adapters.canonical_config import canonical_config
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
+from adapters.canonical.config import canonical_config
+from adapters.door.stored_lora import Factors
+from adapters.door.tensor_names import PREFIX
 from adapters.number_formats import encode
 from adapters.safetensors_header import DTYPE_BITS, LENGTH_BYTES
-from adapters.stored_lora import Factors
-from adapters.tensor_names import PREFIX
+from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from adapters.disk import fsync_directory, in_thread, space_needed
 from adapters.errors import BlobCorrupt
-from adapters.manifest import INITIAL, Manifest, names_in
-from adapters.remote_blobs import RemoteBlobs
-from adapters.staging import Staged, Staging
+from adapters.storage.disk import fsync_directory, in_thread, space_needed
+from adapters.storage.manifest import INITIAL, Manifest, names_in
+from adapters.storage.remote_blobs import RemoteBlobs
+from adapters.storage.staging import Staged, Staging
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 

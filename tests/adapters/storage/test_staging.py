@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from adapters.disk import space_needed
 from adapters.errors import AdapterRefused, SourceTooLarge, StorageFull
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE, Manifest
-from adapters.staging import BUFFER_BYTES, Staging
+from adapters.storage.disk import space_needed
+from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE, Manifest
+from adapters.storage.staging import BUFFER_BYTES, Staging
 
 
 async def chunks(*pieces: bytes) -> AsyncIterator[bytes]:
@@ -125,7 +125,7 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing(tmp_path: Path):
 import asyncio, resource, signal
 from pathlib import Path
 from adapters.errors import StorageFull
-from adapters.staging import Staging
+from adapters.storage.staging import Staging
 async def chunks():
     yield b"x" * 10_000
 async def main():

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from adapters.compile.report import CompileReport
-from adapters.confinement import Allowance, TookTooMuch
-from adapters.disk import space_needed
+from adapters.canonical.compile_report import CompileReport
+from adapters.confined.confinement import Allowance, TookTooMuch
+from adapters.confined.nursery import Nursery
 from adapters.errors import AdapterTooCostly
-from adapters.nursery import Nursery
+from adapters.storage.disk import space_needed
 
 IDLE_S: Final = 600.0
 """So long torch and PEFT stay in memory for the next one."""

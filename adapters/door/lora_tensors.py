@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from adapters.base_model import EMBEDDING, HEAD, BaseModel
+from adapters.door.peft_config import PeftConfig, shown
 from adapters.errors import AdapterRefused, Fault
-from adapters.manifest import CONFIG_FILE, WEIGHTS_FILE
-from adapters.peft_config import PeftConfig, shown
+from adapters.number_formats import WEIGHT_DTYPES
 from adapters.safetensors_header import Header, Tensor
-from adapters.weights import WEIGHT_DTYPES
+from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 
 # What vLLM's parse_fine_tuned_lora_name reads to the right module; it takes the prefix as optional.
 _KEY = re.compile(

@@ -1,4 +1,4 @@
-"""``python -m adapters.inspection``: inspects uploads and makes them canonical. See ``adapters.inspector``."""
+"""Inspects uploads and makes them canonical: the process of ``adapters.confined.inspector``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from adapters.base_model import BaseModel
-from adapters.canonicalizer import canonicalize
-from adapters.door import Limits
-from adapters.forking import Work, serve
+from adapters.canonical.canonicalizer import canonicalize
+from adapters.confined.forking import Work, serve
+from adapters.door.door import Limits
 
 
 def prepared(setup: dict[str, Any]) -> Work:

@@ -11,9 +11,9 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from adapters.disk import fsync_directory, in_thread, space_needed
 from adapters.errors import AdapterRefused, Fault, SourceTooLarge
-from adapters.manifest import EVERY_FILE, FILES, INITIAL, INITIAL_FILES, FileEntry, Manifest
+from adapters.storage.disk import fsync_directory, in_thread, space_needed
+from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL, INITIAL_FILES, FileEntry, Manifest
 
 BUFFER_BYTES: Final = 1 << 20
 """Bytes are handed to a thread in pieces of at least this size."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters import strict_json
-from adapters.manifest import CONFIG_FILE, INITIAL
+from adapters.storage.manifest import CONFIG_FILE, INITIAL
 
 FOLDERS: Final = (INITIAL, "pissa_init")
 """What it is called beside an adapter; the second by PEFT's documentation."""

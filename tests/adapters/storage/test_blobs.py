@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from adapters.blobs import Blobs
 from adapters.errors import AdapterRefused, BlobCorrupt, SourceForbidden, SourceUnavailable
-from adapters.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE, Manifest
-from adapters.remote_blobs import RemoteBlobs
-from adapters.staging import Staging
+from adapters.storage.blobs import Blobs
+from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE, Manifest
+from adapters.storage.remote_blobs import RemoteBlobs
+from adapters.storage.staging import Staging
 
 Stage = Callable[..., Awaitable[Manifest]]
 Put = Callable[..., Awaitable[str]]

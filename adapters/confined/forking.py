@@ -3,7 +3,7 @@
 Starting Python and its libraries for an upload would take longer than most work on it. The process itself reads no
 upload. It is told on standard input, a socket: first its setup as JSON after its length, then one byte for each piece
 of work, with the socket to do it on. There the child reads the question, a line of JSON with its allowance in it, and
-writes its answer; when it has ended, its status is written as the last line. The outside is ``adapters.nursery``.
+writes its answer; when it has ended, its status is written as the last line. Outside: ``adapters.confined.nursery``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any, Final, NoReturn
 
-from adapters.confinement import Allowance, DiesWithParent, hold_to
-from adapters.door import MAX_FAULTS
+from adapters.confined.confinement import Allowance, DiesWithParent, hold_to
+from adapters.confined.exit_status import is_out_of_memory
+from adapters.door.door import MAX_FAULTS
 from adapters.errors import AdapterRefused
-from adapters.exit_status import is_out_of_memory
 
 LENGTH_BYTES: Final = 8
 _SHOWN_CHARACTERS: Final = 2000

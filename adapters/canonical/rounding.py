@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
+from adapters.door.stored_lora import Factors
 from adapters.number_formats import rounded
 from adapters.spectrum import Doubles
-from adapters.stored_lora import Factors
 
 
 class Rounding:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from adapters import strict_json
+from adapters.door.peft_config import MAX_CONFIG_BYTES, shown
 from adapters.errors import AdapterRefused, Fault
-from adapters.manifest import CONFIG_FILE
-from adapters.peft_config import MAX_CONFIG_BYTES, shown
+from adapters.storage.manifest import CONFIG_FILE
 
 FORCE = "publish it with force_base=true (--force-base)"
 

@@ -1,4 +1,4 @@
-"""Has work on uploads done in children of a process that stands ready for it (``adapters.forking``)."""
+"""Has work on uploads done in children of a process that stands ready for it (``adapters.confined.forking``)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from adapters.confinement import ENVIRONMENT, Allowance, DiesWithParent, TookTooMuch, end
+from adapters.confined.confinement import ENVIRONMENT, Allowance, DiesWithParent, TookTooMuch, end
+from adapters.confined.forking import LENGTH_BYTES
 from adapters.errors import AdapterRefused, CompilerDied, Fault
-from adapters.forking import LENGTH_BYTES
 
 _PATIENCE_S: Final = 60.0
 """How much longer than a child may take we wait for it: the process may be starting, or out of the kernel's favour."""

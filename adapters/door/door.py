@@ -16,15 +16,15 @@ from itertools import chain, islice
 from pathlib import Path
 
 from adapters.base_model import BaseModel
+from adapters.door.lora_tensors import LoraTensors
+from adapters.door.peft_config import MAX_CONFIG_BYTES, PeftConfig
+from adapters.door.report import Report
+from adapters.door.stored_lora import StoredLora
+from adapters.door.tensor_names import Keys, Named
+from adapters.door.weights import Scan, scan
 from adapters.errors import AdapterRefused, Fault, SafetensorsMalformed
-from adapters.lora_tensors import LoraTensors
-from adapters.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
-from adapters.peft_config import MAX_CONFIG_BYTES, PeftConfig
-from adapters.report import Report
 from adapters.safetensors_header import read_header
-from adapters.stored_lora import StoredLora
-from adapters.tensor_names import Keys, Named
-from adapters.weights import Scan, scan
+from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
 
 README = "README.md"
 SERVABLE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from adapters.stored_lora import Factors, StoredLora
+from adapters.door.stored_lora import Factors, StoredLora
 
 
 @dataclass(frozen=True)

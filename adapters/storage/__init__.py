@@ -1,0 +1,1 @@
+"""Where bytes lie: staged while nothing is decided about them, then as blobs by their digest."""
