@@ -17,8 +17,14 @@ install: $(SETUP)  ## make .venv and install everything into it; BACKEND=cpu or 
 serve: $(SETUP)  ## run the server on http://127.0.0.1:8000; MODEL=org/name, ARGS="flags of patchbay serve"
 	$(VENV)/patchbay serve $(MODEL) $(ARGS)
 
-test: $(SETUP)  ## run all tests; ARGS="flags of pytest"
-	$(VENV)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+# Alone first: what computes beside a real engine and a training run would starve them, and they it.
+test: $(SETUP)  ## run all tests; or those that ARGS="flags and paths of pytest" name
+ifeq ($(ARGS),)
+	$(VENV)/pytest tests/acceptance
+	$(VENV)/pytest -n 2 --dist loadfile --ignore tests/acceptance
+else
+	$(VENV)/pytest $(ARGS)
+endif
 
 lint: $(SETUP)  ## ruff, mypy and the import contracts
 	$(VENV)/ruff check

@@ -14,7 +14,8 @@ async def register_examples(registry: Registry, publisher: Publisher, directory:
     """Publish every adapter directory under ``directory`` by its name, unless it was ever used: deleted is deleted."""
     for adapter in await asyncio.to_thread(_adapters_in, directory):
         if await registry.is_unused(adapter.name):
-            await publisher.publish(adapter.name, DirectorySource(adapter, allowed=[directory]))
+            source = DirectorySource(adapter, allowed=[directory])
+            await publisher.publish(adapter.name, source, force_base=True)  # whatever the operator calls their base
 
 
 def _adapters_in(directory: Path) -> list[Path]:

@@ -65,16 +65,27 @@ class Nursery:
             OSError: a file could not be read or written.
         """
         self._be_busy()
+        asked = {**question, "allowance": asdict(allowance)}
         try:
-            await self.start(setup)
-            assert self._running is not None
-            asked = _ask(self._running, {**question, "allowance": asdict(allowance)})
-            said = await asyncio.wait_for(asked, allowance.wall_s + _PATIENCE_S)
+            said = await asyncio.wait_for(self._said(setup, asked), allowance.wall_s + _PATIENCE_S)
         except TimeoutError:
             raise TookTooMuch(f"{allowance.wall_s:g} seconds") from None
         finally:
             self._be_idle()
         return _understood(said.splitlines(), allowance)
+
+    async def _said(self, setup: Mapping[str, Any], question: Mapping[str, Any]) -> bytes:
+        """Ask; once more where the process was gone before it was asked."""
+        for _ in range(2):
+            await self.start(setup)
+            running = self._running
+            assert running is not None
+            said = await _ask(running, question)
+            if not said and self._running is running:
+                self._let_go()  # it died; that its exit is known to us may take a moment
+            if said is not None:
+                return said
+        return b""
 
     async def aclose(self) -> None:
         """End the process, whatever it is at."""
@@ -124,15 +135,15 @@ def _send(control: socket.socket, data: bytes) -> None:
         control.sendall(data)
 
 
-async def _ask(running: _Running, question: Mapping[str, Any]) -> bytes:
-    """Return all that is said: an answer, if there is one, and how the child ended."""
+async def _ask(running: _Running, question: Mapping[str, Any]) -> bytes | None:
+    """Return all that is said: an answer, if there is one, and how the child ended; None: nobody was there to ask."""
     ours, theirs = socket.socketpair()
     with theirs:
         try:
             socket.send_fds(running.control, [b"+"], [theirs.fileno()])
         except OSError:
             ours.close()
-            return b""
+            return None
     reader, writer = await asyncio.open_unix_connection(sock=ours)
     try:
         writer.write(json.dumps(question).encode() + b"\n")

@@ -288,7 +288,7 @@ def test_an_upload_into_the_clients_own_network_is_not_made(hub, to_hub, prepare
 
 
 @pytest.fixture
-def embedded_url(opening, listening) -> Iterator[str]:
+def embedded_url(opening, listening, portal) -> Iterator[str]:
     """A server that says it has the embedded base, and has its example adapters."""
 
     @asynccontextmanager
@@ -300,7 +300,6 @@ def embedded_url(opening, listening) -> Iterator[str]:
 
     with (
         capture_logs(),
-        start_blocking_portal() as portal,
         portal.wrap_async_context_manager(serving()) as url,
     ):
         yield url
