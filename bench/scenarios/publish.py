@@ -39,7 +39,7 @@ async def measure(bench: Bench, count: int) -> Row:
     async with bench.servers(0) as (_, _, targets, folder):
 
         async def act(target: Target, number: int) -> tuple[float, float]:
-            directory = variant(folder / target.kind / f"n{number}", "sql", alpha=16 + number % 1000)
+            directory = variant(folder / target.kind / f"n{number}", "sql", strength=1 + number % 1000 / 10_000)
             return await _published(target, f"n{number}", directory)
 
         found = await alternating(targets, count, act)

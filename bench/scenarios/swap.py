@@ -78,7 +78,7 @@ async def measure(slots: int, moves: int, asking: Asking) -> Row:
         root = Path(folder)
         async with serving(root / "data", "--no-worker", "--max-loras", str(slots)) as url:
             for version in range(1, moves + 2):
-                directory = variant(root / f"v{version}", SKILLS[version % 2], alpha=16 + version)
+                directory = variant(root / f"v{version}", SKILLS[version % 2], strength=1 + version / 100)
                 await upload(url, {NAME: directory}, alias=f"bench-{version}")
             await _move(url, 1)
             async with Client(url) as client:
@@ -100,11 +100,13 @@ async def measure(slots: int, moves: int, asking: Asking) -> Row:
     }
 
 
-def variant(directory: Path, skill: str, *, alpha: int) -> Path:
+def variant(directory: Path, skill: str, *, strength: float) -> Path:
     """Write an example adapter whose effect is stronger or weaker: other bytes, and its answers begin as they did."""
     directory.mkdir(parents=True)
     config = json.loads((ADAPTERS / skill / "adapter_config.json").read_text())
-    (directory / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": alpha}))
+    (directory / "adapter_config.json").write_text(
+        json.dumps({**config, "lora_alpha": config["lora_alpha"] * strength})
+    )
     weights = "adapter_model.safetensors"
     (directory / weights).write_bytes((ADAPTERS / skill / weights).read_bytes())
     return directory
