@@ -26,6 +26,7 @@ from adapters.compile.lora import Lora
 from adapters.compile.source import Source
 from adapters.compile.tensor_file import DTYPES
 from adapters.door.door import SERVABLE_RANKS
+from adapters.door.first_adapter import LOFTQ
 from adapters.door.weights import MAX_MAGNITUDE
 from adapters.errors import AdapterRefused, Fault
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
@@ -89,6 +90,12 @@ def _from_lora(source: Source, directory: Path, base: BaseWeights, bounds: Bound
     lora = Lora.of(source, base.model)
     if lora.config.use_dora:
         return _cut(_spectra(source, lora, base, bounds), lora.kind, lora.rank, bounds)
+    if lora.is_loftq:
+        from adapters.compile import loftq  # bitsandbytes takes seconds to import: others go without
+
+        changes = loftq.changes(lora, lora.first(directory, base), base)
+        spectra = [spectrum_of(module, change, bounds.rank) for module, change in changes]
+        return _cut(spectra, lora.kind, lora.rank, bounds)
     learnt = lora.learnt(directory, base)
     rank = max(factors.rank for factors in learnt)
     if rank > bounds.rank:
@@ -138,12 +145,13 @@ def _over(cut: Cut, rank: int, bounds: Bounds) -> Fault:
 
 def _loss(cut: Cut, kind: str, spectra: Sequence[Spectrum]) -> Fault:
     enough = rank_within(spectra, MAX_ERROR)
+    otherwise = "QLoRA with init_lora_weights=true" if kind == LOFTQ else "a LoRA"
     return Fault(
         "adapter",
         f"{kind}, whose change to the weights loses {_percent(cut.error)} at rank {cut.rank} "
         f"(worst: {_percent(cut.worst_error)} of {cut.worst_module})",
         f"a loss of at most {_percent(MAX_ERROR)}, for which rank {enough} is enough: {_server_flag(enough)}take the "
-        f"loss with --compress-to {cut.rank}, or train a LoRA",
+        f"loss with --compress-to {cut.rank}, or train {otherwise}",
     )
 
 

@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from adapters.base_model import BaseModel
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.factors import Factors
 from adapters.compile.source import Source
-from adapters.door.first_adapter import start_of
+from adapters.door.first_adapter import LOFTQ, start_of
 from adapters.door.lora_tensors import LoraTensors, Pair
 from adapters.door.peft_config import PeftConfig, shown
 from adapters.errors import AdapterRefused, Fault
@@ -71,9 +69,14 @@ class Lora:
         """Whether any module's scale is another than 1."""
         return any(self._scale(pair.module) != 1 for pair in self.pairs)
 
+    @property
+    def is_loftq(self) -> bool:
+        """Whether it was trained on a quantised copy of the base, for which ``learnt`` does not hold."""
+        return _start(self.config) == LOFTQ
+
     def factors(self) -> list[Factors]:
         """Each module's factors in float32, the scale in ``b``."""
-        return [self._factors(pair) for pair in self.pairs]
+        return [self.factors_of(pair) for pair in self.pairs]
 
     def learnt(self, directory: Path, base: BaseWeights) -> list[Factors]:
         """``factors``; for a changed start less those of the first adapter, which lies in ``directory``/initial.
@@ -83,22 +86,31 @@ class Lora:
         """
         if _start(self.config) is None:
             return self.factors()
+        pairs = zip(self.factors(), self.first(directory, base).factors(), strict=True)
+        differences = (after.minus(start) for after, start in pairs)
+        return [Factors(made.module, made.b.float(), made.a.float()) for made in differences]
+
+    def first(self, directory: Path, base: BaseWeights) -> Lora:
+        """The first adapter, which lies in ``directory``/initial: of the same modules and ranks, in the same order.
+
+        Raises:
+            AdapterRefused: there is none, or it is another's.
+        """
         if not (directory / INITIAL).is_dir():
             raise AdapterRefused([_no_initial(self.config)])
         first = Lora.of(Source.read(directory / INITIAL, base), base.model)
-        last, before = self.factors(), first.factors()
         # PEFT's examples have the first adapter say that it is plain, so that it can be loaded as it is
-        if _start(first.config) not in {None, _start(self.config)} or _shapes(last) != _shapes(before):
+        if _start(first.config) not in {None, _start(self.config)} or _shapes(self) != _shapes(first):
             needed = "the adapter that this one was trained from: the same initialisation, modules and ranks"
             raise AdapterRefused([Fault(INITIAL, "another adapter", needed)])
-        differences = (after.minus(start) for after, start in zip(last, before, strict=True))
-        return [Factors(made.module, made.b.float(), made.a.float()) for made in differences]
+        return first
 
-    def _factors(self, pair: Pair) -> Factors:
+    def factors_of(self, pair: Pair, *, is_scaled: bool = True) -> Factors:
+        """One module's factors in float32, the scale in ``b`` or left out."""
         assert pair.a is not None
         assert pair.b is not None
         a, b = self.source.tensor(pair.a.name).float(), self.source.tensor(pair.b.name).float()
-        return Factors(pair.module, b * self._scale(pair.module), a)
+        return Factors(pair.module, b * self._scale(pair.module) if is_scaled else b, a)
 
     def _scale(self, module: str) -> float:
         rank = self.config.rank_of(module)
@@ -118,13 +130,19 @@ def _start_faults(config: PeftConfig) -> Iterator[Fault]:
 
 
 def _no_initial(config: PeftConfig) -> Fault:
+    # PEFT converts the other starts, and not LoftQ: what the quantisation lost would be left out
+    otherwise = (
+        "plain LoRA that was trained with init_lora_weights=true, on a quantised base too (QLoRA)"
+        if _start(config) == LOFTQ
+        else "plain LoRA from save_pretrained(..., path_initial_model_for_weight_conversion=<the first adapter>)"
+    )
     return Fault(
         f"{CONFIG_FILE}: init_lora_weights",
         f"{shown(config.init_lora_weights)}, which changes the base model, and no {INITIAL}/ beside the files",
-        f"the first adapter's two files in {INITIAL}/ (save_pretrained before training), or plain LoRA from "
-        "save_pretrained(..., path_initial_model_for_weight_conversion=<the first adapter>)",
+        f"the first adapter's two files in {INITIAL}/ (save_pretrained before training), or {otherwise}",
     )
 
 
-def _shapes(factors: list[Factors]) -> list[tuple[str, torch.Size, torch.Size]]:
-    return [(made.module, made.b.shape, made.a.shape) for made in factors]
+def _shapes(lora: Lora) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    sides = ((pair.module, pair.b, pair.a) for pair in lora.pairs)
+    return [(module, b.shape, a.shape) for module, b, a in sides if b is not None and a is not None]

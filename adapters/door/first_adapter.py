@@ -1,6 +1,7 @@
 """The adapter as it was before its first step, which some starts of training take out of the base's weights.
 
-Of PiSSA, OLoRA, CorDA and LoRA-GA what was learnt is the difference to it, so it has to come along.
+Of PiSSA, OLoRA, CorDA and LoRA-GA what was learnt is the difference to it, and of LoftQ it tells which quantised copy
+of the base was trained on; so it has to come along.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from adapters.storage.manifest import CONFIG_FILE, INITIAL
 FOLDERS: Final = (INITIAL, "pissa_init")
 """What it is called beside an adapter; the second by PEFT's documentation."""
 
-_STARTS: Final = ("pissa", "olora", "corda", "lora_ga")
+LOFTQ: Final = "loftq"
+_STARTS: Final = ("pissa", "olora", "corda", "lora_ga", LOFTQ)
 
 
 def start_of(init_lora_weights: Any) -> str | None:

@@ -194,8 +194,8 @@ class PeftConfig(BaseModel):
             yield _fault("task_type", shown(self.task_type), "an adapter for CAUSAL_LM")
         if str(self.init_lora_weights).lower() == "loftq":
             needed = (
-                "plain LoRA: LoftQ's numbers belong to a quantised copy of the base model that the adapter does not "
-                "hold; train with init_lora_weights=true, on a quantised base too (QLoRA)"
+                "an initialisation that keeps the base model: send the first adapter too, its two files in "
+                f"{INITIAL}/, or train with init_lora_weights=true, on a quantised base too (QLoRA)"
             )
             yield _fault("init_lora_weights", shown(self.init_lora_weights), needed)
         elif isinstance(self.init_lora_weights, str) and self.init_lora_weights.lower() not in _PLAIN_INITS:

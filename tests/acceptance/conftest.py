@@ -159,7 +159,8 @@ def push(http) -> Callable:
     """Upload a directory as a new version of an adapter."""
 
     async def upload(name: str, directory: Path, **query: str) -> httpx.Response:
-        files = {file: (file, (directory / file).read_bytes()) for file in os.listdir(directory)}
+        paths = {str(path.relative_to(directory)): path for path in directory.rglob("*") if path.is_file()}
+        files = {name: (name, path.read_bytes()) for name, path in paths.items()}
         return await http.post(f"/v1/adapters/{name}/versions", files=files, params=query)
 
     return upload

@@ -25,9 +25,17 @@ from adapters.base_model import BaseModel
 from adapters.canonical.canonicalizer import canonicalize
 from adapters.compile.factors import EXACT_ERROR, MAX_ERROR
 from adapters.door.door import Limits
-from adapters.storage.manifest import FILES
+from adapters.storage.manifest import FILES, INITIAL, names_in
 from tests.acceptance.kinds_table import Table, differences, read, write
-from tests.adapters.compile.spoiling import SPELLINGS, config_of, edit_config, edit_tensors, train
+from tests.adapters.compile.spoiling import (
+    SPELLINGS,
+    config_of,
+    edit_config,
+    edit_tensors,
+    on_the_cpu,
+    train,
+    with_loftq,
+)
 
 TOLERANCE = 3.0
 """× the floor, the base model's own mean distance to PEFT: an adapter's matrices round to bfloat16 as the base's do."""
@@ -55,10 +63,15 @@ class Kind:
     """A part of what the refusal says is needed; None: it is served."""
     is_converted: bool = False
     """Saved by PEFT as the difference to its first adapter."""
+    is_started: bool = False
+    """Sent with its first adapter."""
 
     def config(self) -> Any:
         if self.peft == "LORA":
-            return config_of(self.peft, {"r": 8, "lora_alpha": 16, **self.fields})
+            fields = {"r": 8, "lora_alpha": 16, **self.fields}
+            loftq = fields.pop("loftq", None)
+            config = config_of(self.peft, fields)
+            return config if loftq is None else with_loftq(config, **loftq)
         if "num_virtual_tokens" in self.fields:
             return PEFT_TYPE_TO_CONFIG_MAPPING[self.peft](task_type="CAUSAL_LM", **self.fields)
         return config_of(self.peft, dict(self.fields))
@@ -117,6 +130,7 @@ SHOT = {"num_virtual_tokens": 4}
 ADALORA = {"init_r": 6, "target_r": 4, "total_step": 10, "tinit": 1, "tfinal": 1}
 ALL_LINEAR = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]}
 CUT = {"compress_to": 16}
+NF4, INT8 = {"bits": 4, "iterations": 1}, {"bits": 8, "iterations": 1}
 LOSS, NO_WEIGHTS = "--compress-to 16", "a method that changes weights alone"
 CONVERT = "path_initial_model_for_weight_conversion"
 
@@ -158,7 +172,12 @@ KINDS: dict[str, Kind] = {
     "PiSSA, converted": Kind(fields={"init_lora_weights": "pissa"}, is_converted=True),
     "OLoRA": Kind(fields={"init_lora_weights": "olora"}, needed=CONVERT),
     "OLoRA, converted": Kind(fields={"init_lora_weights": "olora"}, is_converted=True),
+    "PiSSA, with its first adapter": Kind(fields={"init_lora_weights": "pissa"}, is_started=True),
+    "OLoRA, with its first adapter": Kind(fields={"init_lora_weights": "olora"}, is_started=True),
     "LoftQ": Kind(spoil=with_fields(init_lora_weights="loftq"), needed="init_lora_weights=true"),
+    "LoftQ, with its first adapter": Kind(fields={"loftq": NF4}, is_started=True, needed=LOSS),
+    "LoftQ, with its first adapter, cut": Kind(fields={"loftq": NF4}, is_started=True, query=CUT),
+    "LoftQ in eight bits, with its first adapter, cut": Kind(fields={"loftq": INT8}, is_started=True, query=CUT),
     "DoRA": Kind(fields={"use_dora": True}, needed="--compress-to R"),
     "DoRA, cut": Kind(fields={"use_dora": True}, query=CUT),
     "LoRA with lora_bias": Kind(fields={"lora_bias": True}, needed="lora_bias=False"),
@@ -215,7 +234,10 @@ class Peft:
         """
         torch.manual_seed(0)
         config = kind.config()
-        model = get_peft_model(copy.deepcopy(self._base), config).eval()
+        with on_the_cpu():
+            model = get_peft_model(copy.deepcopy(self._base), config).eval()
+        if kind.is_started:
+            model.save_pretrained(out / INITIAL)
         if kind.is_converted:
             start, config.init_lora_weights = config.init_lora_weights, True
             model.save_pretrained(out / "first")
@@ -232,7 +254,9 @@ class Peft:
             kind.spoil(out)
             if by is not None:
                 return None
-            if self._effect(scores := self.scores(out)) >= EFFECT:
+            # what was started on a changed base is itself nowhere but here: its file alone is for another one
+            scores = self._scores(model) if kind.is_started else self.scores(out)
+            if self._effect(scores) >= EFFECT:
                 return scores
         raise AssertionError("no effect on the base model")
 
@@ -300,7 +324,8 @@ def found(peft, push, http, served_scores, known, adapters, tmp_path_factory) ->
 
     def made(kind: Kind) -> tuple[Path, torch.Tensor | None]:
         """The adapter's directory, and its scores where it is to be served: trained until it has an effect."""
-        alike = (kind.peft, json.dumps(kind.fields), kind.spoil, kind.is_converted, kind.needed is None)
+        how = (kind.is_converted, kind.is_started, kind.needed is None)
+        alike = (kind.peft, json.dumps(kind.fields), kind.spoil, *how)
         if alike not in adapters:
             directory = tmp_path_factory.mktemp("kind")
             adapters[alike] = directory, peft.make(kind, directory, by=None if kind.needed is None else REFUSED_BY)
@@ -309,8 +334,9 @@ def found(peft, push, http, served_scores, known, adapters, tmp_path_factory) ->
     async def publish(kind: Kind) -> Found:
         directory, scores = made(kind)
         sent = tmp_path_factory.mktemp("sent")
-        for name in FILES:
-            shutil.copy(directory / name, sent)
+        for name in names_in(directory):
+            (sent / name).parent.mkdir(exist_ok=True)
+            shutil.copy(directory / name, sent / name)
         kind.disguise(sent)
         response = await push("of-a-kind", sent, **kind.query)
         if response.status_code != 201:

@@ -81,7 +81,7 @@ def _base(spec: RunSpec) -> Any:
         import bitsandbytes  # noqa: F401 - transformers quantises by it
     except ImportError as missing:
         raise SpecRefused(
-            "quantization needs bitsandbytes where jobs are trained: patchbay's extra 'cuda' has it"
+            "quantization needs bitsandbytes where jobs are trained: patchbay's extras 'cpu' and 'cuda' have it"
         ) from missing
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True,

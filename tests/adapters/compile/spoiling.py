@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
 from adapters.canonical.compile_report import CompileReport
 from adapters.errors import Fault
@@ -63,3 +65,21 @@ def edit_tensors(adapter: Path, change: Callable[[dict[str, torch.Tensor]], Mapp
     path = adapter / WEIGHTS_FILE
     tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
     save_file(dict(change(tensors)), path)
+
+
+def with_loftq(config: LoraConfig, bits: int, iterations: int) -> LoraConfig:
+    """``config``, to start by LoftQ. Said afterwards: PEFT's constructor wants scipy for it and never uses it."""
+    config.init_lora_weights, config.loftq_config = "loftq", {"loftq_bits": bits, "loftq_iter": iterations}
+    return config
+
+
+class on_the_cpu(TorchFunctionMode):  # noqa: N801 - reads as what it does
+    """Computes on the CPU what asks for "cuda", as PEFT's ``loftq_init`` does whatever there is."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def here(value: Any) -> Any:
+            return "cpu" if isinstance(value, str | torch.device) and str(value).startswith("cuda") else value
+
+        if func is not torch.Tensor.to:
+            return func(*args, **kwargs or {})
+        return func(*map(here, args), **{name: here(value) for name, value in (kwargs or {}).items()})

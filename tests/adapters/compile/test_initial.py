@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from obstore.store import LocalStore
 from peft import get_peft_model
 from transformers import PreTrainedModel
 
@@ -19,6 +20,8 @@ from adapters.door.door import Limits
 from adapters.errors import AdapterRefused
 from adapters.publisher import Publisher
 from adapters.registry import Registry
+from adapters.sources import bucket
+from adapters.sources.bucket import BucketSource
 from adapters.sources.directory import DirectorySource
 from adapters.sources.source import Source
 from adapters.sources.upload import UploadSource
@@ -78,14 +81,21 @@ def uploaded(directory: Path) -> UploadSource:
     return UploadSource(parts())
 
 
+@pytest.fixture(autouse=True)
+def local_buckets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Buckets are directories beside each other."""
+    monkeypatch.setattr(bucket, "open_store", lambda url, _: LocalStore(tmp_path / url.removeprefix("s3://")))
+
+
 SOURCES: dict[str, Callable[[Path], Source]] = {
     "upload": uploaded,
+    "bucket": lambda directory: BucketSource(f"s3://{directory.name}", [f"s3://{directory.name}"]),
     "directory": lambda directory: DirectorySource(directory, [directory]),
 }
 
 
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("kind", ["upload", "directory"])
+@pytest.mark.parametrize("kind", SOURCES)
 async def test_a_changed_start_is_served_exactly_and_kept_with_its_first_adapter(
     publisher: Publisher,
     blobs: Blobs,

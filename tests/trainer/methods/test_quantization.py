@@ -86,4 +86,4 @@ def test_without_bitsandbytes_the_check_says_what_to_install(make_run, monkeypat
     assert main([str(run.path), "--check"], Flag()) is Exit.FINISHED
     report = run.check()
     assert report["ok"] is False
-    assert "extra 'cuda'" in report["reason"]
+    assert "extras 'cpu' and 'cuda'" in report["reason"]

@@ -1,0 +1,128 @@
+"""LoftQ: what was trained is a LoRA on a quantised copy of the base, and starts as the best LoRA for what that lost.
+
+Li et al. 2023, "LoftQ: LoRA-Fine-Tuning-Aware Quantization for Large Language Models", arXiv 2310.08659, as PEFT has it
+in ``peft.utils.loftq_utils.loftq_init``. The copy Q is in no file, but follows from the base W and two numbers in the
+config; that the first adapter is the best one for W - Q proves that it is the right copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import bitsandbytes.functional as bnb
+import torch
+from torch import Tensor
+
+from adapters.base_model import EMBEDDING
+from adapters.compile.base_weights import BaseWeights
+from adapters.compile.factors import Factors
+from adapters.compile.lora import Lora
+from adapters.door.peft_config import PeftConfig, shown
+from adapters.errors import AdapterRefused, Fault
+from adapters.storage.manifest import CONFIG_FILE, INITIAL
+
+NF4, INT8 = 4, 8
+MAX_ITERATIONS = 10
+"""Each takes a weight apart once more; the paper takes five, PEFT one."""
+TOLERANCE = 0.05
+"""× the first adapter. In bfloat16 it misses by 0.002; a wrong base, block, kind or iteration, by 0.2 and more."""
+_BLOCK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the copy was made: in ``bits`` a weight, by so many ``iterations``."""
+
+    bits: int
+    iterations: int
+
+    @classmethod
+    def of(cls, config: PeftConfig) -> Self:
+        """Read ``loftq_config``, with PEFT's defaults.
+
+        Raises:
+            AdapterRefused: what it says is nothing that PEFT does, or more work than is done here.
+        """
+        fields = config.loftq_config or {}
+        bits, iterations = fields.get("loftq_bits", NF4), fields.get("loftq_iter", 1)
+        faults = []
+        if not _is_whole(bits) or bits not in {NF4, INT8}:
+            needed = f"{NF4} or {INT8}: PEFT's LoftQ has no other quantisations"
+            faults.append(Fault(f"{CONFIG_FILE}: loftq_config.loftq_bits", shown(bits), needed))
+        if not _is_whole(iterations) or not 1 <= iterations <= MAX_ITERATIONS:
+            needed = f"a whole number from 1 to {MAX_ITERATIONS}"
+            faults.append(Fault(f"{CONFIG_FILE}: loftq_config.loftq_iter", shown(iterations), needed))
+        if faults:
+            raise AdapterRefused(faults)
+        return cls(bits, iterations)
+
+    def copy_of(self, weight: Tensor, rank: int) -> Tensor:
+        """The quantised copy of ``weight``, made for a LoRA of ``rank``; both in float32."""
+        copy = self._quantised(weight)
+        for _ in range(self.iterations - 1):
+            copy = self._quantised(weight - _best(weight - copy, rank))
+        return copy
+
+    def _quantised(self, weight: Tensor) -> Tensor:
+        if self.bits == NF4:
+            stored, state = bnb.quantize_4bit(weight, blocksize=_BLOCK, compress_statistics=False, quant_type="nf4")
+            made: Tensor = bnb.dequantize_4bit(stored, state)
+        else:
+            rows, largest, _ = bnb.int8_vectorwise_quant(weight.half())  # bitsandbytes' Int8Params goes by float16 too
+            made = bnb.int8_vectorwise_dequant(rows, largest)
+        return made
+
+
+def changes(last: Lora, first: Lora, base: BaseWeights) -> Iterator[tuple[str, Tensor]]:
+    """Yield each module and what was trained less the base's weight: [out_features, in_features], float64.
+
+    Raises:
+        AdapterRefused: a config that PEFT would not follow, or ``first`` is not the start on a copy of this base.
+    """
+    recipe = Recipe.of(last.config)
+    for pair, start in zip(last.pairs, first.pairs, strict=True):
+        if pair.module.rpartition(".")[2] == EMBEDDING:
+            raise AdapterRefused([Fault(CONFIG_FILE, f"LoftQ on {pair.module}", "LoftQ on linear layers alone")])
+        weight = base.read(f"{pair.module}.weight").float()
+        trained, begun = last.factors_of(pair), first.factors_of(start, is_scaled=False)
+        copy = recipe.copy_of(weight, begun.rank)
+        if not _is_start(begun, weight - copy):
+            raise AdapterRefused([_other_copy(pair.module, base, recipe)])
+        yield pair.module, copy.double() - weight.double() + trained.b.double() @ trained.a.double()
+
+
+def _is_start(begun: Factors, lost: Tensor) -> bool:
+    """Whether b·a is made of singular vectors of ``lost`` with their values, which random numbers never are.
+
+    The difference to ``lost``'s own best b·a would say less: its singular values lie so close together that the last
+    vectors of a cut differ from one machine to the next.
+    """
+    lost, b, a = lost.double(), begun.b.double(), begun.a.double()
+    left, right = torch.linalg.qr(b).Q, torch.linalg.qr(a.T).Q
+    limit = TOLERANCE * begun.norm()
+    missed_left = torch.linalg.norm((left.T @ b) @ a - left.T @ lost)
+    missed_right = torch.linalg.norm(b @ (a @ right) - lost @ right)
+    return float(missed_left) <= limit and float(missed_right) <= limit
+
+
+def _best(lost: Tensor, rank: int) -> Tensor:
+    # in float32 and in these steps, as PEFT: the next copy is made of it
+    left, values, right = torch.linalg.svd(lost, full_matrices=False)
+    root = values[:rank].sqrt()
+    return (left[:, :rank] * root) @ (root[:, None] * right[:rank])
+
+
+def _other_copy(module: str, base: BaseWeights, recipe: Recipe) -> Fault:
+    return Fault(
+        f"{INITIAL}: {module}",
+        f"a first adapter that does not make up for what {base.model.name} loses in {recipe.bits} bits by LoftQ "
+        f"(loftq_iter={recipe.iterations}): another base model or another quantiser",
+        "the adapter as get_peft_model made it on this base model in the precision that it is stored in, saved before "
+        "training, and the loftq_config that it was made with",
+    )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
