@@ -16,8 +16,9 @@ from typing import Final
 
 from adapters.errors import BlobCorrupt
 from adapters.storage.disk import fsync_directory, in_thread, space_needed
-from adapters.storage.manifest import INITIAL, Manifest, names_in
+from adapters.storage.manifest import INITIAL, names_in
 from adapters.storage.remote_blobs import RemoteBlobs
+from adapters.storage.seals import Seals
 from adapters.storage.staging import Staged, Staging
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -34,6 +35,7 @@ class Blobs:
         self._root = root
         self._remote = remote
         self._staging = Staging(root, max_bytes=sys.maxsize)
+        self._seals = Seals()
 
     async def put(self, staged: Staged) -> Path:
         """Publish what ``staged`` holds: durable when this returns. The same bytes again change nothing.
@@ -61,14 +63,14 @@ class Blobs:
         return directory
 
     async def verify(self, digest: str) -> Path:
-        """Hash the blob again and return its directory; a damaged one is fetched anew from the remote store.
+        """Return the directory of the blob, hashed since it last changed; a damaged one is fetched anew.
 
         Raises:
             BlobCorrupt: it is damaged or missing, and there is no good remote copy.
             SourceUnavailable: the remote store did not answer.
         """
         directory = self._directory(digest)
-        if not await in_thread(_is_intact, directory, digest):
+        if not await in_thread(self._seals.is_intact, directory, digest):
             await self._fetch(digest, "is damaged or missing")
         return directory
 
@@ -103,7 +105,7 @@ class Blobs:
     def _place(self, staged: Path, digest: str) -> Path:
         """Rename a staging directory into place; an intact blob there stays and grows young again."""
         target = self._directory(digest)
-        is_damaged = target.is_dir() and not _is_intact(target, digest)
+        is_damaged = target.is_dir() and not self._seals.is_intact(target, digest)
         with space_needed(self._root):
             target.parent.mkdir(parents=True, exist_ok=True)
             for parent in (self._root, self._root / "sha256"):
@@ -133,6 +135,7 @@ class Blobs:
                     # Under the lock, because a ``put`` of the same bytes may just have made it young again.
                     if directory.is_dir() and directory.stat().st_mtime <= horizon:
                         self._discard(directory)
+                        self._seals.forget(directory.name)
                         swept.append(directory.name)
         for directory in self._staging.directory.glob("*"):
             if _newest_mtime(directory) <= horizon:
@@ -162,13 +165,6 @@ class Blobs:
 
 def _is_whole(directory: Path) -> bool:
     return all((directory / name).is_file() for name in names_in(directory))
-
-
-def _is_intact(directory: Path, digest: str) -> bool:
-    try:
-        return Manifest.of(directory).digest == digest
-    except OSError:
-        return False
 
 
 def _newest_mtime(directory: Path) -> float:
