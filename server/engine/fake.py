@@ -33,6 +33,8 @@ from server.engine.engine import (
     ScoringUnsupported,
 )
 
+IDS = 2**31
+"""vLLM's runner for GPUs keeps an adapter's id in 32 bits, and the engine dies of a larger one."""
 DEATH_NOTE = {"error": {"message": "EngineCore died", "type": "server_error", "param": None, "code": 500}}
 
 
@@ -86,6 +88,8 @@ class FakeEngine:
     async def load(self, resident: Resident) -> None:
         """See ``Engine.load``."""
         await asyncio.sleep(self._knobs.load_s)
+        if resident.id >= IDS:
+            self.die()
         if self.is_dead:
             raise EngineGone("died while loading")
         if self._knobs.is_refusing_loads or not (resident.path / "adapter_config.json").is_file():

@@ -29,8 +29,8 @@ from server.turns.turnstile import Turnstile
 
 log = structlog.get_logger(__name__)
 
-FIRST_TRIAL_ID: Final = 2**40
-"""Far above any version's id, so that a trial is never taken for a version."""
+FIRST_TRIAL_ID: Final = 2**30
+"""Far above any version's id, so that a trial is never taken for a version, and within vLLM's 32 bits."""
 PATIENCE_S: Final = 120.0
 
 SENTENCES: Final = (
