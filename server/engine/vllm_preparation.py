@@ -49,12 +49,14 @@ class Preparations:
             await self._client.collective_rpc("drop_prepared_adapter", args=(resident.id,))
 
     async def _datagram(self, line: socket.socket) -> bytes:
-        while not self._client.errored:
-            try:
-                async with asyncio.timeout(PULSE_S):
-                    return await asyncio.get_running_loop().sock_recv(line, LONGEST_REPLY)
-            except TimeoutError:
-                continue
+        # One receipt for all pulses: one that a timeout cancels may have taken the datagram already, and lose it.
+        receiving = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(line, LONGEST_REPLY))
+        try:
+            while not self._client.errored:
+                if (await asyncio.wait([receiving], timeout=PULSE_S))[0]:
+                    return receiving.result()
+        finally:
+            receiving.cancel()
         raise EngineGone("died while it prepared an adapter")
 
 
