@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import httpx
 import pytest
@@ -190,7 +191,9 @@ def test_watched_as_json_the_job_that_ended_is_all_of_stdout(call, server, rows,
 def test_ctrl_c_ends_the_watching_and_not_the_job(server, file_id) -> None:
     program = [sys.executable, "-c", "from server.cli import main; main()", "train", file_id, "--watch"]
     env = {**os.environ, "PATCHBAY_URL": server.url}
-    with subprocess.Popen(program, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores ctrl-c
+    with subprocess.Popen(program, env=env, preexec_fn=heeding, **pipes) as watching:
         assert watching.stdout is not None
         while "moving job to queued state" not in watching.stdout.readline():
             pass
