@@ -92,7 +92,7 @@ class Bench:
 
     def stand(self, shape: Shape, adapters: Mapping[str, Path]) -> Stand:
         """Return what the servers are started with."""
-        flags = (*EAGER, "--kv-cache-memory-bytes", str(KV_BYTES), *self.flags)
+        flags = (*EAGER, "--kv-cache-memory-bytes", str(KV_BYTES), *shape.flags, *self.flags)
         return Stand(shape.directory, self.slots, self.residents, self.rank, adapters, flags)
 
     @asynccontextmanager

@@ -1,7 +1,8 @@
 """`patchbay bench report`: what was measured last, as tables in Markdown and as plots, and README's numbers.
 
 ``bench/results/README.md`` has every row of the newest line of each scenario, with the machine, the versions, the
-commit and the command it comes from. README shows a few of them between two comments; a test compares.
+commit and the command it comes from; ``bench/results/gpu`` is the same for a machine with a GPU. README shows a few of
+them between two comments; a test compares.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ from bench.interval import Interval
 from bench.options import RESULTS
 from bench.record import Row
 
+GPU: Final = "gpu"
+"""The folder of results that were measured on a GPU."""
 BEGIN: Final = "<!-- made by `patchbay bench report` -->"
 END: Final = "<!-- until here -->"
-SENTENCE: Final = re.compile(r"(?<=a page of the list takes )[\d.]+")
-"""README's first screen names this number too."""
+FIRST_SCREEN: Final = (
+    (re.compile(r"(?<=it writes )[\d.]+(?= times stock)"), "many", "64 adapters, 8 slots"),
+    (re.compile(r"(?<=8 slots, )[\d.]+(?= times with one)"), "overhead", "32 clients"),
+)
+"""README's first screen names these ratios of tokens a second too."""
 TITLES: Final = {
     "tokens_per_s": "tokens/s",
     "first_ms": "first token, ms",
@@ -48,10 +54,18 @@ HEADLINES: Final = (
     Headline(
         "many", "64 adapters, 8 slots", "tokens_per_s", "", "tokens a second, 64 adapters (Zipf), 8 slots, 32 clients"
     ),
+    Headline("many", "32 adapters, 8 slots", "tokens_per_s", "", "tokens a second, 32 adapters (Zipf), 8 slots"),
+    Headline("many", "32 adapters, 8 slots", "between_ms", "p99", "between tokens, 32 adapters (Zipf), 8 slots, p99"),
     Headline("cold", "cold visitors", "first_ms", "p50", "first token of a cold rank-64 adapter, p50"),
     Headline("cold", "neighbours of cold visitors", "between_ms", "p99", "between tokens of its neighbours, p99"),
     Headline("fair", "trickle", "first_ms", "p99", "first token of a quiet adapter beside two flooded ones, p99"),
-    Headline("publish", "sent → first right token", "ms", "p50", "new weights sent → first right token, p50"),
+    Headline(
+        "publish",
+        "sent → first right token",
+        "ms",
+        "p50",
+        "new weights sent, checked, tried and stored (stock: told of a directory) → first right token, p50",
+    ),
     Headline("training", "last step → first right token", "ms", "p50", "last training step → first right token, p50"),
     Headline("swap", "move sent → first token of the new version", "ms", "p50", "alias moved → first token of it, p50"),
     Headline("start", "process start → first token", "ms", "p50", "process start → first token"),
@@ -67,11 +81,12 @@ def report(*, results: Results = RESULTS, readme: Readme = Path("README.md")) ->
     """Write tables and plots of the newest results, and README's numbers."""
     from bench.plots import draw
 
-    lines = newest(results)
-    (results / "README.md").write_text(tables(lines))
-    draw(lines, results)
-    readme.write_text(brought_up_to_date(readme.read_text(), lines))
-    print(f"{results}: {', '.join(lines)}")
+    for folder in (results, results / GPU):
+        lines = newest(folder)
+        (folder / "README.md").write_text(tables(lines))
+        draw(lines, folder)
+        print(f"{folder}: {', '.join(lines)}")
+    readme.write_text(brought_up_to_date(readme.read_text(), newest(results), newest(results / GPU)))
 
 
 def newest(results: Path) -> dict[str, Row]:
@@ -80,8 +95,8 @@ def newest(results: Path) -> dict[str, Row]:
     return {scenario: line for scenario, line in last.items() if "rows" in line}
 
 
-def brought_up_to_date(readme: str, lines: Mapping[str, Row]) -> str:
-    """Return ``readme`` with the numbers of ``lines``.
+def brought_up_to_date(readme: str, lines: Mapping[str, Row], on_gpu: Mapping[str, Row]) -> str:
+    """Return ``readme`` with the numbers of ``lines``, and of those ``on_gpu``.
 
     Raises:
         ValueError: the two comments are not there.
@@ -90,10 +105,12 @@ def brought_up_to_date(readme: str, lines: Mapping[str, Row]) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{BEGIN} and {END} are not there")
-    table = "\n".join(headline_table(lines))
-    pages = (value for headline, value, _ in _found(lines) if headline.what.startswith("page of 100"))
-    whole = f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
-    return SENTENCE.sub(next((f"{page:.2f}" for page in pages), r"\g<0>"), whole)
+    table = "\n".join([*headline_table(lines), *_gpu_table(on_gpu)])
+    for number, scenario, case in FIRST_SCREEN:
+        for row in lines.get(scenario, {}).get("rows", ()):
+            if row["case"] == case and "ratio" in row:
+                before = number.sub(f"{row['ratio']['tokens_per_s'][0]:.2f}", before)
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
 
 
 def headline_table(lines: Mapping[str, Row]) -> Iterator[str]:
@@ -112,6 +129,13 @@ def headline_table(lines: Mapping[str, Row]) -> Iterator[str]:
             f"`{headline.scenario}`",
         )
         yield f"| {' | '.join(cells)} |"
+
+
+def _gpu_table(lines: Mapping[str, Row]) -> Iterator[str]:
+    if (line := next(iter(lines.values()), None)) is not None:
+        gpu = line["hardware"].rpartition(", ")[2]
+        yield f"\nOn one {gpu}, a base of 8 billion parameters ([all numbers](bench/results/{GPU}/README.md)):\n"
+        yield from headline_table(lines)
 
 
 def _found(lines: Mapping[str, Row]) -> Iterator[tuple[Headline, float, Row]]:

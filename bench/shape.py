@@ -2,12 +2,14 @@
 
 ``embedded`` is the base that the project ships. ``100m`` is a Llama of 107 million parameters in bfloat16 with random
 weights and the embedded tokenizer: what it says means nothing, how fast it says it does. Its weights lie on disk, so
-that every engine reads the same ones.
+that every engine reads the same ones. ``8b`` is a Llama of 8 billion parameters for a GPU: its file of weights is a
+header and a hole, which takes no space, and engines draw their own (``--load-format dummy``).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +45,18 @@ LLAMA_100M: Final = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-NAMES: Final = ("embedded", "100m")
+LLAMA_8B: Final = LLAMA_100M | {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 128256,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+    "tie_word_embeddings": False,
+}
+NAMES: Final = ("embedded", "100m", "8b")
 
 
 @dataclass(frozen=True)
@@ -53,10 +66,12 @@ class Shape:
     Attributes:
         directory: as Hugging Face lays it out.
         config: its config.json.
+        flags: of an engine that serves it.
     """
 
     directory: Path
     config: dict[str, Any]
+    flags: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, name: str, folder: Path) -> Shape:
@@ -68,6 +83,10 @@ class Shape:
         if name == "100m":
             directory = folder / name
             write_base(directory, LLAMA_100M)
+        if name == "8b":
+            directory = folder / name
+            write_hollow_base(directory, LLAMA_8B)
+            return cls(directory, LLAMA_8B, ("--load-format", "dummy"))
         return cls(directory, json.loads((directory / "config.json").read_text()))
 
     @property
@@ -103,22 +122,49 @@ class Shape:
 
 def write_base(directory: Path, config: dict[str, Any]) -> None:
     """Write a base model with random weights and the embedded tokenizer."""
-    directory.mkdir(parents=True)
+    _write_beside_weights(directory, config)
     draw = np.random.default_rng(0)
-    shape = Shape(directory, config)
-    hidden = config["hidden_size"]
-    tensors = {"model.embed_tokens.weight": _normal(draw, (config["vocab_size"], hidden), SPREAD)}
-    for path, widths in shape.modules().items():
-        tensors[f"{path}.weight"] = _normal(draw, widths, SPREAD)
-    norms = [f"model.layers.{n}.{at}_layernorm" for n in range(config["num_hidden_layers"]) for at in _NORMS]
-    tensors |= {f"{path}.weight": _bfloat16(np.ones(hidden, np.float32)) for path in (*norms, "model.norm")}
+    tensors = {
+        name: _normal(draw, (widths[0], widths[1]), SPREAD)
+        if len(widths) > 1
+        else _bfloat16(np.ones(widths, np.float32))
+        for name, widths in _weights(config).items()
+    }
     _save(tensors, directory / "model.safetensors")
+
+
+def write_hollow_base(directory: Path, config: dict[str, Any]) -> None:
+    """Write a base model whose weights are all zeros that take no space on disk, with the embedded tokenizer."""
+    _write_beside_weights(directory, config)
+    header: dict[str, Any] = {}
+    end = 0
+    for name, widths in _weights(config).items():
+        start, end = end, end + 2 * math.prod(widths)
+        header[name] = {"dtype": "BF16", "shape": widths, "data_offsets": [start, end]}
+    head = json.dumps(header).encode()
+    with (directory / "model.safetensors").open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        file.truncate(8 + len(head) + end)
+
+
+def _write_beside_weights(directory: Path, config: dict[str, Any]) -> None:
+    directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(config))
     for name in TOKENIZER:
         shutil.copy(EMBEDDED / name, directory / name)
 
 
+def _weights(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    hidden, table = config["hidden_size"], (config["vocab_size"], config["hidden_size"])
+    ends = ("model.embed_tokens.weight",) if config["tie_word_embeddings"] else _TABLES
+    layers = range(config["num_hidden_layers"])
+    linears = {f"{path}.weight": widths for path, widths in Shape(Path(), config).modules().items()}
+    norms = [f"model.layers.{n}.{at}_layernorm.weight" for n in layers for at in _NORMS]
+    return {**dict.fromkeys(ends, table), **linears, **dict.fromkeys((*norms, "model.norm.weight"), (hidden,))}
+
+
 _NORMS: Final = ("input", "post_attention")
+_TABLES: Final = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 def _linears(config: dict[str, Any]) -> dict[str, tuple[int, int]]:

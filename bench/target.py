@@ -146,11 +146,17 @@ async def serving(data_dir: Path, *arguments: str) -> AsyncIterator[str]:
 
 
 async def upload(url: str, adapters: Mapping[str, Path], **query: str) -> None:
-    """Upload each directory as a version of the adapter that it is named for."""
+    """Upload each directory as a version of the adapter that it is named for.
+
+    Raises:
+        RuntimeError: one was not accepted; with the reason.
+    """
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
         for name, directory in adapters.items():
             files = {path.name: (path.name, path.read_bytes()) for path in directory.iterdir()}
-            (await http.post(f"/v1/adapters/{name}/versions", files=files, params=query)).raise_for_status()
+            answer = await http.post(f"/v1/adapters/{name}/versions", files=files, params=query)
+            if answer.is_error:
+                raise RuntimeError(f"{name} was not accepted: {answer.text}")
 
 
 def free_port() -> int:

@@ -52,7 +52,7 @@ async def _published(target: Target, name: str, directory: Path) -> tuple[float,
     """Return milliseconds until the server has taken the adapter, and until it answers rightly."""
     started = time.perf_counter()
     if target.kind == "patchbay":
-        await upload(target.url, {name: directory})
+        await upload(target.url, {name: directory}, force_base="true")  # which is served by another name here
     else:
         async with httpx.AsyncClient(base_url=target.url, timeout=PATIENCE_S) as http:
             told = {"lora_name": name, "lora_path": str(directory)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.plots import draw
-from bench.report import BEGIN, END, HEADLINES, brought_up_to_date, newest, tables
+from bench.report import BEGIN, END, GPU, brought_up_to_date, newest, tables
 
 SERVER = {
     "tokens_per_s": 120.0,
@@ -37,39 +37,45 @@ LINE = {
 
 
 def test_the_readme_has_the_numbers_of_the_newest_results(repository: Path) -> None:
-    readme = (repository / "README.md").read_text()
-    assert readme == brought_up_to_date(readme, newest(repository / "bench" / "results"))
+    readme, results = (repository / "README.md").read_text(), repository / "bench" / "results"
+    assert readme == brought_up_to_date(readme, newest(results), newest(results / GPU))
 
 
-def test_the_page_of_results_is_the_one_that_report_writes(repository: Path) -> None:
-    results = repository / "bench" / "results"
+@pytest.mark.parametrize("folder", [".", GPU])
+def test_the_page_of_results_is_the_one_that_report_writes(repository: Path, folder: str) -> None:
+    results = repository / "bench" / "results" / folder
     lines = newest(results)
     assert (results / "README.md").read_text() == tables(lines)
     assert [scenario for scenario in lines if not (results / f"{scenario}.png").exists()] == []
 
 
 def test_a_headline_shows_both_servers_and_the_ratio_with_its_interval() -> None:
-    shown = brought_up_to_date(f"before\n{BEGIN}\nold\n{END}\nafter\n", {"overhead": LINE})
+    shown = brought_up_to_date(f"before\n{BEGIN}\nold\n{END}\nafter\n", {"overhead": LINE}, {})
     assert "| 120 | 60.0 | 2.00 [1.90, 2.10] | `overhead` |" in shown
     assert "| 120 |  |  | `overhead` |" in shown
     assert "old" not in shown
     assert shown.startswith("before\n")
     assert shown.endswith("after\n")
-    assert brought_up_to_date(shown, {"overhead": LINE}) == shown
+    assert brought_up_to_date(shown, {"overhead": LINE}, {}) == shown
 
 
-def test_the_sentence_of_the_first_screen_has_the_same_number() -> None:
-    numbers = {"ms": {"n": 1, "p50": 1.5, "p99": 2, "max": 3}}
-    case = next(headline.case for headline in HEADLINES if headline.scenario == "registry")
-    line = {**LINE, "rows": [{"case": case, "patchbay": numbers}]}
-    readme = f"a page of the list takes 9.99 ms.\n{BEGIN}\n{END}"
-    assert brought_up_to_date(readme, {"registry": line}).startswith("a page of the list takes 1.50 ms.\n")
-    assert brought_up_to_date(readme, {}).startswith("a page of the list takes 9.99 ms.\n")
+def test_what_was_measured_on_a_gpu_has_a_table_of_its_own() -> None:
+    on_gpu = {"overhead": {**LINE, "hardware": "a processor, 16 cores, NVIDIA H200"}}
+    shown = brought_up_to_date(f"{BEGIN}\n{END}", {"overhead": LINE}, on_gpu)
+    assert shown.count("| 120 | 60.0 | 2.00 [1.90, 2.10] | `overhead` |") == 2
+    assert "On one NVIDIA H200, " in shown
+
+
+def test_the_first_screen_has_the_same_ratio() -> None:
+    line = {**LINE, "rows": [{**LINE["rows"][0], "case": "32 clients"}]}
+    readme = f"With 64 on 8 slots, 9.99 times with one.\n{BEGIN}\n{END}"
+    assert brought_up_to_date(readme, {"overhead": line}, {}).startswith("With 64 on 8 slots, 2.00 times with one.\n")
+    assert brought_up_to_date(readme, {}, {}).startswith("With 64 on 8 slots, 9.99 times with one.\n")
 
 
 def test_a_readme_without_the_place_for_numbers_is_refused() -> None:
     with pytest.raises(ValueError, match="not there"):
-        brought_up_to_date("# patchbay", {})
+        brought_up_to_date("# patchbay", {}, {})
 
 
 def test_the_last_line_of_a_scenario_counts(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from adapters.base_model import BaseModel
 from bench.shape import Shape, write_base
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 128, "head_dim": 16}
@@ -44,3 +45,13 @@ def test_the_100m_shape_has_about_100_million_parameters(tmp_path: Path) -> None
     shape = Shape.of("100m", tmp_path)
     tensors = load_file(shape.directory / "model.safetensors")
     assert 95e6 < sum(tensor.numel() for tensor in tensors.values()) < 110e6
+
+
+def test_a_base_of_8_billion_parameters_takes_no_space_and_has_every_module(tmp_path: Path) -> None:
+    shape = Shape.of("8b", tmp_path)
+    weights = shape.directory / "model.safetensors"
+    assert weights.stat().st_blocks * 512 < 2**20 < 2**33 < weights.stat().st_size
+    door = BaseModel.from_directory(shape.directory, "base")
+    assert {path: door.modules[path] for path in shape.modules()} == shape.modules()
+    assert door.dtype == "BF16"
+    assert shape.flags == ("--load-format", "dummy")
