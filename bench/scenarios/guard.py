@@ -17,6 +17,8 @@ from bench.versus import alternating, asking, row
 from bench.workload import Lengths, Workload
 
 LEAST: Final = 0.8
+ATTEMPTS: Final = 2
+"""A machine that others use too may be slow for a while, a regression stays."""
 CLIENTS: Final = 8
 REQUESTS: Final = 32
 
@@ -24,16 +26,19 @@ Write = Annotated[bool, typer.Option("--write", help="Keep what is measured: it 
 
 
 def guard(*, slots: Slots = 4, repeats: Repeats = 3, write: Write = False, out: Out = RESULTS) -> None:
-    """In about two minutes: are we, against stock vLLM, at least at 0.8 of what was committed? Else exit with 1."""
+    """In two minutes: are we, against stock vLLM, at least at 0.8 of what was committed? Slower twice: exit with 1."""
     bench = Bench("vllm", "100m", slots=slots)
     if write:
         conduct("guard", out, lambda: measure(bench, repeats))
         return
     committed = newest_ratio(out)
+    raise typer.Exit(0 if any(_is_fast(bench, repeats, committed) for _ in range(ATTEMPTS)) else 1)
+
+
+def _is_fast(bench: Bench, repeats: int, committed: float) -> bool:
     found = ratio_of(run(lambda: measure(bench, repeats)))
-    verdict = judge(found, committed)
-    print(verdict)
-    raise typer.Exit(0 if found >= LEAST * committed else 1)
+    print(judge(found, committed), flush=True)
+    return found >= LEAST * committed
 
 
 async def measure(bench: Bench, repeats: int) -> Row:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from bench.cli import app
+from bench.record import Row
 from bench.scenarios.guard import LEAST, judge, newest_ratio
 
 
@@ -27,6 +29,27 @@ def test_the_committed_ratio_is_the_last_one(tmp_path: Path) -> None:
     lines = [{"rows": [{"ratio": {"tokens_per_s": [value, 0, 9]}}]} for value in (1.0, 2.5)]
     (tmp_path / "guard.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert newest_ratio(tmp_path) == 2.5
+
+
+@pytest.mark.parametrize(
+    ("measured", "status"),
+    [
+        pytest.param([1.9], 0, id="fast"),
+        pytest.param([1.0, 1.9], 0, id="slow for a while"),
+        pytest.param([1.0, 1.1], 1, id="slow"),
+    ],
+)
+def test_only_what_is_slow_twice_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[float], status: int
+) -> None:
+    def row(ratio: float) -> Row:
+        return {"rows": [{"ratio": {"tokens_per_s": [ratio, 0, 9]}}]}
+
+    (tmp_path / "guard.jsonl").write_text(json.dumps(row(2.0)) + "\n")
+    found = iter(measured)
+    monkeypatch.setattr("bench.scenarios.guard.run", lambda _: row(next(found)))
+    assert CliRunner().invoke(app, ["guard", "--out", str(tmp_path)]).exit_code == status
+    assert list(found) == []
 
 
 def test_without_a_committed_ratio_nothing_is_measured(tmp_path: Path) -> None:
