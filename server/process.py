@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import structlog
 import uvicorn
+import uvloop
 
 import embedded
 from server.app import build_app
@@ -46,7 +47,7 @@ def serve(settings: Settings) -> int:
     """
     configure_logs(settings.log_format)
     with listening_socket(settings) as listener:
-        return asyncio.run(_serve(settings, listener))
+        return uvloop.run(_serve(settings, listener))
 
 
 def listening_socket(settings: Settings) -> socket.socket:

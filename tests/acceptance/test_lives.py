@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -45,6 +46,12 @@ def processes_below(pid: int) -> list[tuple[int, str]]:
     rows = [line.split(None, 2) for line in table.splitlines()[1:]]
     children = [(int(row[0]), row[2]) for row in rows if int(row[1]) == pid]
     return children + [below for child, _ in children for below in processes_below(child)]
+
+
+def sleeps(pid: int) -> int:
+    """Return how often the process gave its CPU up to wait for something."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
 
 
 def is_running(pid: int) -> bool:
@@ -146,6 +153,14 @@ def test_an_engine_is_forked_from_what_is_imported_already_and_its_worker_is_bou
     bound = predicted(os.environ)
     assert os.sched_getaffinity(worker) == {int(bound["GOMP_CPU_AFFINITY"].split()[0])}
     assert os.sched_getaffinity(engine_core_of(forkserver)) == os.sched_getaffinity(0)
+
+
+async def test_the_core_sleeps_while_its_worker_computes(houses):
+    server = houses()
+    core = engine_core_of(server.process.pid)
+    before, tokens = sleeps(core), 100
+    await stream(server, length=tokens)
+    assert sleeps(core) - before > tokens
 
 
 async def test_a_killed_process_comes_back_with_adapters_aliases_pins_and_residents(houses, variant):
