@@ -59,13 +59,21 @@ class BaseModel:
         Raises:
             BaseModelUnreadable: config.json or the weights are missing, broken or quantised.
         """
-        config = _read_config(path / CONFIG)
+        return cls.from_headers(name, read_config(path / CONFIG), _read_tensors(path))
+
+    @classmethod
+    def from_headers(cls, name: str, config: Mapping[str, Any], headers: Iterable[Tensor]) -> BaseModel:
+        """Build from what config.json holds and from all tensors that the headers of the weights list.
+
+        Raises:
+            BaseModelUnreadable: the weights are quantised.
+        """
         if config.get("quantization_config"):
             raise BaseModelUnreadable(
-                f"{path}: the weights are quantised, so their files do not tell the modules' shapes; "
+                f"{name}: the weights are quantised, so their files do not tell the modules' shapes; "
                 "use the shapes that the engine reports"
             )
-        tensors = list(_read_tensors(path))
+        tensors = list(headers)
         modules = dict(_linear_modules(tensors, config))
         stored = Counter(t.dtype for t in tensors if t.name.removesuffix(".weight") in modules)
         common = stored.most_common(1)[0][0] if stored else "F32"
@@ -85,15 +93,32 @@ class BaseModel:
         return cls(name, _fingerprint(config, ordered), ordered, dtype or _declared_dtype(config), classes)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """Return what a base model's config.json holds.
+
+    Raises:
+        BaseModelUnreadable: it is missing, or no JSON object.
+    """
     try:
-        config = json.loads(path.read_bytes())  # not strict: Mamba-like models write Infinity
+        return parse_config(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise BaseModelUnreadable(f"{path} is missing: point at a directory in Hugging Face format") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise BaseModelUnreadable(f"{path} cannot be read: {error}") from error
+
+
+def parse_config(content: bytes, where: str) -> dict[str, Any]:
+    """Return what the ``content`` of a config.json holds.
+
+    Raises:
+        BaseModelUnreadable: it is no JSON object.
+    """
+    try:
+        config = json.loads(content)  # not strict: Mamba-like models write Infinity
+    except ValueError as error:
+        raise BaseModelUnreadable(f"{where} cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise BaseModelUnreadable(f"{path} holds no JSON object")
+        raise BaseModelUnreadable(f"{where} holds no JSON object")
     return config
 
 

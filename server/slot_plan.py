@@ -1,4 +1,4 @@
-"""What slots and residents will take, told from a base model's files before anything is launched.
+"""What slots and residents will take, told from a base model's shapes before anything is launched.
 
 vLLM sets aside, for each slot, both factors of every linear module at the largest rank (whatever is loaded), and those
 of the embedding and of the head. What slots take is not there for the KV cache. Two bytes a number, as vLLM serves.
@@ -6,14 +6,12 @@ of the embedding and of the head. What slots take is not there for the KV cache.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any, Final
 
-from adapters.base_model import CONFIG, EMBEDDING, HEAD, BaseModel
+from adapters.base_model import EMBEDDING, HEAD, BaseModel
 
 NUMBER_BYTES: Final = 2
 PADDING: Final = 64
@@ -40,14 +38,10 @@ class Shapes:
     """Numbers that a token takes in the KV cache of all layers."""
 
     @classmethod
-    def of(cls, base: Path) -> Shapes:
-        """Read config.json and the headers of the weights in the directory ``base``.
-
-        Raises:
-            BaseModelUnreadable: there are none, or they do not tell (quantised weights).
-        """
-        modules = BaseModel.from_directory(base, base.name).modules
-        config = _text(json.loads((base / CONFIG).read_bytes()))
+    def of(cls, base: BaseModel, config: Mapping[str, Any]) -> Shapes:
+        """Read them off ``base`` and its config.json."""
+        config = _text(config)
+        modules = base.modules
         linear = {path: shape for path, shape in modules.items() if path.rpartition(".")[2] not in {EMBEDDING, HEAD}}
         hidden, words = config["hidden_size"], -(-config["vocab_size"] // PADDING) * PADDING
         matrices = 1 if config.get("tie_word_embeddings") else 2

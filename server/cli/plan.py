@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from adapters.errors import BaseModelUnreadable
-from server.cli.failure import CommandFailed, ExitCode
+from server.cli.planned_base import read_base
 from server.cli.screen import AsJson, show_fields, show_json, show_table, size
 from server.cli.settings import settings_from
 from server.engine.flags import SLOTS
@@ -22,10 +20,9 @@ _SLOTS: Final = (1, 4, 8, 16, 32)
 
 @app.command("plan")
 def plan(
-    model: Annotated[
-        Path | None, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Base; else the embedded one.")
-    ] = None,
+    model: Annotated[str | None, typer.Argument(help="Base: a directory or a hub id; else the embedded one.")] = None,
     *,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     max_loras: Annotated[int, typer.Option(min=1, help="Slots: adapters that share a batch.")] = SLOTS,
     max_lora_rank: Annotated[int, typer.Option(min=1, help="The largest rank that a slot takes.")] = 16,
     max_residents: int | None = None,
@@ -34,14 +31,12 @@ def plan(
 ) -> None:
     """Tell what slots and residents will take, in bytes and in tokens of KV cache, and how many of them to have.
 
-    From the base model's config and the headers of its files. Slots of some architectures take a little less: vLLM
-    gives a LoRA to the embedding and the head of most, and here it is counted for all.
+    From the base model's config and the headers of its files; a hub's weights are not fetched. Slots of some
+    architectures take a little less: vLLM gives a LoRA to the embedding and the head of most, and here it is counted
+    for all.
     """
     settings = settings_from(max_residents=max_residents, max_resident_bytes=max_resident_bytes)
-    try:
-        shapes = Shapes.of(model or _embedded_base())
-    except BaseModelUnreadable as unreadable:
-        raise CommandFailed(ExitCode.USAGE, str(unreadable)) from unreadable
+    shapes = Shapes.of(*read_base(model or _embedded_base(), revision))
     planned = Plan(shapes, max_loras, max_lora_rank, settings.max_residents, settings.resident_bytes)
     if as_json:
         show_json(planned.to_json())
@@ -49,10 +44,10 @@ def plan(
         _show(planned)
 
 
-def _embedded_base() -> Path:
+def _embedded_base() -> str:
     import embedded
 
-    return embedded.BASE
+    return str(embedded.BASE)
 
 
 def _show(planned: Plan) -> None:

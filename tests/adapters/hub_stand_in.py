@@ -287,8 +287,9 @@ class HubStandIn:
         )
 
     def _resolve(self, _: Request, repo: str, revision: str, path: str) -> Answer:
-        sha = self.repositories[repo].sha_of(revision) or ""
-        files = self.repositories[repo].commits.get(sha, {})
+        if (sha := self.repositories[repo].sha_of(revision)) is None:
+            return 404, "x-error-code: RevisionNotFound\r\n", b""
+        files = self.repositories[repo].commits[sha]
         if path not in files:
             return 404, "x-error-code: EntryNotFound\r\n", b""
         etag = hashlib.sha256(files[path]).hexdigest()

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio.from_thread import start_blocking_portal
 from typer.testing import CliRunner, Result
 
+import embedded
+from bench.target import PATCHBAY
 from server.cli import app
 from server.slot_plan import ALWAYS, Plan, Shapes
+from tests.adapters.hub_stand_in import HubStandIn
 
+REPOSITORY, TOKEN = "org/base", "hf_reads"
 LARGE = Shapes(linear=2_600_000, vocabulary=264_704, weights=8_030_000_000, kv_numbers=2 * 32 * 8 * 128)
 """A base model of eight billion parameters."""
 
@@ -70,3 +78,65 @@ def test_a_directory_without_a_base_model_is_refused_in_one_line(tmp_path: Path)
 @pytest.mark.parametrize("wrong", [("--max-loras", "0"), ("--max-residents", "1")])
 def test_a_number_that_the_server_would_refuse_is_refused(wrong: tuple[str, str]) -> None:
     assert plan(*wrong).exit_code == 2
+
+
+@pytest.fixture
+def hub() -> Iterator[HubStandIn]:
+    """Holds the embedded base, and a private copy of it."""
+    files = {path.name: path.read_bytes() for path in embedded.BASE.iterdir()}
+    hub = HubStandIn(wanted_token=TOKEN)
+    hub.add(REPOSITORY, files)
+    hub.add("org/private", files, private=True)
+    hub.add("org/adapter", {"adapter_config.json": b"{}"})
+    hub.add("org/pickled", {"config.json": b"{}", "pytorch_model.bin": b""})
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(hub.listening()):
+        yield hub
+
+
+@pytest.fixture
+def plan_of(hub: HubStandIn, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Plan for a model on ``hub``, in a process that knows it from its environment."""
+
+    def run(*arguments: str, token: str = "", endpoint: str = hub.endpoint) -> subprocess.CompletedProcess[str]:
+        told = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": token, "HF_HUB_OFFLINE": "0"}
+        command = [PATCHBAY, "plan", *arguments]
+        return subprocess.run(command, env=os.environ | told, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_a_base_on_a_hub_is_planned_for_as_the_same_base_in_a_directory_is(plan_of: Any, tmp_path: Path) -> None:
+    there = plan_of(REPOSITORY, "--json")
+    assert there.returncode == 0, there.stderr
+    assert json.loads(there.stdout) == json.loads(plan(str(embedded.BASE), "--json").stdout)
+    assert not list(tmp_path.rglob("*.safetensors"))  # config and headers tell
+
+
+def test_a_private_base_is_planned_for_with_a_token_that_may_read_it(plan_of: Any) -> None:
+    assert plan_of("org/private", token=TOKEN).returncode == 0
+    refused = plan_of("org/private")
+    assert refused.returncode == 4
+    assert "HF_TOKEN" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (["org/nothing"], 4, "org/nothing is no directory, and no model on the hub"),
+        ([REPOSITORY, "--revision", "gone"], 4, "no model on the hub (404)"),
+        (["./nowhere/at/all"], 2, "neither a directory nor a hub id"),
+        (["org/adapter"], 2, "org/adapter has no config.json"),
+        (["org/pickled"], 2, "no weights in safetensors"),
+    ],
+)
+def test_what_is_no_base_is_refused_in_one_line(plan_of: Any, arguments: list[str], code: int, reason: str) -> None:
+    refused = plan_of(*arguments)
+    assert (refused.returncode, refused.stdout) == (code, "")
+    assert reason in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_a_hub_that_is_down_is_named_as_the_reason(plan_of: Any) -> None:
+    refused = plan_of(REPOSITORY, endpoint="http://127.0.0.1:9")
+    assert refused.returncode == 3
+    assert "the hub could not be reached for org/base" in refused.stderr
