@@ -101,6 +101,7 @@ def _child(stream: int, work: Work, dies: DiesWithParent) -> NoReturn:
     status = 1
     try:
         dies()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the log is the process's own, and has no bounds
         with socket.socket(fileno=stream) as answered, answered.makefile("rb") as lines:
             question = json.loads(lines.readline())
             allowance = Allowance(**question["allowance"])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import sys
+import tempfile
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from adapters.confined.confinement import ENVIRONMENT, Allowance, DiesWithParent, TookTooMuch, end
 from adapters.confined.forking import LENGTH_BYTES
@@ -18,6 +20,8 @@ from adapters.errors import AdapterRefused, CompilerDied, Fault
 
 _PATIENCE_S: Final = 60.0
 """How much longer than a child may take we wait for it: the process may be starting, or out of the kernel's favour."""
+_LAST_WORDS: Final = 2000
+"""Bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,19 @@ class _Running:
     process: Process
     control: socket.socket
     setup: Mapping[str, Any]
+    log: IO[bytes]
+
+    def last_words(self) -> str:
+        """Return the end of what the process wrote on stderr; its children write nothing there."""
+        if self.log.closed:  # somebody else who asked it told them
+            return ""
+        written = self.log.fileno()  # and pread: the process moves the same position
+        return os.pread(written, _LAST_WORDS, max(0, os.fstat(written).st_size - _LAST_WORDS)).decode(errors="replace")
+
+    def let_go(self) -> None:
+        """Have the process end by itself when its last child has."""
+        self.control.close()
+        self.log.close()
 
 
 class Nursery:
@@ -81,11 +98,14 @@ class Nursery:
             running = self._running
             assert running is not None
             said = await _ask(running, question)
-            if not said and self._running is running:
-                self._let_go()  # it died; that its exit is known to us may take a moment
-            if said is not None:
+            if said:
                 return said
-        return b""
+            died = CompilerDied("the process that works on adapters died", log=running.last_words())
+            if self._running is running:
+                self._let_go()  # that its exit is known to us may take a moment
+            if said is not None:
+                break
+        raise died
 
     async def aclose(self) -> None:
         """End the process, whatever it is at."""
@@ -107,27 +127,27 @@ class Nursery:
             self._idle = asyncio.get_running_loop().call_later(self._idle_s, self._let_go)
 
     def _let_go(self) -> None:
-        """Have the process end by itself when its last child has."""
         if self._running is not None:
-            self._running.control.close()
+            self._running.let_go()
             self._running = None
 
 
 async def _started(program: str, setup: Mapping[str, Any]) -> _Running:
     ours, theirs = socket.socketpair()
+    log = await asyncio.to_thread(tempfile.TemporaryFile)
     with theirs:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", program),
             stdin=theirs.fileno(),
             stdout=DEVNULL,
-            stderr=DEVNULL,
+            stderr=log.fileno(),
             env=ENVIRONMENT,
             start_new_session=True,
             preexec_fn=DiesWithParent(),
         )
     text = json.dumps(setup).encode()
     await asyncio.to_thread(_send, ours, len(text).to_bytes(LENGTH_BYTES, "little") + text)
-    return _Running(process, ours, setup)
+    return _Running(process, ours, setup, log)
 
 
 def _send(control: socket.socket, data: bytes) -> None:
@@ -155,8 +175,7 @@ async def _ask(running: _Running, question: Mapping[str, Any]) -> bytes | None:
 
 
 def _understood(lines: list[bytes], allowance: Allowance) -> dict[str, Any]:
-    ended = json.loads(lines[-1]) if lines else {}
-    status = ended.get("status")
+    status = json.loads(lines[-1]).get("status")
     if isinstance(status, int) and (exceeded := allowance.exceeded_by(status)) is not None:
         raise TookTooMuch(exceeded)
     if status != 0 or len(lines) != 2:

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 
+import pytest
+
 from adapters.base_model import BaseModel
 from adapters.confined.confinement import Allowance
 from adapters.confined.nursery import Nursery
+from adapters.errors import CompilerDied
 
 AMPLE = Allowance(memory_bytes=1 << 30, cpu_s=60, wall_s=300.0)
 
@@ -33,3 +36,14 @@ async def test_it_ends_when_nothing_is_asked_for_long_and_starts_again(
                     await asyncio.sleep(0.01)
             seen.add(process_id)
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [("adapters.confined.inspection", "KeyError: 'modules'"), ("adapters.confined.nothing", "No module named")],
+)
+async def test_one_that_cannot_start_says_why(program: str, reason: str) -> None:
+    async with aclosing(Nursery(program)) as nursery:
+        with pytest.raises(CompilerDied, match="the process that works on adapters died") as died:
+            await nursery.ask({}, {}, AMPLE)
+    assert reason in died.value.log
