@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
@@ -19,6 +20,8 @@ Act = Callable[[Target, int], Awaitable[T]]
 
 WARM_UP: Final = 10_000
 """The seed of what is asked before it counts."""
+QUIET_S: Final = 1.5
+"""A worker of vLLM spins for a second after its last step, on the CPU that the other server's is bound to."""
 P50, P99 = quantile(0.5), quantile(0.99)
 
 
@@ -27,13 +30,15 @@ async def alternating(
 ) -> dict[Kind, list[T]]:
     """Put each repeat's load on one server after the other, and the next repeat's the other way round.
 
-    Before that each server gets a load that does not count: ``warm_up``, or one more of the same.
+    Each begins when the other server has gone quiet. Before that each server gets a load that does not count:
+    ``warm_up``, or one more of the same.
     """
     for target in targets:
         await (warm_up or act)(target, WARM_UP)
     found: dict[Kind, list[T]] = {target.kind: [] for target in targets}
     for repeat in range(repeats):
         for target in targets if repeat % 2 == 0 else reversed(targets):
+            await asyncio.sleep(QUIET_S)
             found[target.kind].append(await act(target, repeat))
     return found
 

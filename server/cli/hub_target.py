@@ -7,25 +7,20 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 import httpx2
-from huggingface_hub import CommitOperationAdd, HfApi, constants, set_client_factory
+from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # documented to be there
 
 from adapters.errors import PatchbayError
-from adapters.sources.hub_hosts import HubHosts
 from adapters.storage.manifest import FileEntry
 from server.cli.failure import CommandFailed, ExitCode
+from server.cli.hub_client import ANSWER_TIMEOUT_S, hub_api
 from server.cli.screen import transfer_progress
 
 HUB_SCHEME: Final = "hf://"
-ANSWER_TIMEOUT_S: Final = 60.0
-"""Longest silence of the hub. It takes its time to accept a commit of many gigabytes."""
-
 _TARGET: Final = re.compile(
     r"(?P<repo>[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95})(?:@(?P<branch>[\w-][\w./-]{0,199}))?", re.ASCII
 )
@@ -75,7 +70,7 @@ class HubTarget:
             CommandFailed, SourceForbidden: no commit was made, or it is not what was sent.
         """
         with self._asked():
-            api = self._api()
+            api = hub_api(self._endpoint, self._token, answer_timeout_s=self._answer_timeout_s)
             api.create_repo(self.place, private=not self._public, exist_ok=True)
             if not self._public and not api.model_info(self.place).private:
                 raise CommandFailed(
@@ -86,21 +81,6 @@ class HubTarget:
             sha = self._commit(api, directory, title)
             self._compare(api, directory, sha)
         return f"{HUB_SCHEME}{self.place}@{sha}"
-
-    def _api(self) -> HfApi:
-        endpoint = (self._endpoint or constants.ENDPOINT).rstrip("/")
-        # The library has one client a process, and this process is the command's. Its own waits for ever and follows
-        # every redirect.
-        set_client_factory(
-            partial(
-                httpx2.Client,
-                timeout=httpx2.Timeout(self._answer_timeout_s),
-                follow_redirects=True,
-                event_hooks={"request": [HubHosts(endpoint).check]},
-            )
-        )
-        disable_progress_bars()  # ours are shown
-        return HfApi(endpoint=endpoint, token=self._token)
 
     def _commit(self, api: HfApi, directory: Path, title: str) -> str:
         # Open files go up over HTTP, through the client above. Paths would go through Xet, which has a client of its

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from huggingface_hub import HfApi, get_session, hf_hub_url, hf_raise_for_status
+from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -22,6 +22,7 @@ from adapters.base_model import CONFIG, BaseModel, parse_config, read_config
 from adapters.errors import BaseModelUnreadable
 from adapters.safetensors_header import Tensor
 from server.cli.failure import CommandFailed, ExitCode
+from server.cli.hub_client import hub_api
 
 _ABSENT = frozenset({httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN, httpx2.codes.NOT_FOUND})
 """What a hub answers where nothing is, and where nothing is for us."""
@@ -33,7 +34,7 @@ BaseFiles = tuple[BaseModel, dict[str, Any]]
 def read_base(model: str, revision: str | None) -> BaseFiles:
     """Read ``model``: a directory, or a hub id at ``revision``, as `patchbay serve` takes them.
 
-    A hub is asked for config.json and for the first bytes of each file of weights, with the token of ``HF_TOKEN``.
+    A hub is asked for config.json and for the first bytes of each file of weights.
 
     Raises:
         CommandFailed: there is no such model, or its files do not tell its shapes.
@@ -48,10 +49,11 @@ def read_base(model: str, revision: str | None) -> BaseFiles:
 
 
 def _from_hub(model: str, revision: str | None) -> BaseFiles:
+    api = hub_api()
     answer = get_session().get(hf_hub_url(model, CONFIG, revision=revision), headers=build_hf_headers())
     hf_raise_for_status(answer)
     config = parse_config(answer.content, f"{model}/{CONFIG}")
-    files = HfApi().get_safetensors_metadata(model, revision=revision).files_metadata.values()
+    files = api.get_safetensors_metadata(model, revision=revision).files_metadata.values()
     headers = (
         Tensor(name, told.dtype, tuple(told.shape), *told.data_offsets)
         for file in files
