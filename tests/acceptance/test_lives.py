@@ -155,7 +155,7 @@ def test_an_engine_is_forked_from_what_is_imported_already_and_its_worker_is_bou
     assert os.sched_getaffinity(engine_core_of(forkserver)) == os.sched_getaffinity(0)
 
 
-async def test_the_engine_sleeps_while_its_worker_computes(houses):
+async def test_the_core_sleeps_while_its_worker_computes(houses):
     server = houses()
     core = engine_core_of(server.process.pid)
     before, tokens = sleeps(core), 100
