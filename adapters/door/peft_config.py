@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from adapters import strict_json
+from adapters.door.first_adapter import LOFTQ
 from adapters.door.module_pattern import matching
 from adapters.errors import AdapterRefused, Fault
 from adapters.storage.manifest import CONFIG_FILE, INITIAL
@@ -192,7 +193,7 @@ class PeftConfig(BaseModel):
             yield _fault("bias", shown(self.bias), '"none": train without biases')
         if self.task_type not in _TASKS:
             yield _fault("task_type", shown(self.task_type), "an adapter for CAUSAL_LM")
-        if str(self.init_lora_weights).lower() == "loftq":
+        if str(self.init_lora_weights).lower() == LOFTQ:
             needed = (
                 "an initialisation that keeps the base model: send the first adapter too, its two files in "
                 f"{INITIAL}/, or train with init_lora_weights=true, on a quantised base too (QLoRA)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from vllm.distributed.device_communicators import shm_broadcast
@@ -13,7 +13,7 @@ from server.engine import naps
 
 
 @pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], bool]]:
+def waits(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], bool]:
     """Tell whether a process of that name waits otherwise than vLLM made it."""
     before = shm_broadcast.sched_yield
     monkeypatch.setattr(shm_broadcast, "sched_yield", before)  # restored at the end
