@@ -1,4 +1,4 @@
-"""In vLLM's workers: an adapter is read, parsed, cast, packed and scaled in a thread, beside the steps of the model.
+"""In vLLM's workers: an adapter is read, parsed, cast, packed, scaled and staged in a thread, beside the model's steps.
 
 vLLM does all of it between two steps, and everybody's next token waits. What is prepared here is handed to vLLM when it
 loads the adapter, so that only the copy into a slot is left to do there. Mixed into the worker by vLLM itself
@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from server.engine.staging import Staged, Staging, staging_on
+
 if TYPE_CHECKING:
     from vllm.lora.lora_model import LoRAModel
     from vllm.lora.request import LoRARequest
@@ -36,7 +38,7 @@ class WorkerExtension:
 
     @cached_property
     def _patchbay_preparation(self) -> Preparation:
-        return Preparation(self.model_runner.lora_manager, self.device)
+        return Preparation(self.model_runner.lora_manager, self.device, staging_on(self.device))
 
     def prepare_adapter(self, name: str, number: int, path: str, reply: str) -> None:
         """Begin to prepare; returns at once. ``reply`` is the address of a datagram socket: empty, or why it failed."""
@@ -65,13 +67,19 @@ def _stacks(module: Any) -> list[Any]:
 class Preparation:
     """Adapters that wait to be loaded, by their id; ``manager`` is vLLM's of one worker."""
 
-    def __init__(self, manager: Any, device: Any) -> None:
+    def __init__(self, manager: Any, device: Any, staging: Staging | None = None) -> None:
+        slots = manager._adapter_manager
+        self._staging = staging
         self._ready: dict[int, LoRAModel] = {}
         self._packed: set[int] = set()
+        self._staged: dict[int, Staged] = {}
         self._read = manager._load_adapter
-        self._pack = manager._adapter_manager._create_merged_loras_inplace
+        self._pack = slots._create_merged_loras_inplace
+        self._activate = slots.activate_adapter
         manager._load_adapter = self._ready_or_read
-        manager._adapter_manager._create_merged_loras_inplace = self._pack_once
+        slots._create_merged_loras_inplace = self._pack_once
+        if staging is not None:
+            slots.activate_adapter = self._activate_staged
         self._thread = ThreadPoolExecutor(1, "prepare", initializer=_be_modest, initargs=(device,))
 
     def begin(self, request: LoRARequest, reply: str) -> None:
@@ -85,6 +93,7 @@ class Preparation:
     def _drop(self, number: int) -> None:
         self._ready.pop(number, None)
         self._packed.discard(number)
+        self._staged.pop(number, None)
 
     def _prepare(self, request: LoRARequest, reply: str) -> None:
         reason = ""
@@ -92,6 +101,8 @@ class Preparation:
             model = self._read(request)
             self._pack(model)
             self._packed.add(model.id)
+            if self._staging is not None and (staged := self._staging.stage(model)) is not None:
+                self._staged[model.id] = staged
             self._ready[model.id] = model
         except Exception as why:  # noqa: BLE001  whatever is wrong with the bytes: told to who asked, the worker goes on
             reason = str(why) or type(why).__name__
@@ -106,6 +117,16 @@ class Preparation:
             self._packed.discard(model.id)
         else:
             self._pack(model)
+
+    def _activate_staged(self, number: int) -> bool:
+        staged = self._staged.pop(number, None)
+        if staged is None or self._staging is None:
+            return bool(self._activate(number))
+        try:
+            with staged.in_place():
+                return bool(self._activate(number))
+        finally:
+            self._staging.release(staged)
 
 
 def _be_modest(device: Any) -> None:

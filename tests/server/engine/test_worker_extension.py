@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,10 +33,36 @@ class Manager:
     def _create_merged_loras_inplace(self, model: Any) -> None:
         self.packed.append(model.id)
 
+    def activate_adapter(self, number: int) -> bool:
+        return number in self.packed
+
     def add(self, request: LoRARequest) -> Any:
         model = self._load_adapter(request)
         self._create_merged_loras_inplace(model)
+        self.activate_adapter(model.id)
         return model
+
+
+class Device:
+    """Memory of a device that notes what lies in it and when it is given back."""
+
+    def __init__(self) -> None:
+        self.held: list[int] = []
+
+    def stage(self, model: Any) -> Any:
+        self.held.append(model.id)
+        device, number = self.held, model.id
+
+        class Copies:
+            in_place = staticmethod(nullcontext)
+
+            def __del__(self) -> None:
+                device.remove(number)
+
+        return Copies()
+
+    def release(self, staged: Any) -> None:
+        """Nothing is late here."""
 
 
 def request(number: int, path: str = "fine") -> LoRARequest:
@@ -92,3 +119,18 @@ async def test_what_was_dropped_is_read_anew(line: Any) -> None:
     manager.add(request(1))
     assert manager.read == ["sql@1", "sql@2", "sql@1"]
     assert manager.packed == [1, 2, 1]
+
+
+async def test_a_device_holds_what_is_prepared_until_it_is_in_its_slot_or_dropped(line: Any) -> None:
+    manager, device = Manager(), Device()
+    prepared = Preparation(manager, None, device)
+    for number in (1, 2):
+        prepared.begin(request(number), line.getsockname())
+        await answer(line)
+    assert device.held == [1, 2]
+    manager.add(request(1))
+    assert device.held == [2]
+    prepared.drop(2)
+    prepared.begin(request(3, "broken"), line.getsockname())
+    await answer(line)
+    assert device.held == []

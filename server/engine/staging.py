@@ -1,0 +1,111 @@
+"""An adapter's weights on their way into a slot of a GPU, copied there beside the steps of the model.
+
+vLLM writes a slot from pinned memory of the host in the stream that computes, and every row of the batch waits for the
+bus. Here a stream of its own has brought the weights to the device before vLLM asks, and a slot is written within it.
+
+    read, cast, packed, pinned (host)  ──side stream──▶  staged (device)  ──computing stream──▶  slot
+
+The host's copy stays what vLLM keeps: an adapter that lost its slot comes back from there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from vllm.lora.lora_model import LoRAModel
+
+ALIGNMENT = 256
+"""Bytes; what CUDA's own allocations keep to."""
+
+logger = logging.getLogger(__name__)
+
+
+class Staged:
+    """Copies of ``model``'s factors in one piece of ``device``'s memory; begun on the stream of the moment."""
+
+    def __init__(self, model: LoRAModel, device: Any) -> None:
+        self._model = model
+        factors = list(_factors(model))
+        ends = list(accumulate(-(-factor.nbytes // ALIGNMENT) * ALIGNMENT for factor in factors))
+        self.memory = torch.empty(ends[-1] if ends else 0, dtype=torch.uint8, device=device)
+        self._copies: dict[int, Tensor] = {}
+        for factor, start in zip(factors, [0, *ends], strict=False):
+            copy = self.memory[start : start + factor.nbytes].view(factor.dtype).view(factor.shape)
+            self._copies[id(factor)] = copy.copy_(factor, non_blocking=True)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within, ``model`` holds the copies; afterwards its own factors again."""
+        own = [(weights, weights.lora_a, weights.lora_b) for weights in self._model.loras.values()]
+        try:
+            for weights, lora_a, lora_b in own:
+                weights.lora_a, weights.lora_b = self._copy_of(lora_a), self._copy_of(lora_b)
+            yield
+        finally:
+            for weights, lora_a, lora_b in own:
+                weights.lora_a, weights.lora_b = lora_a, lora_b
+
+    def _copy_of(self, factor: Any) -> Any:
+        if isinstance(factor, list):
+            return [self._copy_of(part) for part in factor]
+        return None if factor is None else self._copies[id(factor)]
+
+
+def _factors(model: LoRAModel) -> Iterator[Tensor]:
+    for weights in model.loras.values():
+        for factor in (weights.lora_a, weights.lora_b):
+            for part in factor if isinstance(factor, list) else [factor]:
+                if part is not None:
+                    yield part
+
+
+class Staging(Protocol):
+    """Where weights wait for their slot."""
+
+    def stage(self, model: LoRAModel) -> Staged | None:
+        """Return finished copies; None if there is no room. Called in a thread beside the engine's loop."""
+
+    def release(self, staged: Staged) -> None:
+        """Give its memory back once what the engine's loop has asked for so far is done. Called in that loop."""
+
+
+class SideStream:
+    """Staging in the memory of a CUDA (or ROCm) device."""
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._is_full = False
+
+    def stage(self, model: LoRAModel) -> Staged | None:
+        """See ``Staging.stage``. Once there was no room none is looked for: each search halts the device."""
+        if self._is_full:
+            return None
+        try:
+            with torch.cuda.stream(self._stream):
+                staged = Staged(model, self._device)
+        except torch.OutOfMemoryError:
+            self._is_full = True
+            logger.warning("no memory left on %s to stage adapters: slots are written from the host", self._device)
+            return None
+        done = torch.cuda.Event(blocking=True)  # sleeps; polling would take the interpreter from the loop
+        done.record(self._stream)
+        done.synchronize()
+        return staged
+
+    def release(self, staged: Staged) -> None:
+        """See ``Staging.release``: the allocator waits for the computing stream, which reads what another one wrote."""
+        staged.memory.record_stream(torch.cuda.current_stream(self._device))
+
+
+def staging_on(device: Any) -> Staging | None:
+    """Return what stages for ``device``; None where a slot is in the same memory as the adapter."""
+    return SideStream(device) if torch.device(device).type == "cuda" else None
