@@ -25,6 +25,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from adapters.commit_stamp import CommitStamp
 from adapters.errors import StorageUnavailable
 
 ASYNC_DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
@@ -62,7 +63,8 @@ class UtcDateTime(TypeDecorator[datetime]):
 class Database:
     """An open engine. ``read`` sees one snapshot; ``write`` commits durably at the end of its block."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, stamp: CommitStamp | None = None) -> None:
+        self._stamp = stamp
         self._is_sqlite = engine.dialect.name == "sqlite"
         self._writer = engine.execution_options(patchbay_begin="BEGIN IMMEDIATE")
         # SQLite reads a snapshot by itself; elsewhere each statement would see its own.
@@ -75,14 +77,26 @@ class Database:
         parsed = make_url(url)
         parsed = parsed.set(drivername=ASYNC_DRIVERS.get(parsed.drivername, parsed.drivername))
         engine = create_async_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
+        stamp = None
         if engine.dialect.name == "sqlite":
+            if parsed.database not in {None, "", ":memory:"} and not parsed.query:
+                stamp = CommitStamp(Path(parsed.database))
             event.listen(engine.sync_engine, "connect", _configure_sqlite)
             event.listen(engine.sync_engine, "begin", _begin_sqlite)
             event.listen(engine.sync_engine.pool, "invalidate", _release_sqlite)
         try:
-            yield cls(engine)
+            yield cls(engine, stamp)
         finally:
+            if stamp is not None:
+                stamp.close()
             await engine.dispose()
+
+    def stamp(self) -> int | None:
+        """Return what differs once anybody has committed something, at next to no cost; None: ask the database itself.
+
+        What is read after a stamp was taken is at least as new as the stamp.
+        """
+        return None if self._stamp is None else self._stamp.read()
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """Open a read transaction: everything read in it is of one moment. Raises StorageUnavailable."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -149,3 +150,34 @@ async def test_moments_come_back_aware_and_in_utc(database: Database, zone: time
         stored = (await connection.execute(select(moments.c.at))).scalar_one()
     assert stored == at
     assert stored.tzinfo is UTC
+
+
+async def test_a_stamp_is_another_one_after_each_commit_and_only_then(database: Database, database_url: str):
+    async def keep(writer: Database) -> None:
+        async with writer.write() as connection:
+            await connection.execute(insert(moments).values(at=datetime.now(UTC)))
+
+    async with Database.open(database_url) as other:
+        stamps = [database.stamp()]
+        for writer in (database, other, other):
+            await keep(writer)
+            stamps.append(database.stamp())
+            async with other.read() as connection:
+                await connection.execute(select(moments))
+            with suppress(ZeroDivisionError):
+                async with other.write() as connection:
+                    await connection.execute(insert(moments).values(at=datetime.now(UTC)))
+                    raise ZeroDivisionError
+            assert database.stamp() == stamps[-1]
+        assert None not in stamps
+        assert len(set(stamps)) == len(stamps)
+
+
+async def test_a_database_that_cannot_tell_has_no_stamp(tmp_path: Path):
+    async with Database.open("sqlite:///:memory:") as unwatched:
+        assert unwatched.stamp() is None
+    async with Database.open(f"sqlite:///{tmp_path / 'nobody' / 'made.db'}") as missing:
+        assert missing.stamp() is None
+    (tmp_path / "text.db").write_text("no database, and long enough to be looked at" * 100)
+    async with Database.open(f"sqlite:///{tmp_path / 'text.db'}") as broken:
+        assert broken.stamp() is None

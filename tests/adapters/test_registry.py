@@ -340,8 +340,21 @@ async def test_concurrent_writers_in_one_process_all_succeed(registry: Registry,
     assert sorted(version.number for version in added) == list(range(1, 21))
 
 
-async def test_an_unchanged_registry_is_not_read_again(registry: Registry, add: AddVersion):
-    await add("sql")
-    before = registry.catalog.adapter("sql")
-    await registry.refresh()
-    assert registry.catalog.adapter("sql") is before
+async def test_an_unchanged_registry_is_not_read_again(registry: Registry, database_url: str, add: AddVersion):
+    class Counted(Database):
+        reads = 0
+
+        def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+            self.reads += 1
+            return super().read()
+
+    async with Counted.open(database_url) as database:
+        reader = Registry(database)
+        for _ in range(3):
+            await reader.refresh()
+        assert database.reads == 1
+        await add("sql")
+        for _ in range(3):
+            await reader.refresh()
+        assert database.reads == 2
+        assert reader.catalog.adapter("sql") == registry.catalog.adapter("sql")
