@@ -1,7 +1,8 @@
-"""In vLLM's workers: an adapter is read, parsed, cast, packed, scaled and staged in a thread, beside the model's steps.
+"""In vLLM's workers: an adapter is read, parsed, cast, packed, scaled in a thread, beside the steps of the model.
 
 vLLM does all of it between two steps, and everybody's next token waits. What is prepared here is handed to vLLM when it
-loads the adapter, so that only the copy into a slot is left to do there. Mixed into the worker by vLLM itself
+loads the adapter, so that only the copy into a slot is left to do there, on a GPU
+from its own memory. Mixed into the worker by vLLM itself
 (``--worker-extension-cls``); its methods are called over vLLM's own RPC.
 
 The thread touches nothing that a step writes: it reads the list of modules, which is fixed once the model is loaded,
@@ -18,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from server.engine.staging import Staged, Staging, staging_on
+from server.engine.device_copies import Copier, DeviceCopies, copier_to
 
 if TYPE_CHECKING:
     from vllm.lora.lora_model import LoRAModel
@@ -38,7 +39,7 @@ class WorkerExtension:
 
     @cached_property
     def _patchbay_preparation(self) -> Preparation:
-        return Preparation(self.model_runner.lora_manager, self.device, staging_on(self.device))
+        return Preparation(self.model_runner.lora_manager, self.device, copier_to(self.device))
 
     def prepare_adapter(self, name: str, number: int, path: str, reply: str) -> None:
         """Begin to prepare; returns at once. ``reply`` is the address of a datagram socket: empty, or why it failed."""
@@ -67,19 +68,19 @@ def _stacks(module: Any) -> list[Any]:
 class Preparation:
     """Adapters that wait to be loaded, by their id; ``manager`` is vLLM's of one worker."""
 
-    def __init__(self, manager: Any, device: Any, staging: Staging | None = None) -> None:
+    def __init__(self, manager: Any, device: Any, copier: Copier | None = None) -> None:
         slots = manager._adapter_manager
-        self._staging = staging
+        self._copier = copier
         self._ready: dict[int, LoRAModel] = {}
         self._packed: set[int] = set()
-        self._staged: dict[int, Staged] = {}
+        self._copies: dict[int, DeviceCopies] = {}
         self._read = manager._load_adapter
         self._pack = slots._create_merged_loras_inplace
         self._activate = slots.activate_adapter
         manager._load_adapter = self._ready_or_read
         slots._create_merged_loras_inplace = self._pack_once
-        if staging is not None:
-            slots.activate_adapter = self._activate_staged
+        if copier is not None:
+            slots.activate_adapter = self._activate_from_copies
         self._thread = ThreadPoolExecutor(1, "prepare", initializer=_be_modest, initargs=(device,))
 
     def begin(self, request: LoRARequest, reply: str) -> None:
@@ -93,7 +94,7 @@ class Preparation:
     def _drop(self, number: int) -> None:
         self._ready.pop(number, None)
         self._packed.discard(number)
-        self._staged.pop(number, None)
+        self._copies.pop(number, None)
 
     def _prepare(self, request: LoRARequest, reply: str) -> None:
         reason = ""
@@ -101,8 +102,8 @@ class Preparation:
             model = self._read(request)
             self._pack(model)
             self._packed.add(model.id)
-            if self._staging is not None and (staged := self._staging.stage(model)) is not None:
-                self._staged[model.id] = staged
+            if self._copier is not None and (copies := self._copier.copy(model)) is not None:
+                self._copies[model.id] = copies
             self._ready[model.id] = model
         except Exception as why:  # noqa: BLE001  whatever is wrong with the bytes: told to who asked, the worker goes on
             reason = str(why) or type(why).__name__
@@ -118,15 +119,15 @@ class Preparation:
         else:
             self._pack(model)
 
-    def _activate_staged(self, number: int) -> bool:
-        staged = self._staged.pop(number, None)
-        if staged is None or self._staging is None:
+    def _activate_from_copies(self, number: int) -> bool:
+        copies = self._copies.pop(number, None)
+        if copies is None or self._copier is None:
             return bool(self._activate(number))
         try:
-            with staged.in_place():
+            with copies.in_place():
                 return bool(self._activate(number))
         finally:
-            self._staging.release(staged)
+            self._copier.release(copies)
 
 
 def _be_modest(device: Any) -> None:

@@ -49,7 +49,7 @@ class Device:
     def __init__(self) -> None:
         self.held: list[int] = []
 
-    def stage(self, model: Any) -> Any:
+    def copy(self, model: Any) -> Any:
         self.held.append(model.id)
         device, number = self.held, model.id
 
@@ -61,7 +61,7 @@ class Device:
 
         return Copies()
 
-    def release(self, staged: Any) -> None:
+    def release(self, copies: Any) -> None:
         """Nothing is late here."""
 
 

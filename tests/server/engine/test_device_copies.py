@@ -15,8 +15,8 @@ from vllm.lora.lora_weights import LoRALayerWeights, PackedLoRALayerWeights
 
 import embedded
 from server.engine import flags
+from server.engine.device_copies import DeviceCopies, SideStream, copier_to
 from server.engine.engine import Engine, Resident
-from server.engine.staging import SideStream, Staged, staging_on
 from server.engine.vllm import VllmBuilder
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="a side stream is a GPU's")
@@ -48,24 +48,24 @@ def hold_the_same(some: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
 def test_copies_take_the_places_of_the_factors_for_as_long_as_a_slot_is_written() -> None:
     adapter = model()
     own = tensors(adapter)
-    staged = Staged(adapter, "cpu")
-    with staged.in_place():
-        copies = tensors(adapter)
-        assert hold_the_same(copies, own)
-        assert not {copy.data_ptr() for copy in copies} & {mine.data_ptr() for mine in own}
+    copies = DeviceCopies(adapter, "cpu")
+    with copies.in_place():
+        held = tensors(adapter)
+        assert hold_the_same(held, own)
+        assert not {copy.data_ptr() for copy in held} & {mine.data_ptr() for mine in own}
     assert all(one is other for one, other in zip(tensors(adapter), own, strict=True))
 
 
 def test_a_slot_that_could_not_be_written_leaves_the_adapter_its_own_factors() -> None:
     adapter = model()
     own = tensors(adapter)
-    with pytest.raises(ValueError, match="no free slot"), Staged(adapter, "cpu").in_place():
+    with pytest.raises(ValueError, match="no free slot"), DeviceCopies(adapter, "cpu").in_place():
         raise ValueError("no free slot")
     assert all(one is other for one, other in zip(tensors(adapter), own, strict=True))
 
 
-def test_a_device_without_memory_of_its_own_stages_nothing() -> None:
-    assert staging_on(torch.device("cpu")) is None
+def test_a_device_without_memory_of_its_own_needs_no_copies() -> None:
+    assert copier_to(torch.device("cpu")) is None
 
 
 def test_an_adapter_for_which_there_was_no_room_is_written_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,14 +73,14 @@ def test_an_adapter_for_which_there_was_no_room_is_written_from_the_host(monkeyp
     monkeypatch.setattr("torch.cuda.stream", nullcontext)
     asked: list[object] = []
 
-    def full(*of: object) -> Staged:
+    def full(*of: object) -> DeviceCopies:
         asked.append(of)
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr("server.engine.staging.Staged", full)
+    monkeypatch.setattr("server.engine.device_copies.DeviceCopies", full)
     stream = SideStream("cuda")
-    assert stream.stage(model()) is None
-    assert stream.stage(model()) is None
+    assert stream.copy(model()) is None
+    assert stream.copy(model()) is None
     assert len(asked) == 1  # each further try would halt the device
 
 
@@ -90,37 +90,37 @@ def test_a_side_stream_brings_what_the_computing_stream_reads() -> None:
     own = [part.clone() for part in tensors(adapter)]
     side = SideStream("cuda")
     for _ in range(20):
-        staged = side.stage(adapter)
-        assert staged is not None
-        with staged.in_place():
+        copies = side.copy(adapter)
+        assert copies is not None
+        with copies.in_place():
             torch.cuda._sleep(10_000_000)  # the computing stream is behind: memory given back too early is overwritten
             slots = [part.clone() for part in tensors(adapter)]
-        side.release(staged)
-        del staged
-        side.stage(model())  # would take the same memory
+        side.release(copies)
+        del copies
+        side.copy(model())  # would take the same memory
         assert hold_the_same(slots, own)
 
 
 @pytest.fixture
-async def staging_engine(monkeypatch: pytest.MonkeyPatch, gate: Any) -> AsyncIterator[Engine]:
-    """The real engine with one slot; its worker stages zeros in place of what it was sent."""
+async def copying_engine(monkeypatch: pytest.MonkeyPatch, gate: Any) -> AsyncIterator[Engine]:
+    """The real engine with one slot; its worker copies zeros in place of what it was sent."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    monkeypatch.setattr(flags, "WORKER_EXTENSION", "staging_worker.StagingWorker")
+    monkeypatch.setattr(flags, "WORKER_EXTENSION", "copying_worker.CopyingWorker")
     given = (*flags.EMBEDDED_FLAGS, "--kv-cache-memory-bytes", str(16 * 2**20), "--max-loras", "1")
     async with VllmBuilder(str(embedded.BASE), given, capacity=4).start(gate) as engine:
         yield engine
 
 
-async def test_vllm_writes_a_slot_from_what_was_staged_and_writes_it_again_from_the_host(
-    staging_engine: Engine, tmp_path: Path
+async def test_vllm_writes_a_slot_from_the_copies_and_writes_it_again_from_the_host(
+    copying_engine: Engine, tmp_path: Path
 ) -> None:
     one, other = (
         Resident(number, f"sql@{number}", Path(shutil.copytree(embedded.ADAPTERS / "sql", tmp_path / str(number))))
         for number in (1, 2)
     )
-    prompts = [staging_engine.encode("List the author of books with a year above 17.")]
-    base = await staging_engine.score(None, prompts)
-    await staging_engine.load(one)
-    assert await staging_engine.score(one, prompts) == base  # zeros
-    await staging_engine.load(other)  # takes the only slot
-    assert await staging_engine.score(one, prompts) != base  # back from the host, as it was sent
+    prompts = [copying_engine.encode("List the author of books with a year above 17.")]
+    base = await copying_engine.score(None, prompts)
+    await copying_engine.load(one)
+    assert await copying_engine.score(one, prompts) == base  # zeros
+    await copying_engine.load(other)  # takes the only slot
+    assert await copying_engine.score(one, prompts) != base  # back from the host, as it was sent

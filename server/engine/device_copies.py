@@ -3,9 +3,9 @@
 vLLM writes a slot from pinned memory of the host in the stream that computes, and every row of the batch waits for the
 bus. Here a stream of its own has brought the weights to the device before vLLM asks, and a slot is written within it.
 
-    read, cast, packed, pinned (host)  ──side stream──▶  staged (device)  ──computing stream──▶  slot
+    read, cast, packed, pinned (host)  ──side stream──▶  copies (device)  ──computing stream──▶  slot
 
-The host's copy stays what vLLM keeps: an adapter that lost its slot comes back from there.
+The host's own stay what vLLM keeps: an adapter that lost its slot comes back from there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ALIGNMENT = 256
 logger = logging.getLogger(__name__)
 
 
-class Staged:
+class DeviceCopies:
     """Copies of ``model``'s factors in one piece of ``device``'s memory; begun on the stream of the moment."""
 
     def __init__(self, model: LoRAModel, device: Any) -> None:
@@ -67,45 +67,45 @@ def _factors(model: LoRAModel) -> Iterator[Tensor]:
                     yield part
 
 
-class Staging(Protocol):
-    """Where weights wait for their slot."""
+class Copier(Protocol):
+    """Brings adapters to a device that has memory of its own."""
 
-    def stage(self, model: LoRAModel) -> Staged | None:
+    def copy(self, model: LoRAModel) -> DeviceCopies | None:
         """Return finished copies; None if there is no room. Called in a thread beside the engine's loop."""
 
-    def release(self, staged: Staged) -> None:
-        """Give its memory back once what the engine's loop has asked for so far is done. Called in that loop."""
+    def release(self, copies: DeviceCopies) -> None:
+        """Give their memory back once what the engine's loop has asked for so far is done. Called in that loop."""
 
 
 class SideStream:
-    """Staging in the memory of a CUDA (or ROCm) device."""
+    """Copies to a CUDA (or ROCm) device, beside the stream that computes."""
 
     def __init__(self, device: Any) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
         self._is_full = False
 
-    def stage(self, model: LoRAModel) -> Staged | None:
-        """See ``Staging.stage``. Once there was no room none is looked for: each search halts the device."""
+    def copy(self, model: LoRAModel) -> DeviceCopies | None:
+        """See ``Copier.copy``. Once there was no room none is looked for: each search halts the device."""
         if self._is_full:
             return None
         try:
             with torch.cuda.stream(self._stream):
-                staged = Staged(model, self._device)
+                copies = DeviceCopies(model, self._device)
         except torch.OutOfMemoryError:
             self._is_full = True
-            logger.warning("no memory left on %s to stage adapters: slots are written from the host", self._device)
+            logger.warning("no room on %s for copies of adapters: slots are written from the host", self._device)
             return None
         done = torch.cuda.Event(blocking=True)  # sleeps; polling would take the interpreter from the loop
         done.record(self._stream)
         done.synchronize()
-        return staged
+        return copies
 
-    def release(self, staged: Staged) -> None:
-        """See ``Staging.release``: the allocator waits for the computing stream, which reads what another one wrote."""
-        staged.memory.record_stream(torch.cuda.current_stream(self._device))
+    def release(self, copies: DeviceCopies) -> None:
+        """See ``Copier.release``: the allocator waits for the computing stream, which reads what another one wrote."""
+        copies.memory.record_stream(torch.cuda.current_stream(self._device))
 
 
-def staging_on(device: Any) -> Staging | None:
-    """Return what stages for ``device``; None where a slot is in the same memory as the adapter."""
+def copier_to(device: Any) -> Copier | None:
+    """Return what brings adapters to ``device``; None where slots are in the host's memory."""
     return SideStream(device) if torch.device(device).type == "cuda" else None
