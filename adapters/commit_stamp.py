@@ -24,12 +24,10 @@ class CommitStamp:
                 at = f"{self._path.absolute().as_uri()}?mode=rw"  # never makes the file
                 self._connection = sqlite3.connect(at, uri=True, timeout=0, isolation_level=None)
             return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
-        except sqlite3.Error:
-            self.close()
+        except sqlite3.Error:  # the connection stays: another one would count anew, and might come to an old number
             return None
 
     def close(self) -> None:
-        """Let go of the file; a later ``read`` opens it again."""
+        """Let go of the file, for good."""
         if self._connection is not None:
             self._connection.close()
-            self._connection = None

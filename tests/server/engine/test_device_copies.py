@@ -19,8 +19,6 @@ from server.engine.device_copies import DeviceCopies, SideStream, copier_to
 from server.engine.engine import Engine, Resident
 from server.engine.vllm import VllmBuilder
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="a side stream is a GPU's")
-
 
 def factor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     return torch.randn(shape).to(dtype)
@@ -84,7 +82,7 @@ def test_an_adapter_for_which_there_was_no_room_is_written_from_the_host(monkeyp
     assert len(asked) == 1  # each further try would halt the device
 
 
-@needs_cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA's streams and allocator: needs an NVIDIA GPU")
 def test_a_side_stream_brings_what_the_computing_stream_reads() -> None:
     adapter = model()
     own = [part.clone() for part in tensors(adapter)]
