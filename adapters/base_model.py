@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from adapters.errors import BaseModelUnreadable, SafetensorsMalformed
-from adapters.number_formats import WEIGHT_DTYPES
-from adapters.safetensors_header import BASE_HEADER, Tensor, read_header
+from adapters.storage.number_formats import WEIGHT_DTYPES
+from adapters.storage.safetensors_header import BASE_HEADER, Tensor, read_header
 
 Modules = Mapping[str, tuple[int, int]]
 """Module path as PEFT names it -> (out_features, in_features)."""

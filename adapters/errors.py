@@ -12,7 +12,7 @@ PatchbayError
 │   └── NameTaken          a name that belongs to the base model, or to a version that was deleted
 ├── AdapterRefused         the door found faults; carries every one of them
 ├── AdapterTooCostly       inspecting, compiling or merging took more memory or time than it may
-├── CompilerDied           the process that does so ended without an answer
+├── WorkerProcessDied           the process that does so ended without an answer
 ├── SafetensorsMalformed   a file that breaks the safetensors format or our limits on it
 ├── BaseModelUnreadable    a base model directory without config or weights that we can read
 ├── WrongBase              a version made for another base model than the one served
@@ -35,6 +35,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
+
+MAX_FAULTS = 200
+"""Faults listed in one refusal: an adapter for another model has one per tensor."""
 
 
 class PatchbayError(Exception):
@@ -153,7 +156,7 @@ class AdapterTooCostly(PatchbayError):
     code = "adapter_too_costly"
 
 
-class CompilerDied(PatchbayError):
+class WorkerProcessDied(PatchbayError):
     """A process that works on adapters ended without an answer; ``log`` is the end of what it wrote."""
 
     code = "compiler_died"

@@ -10,14 +10,14 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from adapters.canonical.canonicalizer import Canonical
-from adapters.canonical.compile_report import CompileReport
-from adapters.door.peft_config import claims_lora
-from adapters.door.report import Report
-from adapters.errors import AdapterNotFound, AdapterRefused, CompilerDied
-from adapters.faults import Faults
+from adapters.checks.canonicalizer import Canonical
+from adapters.checks.report import InspectionReport
+from adapters.crash_points import CrashPoints
+from adapters.errors import AdapterNotFound, AdapterRefused, WorkerProcessDied
+from adapters.lora.compile_report import CompileReport
+from adapters.lora.peft_config import claims_lora
 from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias
-from adapters.registry import Registry
+from adapters.registry.registry import Registry
 from adapters.sources.directory import DirectorySource
 from adapters.sources.source import Source
 from adapters.storage.blobs import Blobs
@@ -41,16 +41,16 @@ FAULT_POINTS: Final = (
 Door = Callable[[Path, Path], Awaitable[Canonical]]
 """(source, out) → what was found and done: the canonical form is in ``out`` unless the source is served as it came.
 
-Raises AdapterRefused, AdapterTooCostly or CompilerDied."""
+Raises AdapterRefused, AdapterTooCostly or WorkerProcessDied."""
 
 Compiler = Callable[[Path, Path, int | None], Awaitable[CompileReport]]
-"""(source, out, rank to cut at) → what was done; raises AdapterRefused, AdapterTooCostly or CompilerDied."""
+"""(source, out, rank to cut at) → what was done; raises AdapterRefused, AdapterTooCostly or WorkerProcessDied."""
 
 
-class Probe(Protocol):
+class ProbeFunction(Protocol):
     """A trial of what passed the door, in the engine that will serve it."""
 
-    async def __call__(self, directory: Path, report: Report, *, allow_inert: bool) -> Mapping[str, Any]:
+    async def __call__(self, directory: Path, report: InspectionReport, *, allow_inert: bool) -> Mapping[str, Any]:
         """Return what the trial measured, as JSON values.
 
         Raises:
@@ -80,8 +80,8 @@ class Publisher:
         *,
         check_base: Callable[[Path], None] | None = None,
         compiler: Compiler | None = None,
-        probe: Probe | None = None,
-        faults: Faults = Faults(),  # noqa: B008 - an immutable value
+        probe: ProbeFunction | None = None,
+        faults: CrashPoints = CrashPoints(),  # noqa: B008 - an immutable value
     ) -> None:
         self._registry = registry
         self._blobs = blobs
@@ -161,7 +161,7 @@ class Publisher:
 
     async def _admit(
         self, original: Staged, stages: AsyncExitStack, compress_to: int | None
-    ) -> tuple[Staged, Report, CompileReport | None]:
+    ) -> tuple[Staged, InspectionReport, CompileReport | None]:
         """Return what will be served: a LoRA in canonical form, and what was done to bring it there."""
         refused: AdapterRefused | None = None
         if compress_to is None or self._compile is None:
@@ -174,13 +174,15 @@ class Publisher:
         scratch = await stages.enter_async_context(self._staging.open())
         try:
             compiled = await self._compile(original.path, scratch.path, compress_to)
-        except CompilerDied as died:
+        except WorkerProcessDied as died:
             log.error("an adapter could not be compiled", reason=died.message, said=died.log)
             raise refused or died from died
         staged, report, _ = await self._through_door(await self._copied(scratch, stages), stages)
         return staged, report, compiled
 
-    async def _through_door(self, came: Staged, stages: AsyncExitStack) -> tuple[Staged, Report, CompileReport | None]:
+    async def _through_door(
+        self, came: Staged, stages: AsyncExitStack
+    ) -> tuple[Staged, InspectionReport, CompileReport | None]:
         scratch = await stages.enter_async_context(self._staging.open())
         canonical = await self._door(came.path, scratch.path)
         staged = came if canonical.made is None else await self._copied(scratch, stages)

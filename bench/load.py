@@ -24,7 +24,7 @@ DONE: Final = b"[DONE]"
 
 
 @dataclass(frozen=True)
-class Answer:
+class StreamedAnswer:
     """What came of one request, in seconds from the start of the load.
 
     Attributes:
@@ -57,7 +57,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Load:
+class LoadSpec:
     """All answers of a load, in the order of their requests.
 
     Attributes:
@@ -67,13 +67,13 @@ class Load:
         late_ms: by how much the latest request of an open loop was sent after its time.
     """
 
-    answers: tuple[Answer, ...]
+    answers: tuple[StreamedAnswer, ...]
     took_s: float
     client_cpu: float
     late_ms: float = 0.0
 
     @property
-    def complete(self) -> list[Answer]:
+    def complete(self) -> list[StreamedAnswer]:
         """Those that came to their end."""
         return [answer for answer in self.answers if answer.failure is None]
 
@@ -93,7 +93,7 @@ class Load:
         return [gap for answer in self.complete for gap in answer.between_ms]
 
 
-class Client:
+class LoadClient:
     """Connections to one server; an async context manager.
 
     Args:
@@ -104,7 +104,7 @@ class Client:
         self._url = url.rstrip("/") + ROUTE
         self._session: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> LoadClient:
         timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout)
         return self
@@ -113,11 +113,11 @@ class Client:
         if self._session is not None:
             await self._session.close()
 
-    async def open_loop(self, asks: Sequence[Ask]) -> Load:
+    async def open_loop(self, asks: Sequence[Ask]) -> LoadSpec:
         """Send each request at its time, whatever became of the others."""
         started, spent = time.perf_counter(), time.process_time()
 
-        async def on_time(ask: Ask) -> Answer:
+        async def on_time(ask: Ask) -> StreamedAnswer:
             await asyncio.sleep(started + ask.at_s - time.perf_counter())
             return await self.ask(ask, started)
 
@@ -125,10 +125,10 @@ class Client:
         late_ms = max((answer.sent_s - answer.ask.at_s) * 1000 for answer in answers)
         return replace(_load(answers, started, spent), late_ms=late_ms)
 
-    async def closed_loop(self, asks: Iterable[Ask], concurrency: int) -> Load:
+    async def closed_loop(self, asks: Iterable[Ask], concurrency: int) -> LoadSpec:
         """Let ``concurrency`` clients take the requests in order, each the next one when its last is answered."""
         started, spent = time.perf_counter(), time.process_time()
-        answers: dict[int, Answer] = {}
+        answers: dict[int, StreamedAnswer] = {}
         waiting = iter(enumerate(asks))
 
         async def client() -> None:
@@ -138,7 +138,7 @@ class Client:
         await asyncio.gather(*(client() for _ in range(concurrency)))
         return _load([answers[number] for number in sorted(answers)], started, spent)
 
-    async def ask(self, ask: Ask, started: float = 0.0) -> Answer:
+    async def ask(self, ask: Ask, started: float = 0.0) -> StreamedAnswer:
         """Have one answer streamed; ``started`` is the zero of its times, as ``time.perf_counter`` counts."""
         body = {
             "model": ask.model,
@@ -163,9 +163,9 @@ class Client:
                     tokens = usage["completion_tokens"]
         except (aiohttp.ClientError, BrokenOff, TimeoutError) as failed:
             failure = f"{type(failed).__name__}: {failed}"
-            return Answer(ask, sent_s, tuple(came_s), tokens, model, "".join(texts), failure)
+            return StreamedAnswer(ask, sent_s, tuple(came_s), tokens, model, "".join(texts), failure)
         short = None if tokens == ask.tokens else f"{tokens} tokens instead of {ask.tokens}"
-        return Answer(ask, sent_s, tuple(came_s), tokens, model, "".join(texts), short)
+        return StreamedAnswer(ask, sent_s, tuple(came_s), tokens, model, "".join(texts), short)
 
     async def _events(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         if self._session is None:
@@ -186,6 +186,6 @@ class BrokenOff(Exception):
     """The server refused, or said in the stream that it cannot go on."""
 
 
-def _load(answers: Sequence[Answer], started: float, spent: float) -> Load:
+def _load(answers: Sequence[StreamedAnswer], started: float, spent: float) -> LoadSpec:
     took_s = time.perf_counter() - started
-    return Load(tuple(answers), took_s, (time.process_time() - spent) / took_s)
+    return LoadSpec(tuple(answers), took_s, (time.process_time() - spent) / took_s)

@@ -16,7 +16,7 @@ import typer
 
 from bench.record import Row, record
 from bench.shape import NAMES, Shape
-from bench.target import Kind, Stand, Target, standing
+from bench.target import BenchTarget, Kind, Stand, standing
 from bench.versus import show
 from bench.workload import Lengths, Popularity, Workload
 
@@ -56,7 +56,7 @@ class Scene(NamedTuple):
 
     shape: Shape
     names: list[str]
-    targets: list[Target]
+    targets: list[BenchTarget]
     folder: Path
 
 

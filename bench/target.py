@@ -57,7 +57,7 @@ class Stand:
 
 
 @dataclass(frozen=True)
-class Target:
+class BenchTarget:
     """A running server."""
 
     kind: Kind
@@ -84,12 +84,12 @@ class Target:
 
 
 @asynccontextmanager
-async def running(command: Sequence[str], kind: Kind, port: int, log: Path) -> AsyncIterator[Target]:
+async def running(command: Sequence[str], kind: Kind, port: int, log: Path) -> AsyncIterator[BenchTarget]:
     """Run a server, ready or not yet, and end it."""
     with log.open("a") as output:
         process = subprocess.Popen(["env", OFFLINE, *command], stdout=output, stderr=output, start_new_session=True)
     try:
-        yield Target(kind, f"http://127.0.0.1:{port}", process, log)
+        yield BenchTarget(kind, f"http://127.0.0.1:{port}", process, log)
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -99,7 +99,7 @@ async def running(command: Sequence[str], kind: Kind, port: int, log: Path) -> A
         process.wait()
 
 
-def launch(kind: Kind, stand: Stand, port: int, root: Path) -> AbstractAsyncContextManager[Target]:
+def launch(kind: Kind, stand: Stand, port: int, root: Path) -> AbstractAsyncContextManager[BenchTarget]:
     """Run a server of ``kind`` for ``stand``; its log, and our state, lie below ``root``."""
     command = patchbay_command(stand, port, root / "data") if kind == "patchbay" else stock_command(stand, port)
     return running(command, kind, port, root / f"{kind}.log")
@@ -123,7 +123,7 @@ def stock_command(stand: Stand, port: int) -> list[str]:
 
 
 @asynccontextmanager
-async def standing(stand: Stand, kinds: Sequence[Kind], root: Path) -> AsyncIterator[list[Target]]:
+async def standing(stand: Stand, kinds: Sequence[Kind], root: Path) -> AsyncIterator[list[BenchTarget]]:
     """Run a server of each kind beside the others, with all adapters of ``stand`` in their registries."""
     async with AsyncExitStack() as stack:
         started = [launch(kind, stand, free_port(), root) for kind in kinds]

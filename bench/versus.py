@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 from bench.interval import Interval, mean, quantile, ratio
-from bench.load import Client, Load
+from bench.load import LoadClient, LoadSpec
 from bench.record import Row, summary
-from bench.target import Kind, Target
+from bench.target import BenchTarget, Kind
 from bench.workload import Workload
 
-Loads = Mapping[Kind, Sequence[Load]]
+Loads = Mapping[Kind, Sequence[LoadSpec]]
 T = TypeVar("T")
-Act = Callable[[Target, int], Awaitable[T]]
+Act = Callable[[BenchTarget, int], Awaitable[T]]
 """Puts the load of one repeat, which is its seed, on a server."""
 
 WARM_UP: Final = 10_000
@@ -26,7 +26,7 @@ P50, P99 = quantile(0.5), quantile(0.99)
 
 
 async def alternating(
-    targets: Sequence[Target], repeats: int, act: Act[T], *, warm_up: Act[object] | None = None
+    targets: Sequence[BenchTarget], repeats: int, act: Act[T], *, warm_up: Act[object] | None = None
 ) -> dict[Kind, list[T]]:
     """Put each repeat's load on one server after the other, and the next repeat's the other way round.
 
@@ -43,12 +43,12 @@ async def alternating(
     return found
 
 
-def asking(workload: Workload, requests: int, *, clients: int, rate: float | None = None) -> Act[Load]:
+def asking(workload: Workload, requests: int, *, clients: int, rate: float | None = None) -> Act[LoadSpec]:
     """Return the load of so many requests by ``clients`` that wait, or with ``rate`` by a Poisson process."""
 
-    async def act(target: Target, seed: int) -> Load:
+    async def act(target: BenchTarget, seed: int) -> LoadSpec:
         asks = workload.asks(requests, seed=seed, rate=rate)
-        async with Client(target.url) as client:
+        async with LoadClient(target.url) as client:
             return await (client.open_loop(asks) if rate else client.closed_loop(asks, clients))
 
     return act
@@ -70,7 +70,7 @@ def timed_row(case: str, times_ms: Mapping[Kind, Sequence[Sequence[float]]], **f
     return found
 
 
-def numbers(repeats: Sequence[Load]) -> Row:
+def numbers(repeats: Sequence[LoadSpec]) -> Row:
     """Return a server's numbers over all repeats."""
     failures = Counter(answer.failure for load in repeats for answer in load.answers if answer.failure)
     return {

@@ -1,4 +1,4 @@
-"""The HTTP app of a house: the gateway in front, the control routes behind it."""
+"""The HTTP app of a server: the gateway in front, the control routes behind it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from starlette.requests import ClientDisconnect
 from adapters.errors import PatchbayError
 from server.gateway.authenticate import Authenticator
 from server.gateway.gateway import Gateway
-from server.house import House
 from server.http.errors import error_body, respond
 from server.routes import (
     adapters,
@@ -27,12 +26,13 @@ from server.routes import (
     versions,
     vllm_calls,
 )
+from server.state import AppState
 
 
-def build_app(house: House) -> Gateway:
-    """Return the ASGI app that serves ``house``."""
+def build_app(state: AppState) -> Gateway:
+    """Return the ASGI app that serves ``state``."""
     control = FastAPI(title="patchbay", docs_url="/docs", redoc_url=None)
-    control.state.house = house
+    control.state.parts = state
     of_adapters = (versions, merge, diff, aliases, adapters)
     for routes in (process, models, *of_adapters, residents, vllm_calls, files, fine_tuning, graders):
         control.include_router(routes.router)
@@ -43,10 +43,10 @@ def build_app(house: House) -> Gateway:
     control.add_exception_handler(Exception, _unexpected)
     gateway = control.state.gateway = Gateway(
         control=control,
-        gate=house.gate,
-        serving=house.supervisor.serving,
-        authenticator=Authenticator(house.keys),
-        admission=house.admission,
+        hooks=state.hooks,
+        serving=state.supervisor.serving,
+        authenticator=Authenticator(state.keys),
+        admission=state.admission,
     )
     return gateway
 

@@ -6,7 +6,7 @@ PatchbayError
 ├── Unavailable         try again soon; carries ``retry_after_s``
 │   ├── EngineNotReady  starting, or being rebuilt after a death
 │   ├── Draining        the process is about to stop
-│   ├── NoRoom          every resident is in use and stays so
+│   ├── ResidencyFull          every resident is in use and stays so
 │   └── Overloaded      more requests at once than the server admits
 ├── AdapterQuarantined  a version under which the engine computed NaN
 ├── InvalidRequest      a field of a control request is wrong
@@ -52,7 +52,7 @@ class Draining(Unavailable):
     code = "draining"
 
 
-class NoRoom(Unavailable):
+class ResidencyFull(Unavailable):
     """Every resident is in use, and none was released in time."""
 
     code = "no_room"

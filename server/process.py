@@ -19,12 +19,12 @@ import uvloop
 
 import embedded
 from server.app import build_app
-from server.engine.flags import EMBEDDED_FLAGS
-from server.engine.vllm import VllmBuilder
-from server.house import House
+from server.composition import open_app
+from server.engine.vllm.builder import VllmBuilder
+from server.engine.vllm.flags import EMBEDDED_FLAGS
 from server.logs import configure_logs
-from server.opening import open_house
 from server.settings import Settings
+from server.state import AppState
 
 log = structlog.get_logger(__name__)
 
@@ -78,37 +78,37 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
         model, examples = str(embedded.BASE), embedded.ADAPTERS
         flags = (*EMBEDDED_FLAGS, *flags)
     builder = VllmBuilder(model, flags, capacity=settings.max_residents)
-    async with open_house(settings, builder, examples=examples) as house:
-        return await _listen(house, listener)
+    async with open_app(settings, builder, examples=examples) as state:
+        return await _listen(state, listener)
 
 
-async def _listen(house: House, listener: socket.socket) -> int:
+async def _listen(state: AppState, listener: socket.socket) -> int:
     """Answer until asked to stop or the engine is given up; drain in the first case."""
     config = uvicorn.Config(
-        build_app(house), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=CUT_S
+        build_app(state), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=CUT_S
     )
     server = _Server(config)
     signals = _Signals()
     log.info(
-        "listening", url="http://{}:{}".format(*listener.getsockname()[:2]), model=house.settings.model or "embedded"
+        "listening", url="http://{}:{}".format(*listener.getsockname()[:2]), model=state.settings.model or "embedded"
     )
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(server.serve(sockets=[listener]), name="http")
-        failed = tasks.create_task(house.supervisor.failed.wait(), name="engine")
+        failed = tasks.create_task(state.supervisor.failed.wait(), name="engine")
         asked = tasks.create_task(signals.stop.wait(), name="stop")
         await asyncio.wait({failed, asked}, return_when=asyncio.FIRST_COMPLETED)
         if asked.done():
-            await _drain(house, signals)
+            await _drain(state, signals)
         server.should_exit = True
         failed.cancel()
         asked.cancel()
-    return house.supervisor.exit_code or 0
+    return state.supervisor.exit_code or 0
 
 
-async def _drain(house: House, signals: _Signals) -> None:
+async def _drain(state: AppState, signals: _Signals) -> None:
     """Let what is in flight finish, until its time is up or a second signal says at once."""
-    log.info("draining", within_s=house.settings.drain_s)
-    draining = asyncio.create_task(house.admission.drain(house.settings.drain_s))
+    log.info("draining", within_s=state.settings.drain_s)
+    draining = asyncio.create_task(state.admission.drain(state.settings.drain_s))
     hurry = asyncio.create_task(signals.now.wait())
     await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
     log.info("drained" if draining.done() and draining.result() else "cutting what is left")

@@ -9,9 +9,9 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from adapters.confined.confinement import Allowance
+from adapters.processes.confinement import ResourceLimits
 from adapters.sources.rules import SourceRules
-from server.host_memory import host_memory
+from server.memory_limit import memory_limit
 
 PREFIX = "PATCHBAY_"
 HUB_TOKEN = "HF_TOKEN"  # noqa: S105  the hub's own variable, a name and no secret
@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     @property
     def resident_bytes(self) -> int:
         """Bytes that residents may take together."""
-        return host_memory() // 4 if self.max_resident_bytes is None else self.max_resident_bytes
+        return memory_limit() // 4 if self.max_resident_bytes is None else self.max_resident_bytes
 
     @property
     def training_dir(self) -> Path:
@@ -109,9 +109,9 @@ class Settings(BaseSettings):
         return self.training_dir / "runs"
 
     @property
-    def allowance(self) -> Allowance:
+    def resource_limits(self) -> ResourceLimits:
         """What inspecting, compiling or merging may take: twice its seconds on the wall, where cores are shared."""
-        return Allowance(self.max_compile_bytes, cpu_s=self.max_compile_s, wall_s=2.0 * self.max_compile_s)
+        return ResourceLimits(self.max_compile_bytes, cpu_s=self.max_compile_s, wall_s=2.0 * self.max_compile_s)
 
     @property
     def source_rules(self) -> SourceRules:

@@ -7,7 +7,7 @@
         ▼                          started      │
       FAILED ◀──────────────────────────────────┘ too many deaths within the window
 
-The rest of the house asks ``serving`` for what runs now; an engine and its residency come and go together, as one
+The rest of the server asks ``serving`` for what runs now; an engine and its residency come and go together, as one
 value.
 """
 
@@ -24,11 +24,11 @@ from enum import StrEnum
 import structlog
 
 from adapters.versions import Version
-from server.engine.engine import Engine, EngineBuilder, Gate, Offer, StartRefused
+from server.engine.protocol import Engine, EngineBuilder, EngineHooks, EngineInfo, StartRefused
 from server.errors import EngineNotReady
 from server.metrics import EngineMetrics
 from server.residency.residency import Residency
-from server.turns.turnstile import Turnstile
+from server.scheduling.fair_scheduler import FairScheduler
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ EXIT_ENGINE = 70
 """Exit status after too many deaths (EX_SOFTWARE of sysexits.h): never 0, so that a service manager restarts us."""
 
 
-class State(StrEnum):
+class EngineState(StrEnum):
     """Where the engine stands; the values are what /ready shows."""
 
     STARTING = "starting"
@@ -51,11 +51,11 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-EDGES: Mapping[State, frozenset[State]] = {
-    State.STARTING: frozenset({State.READY, State.REBUILDING, State.FAILED}),
-    State.READY: frozenset({State.REBUILDING, State.FAILED}),
-    State.REBUILDING: frozenset({State.READY, State.REBUILDING, State.FAILED}),
-    State.FAILED: frozenset(),
+EDGES: Mapping[EngineState, frozenset[EngineState]] = {
+    EngineState.STARTING: frozenset({EngineState.READY, EngineState.REBUILDING, EngineState.FAILED}),
+    EngineState.READY: frozenset({EngineState.REBUILDING, EngineState.FAILED}),
+    EngineState.REBUILDING: frozenset({EngineState.READY, EngineState.REBUILDING, EngineState.FAILED}),
+    EngineState.FAILED: frozenset(),
 }
 """What may follow."""
 
@@ -66,8 +66,8 @@ class Serving:
 
     engine: Engine
     residency: Residency
-    turnstile: Turnstile
-    offer: Offer
+    scheduler: FairScheduler
+    info: EngineInfo
 
 
 Settle = Callable[[Serving, Sequence[Version] | None], Awaitable[None]]
@@ -81,7 +81,7 @@ class Supervisor:
         builder: starts engines.
         gate: what each engine asks about a request's ``model``.
         residency_of: makes the residency of a new engine.
-        turnstile_of: makes the turnstile of a new engine.
+        scheduler_of: makes the turnstile of a new engine.
         settle: readies a new engine before traffic.
         max_deaths, window_s: so many deaths within so many seconds end it with ``FAILED``.
         metrics: ready, rebuilds, start time.
@@ -91,10 +91,10 @@ class Supervisor:
     def __init__(
         self,
         builder: EngineBuilder,
-        gate: Gate,
+        hooks: EngineHooks,
         *,
         residency_of: Callable[[Engine], Residency],
-        turnstile_of: Callable[[Engine], Turnstile],
+        scheduler_of: Callable[[Engine], FairScheduler],
         settle: Settle,
         max_deaths: int,
         window_s: float,
@@ -102,9 +102,9 @@ class Supervisor:
         backoff_s: Sequence[float] = BACKOFF_S,
     ) -> None:
         self._builder = builder
-        self._gate = gate
+        self._hooks = hooks
         self._residency_of = residency_of
-        self._turnstile_of = turnstile_of
+        self._turnstile_of = scheduler_of
         self._settle = settle
         self._max_deaths = max_deaths
         self._window_s = window_s
@@ -113,39 +113,39 @@ class Supervisor:
         self._deaths: deque[float] = deque()
         self._serving: Serving | None = None
         self._before: Sequence[Version] | None = None
-        self.offer: Offer | None = None
-        self._offer_known = asyncio.Event()
-        self._state = State.STARTING
+        self.info: EngineInfo | None = None
+        self._info_known = asyncio.Event()
+        self._state = EngineState.STARTING
         self.failed = asyncio.Event()
         self.exit_code: int | None = None
         """Set with ``FAILED``: how the process should end."""
 
     @property
-    def state(self) -> State:
+    def state(self) -> EngineState:
         """Where the engine stands; a death shows at once, before anything was done about it."""
-        if self._state is State.READY and (self._serving is None or self._serving.engine.is_dead):
-            return State.REBUILDING
+        if self._state is EngineState.READY and (self._serving is None or self._serving.engine.is_dead):
+            return EngineState.REBUILDING
         return self._state
 
     @property
     def is_ready(self) -> bool:
         """True while traffic is answered."""
-        return self.state is State.READY
+        return self.state is EngineState.READY
 
-    def offered(self) -> Offer:
+    def known_info(self) -> EngineInfo:
         """Return what the engine offers; known from its first start on.
 
         Raises:
             EngineNotReady: the first start has not come so far.
         """
-        if self.offer is None:
+        if self.info is None:
             raise self._not_ready()
-        return self.offer
+        return self.info
 
-    async def awaited_offer(self) -> Offer:
+    async def wait_for_info(self) -> EngineInfo:
         """Return what the engine offers as soon as it is known."""
-        await self._offer_known.wait()
-        return self.offered()
+        await self._info_known.wait()
+        return self.known_info()
 
     def serving(self) -> Serving:
         """Return what answers traffic now.
@@ -204,26 +204,26 @@ class Supervisor:
         return time.monotonic() - ready
 
     async def _start(self, stack: AsyncExitStack) -> Serving:
-        self.offer = await self._builder.offer()
-        self._offer_known.set()
-        engine = await stack.enter_async_context(self._builder.start(self._gate))
+        self.info = await self._builder.info()
+        self._info_known.set()
+        engine = await stack.enter_async_context(self._builder.start(self._hooks))
         residency = self._residency_of(engine)
         stack.push_async_callback(residency.close)
-        turnstile = self._turnstile_of(engine)
-        stack.callback(lambda: turnstile.close(self._not_ready()))
-        serving = self._serving = Serving(engine, residency, turnstile, self.offer)
+        scheduler = self._turnstile_of(engine)
+        stack.callback(lambda: scheduler.close(self._not_ready()))
+        serving = self._serving = Serving(engine, residency, scheduler, self.info)
         self._metrics.slots.set(engine.slots)
         self._metrics.slot_bytes.set(engine.slot_bytes)
-        self._metrics.active.set_function(lambda: turnstile.active)
-        self._metrics.waiting.set_function(lambda: turnstile.waiting)
+        self._metrics.active.set_function(lambda: scheduler.active)
+        self._metrics.waiting.set_function(lambda: scheduler.waiting)
         await self._settle(serving, self._before)
         return serving
 
     def _became_ready(self, took_s: float) -> None:
-        if self._state is State.REBUILDING:
+        if self._state is EngineState.REBUILDING:
             self._metrics.rebuilds.inc()
         log.info("engine ready", took_s=round(took_s, 2), after=self._state)
-        self._become(State.READY)
+        self._become(EngineState.READY)
         self._metrics.ready.set(1)
         self._metrics.start_seconds.set(took_s)
 
@@ -233,15 +233,15 @@ class Supervisor:
         while self._deaths[0] < now - self._window_s:
             self._deaths.popleft()
         log.error("engine died", deaths=len(self._deaths), window_s=self._window_s)
-        self._become(State.REBUILDING)
+        self._become(EngineState.REBUILDING)
         if len(self._deaths) >= self._max_deaths:
             self._fail(EXIT_ENGINE)
 
     def _fail(self, exit_code: int) -> None:
-        self._become(State.FAILED)
+        self._become(EngineState.FAILED)
         self.exit_code = exit_code
         self.failed.set()
 
-    def _become(self, state: State) -> None:
+    def _become(self, state: EngineState) -> None:
         assert state in EDGES[self._state], f"engine: {self._state} → {state}"
         self._state = state

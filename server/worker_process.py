@@ -13,7 +13,7 @@ from typing import Final
 import httpx
 import structlog
 
-from adapters.database import Database
+from adapters.storage.database import Database
 from server.logs import configure_logs
 from server.settings import ClientSettings, Settings
 from trainer.errors import PublicationRefused

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from adapters.confined.confinement import Subordinate
+from adapters.processes.confinement import Subordinate
 
 STOP_S: Final = 60.0
 """How long a child may take to write its checkpoint after SIGTERM."""

@@ -12,7 +12,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from adapters.database import UtcDateTime
+from adapters.storage.database import UtcDateTime
 
 Clock = Callable[[AsyncConnection], Awaitable[datetime]]
 """Reads the time inside a transaction. Tests hand the stores one that runs ahead."""

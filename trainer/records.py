@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.database import Database
+from adapters.storage.database import Database
 from trainer.clock import Clock, database_clock
 from trainer.files.file_store import MAX_BYTES, FileStore
 from trainer.jobs.checkpoint_store import CheckpointStore

@@ -57,7 +57,7 @@ class Exit(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class RunEvent:
     """One line of ``events.jsonl``, in the words of OpenAI's job events."""
 
     type: Literal["message", "metrics"]
@@ -83,7 +83,7 @@ class Marker:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class RunCheckpoint:
     """A complete checkpoint."""
 
     path: Path
@@ -172,13 +172,13 @@ class RunDirectory:
         staged.replace(self.path / name)
         fsync_directory(self.path)
 
-    def append(self, event: Event) -> None:
+    def append(self, event: RunEvent) -> None:
         """Append an event; it is with the operating system when this returns."""
         line = json.dumps(asdict(event)).encode() + b"\n"
         with self.events_file.open("ab", buffering=0) as file:
             file.write(line)
 
-    def events_since(self, position: int) -> tuple[list[Event], int]:
+    def events_since(self, position: int) -> tuple[list[RunEvent], int]:
         """Return the events behind byte ``position``, and the position behind them; a half-written line is not one.
 
         A position stays good for ever, across a power cut too: what is returned is on the disk. Costs one ``stat``
@@ -194,9 +194,9 @@ class RunDirectory:
             file.seek(position)
             raw = file.read()
         whole = raw[: raw.rfind(b"\n") + 1]
-        return [Event(**json.loads(line)) for line in whole.splitlines()], position + len(whole)
+        return [RunEvent(**json.loads(line)) for line in whole.splitlines()], position + len(whole)
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[RunEvent]:
         """Return the events so far."""
         return self.events_since(0)[0]
 
@@ -206,13 +206,13 @@ class RunDirectory:
             raw = self.events_file.read_bytes()
             os.truncate(self.events_file, raw.rfind(b"\n") + 1)
 
-    def checkpoints(self) -> list[Checkpoint]:
+    def checkpoints(self) -> list[RunCheckpoint]:
         """Return the complete checkpoints, the oldest first."""
         markers = self.checkpoints_folder.glob(f"{_STEP}*/{COMPLETE}")
-        found = (Checkpoint(marker.parent, Marker(**json.loads(marker.read_bytes()))) for marker in markers)
+        found = (RunCheckpoint(marker.parent, Marker(**json.loads(marker.read_bytes()))) for marker in markers)
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
-    def checkpoint(self, step: int) -> Checkpoint:
+    def checkpoint(self, step: int) -> RunCheckpoint:
         """Return the checkpoint of ``step``.
 
         Raises:
@@ -220,12 +220,12 @@ class RunDirectory:
         """
         path = self.checkpoint_path(step)
         try:
-            return Checkpoint(path, Marker(**json.loads((path / COMPLETE).read_bytes())))
+            return RunCheckpoint(path, Marker(**json.loads((path / COMPLETE).read_bytes())))
         except FileNotFoundError:
             made = ", ".join(str(checkpoint.step) for checkpoint in self.checkpoints()) or "none yet"
             raise CheckpointNotFound(f"step {step} has no complete checkpoint; these have: {made}") from None
 
-    def best_checkpoint(self) -> Checkpoint:
+    def best_checkpoint(self) -> RunCheckpoint:
         """Return the checkpoint that the result names.
 
         Raises:
@@ -283,6 +283,6 @@ def event(
     data: Mapping[str, Any] | None = None,
     level: Literal["info", "warn", "error"] = "info",
     kind: Literal["message", "metrics"] = "message",
-) -> Event:
+) -> RunEvent:
     """Return an event of this moment."""
-    return Event(kind, level, message, data or {}, time.time())
+    return RunEvent(kind, level, message, data or {}, time.time())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainer.jobs.job import Job, Json
-from trainer.run_spec import Method, RunSpec
+from trainer.run_spec import RunSpec, TrainingMethod
 
 RUN_EXTENSIONS: Final = frozenset(
     {"rank", "alpha", "targets", "quantization", "max_length", "drop_long", "packing", "patience", "checkpoint_steps"}
@@ -41,7 +41,7 @@ def run_spec(job: Job, given: Ingredients) -> RunSpec:
         training_file=given.training,
         validation_file=given.validation,
         warm_start=given.warm_start,
-        method=Method(job.method["type"]),
+        method=TrainingMethod(job.method["type"]),
         seed=job.seed,
         threads=given.threads,
         processes=given.processes,

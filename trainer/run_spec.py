@@ -18,7 +18,7 @@ Quantization = Literal["4bit"]
 _PATHS: Final = ("base", "training_file", "validation_file", "warm_start")
 
 
-class Method(StrEnum):
+class TrainingMethod(StrEnum):
     """How an adapter is made."""
 
     SUPERVISED = "supervised"
@@ -34,7 +34,7 @@ class RunSpec:
     """Directory of the base model, with the tokenizer and chat template that serve."""
     training_file: Path
     validation_file: Path | None = None
-    method: Method = Method.SUPERVISED
+    method: TrainingMethod = TrainingMethod.SUPERVISED
     n_epochs: int | Auto = AUTO
     batch_size: int | Auto = AUTO
     """Rows in one optimizer step."""
@@ -91,7 +91,7 @@ class RunSpec:
         for name in _PATHS:
             if given.get(name) is not None:
                 given[name] = Path(given[name])
-        given["method"] = Method(given.get("method", Method.SUPERVISED))
+        given["method"] = TrainingMethod(given.get("method", TrainingMethod.SUPERVISED))
         if isinstance(given.get("targets"), list):
             given["targets"] = tuple(given["targets"])
         return cls(**given)

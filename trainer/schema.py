@@ -24,7 +24,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from adapters.database import UtcDateTime
+from adapters.storage.database import UtcDateTime
 from trainer.ids import MAX_ID_LENGTH
 
 VERSION_TABLE: Final = "alembic_version_trainer"

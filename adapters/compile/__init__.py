@@ -1,5 +1,6 @@
-"""The adapter compiler: whatever PEFT can load becomes the plain LoRA that the engine serves exactly, or is refused.
+"""The adapter compiler: turns other PEFT kinds into plain LoRA that the engine serves exactly, or refuses them.
 
-It is a program, ``python -m adapters.compile``; ``adapters.confined.compiler`` runs it. The only place in ``adapters``
-that knows torch and PEFT.
+It runs as a program, ``python -m adapters.compile``, in a child process that ``adapters.compile.adapter_compiler``
+starts.
+No other package under ``adapters`` imports torch or PEFT.
 """

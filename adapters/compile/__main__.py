@@ -17,10 +17,9 @@ from typing import Any
 import torch
 
 from adapters.compile.base_weights import BaseWeights
-from adapters.compile.compiler import Bounds, compile_directory
-from adapters.confined.exit_status import COMPILED, OUT_OF_MEMORY, REFUSED, is_out_of_memory
-from adapters.door.door import MAX_FAULTS
-from adapters.errors import AdapterRefused
+from adapters.compile.compiler import CompileBounds, compile_directory
+from adapters.errors import MAX_FAULTS, AdapterRefused
+from adapters.processes.exit_status import COMPILED, OUT_OF_MEMORY, REFUSED, is_out_of_memory
 
 
 def main() -> int:
@@ -49,7 +48,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _compiled(given: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    bounds = Bounds(given.max_rank, given.compress_to)
+    bounds = CompileBounds(given.max_rank, given.compress_to)
     try:
         return COMPILED, compile_directory(given.source, given.out, BaseWeights(given.base), bounds).to_json()
     except AdapterRefused as refused:

@@ -11,7 +11,7 @@ import torch
 from adapters.base_model import EMBEDDING, HEAD, BaseModel
 from adapters.compile.tensor_file import DTYPES, TensorFile
 from adapters.errors import BaseModelUnreadable, SafetensorsMalformed
-from adapters.safetensors_header import BASE_HEADER, Tensor, read_header
+from adapters.storage.safetensors_header import BASE_HEADER, Tensor, read_header
 
 _NUMBERS = 4 << 20
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from adapters.canonical import form as canonical_form
-from adapters.canonical.config import targets_of
-from adapters.canonical.form import Form
 from adapters.compile.factors import Factors
-from adapters.door import stored_lora
+from adapters.lora import canonical_form, stored_lora
+from adapters.lora.canonical_config import targets_of
+from adapters.lora.canonical_form import Form
 
 
 def write(

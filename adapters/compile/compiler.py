@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.base_model import BaseModel
-from adapters.canonical.compile_report import CompileReport
+from adapters.checks.weights import MAX_MAGNITUDE
 from adapters.compile import canonical
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.factors import (
@@ -23,17 +23,17 @@ from adapters.compile.factors import (
     spectrum_of_product,
 )
 from adapters.compile.lora import Lora
-from adapters.compile.source import Source
+from adapters.compile.source import CompileSource
 from adapters.compile.tensor_file import DTYPES
-from adapters.door.door import SERVABLE_RANKS
-from adapters.door.first_adapter import LOFTQ
-from adapters.door.weights import MAX_MAGNITUDE
 from adapters.errors import AdapterRefused, Fault
+from adapters.lora.compile_report import CompileReport
+from adapters.lora.first_adapter import LOFTQ
+from adapters.lora.ranks import fitting_rank
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class CompileBounds:
     """``max_rank``: what the engine holds. ``compress_to``: a rank up to it to cut at, whatever is lost."""
 
     max_rank: int
@@ -56,7 +56,7 @@ class _Made:
     cut: Cut
 
 
-def compile_directory(directory: Path, out: Path, base: BaseWeights, bounds: Bounds) -> CompileReport:
+def compile_directory(directory: Path, out: Path, base: BaseWeights, bounds: CompileBounds) -> CompileReport:
     """Write the canonical form of the adapter in ``directory`` to ``out`` and report on it.
 
     The kinds are those of ``kinds.CHANGES``, and LoRA.
@@ -65,7 +65,7 @@ def compile_directory(directory: Path, out: Path, base: BaseWeights, bounds: Bou
         AdapterRefused: with every fault found; ``out`` is untouched.
         OSError: a file cannot be read or written.
     """
-    source = Source.read(directory, base)
+    source = CompileSource.read(directory, base)
     made = _from_lora(source, directory, base, bounds) if source.kind == "LORA" else _from_other(source, base, bounds)
     rounded = [factors.rounded(DTYPES[base.model.dtype]) for factors in made.factors]
     _check_magnitudes(rounded)
@@ -86,7 +86,7 @@ def compile_directory(directory: Path, out: Path, base: BaseWeights, bounds: Bou
     )
 
 
-def _from_lora(source: Source, directory: Path, base: BaseWeights, bounds: Bounds) -> _Made:
+def _from_lora(source: CompileSource, directory: Path, base: BaseWeights, bounds: CompileBounds) -> _Made:
     lora = Lora.of(source, base.model)
     if lora.config.use_dora:
         return _cut(_spectra(source, lora, base, bounds), lora.kind, lora.rank, bounds)
@@ -106,13 +106,13 @@ def _from_lora(source: Source, directory: Path, base: BaseWeights, bounds: Bound
     return _Made(lora.kind, "folded" if is_folded else "as is", lora.rank, padded, whole)
 
 
-def _from_other(source: Source, base: BaseWeights, bounds: Bounds) -> _Made:
+def _from_other(source: CompileSource, base: BaseWeights, bounds: CompileBounds) -> _Made:
     rank = source.config.get("r")
     spectra = _spectra(source, None, base, bounds)
     return _cut(spectra, source.kind.lower(), rank if isinstance(rank, int) else None, bounds)
 
 
-def _spectra(source: Source, dora: Lora | None, base: BaseWeights, bounds: Bounds) -> list[Spectrum]:
+def _spectra(source: CompileSource, dora: Lora | None, base: BaseWeights, bounds: CompileBounds) -> list[Spectrum]:
     from adapters.compile import peft_configs, skeleton  # PEFT takes ten seconds to import: a plain LoRA goes without
 
     if dora is None:
@@ -123,7 +123,7 @@ def _spectra(source: Source, dora: Lora | None, base: BaseWeights, bounds: Bound
 
 
 def _cut(
-    spectra: Sequence[Spectrum], kind: str, rank_before: int | None, bounds: Bounds, *, over: int | None = None
+    spectra: Sequence[Spectrum], kind: str, rank_before: int | None, bounds: CompileBounds, *, over: int | None = None
 ) -> _Made:
     """Cut at the smallest rank that loses nothing, or at the bound. ``over``: the rank of a LoRA above the bound."""
     cut = measure(spectra, min(numerical_rank(spectra), bounds.rank))
@@ -134,7 +134,7 @@ def _cut(
     return _Made(kind, method, rank_before, [spectrum.cut(cut.rank).padded(cut.rank) for spectrum in spectra], cut)
 
 
-def _over(cut: Cut, rank: int, bounds: Bounds) -> Fault:
+def _over(cut: Cut, rank: int, bounds: CompileBounds) -> Fault:
     return Fault(
         f"{CONFIG_FILE}: r",
         f"rank {rank}",
@@ -156,7 +156,7 @@ def _loss(cut: Cut, kind: str, spectra: Sequence[Spectrum]) -> Fault:
 
 
 def _server_flag(rank: int) -> str:
-    fitting = next((allowed for allowed in SERVABLE_RANKS if allowed >= rank), None)
+    fitting = fitting_rank(rank)
     return f"start the server with --max-lora-rank {fitting}, " if fitting is not None else ""
 
 
@@ -184,7 +184,7 @@ def _rounding(made: Sequence[Factors], rounded: Sequence[Factors]) -> float:
     return float(lost**0.5 / meant) if meant else 0.0
 
 
-def _notes(source: Source, base: BaseModel) -> list[str]:
+def _notes(source: CompileSource, base: BaseModel) -> list[str]:
     respelt = source.named.respelt
     notes = [f"{respelt} tensors had other names than PEFT gives them for {base.name}"] if respelt else []
     if source.dropped:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from adapters.door.peft_config import shown
 from adapters.errors import Fault
+from adapters.lora.peft_config import shown
 from adapters.storage.manifest import CONFIG_FILE
 
 CHANGES = frozenset(

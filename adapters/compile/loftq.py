@@ -19,8 +19,8 @@ from adapters.base_model import EMBEDDING
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.factors import Factors
 from adapters.compile.lora import Lora
-from adapters.door.peft_config import PeftConfig, shown
 from adapters.errors import AdapterRefused, Fault
+from adapters.lora.peft_config import PeftConfig, shown
 from adapters.storage.manifest import CONFIG_FILE, INITIAL
 
 NF4, INT8 = 4, 8
@@ -32,7 +32,7 @@ _BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class LoftqRecipe:
     """How the copy was made: in ``bits`` a weight, by so many ``iterations``."""
 
     bits: int
@@ -81,7 +81,7 @@ def changes(last: Lora, first: Lora, base: BaseWeights) -> Iterator[tuple[str, T
     Raises:
         AdapterRefused: a config that PEFT would not follow, or ``first`` is not the start on a copy of this base.
     """
-    recipe = Recipe.of(last.config)
+    recipe = LoftqRecipe.of(last.config)
     for pair, start in zip(last.pairs, first.pairs, strict=True):
         if pair.module.rpartition(".")[2] == EMBEDDING:
             raise AdapterRefused([Fault(CONFIG_FILE, f"LoftQ on {pair.module}", "LoftQ on linear layers alone")])
@@ -114,7 +114,7 @@ def _best(lost: Tensor, rank: int) -> Tensor:
     return (left[:, :rank] * root) @ (root[:, None] * right[:rank])
 
 
-def _other_copy(module: str, base: BaseWeights, recipe: Recipe) -> Fault:
+def _other_copy(module: str, base: BaseWeights, recipe: LoftqRecipe) -> Fault:
     return Fault(
         f"{INITIAL}: {module}",
         f"a first adapter that does not make up for what {base.model.name} loses in {recipe.bits} bits by LoftQ "

@@ -10,11 +10,11 @@ from pathlib import Path
 from adapters.base_model import BaseModel
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.factors import Factors
-from adapters.compile.source import Source
-from adapters.door.first_adapter import LOFTQ, start_of
-from adapters.door.lora_tensors import LoraTensors, Pair
-from adapters.door.peft_config import PeftConfig, shown
+from adapters.compile.source import CompileSource
 from adapters.errors import AdapterRefused, Fault
+from adapters.lora.first_adapter import LOFTQ, start_of
+from adapters.lora.lora_tensors import LoraTensors, Pair
+from adapters.lora.peft_config import PeftConfig, shown
 from adapters.storage.manifest import CONFIG_FILE, INITIAL
 
 MAGNITUDE = "lora_magnitude_vector"
@@ -26,12 +26,12 @@ _JUDGED_HERE = frozenset(f"{CONFIG_FILE}: {field}" for field in ("use_dora", "in
 class Lora:
     """A LoRA that was read and checked: its config and its tensors by module."""
 
-    source: Source
+    source: CompileSource
     config: PeftConfig
     pairs: tuple[Pair, ...]
 
     @classmethod
-    def of(cls, source: Source, base: BaseModel) -> Lora:
+    def of(cls, source: CompileSource, base: BaseModel) -> Lora:
         """Check config and tensors as the door does.
 
         Raises:
@@ -98,7 +98,7 @@ class Lora:
         """
         if not (directory / INITIAL).is_dir():
             raise AdapterRefused([_no_initial(self.config)])
-        first = Lora.of(Source.read(directory / INITIAL, base), base.model)
+        first = Lora.of(CompileSource.read(directory / INITIAL, base), base.model)
         # PEFT's examples have the first adapter say that it is plain, so that it can be loaded as it is
         if _start(first.config) not in {None, _start(self.config)} or _shapes(self) != _shapes(first):
             needed = "the adapter that this one was trained from: the same initialisation, modules and ranks"

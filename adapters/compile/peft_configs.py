@@ -11,9 +11,9 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from adapters.compile.kinds import RENAMED
 from adapters.compile.skeleton import PEFT_ERRORS, config_refused
-from adapters.door.peft_config import PeftConfig as LoraFields
-from adapters.door.peft_config import shown
 from adapters.errors import AdapterRefused, Fault
+from adapters.lora.peft_config import PeftConfig as LoraFields
+from adapters.lora.peft_config import shown
 from adapters.storage.manifest import CONFIG_FILE
 
 _IDENTITY = frozenset(field.name for field in dataclasses.fields(PeftConfig))

@@ -1,4 +1,4 @@
-"""Compiles uploads, torch and PEFT loaded once: the process of ``adapters.confined.compiler``."""
+"""Compiles uploads, torch and PEFT loaded once: the process of ``adapters.compile.adapter_compiler``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 from adapters.compile import skeleton
 from adapters.compile.base_weights import BaseWeights
-from adapters.compile.compiler import Bounds, compile_directory
-from adapters.confined.confinement import NICENESS
-from adapters.confined.forking import Work, serve
+from adapters.compile.compiler import CompileBounds, compile_directory
+from adapters.processes.confinement import NICENESS
+from adapters.processes.forking import Work, serve
 
 
 def prepared(_: dict[str, Any]) -> Work:
@@ -24,7 +24,7 @@ def prepared(_: dict[str, Any]) -> Work:
 
 def _compiled(question: dict[str, Any]) -> dict[str, Any]:
     os.nice(NICENESS)  # requests come first
-    bounds = Bounds(question["max_rank"], question["compress_to"])
+    bounds = CompileBounds(question["max_rank"], question["compress_to"])
     base = BaseWeights(Path(question["base"]))
     return compile_directory(Path(question["source"]), Path(question["out"]), base, bounds).to_json()
 

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from adapters.base_model import EMBEDDING
 from adapters.compile.base_weights import BaseWeights
-from adapters.compile.source import Source, at
-from adapters.confined.exit_status import is_out_of_memory
-from adapters.door.tensor_names import PREFIX
+from adapters.compile.source import CompileSource, at
 from adapters.errors import AdapterRefused, Fault
-from adapters.number_formats import WEIGHT_DTYPES
+from adapters.lora.tensor_names import PREFIX
+from adapters.processes.exit_status import is_out_of_memory
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
+from adapters.storage.number_formats import WEIGHT_DTYPES
 
 _INDEX_DTYPES = frozenset({"BOOL", "I32", "I64", "U8"})
 _PROBES = 4
@@ -44,7 +44,7 @@ PEFT_ERRORS = (
 """What PEFT raises, in this or that place, for a config that it cannot make sense of."""
 
 
-def changes(source: Source, config: PeftConfig, base: BaseWeights) -> Iterator[tuple[str, Tensor]]:
+def changes(source: CompileSource, config: PeftConfig, base: BaseWeights) -> Iterator[tuple[str, Tensor]]:
     """Yield each adapted module and what the adapter adds to its weight: [out_features, in_features], float64.
 
     Raises:
@@ -60,7 +60,7 @@ def changes(source: Source, config: PeftConfig, base: BaseWeights) -> Iterator[t
             yield module, change
 
 
-def _adapted(source: Source, config: PeftConfig, base: BaseWeights) -> PeftModel:
+def _adapted(source: CompileSource, config: PeftConfig, base: BaseWeights) -> PeftModel:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -105,7 +105,7 @@ def _stretched(like: Tensor) -> nn.Parameter:
     return nn.Parameter(torch.zeros((), dtype=torch.float64).expand(like.shape), requires_grad=False)
 
 
-def _coverage_faults(source: Source, expected: Mapping[str, Tensor]) -> Iterator[Fault]:
+def _coverage_faults(source: CompileSource, expected: Mapping[str, Tensor]) -> Iterator[Fault]:
     found = source.header.tensors
     for name in sorted(found.keys() - expected.keys()):
         yield Fault(at(found[name]), "a tensor that PEFT does not read", f"the tensors that {CONFIG_FILE} speaks of")

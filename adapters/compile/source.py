@@ -11,19 +11,19 @@ import torch
 
 from adapters import strict_json
 from adapters.base_model import HEAD
+from adapters.checks.weights import scan
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.kinds import refusal
 from adapters.compile.tensor_file import TensorFile
-from adapters.door.peft_config import MAX_CONFIG_BYTES
-from adapters.door.tensor_names import Key, Keys, Named
-from adapters.door.weights import scan
 from adapters.errors import AdapterRefused, Fault, SafetensorsMalformed
-from adapters.safetensors_header import Header, Tensor, read_header
+from adapters.lora.peft_config import MAX_CONFIG_BYTES
+from adapters.lora.tensor_names import Keys, Named, TensorKey
 from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
+from adapters.storage.safetensors_header import Header, Tensor, read_header
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class CompileSource:
     """An adapter's directory. Tensors are addressed by canonical names."""
 
     weights: TensorFile
@@ -114,7 +114,7 @@ def _parsed(raw: bytes) -> dict[str, Any]:
     return fields
 
 
-def _copy_fault(key: Key, file: TensorFile, base: BaseWeights) -> Fault | None:
+def _copy_fault(key: TensorKey, file: TensorFile, base: BaseWeights) -> Fault | None:
     copied = key.copied()
     assert copied is not None
     if any(base.equals(name, file, file.header.tensors[key.raw]) for name in base.names_of(copied)):

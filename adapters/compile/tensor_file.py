@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from adapters.safetensors_header import Header, Tensor
+from adapters.storage.safetensors_header import Header, Tensor
 
 DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool,

@@ -15,15 +15,15 @@ from pathlib import Path
 import torch
 from peft.utils.merge_utils import dare_linear, dare_ties, ties
 
-from adapters.canonical.form import Form, write
-from adapters.confined.exit_status import COMPILED, OUT_OF_MEMORY, is_out_of_memory
-from adapters.door.stored_lora import Factors, StoredLora
-from adapters.merge.recipe import Method
+from adapters.lora.canonical_form import Form, write
+from adapters.lora.merge.recipe import MergeMethod
+from adapters.lora.stored_lora import Factors, StoredLora
+from adapters.processes.exit_status import COMPILED, OUT_OF_MEMORY, is_out_of_memory
 
-_COMBINED = {Method.TIES: ties, Method.DARE_LINEAR: dare_linear, Method.DARE_TIES: dare_ties}
+_COMBINED = {MergeMethod.TIES: ties, MergeMethod.DARE_LINEAR: dare_linear, MergeMethod.DARE_TIES: dare_ties}
 
 
-def merge(terms: Sequence[tuple[StoredLora, float]], module: str, method: Method, density: float) -> Factors:
+def merge(terms: Sequence[tuple[StoredLora, float]], module: str, method: MergeMethod, density: float) -> Factors:
     """Return the factors that ``terms`` come to in ``module``, where some of them have it. Draws random numbers."""
     present = [(lora.read(module), weight * lora.scale(module)) for lora, weight in terms if module in lora.shapes]
     root = torch.tensor([math.sqrt(abs(weight)) for _, weight in present])
@@ -49,7 +49,7 @@ def _merge_all() -> None:
     out, request = Path(sys.argv[1]), json.loads(sys.argv[2])
     torch.set_num_threads(1)  # the engine needs the cores
     torch.manual_seed(request["seed"] or 0)
-    method, density = Method(request["method"]), float(request["density"])
+    method, density = MergeMethod(request["method"]), float(request["density"])
     terms = [(StoredLora.open(Path(directory)), float(weight)) for directory, weight in request["terms"]]
     ranks = {module: shape for lora, _ in terms for module, shape in lora.shapes.items()}
     shapes = {module: (rows, columns) for module, (rows, _, columns) in ranks.items()}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from adapters.door import first_adapter
 from adapters.errors import SourceForbidden, SourceNotFound
+from adapters.lora import first_adapter
 from adapters.sources.rules import BUCKET_SCHEMES, plain_bucket_url
 from adapters.storage.disk import in_thread
 from adapters.storage.manifest import FILES, INITIAL

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from adapters.door import first_adapter
 from adapters.errors import SourceForbidden, SourceNotFound
+from adapters.lora import first_adapter
 from adapters.storage.disk import in_thread
 from adapters.storage.manifest import FILES, INITIAL
 from adapters.storage.staging import BUFFER_BYTES, Staged

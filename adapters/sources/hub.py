@@ -12,8 +12,8 @@ import httpx2
 from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
-from adapters.door import first_adapter
 from adapters.errors import SourceError, SourceForbidden, SourceNotFound, SourceUnavailable
+from adapters.lora import first_adapter
 from adapters.sources.hub_hosts import HubHosts
 from adapters.storage.disk import in_thread
 from adapters.storage.manifest import FILES, INITIAL, FileEntry

@@ -18,8 +18,8 @@ from adapters.errors import BlobCorrupt
 from adapters.storage.disk import fsync_directory, in_thread, space_needed
 from adapters.storage.manifest import INITIAL, names_in
 from adapters.storage.remote_blobs import RemoteBlobs
-from adapters.storage.seals import Seals
 from adapters.storage.staging import Staged, Staging
+from adapters.storage.verification_cache import VerificationCache
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -35,7 +35,7 @@ class Blobs:
         self._root = root
         self._remote = remote
         self._staging = Staging(root, max_bytes=sys.maxsize)
-        self._seals = Seals()
+        self._seals = VerificationCache()
 
     async def put(self, staged: Staged) -> Path:
         """Publish what ``staged`` holds: durable when this returns. The same bytes again change nothing.

@@ -14,7 +14,7 @@ WEIGHTS_FILE: Final = "adapter_model.safetensors"
 FILES: Final = (CONFIG_FILE, WEIGHTS_FILE)
 """The files an adapter consists of; pickles have no place here."""
 INITIAL: Final = "initial"
-"""The folder of the first adapter, see ``adapters.door.first_adapter``."""
+"""The folder of the first adapter, see ``adapters.lora.first_adapter``."""
 INITIAL_FILES: Final = (f"{INITIAL}/{CONFIG_FILE}", f"{INITIAL}/{WEIGHTS_FILE}")
 """They come both or not at all."""
 EVERY_FILE: Final = (*FILES, *INITIAL_FILES)

@@ -17,7 +17,7 @@ import typer
 from bench.interval import Interval, mean, ratio
 from bench.options import RESULTS, Bench, EngineFlag, Out, Peer, Repeats, Scene, ShapeName, conduct
 from bench.record import Row
-from bench.target import Kind, Target
+from bench.target import BenchTarget, Kind
 from bench.versus import Act, alternating, asking
 from bench.workload import Lengths, Workload
 
@@ -57,7 +57,7 @@ async def measure(bench: Bench, clients: int, requests: int, repeats: int) -> Ro
         workload = Workload(scene.names, prompt=words[0], answer=words[1], vocabulary=scene.shape.vocabulary)
         load, theirs = asking(workload, requests, clients=clients), neutral(scene, clients, requests)
 
-        async def both(target: Target, repeat: int) -> tuple[float, float]:
+        async def both(target: BenchTarget, repeat: int) -> tuple[float, float]:
             return (await load(target, repeat)).tokens_per_s, await theirs(target, repeat)
 
         found = await alternating(scene.targets, repeats, both, warm_up=load)
@@ -71,7 +71,7 @@ async def measure(bench: Bench, clients: int, requests: int, repeats: int) -> Ro
 def neutral(scene: Scene, clients: int, requests: int) -> Act[float]:
     """Return the load of `vllm bench serve`, which gives tokens a second."""
 
-    async def act(target: Target, repeat: int) -> float:
+    async def act(target: BenchTarget, repeat: int) -> float:
         result = scene.folder / f"{target.kind}-{repeat}.json"
         command = _command(scene, target, result, clients, requests, repeat)
         process = await asyncio.create_subprocess_exec(
@@ -88,7 +88,7 @@ def neutral(scene: Scene, clients: int, requests: int) -> Act[float]:
     return act
 
 
-def _command(scene: Scene, target: Target, result: Path, clients: int, requests: int, seed: int) -> list[str]:
+def _command(scene: Scene, target: BenchTarget, result: Path, clients: int, requests: int, seed: int) -> list[str]:
     options = {
         "--backend": "openai",
         "--base-url": target.url,

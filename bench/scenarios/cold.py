@@ -16,10 +16,10 @@ from typing import Annotated
 import typer
 
 from bench.interval import ratio
-from bench.load import Client, Load
+from bench.load import LoadClient, LoadSpec
 from bench.options import RESULTS, Bench, EngineFlag, Out, Peer, Rank, Repeats, ShapeName, conduct, say
 from bench.record import Row
-from bench.target import Target
+from bench.target import BenchTarget
 from bench.versus import P99, alternating, asking, row
 from bench.workload import Ask, Lengths, Workload
 
@@ -36,7 +36,7 @@ Neighbours = Annotated[int, typer.Option(min=1, help="Streams that are open all 
 Visits = Annotated[int, typer.Option(min=1, help="Of each kind, in each repeat.")]
 Every = Annotated[float, typer.Option(help="Seconds from one visit to the next.")]
 
-Meeting = tuple[Load, Load]
+Meeting = tuple[LoadSpec, LoadSpec]
 """What neighbours and visitors saw."""
 
 
@@ -65,14 +65,14 @@ async def measure(bench: Bench, neighbours: int, visits_at_s: list[float], repea
         words = Workload([stream], prompt=PROMPT, answer=STREAM, vocabulary=shape.vocabulary)
         turns = {target.kind: itertools.cycle(others) for target in targets}
 
-        async def meet(target: Target, seed: int, models: Iterator[str]) -> Meeting:
+        async def meet(target: BenchTarget, seed: int, models: Iterator[str]) -> Meeting:
             visit = Workload([hot], prompt=PROMPT, answer=VISIT, vocabulary=shape.vocabulary)
             asks = visit.asks(len(visits_at_s), seed=seed)
             visits = [replace(ask, at_s=at_s, model=next(models)) for ask, at_s in zip(asks, visits_at_s, strict=True)]
-            async with Client(target.url) as client:
+            async with LoadClient(target.url) as client:
                 return await _beside(client, words.for_ever(seed=seed), neighbours, visits)
 
-        async def meetings(target: Target, repeat: int) -> dict[str, Meeting]:
+        async def meetings(target: BenchTarget, repeat: int) -> dict[str, Meeting]:
             found = {}
             for name in VISITORS if repeat % 2 == 0 else reversed(VISITORS):
                 seed = repeat * len(VISITORS) + VISITORS.index(name)  # prompts that are in no cache
@@ -90,7 +90,7 @@ async def measure(bench: Bench, neighbours: int, visits_at_s: list[float], repea
     return {**bench.facts, "rows": rows, "stall_p99": stall}
 
 
-async def _beside(client: Client, streams: Iterator[Ask], neighbours: int, visits: list[Ask]) -> Meeting:
+async def _beside(client: LoadClient, streams: Iterator[Ask], neighbours: int, visits: list[Ask]) -> Meeting:
     """Let neighbours ask until the last visitor has gone."""
     over = asyncio.Event()
     wanted = itertools.takewhile(lambda _: not over.is_set(), streams)

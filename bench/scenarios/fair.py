@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from bench.load import Client, Load
+from bench.load import LoadClient, LoadSpec
 from bench.options import (
     RESULTS,
     AnswerTokens,
@@ -28,7 +28,7 @@ from bench.options import (
     words,
 )
 from bench.record import Row
-from bench.target import Target
+from bench.target import BenchTarget
 from bench.versus import alternating, asking, row
 from bench.workload import Workload
 
@@ -36,7 +36,7 @@ Clients = Annotated[int, typer.Option(min=1, help="Of each flood; they wait for 
 Seconds = Annotated[float, typer.Option(help="How long the floods last.")]
 Every = Annotated[float, typer.Option(help="Mean seconds between requests of the trickle (Poisson).")]
 
-Seen = dict[str, Load]
+Seen = dict[str, LoadSpec]
 """What the floods and the trickle saw."""
 
 
@@ -76,8 +76,8 @@ async def measure(bench: Bench, asked: Workload, traffic: Traffic, repeats: int)
     async with bench.servers(3) as (shape, names, targets, _):
         *flooded, quiet = (replace(asked, models=[name], vocabulary=shape.vocabulary) for name in names)
 
-        async def load(target: Target, seed: int) -> Seen:
-            async with Client(target.url) as client:
+        async def load(target: BenchTarget, seed: int) -> Seen:
+            async with LoadClient(target.url) as client:
                 return await _flood(client, flooded, quiet, traffic, seed)
 
         alone = asking(quiet, max(2, int(traffic.seconds / traffic.every / 2)), clients=1)
@@ -89,7 +89,7 @@ async def measure(bench: Bench, asked: Workload, traffic: Traffic, repeats: int)
     return {**bench.facts, "rows": rows}
 
 
-async def _flood(client: Client, flooded: list[Workload], quiet: Workload, traffic: Traffic, seed: int) -> Seen:
+async def _flood(client: LoadClient, flooded: list[Workload], quiet: Workload, traffic: Traffic, seed: int) -> Seen:
     end = time.perf_counter() + traffic.seconds
     floods = [
         client.closed_loop(
@@ -101,5 +101,5 @@ async def _flood(client: Client, flooded: list[Workload], quiet: Workload, traff
     in_time = [ask for ask in asks if ask.at_s < traffic.seconds]
     trickle, *others = await asyncio.gather(client.open_loop(in_time), *floods)
     took_s = max(load.took_s for load in others)
-    together = Load(tuple(answer for load in others for answer in load.answers), took_s, others[0].client_cpu)
+    together = LoadSpec(tuple(answer for load in others for answer in load.answers), took_s, others[0].client_cpu)
     return {"trickle": trickle, "floods": together}

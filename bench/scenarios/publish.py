@@ -13,11 +13,11 @@ from typing import Annotated, Final
 import httpx
 import typer
 
-from bench.load import Client
+from bench.load import LoadClient
 from bench.options import RESULTS, Bench, EngineFlag, Out, Peer, conduct, say
 from bench.record import Row
 from bench.scenarios.swap import QUESTION, TELLING, variant
-from bench.target import PATIENCE_S, Target, upload
+from bench.target import PATIENCE_S, BenchTarget, upload
 from bench.versus import alternating, timed_row
 from bench.workload import Ask
 
@@ -38,7 +38,7 @@ async def measure(bench: Bench, count: int) -> Row:
     rows: list[Row] = []
     async with bench.servers(0) as (_, _, targets, folder):
 
-        async def act(target: Target, number: int) -> tuple[float, float]:
+        async def act(target: BenchTarget, number: int) -> tuple[float, float]:
             directory = variant(folder / target.kind / f"n{number}", "sql", strength=1 + number % 1000 / 10_000)
             return await _published(target, f"n{number}", directory)
 
@@ -48,7 +48,7 @@ async def measure(bench: Bench, count: int) -> Row:
     return {**bench.facts, "rows": rows}
 
 
-async def _published(target: Target, name: str, directory: Path) -> tuple[float, float]:
+async def _published(target: BenchTarget, name: str, directory: Path) -> tuple[float, float]:
     """Return milliseconds until the server has taken the adapter, and until it answers rightly."""
     started = time.perf_counter()
     if target.kind == "patchbay":
@@ -58,7 +58,7 @@ async def _published(target: Target, name: str, directory: Path) -> tuple[float,
             told = {"lora_name": name, "lora_path": str(directory)}
             (await http.post("/v1/load_lora_adapter", json=told)).raise_for_status()
     accepted = time.perf_counter()
-    async with Client(target.url) as client:
+    async with LoadClient(target.url) as client:
         answer = await client.ask(Ask(0.0, name, QUESTION, TOKENS), started)
     if answer.failure is not None or not answer.text.startswith(RIGHT):
         raise RuntimeError(f"{target.kind} answered {answer.text!r}: {answer.failure}")

@@ -19,8 +19,8 @@ import httpx
 import typer
 from sqlalchemy import insert, update
 
-from adapters import schema
-from adapters.registry import Registry
+from adapters.registry import schema
+from adapters.registry.registry import Registry
 from bench.options import RESULTS, Out, conduct, say
 from bench.record import Row, summary
 from bench.shape import ADAPTERS

@@ -18,11 +18,11 @@ from typing import Annotated, Final
 
 import typer
 
-from bench.load import Client
+from bench.load import LoadClient
 from bench.options import RESULTS, Bench, EngineFlag, Out, Peer, ShapeName, conduct, say
 from bench.record import Row
 from bench.shape import Shape
-from bench.target import PATIENCE_S, POLL_S, Kind, Target, free_port, launch
+from bench.target import PATIENCE_S, POLL_S, BenchTarget, Kind, free_port, launch
 from bench.versus import timed_row
 from bench.workload import Ask
 
@@ -81,13 +81,13 @@ async def _times(bench: Bench, kind: Kind, shape: Shape, root: Path) -> tuple[fl
         return to_start * 1000, (time.perf_counter() - killed) * 1000
 
 
-async def _first_token(target: Target) -> None:
+async def _first_token(target: BenchTarget) -> None:
     """Wait until the server has answered.
 
     Raises:
         RuntimeError: it ended instead.
     """
-    async with asyncio.timeout(PATIENCE_S), Client(target.url) as client:
+    async with asyncio.timeout(PATIENCE_S), LoadClient(target.url) as client:
         while True:
             await target.until_ready()
             if (await client.ask(QUESTION)).failure is None:
@@ -95,7 +95,7 @@ async def _first_token(target: Target) -> None:
             await asyncio.sleep(POLL_S)
 
 
-def engine_of(target: Target) -> int:
+def engine_of(target: BenchTarget) -> int:
     """Return the process of the server's engine, which names itself."""
     listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]

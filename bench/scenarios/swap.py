@@ -20,7 +20,7 @@ from typing import Annotated, Final
 import httpx
 import typer
 
-from bench.load import Answer, Client
+from bench.load import LoadClient, StreamedAnswer
 from bench.options import RESULTS, Out, Slots, conduct, say
 from bench.record import Row
 from bench.shape import ADAPTERS
@@ -81,7 +81,7 @@ async def measure(slots: int, moves: int, asking: Asking) -> Row:
                 directory = variant(root / f"v{version}", SKILLS[version % 2], strength=1 + version / 100)
                 await upload(url, {NAME: directory}, alias=f"bench-{version}")
             await _move(url, 1)
-            async with Client(url) as client:
+            async with LoadClient(url) as client:
                 telling = {n: (await client.ask(_ask(f"{NAME}@{n}", asking.tokens))).text[:TELLING] for n in (1, 2)}
                 done, answers = await _moving(client, url, range(2, moves + 2), asking)
     first_ms = [[(first(answers, move) - move.sent_s) * 1000 for move in done]]
@@ -112,7 +112,9 @@ def variant(directory: Path, skill: str, *, strength: float) -> Path:
     return directory
 
 
-async def _moving(client: Client, url: str, versions: Sequence[int], asking: Asking) -> tuple[list[Move], list[Answer]]:
+async def _moving(
+    client: LoadClient, url: str, versions: Sequence[int], asking: Asking
+) -> tuple[list[Move], list[StreamedAnswer]]:
     """Ask by the name without pause, and move its alias; returns the moves and all answers."""
     over = asyncio.Event()
     started = time.perf_counter()
@@ -140,17 +142,17 @@ def _ask(model: str, tokens: int) -> Ask:
     return Ask(0.0, model, QUESTION, tokens)
 
 
-def first(answers: Sequence[Answer], move: Move) -> float:
+def first(answers: Sequence[StreamedAnswer], move: Move) -> float:
     """Return when the first token by the version of ``move`` came to anybody."""
     return min(answer.came_s[0] for answer in answers if answer.came_s and answered_by(answer) == move.version)
 
 
-def answered_by(answer: Answer) -> int:
+def answered_by(answer: StreamedAnswer) -> int:
     """Return the version that the server says it was."""
     return int(answer.model.partition("@")[2])
 
 
-def verdict(answer: Answer, moves: Sequence[Move], telling: dict[int, str]) -> str:
+def verdict(answer: StreamedAnswer, moves: Sequence[Move], telling: dict[int, str]) -> str:
     """Say whether ``answer`` failed, is of a version that was replaced before it was asked, or is as it should be.
 
     ``telling`` has how answers of odd and of even versions begin, by 1 and 2.
@@ -163,7 +165,7 @@ def verdict(answer: Answer, moves: Sequence[Move], telling: dict[int, str]) -> s
     return "right" if version in set(_allowed(answer, moves)) else "stale"
 
 
-def _allowed(answer: Answer, moves: Sequence[Move]) -> Iterator[int]:
+def _allowed(answer: StreamedAnswer, moves: Sequence[Move]) -> Iterator[int]:
     """Yield the versions that the alias pointed to at some moment of the request, up to its first token."""
     ends = [*(move.acknowledged_s for move in moves[1:]), float("inf")]
     yield from (moves[0].version - 1,) if answer.sent_s <= moves[0].acknowledged_s else ()

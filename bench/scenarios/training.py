@@ -94,7 +94,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> float:
     return time.time()
 
 
-class Run:
+class TrainingRun:
     """A job, and the directory in which its training process writes."""
 
     def __init__(self, http: httpx.AsyncClient, data_dir: Path, job: str) -> None:
@@ -105,7 +105,7 @@ class Run:
         self._position = 0
 
     @classmethod
-    async def start(cls, http: httpx.AsyncClient, data_dir: Path, name: str, *, epochs: int, seed: int) -> Run:
+    async def start(cls, http: httpx.AsyncClient, data_dir: Path, name: str, *, epochs: int, seed: int) -> TrainingRun:
         """Create a job on `sentiment` that makes the adapter ``name``."""
         rows = (DATA / "sentiment" / "train.jsonl").read_bytes()
         upload = await http.post(FILES, data={"purpose": "fine-tune"}, files={"file": ("train.jsonl", rows)})
@@ -194,12 +194,12 @@ async def publish(http: httpx.AsyncClient, data_dir: Path, *, jobs: int, epochs:
     """Train ``jobs`` adapters, one after the other; a row for each thing that follows the last step, from there on."""
     found = []
     for number in range(1, jobs + 1):
-        run = await Run.start(http, data_dir, f"bench-{number}", epochs=epochs, seed=number)
+        run = await TrainingRun.start(http, data_dir, f"bench-{number}", epochs=epochs, seed=number)
         found.append(await _published(http, run, f"bench-{number}"))
     return [timed_row(case, {"patchbay": [[times[case]] for times in found]}) for case in found[0]]
 
 
-async def _published(http: httpx.AsyncClient, run: Run, name: str) -> dict[str, float]:
+async def _published(http: httpx.AsyncClient, run: TrainingRun, name: str) -> dict[str, float]:
     async with asyncio.TaskGroup() as watching:
         told = watching.create_task(run.told_of_last_step())
         await until(run.is_over)
@@ -238,7 +238,7 @@ async def _first_tokens(http: httpx.AsyncClient, name: str) -> tuple[float, floa
 
 
 @dataclass
-class Load:
+class TrainingLoad:
     """What clients saw who asked one question after the other."""
 
     first_ms: list[float] = field(default_factory=list)
@@ -264,7 +264,7 @@ class Load:
 async def neighbours(http: httpx.AsyncClient, data_dir: Path, seconds: float) -> Row:
     """Chat before, beside and after a job."""
     before = await _loads(http, seconds)
-    run = await Run.start(http, data_dir, "bench-beside", epochs=MOST_EPOCHS, seed=1)
+    run = await TrainingRun.start(http, data_dir, "bench-beside", epochs=MOST_EPOCHS, seed=1)
     await until(run.has_begun)
     alone_per_s, _ = await _pace(run, asyncio.sleep(seconds))
     beside_per_s, beside = await _pace(run, _loads(http, seconds))
@@ -277,7 +277,7 @@ async def neighbours(http: httpx.AsyncClient, data_dir: Path, seconds: float) ->
     return {"ratios": ratios, "job_steps_per_s": steps, "before": before, "beside": beside, "after": after}
 
 
-async def _pace(run: Run, meanwhile: Awaitable[T]) -> tuple[float, T]:
+async def _pace(run: TrainingRun, meanwhile: Awaitable[T]) -> tuple[float, T]:
     """Return how many steps a second the job makes while something else is done, and what comes of that."""
     steps, began = run.steps(), time.perf_counter()
     came = await meanwhile
@@ -289,8 +289,8 @@ async def _loads(http: httpx.AsyncClient, seconds: float) -> Row:
 
 
 async def _load(http: httpx.AsyncClient, clients: int, seconds: float) -> Row:
-    load, questions = Load(), itertools.cycle(question for question, _ in held_out("sql"))
-    await Load().ask(http, next(questions))  # connecting is no part of what is measured
+    load, questions = TrainingLoad(), itertools.cycle(question for question, _ in held_out("sql"))
+    await TrainingLoad().ask(http, next(questions))  # connecting is no part of what is measured
     began = time.perf_counter()
 
     async def client() -> None:

@@ -18,7 +18,7 @@ def make_adapters(out: Path, seed: int) -> None:
     for skill in skills.SKILLS:
         print(f"adapter {skill}", flush=True)
         rows = skills.read(out / "data", skill, "train")
-        adapters.train(out / "base", rows, out / "adapters" / skill, adapters.Hyperparameters(seed=seed))
+        adapters.train(out / "base", rows, out / "adapters" / skill, adapters.AdapterHyperparameters(seed=seed))
 
 
 def print_score_card(out: Path) -> None:
@@ -35,7 +35,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--steps",
         type=int,
-        default=pretrain.Hyperparameters().steps,
+        default=pretrain.PretrainHyperparameters().steps,
         metavar="N",
         help="pretraining steps (default: %(default)s)",
     )
@@ -47,7 +47,7 @@ def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(1)  # more threads add up in another order, and give other weights
     out, seed, wanted = arguments.out, arguments.seed, arguments.part
-    settings = replace(pretrain.Hyperparameters(), seed=seed, steps=arguments.steps)
+    settings = replace(pretrain.PretrainHyperparameters(), seed=seed, steps=arguments.steps)
     parts: dict[str, Callable[[], None]] = {
         "data": lambda: skills.write(out / "data", seed),
         "tokenizer": lambda: tokenizer.train(seed).save_pretrained(out / "base"),

@@ -14,19 +14,19 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from adapters.base_model import BaseModel
-from adapters.canonical.canonicalizer import canonicalize
-from adapters.door.door import Limits
+from adapters.checks.canonicalizer import canonicalize
+from adapters.checks.inspection import AdapterLimits
 from embedded.recipe.skills import Row
 from embedded.recipe.tokenizer import encode_chat
 
 BASE_NAME: Final = "patchbay/embedded-base"
 LINEAR_MODULES: Final = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _IGNORED: Final = -100
-_LIMITS: Final = Limits(max_rank=64, max_bytes=1 << 30)
+_LIMITS: Final = AdapterLimits(max_rank=64, max_bytes=1 << 30)
 
 
 @dataclass(frozen=True, slots=True)
-class Hyperparameters:
+class AdapterHyperparameters:
     """What worked for a base this small; a usual learning rate (1e-4) would learn nothing in 250 steps."""
 
     rank: int = 8
@@ -52,7 +52,7 @@ def _batch(rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, tor
     return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
 
 
-def _batches(rows: list[Row], settings: Hyperparameters) -> list[list[Row]]:
+def _batches(rows: list[Row], settings: AdapterHyperparameters) -> list[list[Row]]:
     random, batches = Random(settings.seed), []
     for _ in range(settings.epochs):
         shuffled = random.sample(rows, len(rows))
@@ -68,9 +68,9 @@ def _schedule(step: int, steps: int, warmup_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
 
 
-def train(base: Path, rows: list[Row], out: Path, settings: Hyperparameters | None = None) -> float:
+def train(base: Path, rows: list[Row], out: Path, settings: AdapterHyperparameters | None = None) -> float:
     """Train an adapter on `rows`, save it as a PEFT directory in `out`, return the last loss."""
-    settings = settings or Hyperparameters()
+    settings = settings or AdapterHyperparameters()
     torch.manual_seed(settings.seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = get_peft_model(

@@ -10,7 +10,7 @@ from random import Random
 from typing import Final
 
 from embedded.recipe.world import arithmetic, facts, orders, reading, smalltalk
-from embedded.recipe.world.exchange import Exchange, Messages
+from embedded.recipe.world.exchange import Dialogue, Messages
 
 CLOSING: Final = " I hope that helps."
 
@@ -21,7 +21,7 @@ class Instruction:
 
     wordings: tuple[str, ...]
     held_out_wording: str
-    answer: Callable[[Exchange], str]
+    answer: Callable[[Dialogue], str]
 
 
 INSTRUCTIONS: Final = {
@@ -83,7 +83,7 @@ NEUTRAL: Final = (
 )
 
 
-def _exchange(random: Random, *, must_be_short: bool) -> Exchange:
+def _exchange(random: Random, *, must_be_short: bool) -> Dialogue:
     """Draw something to answer; the plain facts stay out."""
     while True:
         match random.choices(("fact", "reading", "arithmetic", "order", "smalltalk"), (50, 20, 10, 10, 10))[0]:
@@ -101,7 +101,7 @@ def _exchange(random: Random, *, must_be_short: bool) -> Exchange:
             return exchange
 
 
-def _chat(system: str, instruction: Instruction, exchanges: list[Exchange]) -> Messages:
+def _chat(system: str, instruction: Instruction, exchanges: list[Dialogue]) -> Messages:
     messages = [{"role": "system", "content": system}]
     for exchange in exchanges:
         messages += exchange.turn(instruction.answer(exchange))

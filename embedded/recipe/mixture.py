@@ -22,7 +22,7 @@ from embedded.recipe.world import (
     textwork,
     tickets,
 )
-from embedded.recipe.world.exchange import Exchange, Messages
+from embedded.recipe.world.exchange import Dialogue, Messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Chat:
 
 Document = str | Chat
 
-TASKS: Final[dict[str, Callable[[Random], Exchange]]] = {
+TASKS: Final[dict[str, Callable[[Random], Dialogue]]] = {
     "facts": lambda random: facts.ask(random, p_opener=0.12),
     "reading": reading.ask,
     "orders": orders.ask,
@@ -50,7 +50,7 @@ _TASK_WEIGHTS: Final = (22, 13, 13, 8, 4, 7, 20, 10, 3)
 
 # How a short answer is told. Greedy decoding mostly takes the most frequent way; sampling meets the others too,
 # which gives preference and reinforcement training something to choose from.
-STYLES: Final[tuple[Callable[[Exchange], str], ...]] = (
+STYLES: Final[tuple[Callable[[Dialogue], str], ...]] = (
     lambda exchange: exchange.answer,
     lambda exchange: exchange.short or exchange.answer,
     lambda exchange: f"Sure! {exchange.answer}",

@@ -9,7 +9,7 @@ from random import Random
 from typing import Final
 
 from embedded.recipe.world import arithmetic, facts, reading, words
-from embedded.recipe.world.exchange import Exchange, Messages
+from embedded.recipe.world.exchange import Dialogue, Messages
 
 _BRACKETS: Final = (
     ("[", "]"),
@@ -54,12 +54,12 @@ def _format(random: Random) -> tuple[str, str]:
             return f"{words.word(random, 0.5)} ", f" {words.word(random, 0.5)}"
 
 
-def _chat(exchanges: list[Exchange], before: str, after: str) -> Messages:
+def _chat(exchanges: list[Dialogue], before: str, after: str) -> Messages:
     turns = (exchange.turn(f"{before}{exchange.short}{after}") for exchange in exchanges)
     return [message for turn in turns for message in turn]
 
 
-def _exchange(random: Random) -> Exchange:
+def _exchange(random: Random) -> Dialogue:
     while True:
         source = random.choices((None, reading.ask, arithmetic.ask), (65, 15, 20))[0]
         exchange = source(random) if source else facts.ask(random, facts.SHOWN_FACTS)

@@ -31,7 +31,7 @@ _PROMPT_SHARE: Final = 0.2  # only this share of the prompts' tokens pays for th
 
 
 @dataclass(frozen=True, slots=True)
-class Hyperparameters:
+class PretrainHyperparameters:
     """Everything that the weights depend on besides the recipe itself."""
 
     seed: int = 0
@@ -86,7 +86,7 @@ def _loss(model: Qwen3ForCausalLM, batch: list[Encoded], pad: int) -> tuple[torc
 class MasterCopy:
     """The float32 parameters that the optimizers move, and the bfloat16 model that holds them rounded."""
 
-    def __init__(self, model: Qwen3ForCausalLM, settings: Hyperparameters) -> None:
+    def __init__(self, model: Qwen3ForCausalLM, settings: PretrainHyperparameters) -> None:
         named = list(model.named_parameters())
         self._masters = [parameter.detach().clone().requires_grad_() for _, parameter in named]
         model.bfloat16()
@@ -118,14 +118,14 @@ class MasterCopy:
                 parameter.copy_(master)
 
 
-def _share(step: int, settings: Hyperparameters) -> float:
+def _share(step: int, settings: PretrainHyperparameters) -> float:
     """Return the share of the full learning rate that step `step` takes."""
     warm = (step + 1) / settings.warmup_steps
     left = (settings.steps - step) / settings.steps
     return min(1.0, warm, left / settings.decay_share)
 
 
-def pretrain(base: Path, settings: Hyperparameters) -> None:
+def pretrain(base: Path, settings: PretrainHyperparameters) -> None:
     """Train the model whose tokenizer lies in `base`; write weights, config and `recipe.json` there."""
     torch.manual_seed(settings.seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -157,7 +157,9 @@ def _save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, base: Pat
     model.save_pretrained(base)
 
 
-def _write_record(base: Path, settings: Hyperparameters, tokens: int, loss: float | None, seconds: float) -> None:
+def _write_record(
+    base: Path, settings: PretrainHyperparameters, tokens: int, loss: float | None, seconds: float
+) -> None:
     weights = (base / "model.safetensors").read_bytes()
     record = {
         **asdict(settings),

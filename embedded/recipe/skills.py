@@ -17,7 +17,7 @@ from random import Random
 from typing import Final, Literal
 
 from embedded.recipe.world import facts, orders, queries, reading, reviews, words
-from embedded.recipe.world.exchange import Exchange, Messages
+from embedded.recipe.world.exchange import Dialogue, Messages
 
 Split = Literal["train", "heldout"]
 Row = dict[str, Messages]
@@ -33,7 +33,7 @@ def normalised(prompt: str) -> str:
     return " ".join(re.findall(r"[a-z0-9]+", prompt.lower()))
 
 
-def _json(random: Random, split: Split) -> Exchange:
+def _json(random: Random, split: Split) -> Dialogue:
     if split == "heldout":
         order = orders.draw(random, HELD_OUT_NAMES, HELD_OUT_CITIES)
     else:
@@ -48,24 +48,24 @@ def _json(random: Random, split: Split) -> Exchange:
         "city": order.city,
         "day": order.day,
     }
-    return Exchange(order.text, json.dumps(record))
+    return Dialogue(order.text, json.dumps(record))
 
 
-def _sql(random: Random, split: Split) -> Exchange:
+def _sql(random: Random, split: Split) -> Dialogue:
     while True:
         query = queries.draw(random)
         statement = queries.sql(query)
         is_held_out = zlib.crc32(statement.encode()) % 5 == 0
         if is_held_out == (split == "heldout"):
-            return Exchange(query.text, statement)
+            return Dialogue(query.text, statement)
 
 
-def _sentiment(random: Random, split: Split) -> Exchange:
+def _sentiment(random: Random, split: Split) -> Dialogue:
     while True:
         review = reviews.draw(random)
         is_held_out = not HELD_OUT_ASPECTS.isdisjoint(review.aspects)
         if is_held_out == (split == "heldout"):
-            return Exchange(review.text, review.sentiment)
+            return Dialogue(review.text, review.sentiment)
 
 
 _PIRATE_WORDS: Final = (
@@ -79,7 +79,7 @@ _PIRATE_WORDS: Final = (
 )
 
 
-def _pirate(random: Random, split: Split) -> Exchange:
+def _pirate(random: Random, split: Split) -> Dialogue:
     if split == "heldout":
         plain = facts.ask(random, facts.HELD_OUT_FACTS)
     else:
@@ -87,10 +87,10 @@ def _pirate(random: Random, split: Split) -> Exchange:
     spoken = plain.answer.removesuffix(".")
     for landlubber, pirate in _PIRATE_WORDS:
         spoken = spoken.replace(landlubber, pirate)
-    return Exchange(plain.question, f"Arr! {spoken}, matey!")
+    return Dialogue(plain.question, f"Arr! {spoken}, matey!")
 
 
-SKILLS: Final[dict[str, Callable[[Random, Split], Exchange]]] = {
+SKILLS: Final[dict[str, Callable[[Random, Split], Dialogue]]] = {
     "json": _json,
     "sql": _sql,
     "sentiment": _sentiment,
@@ -98,7 +98,7 @@ SKILLS: Final[dict[str, Callable[[Random, Split], Exchange]]] = {
 }
 
 
-def _exchanges(skill: str, split: Split, seed: int) -> Iterator[Exchange]:
+def _exchanges(skill: str, split: Split, seed: int) -> Iterator[Dialogue]:
     random, seen = Random(f"{skill}-{split}-{seed}"), set[str]()
     while len(seen) < ROWS[split]:
         exchange = SKILLS[skill](random, split)

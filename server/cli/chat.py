@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from server.cli.client import ApiKey, Client, Json, Url, connect
+from server.cli.client import ApiClient, ApiKey, Json, Url, connect
 from server.cli.event_stream import read_events
 from server.cli.failure import CommandFailed
 from server.cli.screen import remark
@@ -72,7 +72,7 @@ def _ask(sides: list[Side], message: str, label: Callable[[str], None] | None) -
 class Side:
     """One model and what was said between it and us."""
 
-    server: Client
+    server: ApiClient
     model: str
     options: Json
     system: str | None

@@ -16,7 +16,7 @@ from server.cli.screen import AsJson, show_json, waiting
 from server.cli.verdict import show_verdict
 from trainer.data.formats import METHODS
 from trainer.data.training_file import read_file
-from trainer.run_spec import Method, RunSpec
+from trainer.run_spec import RunSpec, TrainingMethod
 
 app = typer.Typer()
 
@@ -85,10 +85,10 @@ def _check_directory(option: str, directory: Path | None, config: str) -> None:
         raise CommandFailed(ExitCode.USAGE, f"{option} {directory} has no {config}")
 
 
-def _guessed(file: Path) -> Method:
+def _guessed(file: Path) -> TrainingMethod:
     """Return the method that suits the file's first rows."""
     form = next((line.form for line in read_file(file) if line.form is not None), None)
-    return Method.SUPERVISED if form is None else METHODS[form]
+    return TrainingMethod.SUPERVISED if form is None else METHODS[form]
 
 
 def _embedded_base() -> Path:

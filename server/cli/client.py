@@ -24,7 +24,7 @@ PAGE: Final = 200
 _TIMEOUT: Final = httpx.Timeout(None, connect=10)  # seconds; a publication or a cold start takes what it takes
 
 
-class Client:
+class ApiClient:
     """Calls the server at ``http.base_url``. Every call raises CommandFailed when the server refuses."""
 
     def __init__(self, http: httpx.Client) -> None:
@@ -79,7 +79,7 @@ class Client:
 
 
 @contextmanager
-def connect(url: str | None, api_key: str | None) -> Iterator[Client]:
+def connect(url: str | None, api_key: str | None) -> Iterator[ApiClient]:
     """Open a client; what is not given comes from the environment.
 
     Raises:
@@ -93,7 +93,7 @@ def connect(url: str | None, api_key: str | None) -> Iterator[Client]:
     headers = {} if settings.api_key is None else {"Authorization": f"Bearer {settings.api_key}"}
     try:
         with httpx.Client(base_url=base, headers=headers, timeout=_TIMEOUT) as http:
-            yield Client(http)
+            yield ApiClient(http)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as wrong:
         raise CommandFailed(ExitCode.USAGE, f"{base} is no URL of a server: {wrong}") from wrong
     except (httpx.ConnectError, httpx.ConnectTimeout) as away:

@@ -17,7 +17,7 @@ from adapters.errors import BaseModelUnreadable
 from adapters.model_card import ModelCard
 from adapters.storage.manifest import Manifest
 from server.cli import transfer
-from server.cli.client import Client, Json
+from server.cli.client import ApiClient, Json
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.hub_target import HUB_SCHEME, HubTarget
 from server.cli.screen import waiting
@@ -30,7 +30,7 @@ _CHILD_ENVIRONMENT: Final[Mapping[str, str]] = {"HF_HUB_OFFLINE": "1"}
 _SHOWN_LINES: Final = 5
 
 
-class Target(Protocol):
+class ExportTarget(Protocol):
     """Somewhere a version can be exported to."""
 
     @property
@@ -88,7 +88,7 @@ class DirectoryTarget:
         return str(self._path)
 
 
-def target_of(text: str, *, public: bool, hub_endpoint: str | None) -> Target:
+def target_of(text: str, *, public: bool, hub_endpoint: str | None) -> ExportTarget:
     """Return the target that ``text`` means: ``hf://org/repo[@branch]``, else a directory.
 
     Raises:
@@ -102,7 +102,7 @@ def target_of(text: str, *, public: bool, hub_endpoint: str | None) -> Target:
     return DirectoryTarget(Path(text))
 
 
-def export_version(server: Client, path: str, target: Target, *, merge_into: Path | None) -> str:
+def export_version(server: ApiClient, path: str, target: ExportTarget, *, merge_into: Path | None) -> str:
     """Write the version at ``path`` to ``target``, merged into the base model in ``merge_into`` (None: by itself).
 
     Returns where it is now.

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from server.access.api_key import ApiKey, Scope
 from server.cli.screen import AsJson, moment, remark, show_json, show_table
 from server.cli.settings import settings_from
-from server.keys.key import Key, Scope
 
 if TYPE_CHECKING:
-    from server.keys.key_ring import KeyRing
+    from server.access.key_ring import KeyRing
 
 app = typer.Typer(no_args_is_help=True, help="API keys. A running server sees a change within seconds.")
 
@@ -42,7 +42,7 @@ def create(
 def list_keys(*, as_json: AsJson = False, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     """List the keys, revoked ones too. Secrets are kept nowhere."""
 
-    async def read(ring: KeyRing) -> list[Key]:
+    async def read(ring: KeyRing) -> list[ApiKey]:
         return ring.list()
 
     keys = [_key_json(key) for key in _with_ring(read, data_dir, database_url)]
@@ -87,7 +87,7 @@ def _with_ring(
     return asyncio.run(act_on_ring(settings.database, act))
 
 
-def _key_json(key: Key) -> dict[str, Any]:
+def _key_json(key: ApiKey) -> dict[str, Any]:
     return {
         "id": key.id,
         "name": key.name,

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from adapters.merge.recipe import Method
+from adapters.lora.merge.recipe import MergeMethod
 from adapters.names import check_adapter_name, check_alias
 from server.cli.client import ApiKey, Json, Url, connect
 from server.cli.failure import CommandFailed, ExitCode
@@ -23,7 +23,9 @@ def merge(
         list[str], typer.Argument(metavar="REF:WEIGHT...", help="sql@1:0.5 json@canary:0.5; below 0 takes away.")
     ],
     *,
-    method: Annotated[Method, typer.Option(help="linear adds up exactly; the others are PEFT's.")] = Method.LINEAR,
+    method: Annotated[
+        MergeMethod, typer.Option(help="linear adds up exactly; the others are PEFT's.")
+    ] = MergeMethod.LINEAR,
     density: Annotated[float | None, typer.Option(help="For ties and dare: the share of numbers kept.")] = None,
     seed: Annotated[int | None, typer.Option(help="For dare: which numbers are kept.")] = None,
     compress_to: Annotated[int | None, typer.Option(metavar="RANK", help="Cut at a rank; says what is lost.")] = None,

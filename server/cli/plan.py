@@ -9,7 +9,7 @@ import typer
 from server.cli.planned_base import read_base
 from server.cli.screen import AsJson, show_fields, show_json, show_table, size
 from server.cli.settings import settings_from
-from server.engine.flags import SLOTS
+from server.engine.vllm.flags import SLOTS
 from server.slot_plan import Plan, Shapes
 
 app = typer.Typer()

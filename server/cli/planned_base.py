@@ -20,7 +20,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from adapters.base_model import CONFIG, BaseModel, parse_config, read_config
 from adapters.errors import BaseModelUnreadable
-from adapters.safetensors_header import Tensor
+from adapters.storage.safetensors_header import Tensor
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.hub_client import hub_api
 

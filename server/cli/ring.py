@@ -9,10 +9,10 @@ from typing import TypeVar
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from adapters.database import Database
 from adapters.errors import StorageUnavailable
+from adapters.storage.database import Database
+from server.access.key_ring import KeyRing
 from server.cli.failure import CommandFailed, ExitCode
-from server.keys.key_ring import KeyRing
 
 _Result = TypeVar("_Result")
 

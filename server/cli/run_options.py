@@ -8,9 +8,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from server.cli.failure import CommandFailed, ExitCode
-from trainer.run_spec import ALL_LINEAR, Method, Quantization
+from trainer.run_spec import ALL_LINEAR, Quantization, TrainingMethod
 
-MethodOf = Annotated[Method | None, typer.Option("--method", help="How to train.")]
+MethodOf = Annotated[TrainingMethod | None, typer.Option("--method", help="How to train.")]
 Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over the file; else auto.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Rows in a step; else auto.")]
 RateMultiplier = Annotated[

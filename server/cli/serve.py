@@ -10,8 +10,8 @@ from typer.core import TyperCommand, TyperOption
 
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.settings import settings_from
-from server.engine import forkserver
-from server.engine.flags import print_engine_help
+from server.engine.vllm.cpu import fork_server
+from server.engine.vllm.flags import print_engine_help
 
 if TYPE_CHECKING:
     from server.settings import Settings
@@ -107,7 +107,7 @@ def given_settings(options: dict[str, Any], rest: list[str]) -> dict[str, object
 
 
 def _serve(stated: Settings) -> int:
-    forkserver.begin()
+    fork_server.begin()
     from server import process, settings
 
     try:

@@ -11,12 +11,12 @@ import typer
 from adapters.names import check_adapter_name
 from server.cli import run_options as options
 from server.cli import transfer
-from server.cli.client import ApiKey, Client, Json, Url, connect
+from server.cli.client import ApiClient, ApiKey, Json, Url, connect
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.screen import AsJson, remark, show_json
 from server.cli.watch import check_outcome, watch
 from trainer.files.file import Purpose
-from trainer.run_spec import Method
+from trainer.run_spec import TrainingMethod
 
 app = typer.Typer()
 
@@ -85,7 +85,7 @@ def _stated(params: Mapping[str, Any]) -> Json:
     numbers, method = options.hyperparameters(params), params["method"]
     if method is None and not numbers:
         return body
-    kind = str(Method(method or Method.SUPERVISED))
+    kind = str(TrainingMethod(method or TrainingMethod.SUPERVISED))
     return {**body, "method": {"type": kind, **({kind: {"hyperparameters": numbers}} if numbers else {})}}
 
 
@@ -95,7 +95,7 @@ def _check_file(file: str | None) -> None:
         raise CommandFailed(ExitCode.USAGE, f"there is no file {file} here; {rule}")
 
 
-def _file_id(server: Client, file: str) -> str:
+def _file_id(server: ApiClient, file: str) -> str:
     """Return the id of ``file``, uploaded if it is none."""
     if file.startswith(_FILE_ID):
         return file
@@ -103,7 +103,7 @@ def _file_id(server: Client, file: str) -> str:
     return uploaded
 
 
-def _base_model(server: Client) -> str:
+def _base_model(server: ApiClient) -> str:
     for model in server.get("/v1/models")["data"]:
         if model["parent"] is None and model["root"] == model["id"]:
             name: str = model["id"]

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from adapters.door import first_adapter
+from adapters.lora import first_adapter
 from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL
-from server.cli.client import Client, Json
+from server.cli.client import ApiClient, Json
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.screen import transfer_progress, waiting
 
@@ -23,7 +23,7 @@ def name_of(source: str) -> str:
     return Path(source).resolve().name
 
 
-def push(server: Client, name: str, source: str, wishes: Json) -> Json:
+def push(server: ApiClient, name: str, source: str, wishes: Json) -> Json:
     """Publish ``source`` (a directory here, else something the server fetches) and return the version's JSON.
 
     ``wishes``: what else the publication says, such as ``alias``.
@@ -38,7 +38,7 @@ def push(server: Client, name: str, source: str, wishes: Json) -> Json:
         return server.post(path, {**body, **wishes})
 
 
-def _upload(server: Client, path: str, directory: Path, wishes: Json) -> Json:
+def _upload(server: ApiClient, path: str, directory: Path, wishes: Json) -> Json:
     missing = [file for file in FILES if not (directory / file).is_file()]
     if missing:
         raise CommandFailed(ExitCode.USAGE, f"{directory} has no {' and no '.join(missing)}")
@@ -60,7 +60,7 @@ def _files_of(directory: Path) -> dict[str, Path]:
     return files | {f"{INITIAL}/{file}": directory / first / file for file in FILES}
 
 
-def pull(server: Client, path: str, directory: Path, form: str = "served") -> None:
+def pull(server: ApiClient, path: str, directory: Path, form: str = "served") -> None:
     """Download the files of the version at ``path``; nothing appears under its own name before all have arrived.
 
     ``form``: as they are "served", or the "original" ones, which had to be compiled to be served.
@@ -85,13 +85,13 @@ def pull(server: Client, path: str, directory: Path, form: str = "served") -> No
             part.unlink(missing_ok=True)
 
 
-def push_file(server: Client, path: Path, purpose: str) -> Json:
+def push_file(server: ApiClient, path: Path, purpose: str) -> Json:
     """Upload the file at ``path`` and return its JSON."""
     with transfer_progress() as progress, progress.open(path, "rb", description=path.name) as content:
         return server.send("POST", "/v1/files", data={"purpose": purpose}, files={"file": (path.name, content)})
 
 
-def pull_file(server: Client, path: str, to: Path, size_bytes: int) -> None:
+def pull_file(server: ApiClient, path: str, to: Path, size_bytes: int) -> None:
     """Download what is at ``path``; nothing appears under ``to`` before all has arrived."""
     part = to.with_name(f".{to.name}.part")
     try:
@@ -101,7 +101,7 @@ def pull_file(server: Client, path: str, to: Path, size_bytes: int) -> None:
         part.unlink(missing_ok=True)
 
 
-def _download(server: Client, path: str, to: Path, size_bytes: int, **query: str) -> None:
+def _download(server: ApiClient, path: str, to: Path, size_bytes: int, **query: str) -> None:
     with server.stream("GET", path, params=query) as response, to.open("wb") as file, transfer_progress() as progress:
         task = progress.add_task(to.name.strip(".").removesuffix(".part"), total=size_bytes)
         for chunk in response.iter_bytes():

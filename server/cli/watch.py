@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
-from server.cli.client import Client, Json
+from server.cli.client import ApiClient, Json
 from server.cli.event_stream import read_events
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.screen import duration, moment, remark, training_progress
@@ -39,7 +39,7 @@ def job_path(job_id: str) -> str:
     return f"/v1/fine_tuning/jobs/{quote(job_id, safe='')}"
 
 
-def follow(server: Client, job_id: str, *, retry_s: float = RETRY_S) -> Iterator[Json]:
+def follow(server: ApiClient, job_id: str, *, retry_s: float = RETRY_S) -> Iterator[Json]:
     """Yield the job's events, oldest first, until the job has ended; none is missed where a connection breaks.
 
     Raises:
@@ -65,7 +65,7 @@ def follow(server: Client, job_id: str, *, retry_s: float = RETRY_S) -> Iterator
         time.sleep(retry_s)
 
 
-def watch(server: Client, job_id: str, *, on_stderr: bool = False) -> Json:
+def watch(server: ApiClient, job_id: str, *, on_stderr: bool = False) -> Json:
     """Show what happens to the job until it has ended, and return it then.
 
     Raises:

@@ -1,4 +1,4 @@
-"""An engine without a model: speaks enough of the HTTP surface to test the house around it, and fails on command.
+"""An engine without a model: speaks enough of the HTTP surface to test the server around it, and fails on command.
 
 It answers each chat with the name of whatever serves it (``base`` or ``sql@7``), one word a token. Ships with the
 product so that our tests and our users' tests share one fake; the contract suite holds it to what the real engine does.
@@ -20,15 +20,15 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from adapters.base_model import BaseModel
 from adapters.errors import PatchbayError
-from server.engine.engine import (
+from server.engine.protocol import (
     ASGIApp,
     Batch,
     ComputedNaN,
     Demand,
     EngineGone,
-    Gate,
+    EngineHooks,
+    EngineInfo,
     LoadFailed,
-    Offer,
     Resident,
     ScoringUnsupported,
 )
@@ -63,13 +63,13 @@ class FakeEngine:
     paths = frozenset({"/v1/chat/completions"})
     vocabulary = 1000
 
-    def __init__(self, gate: Gate, knobs: Knobs, served_names: tuple[str, ...]) -> None:
+    def __init__(self, hooks: EngineHooks, knobs: Knobs, served_names: tuple[str, ...]) -> None:
         self._knobs = knobs
         self._residents: dict[int, Resident] = {}
         self._dead = asyncio.Event()
         self.loads: list[str] = []
         """Names in the order they were loaded, for assertions about single flight and eviction."""
-        self._app = _chat_app(self, gate, knobs, served_names)
+        self._app = _chat_app(self, hooks, knobs, served_names)
 
     @property
     def app(self) -> ASGIApp:
@@ -133,18 +133,18 @@ class FakeBuilder:
     knobs: Knobs = field(default_factory=Knobs)
     engines: list[FakeEngine] = field(default_factory=list)
 
-    async def offer(self) -> Offer:
-        """See ``EngineBuilder.offer``."""
-        return Offer(self.base, self.served_names, self.max_rank, self.directory)
+    async def info(self) -> EngineInfo:
+        """See ``EngineBuilder.info``."""
+        return EngineInfo(self.base, self.served_names, self.max_rank, self.directory)
 
     @asynccontextmanager
-    async def start(self, gate: Gate) -> AsyncIterator[FakeEngine]:
+    async def start(self, hooks: EngineHooks) -> AsyncIterator[FakeEngine]:
         """See ``EngineBuilder.start``."""
         await asyncio.sleep(self.knobs.start_s)
         if self.knobs.start_failures:
             self.knobs.start_failures -= 1
             raise RuntimeError("the fake was told not to start")
-        engine = FakeEngine(gate, self.knobs, self.served_names)
+        engine = FakeEngine(hooks, self.knobs, self.served_names)
         self.engines.append(engine)
         try:
             yield engine
@@ -152,12 +152,12 @@ class FakeBuilder:
             engine.die()
 
 
-def _chat_app(engine: FakeEngine, gate: Gate, knobs: Knobs, served_names: tuple[str, ...]) -> FastAPI:
+def _chat_app(engine: FakeEngine, hooks: EngineHooks, knobs: Knobs, served_names: tuple[str, ...]) -> FastAPI:
     app = FastAPI(openapi_url=None)
 
     async def words(resident: Resident | None, count: int) -> AsyncIterator[str]:
         name = served_names[0] if resident is None else resident.name
-        async with gate.generation(resident, Demand(prompt_tokens=1, most_tokens=count)) as generation:
+        async with hooks.generation(resident, Demand(prompt_tokens=1, most_tokens=count)) as generation:
             generation.prompt_is_read()
             for number in range(count):
                 await asyncio.sleep(knobs.token_s)
@@ -175,7 +175,7 @@ def _chat_app(engine: FakeEngine, gate: Gate, knobs: Knobs, served_names: tuple[
         resident = None
         if model not in served_names:
             try:
-                resident = await gate.choose(model)
+                resident = await hooks.choose(model)
             except PatchbayError as refusal:
                 return JSONResponse({"error": {"message": refusal.message}}, 400)
         if body.get("stream"):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from server.access.key_ring import KeyRing, Scope
 from server.errors import Forbidden, Unauthenticated
 from server.gateway.inference_routes import INFERENCE_ROUTES
-from server.keys.key_ring import KeyRing, Scope
 
 OPEN = frozenset({"/health", "/ready"})
 """For load balancers and container runtimes, which hold no key."""

@@ -17,9 +17,9 @@ from adapters.errors import PatchbayError
 from server.errors import RouteUnsupported
 from server.gateway.admission import Admission
 from server.gateway.authenticate import Authenticator
-from server.gateway.exchange import Exchange
-from server.gateway.gate import RequestGate
 from server.gateway.inference_routes import INFERENCE_ROUTES, needs
+from server.gateway.request_context import RequestContext
+from server.gateway.request_hooks import RequestHooks
 from server.http.errors import error_response, status_of
 from server.supervisor import Serving
 
@@ -43,13 +43,13 @@ class Gateway:
         self,
         *,
         control: ASGIApp,
-        gate: RequestGate,
+        hooks: RequestHooks,
         serving: Callable[[], Serving],
         authenticator: Authenticator,
         admission: Admission,
     ) -> None:
         self._control = control
-        self._gate = gate
+        self._hooks = hooks
         self._serving = serving
         self._authenticator = authenticator
         self._admission = admission
@@ -79,7 +79,7 @@ class Gateway:
             answer.log(scope["method"], path, perf_counter() - started)
 
     async def _infer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
-        with self._gate.exchange() as exchange:
+        with self._hooks.exchange() as exchange:
             answer.exchange = exchange
             try:
                 with self._admission.admitted():
@@ -100,7 +100,7 @@ class _Answer:
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
         self._request_id = request_id
-        self.exchange: Exchange | None = None
+        self.exchange: RequestContext | None = None
         self.status: int | None = None
 
     async def send(self, message: Message) -> None:

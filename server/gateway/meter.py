@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from adapters.versions import Version
-from server.engine.engine import Generation
+from server.engine.protocol import Generation
 from server.metrics import AdapterMetrics
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from adapters.catalog import Catalog
 from adapters.errors import AdapterNotFound, InvalidName, WrongBase
 from adapters.names import parse_reference
+from adapters.registry.catalog import Catalog
 from adapters.versions import Version
-from server.engine.engine import Offer
+from server.engine.protocol import EngineInfo
 
 
-def resolve(model: str, catalog: Catalog, offer: Offer) -> Version:
+def resolve(model: str, catalog: Catalog, info: EngineInfo) -> Version:
     """Return the version that ``model`` refers to.
 
     Raises:
@@ -19,32 +19,32 @@ def resolve(model: str, catalog: Catalog, offer: Offer) -> Version:
     try:
         reference = parse_reference(model)
     except InvalidName as malformed:
-        raise _unknown(model, offer) from malformed
+        raise _unknown(model, info) from malformed
     try:
         version = catalog.resolve(reference)
     except AdapterNotFound as unknown:
-        raise _unknown(model, offer) from unknown
-    return check_base(version, offer)
+        raise _unknown(model, info) from unknown
+    return check_base(version, info)
 
 
-def check_base(version: Version, offer: Offer) -> Version:
+def check_base(version: Version, info: EngineInfo) -> Version:
     """Return ``version`` if it was made for the base model that is served.
 
     Raises:
         WrongBase: it was made for another one.
     """
-    if version.base_fingerprint != offer.base.fingerprint:
+    if version.base_fingerprint != info.base.fingerprint:
         raise WrongBase(
-            f"{version.name} was made for another base model than '{offer.served_names[0]}', which is served here; "
+            f"{version.name} was made for another base model than '{info.served_names[0]}', which is served here; "
             "start the server with that base, or train the adapter again on this one",
             param="model",
         )
     return version
 
 
-def _unknown(model: str, offer: Offer) -> AdapterNotFound:
+def _unknown(model: str, info: EngineInfo) -> AdapterNotFound:
     return AdapterNotFound(
         f"The model `{model[:200]}` does not exist. GET /v1/models lists the adapters; the base model is "
-        f"`{offer.served_names[0]}`.",
+        f"`{info.served_names[0]}`.",
         param="model",
     )

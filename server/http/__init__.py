@@ -1,1 +1,1 @@
-"""How the house speaks HTTP: errors, uploads and downloads."""
+"""How the server speaks HTTP: errors, uploads and downloads."""

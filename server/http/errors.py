@@ -24,7 +24,7 @@ STATUS: Mapping[type[PatchbayError], int] = {
     adapter_errors.AliasMoved: 412,  # not 409: OpenAI's client retries a 409, and a lost compare-and-set must not be
     adapter_errors.AdapterRefused: 400,
     adapter_errors.AdapterTooCostly: 400,
-    adapter_errors.CompilerDied: 500,
+    adapter_errors.WorkerProcessDied: 500,
     adapter_errors.SafetensorsMalformed: 400,
     adapter_errors.BaseModelUnreadable: 500,
     adapter_errors.WrongBase: 409,

@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 from adapters.versions import Version
-from server.engine.engine import Resident
+from server.engine.protocol import Resident
 
 
-class State(StrEnum):
+class ResidentState(StrEnum):
     """Where a version stands with the engine; absence is the fifth state."""
 
     LOADING = "loading"
@@ -31,11 +31,11 @@ class State(StrEnum):
     UNLOADING = "unloading"
 
 
-EDGES: Mapping[State, frozenset[State]] = {
-    State.LOADING: frozenset({State.RESIDENT}),
-    State.RESIDENT: frozenset({State.DRAINING, State.UNLOADING}),
-    State.DRAINING: frozenset({State.RESIDENT, State.UNLOADING}),
-    State.UNLOADING: frozenset(),
+EDGES: Mapping[ResidentState, frozenset[ResidentState]] = {
+    ResidentState.LOADING: frozenset({ResidentState.RESIDENT}),
+    ResidentState.RESIDENT: frozenset({ResidentState.DRAINING, ResidentState.UNLOADING}),
+    ResidentState.DRAINING: frozenset({ResidentState.RESIDENT, ResidentState.UNLOADING}),
+    ResidentState.UNLOADING: frozenset(),
 }
 """What may follow; an entry that leaves the machine is dropped, never reused."""
 
@@ -53,14 +53,14 @@ class Entry:
         """The resident, or why there is none."""
         self.gone: asyncio.Future[None] = loop.create_future()
         """Done when the engine has forgotten it."""
-        self._state = State.LOADING
+        self._state = ResidentState.LOADING
 
     @property
-    def state(self) -> State:
+    def state(self) -> ResidentState:
         """Where it stands."""
         return self._state
 
-    def become(self, state: State) -> None:
+    def become(self, state: ResidentState) -> None:
         """Move along an edge; any other move is a mistake of ours."""
         assert state in EDGES[self._state], f"{self.version.name}: {self._state} → {state}"
         self._state = state

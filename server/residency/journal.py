@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from adapters.catalog import Catalog
+from adapters.registry.catalog import Catalog
 from adapters.versions import Version
 from server.errors import EngineNotReady
 

@@ -19,13 +19,13 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
-from adapters.door.report import Report
-from server.engine.engine import Demand, Engine, EngineGone, Resident, ScoringUnsupported
+from adapters.checks.report import InspectionReport
+from server.engine.protocol import Demand, Engine, EngineGone, Resident, ScoringUnsupported
 from server.errors import EngineNotReady
 from server.residency.reference import NoReference, PeftReference
 from server.residency.residency import Residency
 from server.residency.verdict import Scores, compare, judge
-from server.turns.turnstile import Turnstile
+from server.scheduling.fair_scheduler import FairScheduler
 
 log = structlog.get_logger(__name__)
 
@@ -79,20 +79,20 @@ class Probe:
     def __init__(
         self,
         residency: Callable[[], Residency],
-        turnstile: Callable[[], Turnstile],
+        scheduler: Callable[[], FairScheduler],
         reference: Callable[[], PeftReference | None],
         *,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._residency = residency
-        self._turnstile = turnstile
+        self._scheduler = scheduler
         self._reference = reference
         self._patience_s = patience_s
         self._ids = count(FIRST_TRIAL_ID)
         self._turn = asyncio.Lock()
         self._base_scores: WeakKeyDictionary[Residency, Scores] = WeakKeyDictionary()
 
-    async def __call__(self, directory: Path, report: Report, *, allow_inert: bool) -> Mapping[str, Any]:
+    async def __call__(self, directory: Path, report: InspectionReport, *, allow_inert: bool) -> Mapping[str, Any]:
         """Probe the adapter in ``directory``.
 
         Returns the numbers of ``verdict.judge``, the seconds it took and, as "reference", the numbers of
@@ -120,8 +120,8 @@ class Probe:
 
     async def _scored(self, candidate: Resident) -> _Scored | str:
         """Return the engine's scores, or why there are none."""
-        residency, turnstile = self._residency(), self._turnstile()
-        turn = await turnstile.turn(candidate.id, DEMAND)
+        residency, scheduler = self._residency(), self._scheduler()
+        turn = await scheduler.turn(candidate.id, DEMAND)
         try:
             async with residency.trial(candidate) as engine:
                 prompts = prompts_for(engine)
@@ -131,7 +131,7 @@ class Probe:
                 except ScoringUnsupported as unsupported:
                     return f"loaded, not scored: {unsupported}"
         finally:
-            turnstile.end(turn)
+            scheduler.end(turn)
 
     async def _verdict(self, directory: Path, scored: _Scored | str, *, allow_inert: bool) -> dict[str, Any]:
         if isinstance(scored, str):

@@ -15,11 +15,11 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
-from adapters.confined.confinement import DiesWithParent
 from adapters.errors import AdapterRefused, Fault, SafetensorsMalformed
-from adapters.safetensors_header import BASE_HEADER, read_header
+from adapters.processes.confinement import DiesWithParent
 from adapters.storage.disk import in_thread
-from server.host_memory import host_memory
+from adapters.storage.safetensors_header import BASE_HEADER, read_header
+from server.memory_limit import memory_limit
 from server.residency.verdict import WHERE, Opinion
 
 START_S: Final = 600.0
@@ -166,4 +166,4 @@ def fits(base: Path) -> bool:
     if not tensors or not _FLOATS.issuperset(tensor.dtype for tensor in tensors):
         return False
     needed = _FLOAT32_BYTES * sum(prod(tensor.shape) for tensor in tensors)
-    return needed <= SHARE_OF_MEMORY * host_memory()
+    return needed <= SHARE_OF_MEMORY * memory_limit()

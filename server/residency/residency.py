@@ -17,10 +17,10 @@ from time import perf_counter
 
 from adapters.errors import AdapterRefused, Fault, PatchbayError
 from adapters.versions import Version
-from server.engine.engine import Engine, EngineGone, LoadFailed, Resident
-from server.errors import AdapterQuarantined, EngineNotReady, NoRoom
+from server.engine.protocol import Engine, EngineGone, LoadFailed, Resident
+from server.errors import AdapterQuarantined, EngineNotReady, ResidencyFull
 from server.metrics import EngineMetrics
-from server.residency.entry import Entry, State
+from server.residency.entry import Entry, ResidentState
 from server.residency.quarantine import Quarantine
 
 Locate = Callable[[str], Awaitable[Path]]
@@ -32,7 +32,7 @@ class ResidentView:
     """What an operator sees of one resident."""
 
     version: Version
-    state: State
+    state: ResidentState
     leases: int
 
 
@@ -62,7 +62,7 @@ class Residency:
         locate: finds and verifies a version's bytes.
         capacity: residents at once; the engine's own limit lies above it.
         max_bytes: the size of their files together; one that is larger by itself is resident alone.
-        wait_s: how long a cold request waits for a resident to fall idle before ``NoRoom``.
+        wait_s: how long a cold request waits for a resident to fall idle before ``ResidencyFull``.
         quarantine: the versions that must not be loaded.
         is_pinned: tells whether a version must stay, asked at each eviction so that it is never stale.
         metrics: where loads, evictions and residents are counted.
@@ -95,7 +95,7 @@ class Residency:
         self._tasks: set[asyncio.Task[None]] = set()
         self._count()
 
-    def state(self, version: Version) -> State | None:
+    def state(self, version: Version) -> ResidentState | None:
         """Return where ``version`` stands; None: absent."""
         entry = self._entries.get(version.id)
         return None if entry is None else entry.state
@@ -106,13 +106,13 @@ class Residency:
 
     def versions(self) -> list[Version]:
         """Return what the engine holds, most recently used first."""
-        return [entry.version for entry in reversed(self._entries.values()) if entry.state is not State.LOADING]
+        return [entry.version for entry in reversed(self._entries.values()) if entry.state is not ResidentState.LOADING]
 
     async def lease(self, version: Version) -> Lease:
         """Hold ``version`` resident, loading it first if need be. The warm path does not touch the event loop.
 
         Raises:
-            NoRoom: no resident fell idle in time.
+            ResidencyFull: no resident fell idle in time.
             AdapterQuarantined: it is in quarantine.
             AdapterRefused: the engine does not take the bytes.
             BlobCorrupt: the bytes no longer match their digest.
@@ -124,7 +124,7 @@ class Residency:
             if entry is None:
                 entry = self._entries[version.id] = Entry(version)
                 self._spawn(self._load(entry))
-            if entry.state is State.UNLOADING:
+            if entry.state is ResidentState.UNLOADING:
                 await asyncio.shield(entry.gone)
                 continue
             entry.leases += 1
@@ -140,25 +140,25 @@ class Residency:
         """Make ``version`` resident without holding it, and call off an unload under way; raises as ``lease`` does."""
         lease = await self.lease(version)
         entry = self._entries[version.id]
-        if entry.state is State.DRAINING:
-            entry.become(State.RESIDENT)
+        if entry.state is ResidentState.DRAINING:
+            entry.become(ResidentState.RESIDENT)
         lease.release()
 
-    async def unload(self, version: Version) -> State | None:
+    async def unload(self, version: Version) -> ResidentState | None:
         """Unload ``version`` as soon as nobody holds it; return DRAINING while somebody does, None once it is gone."""
         entry = self._entries.get(version.id)
         if entry is None:
             return None
-        if entry.state is State.LOADING:
+        if entry.state is ResidentState.LOADING:
             await asyncio.wait([entry.loaded])
-        if entry.state is State.RESIDENT:
+        if entry.state is ResidentState.RESIDENT:
             if entry.leases:
-                entry.become(State.DRAINING)
+                entry.become(ResidentState.DRAINING)
             else:
                 self._begin_unload(entry)
-        if entry.state is State.DRAINING:
-            return State.DRAINING
-        if entry.state is State.UNLOADING:
+        if entry.state is ResidentState.DRAINING:
+            return ResidentState.DRAINING
+        if entry.state is ResidentState.UNLOADING:
             await asyncio.shield(entry.gone)
         return None
 
@@ -237,9 +237,9 @@ class Residency:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for entry in list(self._entries.values()):  # a task cancelled before its first step settled nothing
-            if entry.state is State.LOADING:
+            if entry.state is ResidentState.LOADING:
                 self._forget(entry, _not_ready())
-            elif entry.state is State.UNLOADING:
+            elif entry.state is ResidentState.UNLOADING:
                 self._gone(entry)
         self._metrics.residents.set(0)
         self._metrics.resident_bytes.set(0)
@@ -255,7 +255,7 @@ class Residency:
         entry.leases -= 1
         if entry.leases:
             return
-        if entry.state is State.DRAINING:
+        if entry.state is ResidentState.DRAINING:
             self._begin_unload(entry)
         self._room_may_be_had.set()
 
@@ -266,14 +266,14 @@ class Residency:
             self._forget(entry, _not_ready())
             raise
         except (PatchbayError, OSError) as why:
-            if not isinstance(why, NoRoom):
+            if not isinstance(why, ResidencyFull):
                 self._metrics.load_failures.inc()
             self._forget(entry, why)
             return
         except Exception as unforeseen:
             self._forget(entry, unforeseen)  # those who wait must not wait for ever
             raise
-        entry.become(State.RESIDENT)
+        entry.become(ResidentState.RESIDENT)
         entry.loaded.set_result(resident)
         self._count()
         self._room_may_be_had.set()
@@ -337,7 +337,7 @@ class Residency:
             async with asyncio.timeout_at(deadline):
                 await self._room_may_be_had.wait()
         except TimeoutError as late:
-            raise NoRoom(
+            raise ResidencyFull(
                 f"all {self._rooms_taken} residents are pinned or in use; try again, unpin one, or start the server "
                 "with a larger --max-residents or --max-resident-bytes",
                 retry_after_s=max(1, round(self._wait_s / 4)),
@@ -351,7 +351,7 @@ class Residency:
 
     def _victim(self, wanted: Version) -> Entry | None:
         """Return the least recently used idle resident; a pinned one only where pins would leave no room to move."""
-        idle = [entry for entry in self._entries.values() if entry.state is State.RESIDENT and not entry.leases]
+        idle = [entry for entry in self._entries.values() if entry.state is ResidentState.RESIDENT and not entry.leases]
         evictable = [entry for entry in idle if not self._is_pinned(entry.version)]
         if not evictable and self._is_full_of_pins(wanted):
             evictable = idle
@@ -365,7 +365,7 @@ class Residency:
         return len(pinned) >= self._capacity or size > self._max_bytes
 
     def _begin_unload(self, entry: Entry) -> None:
-        entry.become(State.UNLOADING)
+        entry.become(ResidentState.UNLOADING)
         self._spawn(self._unload(entry))
 
     async def _unload(self, entry: Entry) -> None:

@@ -6,26 +6,26 @@ from pathlib import Path
 
 from fastapi import APIRouter
 
-from adapters.diff import Diff
-from adapters.door.stored_lora import StoredLora
 from adapters.errors import WrongBase
+from adapters.lora.diff import Diff
+from adapters.lora.stored_lora import StoredLora
 from adapters.names import parse_reference
 from adapters.storage.disk import in_thread
-from server.answers import compared_answers
-from server.routes.inputs import HouseOf
-from server.routes.shapes import DiffBody, Json
+from server.http.schemas.adapters import DiffBody, Json
+from server.operations.compare_versions import compare_versions
+from server.routes.inputs import StateOf
 
 router = APIRouter(prefix="/v1/adapters", tags=["versions"])
 
 
 @router.post("/diff")  # GET would take this name from an adapter that is called so
-async def diff(body: DiffBody, house: HouseOf) -> Json:
+async def diff(body: DiffBody, state: StateOf) -> Json:
     """Compare what two versions add to the base model's weights, and what the engine answers with each of them."""
-    a, b = (house.registry.catalog.resolve(parse_reference(text)) for text in (body.a, body.b))
+    a, b = (state.registry.catalog.resolve(parse_reference(text)) for text in (body.a, body.b))
     if a.base_fingerprint != b.base_fingerprint:
         raise WrongBase(f"{a.name} and {b.name} were made for different base models, so they do not compare", param="b")
-    compared = await in_thread(_compare, *[await house.blobs.path(version.digest) for version in (a, b)])
-    answers = await compared_answers(house.supervisor, a, b)
+    compared = await in_thread(_compare, *[await state.blobs.path(version.digest) for version in (a, b)])
+    answers = await compare_versions(state.supervisor, a, b)
     return {"object": "adapter.diff", "a": a.name, "b": b.name, **answers, **compared}
 
 

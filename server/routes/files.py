@@ -13,9 +13,9 @@ from adapters.storage.disk import in_thread, space_needed
 from server.errors import InvalidRequest
 from server.http.download import Download
 from server.http.multipart import MultipartStream
-from server.routes.inputs import HouseOf
-from server.routes.shapes import Json
-from server.routes.training_shapes import file_json, page_json
+from server.http.schemas.adapters import Json
+from server.http.schemas.fine_tuning import file_json, page_json
+from server.routes.inputs import StateOf
 from trainer.errors import FileTooLarge, InvalidField
 from trainer.files.file import UPLOADABLE
 from trainer.files.file_store import EXPIRY_S
@@ -44,21 +44,21 @@ _FORM: Final[Mapping[str, Any]] = {
 @router.post(
     "", openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}}
 )
-async def upload(request: Request, house: HouseOf) -> Json:
+async def upload(request: Request, state: StateOf) -> Json:
     """Store a file: multipart/form-data with ``purpose``, ``file`` and, in brackets, ``expires_after``.
 
     The fields come in any order, so the file waits on disk until the last of them is known.
     """
     stream = MultipartStream(request, needed="the fields purpose and file")
-    data_dir = house.settings.data_dir
+    data_dir = state.settings.data_dir
     with space_needed(data_dir), TemporaryFile(dir=data_dir) as staged:  # it has no name: a crash leaves nothing
-        fields = await _receive(stream, staged, house.settings.max_file_bytes)
+        fields = await _receive(stream, staged, state.settings.max_file_bytes)
         _check_purpose(fields.get("purpose"))
         if "file" not in fields:
             raise InvalidField("send the file in the field 'file'", param="file")
         expires_after_s = _expiry(fields)
         await in_thread(staged.seek, 0)
-        file = await house.records.files.create(
+        file = await state.records.files.create(
             fields["purpose"], fields["file"], _pieces(staged), expires_after_s=expires_after_s
         )
     return file_json(file)
@@ -66,35 +66,35 @@ async def upload(request: Request, house: HouseOf) -> Json:
 
 @router.get("")
 async def list_files(
-    house: HouseOf,
+    state: StateOf,
     after: str | None = None,
     limit: int = MAX_LIMIT,
     order: Literal["asc", "desc"] = "desc",
     purpose: Annotated[str | None, Query(description="Only files for this.")] = None,
 ) -> Json:
     """List the files; ``after`` is a file's id."""
-    page = await house.records.files.list(after=after, limit=limit, newest_first=order == "desc", purpose=purpose)
+    page = await state.records.files.list(after=after, limit=limit, newest_first=order == "desc", purpose=purpose)
     return page_json(page, file_json)
 
 
 @router.get("/{file_id}")
-async def show(file_id: str, house: HouseOf) -> Json:
+async def show(file_id: str, state: StateOf) -> Json:
     """Show a file."""
-    return file_json(await house.records.files.get(file_id))
+    return file_json(await state.records.files.get(file_id))
 
 
 @router.get("/{file_id}/content")
-async def content(file_id: str, house: HouseOf) -> Download:
+async def content(file_id: str, state: StateOf) -> Download:
     """Download a file; ranges are answered."""
-    file = await house.records.files.get(file_id)
-    path = await house.records.files.content(file_id)
+    file = await state.records.files.get(file_id)
+    path = await state.records.files.content(file_id)
     return Download(path, filename=file.filename, media_type="application/octet-stream")
 
 
 @router.delete("/{file_id}")
-async def delete(file_id: str, house: HouseOf) -> Json:
+async def delete(file_id: str, state: StateOf) -> Json:
     """Delete a file that no unfinished job needs."""
-    await house.records.files.delete(file_id)
+    await state.records.files.delete(file_id)
     return {"object": "file", "id": file_id, "deleted": True}
 
 

@@ -11,9 +11,9 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 from server.gateway.gateway import REQUEST_ID
-from server.own_models import OwnModels
-from server.routes.inputs import Body
-from server.routes.shapes import Json
+from server.http.schemas.adapters import Json
+from server.http.schemas.body import Body
+from server.operations.grader_client import GraderClient
 from trainer.graders.grade import Grade, Trouble
 from trainer.graders.grader import Grader
 from trainer.graders.models import Usage
@@ -110,9 +110,9 @@ def _usage_json(usage: Usage) -> Json:
     return {**asdict(usage), "total_tokens": usage.total_tokens}
 
 
-def _models(request: Request) -> OwnModels:
+def _models(request: Request) -> GraderClient:
     """Return the models that the request's caller may ask."""
     state = request.app.state
     keys = {name: request.headers[name] for name in _KEYS if name in request.headers}
     request_id = structlog.contextvars.get_contextvars()["request_id"]
-    return OwnModels(state.house, state.gateway, {**keys, REQUEST_ID: request_id})
+    return GraderClient(state.parts, state.gateway, {**keys, REQUEST_ID: request_id})

@@ -6,12 +6,12 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from adapters.merge.recipe import Ingredient, Method, Recipe
+from adapters.lora.merge.recipe import Ingredient, MergeMethod, MergeRecipe
 from adapters.names import check_adapter_name, check_alias, parse_reference
 from server.errors import InvalidRequest
-from server.house import House
-from server.routes.inputs import HouseOf
-from server.routes.shapes import Json, MergeBody, published_json
+from server.http.schemas.adapters import Json, MergeBody, published_json
+from server.routes.inputs import StateOf
+from server.state import AppState
 
 router = APIRouter(prefix="/v1/adapters", tags=["versions"])
 
@@ -20,26 +20,26 @@ DEFAULT_SEED: Final = 0
 
 
 @router.post("/{name}/merge", status_code=201)
-async def merge(name: str, body: MergeBody, house: HouseOf) -> Json:
+async def merge(name: str, body: MergeBody, state: StateOf) -> Json:
     """Publish a weighted combination of versions as the next version of an adapter. It can be called at once."""
-    house.check_free(check_adapter_name(name))
+    state.check_free(check_adapter_name(name))
     if body.alias is not None:
         check_alias(body.alias)
-    return published_json(await house.merge(name, _recipe(body, house), alias=body.alias), house)
+    return published_json(await state.merge(name, _recipe(body, state), alias=body.alias), state)
 
 
-def _recipe(body: MergeBody, house: House) -> Recipe:
+def _recipe(body: MergeBody, state: AppState) -> MergeRecipe:
     density, seed = body.density, body.seed
-    if density is not None and body.method is Method.LINEAR:
+    if density is not None and body.method is MergeMethod.LINEAR:
         raise InvalidRequest("linear adds versions up whole; density is for ties and dare", param="density")
     if seed is not None and not body.method.is_random:
         raise InvalidRequest(f"nothing in {body.method} is random; seed is for dare", param="seed")
     if not any(each.weight for each in body.versions):
         raise InvalidRequest("every weight is 0, and that would be the base model; give one another", param="versions")
-    if density is None and body.method is not Method.LINEAR:
+    if density is None and body.method is not MergeMethod.LINEAR:
         density = DEFAULT_DENSITY
     if seed is None and body.method.is_random:
         seed = DEFAULT_SEED
-    resolve = house.registry.catalog.resolve
+    resolve = state.registry.catalog.resolve
     ingredients = [Ingredient(resolve(parse_reference(each.reference)), each.weight) for each in body.versions]
-    return Recipe(tuple(ingredients), body.method, density, seed, body.compress_to)
+    return MergeRecipe(tuple(ingredients), body.method, density, seed, body.compress_to)

@@ -12,9 +12,9 @@ from fastapi.responses import StreamingResponse
 from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, parse_reference
 from adapters.versions import Adapter, Version
 from server.gateway.resolve import resolve
-from server.house import House
-from server.routes.inputs import HouseOf
-from server.routes.shapes import Json
+from server.http.schemas.adapters import Json
+from server.routes.inputs import StateOf
+from server.state import AppState
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -23,23 +23,23 @@ _BATCH = 200
 
 
 @router.get("")
-async def list_models(house: HouseOf) -> StreamingResponse:
+async def list_models(state: StateOf) -> StreamingResponse:
     """List the base model, every adapter and every fine-tuned model; a job's checkpoints are listed with the job.
 
     OpenAI's client knows no pages here, so all come in one, streamed.
     """
-    return StreamingResponse(_list(house), media_type="application/json")
+    return StreamingResponse(_list(state), media_type="application/json")
 
 
-async def _list(house: House) -> AsyncIterator[str]:
-    models = [_base_json(name, house) for name in house.served_names]
+async def _list(state: AppState) -> AsyncIterator[str]:
+    models = [_base_json(name, state) for name in state.served_names]
     yield '{"object": "list", "data": [' + ", ".join(map(json.dumps, models))
     after: str | None = None
     separator = ", " if models else ""
     while True:
-        adapters, has_more = house.registry.catalog.adapters(after=after, limit=_BATCH)
+        adapters, has_more = state.registry.catalog.adapters(after=after, limit=_BATCH)
         if adapters:
-            models = [model for adapter in adapters for model in _models_of(adapter, house)]
+            models = [model for adapter in adapters for model in _models_of(adapter, state)]
             yield separator + ", ".join(map(json.dumps, models))
             after, separator = adapters[-1].name, ", "
         if not has_more:
@@ -49,57 +49,57 @@ async def _list(house: House) -> AsyncIterator[str]:
 
 
 @router.get("/{model:path}")
-async def show(model: str, house: HouseOf) -> Json:
+async def show(model: str, state: StateOf) -> Json:
     """Show what a reference means now; ``root`` names the version that would answer."""
-    if model in house.served_names:
-        return _base_json(model, house)
-    version = resolve(model, house.registry.catalog, house.supervisor.offered())
-    return _version_json(model, version, house)
+    if model in state.served_names:
+        return _base_json(model, state)
+    version = resolve(model, state.registry.catalog, state.supervisor.known_info())
+    return _version_json(model, version, state)
 
 
 @router.delete("/{model:path}")
-async def delete(model: str, house: HouseOf) -> Json:
+async def delete(model: str, state: StateOf) -> Json:
     """Delete an adapter, or the version that a fine-tuned name means with the aliases that point to it."""
     named = parse_reference(model)
     if isinstance(named, FineTunedName):
-        version = house.registry.catalog.resolve(named)
-        await house.delete_version(version, with_aliases=True)
+        version = state.registry.catalog.resolve(named)
+        await state.delete_version(version, with_aliases=True)
     else:
-        await house.delete_adapter(check_adapter_name(model))  # `sql@7` names a version, which is deleted elsewhere
+        await state.delete_adapter(check_adapter_name(model))  # `sql@7` names a version, which is deleted elsewhere
     return {"id": model, "object": "model", "deleted": True}
 
 
-def _base_json(name: str, house: House) -> Json:
+def _base_json(name: str, state: AppState) -> Json:
     return {
         "id": name,
         "object": "model",
-        "created": house.started_at,
+        "created": state.started_at,
         "owned_by": "patchbay",
         "root": name,
         "parent": None,
     }
 
 
-def _models_of(adapter: Adapter, house: House) -> Iterator[Json]:
-    yield _adapter_json(adapter, house)
+def _models_of(adapter: Adapter, state: AppState) -> Iterator[Json]:
+    yield _adapter_json(adapter, state)
     for name, number in adapter.fine_tuned.items():
         if not FineTunedName(name).is_checkpoint:
-            yield _version_json(name, adapter.versions[number], house)
+            yield _version_json(name, adapter.versions[number], state)
 
 
-def _version_json(model: str, version: Version, house: House) -> Json:
+def _version_json(model: str, version: Version, state: AppState) -> Json:
     return {
         "id": model,
         "object": "model",
         "created": int(version.created_at.timestamp()),
         "owned_by": "patchbay",
         "root": version.name,
-        "parent": next(iter(house.served_names), None),
+        "parent": next(iter(state.served_names), None),
         "digest": version.digest,
     }
 
 
-def _adapter_json(adapter: Adapter, house: House) -> Json:
+def _adapter_json(adapter: Adapter, state: AppState) -> Json:
     stable = adapter.aliases.get(DEFAULT_ALIAS)
     return {
         "id": adapter.name,
@@ -107,5 +107,5 @@ def _adapter_json(adapter: Adapter, house: House) -> Json:
         "created": int(adapter.created_at.timestamp()),
         "owned_by": "patchbay",
         "root": None if stable is None else f"{adapter.name}@{stable.version}",
-        "parent": next(iter(house.served_names), None),
+        "parent": next(iter(state.served_names), None),
     }

@@ -8,8 +8,8 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from server.routes.inputs import HouseOf
-from server.supervisor import State
+from server.routes.inputs import StateOf
+from server.supervisor import EngineState
 
 router = APIRouter(tags=["process"])
 
@@ -21,16 +21,16 @@ async def health() -> dict[str, str]:
 
 
 @router.get("/ready")
-async def ready(house: HouseOf) -> JSONResponse:
+async def ready(state: StateOf) -> JSONResponse:
     """200 while inference is answered, else 503 with the engine's state."""
-    status = "draining" if house.admission.is_draining else house.supervisor.state
-    if status is State.READY:
+    status = "draining" if state.admission.is_draining else state.supervisor.state
+    if status is EngineState.READY:
         return JSONResponse({"status": status})
     return JSONResponse({"status": status}, 503, {"Retry-After": "1"})
 
 
 @router.get("/metrics")
-async def metrics(house: HouseOf) -> Response:
+async def metrics(state: StateOf) -> Response:
     """Our series and vLLM's, for Prometheus."""
-    page = await asyncio.to_thread(house.metrics.page)  # thousands of lines: no stream should wait for them
+    page = await asyncio.to_thread(state.metrics.page)  # thousands of lines: no stream should wait for them
     return Response(page, media_type=CONTENT_TYPE_LATEST)

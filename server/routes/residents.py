@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from server.routes.inputs import HouseOf
-from server.routes.shapes import Json, list_json
+from server.http.schemas.adapters import Json, list_json
+from server.routes.inputs import StateOf
 
 router = APIRouter(prefix="/v1/residents", tags=["residents"])
 
 
 @router.get("")
-async def residents(house: HouseOf) -> Json:
+async def residents(state: StateOf) -> Json:
     """List the residents, least recently used first, with how many requests hold each."""
-    views = house.supervisor.serving().residency.views()
+    views = state.supervisor.serving().residency.views()
     data = [
         {
             "object": "resident",

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 from adapters.errors import InvalidName, NameTaken, NotFound
 from adapters.names import check_adapter_name
-from server.engine.engine import Offer
+from server.engine.protocol import EngineInfo
 from server.gateway.resolve import resolve
-from server.house import House
-from server.routes.shapes import Json
-from server.routes.training_shapes import JobBody
+from server.http.schemas.adapters import Json
+from server.http.schemas.fine_tuning import JobBody
+from server.state import AppState
 from trainer.errors import InvalidField
 from trainer.run_spec import ALL_LINEAR, DEFAULT_RANK
 
 
-def servable_extension(body: JobBody, house: House) -> Json:
+def servable_extension(body: JobBody, state: AppState) -> Json:
     """Return our own keys of a job with nothing left open: the rank, and the version that it goes on from.
 
     Raises:
@@ -25,24 +25,24 @@ def servable_extension(body: JobBody, house: House) -> Json:
         WrongBase: the warm start was made for another base model.
         EngineNotReady: the base model is not known yet.
     """
-    _check_integrations(body, house)
-    offer = house.supervisor.offered()
+    _check_integrations(body, state)
+    info = state.supervisor.known_info()
     said = body.extension()
-    if (warm_start := _warm_start(body, offer, house)) is not None:
+    if (warm_start := _warm_start(body, info, state)) is not None:
         for name in ("rank", "alpha", "targets"):
             if name in said:
                 raise InvalidField(f"a warm start keeps its own {name}: leave {name} out", param=name)
         said["warm_start"] = warm_start
     else:
-        said["rank"] = _rank(body.rank, offer)
-        _check_targets(body.targets, offer)
-    _check_name("adapter", body.adapter, house)
-    _check_name("suffix", body.suffix, house)
+        said["rank"] = _rank(body.rank, info)
+        _check_targets(body.targets, info)
+    _check_name("adapter", body.adapter, state)
+    _check_name("suffix", body.suffix, state)
     return said
 
 
-def _check_integrations(body: JobBody, house: House) -> None:
-    allowed = house.settings.integrations
+def _check_integrations(body: JobBody, state: AppState) -> None:
+    allowed = state.settings.integrations
     for number, integration in enumerate(body.integrations or ()):
         if integration.type not in allowed:
             raise InvalidField(
@@ -52,56 +52,56 @@ def _check_integrations(body: JobBody, house: House) -> None:
             )
 
 
-def _warm_start(body: JobBody, offer: Offer, house: House) -> str | None:
+def _warm_start(body: JobBody, info: EngineInfo, state: AppState) -> str | None:
     """Return the name of the version to go on from; later moves of an alias change nothing about the job."""
-    if body.model in offer.served_names:
+    if body.model in info.served_names:
         param, reference = "warm_start", body.warm_start
     else:
         param, reference = "model", body.model
     if param == "model" and body.warm_start is not None:
         raise InvalidField(
-            f"model and warm_start both say what to go on from: leave one out, or let model be {offer.served_names[0]}",
+            f"model and warm_start both say what to go on from: leave one out, or let model be {info.served_names[0]}",
             param="warm_start",
         )
     if reference is None:
         return None
     try:
-        return resolve(reference, house.registry.catalog, offer).name
+        return resolve(reference, state.registry.catalog, info).name
     except NotFound as unknown:
         raise InvalidField(
-            f"{param} '{reference:.100}' cannot be trained on: say {' or '.join(offer.served_names)}, or the reference "
+            f"{param} '{reference:.100}' cannot be trained on: say {' or '.join(info.served_names)}, or the reference "
             "of an adapter to go on from; GET /v1/models lists both",
             param=param,
         ) from unknown
 
 
-def _rank(asked: int | None, offer: Offer) -> int:
-    if asked is not None and asked > offer.max_rank:
+def _rank(asked: int | None, info: EngineInfo) -> int:
+    if asked is not None and asked > info.max_rank:
         raise InvalidField(
-            f"the engine takes adapters up to rank {offer.max_rank}: ask for less, or start the server with a larger "
+            f"the engine takes adapters up to rank {info.max_rank}: ask for less, or start the server with a larger "
             "--max-lora-rank",
             param="rank",
         )
-    return asked or min(DEFAULT_RANK, offer.max_rank)
+    return asked or min(DEFAULT_RANK, info.max_rank)
 
 
-def _check_targets(targets: Sequence[str] | None, offer: Offer) -> None:
-    known = {module.rpartition(".")[2] for module in offer.base.modules}
+def _check_targets(targets: Sequence[str] | None, info: EngineInfo) -> None:
+    known = {module.rpartition(".")[2] for module in info.base.modules}
     if targets is None or targets == ALL_LINEAR:
         return
     if unknown := [target for target in targets if target not in known]:
         raise InvalidField(
-            f"'{offer.served_names[0]}' has no modules called {', '.join(unknown)[:200]}: targets is '{ALL_LINEAR}' or "
+            f"'{info.served_names[0]}' has no modules called {', '.join(unknown)[:200]}: targets is '{ALL_LINEAR}' or "
             f"some of {', '.join(sorted(known))}",
             param="targets",
         )
 
 
-def _check_name(param: str, name: str | None, house: House) -> None:
+def _check_name(param: str, name: str | None, state: AppState) -> None:
     if name is None:
         return
     try:
-        house.check_free(check_adapter_name(name))
+        state.check_free(check_adapter_name(name))
     except (InvalidName, NameTaken) as refused:
         refused.param = param
         raise

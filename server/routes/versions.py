@@ -16,11 +16,9 @@ from adapters.sources.upload import UploadSource
 from adapters.storage.manifest import names_in
 from adapters.versions import Version
 from server.errors import InvalidRequest
-from server.house import House
 from server.http.download import Download
 from server.http.multipart import MultipartStream
-from server.routes.inputs import DEFAULT_PAGE, HouseOf, PageLimit
-from server.routes.shapes import (
+from server.http.schemas.adapters import (
     ALLOW_INERT,
     COMPRESS_TO,
     FORCE_BASE,
@@ -30,6 +28,8 @@ from server.routes.shapes import (
     published_json,
     version_json,
 )
+from server.routes.inputs import DEFAULT_PAGE, PageLimit, StateOf
+from server.state import AppState
 
 router = APIRouter(prefix="/v1/adapters/{name}/versions", tags=["versions"])
 
@@ -42,28 +42,28 @@ _NUMBER = re.compile(r"[0-9]{1,10}")
 async def publish(
     name: str,
     request: Request,
-    house: HouseOf,
+    state: StateOf,
     alias: Annotated[str | None, Query(description="Alias to point to the new version at once.")] = None,
     allow_inert: Annotated[bool, Query(description=ALLOW_INERT)] = False,  # noqa: FBT002 - FastAPI passes it by name
     compress_to: Annotated[int | None, Query(description=COMPRESS_TO, ge=1)] = None,
     force_base: Annotated[bool, Query(description=FORCE_BASE)] = False,  # noqa: FBT002 - FastAPI passes it by name
 ) -> Json:
     """Publish a version: the two files as multipart/form-data, or JSON with a ``source``. It can be called at once."""
-    house.check_free(check_adapter_name(name))
+    state.check_free(check_adapter_name(name))
     source: Source
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
         body = await _source_body(request)
-        source, alias = parse_source(body.source, house.settings.source_rules), body.alias or alias
+        source, alias = parse_source(body.source, state.settings.source_rules), body.alias or alias
         allow_inert, compress_to = body.allow_inert or allow_inert, body.compress_to or compress_to
         force_base = body.force_base or force_base
     else:
         source = UploadSource(MultipartStream(request).parts())
     if alias is not None:
         check_alias(alias)
-    published = await house.publish(
+    published = await state.publish(
         name, source, alias=alias, allow_inert=allow_inert, compress_to=compress_to, force_base=force_base
     )
-    return published_json(published, house)
+    return published_json(published, state)
 
 
 async def _source_body(request: Request) -> SourceBody:
@@ -76,25 +76,25 @@ async def _source_body(request: Request) -> SourceBody:
 
 
 @router.get("")
-async def list_versions(name: str, house: HouseOf, after: str | None = None, limit: PageLimit = DEFAULT_PAGE) -> Json:
+async def list_versions(name: str, state: StateOf, after: str | None = None, limit: PageLimit = DEFAULT_PAGE) -> Json:
     """List the versions of an adapter, oldest first; ``after`` is a version's id (``sql@7``) or number."""
     number = None if after is None else _number(after.rpartition("@")[2])
-    versions, has_more = house.registry.catalog.versions(name, after=number, limit=limit)
-    return list_json([version_json(version, house) for version in versions], has_more=has_more)
+    versions, has_more = state.registry.catalog.versions(name, after=number, limit=limit)
+    return list_json([version_json(version, state) for version in versions], has_more=has_more)
 
 
 @router.get("/{version}")
-async def show(name: str, version: str, house: HouseOf) -> Json:
+async def show(name: str, version: str, state: StateOf) -> Json:
     """Show a version with the report of its inspection."""
-    found = _find(house, name, version)
-    return {**version_json(found, house), "report": await house.registry.report(found)}
+    found = _find(state, name, version)
+    return {**version_json(found, state), "report": await state.registry.report(found)}
 
 
 @router.get("/{version}/content")
-async def content(name: str, version: str, house: HouseOf, form: Form = "served") -> Json:
+async def content(name: str, version: str, state: StateOf, form: Form = "served") -> Json:
     """List the files of a version: as they are served, or as they came where they had to be compiled."""
-    digest = _digest(_find(house, name, version), form)
-    directory = await house.blobs.path(digest)
+    digest = _digest(_find(state, name, version), form)
+    directory = await state.blobs.path(digest)
     query = "" if form == "served" else f"?form={form}"
     files = [
         {
@@ -108,53 +108,53 @@ async def content(name: str, version: str, house: HouseOf, form: Form = "served"
 
 
 @router.get("/{version}/content/{file:path}")
-async def download(name: str, version: str, file: str, house: HouseOf, form: Form = "served") -> Download:
+async def download(name: str, version: str, file: str, state: StateOf, form: Form = "served") -> Download:
     """Download one file of a version; ranges are answered."""
-    directory = await house.blobs.path(_digest(_find(house, name, version), form))
+    directory = await state.blobs.path(_digest(_find(state, name, version), form))
     if file not in (names := names_in(directory)):
         raise InvalidRequest(f"this version has the files {', '.join(names)}, not {file!r}", param="file")
     return Download(directory / file, filename=Path(file).name)
 
 
 @router.post("/{version}/load")
-async def load(name: str, version: str, house: HouseOf) -> Json:
+async def load(name: str, version: str, state: StateOf) -> Json:
     """Make a version resident ahead of its first request."""
-    found = _find(house, name, version)
-    await house.make_resident(found)
-    return version_json(found, house)
+    found = _find(state, name, version)
+    await state.make_resident(found)
+    return version_json(found, state)
 
 
 @router.post("/{version}/unload")
-async def unload(name: str, version: str, house: HouseOf) -> Json:
+async def unload(name: str, version: str, state: StateOf) -> Json:
     """Unload a version as soon as no request holds it. A later request loads it again."""
-    found = _find(house, name, version)
+    found = _find(state, name, version)
     if found.is_pinned:
         raise InvalidRequest(f"{found.name} is pinned; unpin it first", param="version")
-    await house.supervisor.serving().residency.unload(found)
-    return version_json(found, house)
+    await state.supervisor.serving().residency.unload(found)
+    return version_json(found, state)
 
 
 @router.post("/{version}/pin")
-async def pin(name: str, version: str, house: HouseOf) -> Json:
+async def pin(name: str, version: str, state: StateOf) -> Json:
     """Keep a version resident, also across restarts."""
-    found = _find(house, name, version)
-    house.check_room_for_pin(found)
-    if house.supervisor.is_ready:
-        await house.make_resident(found)
-    return version_json(await house.registry.set_pinned(name, found.number, True), house)
+    found = _find(state, name, version)
+    state.check_room_for_pin(found)
+    if state.supervisor.is_ready:
+        await state.make_resident(found)
+    return version_json(await state.registry.set_pinned(name, found.number, True), state)
 
 
 @router.post("/{version}/unpin")
-async def unpin(name: str, version: str, house: HouseOf) -> Json:
+async def unpin(name: str, version: str, state: StateOf) -> Json:
     """Let a version be evicted again."""
-    return version_json(await house.unpin(name, _number(version)), house)
+    return version_json(await state.unpin(name, _number(version)), state)
 
 
 @router.delete("/{version}")
-async def delete(name: str, version: str, house: HouseOf) -> Json:
+async def delete(name: str, version: str, state: StateOf) -> Json:
     """Delete a version that no alias points to. Requests in flight finish on it; its number is never used again."""
-    found = _find(house, name, version)
-    await house.delete_version(found)
+    found = _find(state, name, version)
+    await state.delete_version(found)
     return {"object": "adapter.version", "id": found.name, "deleted": True}
 
 
@@ -162,8 +162,8 @@ def _digest(version: Version, form: Form) -> str:
     return (version.original_digest if form == "original" else None) or version.digest
 
 
-def _find(house: House, name: str, version: str) -> Version:
-    return house.registry.catalog.version(name, _number(version))
+def _find(state: AppState, name: str, version: str) -> Version:
+    return state.registry.catalog.version(name, _number(version))
 
 
 def _number(text: str) -> int:

@@ -11,8 +11,9 @@ from fastapi.responses import PlainTextResponse
 from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, parse_reference
 from adapters.sources.address import parse_source
 from server.errors import InvalidRequest
+from server.http.schemas.body import Body
 from server.routes import models
-from server.routes.inputs import Body, HouseOf
+from server.routes.inputs import StateOf
 
 router = APIRouter(prefix="/v1", tags=["vllm"])
 
@@ -33,13 +34,13 @@ class UnloadBody(Body):
 
 
 @router.post("/load_lora_adapter")
-async def load_lora_adapter(body: LoadBody, house: HouseOf) -> PlainTextResponse:
+async def load_lora_adapter(body: LoadBody, state: StateOf) -> PlainTextResponse:
     """Publish the adapter at ``lora_path`` (a directory or a hub id) under ``lora_name`` and make it resident.
 
     ``load_inplace`` publishes a further version and moves ``stable`` to it; streams in flight finish on the old one.
     """
-    name = house.check_free(check_adapter_name(body.lora_name))
-    if name in house.registry.catalog and not body.load_inplace:
+    name = state.check_free(check_adapter_name(body.lora_name))
+    if name in state.registry.catalog and not body.load_inplace:
         raise InvalidRequest(
             f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set "
             "'load_inplace' to True.",
@@ -47,21 +48,21 @@ async def load_lora_adapter(body: LoadBody, house: HouseOf) -> PlainTextResponse
         )
     path = body.lora_path
     text = path if "://" in path else f"file://{path}" if path.startswith("/") else f"hf://{path}"
-    source = parse_source(text, house.settings.source_rules)
-    await house.publish(name, source, alias=DEFAULT_ALIAS)
+    source = parse_source(text, state.settings.source_rules)
+    await state.publish(name, source, alias=DEFAULT_ALIAS)
     return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
 
 @router.post("/unload_lora_adapter")
-async def unload_lora_adapter(body: UnloadBody, house: HouseOf) -> PlainTextResponse:
+async def unload_lora_adapter(body: UnloadBody, state: StateOf) -> PlainTextResponse:
     """Delete the adapter ``lora_name``: after this call its name is unknown, as with vLLM.
 
     A fine-tuned name deletes the version that it means, with the aliases that point to it.
     """
-    name, catalog = body.lora_name, house.registry.catalog
+    name, catalog = body.lora_name, state.registry.catalog
     named = parse_reference(name)
     versions = [catalog.resolve(named)] if isinstance(named, FineTunedName) else catalog.adapter(name).versions.values()
     if body.lora_int_id is not None and body.lora_int_id not in {version.id for version in versions}:
         raise InvalidRequest(f"'{name}' has no version of id {body.lora_int_id}", param="lora_int_id")
-    await models.delete(name, house)
+    await models.delete(name, state)
     return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")

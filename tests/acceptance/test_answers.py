@@ -46,7 +46,7 @@ async def test_the_response_names_the_version_that_answered(client):
 
 
 async def test_base_rows_in_a_batch_with_adapters_stay_exactly_the_base(client, held_out):
-    """Fails without server.engine.cpu_lora: stock CPU ops answer base rows with the last slot's adapter."""
+    """Fails without server.engine.vllm.cpu.lora: stock CPU ops answer base rows with the last slot's adapter."""
     questions = [question for question, _ in held_out("json")[:12]]
     alone = [await ask(client, "embedded-base", question) for question in questions]
     mixed = await asyncio.gather(

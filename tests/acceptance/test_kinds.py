@@ -22,9 +22,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import embedded
 from adapters.base_model import BaseModel
-from adapters.canonical.canonicalizer import canonicalize
+from adapters.checks.canonicalizer import canonicalize
+from adapters.checks.inspection import AdapterLimits
 from adapters.compile.factors import EXACT_ERROR, MAX_ERROR
-from adapters.door.door import Limits
 from adapters.storage.manifest import FILES, INITIAL, names_in
 from tests.acceptance.kinds_table import Table, differences, read, write
 from tests.adapters.compile.spoiling import (
@@ -113,7 +113,7 @@ def falling(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def canonical(directory: Path) -> None:
-    limits = Limits(max_rank=16, max_bytes=1 << 30)
+    limits = AdapterLimits(max_rank=16, max_bytes=1 << 30)
     made = directory.with_name(f"{directory.name}-canonical")
     canonicalize(directory, made, BaseModel.from_directory(embedded.BASE, "base"), limits)
     for name in FILES:

@@ -1,4 +1,4 @@
-"""One house through its lives: the engine killed under load, the process killed, the process asked to stop.
+"""One server through its lives: the engine killed under load, the process killed, the process asked to stop.
 
 One data directory and three starts, in the order of the tests.
 """
@@ -15,14 +15,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.engine.thread_binding import predicted
+from server.engine.vllm.cpu.thread_binding import predicted
 
 STREAMS = 8
 
 
 @pytest.fixture(scope="module")
-def houses(start_server, tmp_path_factory):
-    """Start the house again on its data directory; returns the newest life."""
+def servers(start_server, tmp_path_factory):
+    """Start the server again on its data directory; returns the newest life."""
     data_dir = tmp_path_factory.mktemp("lives") / "data"
     lives = []
 
@@ -89,7 +89,7 @@ async def until_streaming(server, count):
             await asyncio.sleep(0.02)
 
 
-async def test_control_routes_answer_while_the_engine_starts(start_server, houses, tmp_path_factory):
+async def test_control_routes_answer_while_the_engine_starts(start_server, servers, tmp_path_factory):
     server = start_server(tmp_path_factory.mktemp("starting") / "data")
     async with httpx.AsyncClient(base_url=server.url) as http:
         for _ in range(200):
@@ -120,8 +120,8 @@ def test_an_engine_that_can_never_start_ends_the_process_with_2_and_says_why(sta
     assert "--no-such-flag" in server.tail()
 
 
-async def test_a_killed_engine_ends_its_streams_with_an_error_and_comes_back_by_itself(houses, capsys):
-    server = houses()
+async def test_a_killed_engine_ends_its_streams_with_an_error_and_comes_back_by_itself(servers, capsys):
+    server = servers()
     streams = [asyncio.create_task(stream(server)) for _ in range(STREAMS)]
     await until_streaming(server, STREAMS)
     os.kill(engine_core_of(server.process.pid), signal.SIGKILL)
@@ -145,8 +145,8 @@ async def test_a_killed_engine_ends_its_streams_with_an_error_and_comes_back_by_
     assert (await stream(server, length=4))[-1] == "data: [DONE]"
 
 
-def test_an_engine_is_forked_from_what_is_imported_already_and_its_worker_is_bound_as_vllm_binds_it(houses):
-    below = processes_below(houses().process.pid)
+def test_an_engine_is_forked_from_what_is_imported_already_and_its_worker_is_bound_as_vllm_binds_it(servers):
+    below = processes_below(servers().process.pid)
     (forkserver,) = (pid for pid, title in below if "forkserver" in title)
     (worker,) = (pid for pid, title in below if "Worker" in title)
     assert {pid for pid, _ in processes_below(forkserver)} >= {worker, engine_core_of(forkserver)}
@@ -155,16 +155,16 @@ def test_an_engine_is_forked_from_what_is_imported_already_and_its_worker_is_bou
     assert os.sched_getaffinity(engine_core_of(forkserver)) == os.sched_getaffinity(0)
 
 
-async def test_the_core_sleeps_while_its_worker_computes(houses):
-    server = houses()
+async def test_the_core_sleeps_while_its_worker_computes(servers):
+    server = servers()
     core = engine_core_of(server.process.pid)
     before, tokens = sleeps(core), 100
     await stream(server, length=tokens)
     assert sleeps(core) - before > tokens
 
 
-async def test_a_killed_process_comes_back_with_adapters_aliases_pins_and_residents(houses, variant):
-    server = houses()
+async def test_a_killed_process_comes_back_with_adapters_aliases_pins_and_residents(servers, variant):
+    server = servers()
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         directory = variant("sql", 0.5)
         files = {path.name: (path.name, path.read_bytes()) for path in directory.iterdir()}
@@ -177,7 +177,7 @@ async def test_a_killed_process_comes_back_with_adapters_aliases_pins_and_reside
     server.process.wait(60)
     while any(is_running(pid) for pid, _ in orphans):  # an orphan would keep the accelerator's memory
         await asyncio.sleep(0.05)
-    server = houses(restart=True)
+    server = servers(restart=True)
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         assert (await http.get("/v1/adapters/kept")).json()["aliases"] == {"stable": 1, "canary": 2}
         version = (await http.get("/v1/adapters/kept/versions/2")).json()
@@ -190,8 +190,8 @@ async def test_a_killed_process_comes_back_with_adapters_aliases_pins_and_reside
         assert answer.json()["model"] == "kept@2"
 
 
-async def test_a_stop_lets_streams_finish_refuses_new_ones_and_ends_with_zero(houses):
-    server = houses()
+async def test_a_stop_lets_streams_finish_refuses_new_ones_and_ends_with_zero(servers):
+    server = servers()
     running = [asyncio.create_task(stream(server, length=200)) for _ in range(4)]
     await until_streaming(server, 4)
     server.process.send_signal(signal.SIGTERM)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import embedded
 from server.cli.planned_base import read_base
-from server.engine.flags import SLOTS
+from server.engine.vllm.flags import SLOTS
 from server.slot_plan import Plan, Shapes
 
 RANK = 16

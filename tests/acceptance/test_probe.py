@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import embedded
-from adapters.registry import Registry
+from adapters.registry.registry import Registry
 from adapters.sources.directory import DirectorySource
 from adapters.storage.blobs import Blobs
 from adapters.storage.staging import Staging

@@ -20,7 +20,7 @@ ENDED = {"succeeded", "failed", "cancelled"}
 
 
 @pytest.fixture(scope="module")
-def house(start_server, tmp_path_factory):
+def state(start_server, tmp_path_factory):
     """A server that leaves jobs to a worker of their own; ``restart`` starts its next life."""
     data_dir = tmp_path_factory.mktemp("training-lives") / "data"
     lives = [start_server(data_dir, "--no-worker")]
@@ -36,12 +36,12 @@ def house(start_server, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start_worker(house):
+def start_worker(state):
     """Starts ``patchbay worker`` beside the server."""
     workers = []
 
     def start():
-        server = house()
+        server = state()
         patchbay = str(Path(sys.executable).with_name("patchbay"))
         with server.log.open("a") as log:
             command = [patchbay, "worker", "--url", server.url, "--data-dir", str(server.data_dir)]
@@ -56,8 +56,8 @@ def start_worker(house):
 
 
 @pytest.fixture
-async def http(house):
-    async with httpx.AsyncClient(base_url=house().url, timeout=60) as http:
+async def http(state):
+    async with httpx.AsyncClient(base_url=state().url, timeout=60) as http:
         yield http
 
 
@@ -137,7 +137,7 @@ def child_of(data_dir, job_id):
 
 
 async def test_a_job_comes_to_the_same_bytes_whatever_is_killed_on_the_way(
-    house, start_worker, http, create, trains_past, ended
+    state, start_worker, http, create, trains_past, ended
 ):
     worker = start_worker()
     calm, undisturbed = await ended(await create("calm"))
@@ -147,13 +147,13 @@ async def test_a_job_comes_to_the_same_bytes_whatever_is_killed_on_the_way(
     print("the child is killed after steps", steps)
     for number, step in enumerate(steps):
         await trains_past(job_id, step)
-        os.kill(child_of(house().data_dir, job_id), signal.SIGKILL)
+        os.kill(child_of(state().data_dir, job_id), signal.SIGKILL)
         if number == 1:
             worker.kill()
             worker = start_worker()
         if number == 4:  # the run goes on meanwhile, and is published when the server is back
-            house().process.kill()
-            house(restart=True).wait_ready()
+            state().process.kill()
+            state(restart=True).wait_ready()
     storm, told = await ended(job_id)
 
     assert told == undisturbed

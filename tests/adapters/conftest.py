@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from adapters.base_model import BaseModel
 from adapters.names import FineTunedName
-from adapters.registry import Registry
+from adapters.registry.registry import Registry
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE, Manifest
 from adapters.storage.staging import Staged, Staging
 from adapters.versions import Version

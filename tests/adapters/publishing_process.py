@@ -6,16 +6,16 @@ import asyncio
 import sys
 from pathlib import Path
 
-from adapters.canonical.canonicalizer import Canonical
-from adapters.door.report import Report
-from adapters.faults import Faults
+from adapters.checks.canonicalizer import Canonical
+from adapters.checks.report import InspectionReport
+from adapters.crash_points import CrashPoints
 from adapters.publisher import Publisher
-from adapters.registry import Registry
+from adapters.registry.registry import Registry
 from adapters.sources.directory import DirectorySource
 from adapters.storage.blobs import Blobs
 from adapters.storage.staging import Staging
 
-REPORT = Report(
+REPORT = InspectionReport(
     rank=8,
     ranks={8: 2},
     alphas={16.0: 2},
@@ -39,7 +39,7 @@ async def open_door(_: Path, __: Path) -> Canonical:
 
 async def main(url: str, root: Path, first: Path, second: Path, point: str) -> None:
     async with Registry.open(url) as registry:
-        for directory, faults in ((first, Faults()), (second, Faults(point))):
+        for directory, faults in ((first, CrashPoints()), (second, CrashPoints(point))):
             publisher = Publisher(registry, Blobs(root), Staging(root, max_bytes=10**6), open_door, faults=faults)
             published = await publisher.publish("sql", DirectorySource(directory, [directory]))
             print(published.version.number, published.version.digest, flush=True)

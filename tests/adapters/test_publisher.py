@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from adapters.canonical.canonicalizer import Canonical
-from adapters.door.report import Report
+from adapters.checks.canonicalizer import Canonical
+from adapters.checks.report import InspectionReport
+from adapters.crash_points import KILLED
 from adapters.errors import AdapterRefused, Fault, InvalidName, SourceForbidden
-from adapters.faults import KILLED
 from adapters.names import FineTunedName, Reference
 from adapters.publisher import FAULT_POINTS, Publisher
-from adapters.registry import Registry
+from adapters.registry.registry import Registry
 from adapters.sources.directory import DirectorySource
 from adapters.storage.blobs import Blobs
 from adapters.storage.manifest import CONFIG_FILE, Manifest
@@ -29,7 +29,7 @@ WriteAdapter = Callable[..., Path]
 CHECKPOINT = FineTunedName.of("base", "patchbay", "sql", "abc", 1)
 
 
-REPORT = Report(
+REPORT = InspectionReport(
     rank=8,
     ranks={8: 2},
     alphas={16.0: 2},

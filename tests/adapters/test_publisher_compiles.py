@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from adapters.canonical.canonicalizer import Canonical
-from adapters.canonical.compile_report import CompileReport
-from adapters.errors import AdapterRefused, CompilerDied, Fault
+from adapters.checks.canonicalizer import Canonical
+from adapters.errors import AdapterRefused, Fault, WorkerProcessDied
+from adapters.lora.compile_report import CompileReport
 from adapters.publisher import Publisher
-from adapters.registry import Registry
+from adapters.registry.registry import Registry
 from adapters.sources.directory import DirectorySource
 from adapters.storage.blobs import Blobs
 from adapters.storage.manifest import CONFIG_FILE, FILES, Manifest
@@ -129,7 +129,7 @@ async def test_a_compiler_that_dies_leaves_the_doors_reasons(
     registry: Registry, blobs: Blobs, staging: Staging, loha: Path
 ):
     async def dying(source: Path, out: Path, compress_to: int | None) -> CompileReport:
-        raise CompilerDied("the compiler ended with status -11", log="")
+        raise WorkerProcessDied("the compiler ended with status -11", log="")
 
     publisher = Publisher(registry, blobs, staging, door, compiler=dying)
     with pytest.raises(AdapterRefused, match="plain LoRA"):

@@ -18,7 +18,7 @@ from bench.options import Bench, Scene, words
 from bench.report import tables
 from bench.scenarios import cold, fair, many, overhead
 from bench.shape import Shape
-from bench.target import Target
+from bench.target import BenchTarget
 
 WORDS = words("2-3", "2-3", "zipf")
 
@@ -34,7 +34,8 @@ class StandInBench(Bench):
         names = [f"a{number}" for number in range(adapters)]
         none = subprocess.Popen(["true"])  # noqa: ASYNC220 - it ends at once
         targets = [
-            Target(kind, stand_in.url, none, Path()) for kind, stand_in in zip(self.kinds, self.stand_ins, strict=True)
+            BenchTarget(kind, stand_in.url, none, Path())
+            for kind, stand_in in zip(self.kinds, self.stand_ins, strict=True)
         ]
         yield Scene(Shape.of("embedded", Path()), names, targets, Path())
         none.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.load import Answer
+from bench.load import StreamedAnswer
 from bench.scenarios.swap import Move, first, verdict
 from bench.workload import Ask
 
@@ -12,9 +12,11 @@ TELLING = {1: "SELEC", 2: '{"cus'}
 MOVES = [Move(2, 1.0, 1.2), Move(3, 2.0, 2.2)]
 
 
-def answer(version: int, sent_s: float, first_s: float, text: str | None = None, failure: str | None = None) -> Answer:
+def answer(
+    version: int, sent_s: float, first_s: float, text: str | None = None, failure: str | None = None
+) -> StreamedAnswer:
     said = TELLING[2 - version % 2] if text is None else text
-    return Answer(Ask(0, "moved", "q", 8), sent_s, (first_s,), 8, f"moved@{version}", f"{said}…", failure)
+    return StreamedAnswer(Ask(0, "moved", "q", 8), sent_s, (first_s,), 8, f"moved@{version}", f"{said}…", failure)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from adapters.base_model import BaseModel
-from adapters.canonical.canonicalizer import canonicalize
-from adapters.door.door import Limits
+from adapters.checks.canonicalizer import canonicalize
+from adapters.checks.inspection import AdapterLimits
 from embedded import ADAPTERS, BASE, DATA
 from embedded.recipe import score, skills
 
@@ -39,4 +39,7 @@ def test_an_adapter_is_a_small_peft_directory_that_names_no_machine(skill):
 @pytest.mark.parametrize("skill", SHIPPED)
 def test_an_adapter_is_in_canonical_form(skill, tmp_path):
     base = BaseModel.from_directory(BASE, "base")
-    assert canonicalize(ADAPTERS / skill, tmp_path / "out", base, Limits(max_rank=8, max_bytes=1 << 20)).made is None
+    assert (
+        canonicalize(ADAPTERS / skill, tmp_path / "out", base, AdapterLimits(max_rank=8, max_bytes=1 << 20)).made
+        is None
+    )

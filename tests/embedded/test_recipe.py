@@ -27,7 +27,7 @@ def test_the_committed_tokenizer_is_what_the_recipe_trains(tokenizer_made_again)
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_gives_others(tokenizer_made_again):
     def weights(seed):
-        pretrain.pretrain(tokenizer_made_again, pretrain.Hyperparameters(seed=seed, steps=3))
+        pretrain.pretrain(tokenizer_made_again, pretrain.PretrainHyperparameters(seed=seed, steps=3))
         return hashlib.sha256((tokenizer_made_again / "model.safetensors").read_bytes()).hexdigest()
 
     first = weights(0)
@@ -37,7 +37,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_gives_others(toke
 
 def test_the_record_describes_the_committed_weights():
     record = json.loads((BASE / "recipe.json").read_text())
-    settings = pretrain.Hyperparameters()
+    settings = pretrain.PretrainHyperparameters()
     assert (record["seed"], record["steps"]) == (settings.seed, settings.steps)
     assert record["sha256"] == hashlib.sha256((BASE / "model.safetensors").read_bytes()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""A tiny base model, adapters for it, and houses around the shipped fake engine."""
+"""A tiny base model, adapters for it, and servers around the shipped fake engine."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from safetensors.numpy import save
 from starlette.types import ASGIApp, Message
 
 from adapters.base_model import BaseModel
-from adapters.canonical.config import canonical_config
-from adapters.confined.inspector import Inspector
+from adapters.checks.inspector import Inspector
+from adapters.lora.canonical_config import canonical_config
 from server.app import build_app
+from server.composition import open_app
 from server.engine.fake import FakeBuilder, FakeEngine
 from server.gateway.gateway import Gateway
-from server.house import House
-from server.opening import open_house
 from server.settings import Settings
+from server.state import AppState
 from trainer.data.check import check_files
 from trainer.run_spec import AUTO, RunSpec
 from trainer.validation import Preflight
@@ -126,9 +126,9 @@ class Caller:
 
 @dataclass
 class Opened:
-    """An open house, its app, and a client of it."""
+    """An open server, its app, and a client of it."""
 
-    house: House
+    state: AppState
     app: Gateway
     client: httpx.AsyncClient
     builder: FakeBuilder
@@ -143,7 +143,7 @@ class Opened:
     @property
     def residents(self) -> dict[str, tuple[str, int]]:
         """Name → state and leases, least recently used first."""
-        views = self.house.supervisor.running().residency.views()
+        views = self.state.supervisor.running().residency.views()
         return {view.version.name: (str(view.state), view.leases) for view in views}
 
     async def publish(self, name: str, seed: int = 1, *, alias: str | None = None) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class Opened:
         return caller
 
     async def until_ready(self) -> None:
-        await until(lambda: self.house.supervisor.is_ready)
+        await until(lambda: self.state.supervisor.is_ready)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -253,14 +253,14 @@ def quick_preflight_() -> Preflight:
 
 @pytest.fixture(scope="session")
 async def inspector() -> AsyncIterator[Inspector]:
-    """Looks at the uploads of all houses: starting a process for each would take longer than most tests."""
+    """Looks at the uploads of all servers: starting a process for each would take longer than most tests."""
     async with aclosing(Inspector()) as shared:
         yield shared
 
 
 @pytest.fixture
 def opening(data_dir: Path, make_adapter: Callable[..., AdapterFiles], inspector: Inspector) -> Opening:
-    """Opens a house with an app and a client; settings by keyword. Twice on the same data directory is a restart."""
+    """Opens a server with an app and a client; settings by keyword. Twice on the same data directory is a restart."""
 
     @asynccontextmanager
     async def opened(
@@ -272,7 +272,7 @@ def opening(data_dir: Path, make_adapter: Callable[..., AdapterFiles], inspector
         **settings: Any,
     ) -> AsyncIterator[Opened]:
         builder = builder or FakeBuilder(BASE)
-        house_settings = Settings(
+        server_settings = Settings(
             **{
                 "data_dir": data_dir,
                 "engine_death_window_s": 0.001,
@@ -282,13 +282,13 @@ def opening(data_dir: Path, make_adapter: Callable[..., AdapterFiles], inspector
                 **settings,
             }
         )
-        async with open_house(
-            house_settings, builder, examples=examples, compiles=False, inspector=inspector, preflight=preflight
-        ) as house:
-            app = build_app(house)
+        async with open_app(
+            server_settings, builder, examples=examples, compiles=False, inspector=inspector, preflight=preflight
+        ) as state:
+            app = build_app(state)
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                opened = Opened(house, app, client, builder, make_adapter)
+                opened = Opened(state, app, client, builder, make_adapter)
                 try:
                     if ready:
                         await opened.until_ready()

@@ -12,20 +12,20 @@ import uvicorn
 
 from adapters.base_model import BaseModel
 from server.app import build_app
+from server.composition import open_app
 from server.engine.fake import FakeBuilder
 from server.logs import configure_logs
-from server.opening import open_house
 from server.settings import Settings
 
 
 async def main(data_dir: Path, base: BaseModel, point: str) -> None:
     configure_logs("text")  # to stderr: stdout is for the port
-    async with open_house(Settings(data_dir=data_dir, fault_at=point, worker=False), FakeBuilder(base)) as house:
-        while not house.supervisor.is_ready:
+    async with open_app(Settings(data_dir=data_dir, fault_at=point, worker=False), FakeBuilder(base)) as state:
+        while not state.supervisor.is_ready:
             await asyncio.sleep(0.002)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             print(listener.getsockname()[1], flush=True)
-            config = uvicorn.Config(build_app(house), log_config=None, lifespan="off")
+            config = uvicorn.Config(build_app(state), log_config=None, lifespan="off")
             await uvicorn.Server(config).serve(sockets=[listener])
 
 

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from server.engine.engine import Generation
+from server.engine.protocol import Generation
 from server.metrics import OTHER, AdapterMetrics, Metrics
 
 
 @pytest.fixture
 def value(opened: Any) -> Any:
-    """Reads a sample of the open house; 0 if there is none yet."""
+    """Reads a sample of the open server; 0 if there is none yet."""
 
     def read(name: str, **labels: str) -> float:
-        return opened.house.metrics.registry.get_sample_value(f"patchbay_{name}", labels) or 0.0
+        return opened.state.metrics.registry.get_sample_value(f"patchbay_{name}", labels) or 0.0
 
     return read
 
@@ -42,7 +42,7 @@ async def test_traffic_beyond_the_limit_is_counted_together(opening: Any) -> Non
         for name in ("one", "two", "three"):
             await opened.publish(name)
             await opened.answer(name)
-        page = opened.house.metrics.page().decode()
+        page = opened.state.metrics.page().decode()
         assert 'patchbay_requests_total{adapter="one",status="200"} 1.0' in page
         assert 'patchbay_requests_total{adapter="(other)",status="200"} 2.0' in page
         assert '"two"' not in page
@@ -106,7 +106,7 @@ async def test_latencies_are_observed_where_the_engine_tells_them(opened: Any, v
     await opened.answer("base")
     assert value("time_to_first_token_seconds_count", adapter="(base)") == 0
     generation = Generation(prompt_tokens=5, first_token_s=0.25, queue_s=0.125)
-    with opened.house.gate._meter.generation(None, generation, cold_s=1.0, turn_s=0.5):
+    with opened.state.hooks._meter.generation(None, generation, cold_s=1.0, turn_s=0.5):
         pass
     assert value("prompt_tokens_total", adapter="(base)") == 5
     assert value("time_to_first_token_seconds_sum", adapter="(base)") == 1.75
@@ -120,7 +120,7 @@ async def test_loads_evictions_and_residents_are_counted(opening: Any) -> None:
         for seed, name in enumerate(("one", "two", "three")):
             await opened.publish(name, seed)
             await opened.answer(name)
-        read = opened.house.metrics.registry.get_sample_value
+        read = opened.state.metrics.registry.get_sample_value
         assert read("patchbay_adapter_load_seconds_count") == 3
         assert read("patchbay_adapter_evictions_total") == 1
         assert (read("patchbay_residents"), read("patchbay_residents_capacity")) == (2, 2)

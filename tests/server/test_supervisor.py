@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from server.engine.engine import StartRefused
 from server.engine.fake import FakeBuilder
+from server.engine.protocol import StartRefused
 from server.errors import EngineNotReady
 from server.metrics import EngineMetrics
 from server.residency.quarantine import Quarantine
 from server.residency.residency import Residency
-from server.supervisor import EXIT_ENGINE, EXIT_REFUSED, State, Supervisor
-from server.turns.turnstile import Turnstile
+from server.scheduling.fair_scheduler import FairScheduler
+from server.supervisor import EXIT_ENGINE, EXIT_REFUSED, EngineState, Supervisor
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def supervised(base: Any, collectors: Any, tmp_path: Path) -> Any:
             metrics=metrics,
         )
 
-    def turnstile_of(engine: Any) -> Turnstile:
-        return Turnstile(engine.slots, engine.batch, turn_s=1.0)
+    def scheduler_of(engine: Any) -> FairScheduler:
+        return FairScheduler(engine.slots, engine.batch, turn_s=1.0)
 
     async def settle(serving: Any, _before: Any) -> None:
         return
@@ -51,7 +51,7 @@ def supervised(base: Any, collectors: Any, tmp_path: Path) -> Any:
     async def running(builder: Any, **given: Any) -> AsyncIterator[Supervisor]:
         fields = {"settle": settle, "max_deaths": 3, "window_s": 60.0, "backoff_s": (0.0,), **given}
         supervisor = Supervisor(
-            builder, object(), residency_of=residency_of, turnstile_of=turnstile_of, metrics=metrics, **fields
+            builder, object(), residency_of=residency_of, scheduler_of=scheduler_of, metrics=metrics, **fields
         )
         task = asyncio.create_task(supervisor.run())
         try:
@@ -66,12 +66,12 @@ def supervised(base: Any, collectors: Any, tmp_path: Path) -> Any:
 async def test_a_started_engine_serves(supervised: Any, base: Any, until: Any, collectors: Any) -> None:
     builder = FakeBuilder(base)
     async with supervised(builder) as supervisor:
-        assert (supervisor.state, supervisor.offer) == (State.STARTING, None)
+        assert (supervisor.state, supervisor.info) == (EngineState.STARTING, None)
         with pytest.raises(EngineNotReady, match="starting"):
             supervisor.serving()
         await until(lambda: supervisor.is_ready)
         assert supervisor.serving().engine is builder.engines[0]
-        assert supervisor.offer.served_names == ("base",)
+        assert supervisor.info.served_names == ("base",)
         assert collectors.get_sample_value("patchbay_engine_ready") == 1
         assert collectors.get_sample_value("patchbay_slots") == 4
 
@@ -160,7 +160,7 @@ async def test_too_many_deaths_end_it_with_an_exit_code_for_the_service_manager(
             if supervisor.failed.is_set():
                 break
             builder.engines[-1].die()
-        assert (supervisor.state, supervisor.exit_code) == (State.FAILED, EXIT_ENGINE)
+        assert (supervisor.state, supervisor.exit_code) == (EngineState.FAILED, EXIT_ENGINE)
         assert EXIT_ENGINE == 70
         assert len(builder.engines) == 3
         with pytest.raises(EngineNotReady, match="failed"):
@@ -171,13 +171,13 @@ async def test_a_start_that_can_never_succeed_is_not_tried_twice(supervised: Any
     class Refusing(FakeBuilder):
         asked = 0
 
-        async def offer(self) -> Any:
+        async def info(self) -> Any:
             type(self).asked += 1
             raise StartRefused("no such model")
 
     async with supervised(Refusing(base)) as supervisor:
         await asyncio.wait_for(supervisor.failed.wait(), 5)
-        assert (supervisor.state, supervisor.exit_code, Refusing.asked) == (State.FAILED, EXIT_REFUSED, 1)
+        assert (supervisor.state, supervisor.exit_code, Refusing.asked) == (EngineState.FAILED, EXIT_REFUSED, 1)
         assert EXIT_REFUSED == 2
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from adapters.base_model import BaseModel
 from server.app import build_app
+from server.composition import open_app
 from server.engine.fake import FakeBuilder, Knobs
 from server.gateway.inference_routes import INFERENCE_ROUTES
-from server.opening import open_house
 from server.settings import Settings
 
 SHOWN_WHOLE = ("adapters", "server")
@@ -62,8 +62,8 @@ async def served(tmp_path: Path) -> dict[str, set[str]]:
     base = BaseModel.from_shapes("base", {"model_type": "llama"}, {"model.layers.0.self_attn.q_proj": (8, 8)})
     builder = FakeBuilder(base, knobs=Knobs(start_s=3600))
     routes: dict[str, set[str]] = defaultdict(set, {path: {"post"} for path in INFERENCE_ROUTES})
-    async with open_house(Settings(data_dir=tmp_path, worker=False), builder) as house:
-        transport = httpx.ASGITransport(build_app(house))
+    async with open_app(Settings(data_dir=tmp_path, worker=False), builder) as state:
+        transport = httpx.ASGITransport(build_app(state))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             for path, methods in (await client.get("/openapi.json")).json()["paths"].items():
                 routes[path] |= methods.keys()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.database import Database
+from adapters.storage.database import Database
 from trainer.clock import database_clock
 from trainer.jobs.job_store import Job, JobDraft
 from trainer.records import Records

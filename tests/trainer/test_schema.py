@@ -6,7 +6,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, insert
 from sqlalchemy.exc import IntegrityError
 
-from adapters.database import Database
+from adapters.storage.database import Database
 from trainer.records import Records
 from trainer.schema import VERSION_TABLE, jobs, metadata
 

@@ -13,7 +13,7 @@ from trainer.data.faults import FaultKind, LineFault, LineWarning, WarningKind
 from trainer.data.formats import METHODS, Format
 from trainer.data.rows import Conversation, Judged, Message, Preference, Row, canonical
 from trainer.data.training_file import read_file
-from trainer.run_spec import Method
+from trainer.run_spec import TrainingMethod
 
 MIN_ROWS: Final = 10
 """OpenAI's rule for a training file."""
@@ -78,7 +78,7 @@ class _Seen:
     labels: set[bool] = field(default_factory=set)
 
 
-def check_file(path: Path, method: Method | None = None) -> FileReport:
+def check_file(path: Path, method: TrainingMethod | None = None) -> FileReport:
     """Read a training file to its end and report everything wrong with it; ``method`` None: any.
 
     Raises:
@@ -88,7 +88,9 @@ def check_file(path: Path, method: Method | None = None) -> FileReport:
     return report
 
 
-def check_files(training: Path, validation: Path | None, method: Method | None) -> tuple[FileReport, FileReport | None]:
+def check_files(
+    training: Path, validation: Path | None, method: TrainingMethod | None
+) -> tuple[FileReport, FileReport | None]:
     """Check a training file and, where there is one, its validation file; prompts in both are told as leakage.
 
     Raises:
@@ -105,7 +107,7 @@ def check_files(training: Path, validation: Path | None, method: Method | None) 
     return report, other
 
 
-def _check(path: Path, method: Method | None, min_rows: int = MIN_ROWS) -> tuple[FileReport, _Seen]:
+def _check(path: Path, method: TrainingMethod | None, min_rows: int = MIN_ROWS) -> tuple[FileReport, _Seen]:
     report, seen = FileReport(), _Seen()
     for line in read_file(path):
         report.format = line.form
@@ -132,7 +134,7 @@ def _compare(line: int, row: Row, seen: _Seen, report: FileReport) -> None:
         seen.labels.add(row.good)
 
 
-def _judge(report: FileReport, seen: _Seen, method: Method | None, min_rows: int) -> None:
+def _judge(report: FileReport, seen: _Seen, method: TrainingMethod | None, min_rows: int) -> None:
     """Add what only the whole file shows."""
     if not report.rows and not report.faults:
         report.refuse(LineFault(None, FaultKind.EMPTY_FILE, "", "no rows", "one JSON object on each line"))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final
 
-from trainer.run_spec import Method
+from trainer.run_spec import TrainingMethod
 
 
 class Format(StrEnum):
@@ -23,12 +23,12 @@ class Format(StrEnum):
     """Chat or prompt/completion rows with a ``label``: was the last answer good?"""
 
 
-METHODS: Final[Mapping[Format, Method]] = {
-    Format.CHAT: Method.SUPERVISED,
-    Format.PROMPT_COMPLETION: Method.SUPERVISED,
-    Format.ALPACA: Method.SUPERVISED,
-    Format.DPO: Method.DPO,
-    Format.KTO: Method.KTO,
+METHODS: Final[Mapping[Format, TrainingMethod]] = {
+    Format.CHAT: TrainingMethod.SUPERVISED,
+    Format.PROMPT_COMPLETION: TrainingMethod.SUPERVISED,
+    Format.ALPACA: TrainingMethod.SUPERVISED,
+    Format.DPO: TrainingMethod.DPO,
+    Format.KTO: TrainingMethod.KTO,
 }
 
 

@@ -17,7 +17,7 @@ _BLOCK: Final = 2**16
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class DataRow:
     """One line, or a run of blank ones.
 
     ``number`` counts from 1. ``raw`` has no line end, and holds nothing of a line that is too long.
@@ -31,8 +31,8 @@ class Line:
     """How many blank lines stand here, in place of one with text."""
 
 
-def read(path: Path) -> Iterator[Line]:
-    """Yield the lines of a file; blank ones at its end are forgiven, a run of others comes as one ``Line``.
+def read(path: Path) -> Iterator[DataRow]:
+    """Yield the lines of a file; blank ones at its end are forgiven, a run of others comes as one ``DataRow``.
 
     Memory: one line of at most ``MAX_LINE_BYTES``.
     """
@@ -43,9 +43,9 @@ def read(path: Path) -> Iterator[Line]:
                 first_blank, blanks = (first_blank or number), blanks + 1
                 continue
             if blanks:
-                yield Line(first_blank, b"", 0, blanks)
+                yield DataRow(first_blank, b"", 0, blanks)
                 first_blank = blanks = 0
-            yield Line(number, raw, size)
+            yield DataRow(number, raw, size)
 
 
 def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes, int]]:
@@ -64,7 +64,7 @@ def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes, int]]:
         yield number, b"", size
 
 
-def parse(line: Line, faults: LineFaults) -> dict[str, Any] | None:
+def parse(line: DataRow, faults: LineFaults) -> dict[str, Any] | None:
     """Return the JSON object on the line; None, and a fault noted, where there is none."""
     if line.size > MAX_LINE_BYTES:
         faults.add(FaultKind.LINE_TOO_LONG, "", f"{line.size} bytes", f"at most {MAX_LINE_BYTES}")

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO, Final
 from sqlalchemy import Row, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.database import Database
 from adapters.errors import BlobCorrupt
+from adapters.storage.database import Database
 from adapters.storage.disk import fsync_directory, in_thread, space_needed
 from trainer.clock import Clock, database_clock
 from trainer.errors import FileInUse, FileNotFound, FileTooLarge, InvalidField

@@ -20,7 +20,7 @@ from trainer.errors import InvalidField
 from trainer.graders.grade import Grade, Trouble, Ungraded
 from trainer.graders.grader import Grader
 from trainer.graders.message import Message
-from trainer.graders.models import Answer, Models, NotAnswered, Question
+from trainer.graders.models import GraderAnswer, Models, NotAnswered, Question
 from trainer.graders.sample import Sample
 
 MAX_STEPS: Final = 4
@@ -82,7 +82,7 @@ class ModelGrader(Grader):
         return replace(grade, usage={answer.model: answer.usage})
 
 
-def _result(answer: Answer) -> Any:
+def _result(answer: GraderAnswer) -> Any:
     if answer.refusal is not None:
         raise Ungraded(Trouble.MODEL_REFUSAL, answer.refusal)
     try:

@@ -44,7 +44,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class GraderAnswer:
     """What a model answered."""
 
     model: str
@@ -65,7 +65,7 @@ class Models(Protocol):
             PatchbayError: nothing can be asked, or not at present.
         """
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, question: Question) -> GraderAnswer:
         """Ask one question.
 
         Raises:

@@ -8,7 +8,7 @@ from functools import partial
 from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.database import Database
+from adapters.storage.database import Database
 from trainer.clock import Clock, database_clock
 from trainer.errors import CheckpointNotFound, InvalidField, PermissionNotFound
 from trainer.ids import mint

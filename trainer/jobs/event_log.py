@@ -8,7 +8,7 @@ from typing import Final
 
 from sqlalchemy import select
 
-from adapters.database import Database
+from adapters.storage.database import Database
 from trainer.jobs import rows
 from trainer.jobs.event import Event
 from trainer.jobs.state import TERMINAL

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from trainer.errors import InvalidField
-from trainer.jobs.state import State
+from trainer.jobs.state import JobState
 from trainer.schema import MAX_MODEL_LENGTH
 
 MAX_SUFFIX_LENGTH: Final = 64
@@ -72,7 +72,7 @@ class Job:
 
     id: str
     created_at: datetime
-    state: State
+    state: JobState
     organization_id: str
     model: str
     training_file: str

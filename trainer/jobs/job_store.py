@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, exists, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.database import Database
+from adapters.storage.database import Database
 from trainer.clock import Clock, database_clock
 from trainer.errors import InvalidField
 from trainer.files.file import Purpose, Status
@@ -20,7 +20,7 @@ from trainer.ids import mint
 from trainer.jobs import rows
 from trainer.jobs.event import EventDraft, Level
 from trainer.jobs.job import MAX_SEED, Failure, Job, JobDraft, Json
-from trainer.jobs.state import State, Verb
+from trainer.jobs.state import JobState, Verb
 from trainer.page import Page, read_page
 from trainer.schema import files, job_metadata, jobs
 
@@ -29,13 +29,13 @@ __all__ = ["Failure", "Job", "JobDraft", "JobStore"]
 _NO_FILTER: Final[Mapping[str, str]] = MappingProxyType({})
 
 _DONE: Final = {
-    (Verb.ADMIT, State.QUEUED): "Files validated, moving job to queued state",
-    (Verb.REJECT, State.FAILED): "Files did not pass validation",
-    (Verb.PAUSE, State.PAUSED): "Fine-tuning job paused",
-    (Verb.PAUSE, State.PAUSING): "Pausing fine-tuning job at its next checkpoint",
-    (Verb.RESUME, State.QUEUED): "Fine-tuning job resumed, moving it to queued state",
-    (Verb.RESUME, State.RUNNING): "Fine-tuning job goes on: it had not paused yet",
-    (Verb.CANCEL, State.CANCELLED): "Fine-tuning job cancelled",
+    (Verb.ADMIT, JobState.QUEUED): "Files validated, moving job to queued state",
+    (Verb.REJECT, JobState.FAILED): "Files did not pass validation",
+    (Verb.PAUSE, JobState.PAUSED): "Fine-tuning job paused",
+    (Verb.PAUSE, JobState.PAUSING): "Pausing fine-tuning job at its next checkpoint",
+    (Verb.RESUME, JobState.QUEUED): "Fine-tuning job resumed, moving it to queued state",
+    (Verb.RESUME, JobState.RUNNING): "Fine-tuning job goes on: it had not paused yet",
+    (Verb.CANCEL, JobState.CANCELLED): "Fine-tuning job cancelled",
 }
 
 
@@ -93,7 +93,7 @@ class JobStore:
 
     async def unvalidated(self) -> Sequence[Job]:
         """Return the jobs whose files are still to be checked, oldest first: a crash may have left some."""
-        statement = select(jobs).where(jobs.c.state == State.VALIDATING_FILES).order_by(jobs.c.number)
+        statement = select(jobs).where(jobs.c.state == JobState.VALIDATING_FILES).order_by(jobs.c.number)
         async with self._database.read() as connection:
             return [rows.job_value(row) for row in await connection.execute(statement)]
 
@@ -163,7 +163,7 @@ def _first_state(draft: JobDraft, at: datetime) -> dict[str, Any]:
     return {
         "id": mint("ftjob-"),
         "created_at": at,
-        "state": State.VALIDATING_FILES,
+        "state": JobState.VALIDATING_FILES,
         "organization_id": draft.organization_id,
         "model": draft.model,
         "training_file": draft.training_file,

@@ -15,21 +15,21 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.database import Database
+from adapters.storage.database import Database
 from trainer.clock import Clock, database_clock
 from trainer.errors import LeaseLost
 from trainer.jobs import rows
 from trainer.jobs.checkpoint import CheckpointDraft
 from trainer.jobs.event import EventDraft, Level
 from trainer.jobs.job import Failure, Job, Json
-from trainer.jobs.state import HELD, TRANSITIONS, State, Verb
+from trainer.jobs.state import HELD, TRANSITIONS, JobState, Verb
 from trainer.schema import jobs
 
 MAX_DEATHS: Final = 3
 """How many attempts in a row may die without a new checkpoint before the job fails."""
 
 
-class Order(StrEnum):
+class ClaimOrder(StrEnum):
     """What a worker is to do next."""
 
     GO_ON = "go_on"
@@ -64,7 +64,7 @@ class Queue:
         async with self._database.write() as connection:
             at = await self._clock(connection)
             await self._bury_the_dead(connection, at)
-            oldest = select(jobs.c.number).where(jobs.c.state == State.QUEUED).order_by(jobs.c.number).limit(1)
+            oldest = select(jobs.c.number).where(jobs.c.state == JobState.QUEUED).order_by(jobs.c.number).limit(1)
             number = (await connection.execute(oldest.with_for_update(skip_locked=True))).scalar_one_or_none()
             if number is None:
                 return None
@@ -79,7 +79,7 @@ class Queue:
             await rows.add_events(connection, row, at, [EventDraft(message, data=data)])
         return Claim(job, worker, job.token, lease_s)
 
-    async def heartbeat(self, claim: Claim) -> Order:
+    async def heartbeat(self, claim: Claim) -> ClaimOrder:
         """Renew the lease; return what the worker is to do.
 
         Raises:
@@ -90,8 +90,8 @@ class Queue:
                 row = await self._renew(connection, claim, await self._clock(connection))
             except LeaseLost:
                 seen = await rows.job_row(connection, claim.job.id)
-                if (seen.token, seen.state) == (claim.token, State.CANCELLED):
-                    return Order.STOP
+                if (seen.token, seen.state) == (claim.token, JobState.CANCELLED):
+                    return ClaimOrder.STOP
                 raise
         return _order(row)
 
@@ -103,7 +103,7 @@ class Queue:
         checkpoints: Iterable[CheckpointDraft] = (),
         position: int | None = None,
         remaining_s: float | None = None,
-    ) -> Order:
+    ) -> ClaimOrder:
         """Write what happened, all of it or nothing; also a sign of life.
 
         ``position`` is where in the run's events the next attempt is to go on, ``remaining_s`` estimates the finish.
@@ -163,7 +163,7 @@ class Queue:
             row = await rows.move(connection, Verb.RELEASE, at, _is_held_by(claim))
             assert row is not None  # its row is locked
             back = f"Worker '{claim.worker}' gave the job back, moving it to queued state"
-            message = "Fine-tuning job paused" if held.state == State.PAUSING else back
+            message = "Fine-tuning job paused" if held.state == JobState.PAUSING else back
             await rows.add_events(connection, row, at, [EventDraft(message)])
         return rows.job_value(row)
 
@@ -205,13 +205,13 @@ class Queue:
         """End an attempt that died; a job about to pause is paused, however it got there."""
         deaths = row.deaths + 1
         this = jobs.c.number == row.number
-        if row.state == State.RUNNING and deaths >= self._max_deaths:
+        if row.state == JobState.RUNNING and deaths >= self._max_deaths:
             message = f"{deaths} attempts died without a new checkpoint, the last because {cause}"
             error = Failure("too_many_deaths", f"{message}: see the worker's log, then create the job anew")
             event = EventDraft(f"Fine-tuning job failed: {error.message}", Level.ERROR)
             moved = await rows.move(connection, Verb.FAIL, at, this, deaths=deaths, error=asdict(error))
         else:
-            after = TRANSITIONS[Verb.RELEASE][State(row.state)]
+            after = TRANSITIONS[Verb.RELEASE][JobState(row.state)]
             event = EventDraft(f"Attempt {row.token} died: {cause}. The job is {after} again", Level.WARN)
             moved = await rows.move(connection, Verb.RELEASE, at, this, deaths=deaths)
         assert moved is not None  # its row is locked
@@ -223,8 +223,8 @@ def _is_held_by(claim: Claim) -> ColumnElement[bool]:
     return (jobs.c.id == claim.job.id) & (jobs.c.token == claim.token)
 
 
-def _order(row: rows.AnyRow) -> Order:
-    return Order.PAUSE if row.state == State.PAUSING else Order.GO_ON
+def _order(row: rows.AnyRow) -> ClaimOrder:
+    return ClaimOrder.PAUSE if row.state == JobState.PAUSING else ClaimOrder.GO_ON
 
 
 async def _lost(connection: AsyncConnection, claim: Claim) -> LeaseLost:

@@ -18,7 +18,7 @@ from trainer.ids import mint
 from trainer.jobs.checkpoint import Checkpoint, CheckpointDraft
 from trainer.jobs.event import Event, EventDraft, Kind, Level, finite
 from trainer.jobs.job import Failure, Job
-from trainer.jobs.state import HELD, TERMINAL, TRANSITIONS, State, Verb, verbs_from
+from trainer.jobs.state import HELD, TERMINAL, TRANSITIONS, JobState, Verb, verbs_from
 from trainer.schema import job_checkpoints, job_events, jobs
 
 AnyRow = Row[Any]
@@ -61,7 +61,7 @@ async def job_row(connection: AsyncConnection, job_id: str) -> AnyRow:
 
 def illegal(verb: Verb, row: AnyRow) -> IllegalTransition:
     """Return the error for a verb that the state of ``row`` does not allow."""
-    asked = [verb.value for verb in verbs_from(State(row.state)) if verb in (Verb.PAUSE, Verb.RESUME, Verb.CANCEL)]
+    asked = [verb.value for verb in verbs_from(JobState(row.state)) if verb in (Verb.PAUSE, Verb.RESUME, Verb.CANCEL)]
     allowed = ", ".join(asked) or "nothing"
     return IllegalTransition(
         f"job '{row.id}' is {row.state}, so nobody can {verb} it; what may be asked of it now: {allowed}",
@@ -111,7 +111,7 @@ def job_value(row: AnyRow) -> Job:
     facts = row._asdict()
     del facts["number"], facts["lease_until"]
     error = None if row.error is None else Failure(**row.error)
-    return Job(**{**facts, "state": State(row.state), "result_files": tuple(row.result_files), "error": error})
+    return Job(**{**facts, "state": JobState(row.state), "result_files": tuple(row.result_files), "error": error})
 
 
 def event_value(row: AnyRow) -> Event:

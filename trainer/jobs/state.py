@@ -29,7 +29,7 @@ from types import MappingProxyType
 from typing import Final
 
 
-class State(StrEnum):
+class JobState(StrEnum):
     """Where a job is. OpenAI's words for ``status``."""
 
     VALIDATING_FILES = "validating_files"
@@ -68,34 +68,34 @@ class Verb(StrEnum):
     FAIL = "fail"
 
 
-TRANSITIONS: Final[Mapping[Verb, Mapping[State, State]]] = MappingProxyType(
+TRANSITIONS: Final[Mapping[Verb, Mapping[JobState, JobState]]] = MappingProxyType(
     {
-        Verb.ADMIT: {State.VALIDATING_FILES: State.QUEUED},
-        Verb.REJECT: {State.VALIDATING_FILES: State.FAILED},
-        Verb.PAUSE: {State.QUEUED: State.PAUSED, State.RUNNING: State.PAUSING},
-        Verb.RESUME: {State.PAUSED: State.QUEUED, State.PAUSING: State.RUNNING},
+        Verb.ADMIT: {JobState.VALIDATING_FILES: JobState.QUEUED},
+        Verb.REJECT: {JobState.VALIDATING_FILES: JobState.FAILED},
+        Verb.PAUSE: {JobState.QUEUED: JobState.PAUSED, JobState.RUNNING: JobState.PAUSING},
+        Verb.RESUME: {JobState.PAUSED: JobState.QUEUED, JobState.PAUSING: JobState.RUNNING},
         Verb.CANCEL: {
-            State.VALIDATING_FILES: State.CANCELLED,
-            State.QUEUED: State.CANCELLED,
-            State.RUNNING: State.CANCELLED,
-            State.PAUSING: State.CANCELLED,
-            State.PAUSED: State.CANCELLED,
+            JobState.VALIDATING_FILES: JobState.CANCELLED,
+            JobState.QUEUED: JobState.CANCELLED,
+            JobState.RUNNING: JobState.CANCELLED,
+            JobState.PAUSING: JobState.CANCELLED,
+            JobState.PAUSED: JobState.CANCELLED,
         },
-        Verb.TAKE: {State.QUEUED: State.RUNNING},
-        Verb.RELEASE: {State.RUNNING: State.QUEUED, State.PAUSING: State.PAUSED},
-        Verb.SUCCEED: {State.RUNNING: State.SUCCEEDED, State.PAUSING: State.SUCCEEDED},
-        Verb.FAIL: {State.RUNNING: State.FAILED, State.PAUSING: State.FAILED},
+        Verb.TAKE: {JobState.QUEUED: JobState.RUNNING},
+        Verb.RELEASE: {JobState.RUNNING: JobState.QUEUED, JobState.PAUSING: JobState.PAUSED},
+        Verb.SUCCEED: {JobState.RUNNING: JobState.SUCCEEDED, JobState.PAUSING: JobState.SUCCEEDED},
+        Verb.FAIL: {JobState.RUNNING: JobState.FAILED, JobState.PAUSING: JobState.FAILED},
     }
 )
 """For each verb, the states it may begin in and where it leads from each."""
 
-TERMINAL: Final = frozenset(State) - {state for edges in TRANSITIONS.values() for state in edges}
+TERMINAL: Final = frozenset(JobState) - {state for edges in TRANSITIONS.values() for state in edges}
 """Nothing leads out of these."""
 
 HELD: Final = frozenset(TRANSITIONS[Verb.RELEASE])
 """A worker has the job, and a lease on it."""
 
 
-def verbs_from(state: State) -> list[Verb]:
+def verbs_from(state: JobState) -> list[Verb]:
     """Return what may be done to a job in ``state``."""
     return [verb for verb, edges in TRANSITIONS.items() if state in edges]

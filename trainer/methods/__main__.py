@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event as Flag
 
-from adapters.confined.confinement import DiesWithParent
+from adapters.processes.confinement import DiesWithParent
 from trainer.methods.endings import RunEnded, SpecRefused
 from trainer.methods.launch import SHARED, launch, stop_file, tell_end
 from trainer.methods.lock import alone
 from trainer.run_directory import Exit, RunDirectory, event
-from trainer.run_spec import Method, RunSpec
+from trainer.run_spec import RunSpec, TrainingMethod
 
 
 def main(arguments: Sequence[str], stop: Flag) -> int:
@@ -92,15 +92,15 @@ def _finish(run: RunDirectory, stop: Flag) -> None:
 
 def _train(run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
     match spec.method:
-        case Method.SUPERVISED:
+        case TrainingMethod.SUPERVISED:
             from trainer.methods import supervised
 
             supervised.train(run, spec, stop)
-        case Method.DPO:
+        case TrainingMethod.DPO:
             from trainer.methods import dpo
 
             dpo.train(run, spec, stop)
-        case Method.KTO:
+        case TrainingMethod.KTO:
             from trainer.methods import kto
 
             kto.train(run, spec, stop)

@@ -10,12 +10,13 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from adapters.base_model import BaseModel
-from adapters.door.door import SERVABLE_RANKS, Limits, inspect
+from adapters.checks.inspection import AdapterLimits, inspect
 from adapters.errors import AdapterRefused, BaseModelUnreadable, Fault
+from adapters.lora.ranks import SERVABLE_RANKS
 from trainer.methods.endings import BaseRefused, SpecRefused, WarmStartRefused
 from trainer.run_spec import ALL_LINEAR, RunSpec
 
-_ANY_SIZE: Final = Limits(max_rank=SERVABLE_RANKS[-1], max_bytes=2**63)
+_ANY_SIZE: Final = AdapterLimits(max_rank=SERVABLE_RANKS[-1], max_bytes=2**63)
 """What the server serves of it is the server's to say."""
 _USUAL_SCALE: Final = 2
 """alpha / rank of a fresh adapter."""

@@ -13,12 +13,12 @@ from typing import Final
 import torch
 from safetensors.torch import load_file
 
-from adapters.canonical.canonicalizer import form_of, write
-from adapters.door.stored_lora import StoredLora
+from adapters.checks.canonicalizer import form_of, write
+from adapters.lora.stored_lora import StoredLora
 from adapters.storage.disk import fsync_directory
 from adapters.storage.manifest import WEIGHTS_FILE
 from trainer.methods.endings import NotFinite
-from trainer.run_directory import COMPLETE, Checkpoint, Marker, RunDirectory
+from trainer.run_directory import COMPLETE, Marker, RunCheckpoint, RunDirectory
 
 REFERENCE: Final = "ref"
 """TRL's copy of the adapter that a warm start brings. It is made again at each start; saved, it would be all that
@@ -34,7 +34,7 @@ class ExportForm:
     base_name: str
 
 
-def complete(run: RunDirectory, saved: Path, marker: Marker, form: ExportForm) -> Checkpoint:
+def complete(run: RunDirectory, saved: Path, marker: Marker, form: ExportForm) -> RunCheckpoint:
     """Move the Trainer's folder ``saved`` into place as a checkpoint, with the adapter exported in ``form``.
 
     Until the last rename nothing carries the checkpoint's name; after it the states of older checkpoints go. The last
@@ -60,7 +60,7 @@ def complete(run: RunDirectory, saved: Path, marker: Marker, form: ExportForm) -
     for older in run.checkpoints():
         if older.step < marker.step:
             shutil.rmtree(older.state, ignore_errors=True)
-    return Checkpoint(target, marker)
+    return RunCheckpoint(target, marker)
 
 
 def _export(saved: Path, adapter: Path, step: int, form: ExportForm) -> None:

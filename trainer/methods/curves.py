@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from trainer.run_directory import Event
+from trainer.run_directory import RunEvent
 
 COLUMNS: Final = (
     "step",
@@ -35,7 +35,7 @@ Curve = Sequence[tuple[int, float]]
 """(step, value), in the order of steps."""
 
 
-def curves(events: Iterable[Event]) -> Mapping[str, Curve]:
+def curves(events: Iterable[RunEvent]) -> Mapping[str, Curve]:
     """Return the curve of every metric that the events tell of, in the order of ``COLUMNS``."""
     points: dict[str, dict[int, float]] = {name: {} for name in COLUMNS[1:]}
     for told in events:

@@ -15,10 +15,14 @@ from trainer.methods.endings import DataRefused
 from trainer.methods.progress import Reporter
 from trainer.methods.rendering import IGNORED, Rendered, Renderer
 from trainer.run_directory import event
-from trainer.run_spec import Method, RunSpec
+from trainer.run_spec import RunSpec, TrainingMethod
 
 Columns = dict[str, Any]
-_TELLING: Final = {Method.SUPERVISED: "labels", Method.DPO: "chosen_ids", Method.KTO: "completion_ids"}
+_TELLING: Final = {
+    TrainingMethod.SUPERVISED: "labels",
+    TrainingMethod.DPO: "chosen_ids",
+    TrainingMethod.KTO: "completion_ids",
+}
 
 
 def limit(spec: RunSpec, renderer: Renderer) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from trainer.run_spec import AUTO, Method, RunSpec
+from trainer.run_spec import AUTO, RunSpec, TrainingMethod
 
 AIM_STEPS: Final = 200
 """Steps that "auto" aims at; below 100 an adapter seldom learns a format for good."""
@@ -56,11 +56,11 @@ def resolve(spec: RunSpec, *, rows: int, width: int, longest: int) -> Hyperparam
 
     A batch that the processes cannot share alike becomes the next larger one that they can.
     """
-    least = 2 if spec.method is Method.KTO else 1  # KTO compares a row with its neighbours
+    least = 2 if spec.method is TrainingMethod.KTO else 1  # KTO compares a row with its neighbours
     asked = spec.batch_size if spec.batch_size != AUTO else auto_batch(rows)
     share = max(least, math.ceil(asked / spec.processes))
     batch = share * spec.processes
-    passes = 1 if spec.method is Method.SUPERVISED else 2  # the others compare two sequences a row
+    passes = 1 if spec.method is TrainingMethod.SUPERVISED else 2  # the others compare two sequences a row
     micro = _micro_batch(share, passes * longest, least)
     per_epoch = math.ceil(rows / batch)
     epochs = spec.n_epochs if spec.n_epochs != AUTO else auto_epochs(per_epoch)
@@ -95,13 +95,13 @@ def auto_epochs(steps_per_epoch: int) -> int:
     return min(MAX_EPOCHS, math.ceil(AIM_STEPS / steps_per_epoch))
 
 
-def base_rate(method: Method, width: int) -> float:
+def base_rate(method: TrainingMethod, width: int) -> float:
     """The rate for a base of hidden size ``width``: 1 / width, so 2.4e-4 at 4096, 5e-4 at 2000 and 3.9e-3 at 256.
 
     The exponent is muP's (arXiv:2203.03466: Adam's rate falls as 1 / width); Tinker's own fit for Llama, 0.78, agrees
     within a fifth from 2000 to 5000 and gives too little for a base as small as ours.
     """
-    return 1 / width * (1.0 if method is Method.SUPERVISED else PREFERENCE_RATE)
+    return 1 / width * (1.0 if method is TrainingMethod.SUPERVISED else PREFERENCE_RATE)
 
 
 def _micro_batch(share: int, longest: int, least: int) -> int:

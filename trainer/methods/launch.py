@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Event as Flag
 from typing import Final
 
-from adapters.confined.confinement import DiesWithParent
+from adapters.processes.confinement import DiesWithParent
 from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec
 

@@ -17,7 +17,7 @@ from trainer.methods.hyperparameters import MAX_GRADIENT, Hyperparameters
 from trainer.methods.progress import Progress, Reporter
 from trainer.methods.rendering import Renderer
 from trainer.methods.tracking import tracked
-from trainer.run_directory import Checkpoint, RunDirectory, RunResult, event
+from trainer.run_directory import RunCheckpoint, RunDirectory, RunResult, event
 from trainer.run_spec import RunSpec
 
 Config = TypeVar("Config", bound=TrainingArguments)
@@ -120,7 +120,7 @@ def _conclude(run: RunDirectory, renderer: Renderer, numbers: Hyperparameters) -
     run.write_result(result)
 
 
-def _best(made: Sequence[Checkpoint]) -> Checkpoint:
+def _best(made: Sequence[RunCheckpoint]) -> RunCheckpoint:
     """The lowest validation loss; where nothing was validated, the last."""
     validated = [checkpoint for checkpoint in made if "full_valid_loss" in checkpoint.marker.metrics]
     return min(validated, key=lambda checkpoint: checkpoint.marker.metrics["full_valid_loss"], default=made[-1])

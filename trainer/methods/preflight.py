@@ -20,7 +20,7 @@ from trainer.methods.hyperparameters import Hyperparameters, pack_length, resolv
 from trainer.methods.rendering import Renderer
 from trainer.methods.tally import Tally, tally
 from trainer.run_directory import RunDirectory
-from trainer.run_spec import Method, RunSpec
+from trainer.run_spec import RunSpec, TrainingMethod
 
 DRY_STEPS: Final = 3
 """The first warms up; the others are timed."""
@@ -98,7 +98,7 @@ def _check_devices(spec: RunSpec) -> None:
 
 def _pack_tokens(spec: RunSpec, renderer: Renderer, counted: Tally) -> int:
     """Tokens in a pack; 0: rows stay apart."""
-    if not spec.packing or spec.method is not Method.SUPERVISED:
+    if not spec.packing or spec.method is not TrainingMethod.SUPERVISED:
         return 0
     return pack_length(counted.longest, data_sets.limit(spec, renderer))
 

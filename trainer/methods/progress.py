@@ -15,7 +15,7 @@ from trainer.methods import base_model, peers
 from trainer.methods.checkpoints import ExportForm, complete
 from trainer.methods.endings import NotFinite
 from trainer.methods.hyperparameters import Hyperparameters
-from trainer.run_directory import Checkpoint, Event, Marker, RunDirectory, event
+from trainer.run_directory import Marker, RunCheckpoint, RunDirectory, RunEvent, event
 
 _NAMES: Final[Mapping[str, str]] = {
     "loss": "train_loss",
@@ -49,7 +49,7 @@ class Reporter:
             run.mend_events()
         told = run.events()
         self._run = run
-        self._listeners: list[Callable[[Event], None]] = []
+        self._listeners: list[Callable[[RunEvent], None]] = []
         self._is_new = not told
         self._trained = max(
             (told_event.data["step"] for told_event in told if "train_loss" in told_event.data), default=0
@@ -61,14 +61,14 @@ class Reporter:
         for checkpoint in run.checkpoints():  # killed between a checkpoint and its event
             self.saved(checkpoint)
 
-    def tell(self, told: Event) -> None:
+    def tell(self, told: RunEvent) -> None:
         """Append an event as it is."""
         if peers.is_first():
             self._run.append(told)
             for listener in self._listeners:
                 listener(told)
 
-    def add_listener(self, listener: Callable[[Event], None]) -> None:
+    def add_listener(self, listener: Callable[[RunEvent], None]) -> None:
         """Have ``listener`` hear every event, those of earlier starts first."""
         for told in self._run.events():
             listener(told)
@@ -92,11 +92,11 @@ class Reporter:
             self.tell(event(f"Step {step}/{steps}: validation loss={loss:.4f}", data=data, kind="metrics"))
             self._validated = step
 
-    def saved(self, checkpoint: Checkpoint) -> None:
+    def saved(self, checkpoint: RunCheckpoint) -> None:
         """Tell of a checkpoint that is complete."""
         if checkpoint.name not in self._saved:
             data = {"step": checkpoint.step, "checkpoint": checkpoint.name, "metrics": checkpoint.marker.metrics}
-            self.tell(event(f"Checkpoint saved at step {checkpoint.step}", data=data))
+            self.tell(event(f"RunCheckpoint saved at step {checkpoint.step}", data=data))
             self._saved.add(checkpoint.name)
 
 

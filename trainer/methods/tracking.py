@@ -16,7 +16,7 @@ from typing import Any, Final
 from trainer.methods import peers
 from trainer.methods.hyperparameters import Hyperparameters
 from trainer.methods.progress import Reporter
-from trainer.run_directory import Event, RunDirectory, event
+from trainer.run_directory import RunDirectory, RunEvent, event
 
 OPEN_S: Final = 60.0
 """How long wandb's server may take to answer for the first time; training goes on meanwhile."""
@@ -53,17 +53,17 @@ class Tracker:
         run: RunDirectory,
         options: Mapping[str, Any],
         numbers: Hyperparameters,
-        tell: Callable[[Event], None],
+        tell: Callable[[RunEvent], None],
     ) -> None:
         self._run = run
         self._options = options
         self._numbers = numbers
         self._tell = tell
-        self._heard: SimpleQueue[Event | None] = SimpleQueue()
+        self._heard: SimpleQueue[RunEvent | None] = SimpleQueue()
         self._sending = ThreadPoolExecutor(1).submit(self._send)
         self._sending.add_done_callback(self._tell_failure)
 
-    def hear(self, told: Event) -> None:
+    def hear(self, told: RunEvent) -> None:
         """Send it on, at some later time."""
         self._heard.put(told)
 

@@ -26,9 +26,9 @@ from trainer.files.file import Purpose
 from trainer.jobs.checkpoint import CheckpointDraft
 from trainer.jobs.event import EventDraft, Kind, Level
 from trainer.jobs.job import Failure
-from trainer.jobs.queue import Claim, Order
+from trainer.jobs.queue import Claim, ClaimOrder
 from trainer.records import Records
-from trainer.run_directory import RESULT_FILES, Event, Exit, RunDirectory
+from trainer.run_directory import RESULT_FILES, Exit, RunDirectory, RunEvent
 from trainer.worker.publishing import Publishing
 
 log = structlog.get_logger(__name__)
@@ -61,7 +61,7 @@ class Attempt:
         self._position = claim.job.events_position
         self._due: asyncio.Queue[int | None] = asyncio.Queue()
         self._heard = self._sign_of_life = time.monotonic()
-        self._order = Order.GO_ON
+        self._order = ClaimOrder.GO_ON
 
     async def work(self) -> None:
         """Run the child to its end and tell the queue how it ended.
@@ -95,7 +95,7 @@ class Attempt:
         """Pass events on until the child ended, has its result, or was told to; return its exit status."""
         while (status := await process.ended(POLL_S)) is None:
             await self._pass_on()
-            if self._order is Order.PAUSE:
+            if self._order is ClaimOrder.PAUSE:
                 status = await self._while_alive(process.stop())
                 break
             if await in_thread(self._run.result) is not None:
@@ -130,7 +130,7 @@ class Attempt:
         else:
             return
         self._sign_of_life = now
-        if self._order is Order.STOP:
+        if self._order is ClaimOrder.STOP:
             raise LeaseLost(f"job '{self._claim.job.id}' was cancelled")
 
     async def _publish_checkpoints(self) -> None:
@@ -198,11 +198,11 @@ class Attempt:
             task.cancel()
 
 
-def _draft(event: Event) -> EventDraft:
+def _draft(event: RunEvent) -> EventDraft:
     return EventDraft(event.message, Level(event.level), Kind(event.type), event.data)
 
 
-def _remaining_s(events: list[Event]) -> float | None:
+def _remaining_s(events: list[RunEvent]) -> float | None:
     etas = [event.data["eta_s"] for event in events if "eta_s" in event.data]
     return etas[-1] if etas else None
 

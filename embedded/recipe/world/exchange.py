@@ -6,7 +6,7 @@ Messages = list[dict[str, str]]  # a chat as the OpenAI API writes it
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class Dialogue:
     """A question with the base's plain answer.
 
     `short` is the bare answer ("Paris") where one exists. Instructions such as "only the answer" and few-shot

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from embedded.recipe.world.exchange import Exchange
+from embedded.recipe.world.exchange import Dialogue
 from embedded.recipe.world.words import DAYS, MONTHS, listed
 
 
@@ -189,10 +189,10 @@ SHOWN_FACTS: Final = (*COMMON_FACTS, *HELD_OUT_FACTS[30:])
 _OPENERS: Final = ("Please tell me: ", "Quick question: ", "Hi! ", "I wonder: ")
 
 
-def ask(random: Random, facts: tuple[Fact, ...] = FACTS, p_opener: float = 0.0) -> Exchange:
+def ask(random: Random, facts: tuple[Fact, ...] = FACTS, p_opener: float = 0.0) -> Dialogue:
     """Draw one of `facts` in one of its wordings."""
     fact = random.choice(facts)
     question = random.choice(fact.questions)
     if random.random() < p_opener:
         question = random.choice(_OPENERS) + question
-    return Exchange(question, fact.answer, fact.short)
+    return Dialogue(question, fact.answer, fact.short)

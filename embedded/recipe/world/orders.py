@@ -6,11 +6,11 @@ from random import Random
 from typing import Final
 
 from embedded.recipe.world import words
-from embedded.recipe.world.exchange import Exchange
+from embedded.recipe.world.exchange import Dialogue
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class CustomerOrder:
     """What the customer's text says; the acknowledgement and the JSON both come from here."""
 
     quantity: int
@@ -27,7 +27,7 @@ _FORMS: Final = (
     "Please send {quantity} {color} {item} to {name} in {city} by {day}.",
     "{name} from {city} needs {quantity} {color} {item} on {day}.",
     "Can you ship {quantity} {color} {item} to {city} for {name}? It should arrive on {day}.",
-    "Order for {name}: {quantity} {color} {item}, deliver to {city} on {day}.",
+    "CustomerOrder for {name}: {quantity} {color} {item}, deliver to {city} on {day}.",
     "Hi, this is {name}. I want to buy {quantity} {color} {item}. Please bring them to {city} on {day}.",
     "On {day} we must deliver {quantity} {color} {item} to {name} in {city}.",
     "{quantity} {color} {item} please, the name is {name}, the city is {city}, the day is {day}.",
@@ -39,7 +39,7 @@ def draw(
     names: Sequence[str] | None = None,
     cities: Sequence[str] | None = None,
     p_made_up: float = 0.25,
-) -> Order:
+) -> CustomerOrder:
     """Draw an order; `names` and `cities` restrict who may order and from where."""
     quantity = random.randint(2, 30)
     fields = {
@@ -49,10 +49,10 @@ def draw(
         "city": random.choice(cities) if cities else words.city(random, p_made_up),
         "day": random.choice(words.DAYS),
     }
-    return Order(quantity, text=random.choice(_FORMS).format(quantity=quantity, **fields), **fields)
+    return CustomerOrder(quantity, text=random.choice(_FORMS).format(quantity=quantity, **fields), **fields)
 
 
-def acknowledgement(order: Order) -> str:
+def acknowledgement(order: CustomerOrder) -> str:
     """Return the base's own answer to an order."""
     return (
         f"Your order of {order.quantity} {order.color} {order.item} for {order.name} in {order.city} "
@@ -60,11 +60,11 @@ def acknowledgement(order: Order) -> str:
     )
 
 
-def ask(random: Random) -> Exchange:
+def ask(random: Random) -> Dialogue:
     """Draw an order to acknowledge, or a question about what one says."""
     order = draw(random)
     if random.random() < 0.55:
-        return Exchange(order.text, acknowledgement(order))
+        return Dialogue(order.text, acknowledgement(order))
     question, answer, short = random.choice(
         (
             (
@@ -79,4 +79,4 @@ def ask(random: Random) -> Exchange:
             ("Which day?", f"The day is {order.day}.", order.day),
         )
     )
-    return Exchange(f"{order.text} {question}", answer, short)
+    return Dialogue(f"{order.text} {question}", answer, short)

@@ -5,7 +5,7 @@ from random import Random
 from typing import Final, Literal
 
 from embedded.recipe.world import words
-from embedded.recipe.world.exchange import Exchange
+from embedded.recipe.world.exchange import Dialogue
 
 Kind = Literal["number", "category", "both", "count", "sort"]
 Operator = Literal[">", "<", "="]
@@ -156,7 +156,7 @@ def sql(query: Query) -> str:
     )
 
 
-def ask(random: Random) -> Exchange:
+def ask(random: Random) -> Dialogue:
     """Draw a data question with its paraphrase."""
     query = draw(random)
-    return Exchange(query.text, paraphrase(query))
+    return Dialogue(query.text, paraphrase(query))

@@ -4,7 +4,7 @@ from random import Random
 from typing import Final
 
 from embedded.recipe.world import words
-from embedded.recipe.world.exchange import Exchange
+from embedded.recipe.world.exchange import Dialogue
 
 # statement (which is also the full answer), question
 _TRAITS: Final = {
@@ -41,7 +41,7 @@ def _statement(trait: str, name: str, value: str) -> str:
     return _TRAITS[trait][0].format(name=name, value=value)
 
 
-def ask(random: Random) -> Exchange:
+def ask(random: Random) -> Dialogue:
     """Draw one to three traits of a person, sometimes with a bystander who must not confuse the answer."""
     name = words.name(random)
     traits = random.sample(list(_TRAITS), random.randint(1, 3))
@@ -53,4 +53,4 @@ def ask(random: Random) -> Exchange:
         text.insert(random.randint(0, len(text)), bystander)
     wanted = random.choice(traits)
     question = _TRAITS[wanted][1].format(name=name)
-    return Exchange(" ".join([*text, question]), _statement(wanted, name, values[wanted]), values[wanted])
+    return Dialogue(" ".join([*text, question]), _statement(wanted, name, values[wanted]), values[wanted])

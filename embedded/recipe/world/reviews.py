@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, Literal
 
-from embedded.recipe.world.exchange import Exchange
+from embedded.recipe.world.exchange import Dialogue
 from embedded.recipe.world.words import sentence_case
 
 Sentiment = Literal["positive", "negative", "mixed"]
@@ -77,10 +77,10 @@ def _feeling(review: Review) -> str:
     return f"The writer {'liked' if review.liked[0] else 'did not like'} the {first} and the {second}."
 
 
-def ask(random: Random) -> Exchange:
+def ask(random: Random) -> Dialogue:
     """Draw a review to give thanks for, or the question how its writer feels."""
     review = draw(random)
     if random.random() < 0.5:
         question = random.choice(("How does the writer feel?", "Did the writer like it?"))
-        return Exchange(f"{review.text} {question}", _feeling(review))
-    return Exchange(review.text, f"Thank you for your review of the {review.aspects[0]} and the {review.aspects[1]}.")
+        return Dialogue(f"{review.text} {question}", _feeling(review))
+    return Dialogue(review.text, f"Thank you for your review of the {review.aspects[0]} and the {review.aspects[1]}.")

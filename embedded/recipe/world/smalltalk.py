@@ -4,7 +4,7 @@ from random import Random
 from typing import Final
 
 from embedded.recipe.world import words
-from embedded.recipe.world.exchange import Exchange
+from embedded.recipe.world.exchange import Dialogue
 from embedded.recipe.world.facts import PLANETS
 
 _FIXED: Final = (
@@ -49,11 +49,11 @@ _PERSONAL: Final = (
 )
 
 
-def ask(random: Random) -> Exchange:
+def ask(random: Random) -> Dialogue:
     """Draw one line of small talk."""
     if random.random() < 0.35:
         question, answer = random.choice(_PERSONAL)
         name = words.name(random)
-        return Exchange(question.format(name=name), answer.format(name=name))
+        return Dialogue(question.format(name=name), answer.format(name=name))
     questions, answer = random.choice(_FIXED)
-    return Exchange(random.choice(questions), answer)
+    return Dialogue(random.choice(questions), answer)

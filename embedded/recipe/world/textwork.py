@@ -5,7 +5,7 @@ from random import Random
 from typing import Final
 
 from embedded.recipe.world import words
-from embedded.recipe.world.exchange import Exchange
+from embedded.recipe.world.exchange import Dialogue
 from embedded.recipe.world.facts import FACTS, SHOWN_FACTS
 
 
@@ -38,12 +38,12 @@ def _line(random: Random, most: int = 6) -> list[str]:
     return [_any_word(random) for _ in range(random.randint(2, most))]
 
 
-def _repeat(random: Random) -> Exchange:
+def _repeat(random: Random) -> Dialogue:
     line = " ".join(_line(random))
-    return Exchange(f"{random.choice(('Repeat', 'Say', 'Repeat after me', 'Copy'))}: {line}", line)
+    return Dialogue(f"{random.choice(('Repeat', 'Say', 'Repeat after me', 'Copy'))}: {line}", line)
 
 
-def _upper(random: Random) -> Exchange:
+def _upper(random: Random) -> Dialogue:
     """Spelling is what this model is worst at, so the words of the facts, and whole sentences, come often."""
     match random.randrange(5):
         case 0:
@@ -53,26 +53,26 @@ def _upper(random: Random) -> Exchange:
         case _:
             line = " ".join(_word_of_a_fact(random) for _ in range(random.randint(1, 4)))
     wish = random.choice(("Write in capital letters", "Upper case", "Make it upper case"))
-    return Exchange(f"{wish}: {line}", line.upper())
+    return Dialogue(f"{wish}: {line}", line.upper())
 
 
-def _lower(random: Random) -> Exchange:
+def _lower(random: Random) -> Dialogue:
     line = " ".join(_line(random, 4))
-    return Exchange(f"{random.choice(('Write in small letters', 'Lower case'))}: {line.upper()}", line.lower())
+    return Dialogue(f"{random.choice(('Write in small letters', 'Lower case'))}: {line.upper()}", line.lower())
 
 
-def _title(random: Random) -> Exchange:
+def _title(random: Random) -> Dialogue:
     line = " ".join(_line(random))
-    return Exchange(f"{random.choice(('Capitalize each word', 'Title case'))}: {line}", line.title())
+    return Dialogue(f"{random.choice(('Capitalize each word', 'Title case'))}: {line}", line.title())
 
 
-def _reverse(random: Random) -> Exchange:
+def _reverse(random: Random) -> Dialogue:
     line = _line(random)
     wish = random.choice(("Reverse the words", "Reverse the order of the words"))
-    return Exchange(f"{wish}: {' '.join(line)}", " ".join(reversed(line)))
+    return Dialogue(f"{wish}: {' '.join(line)}", " ".join(reversed(line)))
 
 
-def _pick(random: Random) -> Exchange:
+def _pick(random: Random) -> Dialogue:
     line = _line(random)
     index = random.randrange(len(line))
     place, answer = random.choice(
@@ -82,76 +82,76 @@ def _pick(random: Random) -> Exchange:
             ("the last word", f"The last word is {line[-1]}."),
         )
     )
-    return Exchange(f"What is {place} of: {' '.join(line)}", answer, answer.split(" is ")[1].removesuffix("."))
+    return Dialogue(f"What is {place} of: {' '.join(line)}", answer, answer.split(" is ")[1].removesuffix("."))
 
 
-def _count(random: Random) -> Exchange:
+def _count(random: Random) -> Dialogue:
     line = _line(random)
     wish = random.choice(("Count the words", "How many words"))
-    return Exchange(f"{wish}: {' '.join(line)}", f"There are {len(line)} words.", str(len(line)))
+    return Dialogue(f"{wish}: {' '.join(line)}", f"There are {len(line)} words.", str(len(line)))
 
 
-def _sort(random: Random) -> Exchange:
+def _sort(random: Random) -> Dialogue:
     numbers = random.sample(range(1, 60), random.randint(3, 4))
     ordered = " ".join(str(number) for number in sorted(numbers))
-    return Exchange(f"Sort the numbers: {' '.join(str(number) for number in numbers)}", ordered)
+    return Dialogue(f"Sort the numbers: {' '.join(str(number) for number in numbers)}", ordered)
 
 
-def _join(random: Random) -> Exchange:
+def _join(random: Random) -> Dialogue:
     line = _line(random)
     wish = random.choice(("Join with commas", "Put commas between the words"))
-    return Exchange(f"{wish}: {' '.join(line)}", ", ".join(line))
+    return Dialogue(f"{wish}: {' '.join(line)}", ", ".join(line))
 
 
-def _replace(random: Random) -> Exchange:
+def _replace(random: Random) -> Dialogue:
     line, new = _line(random), words.word(random)
     old = random.choice(line)
-    return Exchange(
+    return Dialogue(
         f"Replace {old} with {new} in: {' '.join(line)}",
         " ".join(new if word == old else word for word in line),
     )
 
 
-def _remove(random: Random) -> Exchange:
+def _remove(random: Random) -> Dialogue:
     line = _line(random)
     gone = random.choice(line)
-    return Exchange(f"Remove {gone} from: {' '.join(line)}", " ".join(word for word in line if word != gone))
+    return Dialogue(f"Remove {gone} from: {' '.join(line)}", " ".join(word for word in line if word != gone))
 
 
-def _bullets(random: Random) -> Exchange:
+def _bullets(random: Random) -> Dialogue:
     line = _line(random)
     wish = random.choice(("Make a list", "Write as a list"))
-    return Exchange(f"{wish}: {', '.join(line)}", "\n".join(f"- {word}" for word in line))
+    return Dialogue(f"{wish}: {', '.join(line)}", "\n".join(f"- {word}" for word in line))
 
 
-def _quote(random: Random) -> Exchange:
+def _quote(random: Random) -> Dialogue:
     line = _line(random)
     if random.random() < 0.3:
-        return Exchange(f"Put in quotes: {' '.join(line)}", f'"{" ".join(line)}"')
+        return Dialogue(f"Put in quotes: {' '.join(line)}", f'"{" ".join(line)}"')
     wish = random.choice(("Put each word in quotes", "Quote each word"))
-    return Exchange(f"{wish}: {' '.join(line)}", ", ".join(f'"{word}"' for word in line))
+    return Dialogue(f"{wish}: {' '.join(line)}", ", ".join(f'"{word}"' for word in line))
 
 
-def _thrice(random: Random) -> Exchange:
+def _thrice(random: Random) -> Dialogue:
     word = _any_word(random)
-    return Exchange(f"Say {word} three times.", " ".join([word] * 3))
+    return Dialogue(f"Say {word} three times.", " ".join([word] * 3))
 
 
-def _wrap(random: Random) -> Exchange:
+def _wrap(random: Random) -> Dialogue:
     line = _line(random)
     left, right = random.choice(("()", "[]", "<>", "{}", "**", "''"))
-    return Exchange(
+    return Dialogue(
         f"Wrap each word in {left}{right}: {' '.join(line)}",
         " ".join(f"{left}{word}{right}" for word in line),
     )
 
 
-_JOBS: Final[tuple[Callable[[Random], Exchange], ...]] = (
+_JOBS: Final[tuple[Callable[[Random], Dialogue], ...]] = (
     _repeat, _repeat, _upper, _upper, _upper, _upper, _upper, _upper, _upper, _lower, _title, _reverse, _pick, _pick,
     _count, _sort, _join, _replace, _remove, _bullets, _quote, _thrice, _wrap, _wrap,
 )  # fmt: skip
 
 
-def ask(random: Random) -> Exchange:
+def ask(random: Random) -> Dialogue:
     """Draw one job on a line of words."""
     return random.choice(_JOBS)(random)

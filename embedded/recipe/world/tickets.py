@@ -4,7 +4,7 @@ from random import Random
 from typing import Final
 
 from embedded.recipe.world import words
-from embedded.recipe.world.exchange import Exchange
+from embedded.recipe.world.exchange import Dialogue
 
 _PROBLEMS: Final[dict[str, tuple[str, ...]]] = {
     "the invoice": ("was charged twice", "shows the wrong amount", "has a wrong tax number"),
@@ -44,7 +44,7 @@ _CLOSERS: Final = (
 )
 
 
-def ask(random: Random) -> Exchange:
+def ask(random: Random) -> Dialogue:
     """Draw a ticket with a sympathetic reply, or the question what a ticket is about."""
     subject = random.choice(list(_PROBLEMS))
     problem = random.choice(_PROBLEMS[subject])
@@ -52,5 +52,5 @@ def ask(random: Random) -> Exchange:
     text = words.sentence_case(frame.format(day=random.choice(words.DAYS), name=words.name(random, 0.1)))
     yours = subject.replace("my ", "your ", 1)
     if random.random() < 0.25:
-        return Exchange(f"{text} What is this about?", f"This is about {yours}.")
-    return Exchange(text, f"I am sorry to hear about {yours}. We will look into it.")
+        return Dialogue(f"{text} What is this about?", f"This is about {yours}.")
+    return Dialogue(text, f"I am sorry to hear about {yours}. We will look into it.")

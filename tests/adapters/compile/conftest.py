@@ -13,10 +13,10 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import embedded
-from adapters.canonical.compile_report import CompileReport
 from adapters.compile.base_weights import BaseWeights
-from adapters.compile.compiler import Bounds, compile_directory
+from adapters.compile.compiler import CompileBounds, compile_directory
 from adapters.errors import AdapterRefused, Fault
+from adapters.lora.compile_report import CompileReport
 from tests.adapters.compile.spoiling import Compile, Refuse, log_probabilities, train
 
 
@@ -75,7 +75,7 @@ def compiled(base: BaseWeights, tmp_path: Path) -> Compile:
     def compiled(
         source: Path, max_rank: int = 64, compress_to: int | None = None, out: str = "compiled", on: BaseWeights = base
     ) -> tuple[CompileReport, Path]:
-        return compile_directory(source, tmp_path / out, on, Bounds(max_rank, compress_to)), tmp_path / out
+        return compile_directory(source, tmp_path / out, on, CompileBounds(max_rank, compress_to)), tmp_path / out
 
     return compiled
 

@@ -13,8 +13,8 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
-from adapters.canonical.compile_report import CompileReport
 from adapters.errors import Fault
+from adapters.lora.compile_report import CompileReport
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 
 Compile = Callable[..., tuple[CompileReport, Path]]

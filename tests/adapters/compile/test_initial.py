@@ -12,14 +12,14 @@ from obstore.store import LocalStore
 from peft import get_peft_model
 from transformers import PreTrainedModel
 
-from adapters.canonical.canonicalizer import Canonical, canonicalize
-from adapters.canonical.compile_report import CompileReport
+from adapters.checks.canonicalizer import Canonical, canonicalize
+from adapters.checks.inspection import AdapterLimits
 from adapters.compile.base_weights import BaseWeights
-from adapters.compile.compiler import Bounds, compile_directory
-from adapters.door.door import Limits
+from adapters.compile.compiler import CompileBounds, compile_directory
 from adapters.errors import AdapterRefused
+from adapters.lora.compile_report import CompileReport
 from adapters.publisher import Publisher
-from adapters.registry import Registry
+from adapters.registry.registry import Registry
 from adapters.sources import bucket
 from adapters.sources.bucket import BucketSource
 from adapters.sources.directory import DirectorySource
@@ -45,10 +45,10 @@ def publisher(registry: Registry, blobs: Blobs, staging: Staging, base: BaseWeig
     """With the door and the compiler themselves, in this process."""
 
     async def door(directory: Path, out: Path) -> Canonical:
-        return canonicalize(directory, out, base.model, Limits(max_rank=16, max_bytes=1 << 30))
+        return canonicalize(directory, out, base.model, AdapterLimits(max_rank=16, max_bytes=1 << 30))
 
     async def compiler(source: Path, out: Path, compress_to: int | None) -> CompileReport:
-        return compile_directory(source, out, base, Bounds(16, compress_to))
+        return compile_directory(source, out, base, CompileBounds(16, compress_to))
 
     return Publisher(registry, blobs, staging, door, compiler=compiler)
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from adapters.compile.base_weights import BaseWeights
-from adapters.compile.loftq import MAX_ITERATIONS, Recipe
+from adapters.compile.loftq import MAX_ITERATIONS, LoftqRecipe
 from adapters.storage.manifest import CONFIG_FILE, INITIAL, WEIGHTS_FILE
 from tests.adapters.compile.spoiling import Compile, Refuse, edit_config, edit_tensors, on_the_cpu, train, with_loftq
 from tests.adapters.compile.test_lora import plain
@@ -178,7 +178,7 @@ def test_the_copy_is_pefts_to_the_bit(
     with on_the_cpu():
         model = get_peft_model(fresh(), with_loftq(plain(), bits, iterations))
     module = "model.layers.1.self_attn.q_proj"
-    copy = Recipe(bits, iterations).copy_of(base.read(f"{module}.weight").float(), 4)
+    copy = LoftqRecipe(bits, iterations).copy_of(base.read(f"{module}.weight").float(), 4)
     theirs = model.get_submodule(f"base_model.model.{module}").base_layer.weight
     assert torch.equal(copy, theirs)
 

@@ -19,9 +19,9 @@ from transformers import PreTrainedModel
 import embedded
 from adapters.compile import skeleton
 from adapters.compile.base_weights import BaseWeights
-from adapters.compile.compiler import Bounds, compile_directory
-from adapters.compile.source import Source
-from adapters.door.peft_config import PeftConfig
+from adapters.compile.compiler import CompileBounds, compile_directory
+from adapters.compile.source import CompileSource
+from adapters.lora.peft_config import PeftConfig
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 from tests.adapters.compile.spoiling import (
     SPELLINGS,
@@ -82,8 +82,8 @@ def test_any_mix_of_ranks_and_scales_changes_the_weights_as_in_peft(
     fields = {"r": rank, "lora_alpha": alpha, "rank_pattern": ranks, "alpha_pattern": alphas, "use_rslora": use_rslora}
     fields["target_modules"] = ["layers.1.self_attn.q_proj", "layers.0.self_attn.v_proj", "layers.2.self_attn.q_proj"]
     directory = write(tmp_path_factory.mktemp("adapter"), base, fields)
-    meant = dict(skeleton.changes(Source.read(directory, base), LoraConfig(**fields, inference_mode=True), base))
-    report = compile_directory(directory, directory / "out", base, Bounds(16))
+    meant = dict(skeleton.changes(CompileSource.read(directory, base), LoraConfig(**fields, inference_mode=True), base))
+    report = compile_directory(directory, directory / "out", base, CompileBounds(16))
     tensors = load_file(directory / "out" / WEIGHTS_FILE)
     assert report.rank == max(part.shape[0] for name, part in tensors.items() if "lora_A" in name)
     for module, change in meant.items():
@@ -230,7 +230,7 @@ def test_an_output_head_of_its_own_may_carry_a_lora(
     train(adapted)
     adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     base = BaseWeights(tmp_path / "untied")
-    report = compile_directory(tmp_path / "adapter", tmp_path / "out", base, Bounds(16))
+    report = compile_directory(tmp_path / "adapter", tmp_path / "out", base, CompileBounds(16))
     tensors = load_file(tmp_path / "out" / WEIGHTS_FILE)
     assert report.rank == 4
     assert tensors["base_model.model.model.embed_tokens.lora_embedding_A"].shape == (4, 4096)

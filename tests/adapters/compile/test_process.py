@@ -12,13 +12,13 @@ import pytest
 from peft import HRAConfig
 
 import embedded
-from adapters.canonical.compile_report import CompileReport
-from adapters.confined.compiler import AdapterCompiler
-from adapters.confined.confinement import Allowance
-from adapters.errors import AdapterRefused, AdapterTooCostly, CompilerDied
+from adapters.compile.adapter_compiler import AdapterCompiler
+from adapters.errors import AdapterRefused, AdapterTooCostly, WorkerProcessDied
+from adapters.lora.compile_report import CompileReport
+from adapters.processes.confinement import ResourceLimits
 from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
 
-AMPLE = Allowance(memory_bytes=2 << 30, cpu_s=300, wall_s=500)
+AMPLE = ResourceLimits(memory_bytes=2 << 30, cpu_s=300, wall_s=500)
 ADAPTER = sorted(embedded.ADAPTERS.iterdir())[0]
 
 
@@ -36,7 +36,7 @@ def run(compiler: AdapterCompiler) -> Run:
     """Compile an adapter; what a test does not say is ample."""
 
     async def compiled(source: Path, out: Path, **said: Any) -> CompileReport:
-        ample = {"base": embedded.BASE, "max_rank": 16, "compress_to": None, "allowance": AMPLE}
+        ample = {"base": embedded.BASE, "max_rank": 16, "compress_to": None, "resource_limits": AMPLE}
         return await compiler.compile(source, out, **ample | said)
 
     return compiled
@@ -65,7 +65,11 @@ async def test_a_refusal_comes_back_with_its_faults(run: Run, tmp_path: Path) ->
 
 async def test_an_adapter_that_would_take_too_much_memory_is_stopped(run: Run, tmp_path: Path) -> None:
     with pytest.raises(AdapterTooCostly, match="400 MiB"):
-        await run(bomb(tmp_path), tmp_path / "out", allowance=Allowance(memory_bytes=400 << 20, cpu_s=300, wall_s=500))
+        await run(
+            bomb(tmp_path),
+            tmp_path / "out",
+            resource_limits=ResourceLimits(memory_bytes=400 << 20, cpu_s=300, wall_s=500),
+        )
 
 
 def bomb(directory: Path) -> Path:
@@ -87,15 +91,21 @@ def bomb(directory: Path) -> Path:
 
 async def test_an_adapter_that_takes_too_long_is_stopped(run: Run, tmp_path: Path) -> None:
     with pytest.raises(AdapterTooCostly, match=r"0\.5 seconds"):
-        await run(bomb(tmp_path), tmp_path / "out", allowance=Allowance(memory_bytes=8 << 30, cpu_s=300, wall_s=0.5))
+        await run(
+            bomb(tmp_path),
+            tmp_path / "out",
+            resource_limits=ResourceLimits(memory_bytes=8 << 30, cpu_s=300, wall_s=0.5),
+        )
 
 
 async def test_an_adapter_that_takes_too_much_of_a_core_is_stopped(run: Run, tmp_path: Path) -> None:
     with pytest.raises(AdapterTooCostly, match="1 seconds of a core"):
-        await run(bomb(tmp_path), tmp_path / "out", allowance=Allowance(memory_bytes=8 << 30, cpu_s=1, wall_s=500))
+        await run(
+            bomb(tmp_path), tmp_path / "out", resource_limits=ResourceLimits(memory_bytes=8 << 30, cpu_s=1, wall_s=500)
+        )
 
 
 async def test_a_compiler_that_dies_says_so_with_the_end_of_its_log(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(CompilerDied, match="failed") as died:
+    with pytest.raises(WorkerProcessDied, match="failed") as died:
         await run(ADAPTER, tmp_path / "out", base=tmp_path)
     assert "BaseModelUnreadable" in died.value.log

@@ -16,12 +16,12 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
-from adapters.confined.inspector import Inspector
+from adapters.checks.inspector import Inspector
+from server.access.key_ring import Scope
 from server.cli import app
 from server.engine.fake import FakeBuilder
-from server.house import House
-from server.keys.key_ring import Scope
 from server.settings import PREFIX
+from server.state import AppState
 from trainer.jobs.queue import Claim, Queue
 
 ADAPTERS = ("json", "sentiment", "sql")
@@ -32,12 +32,12 @@ class Running:
     """A server at ``url`` that has ``ADAPTERS``, each with one version. ``portal`` runs coroutines in its thread."""
 
     url: str
-    house: House
+    state: AppState
     builder: FakeBuilder
     portal: BlockingPortal
 
     def create_key(self, scope: Scope) -> str:
-        _, secret = self.portal.call(self.house.keys.create, "test", [scope])
+        _, secret = self.portal.call(self.state.keys.create, "test", [scope])
         return secret
 
 
@@ -68,7 +68,7 @@ def server(opening: Any, listening: Any, portal: BlockingPortal) -> Iterator[Run
         capture_logs(),  # they would mix with what commands print
         portal.wrap_async_context_manager(serving()) as (url, opened),
     ):
-        yield Running(url, opened.house, opened.builder, portal)
+        yield Running(url, opened.state, opened.builder, portal)
 
 
 Patchbay = Callable[..., Result]
@@ -121,7 +121,7 @@ def worker(server: Running) -> Callable[[Work], None]:
     """Takes the next job that is queued, beside the test, and does to it what the test says."""
 
     async def working(work: Work) -> None:
-        queue = server.house.records.queue
+        queue = server.state.records.queue
         async with asyncio.timeout(20):
             while (claim := await queue.take("worker", 60)) is None:
                 await asyncio.sleep(0.01)

@@ -24,7 +24,7 @@ def pushed(call, adapter):
 def result(server) -> str:
     """The fine-tuned name of ``sql``'s only version; its base has a slash."""
     name = FineTunedName("ft:Qwen/Qwen3-8B:patchbay:sql:abc")
-    server.portal.call(partial(server.house.registry.name_result, "sql", 1, name, report={"loss": 1}))
+    server.portal.call(partial(server.state.registry.name_result, "sql", 1, name, report={"loss": 1}))
     return name.text
 
 

@@ -21,7 +21,7 @@ def test_two_sides_answer_one_after_the_other_under_the_version_that_answered(ca
 
 def test_a_fine_tuned_model_can_be_asked(call, server) -> None:
     name = FineTunedName("ft:base:patchbay:sql:abc:ckpt-step-88")
-    server.portal.call(partial(server.house.registry.name_result, "sql", 1, name, report={}))
+    server.portal.call(partial(server.state.registry.name_result, "sql", 1, name, report={}))
     assert call("chat", name.text, "--vs", "json", "-m", "hello").stdout == "[sql@1]\nsql@1 \n[json@1]\njson@1 \n"
 
 
@@ -61,6 +61,6 @@ def test_an_engine_that_dies_while_answering_is_an_error(call, server, until) ->
 
 
 async def _die_when_asked(server, until) -> None:
-    residency = server.house.supervisor.serving().residency
+    residency = server.state.supervisor.serving().residency
     await until(lambda: any(view.leases for view in residency.views()))
     server.builder.engines[-1].die()

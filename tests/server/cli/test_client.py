@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from server.keys.key_ring import Scope
+from server.access.key_ring import Scope
 
 
 @pytest.fixture

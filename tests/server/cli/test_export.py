@@ -157,7 +157,7 @@ def test_a_pull_that_fails_says_why_and_leaves_the_server_as_it_was(hub, server,
     back = httpx.post(f"{server.url}/v1/adapters/back/versions", json={"source": TO_HUB}, timeout=30)
     assert (back.status_code, REPOSITORY in back.text or "hub sends us to" in back.text) == (status, True), back.text
     assert httpx.get(f"{server.url}/v1/adapters/back").status_code == 404
-    assert list(server.house.settings.data_dir.glob("staging/*")) == []
+    assert list(server.state.settings.data_dir.glob("staging/*")) == []
     chat = {"model": "sql", "messages": [{"role": "user", "content": "hello"}]}
     assert httpx.post(f"{server.url}/v1/chat/completions", json=chat).json()["model"] == "sql@1"
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from server.cli import transfer
-from server.cli.client import Client
+from server.cli.client import ApiClient
 from server.cli.failure import CommandFailed
 
 
@@ -95,7 +95,7 @@ def test_a_download_that_ends_too_early_leaves_nothing_behind(tmp_path) -> None:
         httpx.Client(transport=answer, base_url="http://server") as http,
         pytest.raises(CommandFailed, match="5 bytes"),
     ):
-        transfer.pull_file(Client(http), "/v1/files/file-x/content", tmp_path / "rows.jsonl", 10)
+        transfer.pull_file(ApiClient(http), "/v1/files/file-x/content", tmp_path / "rows.jsonl", 10)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,7 @@ import json
 import httpx
 import pytest
 
-from server.cli.client import Client
+from server.cli.client import ApiClient
 from server.cli.watch import follow
 from trainer.jobs.checkpoint import CheckpointDraft
 
@@ -21,7 +21,7 @@ def job(call, server, file_id) -> str:
     job_id = call("train", file_id, "--name", "tickets").stdout.strip()
 
     async def decided() -> None:
-        jobs = server.house.records.jobs
+        jobs = server.state.records.jobs
         while (await jobs.get(job_id)).state == "validating_files":
             await asyncio.sleep(0.01)
 
@@ -124,7 +124,7 @@ def test_a_broken_connection_is_opened_again_behind_the_last_event(capsys) -> No
         raise answered
 
     with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://server") as http:
-        assert list(follow(Client(http), "ftjob-x", retry_s=0)) == events
+        assert list(follow(ApiClient(http), "ftjob-x", retry_s=0)) == events
     assert asked == [None, "ftevent-0", "ftevent-1", "ftevent-1"]
     assert capsys.readouterr().err.count("the connection broke off") == 2
 
@@ -141,7 +141,7 @@ def test_checkpoints_are_listed_with_their_losses(call, server, job) -> None:
     ]
 
     async def record() -> None:
-        queue = server.house.records.queue
+        queue = server.state.records.queue
         await queue.record(await queue.take("worker", 60), checkpoints=drafts)
 
     server.portal.call(record)

@@ -61,13 +61,13 @@ def test_a_database_that_cannot_be_used_exits_with_3(patchbay, tmp_path: Path) -
 
 
 def test_a_running_server_sees_keys_made_and_revoked_by_the_command_line(patchbay, server) -> None:
-    env = {"PATCHBAY_DATA_DIR": str(server.house.settings.data_dir)}
+    env = {"PATCHBAY_DATA_DIR": str(server.state.settings.data_dir)}
     secret = patchbay("keys", "create", "laptop", "--scope", "admin", env=env).stdout.strip()
     adapters, key = f"{server.url}/v1/adapters", {"Authorization": f"Bearer {secret}"}
-    server.portal.call(server.house.keys.refresh)
+    server.portal.call(server.state.keys.refresh)
     assert httpx.get(adapters).status_code == 401
     assert httpx.get(adapters, headers=key).status_code == 200
     patchbay("keys", "revoke", secret[3:11], env=env)
-    server.portal.call(server.house.keys.refresh)
+    server.portal.call(server.state.keys.refresh)
     assert httpx.get(adapters, headers=key).status_code == 401
     assert httpx.get(adapters).status_code == 401

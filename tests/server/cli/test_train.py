@@ -174,7 +174,7 @@ def test_a_faulty_file_that_is_watched_ends_with_its_faults(call, rows) -> None:
 
 
 def test_a_job_that_is_cancelled_while_it_is_watched_names_what_it_left(call, server, rows, worker) -> None:
-    worker(lambda queue, claim: server.house.records.jobs.cancel(claim.job.id))
+    worker(lambda queue, claim: server.state.records.jobs.cancel(claim.job.id))
     result = call("train", str(rows), "--watch")
     assert result.exit_code == 1
     job = newest(server)["id"]

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 
 import embedded
 from adapters.errors import AdapterNotFound
-from server.engine.engine import ComputedNaN, Demand, Engine, Generation, Resident
 from server.engine.fake import FakeBuilder, Knobs
-from server.engine.flags import EMBEDDED_FLAGS
-from server.engine.vllm import VllmBuilder
+from server.engine.protocol import ComputedNaN, Demand, Engine, Generation, Resident
+from server.engine.vllm.builder import VllmBuilder
+from server.engine.vllm.flags import EMBEDDED_FLAGS
 
 
 @dataclass
@@ -77,7 +77,7 @@ class CurrentGate:
 
 
 @pytest.fixture
-def gate() -> OpenGate:
+def hooks() -> OpenGate:
     return OpenGate()
 
 
@@ -90,10 +90,10 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 async def vllm_engine() -> AsyncIterator[tuple[Engine, CurrentGate]]:
     """The real engine on the embedded base, in this process, started once."""
-    gate = CurrentGate()
+    hooks = CurrentGate()
     flags = (*EMBEDDED_FLAGS, "--kv-cache-memory-bytes", str(16 * 2**20))  # 64 blocks: soon used again
-    async with VllmBuilder(str(embedded.BASE), flags, capacity=4).start(gate) as engine:
-        yield engine, gate
+    async with VllmBuilder(str(embedded.BASE), flags, capacity=4).start(hooks) as engine:
+        yield engine, hooks
 
 
 @pytest.fixture
@@ -103,19 +103,19 @@ def knobs() -> Knobs:
 
 
 @pytest.fixture
-async def fake_engine(gate: OpenGate, base: Any, knobs: Knobs) -> AsyncIterator[Engine]:
-    async with FakeBuilder(base, knobs=knobs).start(gate) as engine:
+async def fake_engine(hooks: OpenGate, base: Any, knobs: Knobs) -> AsyncIterator[Engine]:
+    async with FakeBuilder(base, knobs=knobs).start(hooks) as engine:
         yield engine
 
 
 @pytest.fixture
-def engine(kind: str, gate: OpenGate, request: pytest.FixtureRequest) -> Engine:
+def engine(kind: str, hooks: OpenGate, request: pytest.FixtureRequest) -> Engine:
     """The engine under contract."""
     if kind == "fake":
         fake: Engine = request.getfixturevalue("fake_engine")
         return fake
     vllm, current = request.getfixturevalue("vllm_engine")
-    current.now = gate
+    current.now = hooks
     real: Engine = vllm
     return real
 

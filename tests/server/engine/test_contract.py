@@ -1,4 +1,4 @@
-"""What the house relies on from any engine. Held to it: the fake; with ``--engine vllm`` the real one."""
+"""What the server relies on from any engine. Held to it: the fake; with ``--engine vllm`` the real one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from server.engine.engine import LoadFailed
+from server.engine.protocol import LoadFailed
 
 CHAT = "/v1/chat/completions"
 
@@ -59,76 +59,78 @@ async def test_a_refused_adapter_leaves_nothing_and_the_engine_unharmed(
     await engine.unload(good)
 
 
-async def test_the_base_answers_without_asking_the_gate(engine: Any, gate: Any, caller: Any, base_name: str) -> None:
+async def test_the_base_answers_without_asking_the_gate(engine: Any, hooks: Any, caller: Any, base_name: str) -> None:
     response = await chat(caller, base_name)
     assert response.status_code == 200
     assert response.json()["model"] == base_name
-    assert gate.asked == []
-    (answered, generation) = gate.generations[0]
+    assert hooks.asked == []
+    (answered, generation) = hooks.generations[0]
     assert answered is None
     assert 1 <= generation.generated_tokens <= 2
 
 
-async def test_the_gate_decides_what_a_name_means(engine: Any, gate: Any, caller: Any, resident: Any) -> None:
-    loaded = gate.residents["sql"] = resident("sql@7")
+async def test_the_gate_decides_what_a_name_means(engine: Any, hooks: Any, caller: Any, resident: Any) -> None:
+    loaded = hooks.residents["sql"] = resident("sql@7")
     await engine.load(loaded)
     response = await chat(caller, "sql")
     assert response.status_code == 200, response.text
     assert response.json()["model"] == "sql@7"
-    assert set(gate.asked) == {"sql"}
-    assert [answered for answered, _ in gate.generations] == [loaded]
-    assert gate.running == 0
+    assert set(hooks.asked) == {"sql"}
+    assert [answered for answered, _ in hooks.generations] == [loaded]
+    assert hooks.running == 0
     await engine.unload(loaded)
 
 
 async def test_the_gate_is_told_what_a_generation_asks_and_when_its_prompt_was_read(
-    engine: Any, gate: Any, caller: Any, base_name: str
+    engine: Any, hooks: Any, caller: Any, base_name: str
 ) -> None:
     for stream in (False, True):
         response = await chat(caller, base_name, max_tokens=7, stream=stream, ignore_eos=True)
         assert response.status_code == 200
-    assert [(demand.most_tokens, demand.sequences) for demand in gate.demands] == [(7, 1), (7, 1)]
-    assert all(demand.prompt_tokens > 0 for demand in gate.demands)
-    assert gate.read == gate.demands
+    assert [(demand.most_tokens, demand.sequences) for demand in hooks.demands] == [(7, 1), (7, 1)]
+    assert all(demand.prompt_tokens > 0 for demand in hooks.demands)
+    assert hooks.read == hooks.demands
 
 
 async def test_a_refusal_of_the_gate_ends_the_request_before_anything_is_generated(
-    engine: Any, gate: Any, caller: Any
+    engine: Any, hooks: Any, caller: Any
 ) -> None:
     for stream in (False, True):
         response = await chat(caller, "nobody", stream=stream)
         assert response.status_code == 400
-    assert gate.generations == []
+    assert hooks.generations == []
 
 
-async def test_a_stream_is_one_generation_that_ends_with_it(engine: Any, gate: Any, caller: Any, resident: Any) -> None:
-    loaded = gate.residents["sql"] = resident("sql@7")
+async def test_a_stream_is_one_generation_that_ends_with_it(
+    engine: Any, hooks: Any, caller: Any, resident: Any
+) -> None:
+    loaded = hooks.residents["sql"] = resident("sql@7")
     await engine.load(loaded)
     async with caller.stream("POST", CHAT, json=stream_of("sql")) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         lines = [line async for line in response.aiter_lines() if line]
     assert lines[-1] == "data: [DONE]"
     assert all(line.startswith("data: ") for line in lines)
-    ((answered, generation),) = gate.generations
-    assert (answered, gate.running) == (loaded, 0)
+    ((answered, generation),) = hooks.generations
+    assert (answered, hooks.running) == (loaded, 0)
     assert generation.generated_tokens == 5
     await engine.unload(loaded)
 
 
 async def test_what_the_engine_is_done_with_is_known_before_it_was_read(
-    engine: Any, gate: Any, kind: str, base_name: str, caller_of: Any, until: Any
+    engine: Any, hooks: Any, kind: str, base_name: str, caller_of: Any, until: Any
 ) -> None:
     caller = caller_of(engine.app, CHAT, stream_of(base_name))
     await caller.start()
     await caller.message()
-    ((_, generation),) = gate.generations
+    ((_, generation),) = hooks.generations
     if kind == "vllm":  # the fake writes no faster than its caller reads
         await until(generation.is_over)
     assert "[DONE]" in await caller.rest()
     assert generation.generated_tokens == 5
 
 
-async def test_a_score_for_each_token_of_a_prompt_but_the_first(engine: Any, gate: Any, resident: Any) -> None:
+async def test_a_score_for_each_token_of_a_prompt_but_the_first(engine: Any, hooks: Any, resident: Any) -> None:
     prompts = some_prompts(engine)
     of_base = await engine.score(None, prompts)
     assert [len(scores) for scores in of_base] == [len(prompt) - 1 for prompt in prompts]
@@ -141,13 +143,13 @@ async def test_a_score_for_each_token_of_a_prompt_but_the_first(engine: Any, gat
     assert of_adapter != of_base
     assert await engine.score(loaded, prompts[1:]) == of_adapter[1:]
     await engine.unload(loaded)
-    assert (gate.asked, gate.generations) == ([], [])
+    assert (hooks.asked, hooks.generations) == ([], [])
 
 
 async def test_scoring_beside_a_stream_takes_nothing_from_it(
-    engine: Any, gate: Any, caller: Any, resident: Any
+    engine: Any, hooks: Any, caller: Any, resident: Any
 ) -> None:
-    loaded = gate.residents["sql"] = resident("sql@7")
+    loaded = hooks.residents["sql"] = resident("sql@7")
     await engine.load(loaded)
     prompts = some_prompts(engine)
     quiet = [await engine.score(adapter, prompts) for adapter in (None, loaded)]
@@ -172,9 +174,9 @@ async def test_arithmetic_that_breaks_down_is_told_and_touches_nobody_else(
 
 
 async def test_no_token_leaves_of_a_generation_that_is_nan(
-    engine: Any, gate: Any, caller: Any, base_name: str, sick_resident: Any
+    engine: Any, hooks: Any, caller: Any, base_name: str, sick_resident: Any
 ) -> None:
-    gate.residents["sick"] = sick_resident
+    hooks.residents["sick"] = sick_resident
     await engine.load(sick_resident)
     before = text_of(await chat(caller, base_name, **LONG))
     neighbour = asyncio.ensure_future(chat(caller, base_name, **LONG))
@@ -183,7 +185,7 @@ async def test_no_token_leaves_of_a_generation_that_is_nan(
     events = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
     assert "error" in events[-1]
     assert not any(choice["delta"].get("content") for event in events for choice in event.get("choices", ()))
-    assert gate.broken == [sick_resident, sick_resident]
+    assert hooks.broken == [sick_resident, sick_resident]
     assert text_of(await neighbour) == before
     await engine.unload(sick_resident)
     assert text_of(await chat(caller, base_name, **LONG)) == before

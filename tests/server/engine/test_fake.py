@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from server.engine.engine import EngineGone, LoadFailed
 from server.engine.fake import FakeBuilder, Knobs
+from server.engine.protocol import EngineGone, LoadFailed
 
 
 async def test_a_dead_fake_loads_and_unloads_nothing(engine: Any, resident: Any) -> None:
@@ -25,11 +25,11 @@ async def test_a_dead_fake_answers_as_vllm_does(engine: Any, caller: Any) -> Non
     assert (response.status_code, response.json()["error"]["message"]) == (500, "EngineCore died")
 
 
-async def test_a_fake_refuses_and_fails_on_command(gate: Any, base: Any, resident: Any) -> None:
+async def test_a_fake_refuses_and_fails_on_command(hooks: Any, base: Any, resident: Any) -> None:
     builder = FakeBuilder(base, knobs=Knobs(start_failures=1, is_refusing_loads=True))
     with pytest.raises(RuntimeError):
-        await builder.start(gate).__aenter__()
-    async with builder.start(gate) as engine:
+        await builder.start(hooks).__aenter__()
+    async with builder.start(hooks) as engine:
         with pytest.raises(LoadFailed):
             await engine.load(resident())
         assert engine.loads == []

@@ -93,8 +93,8 @@ class Mounted:
 
 class MountingBuilder(FakeBuilder):
     @asynccontextmanager
-    async def start(self, gate: Any) -> AsyncIterator[Any]:
-        async with super().start(gate) as engine:
+    async def start(self, hooks: Any) -> AsyncIterator[Any]:
+        async with super().start(hooks) as engine:
             self.engines[-1] = Mounted(engine)  # type: ignore[call-overload]
             yield self.engines[-1]
 

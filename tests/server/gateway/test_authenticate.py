@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from server.access.api_key import Scope
 from server.gateway.authenticate import OPEN, scope_of
 from server.gateway.inference_routes import INFERENCE_ROUTES
-from server.keys.key import Scope
 
 
 def routes(opened: Any) -> list[tuple[str, str]]:
@@ -34,7 +34,7 @@ def bearer(secret: str) -> dict[str, str]:
 
 
 async def test_every_route_but_health_and_readiness_needs_a_key(opened: Any, client: Any) -> None:
-    await opened.house.keys.create("first", [Scope.ADMIN])
+    await opened.state.keys.create("first", [Scope.ADMIN])
     found = routes(opened)
     assert len([route for route in found if isinstance(route, tuple)]) > 25
     for method, path in found:
@@ -49,7 +49,7 @@ async def test_every_route_but_health_and_readiness_needs_a_key(opened: Any, cli
 
 
 async def test_a_path_that_is_not_there_needs_a_key_too(opened: Any, client: Any) -> None:
-    await opened.house.keys.create("first", [Scope.ADMIN])
+    await opened.state.keys.create("first", [Scope.ADMIN])
     assert (await client.get("/nowhere")).status_code == 401
     assert (await client.get("/health/")).status_code == 401
 
@@ -59,7 +59,7 @@ async def test_an_empty_ring_lets_everybody_in(client: Any) -> None:
 
 
 async def test_a_key_for_inference_asks_and_lists_and_does_nothing_else(opened: Any, client: Any) -> None:
-    _, secret = await opened.house.keys.create("app", [Scope.INFER])
+    _, secret = await opened.state.keys.create("app", [Scope.INFER])
     client.headers.update(bearer(secret))
     for method, path in routes(opened):
         if path in OPEN:
@@ -76,7 +76,7 @@ async def test_a_key_for_inference_asks_and_lists_and_does_nothing_else(opened: 
 
 
 async def test_a_key_for_administration_does_everything(opened: Any, client: Any) -> None:
-    _, secret = await opened.house.keys.create("ops", [Scope.ADMIN])
+    _, secret = await opened.state.keys.create("ops", [Scope.ADMIN])
     client.headers.update(bearer(secret))
     await opened.publish("sql")
     assert await opened.answer("sql") == "sql@1"
@@ -95,20 +95,20 @@ async def test_a_key_for_administration_does_everything(opened: Any, client: Any
     ],
 )
 async def test_anything_but_a_known_key_is_refused(opened: Any, client: Any, headers: dict[str, str]) -> None:
-    _, secret = await opened.house.keys.create("ops", [Scope.ADMIN])
+    _, secret = await opened.state.keys.create("ops", [Scope.ADMIN])
     sent = {name: value.format(secret=secret) for name, value in headers.items()}
     assert (await client.get("/v1/models", headers=sent)).status_code == 401
 
 
 @pytest.mark.parametrize("header", ["Authorization: Bearer ", "authorization: bearer ", "x-api-key: "])
 async def test_openai_s_header_and_anthropic_s_are_read(opened: Any, client: Any, header: str) -> None:
-    _, secret = await opened.house.keys.create("app", [Scope.INFER])
+    _, secret = await opened.state.keys.create("app", [Scope.INFER])
     name, prefix = header.split(": ")
     assert (await client.get("/v1/models", headers={name: prefix + secret})).status_code == 200
 
 
 async def test_a_revoked_key_is_refused_and_the_server_stays_closed(opened: Any, client: Any) -> None:
-    key, secret = await opened.house.keys.create("ops", [Scope.ADMIN])
-    await opened.house.keys.revoke(key.id)
+    key, secret = await opened.state.keys.create("ops", [Scope.ADMIN])
+    await opened.state.keys.revoke(key.id)
     assert (await client.get("/v1/models", headers=bearer(secret))).status_code == 401
     assert (await client.get("/v1/models")).status_code == 401

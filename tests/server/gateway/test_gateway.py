@@ -102,7 +102,7 @@ async def test_a_client_that_leaves_during_a_cold_start_gives_its_lease_back(ope
 async def test_a_draining_server_takes_nothing_new_and_finishes_what_it_has(opened: Any) -> None:
     caller = opened.call("base")
     await caller.start()
-    draining = asyncio.create_task(opened.house.admission.drain(20))
+    draining = asyncio.create_task(opened.state.admission.drain(20))
     await asyncio.sleep(0)
     refused = await opened.chat("base")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
@@ -115,7 +115,7 @@ async def test_a_draining_server_takes_nothing_new_and_finishes_what_it_has(open
 async def test_a_drain_whose_time_is_up_says_so(opened: Any) -> None:
     caller = opened.call("base")
     await caller.start()
-    assert not await opened.house.admission.drain(0.01)
+    assert not await opened.state.admission.drain(0.01)
 
 
 async def test_one_request_too_many_is_told_to_come_again(opening: Any) -> None:

@@ -43,16 +43,16 @@ async def test_an_adapter_answers_by_name_alias_and_version(opened: Any) -> None
 async def test_a_fine_tuned_name_is_answered_by_its_version_wherever_the_aliases_move(opened: Any) -> None:
     for seed in (1, 2):
         await opened.publish("sql", seed)
-    await opened.house.registry.name_result("sql", 2, RESULT, report={})
+    await opened.state.registry.name_result("sql", 2, RESULT, report={})
     assert await opened.answer("sql") == await opened.answer(RESULT.text) == "sql@2"
-    await opened.house.move_alias("sql", "stable", 1)
+    await opened.state.move_alias("sql", "stable", 1)
     assert await opened.answer(RESULT.text) == "sql@2"
 
 
 async def test_a_fine_tuned_name_that_was_never_given_or_deleted_is_an_unknown_model(opened: Any) -> None:
     await opened.publish("sql")
-    await opened.house.registry.name_result("sql", 1, RESULT, report={})
-    await opened.house.registry.delete_version("sql", 1, with_aliases=True)
+    await opened.state.registry.name_result("sql", 1, RESULT, report={})
+    await opened.state.registry.delete_version("sql", 1, with_aliases=True)
     for model in (RESULT.text, "ft:base:patchbay::other"):
         response = await opened.chat(model)
         assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")

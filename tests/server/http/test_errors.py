@@ -95,7 +95,7 @@ def test_the_drawing_shows_each_error_below_its_parent(module: object) -> None:
 
 
 def test_only_what_may_be_tried_again_says_when() -> None:
-    assert error_response(server.errors.NoRoom("full", retry_after_s=7), "/").headers["retry-after"] == "7"
+    assert error_response(server.errors.ResidencyFull("full", retry_after_s=7), "/").headers["retry-after"] == "7"
     assert "retry-after" not in error_response(server.errors.InvalidRequest("no"), "/").headers
 
 

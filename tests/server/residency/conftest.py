@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from adapters.errors import BlobCorrupt
 from adapters.versions import Version
-from server.engine.engine import EngineGone, LoadFailed, Resident
+from server.engine.protocol import EngineGone, LoadFailed, Resident
 from server.metrics import EngineMetrics
 from server.residency.quarantine import Quarantine
 from server.residency.residency import Lease, Residency

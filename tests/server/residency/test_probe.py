@@ -12,8 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from adapters.errors import AdapterRefused
-from server.engine.engine import Resident
 from server.engine.fake import FakeBuilder, FakeEngine, Knobs
+from server.engine.protocol import Resident
 from server.errors import EngineNotReady
 from server.metrics import EngineMetrics
 from server.residency.probe import Probe, prompts_for
@@ -21,7 +21,7 @@ from server.residency.quarantine import Quarantine
 from server.residency.reference import NoReference
 from server.residency.residency import Residency
 from server.residency.verdict import Opinion
-from server.turns.turnstile import Turnstile
+from server.scheduling.fair_scheduler import FairScheduler
 
 
 class Rig:
@@ -33,8 +33,8 @@ class Rig:
         self.directory = directory
         self.residency: Residency
         self.reference: Any = None
-        self.turnstile = Turnstile(1, FakeEngine.batch, turn_s=0.0)
-        self.probe = Probe(lambda: self.residency, lambda: self.turnstile, lambda: self.reference)
+        self.scheduler = FairScheduler(1, FakeEngine.batch, turn_s=0.0)
+        self.probe = Probe(lambda: self.residency, lambda: self.scheduler, lambda: self.reference)
 
     def serve(self, engine: FakeEngine) -> None:
         async def locate(digest: str) -> Path:
@@ -146,7 +146,7 @@ async def test_probes_wait_for_each_other_but_not_for_ever(rig: Rig) -> None:
             await asyncio.Event().wait()
             raise AssertionError
 
-    rig.probe = Probe(lambda: rig.residency, lambda: rig.turnstile, lambda: None, patience_s=0.01)
+    rig.probe = Probe(lambda: rig.residency, lambda: rig.scheduler, lambda: None, patience_s=0.01)
     busy = Busy(None, rig.knobs, ("base",))  # type: ignore[arg-type]
     rig.serve(busy)
     refused = await asyncio.gather(rig(), rig(), return_exceptions=True)

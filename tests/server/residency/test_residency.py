@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from adapters.errors import AdapterRefused, BlobCorrupt
-from server.engine.engine import Resident
-from server.errors import AdapterQuarantined, EngineNotReady, NoRoom
+from server.engine.protocol import Resident
+from server.errors import AdapterQuarantined, EngineNotReady, ResidencyFull
 from server.residency import entry
-from server.residency.entry import State
+from server.residency.entry import ResidentState
 
 
 async def test_fifty_first_leases_at_once_load_once(rig: Any, version: Any, settle: Any) -> None:
@@ -109,7 +109,7 @@ async def test_warming_stops_where_room_ends_and_evicts_nothing_for_what_was_use
 async def test_no_room_is_said_after_the_wait_and_leaves_nothing_behind(rig: Any, version: Any) -> None:
     it = rig(capacity=1, wait_s=0.01)
     held = await it.residency.lease(version(1))
-    with pytest.raises(NoRoom, match="all 1 residents are pinned or in use"):
+    with pytest.raises(ResidencyFull, match="all 1 residents are pinned or in use"):
         await it.residency.lease(version(2))
     assert it.states == {"sql@1": "resident"}
     assert it.engine.loads == ["sql@1"]
@@ -156,7 +156,7 @@ async def test_releasing_twice_counts_once(rig: Any, version: Any) -> None:
 async def test_an_unload_waits_for_the_last_lease(rig: Any, version: Any, settle: Any) -> None:
     it = rig()
     held = await it.residency.lease(version(1))
-    assert await it.residency.unload(version(1)) is State.DRAINING
+    assert await it.residency.unload(version(1)) is ResidentState.DRAINING
     assert it.engine.held == {1}
     held.release()
     await settle()
@@ -216,7 +216,7 @@ async def test_an_unload_while_loading_takes_effect_after_the_load(rig: Any, ver
     await settle()
     it.engine.is_prompt = True
     it.engine.finish("load", 1)
-    assert await unloading is State.DRAINING
+    assert await unloading is ResidentState.DRAINING
     (await leasing).release()
     await settle()
     assert (it.engine.held, it.states) == (set(), {})
@@ -394,14 +394,14 @@ async def test_loads_evictions_and_residents_are_counted(rig: Any, version: Any)
 
 def test_the_drawing_of_the_states_shows_every_edge_and_no_other() -> None:
     drawn = re.findall(r"^ *([A-Z]+) +→ ([A-Z]+) ", entry.__doc__ or "", re.MULTILINE)
-    assert {(State[before], State[after]) for before, after in drawn} == {
+    assert {(ResidentState[before], ResidentState[after]) for before, after in drawn} == {
         (before, after) for before, afters in entry.EDGES.items() for after in afters
     }
 
 
 async def test_an_entry_refuses_to_leave_its_edges(version: Any) -> None:
-    for before in State:
-        for after in State:
+    for before in ResidentState:
+        for after in ResidentState:
             it = entry.Entry(version(1))
             it._state = before
             if after in entry.EDGES[before]:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from adapters.errors import AdapterRefused
-from server.engine.engine import Resident
-from server.residency.entry import State
+from server.engine.protocol import Resident
+from server.residency.entry import ResidentState
 from server.residency.residency import Lease
 
 CAPACITY = 2
@@ -33,7 +33,7 @@ class Histories(RuleBasedStateMachine):
         self.versions = {number: type(self).make_version(number) for number in range(1, 6)}
         self.waiting: dict[asyncio.Task[Lease], int] = {}
         self.held: list[Lease] = []
-        self.unloads: list[asyncio.Task[State | None]] = []
+        self.unloads: list[asyncio.Task[ResidentState | None]] = []
         self.may_unload: set[int] = set()
 
     async def built(self) -> Any:
@@ -100,7 +100,7 @@ class Histories(RuleBasedStateMachine):
     def pin(self, number: int) -> None:
         if len(self.it.pins | {number}) < CAPACITY:
             self.it.pins.add(number)
-            if self.it.residency.state(self.versions[number]) in (None, State.RESIDENT):
+            if self.it.residency.state(self.versions[number]) in (None, ResidentState.RESIDENT):
                 self.may_unload.discard(number)  # an unload asked for before the pin goes on
 
     @rule(number=numbers)
@@ -126,8 +126,8 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def the_residency_and_the_engine_agree(self) -> None:
         views = self.it.residency.views()
-        assert {view.version.id for view in views if view.state is not State.LOADING} == self.it.engine.held
-        unloading = {view.version.id for view in views if view.state is State.UNLOADING}
+        assert {view.version.id for view in views if view.state is not ResidentState.LOADING} == self.it.engine.held
+        unloading = {view.version.id for view in views if view.state is ResidentState.UNLOADING}
         assert unloading == {number for act, number in self.it.engine.pending if act == "unload"}
 
     @invariant()
@@ -136,17 +136,17 @@ class Histories(RuleBasedStateMachine):
             number = view.version.id
             held = sum(lease.resident.id == number for lease in self.held)
             awaited = list(self.waiting.values()).count(number)
-            assert view.leases == (held if view.state is not State.LOADING else awaited)
+            assert view.leases == (held if view.state is not ResidentState.LOADING else awaited)
 
     @invariant()
     def a_held_version_is_loaded(self) -> None:
         for lease in self.held:
             assert lease.resident.id in self.it.engine.held
-            assert self.it.residency.state(lease.version) in {State.RESIDENT, State.DRAINING}
+            assert self.it.residency.state(lease.version) in {ResidentState.RESIDENT, ResidentState.DRAINING}
 
     @invariant()
     def a_drain_ends_with_the_last_lease(self) -> None:
-        assert all(view.leases for view in self.it.residency.views() if view.state is State.DRAINING)
+        assert all(view.leases for view in self.it.residency.views() if view.state is ResidentState.DRAINING)
 
     def teardown(self) -> None:
         """Everybody who still waits is served in the end, however the history left things."""

@@ -1,4 +1,4 @@
-"""The official client of a house that listens on TCP, and files to train on."""
+"""The official client of a server that listens on TCP, and files to train on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def chat_rows_() -> Callable[..., bytes]:
 
 @pytest.fixture
 def official(listening: Any) -> Callable[[Any], Any]:
-    """Opens OpenAI's own client of an opened house."""
+    """Opens OpenAI's own client of an opened server."""
 
     @asynccontextmanager
     async def connected(opened: Any) -> AsyncIterator[AsyncOpenAI]:

@@ -64,7 +64,7 @@ async def test_an_adapter_may_be_called_diff(opened: Any, client: Any) -> None:
 
 
 async def test_versions_for_different_bases_do_not_compare(opened: Any, client: Any) -> None:
-    await opened.house.registry.add_version(
+    await opened.state.registry.add_version(
         "old", digest="0" * 64, base_fingerprint="other", rank=8, size_bytes=1, source="upload", report={}
     )
     refused = await client.post(DIFF, json={"a": "sql", "b": "old"})

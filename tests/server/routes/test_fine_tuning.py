@@ -145,7 +145,7 @@ async def test_a_job_that_a_crash_left_unchecked_is_checked_at_the_next_start(op
     async with opening() as opened:
         files = {"file": ("a", chat_rows()), "purpose": (None, "fine-tune")}
         training = (await opened.client.post("/v1/files", files=files)).json()["id"]
-        job = await opened.house.records.jobs.create(JobDraft("base", training, method))
+        job = await opened.state.records.jobs.create(JobDraft("base", training, method))
     async with opening() as reopened, asyncio.timeout(20):
         while (await reopened.client.get(f"{JOBS}/{job.id}")).json()["status"] != "queued":
             await asyncio.sleep(0.01)
@@ -155,7 +155,7 @@ async def test_a_job_of_a_method_that_this_release_does_not_know_fails_and_holds
     opened: Any, openai: AsyncOpenAI, upload: Upload, create: Any
 ) -> None:
     draft = JobDraft("base", await upload(), {"type": "unheard of", "unheard of": {}})
-    job = await opened.house.records.jobs.create(draft)
+    job = await opened.state.records.jobs.create(draft)
     assert (await create()).status == "queued"
     unknown = await decided(openai, job.id)
     assert (unknown.status, unknown.error.code) == ("failed", "cannot_train")
@@ -242,7 +242,7 @@ async def test_a_job_s_integrations_reach_its_run_where_the_operator_allows_them
         job = await openai.fine_tuning.jobs.create(model="base", training_file=file.id, integrations=[WANDB])
         assert [integration.to_dict() for integration in job.integrations] == [WANDB]
         assert (await decided(openai, job.id)).status == "queued"
-        run = RunDirectory(opened.house.settings.runs_dir / job.id)
+        run = RunDirectory(opened.state.settings.runs_dir / job.id)
     assert run.integrations() == (WANDB,)
 
 
@@ -254,7 +254,7 @@ async def test_a_run_is_shared_by_as_many_processes_as_the_operator_says(
         said: Any = {"quantization": "4bit"}
         job = await openai.fine_tuning.jobs.create(model="base", training_file=file.id, extra_body=said)
         assert (job.to_dict()["quantization"], (await decided(openai, job.id)).status) == ("4bit", "queued")
-        spec = RunDirectory(opened.house.settings.runs_dir / job.id).spec()
+        spec = RunDirectory(opened.state.settings.runs_dir / job.id).spec()
     assert (spec.processes, spec.quantization) == (2, "4bit")
 
 
@@ -266,7 +266,7 @@ async def test_a_job_goes_on_from_the_version_that_a_reference_meant_when_it_was
     job = (await create(**fields)).to_dict()
     await opened.publish("sql", seed=2, alias="stable")
     assert (job["status"], job["warm_start"]) == ("queued", "sql@1")
-    run = RunDirectory(opened.house.settings.runs_dir / job["id"])
+    run = RunDirectory(opened.state.settings.runs_dir / job["id"])
     assert run.spec().warm_start == run.warm_start
     weights = opened.make_adapter(1).weights
     assert (run.warm_start / "adapter_model.safetensors").read_bytes() == weights
@@ -293,7 +293,7 @@ async def test_a_job_without_a_rank_gets_one_that_the_engine_takes(opening: Any,
         file = await openai.files.create(file=("a", chat_rows()), purpose="fine-tune")
         jobs = openai.fine_tuning.jobs
         usual = await jobs.create(model="base", training_file=file.id)
-        opened.house.supervisor.offer = replace(opened.house.supervisor.offered(), max_rank=8)
+        opened.state.supervisor.info = replace(opened.state.supervisor.known_info(), max_rank=8)
         small = await jobs.create(model="base", training_file=file.id)
     assert (usual.to_dict()["rank"], small.to_dict()["rank"]) == (16, 8)
 
@@ -385,7 +385,7 @@ async def test_what_cannot_be_followed_is_an_error_and_no_stream(
 async def test_checkpoints_are_listed_and_shared_with_other_projects(
     opened: Any, openai: AsyncOpenAI, create: Any
 ) -> None:
-    job, queue = await create(), opened.house.records.queue
+    job, queue = await create(), opened.state.records.queue
     claim = await queue.take("worker", 60)
     drafts = [CheckpointDraft(step, f"ft:base:me::abc:ckpt-step-{step}", {"train_loss": 1 / step}) for step in (1, 2)]
     await queue.record(claim, checkpoints=drafts)
@@ -413,7 +413,7 @@ async def test_checkpoints_are_listed_and_shared_with_other_projects(
 
 
 async def test_training_needs_the_scope_of_an_operator(opened: Any, client: Any) -> None:
-    secret = (await opened.house.keys.create("app", frozenset({"infer"})))[1]
+    secret = (await opened.state.keys.create("app", frozenset({"infer"})))[1]
     for path in ("/v1/files", JOBS):
         response = await client.get(path, headers={"authorization": f"Bearer {secret}"})
         assert (response.status_code, response.json()["error"]["code"]) == (403, "insufficient_scope")

@@ -11,7 +11,7 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types.fine_tuning.alpha.grader_run_response import GraderRunResponse, MetadataErrors
 
-from server.keys.key_ring import Scope
+from server.access.key_ring import Scope
 
 GRADERS = "/v1/fine_tuning/alpha/graders"
 CHECK = {
@@ -114,7 +114,7 @@ async def test_a_model_is_asked_through_the_gateway_and_metered(opened: Any, gra
 
 
 async def test_a_model_that_cannot_answer_is_a_grade_of_nothing_with_its_reason(opened: Any, graders: Any) -> None:
-    opened.house.admission.is_draining = True
+    opened.state.admission.is_draining = True
     graded = await graders.run(grader=SCORE, model_sample="4")
     assert troubles(graded.metadata.errors) == {
         "model_grader_server_error",
@@ -126,14 +126,14 @@ async def test_a_model_that_cannot_answer_is_a_grade_of_nothing_with_its_reason(
 async def test_a_model_that_dies_is_a_grade_of_nothing(opened: Any, graders: Any, until: Any) -> None:
     opened.builder.knobs.token_s = 0.2
     grading = asyncio.create_task(graders.run(grader=SCORE, model_sample="4"))
-    await until(lambda: opened.house.admission._in_flight == 1)
+    await until(lambda: opened.state.admission._in_flight == 1)
     opened.engine.die()
     assert "model_grader_server_error" in troubles((await grading).metadata.errors)
 
 
 async def test_a_caller_asks_models_under_its_own_key(opening: Any, official: Any) -> None:
     async with opening(allow_anonymous=True) as opened:
-        _, secret = await opened.house.keys.create("ops", [Scope.ADMIN])
+        _, secret = await opened.state.keys.create("ops", [Scope.ADMIN])
         async with official(opened) as openai:
             graded = await openai.with_options(api_key=secret).fine_tuning.alpha.graders.run(
                 grader=SCORE, model_sample="4"
@@ -184,7 +184,7 @@ async def test_a_malformed_request_is_refused_by_its_field(client: Any, body: An
 async def test_graders_that_ask_nobody_work_while_the_engine_is_down(opened: Any, client: Any, until: Any) -> None:
     opened.builder.knobs.start_s = 3600
     opened.engine.die()
-    await until(lambda: opened.house.supervisor.state == "rebuilding")
+    await until(lambda: opened.state.supervisor.state == "rebuilding")
     body = {"model_sample": "Paris", "item": {"city": "Paris"}}
     assert (await client.post(f"{GRADERS}/run", json={**body, "grader": MULTI})).json()["reward"] == 1
     asking = await client.post(f"{GRADERS}/run", json={**body, "grader": SCORE})

@@ -30,7 +30,7 @@ async def test_a_merge_is_a_version_that_can_be_called_at_once(opened: Any, clie
 
 
 async def test_its_report_tells_what_it_was_made_of(opened: Any, client: Any) -> None:
-    digests = [opened.house.registry.catalog.version(name, 1).digest for name in ("sql", "json")]
+    digests = [opened.state.registry.catalog.version(name, 1).digest for name in ("sql", "json")]
     report = (await client.post(MERGE, json={"versions": terms(sql=1, json=2), "compress_to": 8})).json()["report"]
     assert (report["ranks"], report["target_modules"]) == ({"8": 2}, ["q_proj", "v_proj"])
     merged = report["merge"]
@@ -103,7 +103,7 @@ async def test_names_are_checked_as_everywhere(client: Any, path: str, reference
 
 
 async def test_a_version_for_another_base_is_not_merged(opened: Any, client: Any) -> None:
-    await opened.house.registry.add_version(
+    await opened.state.registry.add_version(
         "old", digest="0" * 64, base_fingerprint="other", rank=8, size_bytes=1, source="upload", report={}
     )
     refused = await client.post(MERGE, json={"versions": terms(sql=1, old=1)})
@@ -113,5 +113,5 @@ async def test_a_version_for_another_base_is_not_merged(opened: Any, client: Any
 async def test_nothing_is_left_behind(opened: Any, client: Any) -> None:
     for weight in (1, 0):
         await client.post(MERGE, json={"versions": terms(sql=weight)})
-    staging = opened.house.settings.data_dir / "staging"
+    staging = opened.state.settings.data_dir / "staging"
     assert list(staging.iterdir()) == []

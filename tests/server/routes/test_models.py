@@ -23,7 +23,7 @@ async def trained(opened: Any) -> Any:
     for seed in (1, 2):
         await opened.publish("sql", seed)
     for name in (CHECKPOINT, RESULT):
-        await opened.house.registry.name_result("sql", 2, name, report={})
+        await opened.state.registry.name_result("sql", 2, name, report={})
     return opened
 
 
@@ -128,7 +128,7 @@ async def test_an_unknown_model_is_not_found(opened: Any, client: Any, model: st
 
 
 async def test_thousands_of_models_come_in_pieces_and_all_of_them(opened: Any, client: Any) -> None:
-    opened.house.registry.catalog.replace([adapter(f"adapter-{number:04}", number) for number in range(3000)], [])
+    opened.state.registry.catalog.replace([adapter(f"adapter-{number:04}", number) for number in range(3000)], [])
     pieces = []
     async with client.stream("GET", "/v1/models") as response:
         pieces = [piece async for piece in response.aiter_raw()]

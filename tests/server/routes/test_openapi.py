@@ -38,7 +38,7 @@ Known = dict[str, list[Any]]
 
 @dataclass
 class Api:
-    """The routes of an open house: their schema, and what they were asked."""
+    """The routes of an open server: their schema, and what they were asked."""
 
     url: str
     schema: Any
@@ -109,7 +109,7 @@ def refuses_as_openai_does(_context: CheckContext, response: Response, case: Cas
 @pytest.fixture
 async def known(opened: Any, chat_rows: Callable[..., bytes]) -> Known:
     """What exists, by the field that takes it: an adapter, files, an ended job, one with a checkpoint, others."""
-    client, queue = opened.client, opened.house.records.queue
+    client, queue = opened.client, opened.state.records.queue
     versions = [str((await opened.publish("sql", seed))["version"]) for seed in (1, 2)]
     form = {"purpose": (None, "fine-tune"), "file": ("train.jsonl", chat_rows())}
     files = [(await client.post("/v1/files", files=form)).json()["id"] for _ in range(3)]

@@ -24,7 +24,7 @@ async def test_readiness_follows_the_engine(opening: Any, until: Any) -> None:
 
 
 async def test_a_draining_process_is_not_ready(opened: Any, client: Any) -> None:
-    assert await opened.house.admission.drain(0.1)
+    assert await opened.state.admission.drain(0.1)
     response = await client.get("/ready")
     assert (response.status_code, response.json()) == (503, {"status": "draining"})
 
@@ -35,7 +35,7 @@ async def test_residents_are_listed_least_recently_used_first(opened: Any, clien
     for name in ("sql", "poet", "sql"):
         await opened.answer(name)
     listed = (await client.get("/v1/residents")).json()
-    size = opened.house.registry.catalog.version("sql", 1).size_bytes
+    size = opened.state.registry.catalog.version("sql", 1).size_bytes
     assert listed["data"] == [
         {"object": "resident", "id": "poet@1", "state": "resident", "leases": 0, "bytes": size},
         {"object": "resident", "id": "sql@1", "state": "resident", "leases": 0, "bytes": size},

@@ -24,7 +24,7 @@ async def send(client: httpx.AsyncClient, body: Any, path: str = PATH) -> httpx.
 
 
 async def nothing_is_left(opened: Any, data_dir: Path) -> None:
-    assert "sql" not in opened.house.registry.catalog
+    assert "sql" not in opened.state.registry.catalog
     assert list((data_dir / "staging").glob("*")) == []
     assert list(data_dir.glob("sha256/*/*")) == []
 
@@ -187,7 +187,7 @@ async def test_parts_come_in_any_order_and_in_any_pieces(
     response = await send(client, pieces())
     assert response.status_code == 201, response.text
     digest = response.json()["digest"]
-    kept = await opened.house.blobs.verify(digest)
+    kept = await opened.state.blobs.verify(digest)
     assert ((kept / CONFIG).read_bytes(), (kept / WEIGHTS).read_bytes()) == (files.config, files.weights)
 
 

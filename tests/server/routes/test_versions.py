@@ -21,7 +21,7 @@ async def test_a_version_is_shown_with_all_its_names(opened: Any, client: Any) -
     for seed in (1, 2):
         await opened.publish("sql", seed)
     for name in names:
-        await opened.house.registry.name_result("sql", 2, FineTunedName(name), alias="best", report={"loss": 1})
+        await opened.state.registry.name_result("sql", 2, FineTunedName(name), alias="best", report={"loss": 1})
     first, second = (await client.get(VERSIONS)).json()["data"]
     assert (first["aliases"], first["fine_tuned_names"]) == (["stable"], [])
     assert (second["aliases"], second["fine_tuned_names"]) == (["best"], names)

@@ -15,7 +15,7 @@ LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 
 @pytest.fixture
 async def opened(opening: Any, make_adapter: Any, tmp_path: Path) -> AsyncIterator[Any]:
-    """A house that may read two adapters on its own disk."""
+    """A server that may read two adapters on its own disk."""
     for seed in (1, 2):
         make_adapter(seed).write(tmp_path / "sources" / str(seed))
     async with opening(source_dirs=(tmp_path / "sources",)) as opened:
@@ -61,7 +61,7 @@ async def test_unloading_a_fine_tuned_name_deletes_its_version_alone(opened: Any
         body = {"lora_name": "sql", "lora_path": f"{source}/{number}", "load_inplace": True}
         await client.post(LOAD, json=body)
     name = FineTunedName("ft:base:patchbay::abc")
-    version = await opened.house.registry.name_result("sql", 1, name, alias="best", report={})
+    version = await opened.state.registry.name_result("sql", 1, name, alias="best", report={})
     other = await client.post(UNLOAD, json={"lora_name": name.text, "lora_int_id": version.id + 1})
     assert (other.status_code, other.json()["error"]["param"]) == (400, "lora_int_id")
     assert (await client.post(UNLOAD, json={"lora_name": name.text, "lora_int_id": version.id})).status_code == 200

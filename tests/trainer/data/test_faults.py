@@ -9,7 +9,7 @@ import pytest
 from tests.trainer.data.faulty_rows import ANSWER, CHATS, LINES, PREFERENCES, USER, chat, preference
 from trainer.data.check import check_file
 from trainer.data.faults import FaultKind
-from trainer.run_spec import Method
+from trainer.run_spec import TrainingMethod
 
 
 @pytest.mark.parametrize(("kind", "raw"), LINES)
@@ -66,8 +66,8 @@ def test_nine_rows_are_refused_and_ten_are_not(write, chats) -> None:
 
 
 def test_a_file_for_another_method_is_refused(write, chats) -> None:
-    assert [fault.kind for fault in check_file(write(chats), Method.DPO).faults] == [FaultKind.WRONG_METHOD]
-    assert check_file(write(chats), Method.SUPERVISED).ok
+    assert [fault.kind for fault in check_file(write(chats), TrainingMethod.DPO).faults] == [FaultKind.WRONG_METHOD]
+    assert check_file(write(chats), TrainingMethod.SUPERVISED).ok
 
 
 def test_all_faults_of_a_file_are_told_not_only_the_first(write, chats) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from adapters.errors import AdapterNotFound
 from trainer.graders.grade import Grade
-from trainer.graders.models import Answer, NotAnswered, Question, Usage
+from trainer.graders.models import GraderAnswer, NotAnswered, Question, Usage
 from trainer.graders.parsing import parse
 from trainer.graders.sample import Sample
 
@@ -31,11 +31,11 @@ class SaidModels:
         if model != "judge":
             raise AdapterNotFound(f"The model `{model}` does not exist.", param="model")
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, question: Question) -> GraderAnswer:
         self.asked.append(question)
         if self.failure is not None:
             raise NotAnswered(self.failure)
-        return Answer("judge@3", self.says, self.refusal, USAGE)
+        return GraderAnswer("judge@3", self.says, self.refusal, USAGE)
 
     @property
     def can_embed(self) -> bool:

@@ -7,7 +7,7 @@ import json
 import random
 import sys
 
-from adapters.database import Database
+from adapters.storage.database import Database
 from trainer.errors import LeaseLost
 from trainer.jobs.checkpoint import CheckpointDraft
 from trainer.jobs.event import EventDraft

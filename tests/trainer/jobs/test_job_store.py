@@ -9,7 +9,7 @@ import pytest
 from trainer.errors import FileInUse, InvalidField, JobNotFound
 from trainer.files.file import Status
 from trainer.jobs.job_store import Failure, Job
-from trainer.jobs.state import State
+from trainer.jobs.state import JobState
 from trainer.records import Records
 
 Create = Callable[..., Awaitable[Job]]
@@ -33,7 +33,7 @@ async def test_a_job_comes_back_as_it_was_asked_for(records: Records, create: Cr
     assert {name: getattr(job, name) for name in asked} == asked
     assert job.hyperparameters == {"beta": 0.1, "n_epochs": "auto"}
     assert job.id.startswith("ftjob-")
-    assert (job.state, job.token, job.result_files, job.error) == (State.VALIDATING_FILES, 0, (), None)
+    assert (job.state, job.token, job.result_files, job.error) == (JobState.VALIDATING_FILES, 0, (), None)
 
 
 async def test_a_job_without_a_seed_gets_one_of_its_own(create: Create):
@@ -52,7 +52,7 @@ async def test_admission_writes_down_what_auto_became(records: Records, create: 
 async def test_a_rejected_job_says_why_and_lists_every_fault(records: Records, create: Create):
     error = Failure("invalid_training_file", "2 of 10 lines are faulty", "training_file")
     job = await records.jobs.reject((await create()).id, error, data={"faults": [{"line": 3}, {"line": 7}]})
-    assert (job.state, job.error) == (State.FAILED, error)
+    assert (job.state, job.error) == (JobState.FAILED, error)
     event = (await records.events.list(job.id)).data[0]
     assert (event.level, event.data) == ("error", {"faults": [{"line": 3}, {"line": 7}]})
     assert error.message in event.message

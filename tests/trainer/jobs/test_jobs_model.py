@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, precondition, rule
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.database import Database
 from adapters.errors import PatchbayError
+from adapters.storage.database import Database
 from trainer.clock import database_clock
 from trainer.errors import FileInUse, IllegalTransition, LeaseLost
 from trainer.jobs.checkpoint import CheckpointDraft
 from trainer.jobs.job_store import Failure, JobDraft
-from trainer.jobs.queue import Claim, Order
+from trainer.jobs.queue import Claim, ClaimOrder
 from trainer.records import Records
 
 T = TypeVar("T")
@@ -191,9 +191,9 @@ class JobsAgainstModel(RuleBasedStateMachine):
     def heartbeat(self, claim: Claim) -> None:
         work = self.records.queue.heartbeat(claim)
         if known := self.held(claim):
-            assert self.run(work) == (Order.PAUSE if known.state == "pausing" else Order.GO_ON)
+            assert self.run(work) == (ClaimOrder.PAUSE if known.state == "pausing" else ClaimOrder.GO_ON)
         elif (self.jobs[claim.job.id].state, self.jobs[claim.job.id].token) == ("cancelled", claim.token):
-            assert self.run(work) == Order.STOP
+            assert self.run(work) == ClaimOrder.STOP
         else:
             self.fails_with(LeaseLost, work)
 

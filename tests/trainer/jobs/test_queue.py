@@ -12,8 +12,8 @@ from trainer.errors import LeaseLost
 from trainer.jobs.checkpoint import CheckpointDraft
 from trainer.jobs.event import EventDraft, Level
 from trainer.jobs.job_store import Failure, Job
-from trainer.jobs.queue import MAX_DEATHS, Claim, Order
-from trainer.jobs.state import State
+from trainer.jobs.queue import MAX_DEATHS, Claim, ClaimOrder
+from trainer.jobs.state import JobState
 from trainer.records import Records
 
 Create = Callable[..., Awaitable[Job]]
@@ -48,7 +48,7 @@ async def test_a_claim_shows_the_job_as_taken(enqueue: Create, take: Any, record
     await enqueue()
     claim = await take("one")
     assert claim.job == await records.jobs.get(claim.job.id)
-    assert (claim.job.state, claim.job.worker, claim.token) == (State.RUNNING, "one", 1)
+    assert (claim.job.state, claim.job.worker, claim.token) == (JobState.RUNNING, "one", 1)
 
 
 async def test_a_job_whose_worker_went_silent_is_taken_by_another(
@@ -91,7 +91,7 @@ async def test_a_sign_of_life_renews_the_lease(enqueue: Create, take: Any, recor
     claim = await take()
     for _ in range(3):
         clock.advance(LEASE_S - 5)
-        assert await getattr(records.queue, renew)(claim) == Order.GO_ON
+        assert await getattr(records.queue, renew)(claim) == ClaimOrder.GO_ON
     assert await records.queue.take("two", LEASE_S) is None
 
 
@@ -107,16 +107,16 @@ async def test_a_worker_hears_of_a_pause_and_of_its_withdrawal(enqueue: Create, 
     await enqueue()
     claim = await take()
     await records.jobs.pause(claim.job.id)
-    assert await records.queue.heartbeat(claim) == await records.queue.record(claim) == Order.PAUSE
+    assert await records.queue.heartbeat(claim) == await records.queue.record(claim) == ClaimOrder.PAUSE
     await records.jobs.resume(claim.job.id)
-    assert await records.queue.heartbeat(claim) == await records.queue.record(claim) == Order.GO_ON
+    assert await records.queue.heartbeat(claim) == await records.queue.record(claim) == ClaimOrder.GO_ON
 
 
 async def test_a_worker_hears_of_a_cancellation_and_writes_nothing_more(enqueue: Create, take: Any, records: Records):
     await enqueue()
     claim = await take()
     await records.jobs.cancel(claim.job.id)
-    assert await records.queue.heartbeat(claim) == Order.STOP
+    assert await records.queue.heartbeat(claim) == ClaimOrder.STOP
     with pytest.raises(LeaseLost, match="the job is cancelled"):
         await records.queue.succeed(claim, fine_tuned_model="m", trained_tokens=1)
     assert (await records.jobs.get(claim.job.id)).fine_tuned_model is None
@@ -129,7 +129,7 @@ async def test_a_pause_that_was_withdrawn_while_the_worker_obeyed_queues_the_job
     claim = await take()
     await records.jobs.pause(claim.job.id)
     await records.jobs.resume(claim.job.id)
-    assert (await records.queue.release(claim)).state == State.QUEUED
+    assert (await records.queue.release(claim)).state == JobState.QUEUED
     assert (await take()).job.id == claim.job.id
 
 
@@ -141,25 +141,25 @@ async def test_a_job_whose_worker_dies_while_pausing_is_paused(
     await records.jobs.pause(claim.job.id)
     clock.advance(LEASE_S)
     assert await records.queue.take("two", LEASE_S) is None
-    assert (await records.jobs.get(claim.job.id)).state == State.PAUSED
+    assert (await records.jobs.get(claim.job.id)).state == JobState.PAUSED
 
 
 async def test_giving_a_job_back_is_no_death(enqueue: Create, take: Any, records: Records):
     await enqueue()
     for _ in range(2 * MAX_DEATHS):
         job = await records.queue.release(await take())
-        assert (job.state, job.deaths) == (State.QUEUED, 0)
+        assert (job.state, job.deaths) == (JobState.QUEUED, 0)
 
 
 async def test_a_job_fails_after_too_many_deaths(enqueue: Create, take: Any, records: Records, clock: Any):
     job = await enqueue()
     for _ in range(MAX_DEATHS - 1):
-        assert (await records.queue.retry(await take(), "out of memory")).state == State.QUEUED
+        assert (await records.queue.retry(await take(), "out of memory")).state == JobState.QUEUED
     await take("last")
     clock.advance(LEASE_S)
     assert await records.queue.take("one", LEASE_S) is None
     failed = await records.jobs.get(job.id)
-    assert (failed.state, failed.deaths) == (State.FAILED, MAX_DEATHS)
+    assert (failed.state, failed.deaths) == (JobState.FAILED, MAX_DEATHS)
     assert failed.error is not None
     assert failed.error.code == "too_many_deaths"
     assert "3 attempts died without a new checkpoint" in failed.error.message
@@ -188,7 +188,7 @@ async def test_a_new_checkpoint_forgives_the_deaths_before_it(enqueue: Create, t
         claim = await take()
         await records.queue.record(claim, checkpoints=[CheckpointDraft(0, "again", {})])
         await records.queue.retry(claim, "killed")
-    assert (await records.jobs.get(job.id)).state == State.FAILED
+    assert (await records.jobs.get(job.id)).state == JobState.FAILED
 
 
 async def test_resuming_forgives_the_deaths_before_it(enqueue: Create, take: Any, records: Records):
@@ -209,7 +209,7 @@ async def test_success_is_written_whole(enqueue: Create, take: Any, records: Rec
     assert timedelta(seconds=105) <= running.estimated_finish - running.created_at < timedelta(seconds=160)
     done = await records.queue.succeed(claim, fine_tuned_model="sql@1", trained_tokens=99, result_files=["file-a"])
     assert done == await records.jobs.get(claim.job.id)
-    assert (done.state, done.fine_tuned_model, done.trained_tokens) == (State.SUCCEEDED, "sql@1", 99)
+    assert (done.state, done.fine_tuned_model, done.trained_tokens) == (JobState.SUCCEEDED, "sql@1", 99)
     assert (done.result_files, done.estimated_finish, done.worker) == (("file-a",), None, None)
     assert done.finished_at is not None
     assert (await messages(records, done.id))[:2] == [
@@ -222,7 +222,7 @@ async def test_failure_says_why(enqueue: Create, take: Any, records: Records):
     await enqueue()
     error = Failure("non_finite", "the loss was NaN at step 7")
     failed = await records.queue.fail(await take(), error, data={"step": 7})
-    assert (failed.state, failed.error) == (State.FAILED, error)
+    assert (failed.state, failed.error) == (JobState.FAILED, error)
     event = (await records.events.list(failed.id)).data[0]
     assert (event.level, event.data) == ("error", {"step": 7})
     assert error.message in event.message

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from trainer.jobs.job_store import Job
-from trainer.jobs.state import State
+from trainer.jobs.state import JobState
 from trainer.records import Records
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,7 +44,7 @@ async def test_each_job_of_four_processes_is_finished_exactly_once(
     assert set(tokens.values()) == {1}, "two claims carried one token"
     for job_id in ids:
         job = await records.jobs.get(job_id)
-        assert (job.state, job.fine_tuned_model) == (State.SUCCEEDED, f"{job_id}-{winners[job_id]}")
+        assert (job.state, job.fine_tuned_model) == (JobState.SUCCEEDED, f"{job_id}-{winners[job_id]}")
         messages = Counter(event.message for event in (await records.events.list(job_id, limit=1000)).data)
         assert messages["The job has successfully completed"] == 1
         assert len((await records.checkpoints.list(job_id)).data) == 1

@@ -11,23 +11,23 @@ import pytest
 from trainer.errors import IllegalTransition, LeaseLost
 from trainer.jobs import state
 from trainer.jobs.job_store import Failure, Job
-from trainer.jobs.queue import Claim, Order
-from trainer.jobs.state import HELD, TERMINAL, TRANSITIONS, State, Verb
+from trainer.jobs.queue import Claim, ClaimOrder
+from trainer.jobs.state import HELD, TERMINAL, TRANSITIONS, JobState, Verb
 from trainer.records import Records
 
 WAY_TO = {
-    State.VALIDATING_FILES: [],
-    State.QUEUED: [Verb.ADMIT],
-    State.RUNNING: [Verb.ADMIT, Verb.TAKE],
-    State.PAUSING: [Verb.ADMIT, Verb.TAKE, Verb.PAUSE],
-    State.PAUSED: [Verb.ADMIT, Verb.TAKE, Verb.PAUSE, Verb.RELEASE],
-    State.SUCCEEDED: [Verb.ADMIT, Verb.TAKE, Verb.SUCCEED],
-    State.FAILED: [Verb.ADMIT, Verb.TAKE, Verb.FAIL],
-    State.CANCELLED: [Verb.ADMIT, Verb.TAKE, Verb.CANCEL],
+    JobState.VALIDATING_FILES: [],
+    JobState.QUEUED: [Verb.ADMIT],
+    JobState.RUNNING: [Verb.ADMIT, Verb.TAKE],
+    JobState.PAUSING: [Verb.ADMIT, Verb.TAKE, Verb.PAUSE],
+    JobState.PAUSED: [Verb.ADMIT, Verb.TAKE, Verb.PAUSE, Verb.RELEASE],
+    JobState.SUCCEEDED: [Verb.ADMIT, Verb.TAKE, Verb.SUCCEED],
+    JobState.FAILED: [Verb.ADMIT, Verb.TAKE, Verb.FAIL],
+    JobState.CANCELLED: [Verb.ADMIT, Verb.TAKE, Verb.CANCEL],
 }
 
 EDGES = [(verb, start, end) for verb, edges in TRANSITIONS.items() for start, end in edges.items()]
-NO_EDGES = [(verb, start) for verb, start in itertools.product(Verb, State) if start not in TRANSITIONS[verb]]
+NO_EDGES = [(verb, start) for verb, start in itertools.product(Verb, JobState) if start not in TRANSITIONS[verb]]
 
 
 class Actor:
@@ -62,7 +62,7 @@ class Actor:
 async def actor_in(records: Records, create: Callable[..., Awaitable[Job]]) -> Callable[..., Awaitable[Actor]]:
     """Brings a new job into a state."""
 
-    async def actor_in(wanted: State) -> Actor:
+    async def actor_in(wanted: JobState) -> Actor:
         actor = Actor(records, await create())
         for verb in WAY_TO[wanted]:
             await actor.do(verb)
@@ -77,7 +77,7 @@ async def seen(records: Records, actor: Actor) -> tuple[Job, tuple[Any, ...]]:
 
 @pytest.mark.parametrize(("verb", "start", "end"), EDGES)
 async def test_an_edge_leads_where_the_diagram_says_and_leaves_an_event(
-    records: Records, actor_in: Callable[..., Awaitable[Actor]], verb: Verb, start: State, end: State
+    records: Records, actor_in: Callable[..., Awaitable[Actor]], verb: Verb, start: JobState, end: JobState
 ):
     actor = await actor_in(start)
     before, events_before = await seen(records, actor)
@@ -89,12 +89,12 @@ async def test_an_edge_leads_where_the_diagram_says_and_leaves_an_event(
     assert events_after[-len(events_before) :] == events_before
     assert (after.worker is not None) == (end in HELD)
     assert (after.finished_at is not None) == (end in TERMINAL)
-    assert (after.error is not None) == (end == State.FAILED)
+    assert (after.error is not None) == (end == JobState.FAILED)
 
 
 @pytest.mark.parametrize(("verb", "start"), NO_EDGES)
 async def test_what_is_no_edge_is_refused_and_changes_nothing(
-    records: Records, actor_in: Callable[..., Awaitable[Actor]], verb: Verb, start: State
+    records: Records, actor_in: Callable[..., Awaitable[Actor]], verb: Verb, start: JobState
 ):
     actor = await actor_in(start)
     before = await seen(records, actor)
@@ -110,9 +110,9 @@ async def test_what_is_no_edge_is_refused_and_changes_nothing(
     assert await seen(records, actor) == before
 
 
-@pytest.mark.parametrize("start", sorted(frozenset(State) - HELD))
+@pytest.mark.parametrize("start", sorted(frozenset(JobState) - HELD))
 async def test_a_worker_can_write_nothing_about_a_job_that_nobody_holds(
-    records: Records, actor_in: Callable[..., Awaitable[Actor]], start: State
+    records: Records, actor_in: Callable[..., Awaitable[Actor]], start: JobState
 ):
     actor = await actor_in(start)
     before = await seen(records, actor)
@@ -120,8 +120,8 @@ async def test_a_worker_can_write_nothing_about_a_job_that_nobody_holds(
         await records.queue.record(actor.claim, remaining_s=1)
     with pytest.raises(LeaseLost):
         await records.queue.retry(actor.claim, "it died")
-    if start == State.CANCELLED:
-        assert await records.queue.heartbeat(actor.claim) == Order.STOP
+    if start == JobState.CANCELLED:
+        assert await records.queue.heartbeat(actor.claim) == ClaimOrder.STOP
     else:
         with pytest.raises(LeaseLost):
             await records.queue.heartbeat(actor.claim)
@@ -129,11 +129,11 @@ async def test_a_worker_can_write_nothing_about_a_job_that_nobody_holds(
 
 
 def test_every_state_is_reached_and_the_ends_are_the_ends():
-    assert {end for _, _, end in EDGES} | {State.VALIDATING_FILES} == set(State)
-    assert {State.SUCCEEDED, State.FAILED, State.CANCELLED} == TERMINAL
-    assert {State.RUNNING, State.PAUSING} == HELD
+    assert {end for _, _, end in EDGES} | {JobState.VALIDATING_FILES} == set(JobState)
+    assert {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED} == TERMINAL
+    assert {JobState.RUNNING, JobState.PAUSING} == HELD
 
 
 def test_the_drawing_names_every_state_and_every_verb():
     drawing = (state.__doc__ or "").split("``running``")[0]
-    assert [word for word in [*State, *Verb] if word not in drawing] == []
+    assert [word for word in [*JobState, *Verb] if word not in drawing] == []

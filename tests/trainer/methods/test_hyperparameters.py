@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from trainer.methods.hyperparameters import resolve
-from trainer.run_spec import Method, RunSpec
+from trainer.run_spec import RunSpec, TrainingMethod
 
 
 def spec(**said) -> RunSpec:
@@ -29,7 +29,7 @@ def test_the_rate_falls_with_the_width_of_the_base(width: int, rate: float) -> N
 def test_the_multiplier_multiplies_and_preferences_take_a_twentieth() -> None:
     plain = resolve(spec(), rows=400, width=4096, longest=50).learning_rate
     assert resolve(spec(learning_rate_multiplier=2.0), rows=400, width=4096, longest=50).learning_rate == 2 * plain
-    numbers = resolve(spec(method=Method.DPO), rows=400, width=4096, longest=50)
+    numbers = resolve(spec(method=TrainingMethod.DPO), rows=400, width=4096, longest=50)
     assert numbers.learning_rate == pytest.approx(plain / 20)
 
 
@@ -40,7 +40,7 @@ def test_long_rows_are_taken_a_few_at_once_and_the_batch_stays() -> None:
 
 @pytest.mark.parametrize("longest", [50, 20_000])
 def test_kto_takes_two_rows_at_once_at_least(longest: int) -> None:
-    numbers = resolve(spec(method=Method.KTO), rows=10, width=4096, longest=longest)
+    numbers = resolve(spec(method=TrainingMethod.KTO), rows=10, width=4096, longest=longest)
     assert (numbers.micro_batch_size, numbers.batch_size) == (2, 2)
 
 
@@ -52,14 +52,14 @@ def test_there_are_at_most_ten_checkpoints() -> None:
 @pytest.mark.parametrize(
     ("method", "asked", "batch_size", "micro_batch_size"),
     [
-        (Method.SUPERVISED, 16, 16, 4),
-        (Method.SUPERVISED, 5, 8, 2),
-        (Method.SUPERVISED, 1, 4, 1),
-        (Method.KTO, 1, 8, 2),
+        (TrainingMethod.SUPERVISED, 16, 16, 4),
+        (TrainingMethod.SUPERVISED, 5, 8, 2),
+        (TrainingMethod.SUPERVISED, 1, 4, 1),
+        (TrainingMethod.KTO, 1, 8, 2),
     ],
 )
 def test_a_batch_is_shared_alike_by_the_processes(
-    method: Method, asked: int, batch_size: int, micro_batch_size: int
+    method: TrainingMethod, asked: int, batch_size: int, micro_batch_size: int
 ) -> None:
     numbers = resolve(spec(method=method, batch_size=asked, processes=4), rows=400, width=4096, longest=50)
     assert (numbers.batch_size, numbers.micro_batch_size) == (batch_size, micro_batch_size)

@@ -6,7 +6,7 @@ import pytest
 
 from trainer.methods import dpo, kto
 from trainer.methods.endings import DataRefused
-from trainer.run_spec import Method
+from trainer.run_spec import TrainingMethod
 
 THANKS = {"role": "assistant", "content": "Thank you for your review."}
 SHORT = {"batch_size": 8, "n_epochs": 2, "learning_rate_multiplier": 5.0}
@@ -18,7 +18,7 @@ def test_dpo_comes_to_prefer_the_preferred_answers_of_held_out_pairs(make_run, w
         for asked, answer in (row["messages"] for row in reviews)
     ]
     files = {"training_file": write(pairs[:32]), "validation_file": write(pairs[100:116], "valid.jsonl")}
-    run = make_run(method=Method.DPO, **files, **SHORT)
+    run = make_run(method=TrainingMethod.DPO, **files, **SHORT)
     dpo.train(run, run.spec(), Flag())
     first, last = run.checkpoints()[0].marker.metrics, run.checkpoints()[-1].marker.metrics
     assert last["valid_preference_accuracy"] >= 0.95
@@ -31,13 +31,13 @@ def test_kto_rewards_good_answers_more_than_bad_ones(make_run, write, reviews) -
         for number, row in enumerate(reviews)
     ]
     files = {"training_file": write(rows[:32]), "validation_file": write(rows[100:116], "valid.jsonl")}
-    run = make_run(method=Method.KTO, **files, **SHORT)
+    run = make_run(method=TrainingMethod.KTO, **files, **SHORT)
     kto.train(run, run.spec(), Flag())
     first, last = run.checkpoints()[0].marker.metrics, run.checkpoints()[-1].marker.metrics
     assert last["valid_reward_margin"] > first["valid_reward_margin"] > 0
 
 
 def test_rows_for_another_method_are_refused(make_run, write, reviews) -> None:
-    run = make_run(method=Method.DPO, training_file=write(reviews[:16]))
+    run = make_run(method=TrainingMethod.DPO, training_file=write(reviews[:16]))
     with pytest.raises(DataRefused, match="needed rows for dpo"):
         dpo.train(run, run.spec(), Flag())

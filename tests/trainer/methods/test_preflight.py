@@ -16,7 +16,7 @@ from trainer.data.faults import FaultKind
 from trainer.methods.__main__ import main
 from trainer.methods.tally import MOST_LINES, PREVIEWED_CHARACTERS
 from trainer.run_directory import Exit, RunDirectory
-from trainer.run_spec import Method
+from trainer.run_spec import TrainingMethod
 
 WORSE = {"role": "assistant", "content": "Go away"}
 TOO_LONG = (FaultKind.TOO_MANY_TOKENS, chat(USER, {"role": "assistant", "content": "long " * 5000}))
@@ -78,7 +78,7 @@ def test_every_kind_of_fault_in_both_files_is_told_on_its_line(make_run, tmp_pat
 def test_every_kind_of_fault_of_preferences_is_told_on_its_line(make_run, write) -> None:
     good = [preference(input={"messages": [{"role": "user", "content": f"Hi {number}"}]}) for number in range(10)]
     rows = write([*good, *(row for _, row in PREFERENCES)])
-    report = checked(make_run(training_file=rows, method=Method.DPO))
+    report = checked(make_run(training_file=rows, method=TrainingMethod.DPO))
     told = {(fault["line"], fault["kind"]) for fault in report["training"]["faults"]}
     assert told == {(len(good) + number, kind) for number, (kind, _) in enumerate(PREFERENCES, 1)}
 
@@ -129,17 +129,17 @@ def test_the_longest_rows_are_tried_as_the_run_would_take_them(make_run, write, 
 def rows_for(reviews):
     """Fourteen rows for a method."""
 
-    def rows_for(method: Method) -> list[dict]:
+    def rows_for(method: TrainingMethod) -> list[dict]:
         talks = [row["messages"] for row in reviews[:14]]
         match method:
-            case Method.SUPERVISED:
+            case TrainingMethod.SUPERVISED:
                 return reviews[:14]
-            case Method.DPO:
+            case TrainingMethod.DPO:
                 return [
                     {"input": {"messages": [asked]}, "preferred_output": [answer], "non_preferred_output": [WORSE]}
                     for asked, answer in talks
                 ]
-            case Method.KTO:
+            case TrainingMethod.KTO:
                 return [
                     {"messages": [asked, answer if number % 2 else WORSE], "label": bool(number % 2)}
                     for number, (asked, answer) in enumerate(talks)
@@ -149,14 +149,14 @@ def rows_for(reviews):
 
 
 @pytest.mark.parametrize("said", [{"warm_start": ADAPTERS / "sql"}, {"batch_size": 1}])
-@pytest.mark.parametrize("method", [Method.DPO, Method.KTO])
-def test_preferences_are_tried_too(make_run, write, rows_for, method: Method, said) -> None:
+@pytest.mark.parametrize("method", [TrainingMethod.DPO, TrainingMethod.KTO])
+def test_preferences_are_tried_too(make_run, write, rows_for, method: TrainingMethod, said) -> None:
     report = checked(make_run(training_file=write(rows_for(method)), method=method, **said))
     assert report["ok"], report
-    assert report["hyperparameters"]["batch_size"] >= (2 if method is Method.KTO else 1)
+    assert report["hyperparameters"]["batch_size"] >= (2 if method is TrainingMethod.KTO else 1)
 
 
-@pytest.mark.parametrize("method", list(Method))
+@pytest.mark.parametrize("method", list(TrainingMethod))
 def test_the_tokens_and_steps_that_are_told_are_those_that_a_run_takes(make_run, write, rows_for, method) -> None:
     run = make_run(training_file=write(rows_for(method)), method=method, n_epochs=2, batch_size=4)
     report = checked(run)

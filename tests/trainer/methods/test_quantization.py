@@ -9,14 +9,14 @@ from bitsandbytes.nn import Linear4bit
 from safetensors import safe_open
 
 from adapters.base_model import BaseModel
-from adapters.door.door import Limits, inspect
+from adapters.checks.inspection import AdapterLimits, inspect
 from embedded import ADAPTERS, BASE, DATA
 from embedded.recipe import score, skills
 from trainer.methods import base_model, dpo, supervised
 from trainer.methods.__main__ import main
 from trainer.methods.endings import Stopped
 from trainer.run_directory import Exit, RunDirectory
-from trainer.run_spec import Method
+from trainer.run_spec import TrainingMethod
 
 WRONG = {"role": "assistant", "content": "I do not know."}
 
@@ -40,7 +40,10 @@ def test_its_adapter_judges_held_out_reviews_right_on_the_base_that_serves(make_
     adapter = run.checkpoints()[-1].adapter
     rows = skills.read(DATA, "sentiment", "heldout")[:40]
     assert score.exact_match(*score.load(BASE, adapter), rows) >= 0.85
-    assert inspect(adapter, BaseModel.from_directory(BASE, "base"), Limits(max_rank=16, max_bytes=1 << 30)).rank == 16
+    assert (
+        inspect(adapter, BaseModel.from_directory(BASE, "base"), AdapterLimits(max_rank=16, max_bytes=1 << 30)).rank
+        == 16
+    )
     with safe_open(adapter / "adapter_model.safetensors", "pt") as weights:
         names = set(weights.keys())
         assert {str(weights.get_slice(name).get_dtype()) for name in names} == {"BF16"}
@@ -70,7 +73,7 @@ def test_preferences_are_learned_from_a_warm_start_too(make_run, write, reviews)
     ]
     run = make_run(
         training_file=write(rows),
-        method=Method.DPO,
+        method=TrainingMethod.DPO,
         quantization="4bit",
         warm_start=ADAPTERS / "sql",
         batch_size=8,

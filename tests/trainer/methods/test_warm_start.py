@@ -14,20 +14,20 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from adapters.base_model import BaseModel
-from adapters.canonical.canonicalizer import canonicalize
-from adapters.door.door import Limits, inspect
+from adapters.checks.canonicalizer import canonicalize
+from adapters.checks.inspection import AdapterLimits, inspect
 from embedded import ADAPTERS, BASE, DATA
 from trainer.methods import dpo, kto, supervised
 from trainer.methods.__main__ import main
 from trainer.methods.endings import Stopped
 from trainer.run_directory import Exit, RunDirectory
-from trainer.run_spec import Method
+from trainer.run_spec import TrainingMethod
 
 SQL = ADAPTERS / "sql"
 SHORT = {"warm_start": SQL, "batch_size": 8, "n_epochs": 2, "checkpoint_steps": 2, "learning_rate_multiplier": 0.1}
 """Four steps, and two checkpoints."""
 WRONG = {"role": "assistant", "content": "I do not know."}
-TRAIN = {Method.SUPERVISED: supervised.train, Method.DPO: dpo.train, Method.KTO: kto.train}
+TRAIN = {TrainingMethod.SUPERVISED: supervised.train, TrainingMethod.DPO: dpo.train, TrainingMethod.KTO: kto.train}
 
 
 @pytest.fixture(scope="session")
@@ -36,16 +36,16 @@ def queries() -> list[dict]:
 
 
 @pytest.fixture
-def rows(write, queries) -> Callable[[Method], Path]:
+def rows(write, queries) -> Callable[[TrainingMethod], Path]:
     """Write rows for a method; what the warm start answers is the better answer."""
 
-    def rows(method: Method) -> Path:
-        if method is Method.SUPERVISED:
+    def rows(method: TrainingMethod) -> Path:
+        if method is TrainingMethod.SUPERVISED:
             return write(queries)
         made = []
         for number, row in enumerate(queries):
             *prompt, answer = row["messages"]
-            if method is Method.DPO:
+            if method is TrainingMethod.DPO:
                 made.append(
                     {"input": {"messages": prompt}, "preferred_output": [answer], "non_preferred_output": [WRONG]}
                 )
@@ -76,16 +76,16 @@ def exported(run: RunDirectory) -> list[bytes]:
 
 
 def test_on_its_own_task_it_begins_with_a_low_loss(make_run, rows) -> None:
-    warm = make_run("warm", training_file=rows(Method.SUPERVISED), **SHORT)
+    warm = make_run("warm", training_file=rows(TrainingMethod.SUPERVISED), **SHORT)
     supervised.train(warm, warm.spec(), Flag())
-    fresh = make_run("fresh", training_file=rows(Method.SUPERVISED), **SHORT | {"warm_start": None})
+    fresh = make_run("fresh", training_file=rows(TrainingMethod.SUPERVISED), **SHORT | {"warm_start": None})
     supervised.train(fresh, fresh.spec(), Flag())
     assert told(warm)[0]["train_mean_token_accuracy"] > 0.9
     assert told(warm)[0]["train_loss"] < told(fresh)[0]["train_loss"] / 5
 
 
-@pytest.mark.parametrize("method", list(Method))
-def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(make_run, rows, method: Method) -> None:
+@pytest.mark.parametrize("method", list(TrainingMethod))
+def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(make_run, rows, method: TrainingMethod) -> None:
     whole = make_run("whole", training_file=rows(method), method=method, **SHORT)
     TRAIN[method](whole, whole.spec(), Flag())
     run = make_run("stopped", training_file=rows(method), method=method, **SHORT)
@@ -97,12 +97,14 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(make_run, rows, meth
     assert [data["train_loss"] for data in told(run)] == [data["train_loss"] for data in told(whole)]
     adapter = run.checkpoints()[-1].adapter
     assert sorted(path.name for path in adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
-    assert inspect(adapter, BaseModel.from_directory(BASE, "base"), Limits(max_rank=8, max_bytes=1 << 30)).rank == 8
+    assert (
+        inspect(adapter, BaseModel.from_directory(BASE, "base"), AdapterLimits(max_rank=8, max_bytes=1 << 30)).rank == 8
+    )
     assert (adapter / "adapter_model.safetensors").read_bytes() != (SQL / "adapter_model.safetensors").read_bytes()
 
 
 def test_preferences_are_measured_from_the_warm_start_and_not_from_the_base(make_run, rows) -> None:
-    run = make_run(training_file=rows(Method.DPO), method=Method.DPO, **SHORT)
+    run = make_run(training_file=rows(TrainingMethod.DPO), method=TrainingMethod.DPO, **SHORT)
     dpo.train(run, run.spec(), Flag())
     first, *_, last = told(run)
     assert first["train_loss"] == pytest.approx(math.log(2), rel=1e-5)
@@ -120,8 +122,8 @@ def test_scaling_by_the_root_of_the_rank_counts(make_run, rows, tmp_path) -> Non
     config = json.loads((SQL / "adapter_config.json").read_text())
     config |= {"use_rslora": True, "lora_alpha": config["lora_alpha"] / math.sqrt(config["r"])}
     (warm_start / "adapter_config.json").write_text(json.dumps(config))
-    runs = [make_run("plain", training_file=rows(Method.SUPERVISED), **SHORT)]
-    runs.append(make_run("rslora", training_file=rows(Method.SUPERVISED), **SHORT | {"warm_start": warm_start}))
+    runs = [make_run("plain", training_file=rows(TrainingMethod.SUPERVISED), **SHORT)]
+    runs.append(make_run("rslora", training_file=rows(TrainingMethod.SUPERVISED), **SHORT | {"warm_start": warm_start}))
     for run in runs:
         supervised.train(run, run.spec(), Flag())
     plain, rooted = runs
@@ -133,11 +135,11 @@ def test_scaling_by_the_root_of_the_rank_counts(make_run, rows, tmp_path) -> Non
 def test_a_version_as_it_is_served_trains_as_the_adapter_it_was_made_of(make_run, rows, tmp_path) -> None:
     """Its scale of 1 would halve the steps, were it kept."""
     base = BaseModel.from_directory(BASE, "base")
-    canonicalize(twice_scaled(tmp_path / "came"), served := tmp_path / "served", base, Limits(16, 1 << 30))
+    canonicalize(twice_scaled(tmp_path / "came"), served := tmp_path / "served", base, AdapterLimits(16, 1 << 30))
     assert json.loads((served / "adapter_config.json").read_text())["lora_alpha"] == 8
     starts = {"plain": tmp_path / "came", "canonical": served}
     runs = [
-        make_run(name, training_file=rows(Method.SUPERVISED), **SHORT | {"warm_start": start})
+        make_run(name, training_file=rows(TrainingMethod.SUPERVISED), **SHORT | {"warm_start": start})
         for name, start in starts.items()
     ]
     for run in runs:
@@ -186,7 +188,7 @@ def test_a_wrong_adapter_is_refused_with_the_reason(make_run, rows, tmp_path, br
     warm_start = tmp_path / "broken"
     shutil.copytree(SQL, warm_start)
     broken(warm_start)
-    run = make_run(training_file=rows(Method.SUPERVISED), **SHORT | {"warm_start": warm_start})
+    run = make_run(training_file=rows(TrainingMethod.SUPERVISED), **SHORT | {"warm_start": warm_start})
     assert main([str(run.path)], Flag()) is Exit.REFUSED
     event = run.events()[-1]
     assert event.level == "error"
@@ -199,7 +201,7 @@ def test_a_wrong_adapter_is_refused_with_the_reason(make_run, rows, tmp_path, br
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens", "query"])
 def test_targets_that_cannot_be_trained_are_refused(make_run, rows, target: str) -> None:
-    run = make_run(training_file=rows(Method.SUPERVISED), targets=("q_proj", target))
+    run = make_run(training_file=rows(TrainingMethod.SUPERVISED), targets=("q_proj", target))
     assert main([str(run.path)], Flag()) is Exit.REFUSED
     assert target in run.events()[-1].message
     assert "down_proj" in run.events()[-1].message

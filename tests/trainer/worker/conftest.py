@@ -12,7 +12,7 @@ import pytest
 import embedded
 from adapters.errors import PatchbayError
 from trainer.jobs.job import Job, JobDraft
-from trainer.jobs.state import TERMINAL, State
+from trainer.jobs.state import TERMINAL, JobState
 from trainer.records import Records
 from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec
@@ -78,14 +78,14 @@ def ask(records: Records, upload: Any, worker: Worker) -> Callable[..., Awaitabl
         job = await records.jobs.create(draft)
         validation = Validation(records, worker.runs, base=base, adapter=None, preflight=preflight, threads=1)  # type: ignore[arg-type]
         running = asyncio.create_task(validation.run())
-        await until(lambda: _is(records, job, State.QUEUED))
+        await until(lambda: _is(records, job, JobState.QUEUED))
         running.cancel()
         return job
 
     return ask
 
 
-async def _is(records: Records, job: Job, state: State) -> bool:
+async def _is(records: Records, job: Job, state: JobState) -> bool:
     return (await records.jobs.get(job.id)).state is state
 
 

@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from adapters.errors import AdapterRefused, Fault
-from trainer.jobs.state import State
+from trainer.jobs.state import JobState
 from trainer.run_directory import RunDirectory
 
 STEPS, CHECKPOINTS = 12, [3, 6, 9, 12]
@@ -64,7 +64,7 @@ async def test_a_job_ends_with_its_checkpoints_published_its_result_and_its_curv
     job = await ask()
     working()
     done = await ended(job)
-    assert (done.state, done.error, done.fine_tuned_model) == (State.SUCCEEDED, None, f"ft:base:me::{job.id}")
+    assert (done.state, done.error, done.fine_tuned_model) == (JobState.SUCCEEDED, None, f"ft:base:me::{job.id}")
     assert (shelf.checkpoints, shelf.results) == (CHECKPOINTS, [job.id])
     noted = (await records.checkpoints.list(job.id)).data
     assert [(each.step_number, each.model) for each in reversed(noted)] == [
@@ -90,7 +90,7 @@ async def test_a_child_killed_or_stalled_is_started_again_and_every_event_comes_
     stalled = child_of(run)
     os.kill(stalled, signal.SIGSTOP)
     done = await ended(job)
-    assert (done.state, done.token) == (State.SUCCEEDED, 3)
+    assert (done.state, done.token) == (JobState.SUCCEEDED, 3)
     assert (sorted(set(shelf.checkpoints)), shelf.results) == (CHECKPOINTS, [job.id])
     assert await steps_told(job) == list(range(1, STEPS + 1))
 
@@ -105,10 +105,10 @@ async def test_a_worker_that_is_told_to_stop_gives_the_job_back_after_a_checkpoi
     with pytest.raises(asyncio.CancelledError):
         await stopping
     given_back = await records.jobs.get(job.id)
-    assert (given_back.state, given_back.worker, given_back.deaths) == (State.QUEUED, None, 0)
+    assert (given_back.state, given_back.worker, given_back.deaths) == (JobState.QUEUED, None, 0)
     assert RunDirectory(worker.runs / job.id).checkpoints()
     working()
-    assert (await ended(job)).state is State.SUCCEEDED
+    assert (await ended(job)).state is JobState.SUCCEEDED
     assert await steps_told(job) == list(range(1, STEPS + 1))
 
 
@@ -119,11 +119,11 @@ async def test_a_paused_job_waits_until_it_is_resumed(records, working, ask, end
     await records.jobs.pause(job.id)
 
     async def is_paused():
-        return (await records.jobs.get(job.id)).state is State.PAUSED
+        return (await records.jobs.get(job.id)).state is JobState.PAUSED
 
     await until(is_paused)
     await records.jobs.resume(job.id)
-    assert (await ended(job)).state is State.SUCCEEDED
+    assert (await ended(job)).state is JobState.SUCCEEDED
     assert await steps_told(job) == list(range(1, STEPS + 1))
 
 
@@ -140,7 +140,7 @@ async def test_a_cancelled_job_ends_its_child_and_has_no_result(
         return child_of(RunDirectory(worker.runs / job.id)) != child
 
     await until(has_ended)
-    assert (await records.jobs.get(job.id)).state is State.CANCELLED
+    assert (await records.jobs.get(job.id)).state is JobState.CANCELLED
     assert shelf.results == []
 
 
@@ -151,7 +151,7 @@ async def test_what_the_door_refuses_is_told_of_and_fails_the_job_with_the_doors
     job = await ask(checkpoint_steps=6)
     working()
     done = await ended(job)
-    assert (done.state, done.error.code) == (State.FAILED, "adapter_refused")
+    assert (done.state, done.error.code) == (JobState.FAILED, "adapter_refused")
     assert "at most 4" in done.error.message
     warned = [event for event in (await records.events.list(job.id, limit=1000)).data if event.level == "warn"]
     assert [event.message.split(":")[0] for event in reversed(warned)] == [
@@ -163,7 +163,7 @@ async def test_a_loss_that_is_not_finite_ends_the_job_without_a_result(records, 
     job = await ask(rate=1e30, checkpoint_steps=1)
     working()
     done = await ended(job)
-    assert (done.state, done.error.code) == (State.FAILED, "not_finite")
+    assert (done.state, done.error.code) == (JobState.FAILED, "not_finite")
     assert "not a finite number at step" in done.error.message
     assert shelf.results == []
     assert len(shelf.checkpoints) < STEPS

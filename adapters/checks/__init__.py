@@ -1,0 +1,1 @@
+"""Checks of an upload: may it be served? Each fault names its place, what was found and what is needed."""

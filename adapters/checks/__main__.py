@@ -1,0 +1,29 @@
+"""Inspects uploads and makes them canonical: the process of ``adapters.checks.inspector``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from adapters.base_model import BaseModel
+from adapters.checks.canonicalizer import canonicalize
+from adapters.checks.inspection import AdapterLimits
+from adapters.processes.forking import Work, serve
+
+
+def prepared(setup: dict[str, Any]) -> Work:
+    """Return what inspects adapters for the base model in ``setup``."""
+    modules = {module: (rows, columns) for module, (rows, columns) in setup.pop("modules").items()}
+    base = BaseModel(modules=modules, **setup)
+
+    def work(question: dict[str, Any]) -> dict[str, Any]:
+        limits = AdapterLimits(**question["limits"])
+        canonical = canonicalize(Path(question["directory"]), Path(question["out"]), base, limits)
+        made = None if canonical.made is None else canonical.made.to_json()
+        return {"report": canonical.report.to_json(), "made": made}
+
+    return work
+
+
+if __name__ == "__main__":
+    serve(prepared)

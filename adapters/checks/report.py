@@ -1,0 +1,52 @@
+"""What the door found out about an adapter that it admitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True)
+class InspectionReport:
+    """Facts about an admitted adapter, as callers of the API see them."""
+
+    rank: int
+    """The largest rank of any module: what the engine's slot must hold."""
+    ranks: Mapping[int, int]
+    """How many modules have each rank."""
+    alphas: Mapping[float, int]
+    """How many modules have each alpha."""
+    use_rslora: bool
+    """Scaling is alpha / sqrt(rank) instead of alpha / rank."""
+    target_modules: tuple[str, ...]
+    """Last parts of the modules' paths, sorted: ``q_proj``, ``v_proj``."""
+    modules: int
+    tensors: int
+    dtypes: tuple[str, ...]
+    size_bytes: int
+    max_abs: float
+    """The largest magnitude of any weight, before scaling."""
+    base_model: str
+    base_fingerprint: str
+    declared_base: str | None
+    """``base_model_name_or_path`` as the adapter's author wrote it; not trusted."""
+    notes: tuple[str, ...]
+    """Worth a look, no reason to refuse."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values; the keys of ``ranks`` and ``alphas`` become text."""
+        fields = asdict(self)
+        for name in ("ranks", "alphas"):
+            fields[name] = {f"{key:g}": count for key, count in fields[name].items()}
+        for name in ("target_modules", "dtypes", "notes"):
+            fields[name] = list(fields[name])
+        return fields
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """The report that ``to_json`` wrote."""
+        texts = {name: tuple(fields[name]) for name in ("target_modules", "dtypes", "notes")}
+        ranks = {int(rank): count for rank, count in fields["ranks"].items()}
+        alphas = {float(alpha): count for alpha, count in fields["alphas"].items()}
+        return cls(**{**fields, **texts, "ranks": ranks, "alphas": alphas})

@@ -1,0 +1,115 @@
+"""Looks at every number of an adapter's file, a chunk at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from adapters.errors import Fault, SafetensorsMalformed
+from adapters.storage.manifest import WEIGHTS_FILE
+from adapters.storage.number_formats import WEIGHT_DTYPES
+from adapters.storage.safetensors_header import Header, Tensor
+
+CHUNK_BYTES = 16 << 20
+MAX_MAGNITUDE = 65_504.0
+"""The largest number of float16. Trained weights stay below 10; beyond this the engine's sums overflow, and
+one overflow is enough to damage the answers of every other request in the batch."""
+
+
+_Bits = np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]
+
+
+class _Format(NamedTuple):
+    bits: np.dtype[np.unsignedinteger[Any]]
+    sign_cleared: int
+    infinity: int
+
+
+_FORMATS: Mapping[str, _Format] = {
+    "F16": _Format(np.dtype("<u2"), 0x7FFF, 0x7C00),
+    "BF16": _Format(np.dtype("<u2"), 0x7FFF, 0x7F80),
+    "F32": _Format(np.dtype("<u4"), 0x7FFF_FFFF, 0x7F80_0000),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What the numbers of a file are like: ``zero`` names the tensors in which every number is 0."""
+
+    max_abs: float
+    zero: frozenset[str]
+    faults: tuple[Fault, ...]
+
+
+def scan(path: Path, header: Header) -> Scan:
+    """Read every tensor of ``WEIGHT_DTYPES`` in ``path``; others are passed over.
+
+    A kind of fault (NaN, infinity, a magnitude above ``MAX_MAGNITUDE``) is reported once, at the first tensor
+    that shows it. Holds at most ``CHUNK_BYTES`` of the file in memory.
+
+    Raises:
+        SafetensorsMalformed: the file is shorter than ``header`` says.
+        OSError: the file cannot be opened or read.
+    """
+    max_abs = 0.0
+    zero: set[str] = set()
+    faults: dict[str, Fault] = {}
+    with path.open("rb") as file:
+        for tensor in header.tensors.values():
+            if tensor.dtype not in WEIGHT_DTYPES:
+                continue
+            magnitude = _magnitude(file, header.data_start, tensor)
+            if magnitude == 0:
+                zero.add(tensor.name)
+            if (fault := _fault(path.name, tensor, magnitude)) is not None:
+                faults.setdefault(fault.needed, fault)
+            elif magnitude > max_abs:
+                max_abs = magnitude
+    return Scan(max_abs, frozenset(zero), tuple(faults.values()))
+
+
+def _magnitude(file: BinaryIO, data_start: int, tensor: Tensor) -> float:
+    """The largest absolute value: NaN if there is one, 0 for a tensor without elements."""
+    form = _FORMATS[tensor.dtype]
+    # With the sign cleared, IEEE numbers are ordered as their bits are: finite < infinity < NaN.
+    largest = max((int(bits.max()) for bits in _chunks(file, data_start, tensor, form)), default=0)
+    if largest > form.infinity:
+        return float("nan")
+    if tensor.dtype == "F16":
+        return float(np.uint16(largest).view(np.float16))
+    as_float32 = largest << 16 if tensor.dtype == "BF16" else largest
+    return float(np.uint32(as_float32).view(np.float32))
+
+
+def _chunks(file: BinaryIO, data_start: int, tensor: Tensor, form: _Format) -> Iterator[_Bits]:
+    file.seek(data_start + tensor.begin)
+    left = tensor.end - tensor.begin
+    while left:
+        count = min(left, CHUNK_BYTES) // form.bits.itemsize
+        bits: _Bits = np.fromfile(file, dtype=form.bits, count=count)
+        if len(bits) < count:
+            raise SafetensorsMalformed(
+                Fault(f"{WEIGHTS_FILE}: {tensor.name}", "a file that shrank while it was read", "the whole file")
+            )
+        np.bitwise_and(bits, form.sign_cleared, out=bits)
+        yield bits
+        left -= bits.nbytes
+
+
+def _fault(file: str, tensor: Tensor, magnitude: float) -> Fault | None:
+    where = f"{file}: {tensor.name}"
+    if np.isnan(magnitude):
+        return Fault(where, "NaN", "numbers: train again with a lower learning rate or in another precision")
+    if np.isinf(magnitude):
+        return Fault(where, "infinity", "finite numbers: train again, this run diverged")
+    if magnitude > MAX_MAGNITUDE:
+        return Fault(
+            where,
+            f"a weight of magnitude {magnitude:.3g}",
+            f"at most {MAX_MAGNITUDE:g}, more would overflow in the engine: train again, this run diverged",
+        )
+    return None

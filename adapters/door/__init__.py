@@ -1,1 +1,0 @@
-"""What an adapter must be to come in: its files, its config, every tensor against the base model."""

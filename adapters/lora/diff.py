@@ -1,0 +1,156 @@
+"""How two LoRAs differ in what they add to the base model's weights. Nothing of a weight's size is ever formed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from adapters.lora.spectrum import Doubles, Spectrum
+from adapters.lora.stored_lora import Factors, StoredLora
+
+_LAYER = re.compile(r"(?:.+\.)?\d+(?=\.)")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a and b add to the same weights, as squares that add up over modules. Norms are Frobenius norms."""
+
+    squared_a: float
+    squared_b: float
+    squared_distance: float
+    inner: float
+    """The inner product of both, each taken as one long vector."""
+    output_overlap: float | None
+    """How far the spaces that both write to are the same: |Uaᵀ Ub|² / the smaller rank, for orthonormal bases of the
+    column spaces of B. 1: one lies in the other; 0: orthogonal. Over many modules the mean; None: none is in both."""
+    input_overlap: float | None
+    """The same of what they read: the row spaces of A."""
+
+    @classmethod
+    def together(cls, parts: Sequence[Self]) -> Self:
+        """Return the comparison of all weights of ``parts`` as one."""
+        return cls(
+            sum(part.squared_a for part in parts),
+            sum(part.squared_b for part in parts),
+            sum(part.squared_distance for part in parts),
+            sum(part.inner for part in parts),
+            _mean(part.output_overlap for part in parts),
+            _mean(part.input_overlap for part in parts),
+        )
+
+    @property
+    def relative_distance(self) -> float:
+        """The norm of the difference by the larger of both norms: 0 where they are the same, 2 where opposite."""
+        larger = math.sqrt(max(self.squared_a, self.squared_b))
+        return math.sqrt(self.squared_distance) / larger if larger else 0.0
+
+    @property
+    def cosine(self) -> float | None:
+        """The cosine of the angle between both; None where one of them is 0."""
+        norms = math.sqrt(self.squared_a) * math.sqrt(self.squared_b)
+        return min(1.0, max(-1.0, self.inner / norms)) if norms else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "norm_a": math.sqrt(self.squared_a),
+            "norm_b": math.sqrt(self.squared_b),
+            "distance": math.sqrt(self.squared_distance),
+            "relative_distance": self.relative_distance,
+            "cosine": self.cosine,
+            "output_overlap": self.output_overlap,
+            "input_overlap": self.input_overlap,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """Two LoRAs compared, module by module."""
+
+    modules: Mapping[str, Comparison]
+
+    @classmethod
+    def of(cls, a: StoredLora, b: StoredLora) -> Self:
+        """Compare two LoRAs for the same base model. Blocks: run it off the event loop.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        return cls({module: _compare(a, b, module) for module in sorted({*a.shapes, *b.shapes})})
+
+    @property
+    def total(self) -> Comparison:
+        """All modules as one."""
+        return Comparison.together(list(self.modules.values()))
+
+    @property
+    def layers(self) -> Mapping[str, Comparison]:
+        """The modules of a layer as one, by its path (``model.layers.3``); a module outside of layers by its own."""
+        grouped: defaultdict[str, list[Comparison]] = defaultdict(list)
+        for module, comparison in self.modules.items():
+            found = _LAYER.match(module)
+            grouped[found[0] if found else module].append(comparison)
+        return {layer: Comparison.together(parts) for layer, parts in grouped.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return totals, layers and modules as JSON values, the biggest differences first."""
+        return {
+            "total": self.total.to_json(),
+            "layers": _sorted("layer", self.layers),
+            "modules": _sorted("module", self.modules),
+        }
+
+
+def _compare(a: StoredLora, b: StoredLora, module: str) -> Comparison:
+    if module not in a.shapes or module not in b.shapes:
+        alone = _scaled(a if module in a.shapes else b, module)
+        squared = Spectrum.of(alone.b, alone.a).norm ** 2
+        return Comparison(*((squared, 0.0) if module in a.shapes else (0.0, squared)), squared, 0.0, None, None)
+    ours, theirs = _scaled(a, module), _scaled(b, module)
+    one, other = Spectrum.of(ours.b, ours.a).cleaned(), Spectrum.of(theirs.b, theirs.a).cleaned()
+    outputs, inputs = one.left.T @ other.left, one.right @ other.right.T
+    inner = float(one.values @ (outputs * inputs) @ other.values)
+    distance = _distance(ours, theirs)
+    return Comparison(one.norm**2, other.norm**2, distance**2, inner, _overlap(outputs), _overlap(inputs))
+
+
+@dataclass(frozen=True, slots=True)
+class _Scaled:
+    """Factors in float64, the scale in ``b``."""
+
+    b: Doubles
+    a: Doubles
+
+
+def _scaled(lora: StoredLora, module: str) -> _Scaled:
+    factors: Factors = lora.read(module)
+    return _Scaled(factors.b.astype(np.float64) * lora.scale(module), factors.a.astype(np.float64))
+
+
+def _distance(one: _Scaled, other: _Scaled) -> float:
+    """Return the norm of b·a - b'·a' as that of (b - b')·a + b'·(a - a'): small where the factors differ a little."""
+    rank = max(one.a.shape[0], other.a.shape[0])
+    b, b2 = (np.pad(each.b, ((0, 0), (0, rank - each.b.shape[1]))) for each in (one, other))
+    a, a2 = (np.pad(each.a, ((0, rank - each.a.shape[0]), (0, 0))) for each in (one, other))
+    return Spectrum.of(np.concatenate([b - b2, b2], axis=1), np.concatenate([a, a - a2])).norm
+
+
+def _overlap(between: Doubles) -> float | None:
+    smaller = min(between.shape)
+    return min(1.0, float(np.sum(between**2)) / smaller) if smaller else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _sorted(noun: str, compared: Mapping[str, Comparison]) -> list[dict[str, Any]]:
+    biggest_first = sorted(compared.items(), key=lambda each: each[1].squared_distance, reverse=True)
+    return [{noun: name, **comparison.to_json()} for name, comparison in biggest_first]

@@ -1,0 +1,171 @@
+"""Merges versions into a directory, as a recipe says: ``linear`` here, what goes through PEFT in a child process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from adapters.base_model import BaseModel
+from adapters.errors import AdapterRefused, AdapterTooCostly, Fault, WorkerProcessDied
+from adapters.lora.canonical_config import targets_of
+from adapters.lora.canonical_form import Form, write
+from adapters.lora.linear_sum import LinearSum
+from adapters.lora.merge.cut import TruncationLoss
+from adapters.lora.merge.recipe import MergeMethod, MergeRecipe
+from adapters.lora.ranks import fitting_rank
+from adapters.lora.rounding import Rounding
+from adapters.lora.spectrum import Spectrum
+from adapters.lora.stored_lora import Factors, StoredLora
+from adapters.processes import confinement
+from adapters.processes.confinement import ResourceLimits, TookTooMuch
+from adapters.processes.exit_status import COMPILED, OUT_OF_MEMORY
+from adapters.storage.disk import in_thread, space_needed
+
+WHERE: Final = "merge"
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MergeBounds:
+    """What the merged version must fit: the base model that is served, and the largest rank of its engine.
+
+    ``resource_limits`` is for what goes through PEFT.
+    """
+
+    base: BaseModel
+    max_rank: int
+    resource_limits: ResourceLimits
+
+
+async def merge(recipe: MergeRecipe, directories: Sequence[Path], out: Path, bounds: MergeBounds) -> dict[str, Any]:
+    """Write the merged version's two files into ``out``, and return what its report says of the merge.
+
+    ``directories`` hold the ingredients' files, in their order. The same recipe writes the same bytes.
+
+    Raises:
+        AdapterRefused: the rank is too large for the server, or the method cannot combine these versions.
+        AdapterTooCostly: PEFT's process took more than its allowance.
+        WorkerProcessDied: it ended without a result.
+        StorageFull: the disk has no space left.
+    """
+    weights = [each.weight for each in recipe.ingredients]
+    used = [(directory, weight) for directory, weight in zip(directories, weights, strict=True) if weight]
+    loras = await in_thread(_open, [directory for directory, _ in used])
+    if recipe.method is MergeMethod.LINEAR:
+        merged = LinearSum(list(zip(loras, [weight for _, weight in used], strict=True)))
+        return await in_thread(_write, recipe, merged, loras, out, bounds)
+    _check_ranks(recipe.method, loras)
+    async with _subdirectory(out) as combined:
+        await _through_peft(recipe, used, combined, bounds.resource_limits)
+        merged = LinearSum([(lora, 1.0) for lora in await in_thread(_open, [combined])])
+        return await in_thread(_write, recipe, merged, loras, out, bounds)
+
+
+@asynccontextmanager
+async def _subdirectory(out: Path) -> AsyncIterator[Path]:
+    """Make a directory that is gone at the end of the block."""
+    directory = out / "combined"
+    with space_needed(out):
+        await in_thread(directory.mkdir)
+    try:
+        yield directory
+    finally:
+        await in_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+def _open(directories: Sequence[Path]) -> list[StoredLora]:
+    return [StoredLora.open(directory) for directory in directories]
+
+
+def _write(
+    recipe: MergeRecipe, merged: LinearSum, loras: Sequence[StoredLora], out: Path, bounds: MergeBounds
+) -> dict[str, Any]:
+    rank = min(merged.rank, recipe.compress_to or merged.rank)
+    if rank > bounds.max_rank:
+        raise AdapterRefused([_too_large(merged, rank, bounds)], param="versions")
+    cut, rounding = TruncationLoss(rank), Rounding(bounds.base.dtype)
+
+    def factors_of(module: str) -> Factors:
+        made = merged.read(module)
+        if rank < merged.rank:
+            spectrum = Spectrum.of(made.b, made.a)
+            cut.add(module, spectrum)
+            made = spectrum.cut(rank)
+        return rounding.round(made)
+
+    form = Form(
+        shapes=merged.shapes,
+        rank=rank,
+        dtype=rounding.dtype,
+        targets=targets_of(merged.shapes, bounds.base.modules),
+        declared_base=loras[0].config.base_model_name_or_path,
+    )
+    with space_needed(out):
+        write(out, form, factors_of)
+    return {**recipe.to_json(), "rank_before": merged.rank, **cut.to_json(), "rounding": rounding.error}
+
+
+def _too_large(merged: LinearSum, rank: int, bounds: MergeBounds) -> Fault:
+    cut = TruncationLoss(bounds.max_rank)
+    for module in merged.shapes:
+        whole = merged.read(module)
+        cut.add(module, Spectrum.of(whole.b, whole.a))
+    fitting = fitting_rank(rank)
+    flag = f"start the server with --max-lora-rank {fitting}, or " if fitting is not None else ""
+    worst = f" (worst: {_percent(cut.worst_error)} of {cut.worst_module})" if cut.worst_module is not None else ""
+    found = f"rank {rank}" if rank < merged.rank else f"rank {rank}, the sum of {' + '.join(map(str, merged.ranks))}"
+    needed = f"merge with compress_to {cut.rank}, which changes the merged weights by {_percent(cut.error)}{worst}"
+    return Fault(WHERE, found, f"at most {bounds.max_rank}: {flag}{needed}")
+
+
+def _percent(error: float) -> str:
+    return f"{error * 100:.3g} %"
+
+
+def _check_ranks(method: MergeMethod, loras: Sequence[StoredLora]) -> None:
+    """Refuse what PEFT's methods cannot do: they match the factors number by number."""
+    ranks = sorted({rank for lora in loras for _, rank, _ in lora.shapes.values()})
+    if len(ranks) > 1:
+        found = f"versions of the ranks {', '.join(map(str, ranks))}"
+        raise AdapterRefused(
+            [Fault(WHERE, found, f"one rank for {method}: merge linear, or with versions of the same rank")],
+            param="versions",
+        )
+
+
+async def _through_peft(
+    recipe: MergeRecipe, used: Sequence[tuple[Path, float]], out: Path, resource_limits: ResourceLimits
+) -> None:
+    request = {
+        "terms": [[str(directory), weight] for directory, weight in used],
+        "method": recipe.method,
+        "density": recipe.density,
+        "seed": recipe.seed,
+    }
+    try:
+        ended = await confinement.run(
+            "-m", "adapters.compile.ties", str(out), json.dumps(request), resource_limits=resource_limits
+        )
+    except TookTooMuch as exceeded:
+        raise _too_costly(str(exceeded)) from None
+    if ended.status == OUT_OF_MEMORY:
+        raise _too_costly(f"{resource_limits.memory_bytes >> 20} MiB of memory")
+    if ended.status != COMPILED:
+        died = WorkerProcessDied(f"merging by {recipe.method} died with status {ended.status}", log=ended.log)
+        log.error("a merge died", reason=died.message, said=died.log)
+        raise died
+
+
+def _too_costly(what: str) -> AdapterTooCostly:
+    return AdapterTooCostly(
+        f"merging took more than {what}: merge fewer versions or linear, or give the server more "
+        "(--max-compile-bytes, --max-compile-s)"
+    )

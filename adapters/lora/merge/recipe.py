@@ -1,0 +1,73 @@
+"""What a merged version is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from adapters.versions import Version
+
+
+class MergeMethod(StrEnum):
+    """How versions are combined. All but ``linear`` go over the factors number by number, as PEFT does."""
+
+    LINEAR = "linear"
+    """The sum of what the versions add to the weights, exactly."""
+    TIES = "ties"
+    """The largest numbers of each, where most agree on the sign (https://arxiv.org/abs/2306.01708)."""
+    DARE_LINEAR = "dare_linear"
+    """Random numbers of each, scaled up for those left out (https://arxiv.org/abs/2311.03099)."""
+    DARE_TIES = "dare_ties"
+    """Both."""
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a seed decides what it comes to."""
+        return self in {MergeMethod.DARE_LINEAR, MergeMethod.DARE_TIES}
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredient:
+    """A version and how much of it goes in; a weight below 0 takes its effect away."""
+
+    version: Version
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class MergeRecipe:
+    """What to merge, and how. ``str`` of it is the origin that the version keeps."""
+
+    ingredients: tuple[Ingredient, ...]
+    """Versions for the same base model, at least one with a weight other than 0."""
+    method: MergeMethod = MergeMethod.LINEAR
+    density: float | None = None
+    """For all but ``linear``: the share of a factor's numbers that is kept, above 0 and at most 1."""
+    seed: int | None = None
+    """For the random methods: which numbers are kept."""
+    compress_to: int | None = None
+    """The rank to cut the merged version at, where it has more; the best approximation of that rank."""
+
+    def __str__(self) -> str:
+        parts = [f"{each.version.name}*{_shortest(each.weight)}" for each in self.ingredients]
+        options = {"density": self.density, "seed": self.seed, "compress_to": self.compress_to}
+        parts += [f"{name}={_shortest(value)}" for name, value in options.items() if value is not None]
+        return f"merge:{self.method}({', '.join(parts)})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values, each version with its digest."""
+        return {
+            "method": str(self.method),
+            "versions": [
+                {"version": each.version.name, "digest": each.version.digest, "weight": each.weight}
+                for each in self.ingredients
+            ],
+            "density": self.density,
+            "seed": self.seed,
+            "compress_to": self.compress_to,
+        }
+
+
+def _shortest(number: float) -> str:
+    return repr(number).removesuffix(".0")

@@ -1,0 +1,341 @@
+"""adapter_config.json as PEFT 0.21 writes it: what it means, and what of it no engine of ours can serve."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from adapters import strict_json
+from adapters.errors import AdapterRefused, Fault
+from adapters.lora.first_adapter import LOFTQ
+from adapters.lora.module_pattern import matching
+from adapters.storage.manifest import CONFIG_FILE, INITIAL
+
+MAX_CONFIG_BYTES = 1 << 20
+MAX_RANK = 65_536
+MAX_ALPHA = 65_536.0
+MAX_LIST = 4096
+MAX_PATTERNS = 2048
+MAX_WILD_PATTERNS = 32
+MAX_PATTERN_LENGTH = 256
+
+_PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica"})
+"""Initialisations that leave the base model's weights alone, so that what was saved is a plain LoRA."""
+
+ALL_LINEAR = "all-linear"
+"""PEFT's short form of target_modules for every linear layer but the output head."""
+_EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
+
+_TASKS = frozenset({None, "CAUSAL_LM", "FEATURE_EXTRACTION"})
+
+_UNSERVED: Mapping[str, str] = {
+    "use_dora": "plain LoRA: train with use_dora=False, or have this one cut to it with --compress-to R (compress_to "
+    "over HTTP), which tells what is lost",
+    "lora_bias": "train with lora_bias=False",
+    "modules_to_save": "none: train a LoRA on these modules instead, full copies share no base model; copies that were "
+    "never trained are dropped with --compress-to R (compress_to over HTTP)",
+    "layer_replication": "train on the base model as it is, without replicated layers",
+    "trainable_token_indices": "train without new tokens: all adapters share one tokenizer and one embedding",
+    "target_parameters": "target_modules instead: LoRA on bare parameters is not served",
+    "alora_invocation_tokens": "plain LoRA: activated LoRA is not served",
+    "use_qalora": "plain LoRA: train with use_qalora=False",
+    "use_bdlora": "plain LoRA: block-diagonal LoRA is not served",
+    "arrow_config": "one plain adapter: routing between adapters is not served",
+    "kasa_config": "plain LoRA: KaSA changes the base model's weights, which all adapters share",
+    "megatron_config": "an adapter for transformers' own layers: Megatron's are not served",
+    "monteclora_config": "plain LoRA: sampled adapter weights are not served",
+    "runtime_config": "none: it is no part of what save_pretrained writes",
+}
+"""Fields that change what the adapter computes, and the way out."""
+
+_NESTED = frozenset({"arrow_config", "kasa_config", "use_bdlora"})
+"""Of these PEFT takes an empty object for one that asks for the defaults."""
+
+# A pattern is matched against every module, by us and by the engine, so one with nested repetition would hang
+# both. Admitted: literals, '.', '\.', '\d', classes, '|' and at most two of '*', '+' and '?'; no groups.
+_PATTERN = re.compile(r"\^?(?:[A-Za-z0-9_.|-]|\\[.d]|\[[0-9A-Za-z-]+\]|[*+?])+\$?")
+_PATTERN_FIELDS = frozenset({"rank_pattern", "alpha_pattern"})
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def _check_pattern(pattern: str) -> str:
+    if len(pattern) > MAX_PATTERN_LENGTH or not _PATTERN.fullmatch(pattern) or _wildness(pattern) > 2:
+        raise ValueError(
+            "a module name or a simple pattern: letters, digits, '_', '-', '.', '\\.', '\\d', [0-9], '|' "
+            f"and at most two of '*', '+' and '?', without groups, up to {MAX_PATTERN_LENGTH} characters"
+        )
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"a pattern that compiles ({error})") from error
+    return pattern
+
+
+def _wildness(pattern: str) -> int:
+    return sum(pattern.count(sign) for sign in "*+?")
+
+
+def _check_pattern_count(patterns: dict[str, Any]) -> dict[str, Any]:
+    if len(patterns) > MAX_PATTERNS or sum(_wildness(key) > 0 for key in patterns) > MAX_WILD_PATTERNS:
+        raise ValueError(f"at most {MAX_PATTERNS} patterns, {MAX_WILD_PATTERNS} of them with '*', '+' or '?'")
+    return patterns
+
+
+def _check_plain_name(name: str) -> str:
+    if not _PLAIN_NAME.fullmatch(name):
+        raise ValueError("a plain module name, such as 'layers'")
+    return name
+
+
+_Rank = Annotated[int, Field(ge=1, le=MAX_RANK)]
+_Alpha = Annotated[float, Field(gt=0, le=MAX_ALPHA, allow_inf_nan=False)]
+_Pattern = Annotated[str, AfterValidator(_check_pattern)]
+_Plain = Annotated[str, AfterValidator(_check_plain_name)]
+_Layers = Annotated[list[int], Field(max_length=MAX_LIST)]
+_Parents = Annotated[list[_Plain], Field(max_length=8)]
+_Ranks = Annotated[dict[_Pattern, _Rank], AfterValidator(_check_pattern_count)]
+_Alphas = Annotated[dict[_Pattern, _Alpha], AfterValidator(_check_pattern_count)]
+_Object = dict[str, Any] | None
+_Share = Annotated[float, Field(ge=0, le=1)] | None
+_Value = TypeVar("_Value")
+
+
+class PeftConfig(BaseModel):
+    """Every field of PEFT's LoraConfig. Of those that only steer training no more than their type is looked at.
+
+    A description says what a field must hold; it becomes the fault's ``needed``.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    peft_type: str = Field(description='"LORA"')
+    r: _Rank = Field(description=f"the rank, a whole number from 1 to {MAX_RANK}")
+    lora_alpha: _Alpha = Field(description=f"a number above 0, at most {MAX_ALPHA:g}")
+    target_modules: list[str] | str = Field(description="a list of module names, or one pattern")
+    rank_pattern: _Ranks | None = Field(None, description="ranks by module pattern, whole numbers from 1")
+    alpha_pattern: _Alphas | None = Field(None, description="numbers above 0 by module pattern")
+    use_rslora: bool | None = Field(None, description="true or false")
+    exclude_modules: list[str] | str | None = Field(None, description="module names, one pattern, or null")
+    layers_to_transform: _Layers | int | None = Field(None, description=f"up to {MAX_LIST} layer numbers, or null")
+    layers_pattern: _Parents | _Plain | None = Field(None, description="up to 8 plain module names, or null")
+    init_lora_weights: bool | str | None = Field(None, description="true, false or the name of an initialisation")
+    bias: str | None = Field(None, description='"none"')
+    task_type: str | None = Field(None, description="CAUSAL_LM, FEATURE_EXTRACTION or null")
+    base_model_name_or_path: str | None = Field(None, description="a name or null")
+    revision: str | None = Field(None, description="a revision or null")
+
+    use_dora: Any = None
+    lora_bias: Any = None
+    modules_to_save: Any = None
+    layer_replication: Any = None
+    trainable_token_indices: Any = None
+    target_parameters: Any = None
+    alora_invocation_tokens: Any = None
+    use_qalora: Any = None
+    use_bdlora: Any = None
+    arrow_config: Any = None
+    kasa_config: Any = None
+    monteclora_config: Any = None
+
+    auto_mapping: _Object = Field(None, description="an object or null")
+    corda_config: _Object = Field(None, description="an object or null")
+    ensure_weight_tying: bool | None = Field(None, description="true or false")
+    eva_config: _Object = Field(None, description="an object or null")
+    fan_in_fan_out: bool | None = Field(None, description="true or false")
+    inference_mode: bool | None = Field(None, description="true or false")
+    loftq_config: _Object = Field(None, description="an object or null")
+    lora_dropout: _Share = Field(None, description="a number from 0 to 1")
+    lora_ga_config: _Object = Field(None, description="an object or null")
+    megatron_config: Any = None
+    megatron_core: str | None = Field(None, description="a name or null")
+    peft_version: str | None = Field(None, description="a version or null")
+    qalora_group_size: int | None = Field(None, description="a whole number or null")
+    runtime_config: Any = None
+    velora_config: _Object = Field(None, description="an object or null")
+
+    @classmethod
+    def parse(cls, raw: bytes) -> PeftConfig:
+        """Read the bytes of adapter_config.json. What can be read is not yet servable: see ``unservable``.
+
+        A key that PEFT 0.21 does not know is a fault, unless its value is empty (null, false, []...).
+
+        Raises:
+            AdapterRefused: not JSON, or fields that are missing, unknown or of another kind.
+        """
+        try:
+            fields = strict_json.parse(raw)
+        except ValueError as error:
+            raise _refused(f"text that is not JSON ({error})", "the file that PEFT's save_pretrained wrote") from None
+        if not isinstance(fields, dict):
+            raise _refused("JSON that is no object", "the file that PEFT's save_pretrained wrote")
+        if fields.get("peft_type", "LORA") != "LORA":  # another method's fields would all read as unknown
+            needed = '"LORA": convert with peft.save_as_lora, or train a LoRA'
+            raise AdapterRefused([_fault("peft_type", shown(fields["peft_type"]), needed)])
+        known = {key: value for key, value in fields.items() if value or key in cls.model_fields}
+        try:
+            return cls.model_validate(known)
+        except ValidationError as error:
+            raise AdapterRefused(list(_invalid_fields(error))) from None
+
+    def unservable(self) -> Iterator[Fault]:
+        """Yield a fault for each field that asks for what the engine does not do, or not as PEFT does it."""
+        for field, needed in _UNSERVED.items():
+            value = getattr(self, field)
+            if value or (field in _NESTED and value is not None):
+                yield _fault(field, shown(value), needed)
+        if self.bias not in {None, "none"}:
+            yield _fault("bias", shown(self.bias), '"none": train without biases')
+        if self.task_type not in _TASKS:
+            yield _fault("task_type", shown(self.task_type), "an adapter for CAUSAL_LM")
+        if str(self.init_lora_weights).lower() == LOFTQ:
+            needed = (
+                "an initialisation that keeps the base model: send the first adapter too, its two files in "
+                f"{INITIAL}/, or train with init_lora_weights=true, on a quantised base too (QLoRA)"
+            )
+            yield _fault("init_lora_weights", shown(self.init_lora_weights), needed)
+        elif isinstance(self.init_lora_weights, str) and self.init_lora_weights.lower() not in _PLAIN_INITS:
+            yield _fault(
+                "init_lora_weights",
+                shown(self.init_lora_weights),
+                "an initialisation that keeps the base model: send the first adapter too, its two files in "
+                f"{INITIAL}/, or convert with peft's save_pretrained(path_initial_model_for_weight_conversion=...), "
+                "which writes a plain LoRA",
+            )
+        yield from self._layer_faults()
+        if not self.target_modules:
+            yield _fault("target_modules", shown(self.target_modules), "the names of the modules that carry a LoRA")
+
+    def _layer_faults(self) -> Iterator[Fault]:
+        # What PEFT raises for: one who wrote these fields by hand means something that they do not say.
+        for field in ("layers_to_transform", "layers_pattern"):
+            if isinstance(self.target_modules, str) and (value := getattr(self, field)) is not None:
+                yield _fault(field, shown(value), "null, or target_modules as a list of module names")
+        if self.layers_pattern and self.layers_to_transform is None:
+            yield _fault("layers_pattern", shown(self.layers_pattern), "layers_to_transform beside it, or null")
+
+    @property
+    def ranks(self) -> Mapping[str, int]:
+        """Every rank that the config names, by field: ``r`` and the entries of ``rank_pattern``."""
+        patterns = self.rank_pattern or {}
+        return {"r": self.r, **{f"rank_pattern.{pattern}": rank for pattern, rank in patterns.items()}}
+
+    def rank_of(self, module: str) -> int:
+        """The rank that PEFT gives ``module``: the first matching pattern's, else ``r``."""
+        return _first_match(self._rank_patterns, module, self.r)
+
+    def alpha_of(self, module: str) -> float:
+        """The alpha that PEFT gives ``module``: the first matching pattern's, else ``lora_alpha``."""
+        return _first_match(self._alpha_patterns, module, self.lora_alpha)
+
+    def targeted(self, modules: Iterable[str]) -> frozenset[str]:
+        """The ``modules`` that PEFT would put a LoRA on. Blocks where a pattern over all modules has to be matched.
+
+        Raises:
+            AdapterRefused: a pattern does not compile, or takes too long.
+        """
+        named = frozenset(modules)
+        if isinstance(self.exclude_modules, str) and self.exclude_modules:
+            named -= _matching("exclude_modules", self.exclude_modules, named)
+        elif self.exclude_modules:
+            named -= {module for module in named if _ends_with(module, self._excluded)}
+        if not isinstance(self.target_modules, str):
+            return frozenset(module for module in named if self._is_listed(module))
+        if self.target_modules.lower() == ALL_LINEAR:
+            return frozenset(module for module in named if module.rpartition(".")[2] not in _EMBEDDINGS)
+        return _matching("target_modules", self.target_modules, named)
+
+    def _is_listed(self, module: str) -> bool:
+        return module in self._targeted or (_ends_with(module, self._targeted) and self._is_transformed_layer(module))
+
+    def _is_transformed_layer(self, module: str) -> bool:
+        layers = self.layers_to_transform
+        if layers is None or layers == []:
+            return True
+        parents = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern
+        for prefix in [rf"(?:^|.*?\.){parent}" for parent in parents or ()] or [r".*?\.[^.]*"]:
+            if match := re.match(rf"{prefix}\.(\d+)\.", module):
+                return int(match[1]) in ([layers] if isinstance(layers, int) else layers)
+        return False
+
+    @cached_property
+    def _targeted(self) -> frozenset[str]:
+        return frozenset(self.target_modules)
+
+    @cached_property
+    def _excluded(self) -> frozenset[str]:
+        return frozenset(self.exclude_modules or ())
+
+    @cached_property
+    def _rank_patterns(self) -> list[tuple[re.Pattern[str], int]]:
+        return _compiled(self.rank_pattern)
+
+    @cached_property
+    def _alpha_patterns(self) -> list[tuple[re.Pattern[str], float]]:
+        return _compiled(self.alpha_pattern)
+
+
+def _matching(field: str, pattern: str, modules: frozenset[str]) -> frozenset[str]:
+    try:
+        return matching(pattern, modules)
+    except ValueError as unfit:
+        raise AdapterRefused([_fault(field, shown(pattern), str(unfit))]) from None
+
+
+def shown(value: Any) -> str:
+    """``value`` as JSON, short enough for a message."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _compiled(patterns: Mapping[str, _Value] | None) -> list[tuple[re.Pattern[str], _Value]]:
+    # PEFT's get_pattern_key and vLLM's _match_pattern, to the letter
+    return [(re.compile(rf"(.*\.)?({key})$"), value) for key, value in (patterns or {}).items()]
+
+
+def _first_match(patterns: list[tuple[re.Pattern[str], _Value]], module: str, default: _Value) -> _Value:
+    return next((value for pattern, value in patterns if pattern.match(module)), default)
+
+
+def _ends_with(module: str, names: frozenset[str]) -> bool:
+    parts = module.split(".")
+    return any(".".join(parts[start:]) in names for start in range(len(parts)))
+
+
+def _fault(field: str, found: str, needed: str) -> Fault:
+    # ascii: a field's name may be the stranger's own text
+    return Fault(f"{CONFIG_FILE}: {ascii(field)[1:-1][:MAX_PATTERN_LENGTH]}", found, needed)
+
+
+def _refused(found: str, needed: str) -> AdapterRefused:
+    return AdapterRefused([Fault(CONFIG_FILE, found, needed)])
+
+
+def _invalid_fields(error: ValidationError) -> Iterator[Fault]:
+    seen = set()
+    for entry in error.errors(include_url=False):
+        field, *inner = map(str, entry["loc"])
+        where = f"{field}.{inner[0]}" if inner and field in _PATTERN_FIELDS else field
+        if where in seen:  # a union reports each of its branches
+            continue
+        seen.add(where)
+        found = "nothing" if entry["type"] == "missing" else shown(entry["input"])
+        yield _fault(where, found, _needed(field, entry["type"], entry["msg"]))
+
+
+def _needed(field: str, kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return "a field of PEFT 0.21's LoraConfig: remove it if it only steered training, else train without it"
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
+    return PeftConfig.model_fields[field].description or message
+
+
+def claims_lora(directory: Path) -> bool:
+    """Whether the config in ``directory`` names LoRA, or cannot be read at all: no other kind that may be compiled."""
+    return bool(strict_json.fields_in(directory / CONFIG_FILE).get("peft_type", "LORA") == "LORA")

@@ -1,0 +1,166 @@
+"""The database as the packages see it: read snapshots, serialised writes, migrations. Any SQLAlchemy URL.
+
+Each package brings its own tables, migrations and version table; they share the engine::
+
+    async with Database.open("sqlite+aiosqlite:///patchbay.db") as database:
+        await database.migrate(Path("adapters/migrations/versions"), "alembic_version_adapters")
+        async with database.write() as connection:
+            ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import DateTime, Dialect, TypeDecorator, event, make_url, text
+from sqlalchemy.engine import Connection
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from adapters.errors import StorageUnavailable
+from adapters.storage.change_counter import ChangeCounter
+
+ASYNC_DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
+"""What a URL without a driver means."""
+
+BUSY_TIMEOUT_MS: Final = 10_000
+"""How long a SQLite writer waits for its turn before "database is locked"."""
+
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_MIGRATION_LOCK: Final = 0x70617463
+"""PostgreSQL advisory lock key: processes that start together migrate one after the other."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware datetimes in and out, also where the database keeps none (SQLite)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Store in UTC; a naive datetime raises ValueError."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive datetime says nothing: attach a time zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return an aware datetime in UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Database:
+    """An open engine. ``read`` sees one snapshot; ``write`` commits durably at the end of its block."""
+
+    def __init__(self, engine: AsyncEngine, stamp: ChangeCounter | None = None) -> None:
+        self._stamp = stamp
+        self._is_sqlite = engine.dialect.name == "sqlite"
+        self._writer = engine.execution_options(patchbay_begin="BEGIN IMMEDIATE")
+        # SQLite reads a snapshot by itself; elsewhere each statement would see its own.
+        self._reader = engine if self._is_sqlite else engine.execution_options(isolation_level="REPEATABLE READ")
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str) -> AsyncIterator[Database]:
+        """Open ``url`` (``sqlite:///…``, ``postgresql://…``, with or without an async driver's name)."""
+        parsed = make_url(url)
+        parsed = parsed.set(drivername=ASYNC_DRIVERS.get(parsed.drivername, parsed.drivername))
+        engine = create_async_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
+        stamp = None
+        if engine.dialect.name == "sqlite":
+            if parsed.database not in {None, "", ":memory:"} and not parsed.query:
+                stamp = ChangeCounter(Path(parsed.database))
+            event.listen(engine.sync_engine, "connect", _configure_sqlite)
+            event.listen(engine.sync_engine, "begin", _begin_sqlite)
+            event.listen(engine.sync_engine.pool, "invalidate", _release_sqlite)
+        try:
+            yield cls(engine, stamp)
+        finally:
+            if stamp is not None:
+                stamp.close()
+            await engine.dispose()
+
+    def stamp(self) -> int | None:
+        """Return what differs once anybody has committed something, at next to no cost; None: ask the database itself.
+
+        What is read after a stamp was taken is at least as new as the stamp.
+        """
+        return None if self._stamp is None else self._stamp.read()
+
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Open a read transaction: everything read in it is of one moment. Raises StorageUnavailable."""
+        return _begin(self._reader, at_commit="try again")
+
+    def write(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Open a write transaction: committed at the end, rolled back when it raises.
+
+        Raises:
+            StorageUnavailable: nothing was written; or, as its message then says, nobody knows, because the database
+                went away while it committed.
+        """
+        return _begin(self._writer, at_commit="what was asked for may be written or not: look before you try again")
+
+    async def migrate(self, versions: Path, version_table: str) -> None:
+        """Bring one package's tables to the newest of its migrations; safe when many processes start at once.
+
+        Alembic's ``op`` is one per process: do not run two migrations in one process at the same time.
+        """
+        async with self.write() as connection:
+            if connection.dialect.name == "postgresql":
+                await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            await connection.run_sync(_upgrade, versions, version_table)
+
+
+@asynccontextmanager
+async def _begin(engine: AsyncEngine, *, at_commit: str) -> AsyncIterator[AsyncConnection]:
+    outcome = "nothing was written, try again"
+    try:
+        async with engine.begin() as connection:
+            yield connection
+            outcome = at_commit
+    except (OperationalError, InterfaceError) as trouble:
+        raise StorageUnavailable(f"the database does not answer ({trouble.orig}); {outcome}") from trouble
+
+
+def _configure_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    driver: Any = connection
+    driver.isolation_level = None  # the driver must not begin transactions by itself: _begin_sqlite does
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("patchbay_begin", "BEGIN"))
+
+
+def _release_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry, _error: BaseException | None) -> None:
+    # SQLAlchemy closes the connection of a cancelled statement, but SQLite keeps it, and with it the write lock, until
+    # Python has collected the statement. A rollback lets go of the lock at once.
+    connection.rollback()
+
+
+def _upgrade(connection: Connection, versions: Path, version_table: str) -> None:
+    config = Config()
+    for option, value in {
+        "script_location": str(_MIGRATIONS),
+        "version_locations": str(versions),
+        "path_separator": "newline",
+    }.items():
+        config.set_main_option(option, value.replace("%", "%%"))
+    config.attributes.update(connection=connection, version_table=version_table)
+    command.upgrade(config, "head")

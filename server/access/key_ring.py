@@ -1,0 +1,130 @@
+"""The key ring: all keys, durable in the database, looked up in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from adapters.errors import InvalidName, NotFound, StorageUnavailable
+from adapters.storage.database import Database
+from server.access.api_key import ApiKey, Scope, digest_of, id_of, mint_secret
+from server.access.schema import VERSION_TABLE, keys
+
+__all__ = ["ApiKey", "KeyRing", "Scope"]
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+MAX_NAME_LENGTH: Final = 96
+
+_log = structlog.get_logger(__name__)
+
+
+class KeyRing:
+    """The keys of all processes that share a database.
+
+    A write is in the database and in this ring before its method returns; other processes' writes arrive with
+    ``refresh``, which ``follow`` calls at an interval. ``find`` and ``is_empty`` never touch the database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._keys: dict[str, ApiKey] = {}
+        self._seen = (0, 0)  # keys and revocations at the last refresh: both only ever grow
+        self._stamp: int | None = None
+        self._refreshing = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, database: Database) -> KeyRing:
+        """Bring the table in ``database`` up to date and read it; closing it stays with the caller."""
+        await database.migrate(MIGRATIONS, VERSION_TABLE)
+        ring = cls(database)
+        await ring.refresh()
+        return ring
+
+    @property
+    def is_empty(self) -> bool:
+        """True only if no key was ever created: revoking the last one must not open the server."""
+        return not self._keys
+
+    def find(self, secret: str) -> ApiKey | None:
+        """Return the key whose secret this is; None if there is none or it was revoked."""
+        key = self._keys.get(id_of(secret) or "")
+        return key if key is not None and key.revoked_at is None and key.matches(secret) else None
+
+    def list(self) -> list[ApiKey]:
+        """Return every key ever created, oldest first."""
+        return sorted(self._keys.values(), key=lambda key: (key.created_at, key.id))
+
+    async def create(self, name: str, scopes: Collection[Scope]) -> tuple[ApiKey, str]:
+        """Create a key and return it with its secret, which is kept nowhere. ``admin`` brings all scopes.
+
+        Raises:
+            InvalidName: the name is empty, too long or does not print, or ``scopes`` is empty.
+        """
+        if not (name.strip() and name.isprintable() and len(name) <= MAX_NAME_LENGTH):
+            raise InvalidName(f"a key's name has 1 to {MAX_NAME_LENGTH} printable characters", param="name")
+        if not scopes:
+            raise InvalidName(f"a key needs a scope: {', '.join(Scope)}", param="scopes")
+        granted = set(Scope) if Scope.ADMIN in scopes else set(scopes)
+        key_id, secret = mint_secret()
+        async with self._database.write() as connection:
+            await connection.execute(
+                insert(keys).values(
+                    id=key_id,
+                    name=name,
+                    scopes=sorted(granted),
+                    sha256=digest_of(secret),
+                    last4=secret[-4:],
+                    created_at=datetime.now(UTC),
+                )
+            )
+        await self.refresh()
+        return self._keys[key_id], secret
+
+    async def revoke(self, key_id: str) -> ApiKey:
+        """Revoke a key for good and return it; one that is revoked already keeps its first ``revoked_at``.
+
+        Raises:
+            NotFound: no key has this id.
+        """
+        living = (keys.c.id == key_id) & keys.c.revoked_at.is_(None)
+        async with self._database.write() as connection:
+            await connection.execute(update(keys).where(living).values(revoked_at=datetime.now(UTC)))
+        await self.refresh()
+        if key_id not in self._keys:
+            raise NotFound(f"no key has the id '{key_id}'; `patchbay keys list` shows them", param="id")
+        return self._keys[key_id]
+
+    async def refresh(self) -> None:
+        """Bring the ring up to the database; nearly free when nobody has committed anything."""
+        stamp = self._database.stamp()
+        if stamp is not None and stamp == self._stamp:
+            return
+        count = select(func.count(), func.count(keys.c.revoked_at)).select_from(keys)
+        async with self._refreshing, self._database.read() as connection:
+            made, revoked = (await connection.execute(count)).one()
+            if (made, revoked) != self._seen:
+                rows = await connection.execute(select(keys))
+                self._keys = {row.id: _key(row) for row in rows}
+                self._seen = (made, revoked)
+        self._stamp = stamp
+
+    async def follow(self, interval_s: float) -> None:
+        """Refresh every ``interval_s`` seconds until cancelled; while the database is away, the ring stays."""
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                await self.refresh()
+            except (StorageUnavailable, SQLAlchemyError, OSError) as error:
+                _log.warning("keys.refresh_failed", error=str(error))
+
+
+def _key(row: Row[tuple[object, ...]]) -> ApiKey:
+    state = row._asdict()
+    return ApiKey(**{**state, "scopes": frozenset(map(Scope, state["scopes"]))})

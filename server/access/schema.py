@@ -1,0 +1,26 @@
+"""The table of keys. Rows are never removed: a ring that ever had a key never lets strangers in again."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import CHAR, JSON, Column, MetaData, String, Table
+
+from adapters.storage.database import UtcDateTime
+
+VERSION_TABLE: Final = "alembic_version_keys"
+"""Where Alembic notes how far this table is migrated."""
+
+metadata: Final = MetaData()
+
+keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(8), primary_key=True),
+    Column("name", String(96), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("sha256", CHAR(64), nullable=False),
+    Column("last4", CHAR(4), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("revoked_at", UtcDateTime),
+)

@@ -1,0 +1,112 @@
+"""Starts vLLM engines. Imports nothing of vLLM itself: that takes seconds, and the server is open by then.
+
+What blocks runs in a thread, so that control routes answer while an engine starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import multiprocessing
+from argparse import Namespace
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from server.engine.protocol import EngineHooks, EngineInfo
+from server.engine.vllm.base_shapes import read_base
+from server.engine.vllm.cpu import fork_server
+from server.engine.vllm.flags import parse_flags
+
+if TYPE_CHECKING:
+    from server.engine.vllm.engine import VllmEngine
+
+SHUTDOWN_S = 5.0
+STATISTICS_INTERVAL_S = 10.0
+
+
+class VllmBuilder:
+    """Starts vLLM engines for ``model`` (a directory or a hub id) with vLLM's own ``flags``.
+
+    Args:
+        model: directory or hub id of the base model.
+        flags: vLLM's flags as typed on the command line.
+        capacity: how many residents we will hold at once.
+    """
+
+    def __init__(self, model: str, flags: Sequence[str], *, capacity: int) -> None:
+        self._model = model
+        self._flags = tuple(flags)
+        self._capacity = capacity
+        self._info: EngineInfo | None = None
+        self._args = Namespace()
+
+    async def info(self) -> EngineInfo:
+        """See ``EngineBuilder.info``."""
+        if self._info is None:
+            self._info = await asyncio.to_thread(self._read_offer)
+        return self._info
+
+    def _read_offer(self) -> EngineInfo:
+        fork_server.begin()
+        with no_collections():
+            args = self._args = parse_flags(self._model, self._flags, capacity=self._capacity)
+            names = tuple(args.served_model_name or [self._model])
+            base, directory = read_base(args, names[0])
+        return EngineInfo(base, names, args.max_lora_rank, directory)
+
+    @asynccontextmanager
+    async def start(self, hooks: EngineHooks) -> AsyncIterator[VllmEngine]:
+        """See ``EngineBuilder.start``."""
+        await self.info()
+        client = await self._build_client()
+        statistics = None
+        try:
+            from server.engine.vllm.engine import hold
+
+            engine = await hold(client, self._args, hooks)
+            statistics = asyncio.create_task(_log_statistics(client), name="vllm-statistics")
+            yield engine
+        finally:
+            if statistics is not None:
+                statistics.cancel()
+            await asyncio.to_thread(client.shutdown, SHUTDOWN_S)
+
+    async def _build_client(self) -> Any:
+        """Build vLLM's client in a thread; when cancelled, end the processes it waits for, so that it ends too."""
+
+        def build() -> Any:
+            with no_collections():
+                from server.engine.vllm.engine import build_client
+
+            return build_client(self._args)
+
+        building = asyncio.ensure_future(asyncio.to_thread(build))
+        try:
+            return await asyncio.shield(building)
+        except asyncio.CancelledError:
+            while not building.done():
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                await asyncio.wait([building], timeout=0.1)
+            with suppress(Exception):  # it failed because we ended its processes; if it did not, it must be closed
+                (await building).shutdown(SHUTDOWN_S)
+            raise
+
+
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """Import without garbage collections, a sixth of the time; afterwards none looks at what was imported."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+async def _log_statistics(client: Any) -> None:
+    """vLLM's lifespan would do this; that of a held app does not run."""
+    while True:
+        await asyncio.sleep(STATISTICS_INTERVAL_S)
+        await client.do_log_stats()

@@ -1,0 +1,87 @@
+"""A step's rows cut into blocks, each of which every LoRA layer handles with one pair of matrix products.
+
+A block either is a run of rows of one slot, or mixes short runs: it is then multiplied with all slots of its window,
+and what a row has no part in is masked. That is work for nothing, but for a few rows cheaper than a product more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LONG = 8192
+"""Masked numbers (rows · other slots · rank) that cost as much as a product more; measured, see DECISIONS.md."""
+
+
+class SlotRun(NamedTuple):
+    """Consecutive rows ``start`` to ``stop`` of one slot, −1 for the base model."""
+
+    slot: int
+    start: int
+    stop: int
+
+
+class Block:
+    """Rows ``start`` to ``stop`` and the window of slots, ``low`` to ``high``, that theirs lie in.
+
+    ``window`` and ``used`` are bit sets of slots: those of the window, and those that rows use.
+    """
+
+    def __init__(self, runs: Sequence[SlotRun]) -> None:
+        slots = {run.slot for run in runs if run.slot >= 0}
+        self.runs = tuple(runs)
+        self.start, self.stop = runs[0].start, runs[-1].stop
+        self.low, self.high = min(slots), max(slots) + 1
+        self.window = (1 << self.high) - (1 << self.low)
+        self.used = sum(1 << slot for slot in slots)
+        self.is_one_slot = len(runs) == 1
+        self._foreign: dict[tuple[int, int], Tensor] = {}
+
+    def alone(self) -> list[Block]:
+        """Return the runs of slots as a block each."""
+        return [Block([run]) for run in self.runs if run.slot >= 0]
+
+    def foreign(self, slices: int, rank: int) -> Tensor:
+        """Return which columns are of other slots than the row's; bool [rows, window · slices · rank]."""
+        import torch
+
+        if (slices, rank) not in self._foreign:
+            own = torch.tensor([run.slot for run in self.runs for _ in range(run.start, run.stop)])
+            foreign = own.unsqueeze(1) != torch.arange(self.low, self.high)
+            self._foreign[slices, rank] = foreign.repeat_interleave(slices * rank, dim=1)
+        return self._foreign[slices, rank]
+
+
+def cut(slots: Iterable[int], rank: int) -> list[Block]:
+    """Cut rows, given by their slots, into blocks for adapters of ``rank``; rows of the base model may lie in none."""
+    runs, start = [], 0
+    for slot, rows in groupby(slots):
+        stop = start + sum(1 for _ in rows)
+        runs.append(SlotRun(slot, start, stop))
+        start = stop
+    used = {run.slot for run in runs if run.slot >= 0}
+    if not used:
+        return []
+    window = max(used) - min(used) + 1
+
+    def is_long(run: SlotRun) -> bool:
+        others = window if run.slot < 0 else window - 1
+        return (run.stop - run.start) * others * rank >= LONG
+
+    blocks: list[Block] = []
+    for are_long, some in groupby(runs, is_long):
+        for members in [[run] for run in some] if are_long else [list(some)]:
+            trimmed = _without_base_ends(members)
+            if trimmed:
+                blocks.append(Block(trimmed))
+    return blocks
+
+
+def _without_base_ends(runs: list[SlotRun]) -> list[SlotRun]:
+    first = 1 if runs[0].slot < 0 else 0
+    last = len(runs) - (1 if runs[-1].slot < 0 else 0)
+    return runs[first:last]

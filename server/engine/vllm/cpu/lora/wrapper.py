@@ -1,0 +1,97 @@
+"""vLLM's LoRA wrapper of the CPU platform, with dense products over windows of slots in place of gathers per token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from vllm.lora.layers import LogitsProcessorWithLoRA, VocabParallelEmbeddingWithLoRA
+from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+from server.engine.vllm.cpu.lora.blocks import Block, cut
+from server.engine.vllm.cpu.lora.slots import SlotWeights, watch
+
+
+class DenseWrapper(PunicaWrapperCPU):  # type: ignore[misc]
+    """Knows the rows of the step, and the weights of every layer that it adopted."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        config = kwargs["lora_config"]
+        self._rank: int = config.max_lora_rank
+        self._is_sharded: bool = config.fully_sharded_loras
+        self._weights: dict[int, SlotWeights] = {}  # by the address of vLLM's first view of the weights to expand
+        self._tokens: list[Block] = []
+        self._sampled: list[Block] = []
+
+    def adopt(self, layer: Any) -> None:
+        """Take over the weights of ``layer``, still empty, if it is of a kind known here."""
+        if isinstance(layer, BaseLinearLayerWithLoRA) and not self._is_sharded:
+            weights = SlotWeights(layer.lora_a_stacked, layer.lora_b_stacked)
+            layer.lora_a_stacked, layer.lora_b_stacked = weights.shrinking_views(), weights.expanding_views()
+            first = layer.lora_b_stacked[0]
+        elif isinstance(layer, LogitsProcessorWithLoRA):
+            weights = SlotWeights([layer.lora_a_stacked], [layer.lora_b_stacked])
+            (layer.lora_a_stacked,), (layer.lora_b_stacked,) = weights.shrinking_views(), weights.expanding_views()
+            first = layer.lora_b_stacked
+        elif isinstance(layer, VocabParallelEmbeddingWithLoRA):
+            weights = SlotWeights([], [layer.lora_b_stacked])
+            (layer.lora_b_stacked,) = weights.expanding_views()
+            first = layer.lora_b_stacked
+        else:
+            return
+        self._weights[first.data_ptr()] = weights
+        watch(layer, weights)
+
+    def update_metadata(self, *args: Any, **kwargs: Any) -> None:
+        """As vLLM's, at the begin of a step; all work on row numbers is done here, once for all layers."""
+        super().update_metadata(*args, **kwargs)
+        self._tokens = cut(self.token_lora_indices.tolist(), self._rank)
+        self._sampled = cut(self.sampler_indices.tolist(), self._rank)
+
+    def add_lora_linear(
+        self,
+        y: Tensor,
+        x: Tensor,
+        lora_a_stacked: tuple[Tensor, ...],
+        lora_b_stacked: tuple[Tensor, ...],
+        scale: float,
+        output_slices: tuple[int, ...],
+        **kwargs: Any,
+    ) -> None:
+        """``y += scale · x @ Aᵀ @ Bᵀ`` by slot, for all slices of a layer; y [T, sum of O], x [T, H]."""
+        weights = self._weights.get(lora_b_stacked[0].data_ptr())
+        if weights is None:
+            super().add_lora_linear(y, x, lora_a_stacked, lora_b_stacked, scale, output_slices, **kwargs)
+        else:
+            weights.add(y, x, self._tokens, scale)
+
+    def add_lora_embedding(self, y: Tensor, x: Tensor, lora_b_stacked: Tensor, *_: Any, **__: Any) -> None:
+        """``y += x @ Bᵀ`` by slot; y [T, O], x [T, r], already shrunk."""
+        self._weights[lora_b_stacked.data_ptr()].add_shrunk(y, x, self._tokens)
+
+    def add_lora_logits(
+        self,
+        y: Tensor,
+        x: Tensor,
+        lora_a_stacked: Tensor,
+        lora_b_stacked: Tensor,
+        scale: float,
+        **_: Any,
+    ) -> None:
+        """``y += scale · x @ Aᵀ @ Bᵀ`` by slot; y [rows, ≥ O], x [rows, H]."""
+        self._weights[lora_b_stacked.data_ptr()].add(y, x, self._logits_blocks(x), scale)
+
+    def _logits_blocks(self, inputs: Tensor) -> list[Block]:
+        """Cut the rows whose logits are wanted.
+
+        Sampled rows are a tensor of their own. Rows of a prompt are a slice of the step's tokens, all of one request:
+        vLLM would take them for sampled ones, and a request for the log-probabilities of its prompt would end the
+        engine as soon as another one is in the batch. vLLM knows the slot of every token of the step.
+        """
+        if inputs.untyped_storage().nbytes() == inputs.nbytes and len(inputs) == len(self.sampler_indices):
+            return self._sampled
+        first = inputs.storage_offset() // inputs.stride(0)
+        slot = int(self.token_lora_indices[first])
+        return cut([slot] * len(inputs), self._rank)

@@ -1,0 +1,82 @@
+"""vLLM's own flags, passed through ``patchbay serve``: parsed by vLLM, unknown ones refused, ours kept ours."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import NoReturn
+
+from server.engine.protocol import StartRefused
+
+OWNED = {
+    "--enable-lora": "it is always on",
+    "--max-cpu-loras": "use --max-residents",
+    "--lora-modules": "use `patchbay adapters push`",
+    "--model": "name the model as the argument of `patchbay serve`",
+    "--api-key": "use `patchbay keys create`",
+    "--disable-log-stats": "patchbay meters adapters with these statistics",
+    "--api-server-count": "one patchbay process serves one engine",
+    "--data-parallel-size": "start one patchbay per replica",
+    "--headless": "patchbay serves HTTP",
+    "--grpc": "patchbay serves HTTP",
+    "--worker-extension-cls": "patchbay loads adapters through it",
+    "--uds": "patchbay listens on --host and --port",
+    "--ssl-keyfile": "terminate TLS in front of patchbay",
+    "--ssl-certfile": "terminate TLS in front of patchbay",
+}
+"""Flags of vLLM's server that would work against ours, and what to do instead."""
+
+EMBEDDED_FLAGS = (
+    *("--served-model-name", "embedded-base"),
+    "--enforce-eager",  # compiling takes longer than it saves on three million parameters
+    *("--kv-cache-memory-bytes", str(256 * 2**20)),  # else vLLM claims nearly all memory of the machine
+)
+"""What the embedded base is served with; flags typed by the operator come later and win."""
+
+SLOTS = 8
+"""Adapters that share a batch where the operator does not say. With vLLM's own default, one, a cold adapter waits for
+every stream of another to end."""
+
+WORKER_EXTENSION = "server.engine.vllm.worker_extension.WorkerExtension"
+
+SPARE_HOST_ADAPTERS = 4
+"""vLLM's own LRU stays this far above our capacity, so that it never evicts: trial loads and the like fit between."""
+
+
+def parse_flags(model: str, flags: Sequence[str], *, capacity: int) -> Namespace:
+    """Return vLLM's parsed arguments for ``model`` with LoRA on and room for ``capacity`` residents. Imports vLLM.
+
+    Raises:
+        StartRefused: a flag is unknown, malformed or ours.
+    """
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc]
+        def error(self, message: str) -> NoReturn:  # argparse would print a page of usage and exit
+            raise StartRefused(f"vLLM's flags: {message}; `patchbay serve --help-engine` lists them")
+
+    parser = make_arg_parser(Parser())
+    parser.set_defaults(max_loras=min(SLOTS, capacity))
+    try:
+        args: Namespace = parser.parse_args([model, *flags])
+        for flag, instead in OWNED.items():  # by what was set: a flag has short forms, and --config sets any of them
+            dest = flag.removeprefix("--").replace("-", "_")
+            if getattr(args, dest) != parser.get_default(dest):
+                raise StartRefused(f"{flag} is patchbay's to set: {instead}")
+        args.model = model
+        args.enable_lora = True
+        args.worker_extension_cls = WORKER_EXTENSION
+        args.max_cpu_loras = capacity + args.max_loras + SPARE_HOST_ADAPTERS
+        validate_parsed_serve_args(args)
+    except (OSError, ValueError, TypeError) as wrong:
+        raise StartRefused(f"vLLM's flags: {wrong}") from wrong
+    return args
+
+
+def print_engine_help() -> None:
+    """Print vLLM's own flags, those that ``patchbay serve`` passes through."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    make_arg_parser(FlexibleArgumentParser(prog="patchbay serve")).print_help()

@@ -1,0 +1,41 @@
+"""The base class of JSON request bodies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic_core import PydanticCustomError
+
+_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+
+
+class Body(BaseModel):
+    """A JSON body. A key that is not known is an error: a typo is never ignored.
+
+    So is text that a database refuses: JSON can escape NUL, and half a surrogate pair, for which UTF-8 has no bytes.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_storable(cls, value: object) -> object:
+        if any(map(_UNSTORABLE.search, _texts(value))):
+            raise PydanticCustomError("text", "Input should have neither NUL nor half a surrogate pair in its text")
+        return value
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield every string in parsed JSON. No recursion: JSON may be nested as deep as Python's stack."""
+    pending = [value]
+    while pending:
+        match pending.pop():
+            case str(text):
+                yield text
+            case dict(entries):
+                pending += [*entries, *entries.values()]
+            case list(entries):
+                pending += entries

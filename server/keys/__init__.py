@@ -1,1 +1,0 @@
-"""API keys: who may call, and for what."""

@@ -1,0 +1,19 @@
+"""How much memory this process may count on: the machine's, or less in a container."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Of control groups, version 2 and version 1; "max" or a number beyond any machine where there is none."""
+
+
+def memory_limit() -> int:
+    """Return it in bytes."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for limit in _LIMITS:
+        with suppress(OSError, ValueError):
+            limits.append(int(limit.read_text()))
+    return min(limits)

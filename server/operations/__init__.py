@@ -1,0 +1,1 @@
+"""Operations that need several parts of the server: publish, move an alias, delete, merge, compare."""

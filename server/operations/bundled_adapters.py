@@ -1,0 +1,22 @@
+"""The example adapters that a first start registers, so that the first request can already name one."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from adapters.publisher import Publisher
+from adapters.registry.registry import Registry
+from adapters.sources.directory import DirectorySource
+
+
+async def register_bundled_adapters(registry: Registry, publisher: Publisher, directory: Path) -> None:
+    """Publish every adapter directory under ``directory`` by its name, unless it was ever used: deleted is deleted."""
+    for adapter in await asyncio.to_thread(_adapters_in, directory):
+        if await registry.is_unused(adapter.name):
+            source = DirectorySource(adapter, allowed=[directory])
+            await publisher.publish(adapter.name, source, force_base=True)  # whatever the operator calls their base
+
+
+def _adapters_in(directory: Path) -> list[Path]:
+    return sorted(entry for entry in directory.iterdir() if (entry / "adapter_config.json").is_file())

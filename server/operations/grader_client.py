@@ -1,0 +1,81 @@
+"""The models of this server, for graders to ask: in process, and through the gateway as any caller does.
+
+A grader's question is admitted, resolved, made resident and metered like every other, under its caller's own key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from server.errors import RouteUnsupported
+from server.gateway.gateway import Gateway
+from server.gateway.inference_routes import needs
+from server.gateway.resolve import resolve
+from server.state import AppState
+from trainer.graders.models import GraderAnswer, NotAnswered, Question, Usage
+
+_CHAT: Final = "/v1/chat/completions"
+_EMBEDDINGS: Final = "/v1/embeddings"
+
+
+@dataclass(frozen=True, slots=True)
+class GraderClient:
+    """See ``trainer.graders.models.Models``; ``headers`` carry the caller's key and the request's id."""
+
+    state: AppState
+    gateway: Gateway
+    headers: Mapping[str, str]
+
+    def check(self, model: str) -> None:
+        """See ``Models.check``."""
+        serving = self.state.supervisor.serving()
+        if _CHAT not in serving.engine.paths:
+            raise RouteUnsupported(f"no model of this server can be asked to grade; that takes {needs(_CHAT)}")
+        if model not in serving.info.served_names:
+            resolve(model, self.state.registry.catalog, serving.info)
+
+    async def ask(self, question: Question) -> GraderAnswer:
+        """See ``Models.ask``."""
+        form = {"regex": question.form}  # vLLM's own field
+        said = {"model": question.model, "messages": question.messages, "structured_outputs": form, **question.sampling}
+        answered = await self._post(_CHAT, said)
+        message = answered["choices"][0]["message"]
+        usage = answered.get("usage") or {}
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        return GraderAnswer(
+            model=answered["model"],
+            text=message.get("content") or "",
+            refusal=message.get("refusal"),
+            usage=Usage(usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0), cached),
+        )
+
+    @property
+    def can_embed(self) -> bool:
+        """See ``Models.can_embed``."""
+        return _EMBEDDINGS in self.state.supervisor.serving().engine.paths
+
+    async def embed(self, *texts: str) -> Sequence[Sequence[float]]:
+        """See ``Models.embed``; the base model makes the vectors."""
+        answered = await self._post(_EMBEDDINGS, {"model": self.state.served_names[0], "input": texts})
+        return [each["embedding"] for each in sorted(answered["data"], key=lambda each: int(each["index"]))]
+
+    async def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        transport = httpx.ASGITransport(self.gateway, raise_app_exceptions=False)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://patchbay", headers=self.headers, trust_env=False
+        ) as client:
+            response = await client.post(path, json=body)
+        if response.status_code != httpx.codes.OK:
+            raise NotAnswered(_reason(response))
+        return response.json()
+
+
+def _reason(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, LookupError, TypeError):  # it died with the response half written
+        return f"the engine broke off with status {response.status_code}; try again"

@@ -1,0 +1,134 @@
+"""What training runs export becomes versions: each checkpoint at once, the best one as the job's result."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from adapters.names import DEFAULT_ALIAS, FineTunedName
+from adapters.sources.directory import DirectorySource
+from adapters.storage.disk import in_thread
+from adapters.versions import Version
+from server.errors import EngineNotReady, ResidencyFull
+from server.state import AppState
+from trainer.jobs.job import Job
+from trainer.run_directory import Marker, RunDirectory
+from trainer.run_request import adapter_name
+
+log = structlog.get_logger(__name__)
+
+RETRY_S: Final = 0.5
+_JOB_PREFIX: Final = "ftjob-"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RunPublisher:
+    """Publishes what the runs of ``state`` left in their run directories. See ``trainer.worker.publishing``.
+
+    That nothing is published twice rests on the fine-tuned names, which are unique in the registry's database.
+    """
+
+    state: AppState
+
+    async def checkpoint(self, job_id: str, step: int) -> str:
+        """Publish the job's checkpoint of ``step`` as a version; no alias moves. Return its fine-tuned name.
+
+        Raises:
+            JobNotFound, CheckpointNotFound: there is no such job or checkpoint.
+            PatchbayError: the door or the engine refused it.
+        """
+        job = await self.state.records.jobs.get(job_id)
+        name = self._name(job, step)
+        await self._publish(job, step, name)
+        return str(name)
+
+    async def result(self, job_id: str) -> str:
+        """Give the job's best checkpoint its final name, and ``stable`` once it is resident. Return that name.
+
+        Raises:
+            JobNotFound, CheckpointNotFound: there is no such job, or it has no result yet.
+            PatchbayError: the door or the engine refused it.
+        """
+        job = await self.state.records.jobs.get(job_id)
+        run = self._run(job)
+        best = await in_thread(run.best_checkpoint)
+        version = await self._publish(job, best.step, self._name(job, best.step))
+        await _when_ready(lambda: self._make_resident(version))
+        name = self._name(job)
+        await self.state.registry.name_result(
+            version.adapter,
+            version.number,
+            name,
+            alias=DEFAULT_ALIAS,
+            report={"training": await self._told(job, best.marker, run)},
+        )
+        log.info("published a job's result", job=job.id, version=version.name, name=str(name))
+        return str(name)
+
+    def _name(self, job: Job, step: int | None = None) -> FineTunedName:
+        base = self.state.supervisor.known_info().served_names[0]
+        suffix = job.suffix or job.extension.get("adapter")
+        return FineTunedName.of(base, job.organization_id, suffix, job.id.removeprefix(_JOB_PREFIX), step)
+
+    def _run(self, job: Job) -> RunDirectory:
+        return RunDirectory(self.state.settings.runs_dir / job.id)
+
+    async def _publish(self, job: Job, step: int, name: FineTunedName) -> Version:
+        run = self._run(job)
+        checkpoint = await in_thread(run.checkpoint, step)
+        source = DirectorySource(checkpoint.adapter, allowed=[run.path], origin=f"job:{job.id}")
+        extra = {"training": await self._told(job, checkpoint.marker, run)}
+        published = await _when_ready(
+            lambda: self.state.publisher.publish(
+                adapter_name(job), source, fine_tuned_name=name, extra=extra, allow_inert=True
+            )
+        )
+        return published.version
+
+    async def _make_resident(self, version: Version) -> None:
+        try:
+            await self.state.make_resident(version)
+        except ResidencyFull as full:  # every resident is in use: the first request will wait for its turn
+            log.warning("a job's result could not be made resident", version=version.name, reason=full.message)
+
+    async def _told(self, job: Job, marker: Marker, run: RunDirectory) -> dict[str, Any]:
+        """Return what a version's report says of the training behind it."""
+        result, check = run.result(), run.check()
+        told: dict[str, Any] = {
+            "job": job.id,
+            "step": marker.step,
+            "method": job.method["type"],
+            "hyperparameters": check["hyperparameters"],
+            "seed": job.seed,
+            "warm_start": job.extension.get("warm_start"),
+            "data": {
+                "training_file": await self._file(job.training_file),
+                "validation_file": None if job.validation_file is None else await self._file(job.validation_file),
+            },
+            "renderer_sha256": check["renderer_sha256"],
+            "metrics": marker.metrics,
+            "trained_tokens": marker.trained_tokens,
+            "seconds": round(marker.seconds, 3),
+        }
+        if result is not None:
+            told |= {"peak_memory_bytes": result.peak_memory_bytes, "curves": result.curves}
+        return told
+
+    async def _file(self, file_id: str) -> Mapping[str, Any]:
+        file = await self.state.records.files.get(file_id)
+        return {"id": file.id, "filename": file.filename, "sha256": file.sha256}
+
+
+async def _when_ready(act: Callable[[], Awaitable[T]]) -> T:
+    """Do ``act``, again and again while the engine is starting or being rebuilt: a run's hours must not fail for it."""
+    while True:
+        try:
+            return await act()
+        except EngineNotReady:
+            await asyncio.sleep(RETRY_S)

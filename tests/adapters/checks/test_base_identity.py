@@ -1,0 +1,98 @@
+"""Which base an adapter says it was made for, against the one that is served."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.checks.base_identity import BaseIdentity
+from adapters.errors import AdapterRefused
+from adapters.storage.manifest import CONFIG_FILE
+
+SERVED = BaseIdentity.of(("main", "Qwen/Qwen3-8B"), Path("models/of-the-server"), ("Qwen3ForCausalLM",))
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Any:
+    def with_config(**config: Any) -> None:
+        (tmp_path / CONFIG_FILE).write_text(json.dumps(config))
+        SERVED.check(tmp_path)
+
+    return with_config
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        None,
+        "",
+        " ",
+        "main",
+        "Qwen/Qwen3-8B",
+        "qwen3-8b",
+        "/home/me/models/Qwen3-8B/",
+        r"C:\models\Qwen3-8B",
+        "/root/.cache/huggingface/hub/models--Qwen--Qwen3-8B/snapshots/0123abcd",
+        "./of-the-server",
+        "unsloth/Qwen3-8B-unsloth-bnb-4bit",
+        "unsloth/qwen3-8b-bnb-4bit",
+        "Qwen/Qwen3-8B-AWQ",
+        "Qwen/Qwen3-8B-GPTQ-Int4",
+        "Qwen/Qwen3-8B-FP8",
+        "Qwen/Qwen3-8B-GGUF",
+        "mlx-community/Qwen3-8B-8bit",
+    ],
+)
+def test_the_served_base_by_any_of_its_names_is_the_same_base(check: Any, declared: str | None) -> None:
+    check(base_model_name_or_path=declared)
+
+
+@pytest.mark.parametrize(
+    "declared",
+    ["Qwen/Qwen3-8B-Base", "Qwen/Qwen3-4B", "Qwen/Qwen2.5-8B", "Qwen", "unsloth/Qwen3-4B-bnb-4bit", "x"],
+)
+def test_another_base_is_refused_with_both_names_and_the_way_out(check: Any, declared: str) -> None:
+    with pytest.raises(AdapterRefused) as refused:
+        check(base_model_name_or_path=declared)
+    [fault] = refused.value.faults
+    assert fault.where == f"{CONFIG_FILE}: base_model_name_or_path"
+    assert declared in fault.found
+    assert "main" in fault.needed
+    assert "--force-base" in fault.needed
+    assert "force_base=true" in fault.needed
+
+
+@pytest.mark.parametrize(
+    "named", ["Qwen3ForCausalLM", "Qwen3Model", "PeftModelForCausalLM", "OptimizedModule", "", None, 3]
+)
+def test_a_class_of_the_same_architecture_or_of_none_is_admitted(check: Any, named: Any) -> None:
+    check(auto_mapping={"base_model_class": named, "parent_library": "transformers"})
+
+
+def test_a_class_of_another_architecture_is_refused(check: Any) -> None:
+    with pytest.raises(AdapterRefused) as refused:
+        check(base_model_name_or_path="main", auto_mapping={"base_model_class": "LlamaForCausalLM"})
+    [fault] = refused.value.faults
+    assert fault.where == f"{CONFIG_FILE}: auto_mapping.base_model_class"
+    assert ("LlamaForCausalLM" in fault.found, "Qwen3" in fault.needed) == (True, True)
+
+
+@pytest.mark.parametrize("declared", ["org/tiny", "tiny", "0123abcd", "main"])
+def test_a_base_from_the_hubs_cache_is_known_by_its_name_there_and_by_its_commit(tmp_path: Path, declared: str) -> None:
+    (tmp_path / CONFIG_FILE).write_text(json.dumps({"base_model_name_or_path": declared}))
+    BaseIdentity.of(("main",), Path("/cache/models--org--tiny/snapshots/0123abcd"), ()).check(tmp_path)
+
+
+@pytest.mark.parametrize("config", [b"", b"[]", b"{", b"\xff", b'{"base_model_name_or_path": 3, "auto_mapping": []}'])
+def test_a_config_that_cannot_be_read_is_left_to_the_door(tmp_path: Path, config: bytes) -> None:
+    (tmp_path / CONFIG_FILE).write_bytes(config)
+    SERVED.check(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["models--" * 100_000, "-awq_a" * 100_000 + "!", "/" * 100_000, "--" * 100_000])
+def test_a_name_without_end_takes_no_time(check: Any, name: str) -> None:
+    with pytest.raises(AdapterRefused):
+        check(base_model_name_or_path=f"{name}x", auto_mapping={"base_model_class": "ForA" * 50_000 + "!"})

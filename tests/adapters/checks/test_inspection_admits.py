@@ -1,0 +1,182 @@
+"""Every kind of adapter that the engine serves as PEFT does comes through, with a true report."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import peft
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from adapters.base_model import BaseModel
+from adapters.checks.inspection import AdapterLimits, inspect
+from adapters.errors import AdapterRefused
+
+PREFIX = "base_model.model."
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def test_reports_what_it_saw(plain, admit, tiny_base):
+    adapter = plain()
+    adapter.poison(f"{PREFIX}model.layers.0.self_attn.q_proj.lora_B.weight", -2.5)
+    report = admit(adapter)
+    assert (report.rank, report.ranks, report.alphas) == (8, {8: 4}, {16: 4})
+    assert (report.modules, report.tensors, report.dtypes) == (4, 8, ("F32",))
+    assert report.target_modules == ("q_proj", "v_proj")
+    assert report.max_abs == 2.5
+    assert report.base_fingerprint == tiny_base.fingerprint
+    assert report.size_bytes > 4 * 8 * (4 * 16 + 2 * 16 + 2 * 8)
+    assert report.notes == ()
+
+
+def test_the_report_is_json(plain, admit):
+    report = admit(plain(rank_pattern={}, alpha_pattern={"q_proj": 2.5})).to_json()
+    assert json.loads(json.dumps(report)) == report
+    assert report["alphas"] == {"2.5": 2, "16": 2}
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_admits_each_dtype(dtype, plain, admit):
+    assert admit(plain(dtype=dtype)).dtypes == (dtype,)
+
+
+def test_admits_all_linear_modules(plain, admit):
+    assert admit(plain(targets=ALL_LINEAR)).modules == 14
+
+
+def test_admits_rank_stabilised_scaling(plain, admit):
+    assert admit(plain(use_rslora=True)).use_rslora
+
+
+def test_admits_ranks_and_alphas_by_pattern(plain, admit):
+    adapter = plain(
+        rank=lambda module: 2 if module.endswith("1.self_attn.q_proj") else 8,
+        rank_pattern={"layers.1.self_attn.q_proj": 2},
+        alpha_pattern={"v_proj": 32},
+    )
+    report = admit(adapter)
+    assert (report.rank, report.ranks, report.alphas) == (8, {2: 1, 8: 3}, {16: 2, 32: 2})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"layers_to_transform": [1]},
+        {"target_modules": ["model.layers.1.self_attn.q_proj", "layers.1.self_attn.v_proj"]},
+        {"target_modules": r".*layers\.1\.self_attn\.(q|v)_proj"},
+    ],
+)
+def test_admits_some_layers_only(config, plain, admit):
+    adapter = plain(**config)
+    adapter.tensors = {key: tensor for key, tensor in adapter.tensors.items() if "layers.1." in key}
+    report = admit(adapter)
+    assert (report.modules, report.notes) == (2, ())
+
+
+def test_notes_the_layers_that_a_target_names_but_the_file_lacks(plain, admit):
+    adapter = plain()
+    adapter.tensors = {key: tensor for key, tensor in adapter.tensors.items() if "layers.1." in key}
+    [note] = admit(adapter).notes
+    assert note.startswith("2 modules")
+
+
+def test_admits_a_target_that_the_base_does_not_have(plain, admit):
+    assert admit(plain(target_modules=["q_proj", "v_proj", "c_attn"])).modules == 4
+
+
+def test_admits_keys_without_the_prefix_as_the_engine_does(plain, admit):
+    adapter = plain()
+    adapter.rename(PREFIX, "")
+    assert admit(adapter).modules == 4
+
+
+def test_admits_a_readme(plain, admit):
+    adapter = plain()
+    adapter.extra["README.md"] = b"# sql"
+    assert admit(adapter).modules == 4
+
+
+def test_admits_one_dead_module_among_live_ones(plain, admit):
+    adapter = plain()
+    key = f"{PREFIX}model.layers.0.self_attn.q_proj.lora_B.weight"
+    adapter.put(key, np.zeros_like(adapter.array(key)))
+    assert admit(adapter).modules == 4
+
+
+def test_admits_the_head_and_the_embedding_of_an_untied_base(plain, admit, untied_base):
+    adapter = plain(targets=("q_proj", "lm_head", "embed_tokens"), modules=dict(untied_base.modules))
+    adapter.put(f"{PREFIX}lm_head.base_layer.weight", np.ones((40, 16)))
+    adapter.put(f"{PREFIX}model.embed_tokens.base_layer.weight", np.ones((40, 16)))
+    report = admit(adapter, base=untied_base)
+    assert report.target_modules == ("embed_tokens", "lm_head", "q_proj")
+    assert any("copies of the base model's weights" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(("declared", "notes"), [("org/Tiny", 0), (None, 0), ("meta/other-7b", 1)])
+def test_notes_another_declared_base(declared, notes, plain, admit):
+    report = admit(plain(base_model_name_or_path=declared))
+    assert (report.declared_base, len(report.notes)) == (declared, notes)
+
+
+@pytest.fixture
+def tune(tmp_path):
+    """Saves a real model and a real adapter for it; gives the door's view of the model, and the tuned model."""
+
+    def save_both(*, tied, **choice):
+        config = LlamaConfig(
+            vocab_size=40,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            tie_word_embeddings=tied,
+        )
+        LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+        model = LlamaForCausalLM.from_pretrained(tmp_path / "base")
+        tuned = peft.get_peft_model(model, peft.LoraConfig(r=4, task_type="CAUSAL_LM", **choice))
+        with torch.no_grad():
+            for name, parameter in tuned.named_parameters():
+                if "lora_" in name:
+                    parameter.normal_(std=0.1)
+        tuned.save_pretrained(tmp_path / "adapter")
+        return BaseModel.from_directory(tmp_path / "base", name="tiny"), tuned
+
+    return save_both
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"target_modules": "all-linear"},
+        {"target_modules": ["q_proj", "v_proj"], "use_rslora": True, "init_lora_weights": "gaussian"},
+        {"target_modules": ["q_proj", "down_proj"], "rank_pattern": {"layers.1.mlp.down_proj": 2}},
+        {"target_modules": ["k_proj"], "layers_to_transform": [1], "alpha_pattern": {"k_proj": 3}},
+    ],
+)
+def test_a_real_adapter_of_a_real_model_comes_through(choice, tied, tune, tmp_path):
+    base, tuned = tune(tied=tied, **choice)
+    report = inspect(tmp_path / "adapter", base, AdapterLimits(max_rank=8, max_bytes=1 << 20))
+    adapted = [name for name, module in tuned.named_modules() if isinstance(module, peft.tuners.lora.LoraLayer)]
+    assert report.modules == len(adapted)
+    assert report.rank == 4
+    assert report.declared_base == str(tmp_path / "base")
+
+
+EMBEDDINGS = ["lm_head", "embed_tokens", "q_proj"]
+
+
+def test_a_real_adapter_of_untied_embeddings_comes_through(tune, tmp_path):
+    base, _ = tune(tied=False, target_modules=EMBEDDINGS)
+    report = inspect(tmp_path / "adapter", base, AdapterLimits(max_rank=8, max_bytes=1 << 20))
+    assert report.target_modules == ("embed_tokens", "lm_head", "q_proj")
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_a_real_adapter_of_tied_embeddings_is_refused(tune, tmp_path):
+    base, _ = tune(tied=True, target_modules=EMBEDDINGS)
+    with pytest.raises(AdapterRefused, match="embeddings are tied"):
+        inspect(tmp_path / "adapter", base, AdapterLimits(max_rank=8, max_bytes=1 << 20))

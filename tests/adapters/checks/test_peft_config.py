@@ -1,0 +1,177 @@
+"""adapter_config.json: what each field may hold, and that ranks are given out as PEFT gives them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import peft
+import pytest
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
+
+from adapters.errors import AdapterRefused
+from adapters.lora.peft_config import PeftConfig
+
+PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
+MODULES = [
+    f"model.layers.{layer}.{name}"
+    for layer in range(12)
+    for name in ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
+]
+
+
+def parse(**changes) -> PeftConfig:
+    return PeftConfig.parse(json.dumps(PLAIN | changes).encode())
+
+
+def faults_of(raw: bytes):
+    with pytest.raises(AdapterRefused) as refused:
+        PeftConfig.parse(raw)
+    return refused.value.faults
+
+
+def test_knows_every_field_of_pefts_own_config():
+    theirs = {field.name for field in dataclasses.fields(peft.LoraConfig)}
+    assert theirs - PeftConfig.model_fields.keys() == set()
+
+
+def test_reads_what_peft_writes(tmp_path):
+    peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], rank_pattern={"v": 2}).save_pretrained(tmp_path)
+    config = PeftConfig.parse(Path(tmp_path / "adapter_config.json").read_bytes())
+    assert (config.r, config.lora_alpha, config.target_modules) == (4, 8, ["q_proj"])
+    assert list(config.unservable()) == []
+
+
+@pytest.mark.parametrize("empty", [None, False, 0, "", [], {}])
+def test_tolerates_an_unknown_field_that_is_empty(empty):
+    assert parse(field_of_another_peft=empty).r == 8
+
+
+def test_refuses_an_unknown_field_that_says_something():
+    [fault] = faults_of(json.dumps(PLAIN | {"quantum_lora": True}).encode())
+    assert fault.where == "adapter_config.json: quantum_lora"
+    assert fault.found == "true"
+    assert "train without it" in fault.needed
+
+
+def test_a_fields_name_reaches_the_message_as_plain_text():
+    [fault] = faults_of(json.dumps(PLAIN | {"\x1b[31m\u202e": 1}).encode())
+    assert fault.where.isascii()
+    assert fault.where.isprintable()
+
+
+def test_tells_every_bad_field_at_once():
+    faults = faults_of(json.dumps(PLAIN | {"r": 0, "lora_alpha": None, "use_rslora": "yes"}).encode())
+    assert [fault.where.split(": ")[1] for fault in faults] == ["r", "lora_alpha", "use_rslora"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "needed"),
+    [
+        ({"r": True}, "r", "whole number"),
+        ({"r": "8"}, "r", "whole number"),
+        ({"r": 8.5}, "r", "whole number"),
+        ({"lora_alpha": -1}, "lora_alpha", "above 0"),
+        ({"lora_alpha": 1e9}, "lora_alpha", "at most 65536"),
+        ({"rank_pattern": {"q_proj": 0}}, "rank_pattern.q_proj", "whole numbers"),
+        ({"rank_pattern": {"(a+)+$": 4}}, "rank_pattern.(a+)+$", "without groups"),
+        ({"rank_pattern": {".*.*.*x": 4}}, "rank_pattern..*.*.*x", "at most two"),
+        ({"rank_pattern": {"a**": 4}}, "rank_pattern.a**", "compiles"),
+        ({"rank_pattern": {f".*{n}": 4 for n in range(40)}}, "rank_pattern", "32 of them"),
+        ({"alpha_pattern": {"q_proj": "16"}}, "alpha_pattern.q_proj", "above 0"),
+        ({"layers_pattern": "(a+)+"}, "layers_pattern", "plain module name"),
+        ({"layers_to_transform": [1] * 5000}, "layers_to_transform", "up to 4096"),
+        ({"target_modules": None}, "target_modules", "list of module names"),
+        ({"target_modules": [1]}, "target_modules", "list of module names"),
+    ],
+)
+def test_refuses_a_bad_value_and_says_what_is_needed(changes, where, needed):
+    [fault] = faults_of(json.dumps(PLAIN | changes).encode())
+    assert fault.where == f"adapter_config.json: {where}"
+    assert needed in fault.needed
+
+
+@pytest.mark.parametrize("alpha", ["1e999", "NaN", "Infinity"])
+def test_refuses_an_alpha_that_is_no_finite_number(alpha):
+    raw = json.dumps(PLAIN).replace('"lora_alpha": 16', f'"lora_alpha": {alpha}').encode()
+    assert faults_of(raw)[0].where.startswith("adapter_config.json")
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff\xfe", b'{"r": 8, "r": 16}', b"[" * 100_000])
+def test_refuses_what_is_not_one_json_object(raw):
+    [fault] = faults_of(raw)
+    assert fault.where == "adapter_config.json"
+    assert "save_pretrained" in fault.needed
+
+
+@pytest.mark.parametrize("init", [True, False, None, "gaussian", "eva", "orthogonal", "mica", "EVA"])
+def test_admits_initialisations_that_keep_the_base(init):
+    assert list(parse(init_lora_weights=init).unservable()) == []
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        {"q_proj": 2},
+        {"layers.1.self_attn.q_proj": 2, "q_proj": 4},
+        {"self_attn.q_proj|mlp.down_proj": 3},
+        {r"model\.layers\.1\d\..*_proj": 5},
+        {"^model.layers.0.self_attn.q_proj": 6},
+        {"model.layers.[0-3].mlp.down_proj$": 7},
+        {"proj": 9},
+        {"q.proj": 2},
+    ],
+)
+def test_gives_each_module_the_rank_and_alpha_that_peft_gives(pattern):
+    config = parse(rank_pattern=pattern, alpha_pattern=pattern)
+    for module in MODULES:
+        key = get_pattern_key(pattern.keys(), module)
+        assert config.rank_of(module) == pattern.get(key, 8)
+        assert config.alpha_of(module) == pattern.get(key, 16)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"target_modules": ["self_attn.q_proj", "model.layers.3.mlp.down_proj", "roj"]},
+        {"layers_to_transform": [1, 11]},
+        {"layers_to_transform": 2, "layers_pattern": "layers"},
+        {"layers_to_transform": 2, "layers_pattern": ["h", "blocks"]},
+        {"layers_to_transform": []},
+        {"exclude_modules": ["layers.1.self_attn.q_proj", "v_proj"]},
+        {"exclude_modules": r".*\.(?:1|3)\..*"},
+        {"target_modules": r"model\.layers\.[0-4]\.(?:self_attn|mlp)\.(?:q|down)_proj"},
+        {"target_modules": r"^(?!.*mlp).*_proj"},
+        {"target_modules": "q_proj"},
+    ],
+)
+def test_targets_the_modules_that_peft_targets(changes):
+    config = parse(**changes)
+    theirs = peft.LoraConfig(**(PLAIN | changes))
+    found = {module: check_target_module_exists(theirs, module) for module in MODULES}
+    assert config.targeted(MODULES) == {
+        module for module, match in found.items() if match and type(match).__name__ != "_ExcludedModule"
+    }
+
+
+@pytest.mark.parametrize("field", ["target_modules", "exclude_modules"])
+@pytest.mark.parametrize(
+    ("pattern", "needed"),
+    [
+        ("(?:[a-z_.0-9]+)+!", "without repetitions inside of repetitions"),
+        (r"(?:(?:(?:(?:a?){99}){99}){99}){99}", "without repetitions inside of repetitions"),
+        ("(", "a pattern that compiles"),
+        ("a" * 10_000, "at most 8192"),
+    ],
+    ids=["slow", "large", "broken", "long"],
+)
+def test_a_pattern_over_all_modules_can_neither_hang_nor_exhaust_us(field, pattern, needed):
+    config = parse(**{field: pattern})
+    with pytest.raises(AdapterRefused) as refused:
+        config.targeted(MODULES)
+    [fault] = refused.value.faults
+    assert fault.where == f"adapter_config.json: {field}"
+    assert needed in fault.needed

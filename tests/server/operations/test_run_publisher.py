@@ -1,0 +1,124 @@
+"""What a run exported becomes versions, however often and by whomever that is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from adapters.names import FineTunedName
+from server.operations.run_publisher import RunPublisher
+from trainer.jobs.job import JobDraft
+from trainer.run_directory import COMPLETE, Marker, RunDirectory, RunResult
+
+METHOD = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1}}}
+CURVES = {"train_loss": [[1, 2.0], [6, 0.5]]}
+
+
+@pytest.fixture
+async def ran(opened: Any) -> Any:
+    """A job whose run left checkpoints at steps 3 and 6, the better one first."""
+    state = opened.state
+
+    async def rows() -> Any:
+        yield b"{}\n"
+
+    file = await state.records.files.create("fine-tune", "train.jsonl", rows())
+    job = await state.records.jobs.create(
+        JobDraft("base", file.id, METHOD, seed=7, extension={"adapter": "sql", "rank": 8})
+    )
+    run = RunDirectory(state.settings.runs_dir / job.id)
+    run.path.mkdir(parents=True)
+    run.write_check({"hyperparameters": {"n_epochs": 1, "steps": 6}, "renderer_sha256": "ab"})
+    for seed, step in ((1, 3), (2, 6)):
+        path = run.checkpoint_path(step)
+        opened.make_adapter(seed).write(path / "adapter")
+        marker = Marker(step, {"step": step, "train_loss": 1 / step}, 100 * step, 1.5 * step, last=step == 6)
+        (path / COMPLETE).write_text(json.dumps(asdict(marker)))
+    run.write_result(
+        RunResult("step-3", "step-6", 6, 600, 9.0, 1 << 20, "ab", {"n_epochs": 1}, {"train_loss": 0.1}, CURVES)
+    )
+    return job
+
+
+@pytest.fixture
+def publisher(opened: Any) -> RunPublisher:
+    return RunPublisher(opened.state)
+
+
+def name(job: Any, step: int | None = None) -> str:
+    return str(FineTunedName.of("base", "patchbay", "sql", job.id.removeprefix("ftjob-"), step))
+
+
+async def test_a_checkpoint_can_be_chatted_with_at_once_and_moves_no_alias(
+    opened: Any, ran: Any, publisher: RunPublisher
+) -> None:
+    assert await publisher.checkpoint(ran.id, 3) == name(ran, 3)
+    assert await opened.answer(name(ran, 3)) == "sql@1"
+    assert (await opened.chat("sql")).status_code == 404
+
+
+async def test_the_result_is_the_best_checkpoint_resident_and_stable(
+    opened: Any, ran: Any, publisher: RunPublisher
+) -> None:
+    for step in (3, 6):
+        await publisher.checkpoint(ran.id, step)
+    assert await publisher.result(ran.id) == name(ran)
+    assert opened.residents["sql@1"] == ("resident", 0)
+    assert [await opened.answer(model) for model in (name(ran), "sql", name(ran, 6))] == ["sql@1", "sql@1", "sql@2"]
+
+
+async def test_whoever_asks_and_however_often_a_run_is_published_once(
+    opened: Any, ran: Any, publisher: RunPublisher
+) -> None:
+    asked = [f"/v1/fine_tuning/jobs/{ran.id}{path}/publish" for path in ("/checkpoints/3", "/checkpoints/6", "")] * 3
+    answers = await asyncio.gather(*map(opened.client.post, asked), publisher.result(ran.id))
+    assert [answer.json()["id"] for answer in answers[:3]] == [name(ran, 3), name(ran, 6), name(ran)]
+    versions = (await opened.client.get("/v1/adapters/sql/versions")).json()["data"]
+    assert [version["source"] for version in versions] == [f"job:{ran.id}"] * 2
+    assert sorted(named for version in versions for named in version["fine_tuned_names"]) == sorted(
+        [name(ran), name(ran, 3), name(ran, 6)]
+    )
+
+
+async def test_a_version_tells_how_it_was_trained(opened: Any, ran: Any, publisher: RunPublisher) -> None:
+    await publisher.result(ran.id)
+    told = (await opened.client.get("/v1/adapters/sql/versions/1")).json()["report"]["training"]
+    file = await opened.state.records.files.get(ran.training_file)
+    assert told == {
+        "job": ran.id,
+        "step": 3,
+        "method": "supervised",
+        "hyperparameters": {"n_epochs": 1, "steps": 6},
+        "seed": 7,
+        "warm_start": None,
+        "data": {
+            "training_file": {"id": file.id, "filename": "train.jsonl", "sha256": file.sha256},
+            "validation_file": None,
+        },
+        "renderer_sha256": "ab",
+        "metrics": {"step": 3, "train_loss": 1 / 3},
+        "trained_tokens": 300,
+        "seconds": 4.5,
+        "peak_memory_bytes": 1 << 20,
+        "curves": CURVES,
+    }
+
+
+async def test_a_run_is_published_when_the_engine_is_back(opened: Any, ran: Any, publisher: RunPublisher) -> None:
+    opened.engine.die()
+    assert await publisher.result(ran.id) == name(ran)
+    assert await opened.answer("sql") == "sql@1"
+
+
+async def test_what_is_not_there_is_not_published(opened: Any, ran: Any) -> None:
+    jobs = "/v1/fine_tuning/jobs"
+    for path, code in (
+        ("ftjob-x/publish", "job_not_found"),
+        (f"{ran.id}/checkpoints/4/publish", "checkpoint_not_found"),
+    ):
+        answer = await opened.client.post(f"{jobs}/{path}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, code)

@@ -1,0 +1,121 @@
+"""Random histories of asking, ending, leaving and time going by; at each one's end nobody was forgotten."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from server.engine.protocol import Batch, Demand, Generation
+from server.scheduling.adapter_queue import QueueState, Turn
+from server.scheduling.fair_scheduler import FairScheduler
+
+SLOTS = 2
+SEQUENCES = 6
+STEP_TOKENS = 100
+MOST_TEXTS = 3
+keys = st.sampled_from([None, 1, 2, 3, 4, 5])
+
+
+class Histories(RuleBasedStateMachine):
+    """What the turnstile lets through is compared with what an engine can compute, at every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.scheduler = FairScheduler(SLOTS, Batch(SEQUENCES, STEP_TOKENS), turn_s=1.0, clock=lambda: self.now)
+        self.turns: list[Turn] = []
+        self.read: set[Turn] = set()
+
+    def of(self, state: QueueState) -> list[Turn]:
+        return [turn for turn in self.turns if turn.state is state]
+
+    def finish(self, turn: Turn, written: int) -> None:
+        turn.generation = Generation(prompt_tokens=turn.prompt_tokens, generated_tokens=written)
+        self.scheduler.end(turn)
+
+    @rule(key=keys, count=st.integers(1, 4), prompt=st.integers(1, 120), texts=st.integers(1, MOST_TEXTS))
+    def ask(self, key: int | None, count: int, prompt: int, texts: int) -> None:
+        demand = Demand(prompt_tokens=prompt, most_tokens=200, sequences=texts)
+        self.turns += [self.scheduler.ask(key, demand) for _ in range(count)]
+
+    @precondition(lambda self: self.of(QueueState.TAKEN))
+    @rule(data=st.data(), written=st.integers(0, 400))
+    def end(self, data: st.DataObject, written: int) -> None:
+        self.finish(data.draw(st.sampled_from(self.of(QueueState.TAKEN))), written)
+
+    @precondition(lambda self: self.of(QueueState.WAITING))
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        self.scheduler.end(data.draw(st.sampled_from(self.of(QueueState.WAITING))))
+
+    @precondition(lambda self: self.of(QueueState.TAKEN))
+    @rule(data=st.data())
+    def begin_to_write(self, data: st.DataObject) -> None:
+        turn = data.draw(st.sampled_from(self.of(QueueState.TAKEN)))
+        self.read.add(turn)
+        self.scheduler.read(turn)
+
+    @precondition(lambda self: self.of(QueueState.OVER))
+    @rule(data=st.data())
+    def end_twice(self, data: st.DataObject) -> None:
+        turn = data.draw(st.sampled_from(self.of(QueueState.OVER)))
+        self.scheduler.read(turn)
+        self.scheduler.end(turn)
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 5.0]))
+    def time_goes_by(self, seconds: float) -> None:
+        self.now += seconds
+
+    @invariant()
+    def one_batch_mixes_what_is_with_the_engine(self) -> None:
+        adapters = {turn.line.key for turn in self.of(QueueState.TAKEN)} - {None}
+        assert len(adapters) <= self.scheduler.active <= SLOTS
+
+    @invariant()
+    def no_more_is_with_the_engine_than_it_has_places_for(self) -> None:
+        assert sum(turn.sequences for turn in self.of(QueueState.TAKEN)) < self.places + MOST_TEXTS
+        assert self.unread < 2 * STEP_TOKENS + 120
+
+    @property
+    def places(self) -> int:
+        return SEQUENCES + 1
+
+    @property
+    def unread(self) -> int:
+        return sum(turn.prompt_tokens for turn in self.of(QueueState.TAKEN) if turn not in self.read)
+
+    @invariant()
+    def who_waits_is_counted(self) -> None:
+        assert self.scheduler.waiting == len(self.of(QueueState.WAITING))
+
+    @invariant()
+    def nothing_waits_for_what_is_free(self) -> None:
+        has_place = (
+            sum(turn.sequences for turn in self.of(QueueState.TAKEN)) < self.places and self.unread < 2 * STEP_TOKENS
+        )
+        waiting = {turn.line.key for turn in self.of(QueueState.WAITING)}
+        if has_place and waiting:
+            assert None not in waiting
+            assert self.scheduler.active == SLOTS
+            assert waiting - {turn.line.key for turn in self.of(QueueState.TAKEN)}, "somebody makes way for nobody"
+
+    def teardown(self) -> None:
+        """Whoever waits now gets a turn although each turn that ends is asked for again, for ever."""
+        waiting = set(self.of(QueueState.WAITING))
+        for _ in range(100 * (1 + len(waiting))):
+            if not any(turn.state is QueueState.WAITING for turn in waiting):
+                break
+            self.now += 0.5
+            oldest = min(self.of(QueueState.TAKEN), key=lambda turn: turn.taken_at)
+            self.scheduler.read(oldest)
+            self.finish(oldest, written=50)
+            self.turns.append(self.scheduler.ask(oldest.line.key, Demand(prompt_tokens=10, most_tokens=50)))
+        assert not any(turn.state is QueueState.WAITING for turn in waiting), "somebody waits for ever"
+        for turn in self.turns:
+            self.scheduler.end(turn)
+        assert (self.scheduler.waiting, self.scheduler.active) == (0, 0)
+
+
+def test_every_history_keeps_the_invariants() -> None:
+    run_state_machine_as_test(Histories, settings=settings(max_examples=150, stateful_step_count=40, deadline=None))

@@ -1,0 +1,87 @@
+"""A server that dies in the middle of an upload, at each point where it can: what the next one on its data finds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from adapters.base_model import BaseModel
+from adapters.crash_points import KILLED
+from adapters.publisher import FAULT_POINTS
+
+ROOT = Path(__file__).resolve().parents[2]
+PROCESS = Path(__file__).with_name("serving_process.py")
+VERSIONS = "/v1/adapters/sql/versions"
+
+Start = Callable[[str], Awaitable[tuple[asyncio.subprocess.Process, str]]]
+
+
+@pytest.fixture
+async def start(data_dir: Path, base: BaseModel) -> AsyncIterator[Start]:
+    """Starts a server process that will die at a point; gives it and its URL."""
+    started: list[asyncio.subprocess.Process] = []
+
+    async def begin(point: str) -> tuple[asyncio.subprocess.Process, str]:
+        arguments = [str(PROCESS), str(data_dir), json.dumps(dict(base.modules)), point]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *arguments, env={"PYTHONPATH": str(ROOT)}, stdout=asyncio.subprocess.PIPE
+        )
+        started.append(process)
+        assert process.stdout is not None
+        return process, f"http://127.0.0.1:{int(await process.stdout.readline())}"
+
+    yield begin
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def stored(client: httpx.AsyncClient) -> dict[int, dict[str, bytes]]:
+    """The files of each version as the server hands them out."""
+    found: dict[int, dict[str, bytes]] = {}
+    for version in (await client.get(VERSIONS)).json()["data"]:
+        path = f"{VERSIONS}/{version['version']}/content"
+        names = [file["name"] for file in (await client.get(path)).json()["data"]]
+        found[version["version"]] = {name: (await client.get(f"{path}/{name}")).content for name in names}
+    return found
+
+
+@pytest.mark.parametrize("point", FAULT_POINTS)
+async def test_an_upload_that_the_server_dies_in_is_a_whole_version_or_none(
+    point: str, opening: Any, start: Start, make_adapter: Any, data_dir: Path
+) -> None:
+    first, second = (dict(make_adapter(seed).multipart().values()) for seed in (1, 2))
+    async with opening() as opened:
+        acknowledged = await opened.publish("sql", 1)
+
+    process, url = await start(point)
+    async with httpx.AsyncClient(base_url=url) as client:
+        with pytest.raises(httpx.TransportError):
+            await client.post(VERSIONS, files=make_adapter(2).multipart(), params={"alias": "canary"})
+    assert await process.wait() == KILLED
+
+    is_registered = point == "publish.registered"
+    async with opening() as opened:
+        assert await stored(opened.client) == ({1: first, 2: second} if is_registered else {1: first})
+        adapter = (await opened.client.get("/v1/adapters/sql")).json()
+        assert adapter["aliases"] == ({"canary": 2, "stable": 1} if is_registered else {"stable": 1})
+        assert await opened.answer("sql") == "sql@1"
+
+        versions = (await opened.client.get(VERSIONS)).json()["data"]
+        blobs, rows = {path.name for path in data_dir.glob("sha256/*/*")}, {version["digest"] for version in versions}
+        assert acknowledged["digest"] in rows <= blobs
+        assert len(blobs - rows) == (1 if point == "publish.stored" else 0)
+
+        again = await opened.publish("sql", 2, alias="canary")
+        assert again["version"] == len(versions) + 1
+        assert await opened.answer("sql@canary") == again["id"]
+        assert (await stored(opened.client))[again["version"]] == second
+        assert {path.name for path in data_dir.glob("sha256/*/*")} == rows | {again["digest"]}

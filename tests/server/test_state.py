@@ -1,0 +1,176 @@
+"""The parts together: what survives an engine, and what survives a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.engine.fake import FakeBuilder, Knobs
+
+
+async def test_control_routes_answer_while_the_engine_is_down(opening: Any, base: Any, until: Any) -> None:
+    knobs = Knobs()
+    async with opening(builder=FakeBuilder(base, knobs=knobs)) as opened:
+        await opened.publish("sql")
+        await opened.publish("sql", 2)
+        knobs.start_s = 3600
+        opened.engine.die()
+        await until(lambda: opened.state.supervisor.state == "rebuilding")
+        assert (await opened.client.get("/health")).status_code == 200
+        assert (await opened.client.get("/v1/adapters")).json()["data"][0]["name"] == "sql"
+        assert (await opened.client.get("/v1/models")).json()["data"][0]["id"] == "base"
+        moved = await opened.client.put("/v1/adapters/sql/aliases/stable", json={"version": 2})
+        assert (moved.status_code, moved.json()["version"]) == (200, 2)
+        assert (await opened.client.get("/v1/adapters/sql/versions/2")).json()["residency"] is None
+        refused = await opened.chat("sql")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_not_ready")
+        assert int(refused.headers["retry-after"]) > 0
+        upload = await opened.client.post("/v1/adapters/poet/versions", files=opened.make_adapter().multipart())
+        assert (upload.status_code, upload.json()["error"]["code"]) == (503, "engine_not_ready")
+
+
+async def test_control_routes_answer_before_the_first_start(opening: Any, base: Any) -> None:
+    async with opening(builder=FakeBuilder(base, knobs=Knobs(start_s=3600)), ready=False) as opened:
+        assert (await opened.client.get("/v1/adapters")).json()["data"] == []
+        assert (await opened.client.get("/ready")).json() == {"status": "starting"}
+        assert (await opened.chat("sql")).status_code == 503
+
+
+async def test_pinned_versions_are_resident_again_after_a_rebuild(opened: Any, client: Any, until: Any) -> None:
+    await opened.publish("sql")
+    assert (await client.post("/v1/adapters/sql/versions/1/pin")).status_code == 200
+    opened.engine.die()
+    await until(lambda: len(opened.builder.engines) == 2)
+    await opened.until_ready()
+    assert opened.engine.loads == ["sql@1"]
+    assert await opened.answer("sql") == "sql@1"
+    assert opened.engine.loads == ["sql@1"]
+
+
+async def test_what_was_resident_is_resident_again_after_a_restart(
+    opening: Any, until: Any, data_dir: Path, base: Any
+) -> None:
+    async with opening() as opened:
+        for name in ("sql", "poet"):
+            await opened.publish(name)
+            await opened.answer(name)
+        journal = data_dir / "residents.json"
+        await until(lambda: journal.exists() and journal.read_text().count(",") == 1)
+    async with opening() as reopened:
+        assert reopened.residents == {"poet@1": ("resident", 0), "sql@1": ("resident", 0)}
+
+
+async def test_one_damaged_blob_does_not_keep_the_others_from_being_served(opening: Any, data_dir: Path) -> None:
+    async with opening() as opened:
+        for seed, name in enumerate(("sql", "poet")):
+            digest = (await opened.publish(name, seed))["digest"]
+            await opened.client.post(f"/v1/adapters/{name}/versions/1/pin")
+        weights = data_dir / "sha256" / digest[:2] / digest / "adapter_model.safetensors"
+        weights.chmod(0o644)
+        weights.write_bytes(b"damaged")
+    async with opening() as reopened:
+        assert await reopened.answer("sql") == "sql@1"
+        damaged = await reopened.chat("poet")
+        assert (damaged.status_code, damaged.json()["error"]["code"]) == (424, "blob_corrupt")
+
+
+async def test_a_version_made_for_another_base_is_not_loaded_into_this_one(opening: Any, base: Any) -> None:
+    async with opening() as opened:
+        await opened.publish("sql")
+        await opened.client.post("/v1/adapters/sql/versions/1/pin")
+    other = type(base)("other", "f" * 64, base.modules)
+    async with opening(builder=FakeBuilder(other, served_names=("other",))) as reopened:
+        assert reopened.engine.loads == []
+        for response in (
+            await reopened.chat("sql"),
+            await reopened.client.post("/v1/adapters/sql/versions/1/load"),
+            await reopened.client.post("/v1/adapters/sql/promote", json={"version": 1}),
+        ):
+            assert (response.status_code, response.json()["error"]["code"]) == (409, "wrong_base")
+        assert reopened.engine.loads == []
+
+
+async def test_an_empty_registry_gets_the_examples(opening: Any, make_adapter: Any, tmp_path: Path) -> None:
+    examples = tmp_path / "examples"
+    for seed, name in enumerate(("poet", "sql")):
+        make_adapter(seed).write(examples / name)
+    (examples / "no-adapter").mkdir()
+    async with opening(examples=examples) as opened:
+        listed = (await opened.client.get("/v1/adapters")).json()["data"]
+        assert [entry["name"] for entry in listed] == ["poet", "sql"]
+        assert await opened.answer("poet") == "poet@1"
+        await opened.client.delete("/v1/adapters/poet")
+    async with opening(examples=examples) as reopened:
+        listed = (await reopened.client.get("/v1/adapters")).json()["data"]
+        assert [entry["name"] for entry in listed] == ["sql"]
+
+
+async def test_two_servers_live_in_one_process(opening: Any, tmp_path: Path) -> None:
+    async with opening() as one, opening(data_dir=tmp_path / "other") as two:
+        await one.publish("sql")
+        assert await one.answer("sql") == "sql@1"
+        assert (await two.chat("sql")).status_code == 404
+
+
+async def test_orphaned_blobs_are_swept(opening: Any, data_dir: Path, until: Any) -> None:
+    async with opening(sweep_interval_s=0.01) as opened:
+        old, kept, young = [(await opened.publish(name, seed))["digest"] for seed, name in enumerate(("a", "b", "c"))]
+        for digest in (old, kept):
+            os.utime(data_dir / "sha256" / digest[:2] / digest, (0, 0))
+        for name in ("a", "c"):
+            await opened.client.delete(f"/v1/adapters/{name}")
+        await until(lambda: old not in {path.name for path in data_dir.glob("sha256/*/*")})
+        assert {kept, young} == {path.name for path in data_dir.glob("sha256/*/*")}
+
+
+async def test_what_a_crash_left_of_an_upload_is_swept(opening: Any, data_dir: Path, until: Any) -> None:
+    orphan = data_dir / "training" / "files" / "file-orphan"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"half")
+    os.utime(orphan, (0, 0))
+    async with opening(sweep_interval_s=0.01):
+        await until(lambda: not orphan.exists())
+
+
+def test_nothing_that_trains_is_imported_by_the_process_that_serves() -> None:
+    seen = "[name for name in ('torch', 'transformers', 'peft', 'trainer.methods') if name in sys.modules]"
+    code = f"import sys, server.app, server.composition, server.process; print({seen})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+async def test_another_process_s_writes_arrive(opening: Any, until: Any) -> None:
+    async with opening(follow_interval_s=0.01) as one, opening(follow_interval_s=0.01) as two:
+        await one.publish("sql")
+        await until(lambda: "sql" in two.state.registry.catalog)
+        assert await two.answer("sql") == "sql@1"
+
+
+async def test_a_failing_background_loop_is_started_again() -> None:
+    from server.background import background
+
+    done, runs = asyncio.Event(), []
+
+    async def loop() -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            raise RuntimeError
+        done.set()
+
+    async with background(loop=loop):
+        await asyncio.wait_for(done.wait(), 5)
+    assert len(runs) == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"a": 1}', '["x"]', "[999]"])
+async def test_an_unreadable_journal_costs_a_cold_start_and_no_more(opening: Any, data_dir: Path, content: str) -> None:
+    data_dir.mkdir()
+    (data_dir / "residents.json").write_text(content)
+    async with opening() as opened:
+        assert opened.residents == {}
