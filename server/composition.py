@@ -34,10 +34,10 @@ from server.gateway.request_hooks import RequestHooks
 from server.metrics import Metrics
 from server.operations.bundled_adapters import register_bundled_adapters
 from server.operations.run_publisher import RunPublisher
+from server.probe.probe import Probe
+from server.probe.reference import PeftReference
 from server.residency.journal import ResidentsJournal
-from server.residency.probe import Probe
 from server.residency.quarantine import Quarantine
-from server.residency.reference import PeftReference
 from server.residency.residency import Residency
 from server.scheduling.fair_scheduler import FairScheduler
 from server.settings import Settings, check_exposure

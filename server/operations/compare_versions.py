@@ -10,8 +10,8 @@ from adapters.errors import PatchbayError
 from adapters.versions import Version
 from server.engine.protocol import EngineGone, ScoringUnsupported
 from server.gateway.resolve import check_base
-from server.residency.probe import prompts_for
-from server.residency.verdict import Distance, Scores
+from server.probe.probe import prompts_for
+from server.probe.verdict import Distance, Scores
 from server.supervisor import Serving, Supervisor
 
 

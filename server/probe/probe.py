@@ -1,6 +1,6 @@
 """The probe: before a version exists, the running engine itself shows what it makes of the bytes.
 
-A candidate is loaded under a name of its own, scores a few fixed prompts and is unloaded; ``server.residency.verdict``
+A candidate is loaded under a name of its own, scores a few fixed prompts and is unloaded; ``server.probe.verdict``
 judges the scores. Nobody is served from it: its cached prefixes are keyed by a name and a path that never come again,
 and the engine clears the blocks they lay in before it hands them out again.
 """
@@ -22,9 +22,9 @@ import structlog
 from adapters.checks.report import InspectionReport
 from server.engine.protocol import Demand, Engine, EngineGone, Resident, ScoringUnsupported
 from server.errors import EngineNotReady
-from server.residency.reference import NoReference, PeftReference
+from server.probe.reference import NoReference, PeftReference
+from server.probe.verdict import Scores, compare, judge
 from server.residency.residency import Residency
-from server.residency.verdict import Scores, compare, judge
 from server.scheduling.fair_scheduler import FairScheduler
 
 log = structlog.get_logger(__name__)

@@ -20,7 +20,7 @@ from adapters.processes.confinement import DiesWithParent
 from adapters.storage.disk import in_thread
 from adapters.storage.safetensors_header import BASE_HEADER, read_header
 from server.memory_limit import memory_limit
-from server.residency.verdict import WHERE, Opinion
+from server.probe.verdict import WHERE, Opinion
 
 START_S: Final = 600.0
 ANSWER_S: Final = 120.0

@@ -14,7 +14,7 @@ import pytest
 
 import embedded
 from adapters.errors import AdapterRefused
-from server.residency.reference import NoReference, PeftReference, fits
+from server.probe.reference import NoReference, PeftReference, fits
 
 PROMPTS = [[5, 17, 300, 41], [9, 8, 7], [1000, 2000]]
 
@@ -92,7 +92,7 @@ async def test_a_base_that_cannot_be_held_is_left_alone(tmp_path: Path) -> None:
 KILLED = """
 import asyncio, os, sys
 from pathlib import Path
-from server.residency.reference import PeftReference
+from server.probe.reference import PeftReference
 
 async def where():
     return Path(sys.argv[1])

@@ -16,11 +16,11 @@ from server.engine.fake import FakeBuilder, FakeEngine, Knobs
 from server.engine.protocol import Resident
 from server.errors import EngineNotReady
 from server.metrics import EngineMetrics
-from server.residency.probe import Probe, prompts_for
+from server.probe.probe import Probe, prompts_for
+from server.probe.reference import NoReference
+from server.probe.verdict import Opinion
 from server.residency.quarantine import Quarantine
-from server.residency.reference import NoReference
 from server.residency.residency import Residency
-from server.residency.verdict import Opinion
 from server.scheduling.fair_scheduler import FairScheduler
 
 

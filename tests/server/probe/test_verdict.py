@@ -7,7 +7,7 @@ from math import inf, nan
 import pytest
 
 from adapters.errors import AdapterRefused
-from server.residency.verdict import Distance, Opinion, compare, judge
+from server.probe.verdict import Distance, Opinion, compare, judge
 
 BASE = [[-1.0, -2.0], [-3.0]]
 
