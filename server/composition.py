@@ -43,9 +43,9 @@ from server.scheduling.fair_scheduler import FairScheduler
 from server.settings import Settings, check_exposure
 from server.state import AppState
 from server.supervisor import Serving, Supervisor
-from trainer.preflight import preflight
+from trainer.job_preflight import JobPreflight, Preflight
+from trainer.preflight_process import run_preflight
 from trainer.records import Records
-from trainer.validation import Preflight, Validation
 from trainer.worker.worker import Worker, worker_name
 
 log = structlog.get_logger(__name__)
@@ -59,7 +59,7 @@ async def open_app(
     examples: Path | None = None,
     compiles: bool = True,
     inspector: Inspector | None = None,
-    preflight: Preflight = preflight,
+    preflight: Preflight = run_preflight,
 ) -> AsyncIterator[AppState]:
     """Open every part and start the engine; the server answers control calls at once, inference when it is ready.
 
@@ -112,7 +112,7 @@ async def open_app(
         )
         compiler = AdapterCompiler() if compiles else None
         publisher = _publisher(settings, registry, blobs, supervisor, inspecting, compiler, reference)
-        validation = _validation(settings, records, supervisor, registry, blobs, preflight)
+        job_preflight = _job_preflight(settings, records, supervisor, registry, blobs, preflight)
         async with (
             aclosing(reference),
             nullcontext() if compiler is None else aclosing(compiler),
@@ -123,11 +123,21 @@ async def open_app(
                 keys=partial(keys.follow, settings.follow_interval_s),
                 journal=partial(journal.keep, lambda: supervisor.serving().residency.versions()),
                 sweeper=partial(_sweep, blobs, registry, records, settings),
-                validation=validation.run,
+                job_preflight=job_preflight.run,
             ),
         ):
             state = AppState(
-                settings, registry, blobs, publisher, keys, metrics, admission, hooks, supervisor, records, validation
+                settings,
+                registry,
+                blobs,
+                publisher,
+                keys,
+                metrics,
+                admission,
+                hooks,
+                supervisor,
+                records,
+                job_preflight,
             )
             async with background(worker=_worker(state).run) if settings.worker else nullcontext():
                 yield state
@@ -186,15 +196,15 @@ def _asked(reference: PeftReference, settings: Settings, supervisor: Supervisor)
     return None if settings.probe_reference == "off" or not supervisor.is_ready else reference
 
 
-def _validation(
+def _job_preflight(
     settings: Settings,
     records: Records,
     supervisor: Supervisor,
     registry: Registry,
     blobs: Blobs,
     preflight: Preflight,
-) -> Validation:
-    return Validation(
+) -> JobPreflight:
+    return JobPreflight(
         records,
         settings.runs_dir,
         base=partial(_base_directory, supervisor),

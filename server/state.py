@@ -28,8 +28,8 @@ from server.gateway.resolve import check_base
 from server.metrics import Metrics
 from server.settings import Settings
 from server.supervisor import Supervisor
+from trainer.job_preflight import JobPreflight
 from trainer.records import Records
-from trainer.validation import Validation
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +48,7 @@ class AppState:
     hooks: RequestHooks
     supervisor: Supervisor
     records: Records
-    validation: Validation
+    job_preflight: JobPreflight
     started_at: int = field(default_factory=lambda: int(time.time()))
 
     @property

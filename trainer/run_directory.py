@@ -11,7 +11,7 @@
         state/                  what resuming needs; only the newest checkpoint keeps it
       result.json               child → worker: how it ended, once it has
       metrics.csv, loss.png     RESULT_FILES, for people; written after result.json, when the child's status is 0
-      check.json                child → worker: the preflight (``--check``)
+      check.json                child → worker: the preflight (``--preflight``)
       integrations.json         worker → child: which tracking libraries get the metrics too
       lock                      held by the one child that works here
       warm_start/               an adapter to go on from: a copy, its version may be deleted
@@ -240,11 +240,11 @@ class RunDirectory:
         """Where the checkpoint of ``step`` stands once it is complete."""
         return self.checkpoints_folder / f"{_STEP}{step}"
 
-    def write_check(self, report: Mapping[str, Any]) -> None:
+    def write_preflight(self, report: Mapping[str, Any]) -> None:
         """Say what the preflight found."""
         self.write("check.json", report)
 
-    def check(self) -> dict[str, Any]:
+    def preflight(self) -> dict[str, Any]:
         """Return what the preflight found.
 
         Raises:

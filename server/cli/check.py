@@ -14,8 +14,8 @@ from server.cli import run_options as options
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.screen import AsJson, show_json, waiting
 from server.cli.verdict import show_verdict
-from trainer.data.formats import METHODS
 from trainer.data.training_file import read_file
+from trainer.row_formats import METHODS
 from trainer.run_spec import RunSpec, TrainingMethod
 
 app = typer.Typer()
@@ -99,10 +99,10 @@ def _embedded_base() -> Path:
 
 def _report(spec: RunSpec) -> Mapping[str, Any]:
     from trainer.errors import PreflightDied
-    from trainer.preflight import preflight
+    from trainer.preflight_process import run_preflight
 
     with waiting(f"checking {spec.training_file.name}"):
         try:
-            return asyncio.run(preflight(spec))
+            return asyncio.run(run_preflight(spec))
         except PreflightDied as died:
             raise CommandFailed(ExitCode.REFUSED, died.message, *died.log.splitlines()) from died

@@ -16,7 +16,7 @@ SHOWN_CHARACTERS: Final = 400
 """Of one stretch of the mask's preview."""
 
 Report = Mapping[str, Any]
-"""See ``trainer.preflight.preflight``."""
+"""See ``trainer.preflight_process.run_preflight``."""
 
 _COUNTS: Final = {
     "sequences": "sequences",

@@ -99,19 +99,19 @@ class RunPublisher:
 
     async def _told(self, job: Job, marker: Marker, run: RunDirectory) -> dict[str, Any]:
         """Return what a version's report says of the training behind it."""
-        result, check = run.result(), run.check()
+        result, preflight = run.result(), run.preflight()
         told: dict[str, Any] = {
             "job": job.id,
             "step": marker.step,
             "method": job.method["type"],
-            "hyperparameters": check["hyperparameters"],
+            "hyperparameters": preflight["hyperparameters"],
             "seed": job.seed,
             "warm_start": job.extension.get("warm_start"),
             "data": {
                 "training_file": await self._file(job.training_file),
                 "validation_file": None if job.validation_file is None else await self._file(job.validation_file),
             },
-            "renderer_sha256": check["renderer_sha256"],
+            "renderer_sha256": preflight["renderer_sha256"],
             "metrics": marker.metrics,
             "trained_tokens": marker.trained_tokens,
             "seconds": round(marker.seconds, 3),

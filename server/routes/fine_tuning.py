@@ -12,14 +12,13 @@ from fastapi.responses import StreamingResponse
 
 from server.http.schemas.adapters import Json, list_json
 from server.http.schemas.fine_tuning import (
-    JobBody,
-    PermissionsBody,
     checkpoint_json,
     event_json,
     job_json,
     page_json,
     permission_json,
 )
+from server.http.schemas.fine_tuning_requests import JobBody, PermissionsBody
 from server.operations.run_publisher import RunPublisher
 from server.routes.inputs import StateOf
 from server.routes.servability import servable_extension
@@ -35,7 +34,7 @@ _METADATA: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 async def create(body: JobBody, state: StateOf) -> Json:
     """Create a job; its files are checked next, and then it waits for a worker or has failed."""
     job = await state.records.jobs.create(body.draft(servable_extension(body, state)))
-    state.validation.look()
+    state.job_preflight.notify()
     return job_json(job)
 
 

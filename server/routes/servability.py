@@ -9,7 +9,7 @@ from adapters.names import check_adapter_name
 from server.engine.protocol import EngineInfo
 from server.gateway.resolve import resolve
 from server.http.schemas.adapters import Json
-from server.http.schemas.fine_tuning import JobBody
+from server.http.schemas.fine_tuning_requests import JobBody
 from server.state import AppState
 from trainer.errors import InvalidField
 from trainer.run_spec import ALL_LINEAR, DEFAULT_RANK

@@ -28,9 +28,9 @@ from server.engine.fake import FakeBuilder, FakeEngine
 from server.gateway.gateway import Gateway
 from server.settings import Settings
 from server.state import AppState
-from trainer.data.check import check_files
+from trainer.data.file_report import inspect_files
+from trainer.job_preflight import Preflight
 from trainer.run_spec import AUTO, RunSpec
-from trainer.validation import Preflight
 
 CHAT = "/v1/chat/completions"
 HIDDEN = 16
@@ -232,7 +232,7 @@ def data_dir(tmp_path: Path) -> Path:
 
 async def quick_preflight(spec: RunSpec) -> dict[str, Any]:
     """What the real one reports of a file's rows, without a tokenizer and a dry run: nobody trains here."""
-    checked = check_files(spec.training_file, spec.validation_file, spec.method)
+    checked = inspect_files(spec.training_file, spec.validation_file, spec.method)
     training, validation = (None if report is None else report.to_json() for report in checked)
     numbers = {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 1.0, "beta": 0.1}
     said = {name: getattr(spec, name) for name in numbers if getattr(spec, name) != AUTO}

@@ -7,13 +7,13 @@ from typing import Any, Final
 
 from trainer.data import fields
 from trainer.data.faults import FaultKind, LineFaults, shown
-from trainer.data.formats import Format
 from trainer.data.messages import read_answer, read_messages
 from trainer.data.rows import Conversation, Judged, Message, Preference, Row, Tool
 from trainer.data.tools import read_tools
+from trainer.row_formats import RowFormat
 
 
-def read_row(value: Mapping[str, Any], form: Format, faults: LineFaults) -> Row | None:
+def read_row(value: Mapping[str, Any], form: RowFormat, faults: LineFaults) -> Row | None:
     """Return the row that ``value`` spells in format ``form``; None, and every reason noted, if it spells none."""
     row = _READERS[form](value, faults)
     return None if faults else row
@@ -89,12 +89,12 @@ def _kto(value: Mapping[str, Any], faults: LineFaults) -> Row | None:
     return Judged(messages[:-1], messages[-1], label is True, tools)
 
 
-_READERS: Final[Mapping[Format, Callable[[Mapping[str, Any], LineFaults], Row | None]]] = {
-    Format.CHAT: _chat,
-    Format.PROMPT_COMPLETION: _prompt_completion,
-    Format.ALPACA: _alpaca,
-    Format.DPO: _dpo,
-    Format.KTO: _kto,
+_READERS: Final[Mapping[RowFormat, Callable[[Mapping[str, Any], LineFaults], Row | None]]] = {
+    RowFormat.CHAT: _chat,
+    RowFormat.PROMPT_COMPLETION: _prompt_completion,
+    RowFormat.ALPACA: _alpaca,
+    RowFormat.DPO: _dpo,
+    RowFormat.KTO: _kto,
 }
 
 

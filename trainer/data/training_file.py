@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data import formats, lines
+from trainer import row_formats
+from trainer.data import lines
 from trainer.data.faults import FaultKind, LineFault, LineFaults
-from trainer.data.formats import Format
 from trainer.data.row_reader import read_row
 from trainer.data.rows import Row
+from trainer.row_formats import RowFormat
 
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -20,7 +21,7 @@ class ReadLine:
     """What one line turned out to be: a row, or faults."""
 
     number: int
-    form: Format | None
+    form: RowFormat | None
     row: Row | None
     faults: tuple[LineFault, ...]
 
@@ -31,7 +32,7 @@ def read_file(path: Path) -> Iterator[ReadLine]:
     Raises:
         OSError: the file cannot be read.
     """
-    form: Format | None = None
+    form: RowFormat | None = None
     for line in lines.read(path):
         faults = LineFaults(line.number)
         if line.number == 1 and line.raw.startswith(_UTF16_MARKS):
@@ -41,7 +42,7 @@ def read_file(path: Path) -> Iterator[ReadLine]:
         row: Row | None = None
         value = lines.parse(line, faults)
         if value is not None:
-            own = formats.detect(value)
+            own = row_formats.detect(value)
             form = form or own
             if own is None:
                 needed = "messages; prompt and completion; instruction and output; input and preferred_output; label"

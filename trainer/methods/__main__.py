@@ -1,4 +1,4 @@
-"""The worker's child process: ``python -m trainer.methods RUN_DIR [--check]``.
+"""The worker's child process: ``python -m trainer.methods RUN_DIR [--preflight]``.
 
 Tensor libraries take seconds to import, so each is imported where it is needed.
 """
@@ -23,18 +23,18 @@ from trainer.run_spec import RunSpec, TrainingMethod
 def main(arguments: Sequence[str], stop: Flag) -> int:
     """Train what ``RUN_DIR/spec.json`` says, or go on with it; the exit status, one of ``Exit``, says how it ended.
 
-    With ``--check`` only find out what that would meet: the verdict is in ``check.json``, the status 0. With
+    With ``--preflight`` only find out what that would meet: the verdict is in ``check.json``, the status 0. With
     ``--shared`` be one of the processes that ``launch`` starts.
     """
     run = RunDirectory(Path(arguments[0]))
     if SHARED in arguments:
         return _share(run)
     try:
-        if "--check" in arguments:
-            from trainer.methods.preflight import check
+        if "--preflight" in arguments:
+            from trainer.methods.preflight import write_preflight
 
             with alone(run, stop):
-                check(run, _train)
+                write_preflight(run, _train)
         elif run.result() is None and (spec := _spec(run)).processes > 1:
             return launch(run, spec, stop)
         else:
@@ -120,7 +120,7 @@ if __name__ == "__main__":
     if SHARED in sys.argv:
         DiesWithParent()()  # accelerate's launcher may be killed; a signal of its own means: at once
     else:
-        _heed_signals(asked, checks="--check" in sys.argv)
+        _heed_signals(asked, checks="--preflight" in sys.argv)
     status = main(sys.argv[1:], asked)
     sys.stdout.flush()
     sys.stderr.flush()

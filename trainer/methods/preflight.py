@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 
 from trainer.data import lines
-from trainer.data.check import check_files
+from trainer.data.file_report import inspect_files
 from trainer.methods import base_model, data_sets
 from trainer.methods.endings import RunEnded, SpecRefused
 from trainer.methods.hyperparameters import Hyperparameters, pack_length, resolve
@@ -47,14 +47,14 @@ class Verdict:
     estimate: Json | None = None
 
 
-def check(run: RunDirectory, train: Train) -> None:
+def write_preflight(run: RunDirectory, train: Train) -> None:
     """Write ``check.json``; ``train`` is tried for ``DRY_STEPS`` steps on the longest rows where no fault was found."""
     verdict = Verdict()
     try:
         _judge(run, train, verdict)
     except (RunEnded, OSError) as error:
         verdict.ok, verdict.reason = False, str(error)
-    run.write_check(asdict(verdict))
+    run.write_preflight(asdict(verdict))
 
 
 def _judge(run: RunDirectory, train: Train, verdict: Verdict) -> None:
@@ -62,7 +62,7 @@ def _judge(run: RunDirectory, train: Train, verdict: Verdict) -> None:
     _check_devices(spec)
     renderer = Renderer(spec.base)
     verdict.renderer_sha256 = renderer.sha256
-    training, validation = check_files(spec.training_file, spec.validation_file, spec.method)
+    training, validation = inspect_files(spec.training_file, spec.validation_file, spec.method)
     counted = tally(spec.training_file, spec, renderer, training)
     verdict.training = training.to_json() | {"tokens": counted.to_json()}
     if spec.validation_file is not None and validation is not None:

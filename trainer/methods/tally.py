@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from trainer.data.check import FileReport
 from trainer.data.faults import FaultKind, LineFault
+from trainer.data.file_report import FileReport
 from trainer.methods import data_sets
 from trainer.methods.rendering import Renderer
 from trainer.run_spec import RunSpec

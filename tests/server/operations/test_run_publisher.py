@@ -32,7 +32,7 @@ async def ran(opened: Any) -> Any:
     )
     run = RunDirectory(state.settings.runs_dir / job.id)
     run.path.mkdir(parents=True)
-    run.write_check({"hyperparameters": {"n_epochs": 1, "steps": 6}, "renderer_sha256": "ab"})
+    run.write_preflight({"hyperparameters": {"n_epochs": 1, "steps": 6}, "renderer_sha256": "ab"})
     for seed, step in ((1, 3), (2, 6)):
         path = run.checkpoint_path(step)
         opened.make_adapter(seed).write(path / "adapter")

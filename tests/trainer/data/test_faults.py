@@ -7,83 +7,83 @@ from typing import Any
 import pytest
 
 from tests.trainer.data.faulty_rows import ANSWER, CHATS, LINES, PREFERENCES, USER, chat, preference
-from trainer.data.check import check_file
 from trainer.data.faults import FaultKind
+from trainer.data.file_report import inspect_file
 from trainer.run_spec import TrainingMethod
 
 
 @pytest.mark.parametrize(("kind", "raw"), LINES)
 def test_a_line_that_is_no_object_is_told_with_its_number(write, kind: FaultKind, raw: bytes) -> None:
-    report = check_file(write([chat(USER, ANSWER), raw, chat(USER, ANSWER)]))
+    report = inspect_file(write([chat(USER, ANSWER), raw, chat(USER, ANSWER)]))
     assert [(fault.line, fault.kind) for fault in report.faults if fault.line] == [(2, kind)]
 
 
 @pytest.mark.parametrize(("kind", "row"), CHATS)
 def test_a_bad_chat_row_is_told_with_its_number(write, kind: FaultKind, row: Mapping[str, Any]) -> None:
-    report = check_file(write([chat(USER, ANSWER), row]))
+    report = inspect_file(write([chat(USER, ANSWER), row]))
     assert [(fault.line, fault.kind) for fault in report.faults if fault.line] == [(2, kind)]
 
 
 @pytest.mark.parametrize(("kind", "row"), PREFERENCES)
 def test_a_bad_preference_row_is_told_with_its_number(write, kind: FaultKind, row: Mapping[str, Any]) -> None:
-    report = check_file(write([preference(), row]))
+    report = inspect_file(write([preference(), row]))
     assert {(fault.line, fault.kind) for fault in report.faults if fault.line} == {(2, kind)}
 
 
 @pytest.mark.parametrize("label", [1, "true", None])
 def test_a_label_is_true_or_false(write, label: object) -> None:
-    report = check_file(write([{"prompt": "a", "completion": "b", "label": label}]))
+    report = inspect_file(write([{"prompt": "a", "completion": "b", "label": label}]))
     assert FaultKind.BAD_LABEL in {fault.kind for fault in report.faults}
 
 
 def test_a_prompt_without_completion_misses_it(write) -> None:
-    report = check_file(write([{"prompt": "a"}]))
+    report = inspect_file(write([{"prompt": "a"}]))
     assert [(fault.where, fault.kind) for fault in report.faults if fault.line] == [
         ("completion", FaultKind.MISSING_KEY)
     ]
 
 
 def test_a_byte_order_mark_is_told_and_the_row_behind_it_read(write, chats) -> None:
-    report = check_file(write([b"\xef\xbb\xbf" + json.dumps(chats[0]).encode(), *chats[1:]]))
+    report = inspect_file(write([b"\xef\xbb\xbf" + json.dumps(chats[0]).encode(), *chats[1:]]))
     assert [(fault.line, fault.kind) for fault in report.faults] == [(1, FaultKind.BYTE_ORDER_MARK)]
 
 
 def test_a_utf16_file_is_told_once(tmp_path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text('{"prompt": "a", "completion": "b"}\n' * 20, encoding="utf-16")
-    assert [fault.kind for fault in check_file(path).faults] == [FaultKind.UTF16, FaultKind.TOO_FEW_ROWS]
+    assert [fault.kind for fault in inspect_file(path).faults] == [FaultKind.UTF16, FaultKind.TOO_FEW_ROWS]
 
 
 def test_an_empty_file_is_refused(tmp_path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_bytes(b"\n\n")
-    assert [fault.kind for fault in check_file(path).faults] == [FaultKind.EMPTY_FILE]
+    assert [fault.kind for fault in inspect_file(path).faults] == [FaultKind.EMPTY_FILE]
 
 
 def test_nine_rows_are_refused_and_ten_are_not(write, chats) -> None:
-    assert [fault.kind for fault in check_file(write(chats[:9])).faults] == [FaultKind.TOO_FEW_ROWS]
-    assert check_file(write(chats[:10])).ok
+    assert [fault.kind for fault in inspect_file(write(chats[:9])).faults] == [FaultKind.TOO_FEW_ROWS]
+    assert inspect_file(write(chats[:10])).ok
 
 
 def test_a_file_for_another_method_is_refused(write, chats) -> None:
-    assert [fault.kind for fault in check_file(write(chats), TrainingMethod.DPO).faults] == [FaultKind.WRONG_METHOD]
-    assert check_file(write(chats), TrainingMethod.SUPERVISED).ok
+    assert [fault.kind for fault in inspect_file(write(chats), TrainingMethod.DPO).faults] == [FaultKind.WRONG_METHOD]
+    assert inspect_file(write(chats), TrainingMethod.SUPERVISED).ok
 
 
 def test_all_faults_of_a_file_are_told_not_only_the_first(write, chats) -> None:
     bad = [row for _, row in LINES + CHATS]
-    report = check_file(write([*chats[:50], *bad, *chats[50:]]))
+    report = inspect_file(write([*chats[:50], *bad, *chats[50:]]))
     assert [fault.line for fault in report.faults] == list(range(51, 51 + len(bad)))
     assert report.rows == len(chats)
     assert len({fault.kind for fault in report.faults}) >= 30
 
 
 def test_blank_lines_at_the_end_are_forgiven(write, chats) -> None:
-    assert check_file(write([*chats, b"", b"  ", b""])).ok
+    assert inspect_file(write([*chats, b"", b"  ", b""])).ok
 
 
 def test_a_fault_reads_as_a_sentence(write, chats) -> None:
     row = chat(USER, {**ANSWER, "weight": 2})
-    assert [str(fault) for fault in check_file(write([*chats, row])).faults] == [
+    assert [str(fault) for fault in inspect_file(write([*chats, row])).faults] == [
         "line 121, messages[1].weight: found 2; needed 0 or 1"
     ]

@@ -2,9 +2,9 @@
 
 import tracemalloc
 
-from trainer.data import check
-from trainer.data.check import check_file, check_files
+from trainer.data import file_report
 from trainer.data.faults import WarningKind
+from trainer.data.file_report import inspect_file, inspect_files
 
 
 def told(report) -> list[tuple[int | None, WarningKind]]:
@@ -16,23 +16,23 @@ def turn(asked: str, answer: str):
 
 
 def test_under_a_hundred_rows_prompts_are_worth_trying_first(write, chats) -> None:
-    assert told(check_file(write(chats[:99]))) == [(None, WarningKind.FEW_ROWS)]
-    assert told(check_file(write(chats[:100]))) == []
+    assert told(inspect_file(write(chats[:99]))) == [(None, WarningKind.FEW_ROWS)]
+    assert told(inspect_file(write(chats[:100]))) == []
 
 
 def test_a_row_that_stands_twice_is_told(write, chats) -> None:
-    assert told(check_file(write([*chats, chats[3]]))) == [(121, WarningKind.DUPLICATE_ROW)]
+    assert told(inspect_file(write([*chats, chats[3]]))) == [(121, WarningKind.DUPLICATE_ROW)]
 
 
 def test_one_prompt_with_two_answers_is_told(write, chats) -> None:
-    assert told(check_file(write([*chats, turn("What is 0 times 3?", "nothing")]))) == [
+    assert told(inspect_file(write([*chats, turn("What is 0 times 3?", "nothing")]))) == [
         (121, WarningKind.CONTRADICTION)
     ]
 
 
 def test_a_validation_prompt_that_is_trained_on_is_leakage_whatever_its_case_and_spacing(write, chats) -> None:
     held_out = [turn("what is  7 TIMES 3", "21"), turn("What is 500 times 3?", "1500")]
-    training, validation = check_files(write(chats), write(held_out, "valid.jsonl"), None)
+    training, validation = inspect_files(write(chats), write(held_out, "valid.jsonl"), None)
     assert told(training) == []
     assert validation.ok
     assert told(validation) == [(1, WarningKind.LEAKAGE)]
@@ -40,19 +40,19 @@ def test_a_validation_prompt_that_is_trained_on_is_leakage_whatever_its_case_and
 
 def test_labels_that_are_all_alike_are_told(write) -> None:
     rows = [{"prompt": f"{number}?", "completion": "yes", "label": True} for number in range(120)]
-    assert told(check_file(write(rows))) == [(None, WarningKind.ONE_LABEL)]
+    assert told(inspect_file(write(rows))) == [(None, WarningKind.ONE_LABEL)]
 
 
 def test_faults_beyond_the_limit_are_counted(write) -> None:
-    report = check_file(write([b"[]"] * (check.MAX_TOLD + 5)))
-    assert len(report.faults) == check.MAX_TOLD
+    report = inspect_file(write([b"[]"] * (file_report.MAX_TOLD + 5)))
+    assert len(report.faults) == file_report.MAX_TOLD
     assert report.left_out == 6  # five lines, and that there are too few rows
 
 
 def test_memory_does_not_grow_with_the_text_of_the_rows(write) -> None:
     path = write([turn(f"{number} " + "word " * 2_000, "ok") for number in range(1500)])
     tracemalloc.start()
-    check_file(path)
+    inspect_file(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < path.stat().st_size / 10

@@ -28,10 +28,10 @@ def line(row: Any) -> bytes:
 
 def checked(run: RunDirectory) -> dict:
     """The verdict; whatever it is, the child ends well, and with no trace but ``check.json``."""
-    assert main([str(run.path), "--check"], Flag()) is Exit.FINISHED
+    assert main([str(run.path), "--preflight"], Flag()) is Exit.FINISHED
     assert run.checkpoints() == run.events() == []
     assert run.result() is None
-    return run.check()
+    return run.preflight()
 
 
 def test_a_good_file_is_counted_previewed_and_tried(make_run, write, reviews) -> None:
@@ -209,10 +209,10 @@ def test_a_spec_that_cannot_be_read_is_told(tmp_path, written) -> None:
 
 def test_signals_of_a_terminal_do_not_end_a_check(make_run) -> None:
     run = make_run(training_file=DATA / "sentiment" / "heldout.jsonl")
-    with subprocess.Popen([sys.executable, "-m", "trainer.methods", run.path, "--check"]) as process:
+    with subprocess.Popen([sys.executable, "-m", "trainer.methods", run.path, "--preflight"]) as process:
         while not (run.path / "lock").exists():
             assert process.poll() is None
         for asked in (signal.SIGTERM, signal.SIGINT):
             process.send_signal(asked)
         assert process.wait() == Exit.FINISHED
-    assert run.check()["ok"]
+    assert run.preflight()["ok"]

@@ -86,7 +86,7 @@ def test_preferences_are_learned_from_a_warm_start_too(make_run, write, reviews)
 def test_without_bitsandbytes_the_check_says_what_to_install(make_run, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as good as not installed
     run = make_run(quantization="4bit", batch_size=4)
-    assert main([str(run.path), "--check"], Flag()) is Exit.FINISHED
-    report = run.check()
+    assert main([str(run.path), "--preflight"], Flag()) is Exit.FINISHED
+    report = run.preflight()
     assert report["ok"] is False
     assert "extras 'cpu' and 'cuda'" in report["reason"]

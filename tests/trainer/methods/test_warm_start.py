@@ -194,9 +194,9 @@ def test_a_wrong_adapter_is_refused_with_the_reason(make_run, rows, tmp_path, br
     assert event.level == "error"
     assert event.message.startswith("the warm start cannot be gone on from")
     assert event.data["faults"]
-    assert main([str(run.path), "--check"], Flag()) is Exit.FINISHED
-    assert run.check()["ok"] is False
-    assert run.check()["reason"] == event.message
+    assert main([str(run.path), "--preflight"], Flag()) is Exit.FINISHED
+    assert run.preflight()["ok"] is False
+    assert run.preflight()["reason"] == event.message
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens", "query"])

@@ -11,12 +11,12 @@ import pytest
 
 import embedded
 from adapters.errors import PatchbayError
+from trainer.job_preflight import JobPreflight
 from trainer.jobs.job import Job, JobDraft
 from trainer.jobs.state import TERMINAL, JobState
 from trainer.records import Records
 from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec
-from trainer.validation import Validation
 from trainer.worker.worker import Worker
 
 ROWS = b"\n".join((embedded.DATA / "sentiment" / "train.jsonl").read_bytes().splitlines()[:24]) + b"\n"
@@ -76,7 +76,7 @@ def ask(records: Records, upload: Any, worker: Worker) -> Callable[..., Awaitabl
         }
         draft = JobDraft("embedded-base", await upload(ROWS), method, seed=1, extension=extension)
         job = await records.jobs.create(draft)
-        validation = Validation(records, worker.runs, base=base, adapter=None, preflight=preflight, threads=1)  # type: ignore[arg-type]
+        validation = JobPreflight(records, worker.runs, base=base, adapter=None, preflight=preflight, threads=1)  # type: ignore[arg-type]
         running = asyncio.create_task(validation.run())
         await until(lambda: _is(records, job, JobState.QUEUED))
         running.cancel()

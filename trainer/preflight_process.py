@@ -14,7 +14,7 @@ from trainer.run_spec import RunSpec
 _SHOWN_BYTES = 2000
 
 
-async def preflight(spec: RunSpec) -> dict[str, Any]:
+async def run_preflight(spec: RunSpec) -> dict[str, Any]:
     """Check the files of ``spec`` and try its longest rows; return what ``trainer.methods.preflight`` wrote.
 
     ``ok`` says whether the run may start; ``training`` and ``validation`` hold every fault with its line.
@@ -25,9 +25,9 @@ async def preflight(spec: RunSpec) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="patchbay-check-") as directory:
         run = RunDirectory(Path(directory))
         run.write_spec(spec)
-        async with child(run.path, "--check") as process:
+        async with child(run.path, "--preflight") as process:
             status = await process.ended()
         if status != 0:
             said = (run.path / LOG).read_text(errors="replace")[-_SHOWN_BYTES:].strip()
             raise PreflightDied(f"the check of the files died with status {status}", log=said)
-        return run.check()
+        return run.preflight()

@@ -9,7 +9,7 @@ from typing import Any, Final
 from trainer.run_spec import TrainingMethod
 
 
-class Format(StrEnum):
+class RowFormat(StrEnum):
     """How the rows of a file are spelled. A file has one format; its first readable row decides."""
 
     CHAT = "chat"
@@ -23,25 +23,25 @@ class Format(StrEnum):
     """Chat or prompt/completion rows with a ``label``: was the last answer good?"""
 
 
-METHODS: Final[Mapping[Format, TrainingMethod]] = {
-    Format.CHAT: TrainingMethod.SUPERVISED,
-    Format.PROMPT_COMPLETION: TrainingMethod.SUPERVISED,
-    Format.ALPACA: TrainingMethod.SUPERVISED,
-    Format.DPO: TrainingMethod.DPO,
-    Format.KTO: TrainingMethod.KTO,
+METHODS: Final[Mapping[RowFormat, TrainingMethod]] = {
+    RowFormat.CHAT: TrainingMethod.SUPERVISED,
+    RowFormat.PROMPT_COMPLETION: TrainingMethod.SUPERVISED,
+    RowFormat.ALPACA: TrainingMethod.SUPERVISED,
+    RowFormat.DPO: TrainingMethod.DPO,
+    RowFormat.KTO: TrainingMethod.KTO,
 }
 
 
-def detect(row: Mapping[str, Any]) -> Format | None:
+def detect(row: Mapping[str, Any]) -> RowFormat | None:
     """Return the format whose telling keys ``row`` has, None if it has nobody's."""
     if "preferred_output" in row or "non_preferred_output" in row:
-        return Format.DPO
+        return RowFormat.DPO
     if "label" in row:
-        return Format.KTO
+        return RowFormat.KTO
     if "messages" in row:
-        return Format.CHAT
+        return RowFormat.CHAT
     if "completion" in row or "prompt" in row:
-        return Format.PROMPT_COMPLETION
+        return RowFormat.PROMPT_COMPLETION
     if "instruction" in row:
-        return Format.ALPACA
+        return RowFormat.ALPACA
     return None

@@ -32,10 +32,10 @@ SHOWN: Final = 5
 """Faults in the error's message; the event has all of them."""
 
 Preflight = Callable[[RunSpec], Awaitable[dict[str, Any]]]
-"""See ``trainer.preflight.preflight``."""
+"""See ``trainer.preflight_process.run_preflight``."""
 
 
-class Validation:
+class JobPreflight:
     """Validates the jobs of ``records``, one at a time and in the order of their creation.
 
     Several processes may validate the same job: the first to finish decides, and all would decide alike.
@@ -70,7 +70,7 @@ class Validation:
         self._processes = processes
         self._asked = asyncio.Event()
 
-    def look(self) -> None:
+    def notify(self) -> None:
         """Say that there may be new jobs."""
         self._asked.set()
 
@@ -133,7 +133,7 @@ class Validation:
             for name in FILES:
                 shutil.copyfile(given.warm_start / name, run.warm_start / name)
             given = replace(given, warm_start=run.warm_start)
-        run.write_check(report)
+        run.write_preflight(report)
         run.write_integrations(job.integrations or ())
         run.write_spec(run_spec(job, given))
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainer.data.faults import FaultKind, LineFault, LineWarning, WarningKind
-from trainer.data.formats import METHODS, Format
 from trainer.data.rows import Conversation, Judged, Message, Preference, Row, canonical
 from trainer.data.training_file import read_file
+from trainer.row_formats import METHODS, RowFormat
 from trainer.run_spec import TrainingMethod
 
 MIN_ROWS: Final = 10
@@ -29,7 +29,7 @@ _GAPS: Final = re.compile(r"[\W_]+")
 class FileReport:
     """What was found in one file. ``faults`` refuse it, ``warnings`` do not."""
 
-    format: Format | None = None
+    format: RowFormat | None = None
     rows: int = 0
     """Rows without fault."""
     faults: list[LineFault] = field(default_factory=list)
@@ -78,7 +78,7 @@ class _Seen:
     labels: set[bool] = field(default_factory=set)
 
 
-def check_file(path: Path, method: TrainingMethod | None = None) -> FileReport:
+def inspect_file(path: Path, method: TrainingMethod | None = None) -> FileReport:
     """Read a training file to its end and report everything wrong with it; ``method`` None: any.
 
     Raises:
@@ -88,7 +88,7 @@ def check_file(path: Path, method: TrainingMethod | None = None) -> FileReport:
     return report
 
 
-def check_files(
+def inspect_files(
     training: Path, validation: Path | None, method: TrainingMethod | None
 ) -> tuple[FileReport, FileReport | None]:
     """Check a training file and, where there is one, its validation file; prompts in both are told as leakage.
