@@ -14,8 +14,8 @@ from server.cli.client import ApiKey, Json, Url, connect, model_path
 from server.cli.diff import diff
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.merge import merge
+from server.cli.output import AsJson, format_bytes, format_time, show_fields, show_json, show_note, show_table
 from server.cli.publication import show_publication
-from server.cli.screen import AsJson, moment, remark, show_fields, show_json, show_table, size
 
 app = typer.Typer(no_args_is_help=True, help="Adapters, their versions and aliases.")
 app.command()(merge)
@@ -53,7 +53,7 @@ def show(ref: Ref, *, as_json: AsJson = False, url: Url = None, api_key: ApiKey 
             show_json(adapter)
             return
         versions = server.all_pages(f"{path}/versions")["data"]
-    created = moment(adapter["created_at"])
+    created = format_time(adapter["created_at"])
     show_fields({"name": adapter["name"], "aliases": _aliases(adapter["aliases"]), "created": created})
     typer.echo()
     show_table(["VERSION", "RANK", "SIZE", "DIGEST", "ALIASES", "RESIDENCY", "CREATED"], map(_version_row, versions))
@@ -229,7 +229,7 @@ def rm(
         typer.confirm(f"Delete {what}?", abort=True, err=True)
     with connect(url, api_key) as server:
         server.send("DELETE", path)
-    remark(f"deleted {what}")
+    show_note(f"deleted {what}")
 
 
 def _deletion(target: str) -> tuple[str, str]:
@@ -263,7 +263,11 @@ def _show_version(version: Json, *, as_json: bool) -> None:
     if as_json:
         show_json(version)
         return
-    fields: dict[str, Any] = {**version, "size": size(version["size_bytes"]), "created": moment(version["created_at"])}
+    fields: dict[str, Any] = {
+        **version,
+        "size": format_bytes(version["size_bytes"]),
+        "created": format_time(version["created_at"]),
+    }
     report = _flat(fields.pop("report"), "report")
     for replaced in ("object", "size_bytes", "created_at"):
         del fields[replaced]
@@ -281,12 +285,12 @@ def _flat(nested: Json, path: str) -> Json:
 
 def _adapter_row(adapter: Json) -> list[object]:
     counts = [adapter["latest_version"], adapter["version_count"]]
-    return [adapter["name"], _aliases(adapter["aliases"]), *counts, moment(adapter["created_at"])]
+    return [adapter["name"], _aliases(adapter["aliases"]), *counts, format_time(adapter["created_at"])]
 
 
 def _version_row(version: Json) -> list[object]:
-    bytes_of = [version["rank"], size(version["size_bytes"]), version["digest"][:12]]
-    return [version["id"], *bytes_of, version["aliases"], version["residency"], moment(version["created_at"])]
+    bytes_of = [version["rank"], format_bytes(version["size_bytes"]), version["digest"][:12]]
+    return [version["id"], *bytes_of, version["aliases"], version["residency"], format_time(version["created_at"])]
 
 
 def _aliases(aliases: Mapping[str, int]) -> list[str]:

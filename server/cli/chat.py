@@ -12,7 +12,7 @@ from rich.console import Console
 from server.cli.client import ApiClient, ApiKey, Json, Url, connect
 from server.cli.event_stream import read_events
 from server.cli.failure import CommandFailed
-from server.cli.screen import remark
+from server.cli.output import show_note
 
 app = typer.Typer()
 
@@ -44,7 +44,7 @@ def _converse(sides: list[Side]) -> None:
     terminal = Console(stderr=True)
     while said := _prompt(terminal):
         try:
-            _ask(sides, said, label=remark)
+            _ask(sides, said, label=show_note)
         except CommandFailed as failed:  # the next message may fare better
             failed.show()
 

@@ -12,7 +12,7 @@ import typer
 from adapters.storage.manifest import CONFIG_FILE
 from server.cli import run_options as options
 from server.cli.failure import CommandFailed, ExitCode
-from server.cli.screen import AsJson, show_json, waiting
+from server.cli.output import AsJson, show_json, spinner
 from server.cli.verdict import show_verdict
 from trainer.data.training_file import read_file
 from trainer.row_formats import METHODS
@@ -101,7 +101,7 @@ def _report(spec: RunSpec) -> Mapping[str, Any]:
     from trainer.errors import PreflightDied
     from trainer.preflight_process import run_preflight
 
-    with waiting(f"checking {spec.training_file.name}"):
+    with spinner(f"checking {spec.training_file.name}"):
         try:
             return asyncio.run(run_preflight(spec))
         except PreflightDied as died:

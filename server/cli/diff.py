@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from server.cli.client import ApiKey, Json, Url, connect
-from server.cli.screen import AsJson, show_fields, show_json, show_table, waiting
+from server.cli.output import AsJson, show_fields, show_json, show_table, spinner
 
 _COLUMNS: Final = ["LAYER", "NORM A", "NORM B", "DISTANCE", "RELATIVE", "COSINE", "OUTPUTS", "INPUTS"]
 _NUMBERS: Final = (
@@ -30,7 +30,7 @@ def diff(
     RELATIVE is the distance by the larger norm. OUTPUTS and INPUTS tell how far both write to and read from the same
     directions, from 0 to 1. --json has every module.
     """
-    with connect(url, api_key) as server, waiting("comparing"):
+    with connect(url, api_key) as server, spinner("comparing"):
         found = server.post("/v1/adapters/diff", {"a": a, "b": b})
     if as_json:
         show_json(found)

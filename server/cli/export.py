@@ -20,7 +20,7 @@ from server.cli import transfer
 from server.cli.client import ApiClient, Json
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.hub_target import HUB_SCHEME, HubTarget
-from server.cli.screen import waiting
+from server.cli.output import spinner
 from server.cli.settings import settings_from
 
 CARD: Final = "README.md"
@@ -149,7 +149,7 @@ def _check_base(directory: Path, version: Json) -> None:
 
 def _merged(base: Path, adapter: Path, out: Path) -> Path:
     command = [sys.executable, "-m", "adapters.compile.merged", str(base), str(adapter), str(out)]
-    with waiting("merging"):
+    with spinner("merging"):
         done = subprocess.run(command, env=_CHILD_ENVIRONMENT, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-_SHOWN_LINES:]

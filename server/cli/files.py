@@ -11,7 +11,7 @@ import typer
 from server.cli import transfer
 from server.cli.client import ApiKey, Json, Url, connect
 from server.cli.failure import CommandFailed, ExitCode
-from server.cli.screen import AsJson, moment, remark, show_fields, show_json, show_table, size
+from server.cli.output import AsJson, format_bytes, format_time, show_fields, show_json, show_note, show_table
 from trainer.files.file import Purpose
 
 app = typer.Typer(no_args_is_help=True, help="Files to train on, and files that jobs leave.")
@@ -51,7 +51,7 @@ def list_files(
         return
     show_table(_COLUMNS, map(_row, listing["data"]))
     if listing["has_more"]:
-        remark(f"there are more; these are the newest {len(listing['data'])}")
+        show_note(f"there are more; these are the newest {len(listing['data'])}")
 
 
 @app.command()
@@ -95,7 +95,7 @@ def rm(
         typer.confirm(f"Delete file '{file_id}'?", abort=True, err=True)
     with connect(url, api_key) as server:
         server.send("DELETE", _path(file_id))
-    remark(f"deleted file '{file_id}'")
+    show_note(f"deleted file '{file_id}'")
 
 
 def _path(file_id: str) -> str:
@@ -123,5 +123,5 @@ def _destination(path: Path | None, name: str) -> Path:
 
 def _row(file: Json) -> list[object]:
     times = [file["created_at"], file["expires_at"]]
-    facts = [file["id"], file["filename"], file["purpose"], size(file["bytes"]), file["status"]]
-    return [*facts, *(time and moment(time) for time in times)]
+    facts = [file["id"], file["filename"], file["purpose"], format_bytes(file["bytes"]), file["status"]]
+    return [*facts, *(time and format_time(time) for time in times)]

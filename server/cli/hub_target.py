@@ -18,7 +18,7 @@ from adapters.errors import PatchbayError
 from adapters.storage.manifest import FileEntry
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.hub_client import ANSWER_TIMEOUT_S, hub_api
-from server.cli.screen import transfer_progress
+from server.cli.output import transfer_progress
 
 HUB_SCHEME: Final = "hf://"
 _TARGET: Final = re.compile(

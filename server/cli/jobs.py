@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from server.cli.client import ApiKey, Json, Url, connect
-from server.cli.screen import AsJson, moment, show_fields, show_json, show_table
+from server.cli.output import AsJson, format_time, show_fields, show_json, show_table
 from server.cli.watch import follow, job_path, leaving, line
 
 app = typer.Typer(no_args_is_help=True, help="Fine-tuning jobs; `patchbay train` creates one.")
@@ -107,7 +107,7 @@ def _tell(job_id: str, verb: str, url: str | None, api_key: str | None) -> None:
 
 
 def _row(job: Json) -> list[object]:
-    times = [moment(job["created_at"]), job["finished_at"] and moment(job["finished_at"])]
+    times = [format_time(job["created_at"]), job["finished_at"] and format_time(job["finished_at"])]
     made = [job.get("adapter") or job["suffix"], job["fine_tuned_model"]]
     return [job["id"], job["status"], job["method"]["type"], *made, *times]
 
@@ -116,7 +116,7 @@ def _checkpoint_row(checkpoint: Json) -> list[object]:
     losses = [checkpoint["metrics"].get(name) for name in ("train_loss", "full_valid_loss")]
     numbers = [loss if loss is None else f"{loss:.4f}" for loss in losses]
     model = checkpoint["fine_tuned_model_checkpoint"]
-    return [checkpoint["step_number"], model, *numbers, moment(checkpoint["created_at"])]
+    return [checkpoint["step_number"], model, *numbers, format_time(checkpoint["created_at"])]
 
 
 def _fields(job: Json) -> dict[str, object]:
@@ -125,7 +125,7 @@ def _fields(job: Json) -> dict[str, object]:
     del known["object"]
     if job["error"] is not None:
         known["error"] = f"{job['error']['code']}: {job['error']['message']}"
-    times = {words: job[name] and moment(job[name]) for name, words in _TIMES.items()}
+    times = {words: job[name] and format_time(job[name]) for name, words in _TIMES.items()}
     rest = {name.replace("_", " "): _readable(value) for name, value in known.items() if name not in _TIMES}
     return {**rest, **times}
 

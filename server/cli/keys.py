@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from server.access.api_key import ApiKey, Scope
-from server.cli.screen import AsJson, moment, remark, show_json, show_table
+from server.cli.output import AsJson, format_time, show_json, show_note, show_table
 from server.cli.settings import settings_from
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def create(
     """Create a key and print it, once."""
     key, secret = _with_ring(lambda ring: ring.create(name, scope), data_dir, database_url)
     typer.echo(secret)
-    remark(f"key {key.id} ({', '.join(sorted(key.scopes))}): keep it now, it will not be shown again")
+    show_note(f"key {key.id} ({', '.join(sorted(key.scopes))}): keep it now, it will not be shown again")
 
 
 @app.command("list")
@@ -55,8 +55,8 @@ def list_keys(*, as_json: AsJson = False, data_dir: DataDir = None, database_url
             key["name"],
             key["scopes"],
             f"…{key['last4']}",
-            moment(key["created_at"]),
-            key["revoked_at"] and moment(key["revoked_at"]),
+            format_time(key["created_at"]),
+            key["revoked_at"] and format_time(key["revoked_at"]),
         ]
         for key in keys
     )
@@ -72,7 +72,7 @@ def revoke(
 ) -> None:
     """Revoke a key for good."""
     key = _with_ring(lambda ring: ring.revoke(key_id), data_dir, database_url)
-    remark(f"revoked key {key.id} ({key.name})")
+    show_note(f"revoked key {key.id} ({key.name})")
 
 
 def _with_ring(

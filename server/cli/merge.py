@@ -11,8 +11,8 @@ from adapters.lora.merge.recipe import MergeMethod
 from adapters.names import check_adapter_name, check_alias
 from server.cli.client import ApiKey, Json, Url, connect
 from server.cli.failure import CommandFailed, ExitCode
+from server.cli.output import AsJson, show_json, show_note, spinner
 from server.cli.publication import show_publication
-from server.cli.screen import AsJson, remark, show_json, waiting
 
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,2})?", re.ASCII)
 
@@ -43,7 +43,7 @@ def merge(
         "alias": alias if alias is None else check_alias(alias),
     }
     body |= {field: value for field, value in said.items() if value is not None}
-    with connect(url, api_key) as server, waiting("merging"):
+    with connect(url, api_key) as server, spinner("merging"):
         version = server.post(f"/v1/adapters/{check_adapter_name(name)}/merge", body)
     if as_json:
         show_json(version)
@@ -51,7 +51,7 @@ def merge(
     show_publication(version)
     merged = version["report"]["merge"]
     if merged["rank"] < merged["rank_before"]:
-        remark(f"cut from rank {merged['rank_before']}: its effect on the weights changed by {merged['error']:.3%}")
+        show_note(f"cut from rank {merged['rank_before']}: its effect on the weights changed by {merged['error']:.3%}")
 
 
 def _ingredient(part: str) -> Json:

@@ -6,8 +6,8 @@ from typing import Annotated, Final
 
 import typer
 
+from server.cli.output import AsJson, format_bytes, show_fields, show_json, show_table
 from server.cli.planned_base import read_base
-from server.cli.screen import AsJson, show_fields, show_json, show_table, size
 from server.cli.settings import settings_from
 from server.engine.vllm.flags import SLOTS
 from server.slot_plan import Plan, Shapes
@@ -52,15 +52,15 @@ def _embedded_base() -> str:
 
 def _show(planned: Plan) -> None:
     numbers = planned.to_json()
-    slots = f"{size(numbers['slot_bytes'])}, or {numbers['slot_kv_tokens']} tokens of KV cache"
-    resident = f"{size(planned.resident_bytes)} of host memory at rank {planned.rank} on every linear module"
+    slots = f"{format_bytes(numbers['slot_bytes'])}, or {numbers['slot_kv_tokens']} tokens of KV cache"
+    resident = f"{format_bytes(planned.resident_bytes)} of host memory at rank {planned.rank} on every linear module"
     show_fields(
         {
-            "base model": f"{size(numbers['weights_bytes'])} of weights",
-            "KV cache": f"{size(numbers['kv_bytes_per_token'])} a token",
+            "base model": f"{format_bytes(numbers['weights_bytes'])} of weights",
+            "KV cache": f"{format_bytes(numbers['kv_bytes_per_token'])} a token",
             f"{planned.slots} slots": slots,
             "a resident": resident,
-            "residents": f"{planned.fitting_residents} of them in the {size(planned.host)} they may take",
+            "residents": f"{planned.fitting_residents} of them in the {format_bytes(planned.host)} they may take",
         }
     )
     typer.echo()
@@ -77,4 +77,4 @@ def _show(planned: Plan) -> None:
 
 def _cost(planned: Plan, slots: int, rank: int) -> str:
     taken = planned.slot_bytes(slots, rank)
-    return f"{size(taken)} ({planned.tokens(taken)} tokens)"
+    return f"{format_bytes(taken)} ({planned.tokens(taken)} tokens)"

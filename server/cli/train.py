@@ -13,7 +13,7 @@ from server.cli import run_options as options
 from server.cli import transfer
 from server.cli.client import ApiClient, ApiKey, Json, Url, connect
 from server.cli.failure import CommandFailed, ExitCode
-from server.cli.screen import AsJson, remark, show_json
+from server.cli.output import AsJson, show_json, show_note
 from server.cli.watch import check_outcome, watch
 from trainer.files.file import Purpose
 from trainer.run_spec import TrainingMethod
@@ -75,7 +75,7 @@ def train(
     if watches:
         _tell_outcome(job, as_json=as_json)
     elif not as_json:
-        remark(f"next: patchbay jobs events {job['id']} --follow")
+        show_note(f"next: patchbay jobs events {job['id']} --follow")
 
 
 def _stated(params: Mapping[str, Any]) -> Json:
@@ -115,4 +115,4 @@ def _tell_outcome(job: Json, *, as_json: bool) -> None:
     model = check_outcome(job)
     if not as_json:
         typer.echo(model)
-        remark(f"next: patchbay chat {model}")
+        show_note(f"next: patchbay chat {model}")

@@ -11,7 +11,7 @@ from adapters.lora import first_adapter
 from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL
 from server.cli.client import ApiClient, Json
 from server.cli.failure import CommandFailed, ExitCode
-from server.cli.screen import transfer_progress, waiting
+from server.cli.output import spinner, transfer_progress
 
 _HUB_ID: Final = re.compile(r"(?P<org>\w[\w.-]*)/(?P<repo>\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 
@@ -34,7 +34,7 @@ def push(server: ApiClient, name: str, source: str, wishes: Json) -> Json:
     if "://" not in source and not _HUB_ID.fullmatch(source):
         raise CommandFailed(ExitCode.USAGE, f"'{source}' is no directory here and no hub id such as org/repo@revision")
     body = {"source": source if "://" in source else f"hf://{source}"}
-    with waiting(f"publishing {body['source']}"):
+    with spinner(f"publishing {body['source']}"):
         return server.post(path, {**body, **wishes})
 
 

@@ -7,7 +7,15 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
-from server.cli.screen import duration, show_fields, show_heading, show_marked, show_table, show_text, size
+from server.cli.output import (
+    format_bytes,
+    format_duration,
+    show_fields,
+    show_heading,
+    show_marked,
+    show_table,
+    show_text,
+)
 from trainer.run_spec import RunSpec
 
 SHOWN_FAULTS: Final = 50
@@ -124,10 +132,10 @@ def _cut(text: str) -> str:
 def _estimate(estimate: Report, cost_per_hour: float | None) -> dict[str, object]:
     fields: dict[str, object] = {
         "steps": f"{estimate['steps']:,}",
-        "time": duration(estimate["seconds"]),
+        "time": format_duration(estimate["seconds"]),
         "speed": f"{estimate['tokens_per_second']:,.0f} tokens/s",
-        "a million tokens": duration(estimate["seconds_per_million_tokens"]),
-        "peak memory": size(estimate["peak_memory_bytes"]),
+        "a million tokens": format_duration(estimate["seconds_per_million_tokens"]),
+        "peak memory": format_bytes(estimate["peak_memory_bytes"]),
     }
     if cost_per_hour is not None:
         run, million = (estimate[key] / 3600 * cost_per_hour for key in ("seconds", "seconds_per_million_tokens"))

@@ -17,7 +17,7 @@ from rich.text import Text
 from server.cli.client import ApiClient, Json
 from server.cli.event_stream import read_events
 from server.cli.failure import CommandFailed, ExitCode
-from server.cli.screen import duration, moment, remark, training_progress
+from server.cli.output import format_duration, format_time, show_note, training_progress
 
 RETRY_S: Final = 1.0
 MOST_TRIES: Final = 60
@@ -27,7 +27,7 @@ INTERRUPTED: Final = 130
 
 _NUMBERS: Final[Mapping[str, Callable[[float], str]]] = {
     "train_loss": "loss {:.4f}".format,
-    "eta_s": lambda seconds: f"{duration(seconds)} left",
+    "eta_s": lambda seconds: f"{format_duration(seconds)} left",
     "full_valid_loss": "validation loss {:.4f}".format,
     "tokens_per_second": "{:.0f} tokens/s".format,
 }
@@ -61,7 +61,7 @@ def follow(server: ApiClient, job_id: str, *, retry_s: float = RETRY_S) -> Itera
             if last is None or failures > MOST_TRIES:  # every job has events: this server has never answered
                 raise
         if failures == 1:
-            remark("the connection broke off; opening it again")
+            show_note("the connection broke off; opening it again")
         time.sleep(retry_s)
 
 
@@ -99,16 +99,16 @@ def leaving(job_id: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        remark(f"\njob '{job_id}' goes on without you")
-        remark(f"come back: patchbay jobs events {job_id} --follow")
-        remark(f"end it:    patchbay jobs cancel {job_id}")
+        show_note(f"\njob '{job_id}' goes on without you")
+        show_note(f"come back: patchbay jobs events {job_id} --follow")
+        show_note(f"end it:    patchbay jobs cancel {job_id}")
         raise typer.Exit(INTERRUPTED) from None
 
 
 def line(event: Json) -> str:
     """Return an event as one line of text."""
     level = "" if event["level"] == "info" else f"{event['level']}: "
-    return f"{moment(event['created_at'], seconds=True)}  {level}{event['message']}"
+    return f"{format_time(event['created_at'], seconds=True)}  {level}{event['message']}"
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def show_marked(parts: Iterable[tuple[str, bool]]) -> None:
     console.print(whole, soft_wrap=True)
 
 
-def remark(text: str) -> None:
+def show_note(text: str) -> None:
     """Tell the person at the terminal something that is no result."""
     typer.echo(text, err=True)
 
@@ -93,23 +93,23 @@ def training_progress(console: Console) -> Progress:
     return Progress(*columns, console=console)
 
 
-def waiting(what: str) -> AbstractContextManager[object]:
+def spinner(what: str) -> AbstractContextManager[object]:
     """Show that ``what`` goes on while the block runs; nothing where nobody watches."""
     console = Console(stderr=True)
     return console.status(what) if console.is_terminal else nullcontext()
 
 
-def size(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Return a number of bytes as people say it."""
     return decimal(count)
 
 
-def moment(unix_s: float, *, seconds: bool = False) -> str:
+def format_time(unix_s: float, *, seconds: bool = False) -> str:
     """Return a moment in this machine's time zone."""
     return datetime.fromtimestamp(unix_s).astimezone().strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M")
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a span of time as people say it, in its two largest units."""
     if seconds < _SECONDS_WITH_TENTHS:
         return f"{seconds:.1f} s"
