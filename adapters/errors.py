@@ -22,6 +22,7 @@ PatchbayError
 │   ├── SourceUnavailable  the hub is down, slow or answers nonsense
 │   └── SourceTooLarge     more bytes than the server accepts
 ├── BlobCorrupt            stored bytes no longer match their digest
+├── BlobStoreUnavailable   the object store of the blobs does not answer, or its URL cannot be used
 ├── StorageUnavailable     the database does not answer, or stays locked
 └── StorageFull            the disk has no space
 
@@ -222,6 +223,12 @@ class BlobCorrupt(PatchbayError):
     """Stored bytes no longer match their digest."""
 
     code = "blob_corrupt"
+
+
+class BlobStoreUnavailable(PatchbayError):
+    """The object store of the blobs does not answer, or its URL cannot be used."""
+
+    code = "blob_store_unavailable"
 
 
 class StorageUnavailable(PatchbayError):

@@ -10,6 +10,7 @@ PatchbayError
 │   └── Overloaded      more requests at once than the server admits
 ├── AdapterQuarantined  a version under which the engine computed NaN
 ├── InvalidRequest      a field of a control request is wrong
+├── MissingScope        a key to be created without any scope
 └── RouteUnsupported    the base model cannot do what this route is for
 """
 
@@ -74,6 +75,12 @@ class InvalidRequest(PatchbayError):
     """A field of a control request is wrong."""
 
     code = "invalid_request"
+
+
+class MissingScope(PatchbayError):
+    """A key to be created without any scope."""
+
+    code = "missing_scope"
 
 
 class RouteUnsupported(PatchbayError):

@@ -3,6 +3,7 @@
 PatchbayError
 ├── InvalidField           a field of a file or a job may not be so; ``param`` names it
 ├── FileTooLarge           a file with more bytes than the server accepts
+├── FileCorrupt            the bytes of an uploaded file are gone or cut short
 ├── PreflightDied          the check of a job's files ended without a verdict
 ├── PublicationRefused     a server refused what a worker beside another one wants to publish
 ├── (NotFound)
@@ -36,6 +37,12 @@ class FileTooLarge(PatchbayError):
     """More bytes than the server accepts in one file."""
 
     code = "file_too_large"
+
+
+class FileCorrupt(PatchbayError):
+    """The bytes of an uploaded file are gone or cut short."""
+
+    code = "file_corrupt"
 
 
 class PreflightDied(PatchbayError):

@@ -19,7 +19,7 @@ from adapters.errors import BlobCorrupt, NotFound
 from adapters.storage.disk import in_thread
 from adapters.storage.manifest import FILES
 from trainer.data.faults import LineFault
-from trainer.errors import IllegalTransition, PreflightDied
+from trainer.errors import FileCorrupt, IllegalTransition, PreflightDied
 from trainer.jobs.job import Failure, Job, Json
 from trainer.records import Records
 from trainer.run_directory import RunDirectory
@@ -88,7 +88,7 @@ class JobPreflight:
         try:
             given = await self._gather(job)
             report = await self._preflight(run_spec(job, given))
-        except (BlobCorrupt, NotFound) as gone:
+        except (BlobCorrupt, FileCorrupt, NotFound) as gone:
             await jobs.reject(job.id, Failure(gone.code, gone.message, gone.param))
             return
         except ValueError as unknown:  # written by another release, which knows more methods
@@ -112,7 +112,7 @@ class JobPreflight:
         """Find what the job names.
 
         Raises:
-            BlobCorrupt, NotFound: something of it is gone.
+            BlobCorrupt, FileCorrupt, NotFound: something of it is gone.
         """
         files, warm_start = self._records.files, job.extension.get("warm_start")
         return Ingredients(

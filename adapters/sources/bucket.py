@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from adapters.errors import SourceForbidden, SourceNotFound
+from adapters.errors import SourceForbidden, SourceNotFound, SourceUnavailable
 from adapters.lora import first_adapter
 from adapters.sources.rules import BUCKET_SCHEMES, plain_bucket_url
 from adapters.storage.disk import in_thread
 from adapters.storage.manifest import FILES, INITIAL
-from adapters.storage.object_store import has_object, open_store, read_object, store_asked
+from adapters.storage.object_store import has_object, open_store, read_object, store_errors
 from adapters.storage.staging import Staged
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class BucketSource:
                 f"the server may not read {self._url}: start it with --source-bucket URL to allow a prefix "
                 f"(allowed now: {', '.join(self._allowed) or 'none'}), or upload the files"
             )
-        store = open_store(self._url, BUCKET_SCHEMES)
-        with store_asked(self._url):
+        store = open_store(self._url, BUCKET_SCHEMES, SourceForbidden)
+        with store_errors(self._url, SourceUnavailable):
             for name in FILES:
                 await self._copy(store, name, staged)
             if await in_thread(first_adapter.is_needed, staged.path) and (first := await _first_folder(store)):

@@ -43,7 +43,7 @@ class Blobs:
         Raises:
             AdapterRefused: a file is missing.
             StorageFull: the disk has no space left.
-            SourceUnavailable: the remote store did not take the copy.
+            BlobStoreUnavailable: the remote store did not take the copy.
         """
         digest = staged.manifest().digest
         if self._remote is not None:
@@ -55,7 +55,7 @@ class Blobs:
 
         Raises:
             BlobCorrupt: it is nowhere, or the remote copy is damaged.
-            SourceUnavailable: the remote store did not answer.
+            BlobStoreUnavailable: the remote store did not answer.
         """
         directory = self._directory(digest)
         if not await in_thread(_is_whole, directory):
@@ -67,7 +67,7 @@ class Blobs:
 
         Raises:
             BlobCorrupt: it is damaged or missing, and there is no good remote copy.
-            SourceUnavailable: the remote store did not answer.
+            BlobStoreUnavailable: the remote store did not answer.
         """
         directory = self._directory(digest)
         if not await in_thread(self._seals.is_intact, directory, digest):
@@ -81,7 +81,7 @@ class Blobs:
         Staging directories that nobody wrote to for as long are removed too, and so are remote orphans.
 
         Raises:
-            SourceUnavailable: the remote store did not answer; local orphans are gone by then.
+            BlobStoreUnavailable: the remote store did not answer; local orphans are gone by then.
         """
         swept = set(await in_thread(self._sweep, living, time.time() - grace_s))
         if self._remote is not None:

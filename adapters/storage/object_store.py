@@ -10,29 +10,29 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import from_url
 
-from adapters.errors import SourceForbidden, SourceUnavailable
+from adapters.errors import PatchbayError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 
-def open_store(url: str, schemes: Collection[str]) -> ObjectStore:
+def open_store(url: str, schemes: Collection[str], refusal: type[PatchbayError]) -> ObjectStore:
     """Open the object store at ``url``.
 
     Raises:
-        SourceForbidden: its scheme is none of ``schemes``, or the URL makes no sense to the store.
+        PatchbayError: a ``refusal``, where the URL's scheme is none of ``schemes`` or obstore rejects the URL.
     """
     scheme = url.partition("://")[0]
     if scheme not in schemes:
-        raise SourceForbidden(f"cannot use '{url}': begin with one of {', '.join(f'{it}://' for it in schemes)}")
+        raise refusal(f"cannot use '{url}': begin with one of {', '.join(f'{each}://' for each in schemes)}")
     try:
         return from_url(url, mkdir=True) if scheme == "file" else from_url(url)
     except (BaseError, ValueError) as error:
-        raise SourceForbidden(f"cannot use '{url}': {error}") from error
+        raise refusal(f"cannot use '{url}': {error}") from error
 
 
 async def has_object(store: ObjectStore, key: str) -> bool:
-    """Whether there is an object of that key."""
+    """Return whether ``store`` holds an object under ``key``."""
     try:
         await obstore.head_async(store, key)
     except FileNotFoundError:
@@ -48,9 +48,9 @@ async def read_object(store: ObjectStore, key: str) -> AsyncIterator[bytes]:
 
 
 @contextmanager
-def store_asked(url: str) -> Iterator[None]:
-    """Turn whatever the store answers in its own words into SourceUnavailable."""
+def store_errors(url: str, refusal: type[PatchbayError]) -> Iterator[None]:
+    """Raise obstore's own errors as a ``refusal``."""
     try:
         yield
     except BaseError as error:
-        raise SourceUnavailable(f"the object store {url} did not do as asked, try again: {error}") from error
+        raise refusal(f"the object store {url} failed, try again: {error}") from error

@@ -10,20 +10,20 @@ from typing import Final
 
 import obstore
 
-from adapters.errors import BlobCorrupt
+from adapters.errors import BlobCorrupt, BlobStoreUnavailable
 from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL_FILES, names_in
-from adapters.storage.object_store import has_object, open_store, read_object, store_asked
+from adapters.storage.object_store import has_object, open_store, read_object, store_errors
 from adapters.storage.staging import Staged
 
 SCHEMES: Final = ("s3", "gs", "az", "file", "memory")
 
 
 class RemoteBlobs:
-    """Blobs under a URL of one of ``SCHEMES``; SourceForbidden for others."""
+    """Blobs under a URL of one of ``SCHEMES``; BlobStoreUnavailable for others."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._store = open_store(url, SCHEMES)
+        self._store = open_store(url, SCHEMES, BlobStoreUnavailable)
 
     async def put(self, digest: str, directory: Path) -> None:
         """Copy the files of ``directory``; on return the store has acknowledged them.
@@ -31,9 +31,9 @@ class RemoteBlobs:
         Existing files are written again: the bytes are the same, a damaged copy heals, ``sweep`` sees it new.
 
         Raises:
-            SourceUnavailable: the store did not take them.
+            BlobStoreUnavailable: the store did not take them.
         """
-        with store_asked(self.url):
+        with store_errors(self.url, BlobStoreUnavailable):
             for name in names_in(directory):
                 await obstore.put_async(self._store, _key(digest, name), directory / name)
 
@@ -42,9 +42,9 @@ class RemoteBlobs:
 
         Raises:
             BlobCorrupt: the store lacks a file.
-            SourceUnavailable: the store did not answer.
+            BlobStoreUnavailable: the store did not answer.
         """
-        with store_asked(self.url):
+        with store_errors(self.url, BlobStoreUnavailable):
             has_initial = await has_object(self._store, _key(digest, INITIAL_FILES[0]))
             for name in EVERY_FILE if has_initial else FILES:
                 try:
@@ -62,10 +62,10 @@ class RemoteBlobs:
         and has only the local one until it is published again.
 
         Raises:
-            SourceUnavailable: the store did not answer.
+            BlobStoreUnavailable: the store did not answer.
         """
         put_at: dict[str, datetime] = {}
-        with store_asked(self.url):
+        with store_errors(self.url, BlobStoreUnavailable):
             async for batch in obstore.list(self._store, "sha256"):
                 for found in batch:
                     digest = found["path"].split("/")[2]

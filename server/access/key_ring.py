@@ -16,6 +16,7 @@ from adapters.errors import InvalidName, NotFound, StorageUnavailable
 from adapters.storage.database import Database
 from server.access.api_key import ApiKey, Scope, digest_of, id_of, mint_secret
 from server.access.schema import VERSION_TABLE, keys
+from server.errors import MissingScope
 
 __all__ = ["ApiKey", "KeyRing", "Scope"]
 
@@ -65,12 +66,13 @@ class KeyRing:
         """Create a key and return it with its secret, which is kept nowhere. ``admin`` brings all scopes.
 
         Raises:
-            InvalidName: the name is empty, too long or does not print, or ``scopes`` is empty.
+            InvalidName: the name is empty, too long or not printable.
+            MissingScope: ``scopes`` is empty.
         """
         if not (name.strip() and name.isprintable() and len(name) <= MAX_NAME_LENGTH):
             raise InvalidName(f"a key's name has 1 to {MAX_NAME_LENGTH} printable characters", param="name")
         if not scopes:
-            raise InvalidName(f"a key needs a scope: {', '.join(Scope)}", param="scopes")
+            raise MissingScope(f"a key needs a scope: {', '.join(Scope)}", param="scopes")
         granted = set(Scope) if Scope.ADMIN in scopes else set(scopes)
         key_id, secret = mint_secret()
         async with self._database.write() as connection:

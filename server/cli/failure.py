@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from adapters.errors import InvalidName, NotFound, PatchbayError
+from server.errors import MissingScope
 
 
 class ExitCode(IntEnum):
@@ -39,7 +40,7 @@ class CommandFailed(Exception):
     @classmethod
     def from_refusal(cls, refusal: PatchbayError) -> CommandFailed:
         """Translate what our own code refused in this process, without a server."""
-        codes = {InvalidName: ExitCode.USAGE, NotFound: ExitCode.NOT_FOUND}
+        codes = {InvalidName: ExitCode.USAGE, MissingScope: ExitCode.USAGE, NotFound: ExitCode.NOT_FOUND}
         code = next((code for kind, code in codes.items() if isinstance(refusal, kind)), ExitCode.REFUSED)
         return cls(code, refusal.message)
 

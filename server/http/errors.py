@@ -34,6 +34,7 @@ STATUS: Mapping[type[PatchbayError], int] = {
     adapter_errors.SourceUnavailable: 502,
     adapter_errors.SourceTooLarge: 413,
     adapter_errors.BlobCorrupt: 424,
+    adapter_errors.BlobStoreUnavailable: 502,
     adapter_errors.StorageUnavailable: 503,
     adapter_errors.StorageFull: 507,
     server_errors.Unauthenticated: 401,
@@ -42,9 +43,11 @@ STATUS: Mapping[type[PatchbayError], int] = {
     server_errors.Overloaded: 429,
     server_errors.AdapterQuarantined: 424,  # not 409: OpenAI's client would try again
     server_errors.InvalidRequest: 400,
+    server_errors.MissingScope: 400,
     server_errors.RouteUnsupported: 404,
     trainer_errors.InvalidField: 400,
     trainer_errors.FileTooLarge: 413,
+    trainer_errors.FileCorrupt: 424,
     trainer_errors.PreflightDied: 500,
     trainer_errors.PublicationRefused: 502,
     trainer_errors.IllegalTransition: 400,  # as OpenAI answers; its client would try a 409 again

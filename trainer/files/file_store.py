@@ -14,11 +14,10 @@ from typing import Any, BinaryIO, Final
 from sqlalchemy import Row, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.errors import BlobCorrupt
 from adapters.storage.database import Database
 from adapters.storage.disk import fsync_directory, in_thread, space_needed
 from trainer.clock import Clock, database_clock
-from trainer.errors import FileInUse, FileNotFound, FileTooLarge, InvalidField
+from trainer.errors import FileCorrupt, FileInUse, FileNotFound, FileTooLarge, InvalidField
 from trainer.files.file import File, Purpose, Status
 from trainer.ids import mint
 from trainer.page import MAX_LIMIT, Page, read_page
@@ -118,12 +117,12 @@ class FileStore:
 
         Raises:
             FileNotFound: none has this id.
-            BlobCorrupt: its bytes are gone or cut short.
+            FileCorrupt: its bytes are gone or cut short.
         """
         file = await self.get(file_id)
         path = self._directory / file_id
         if await in_thread(_size, path) != file.size_bytes:
-            raise BlobCorrupt(f"the bytes of file '{file_id}' are gone or cut short: delete it and upload it again")
+            raise FileCorrupt(f"the bytes of file '{file_id}' are gone or cut short: delete it and upload it again")
         return path
 
     async def set_status(self, file_id: str, status: Status, details: str | None = None) -> File:

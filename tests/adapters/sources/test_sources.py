@@ -185,7 +185,7 @@ def test_a_bucket_url_that_the_store_would_rewrite_is_forbidden_as_source_and_as
 )
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
 def test_the_object_store_reads_a_plain_bucket_url_as_it_is_written(scheme: str, path: str):
-    store = open_store(plain_bucket_url(f"{scheme}://bucket/{path}"), BUCKET_SCHEMES)
+    store = open_store(plain_bucket_url(f"{scheme}://bucket/{path}"), BUCKET_SCHEMES, SourceForbidden)
     assert isinstance(store, S3Store | GCSStore)
     assert store.prefix == path.rstrip("/")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.errors import AdapterRefused, BlobCorrupt, SourceForbidden, SourceUnavailable
+from adapters.errors import AdapterRefused, BlobCorrupt, BlobStoreUnavailable
 from adapters.storage.blobs import Blobs
 from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE, Manifest
 from adapters.storage.remote_blobs import RemoteBlobs
@@ -163,13 +163,13 @@ async def test_a_remote_store_that_does_not_answer_is_unavailable(
 ):
     (tmp_path / "bucket").rmdir()
     (tmp_path / "bucket").write_text("in the way")
-    with pytest.raises(SourceUnavailable, match="try again"):
+    with pytest.raises(BlobStoreUnavailable, match="try again"):
         await put(Blobs(root, remote=remote))
     assert not (root / "sha256").exists()
 
 
 def test_other_urls_are_no_remote_store():
-    with pytest.raises(SourceForbidden, match="s3://"):
+    with pytest.raises(BlobStoreUnavailable, match="s3://"):
         RemoteBlobs("ftp://example.org/blobs")
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from adapters.errors import InvalidName, NotFound
 from adapters.storage.database import Database
 from server.access.key_ring import KeyRing, Scope
+from server.errors import MissingScope
 
 
 class WatchedRing(KeyRing):
@@ -188,5 +189,5 @@ async def test_a_name_that_no_list_could_show_is_refused(ring: KeyRing, name: st
 
 
 async def test_a_key_without_any_scope_is_refused(ring: KeyRing) -> None:
-    with pytest.raises(InvalidName, match="infer, admin"):
+    with pytest.raises(MissingScope, match="infer, admin"):
         await ring.create("laptop", [])

@@ -127,7 +127,7 @@ async def test_a_file_whose_bytes_are_gone_fails_the_job(create: Any, upload: Up
     training = await upload()
     (data_dir / "training" / "files" / training).unlink()
     job = await create(training_file=training)
-    assert (job.status, job.error.code) == ("failed", "blob_corrupt")
+    assert (job.status, job.error.code) == ("failed", "file_corrupt")
 
 
 async def test_a_job_that_is_cancelled_while_it_is_checked_stays_cancelled(

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from adapters.errors import BlobCorrupt
-from trainer.errors import FileInUse, FileNotFound, FileTooLarge, InvalidField
+from trainer.errors import FileCorrupt, FileInUse, FileNotFound, FileTooLarge, InvalidField
 from trainer.files.file import UPLOADABLE, Purpose, Status
 from trainer.files.file_store import EXPIRY_S, MAX_FILENAME_LENGTH
 from trainer.jobs.job_store import Failure, Job
@@ -193,7 +192,7 @@ async def test_bytes_that_are_gone_are_not_taken_for_an_empty_file(
 ):
     file_id = await upload()
     harm(await records.files.content(file_id))
-    with pytest.raises(BlobCorrupt, match=file_id):
+    with pytest.raises(FileCorrupt, match=file_id):
         await records.files.content(file_id)
 
 
