@@ -44,7 +44,7 @@ def build_app(state: AppState) -> Gateway:
     gateway = control.state.gateway = Gateway(
         control=control,
         hooks=state.hooks,
-        serving=state.supervisor.serving,
+        engine=state.engine,
         authenticator=Authenticator(state.keys),
         admission=state.admission,
     )

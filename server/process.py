@@ -1,6 +1,6 @@
-"""The process: listens at once, drains on SIGTERM, ends with an exit code that tells why.
+"""The server process: listens at once, drains on SIGTERM, and ends with an exit code that names the reason.
 
-0   asked to stop, everything in flight finished or its time was up
+0   stopped by a signal; requests in flight finished, or the time to drain was over
 2   the engine can never start as asked (a wrong flag, no such model)
 70  the engine died too often
 """
@@ -73,12 +73,12 @@ def listening_socket(settings: Settings) -> socket.socket:
 
 async def _serve(settings: Settings, listener: socket.socket) -> int:
     model, flags = settings.model, settings.engine_flags
-    examples = None
+    bundled_adapters = None
     if model is None:
-        model, examples = str(embedded.BASE), embedded.ADAPTERS
+        model, bundled_adapters = str(embedded.BASE), embedded.ADAPTERS
         flags = (*EMBEDDED_FLAGS, *flags)
     builder = VllmBuilder(model, flags, capacity=settings.max_residents)
-    async with open_app(settings, builder, examples=examples) as state:
+    async with open_app(settings, builder, bundled_adapters=bundled_adapters) as state:
         return await _listen(state, listener)
 
 

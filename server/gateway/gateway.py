@@ -6,7 +6,6 @@ authenticate → admit → [engine reads the body → gate: resolve → make res
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 from time import perf_counter
 
 import structlog
@@ -14,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapters.errors import PatchbayError
+from server.current_engine import CurrentEngine
 from server.errors import RouteUnsupported
 from server.gateway.admission import Admission
 from server.gateway.authenticate import Authenticator
@@ -21,7 +21,6 @@ from server.gateway.inference_routes import INFERENCE_ROUTES, needs
 from server.gateway.request_context import RequestContext
 from server.gateway.request_hooks import RequestHooks
 from server.http.errors import error_response, status_of
-from server.supervisor import Serving
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +34,7 @@ class Gateway:
     Args:
         control: the app that answers everything but inference.
         gate: decides what ``model`` means while the engine serves.
-        serving: returns what serves now, or raises EngineNotReady.
+        engine: the engine that runs now.
         authenticator, admission: the steps before the engine.
     """
 
@@ -44,13 +43,13 @@ class Gateway:
         *,
         control: ASGIApp,
         hooks: RequestHooks,
-        serving: Callable[[], Serving],
+        engine: CurrentEngine,
         authenticator: Authenticator,
         admission: Admission,
     ) -> None:
         self._control = control
         self._hooks = hooks
-        self._serving = serving
+        self._engine = engine
         self._authenticator = authenticator
         self._admission = admission
 
@@ -83,7 +82,7 @@ class Gateway:
             answer.exchange = exchange
             try:
                 with self._admission.admitted():
-                    engine, path = self._serving().engine, scope["path"]
+                    engine, path = self._engine.serving().engine, scope["path"]
                     if path not in engine.paths:
                         raise RouteUnsupported(f"the base model does not answer {path}; that takes {needs(path)}")
                     await engine.app(scope, receive, answer.send_from_engine)

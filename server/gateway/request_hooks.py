@@ -6,7 +6,7 @@ whole request however often an alias moves meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from time import perf_counter
@@ -16,13 +16,13 @@ import structlog
 from adapters.errors import PatchbayError
 from adapters.registry.catalog import Catalog
 from adapters.versions import Version
+from server.current_engine import CurrentEngine
 from server.engine.protocol import ComputedNaN, Demand, Generation, Resident
 from server.errors import AdapterQuarantined
 from server.gateway.admission import Admission
 from server.gateway.meter import Meter
 from server.gateway.request_context import RequestContext, current_exchange
 from server.gateway.resolve import resolve
-from server.supervisor import Serving
 
 log = structlog.get_logger(__name__)
 
@@ -34,14 +34,14 @@ class RequestHooks:
         catalog: the registry in memory.
         admission: refuses an adapter's request where it has had its share.
         meter: counts generations.
-        serving: returns what serves now, or raises EngineNotReady.
+        engine: the engine that runs now.
     """
 
-    def __init__(self, catalog: Catalog, admission: Admission, meter: Meter, *, serving: Callable[[], Serving]) -> None:
+    def __init__(self, catalog: Catalog, admission: Admission, meter: Meter, engine: CurrentEngine) -> None:
         self._catalog = catalog
         self._admission = admission
         self._meter = meter
-        self._serving = serving
+        self._engine = engine
 
     @contextmanager
     def exchange(self) -> Iterator[RequestContext]:
@@ -61,7 +61,7 @@ class RequestHooks:
         if (resident := exchange.chosen(model)) is not None:
             return resident
         try:
-            serving = self._serving()
+            serving = self._engine.serving()
             exchange.model, exchange.version = model, resolve(model, self._catalog, serving.info)
             exchange.leave = self._admission.enter(exchange.version.adapter)
             asked = perf_counter()
@@ -83,7 +83,7 @@ class RequestHooks:
         version = None if resident is None else exchange.version
         with ExitStack() as held:
             try:
-                serving = self._serving()
+                serving = self._engine.serving()
                 if version is not None:
                     held.callback((await serving.residency.lease(version)).release)
                 turn = await serving.scheduler.turn(None if version is None else version.id, demand)
@@ -105,4 +105,4 @@ class RequestHooks:
     def _quarantine(self, version: Version) -> AdapterQuarantined:
         """Keep everybody from ``version``; return what its requests are answered with."""
         log.error("quarantined: the engine computed NaN", version=version.name)
-        return self._serving().residency.quarantine(version)
+        return self._engine.serving().residency.quarantine(version)

@@ -1,4 +1,4 @@
-"""The example adapters that a first start registers, so that the first request can already name one."""
+"""The bundled adapters that a first start registers, so that the first request can already name one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from adapters.sources.directory import DirectorySource
 
 
 async def register_bundled_adapters(registry: Registry, publisher: Publisher, directory: Path) -> None:
-    """Publish every adapter directory under ``directory`` by its name, unless it was ever used: deleted is deleted."""
+    """Publish every adapter directory under ``directory`` under its name, unless that name was ever used.
+
+    So an adapter that was deleted stays deleted.
+    """
     for adapter in await asyncio.to_thread(_adapters_in, directory):
         if await registry.is_unused(adapter.name):
             source = DirectorySource(adapter, allowed=[directory])
-            await publisher.publish(adapter.name, source, force_base=True)  # whatever the operator calls their base
+            await publisher.publish(adapter.name, source, force_base=True)  # the operator's base may have another name
 
 
 def _adapters_in(directory: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""How far apart two versions answer: the engine scores the probe's prompts under each of them and under the base."""
+"""Two versions compared by their scores: the engine scores the probe's prompts under each and under the base model."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import Any
 
 from adapters.errors import PatchbayError
 from adapters.versions import Version
+from server.current_engine import CurrentEngine, RunningEngine
 from server.engine.protocol import EngineGone, ScoringUnsupported
 from server.gateway.resolve import check_base
 from server.probe.probe import prompts_for
 from server.probe.verdict import Distance, Scores
-from server.supervisor import Serving, Supervisor
 
 
-async def compare_versions(supervisor: Supervisor, a: Version, b: Version) -> dict[str, Any]:
-    """Return the distances of the log-probabilities under ``a``, ``b`` and the base, or why there are none.
+async def compare_versions(current: CurrentEngine, a: Version, b: Version) -> dict[str, Any]:
+    """Return the distances between the log-probabilities under ``a``, ``b`` and the base model, as JSON values.
 
-    Each version is held while it scores, one after the other, and is loaded first if need be. ``answers`` is None where
-    the engine cannot tell, and ``notes`` says why: it is starting, the base is another one, a version is not taken.
+    Each version is loaded if it is not resident, and leased while it scores, one after the other. Where no scores can
+    be had, ``answers`` is None and ``notes`` names the reason: the engine is starting, the version was made for
+    another base model, or the engine refused it.
     """
     try:
-        serving = supervisor.serving()
-        prompts = prompts_for(serving.engine)
-        of_a, of_b = [await _scores(serving, check_base(version, serving.info), prompts) for version in (a, b)]
-        of_base = await serving.engine.score(None, prompts)
+        running = current.serving()
+        prompts = prompts_for(running.engine)
+        of_a, of_b = [await _scores(running, check_base(version, running.info), prompts) for version in (a, b)]
+        of_base = await running.engine.score(None, prompts)
     except PatchbayError as trouble:
         return _unknown(trouble.message)
     except EngineGone:
@@ -43,10 +44,10 @@ async def compare_versions(supervisor: Supervisor, a: Version, b: Version) -> di
     return {"answers": counted | {name: each.to_json() for name, each in distances.items()}, "notes": []}
 
 
-async def _scores(serving: Serving, version: Version, prompts: Sequence[Sequence[int]]) -> Scores:
-    lease = await serving.residency.lease(version)
+async def _scores(running: RunningEngine, version: Version, prompts: Sequence[Sequence[int]]) -> Scores:
+    lease = await running.residency.lease(version)
     try:
-        return await serving.engine.score(lease.resident, prompts)
+        return await running.engine.score(lease.resident, prompts)
     finally:
         lease.release()
 

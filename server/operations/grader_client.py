@@ -32,11 +32,11 @@ class GraderClient:
 
     def check(self, model: str) -> None:
         """See ``Models.check``."""
-        serving = self.state.supervisor.serving()
-        if _CHAT not in serving.engine.paths:
+        running = self.state.engine.serving()
+        if _CHAT not in running.engine.paths:
             raise RouteUnsupported(f"no model of this server can be asked to grade; that takes {needs(_CHAT)}")
-        if model not in serving.info.served_names:
-            resolve(model, self.state.registry.catalog, serving.info)
+        if model not in running.info.served_names:
+            resolve(model, self.state.registry.catalog, running.info)
 
     async def ask(self, question: Question) -> GraderAnswer:
         """See ``Models.ask``."""
@@ -56,11 +56,11 @@ class GraderClient:
     @property
     def can_embed(self) -> bool:
         """See ``Models.can_embed``."""
-        return _EMBEDDINGS in self.state.supervisor.serving().engine.paths
+        return _EMBEDDINGS in self.state.engine.serving().engine.paths
 
     async def embed(self, *texts: str) -> Sequence[Sequence[float]]:
         """See ``Models.embed``; the base model makes the vectors."""
-        answered = await self._post(_EMBEDDINGS, {"model": self.state.served_names[0], "input": texts})
+        answered = await self._post(_EMBEDDINGS, {"model": self.state.engine.served_names[0], "input": texts})
         return [each["embedding"] for each in sorted(answered["data"], key=lambda each: int(each["index"]))]
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> Any:

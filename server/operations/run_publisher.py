@@ -14,6 +14,7 @@ from adapters.sources.directory import DirectorySource
 from adapters.storage.disk import in_thread
 from adapters.versions import Version
 from server.errors import EngineNotReady, ResidencyFull
+from server.operations.residents import make_resident
 from server.state import AppState
 from trainer.jobs.job import Job
 from trainer.run_directory import Marker, RunDirectory
@@ -72,7 +73,7 @@ class RunPublisher:
         return str(name)
 
     def _name(self, job: Job, step: int | None = None) -> FineTunedName:
-        base = self.state.supervisor.known_info().served_names[0]
+        base = self.state.engine.info.served_names[0]
         suffix = job.suffix or job.extension.get("adapter")
         return FineTunedName.of(base, job.organization_id, suffix, job.id.removeprefix(_JOB_PREFIX), step)
 
@@ -93,7 +94,7 @@ class RunPublisher:
 
     async def _make_resident(self, version: Version) -> None:
         try:
-            await self.state.make_resident(version)
+            await make_resident(self.state, version)
         except ResidencyFull as full:  # every resident is in use: the first request will wait for its turn
             log.warning("a job's result could not be made resident", version=version.name, reason=full.message)
 

@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary
 
 import structlog
 
 from adapters.checks.report import InspectionReport
+from server.current_engine import CurrentEngine
 from server.engine.protocol import Demand, Engine, EngineGone, Resident, ScoringUnsupported
 from server.errors import EngineNotReady
-from server.probe.reference import NoReference, PeftReference
-from server.probe.verdict import Scores, compare, judge
+from server.probe.reference import NoReference
+from server.probe.verdict import Opinion, Scores, compare, judge
 from server.residency.residency import Residency
-from server.scheduling.fair_scheduler import FairScheduler
 
 log = structlog.get_logger(__name__)
 
@@ -65,27 +65,31 @@ class _Scored:
     base: Scores
 
 
+class Reference(Protocol):
+    """Computes scores with PEFT; ``server.probe.reference.PeftReference`` does."""
+
+    async def of(self, adapter: Path, prompts: Sequence[Sequence[int]]) -> Opinion:
+        """Return the scores of ``prompts`` under the adapter in the directory ``adapter`` and under the base model."""
+
+
 class Probe:
     """The publisher's probe of staged bytes in the engine of ``residency``.
 
     Args:
-        residency: what runs now; raises EngineNotReady where nothing does.
-        turnstile: where it takes a turn, as an adapter of its own.
-        reference: returns whom to ask for PEFT's opinion of a candidate that the engine's scores do not condemn; None:
-            nobody.
+        engine: the engine that runs now; the probe takes a turn of its scheduler, as an adapter of its own.
+        reference: computes the same scores with PEFT, where the engine's scores are not refused already; None: no
+            comparison.
         patience_s: how long a probe may wait for a slot and its turn before its publication is told to come back.
     """
 
     def __init__(
         self,
-        residency: Callable[[], Residency],
-        scheduler: Callable[[], FairScheduler],
-        reference: Callable[[], PeftReference | None],
+        engine: CurrentEngine,
+        reference: Reference | None,
         *,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        self._residency = residency
-        self._scheduler = scheduler
+        self._engine = engine
         self._reference = reference
         self._patience_s = patience_s
         self._ids = count(FIRST_TRIAL_ID)
@@ -120,7 +124,8 @@ class Probe:
 
     async def _scored(self, candidate: Resident) -> _Scored | str:
         """Return the engine's scores, or why there are none."""
-        residency, scheduler = self._residency(), self._scheduler()
+        running = self._engine.running()
+        residency, scheduler = running.residency, running.scheduler
         turn = await scheduler.turn(candidate.id, DEMAND)
         try:
             async with residency.trial(candidate) as engine:
@@ -137,10 +142,12 @@ class Probe:
         if isinstance(scored, str):
             return {"prompts": 0, "tokens": 0, "effect": None, "reference": None, "notes": [scored]}
         verdict = judge(scored.scores, scored.base, allow_inert=allow_inert)
-        if (reference := self._reference()) is None:
+        if (
+            self._reference is None or not self._engine.is_ready
+        ):  # while an engine warms up, loading the base would delay it
             return {**verdict, "reference": None}
         try:
-            opinion = await reference.of(directory, scored.prompts)
+            opinion = await self._reference.of(directory, scored.prompts)
         except NoReference as unknown:
             log.warning("an adapter could not be compared with PEFT", reason=str(unknown))
             notes = [*verdict["notes"], f"not compared with PEFT: {unknown}"]

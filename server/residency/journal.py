@@ -35,7 +35,7 @@ class ResidentsJournal:
         living = {version.id: version for adapter in catalog for version in adapter.versions.values()}
         return [living[number] for number in self._written if number in living]
 
-    async def keep(self, residents: Callable[[], Sequence[Version]]) -> None:
+    async def persist(self, residents: Callable[[], Sequence[Version]]) -> None:
         """Record what ``residents`` returns, until cancelled; while no engine is ready the journal stays as it is."""
         while True:
             await asyncio.sleep(INTERVAL_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from server.http.schemas.adapters import Json, adapter_json, list_json
+from server.operations.deletion import delete_adapter
 from server.routes.inputs import DEFAULT_PAGE, PageLimit, StateOf
 
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"])
@@ -26,5 +27,5 @@ async def show(name: str, state: StateOf) -> Json:
 @router.delete("/{name}")
 async def delete(name: str, state: StateOf) -> Json:
     """Delete an adapter with all versions and aliases. Requests in flight finish; version numbers are never reused."""
-    await state.delete_adapter(name)
+    await delete_adapter(state, name)
     return {"object": "adapter", "name": name, "deleted": True}

@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from adapters.names import DEFAULT_ALIAS
 from adapters.registry.registry import UNSET
 from server.http.schemas.adapters import Json, MoveBody, PromoteBody, RollbackBody, alias_json, list_json, move_json
+from server.operations.aliases import move_alias, roll_back
 from server.routes.inputs import StateOf
 
 router = APIRouter(prefix="/v1/adapters/{name}", tags=["aliases"])
@@ -34,7 +35,8 @@ async def move(name: str, alias: str, body: MoveBody, state: StateOf) -> Json:
     """Point an alias to a version. With ``expected`` or ``generation`` the loser of a race gets 412."""
     state.registry.catalog.adapter(name)
     return alias_json(
-        await state.move_alias(
+        await move_alias(
+            state,
             name,
             alias,
             body.version,
@@ -54,10 +56,10 @@ async def delete(name: str, alias: str, state: StateOf) -> Json:
 @router.post("/promote")
 async def promote(name: str, body: PromoteBody, state: StateOf) -> Json:
     """Point ``stable`` to a version."""
-    return alias_json(await state.move_alias(name, DEFAULT_ALIAS, body.version))
+    return alias_json(await move_alias(state, name, DEFAULT_ALIAS, body.version))
 
 
 @router.post("/rollback")
 async def rollback(name: str, state: StateOf, body: RollbackBody | None = None) -> Json:
     """Point an alias back to where it pointed before its last move."""
-    return alias_json(await state.rollback(name, (body or RollbackBody()).alias))
+    return alias_json(await roll_back(state, name, (body or RollbackBody()).alias))

@@ -25,7 +25,7 @@ async def diff(body: DiffBody, state: StateOf) -> Json:
     if a.base_fingerprint != b.base_fingerprint:
         raise WrongBase(f"{a.name} and {b.name} were made for different base models, so they do not compare", param="b")
     compared = await in_thread(_compare, *[await state.blobs.path(version.digest) for version in (a, b)])
-    answers = await compare_versions(state.supervisor, a, b)
+    answers = await compare_versions(state.engine, a, b)
     return {"object": "adapter.diff", "a": a.name, "b": b.name, **answers, **compared}
 
 

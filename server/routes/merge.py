@@ -10,6 +10,7 @@ from adapters.lora.merge.recipe import Ingredient, MergeMethod, MergeRecipe
 from adapters.names import check_adapter_name, check_alias, parse_reference
 from server.errors import InvalidRequest
 from server.http.schemas.adapters import Json, MergeBody, published_json
+from server.operations.publish import check_name_is_free, publish_merge
 from server.routes.inputs import StateOf
 from server.state import AppState
 
@@ -22,10 +23,10 @@ DEFAULT_SEED: Final = 0
 @router.post("/{name}/merge", status_code=201)
 async def merge(name: str, body: MergeBody, state: StateOf) -> Json:
     """Publish a weighted combination of versions as the next version of an adapter. It can be called at once."""
-    state.check_free(check_adapter_name(name))
+    check_name_is_free(state, check_adapter_name(name))
     if body.alias is not None:
         check_alias(body.alias)
-    return published_json(await state.merge(name, _recipe(body, state), alias=body.alias), state)
+    return published_json(await publish_merge(state, name, _recipe(body, state), alias=body.alias), state)
 
 
 def _recipe(body: MergeBody, state: AppState) -> MergeRecipe:

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Iterator
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
-from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, parse_reference
+from adapters.names import DEFAULT_ALIAS, FineTunedName
 from adapters.versions import Adapter, Version
 from server.gateway.resolve import resolve
 from server.http.schemas.adapters import Json
+from server.operations.deletion import delete_model
 from server.routes.inputs import StateOf
 from server.state import AppState
 
@@ -32,7 +33,7 @@ async def list_models(state: StateOf) -> StreamingResponse:
 
 
 async def _list(state: AppState) -> AsyncIterator[str]:
-    models = [_base_json(name, state) for name in state.served_names]
+    models = [_base_json(name, state) for name in state.engine.served_names]
     yield '{"object": "list", "data": [' + ", ".join(map(json.dumps, models))
     after: str | None = None
     separator = ", " if models else ""
@@ -51,21 +52,16 @@ async def _list(state: AppState) -> AsyncIterator[str]:
 @router.get("/{model:path}")
 async def show(model: str, state: StateOf) -> Json:
     """Show what a reference means now; ``root`` names the version that would answer."""
-    if model in state.served_names:
+    if model in state.engine.served_names:
         return _base_json(model, state)
-    version = resolve(model, state.registry.catalog, state.supervisor.known_info())
+    version = resolve(model, state.registry.catalog, state.engine.info)
     return _version_json(model, version, state)
 
 
 @router.delete("/{model:path}")
 async def delete(model: str, state: StateOf) -> Json:
     """Delete an adapter, or the version that a fine-tuned name means with the aliases that point to it."""
-    named = parse_reference(model)
-    if isinstance(named, FineTunedName):
-        version = state.registry.catalog.resolve(named)
-        await state.delete_version(version, with_aliases=True)
-    else:
-        await state.delete_adapter(check_adapter_name(model))  # `sql@7` names a version, which is deleted elsewhere
+    await delete_model(state, model)
     return {"id": model, "object": "model", "deleted": True}
 
 
@@ -94,7 +90,7 @@ def _version_json(model: str, version: Version, state: AppState) -> Json:
         "created": int(version.created_at.timestamp()),
         "owned_by": "patchbay",
         "root": version.name,
-        "parent": next(iter(state.served_names), None),
+        "parent": next(iter(state.engine.served_names), None),
         "digest": version.digest,
     }
 
@@ -107,5 +103,5 @@ def _adapter_json(adapter: Adapter, state: AppState) -> Json:
         "created": int(adapter.created_at.timestamp()),
         "owned_by": "patchbay",
         "root": None if stable is None else f"{adapter.name}@{stable.version}",
-        "parent": next(iter(state.served_names), None),
+        "parent": next(iter(state.engine.served_names), None),
     }

@@ -8,8 +8,8 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from server.current_engine import EngineState
 from server.routes.inputs import StateOf
-from server.supervisor import EngineState
 
 router = APIRouter(tags=["process"])
 
@@ -23,7 +23,7 @@ async def health() -> dict[str, str]:
 @router.get("/ready")
 async def ready(state: StateOf) -> JSONResponse:
     """200 while inference is answered, else 503 with the engine's state."""
-    status = "draining" if state.admission.is_draining else state.supervisor.state
+    status = "draining" if state.admission.is_draining else state.engine.state
     if status is EngineState.READY:
         return JSONResponse({"status": status})
     return JSONResponse({"status": status}, 503, {"Retry-After": "1"})

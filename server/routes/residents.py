@@ -13,7 +13,7 @@ router = APIRouter(prefix="/v1/residents", tags=["residents"])
 @router.get("")
 async def residents(state: StateOf) -> Json:
     """List the residents, least recently used first, with how many requests hold each."""
-    views = state.supervisor.serving().residency.views()
+    views = state.engine.serving().residency.views()
     data = [
         {
             "object": "resident",

@@ -10,6 +10,7 @@ from server.engine.protocol import EngineInfo
 from server.gateway.resolve import resolve
 from server.http.schemas.adapters import Json
 from server.http.schemas.fine_tuning_requests import JobBody
+from server.operations.publish import check_name_is_free
 from server.state import AppState
 from trainer.errors import InvalidField
 from trainer.run_spec import ALL_LINEAR, DEFAULT_RANK
@@ -26,7 +27,7 @@ def servable_extension(body: JobBody, state: AppState) -> Json:
         EngineNotReady: the base model is not known yet.
     """
     _check_integrations(body, state)
-    info = state.supervisor.known_info()
+    info = state.engine.info
     said = body.extension()
     if (warm_start := _warm_start(body, info, state)) is not None:
         for name in ("rank", "alpha", "targets"):
@@ -101,7 +102,7 @@ def _check_name(param: str, name: str | None, state: AppState) -> None:
     if name is None:
         return
     try:
-        state.check_free(check_adapter_name(name))
+        check_name_is_free(state, check_adapter_name(name))
     except (InvalidName, NameTaken) as refused:
         refused.param = param
         raise

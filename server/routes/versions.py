@@ -28,6 +28,9 @@ from server.http.schemas.adapters import (
     published_json,
     version_json,
 )
+from server.operations import residents
+from server.operations.deletion import delete_version
+from server.operations.publish import check_name_is_free, publish_version
 from server.routes.inputs import DEFAULT_PAGE, PageLimit, StateOf
 from server.state import AppState
 
@@ -49,7 +52,7 @@ async def publish(
     force_base: Annotated[bool, Query(description=FORCE_BASE)] = False,  # noqa: FBT002 - FastAPI passes it by name
 ) -> Json:
     """Publish a version: the two files as multipart/form-data, or JSON with a ``source``. It can be called at once."""
-    state.check_free(check_adapter_name(name))
+    check_name_is_free(state, check_adapter_name(name))
     source: Source
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
         body = await _source_body(request)
@@ -60,8 +63,8 @@ async def publish(
         source = UploadSource(MultipartStream(request).parts())
     if alias is not None:
         check_alias(alias)
-    published = await state.publish(
-        name, source, alias=alias, allow_inert=allow_inert, compress_to=compress_to, force_base=force_base
+    published = await publish_version(
+        state, name, source, alias=alias, allow_inert=allow_inert, compress_to=compress_to, force_base=force_base
     )
     return published_json(published, state)
 
@@ -120,7 +123,7 @@ async def download(name: str, version: str, file: str, state: StateOf, form: For
 async def load(name: str, version: str, state: StateOf) -> Json:
     """Make a version resident ahead of its first request."""
     found = _find(state, name, version)
-    await state.make_resident(found)
+    await residents.make_resident(state, found)
     return version_json(found, state)
 
 
@@ -130,7 +133,7 @@ async def unload(name: str, version: str, state: StateOf) -> Json:
     found = _find(state, name, version)
     if found.is_pinned:
         raise InvalidRequest(f"{found.name} is pinned; unpin it first", param="version")
-    await state.supervisor.serving().residency.unload(found)
+    await state.engine.serving().residency.unload(found)
     return version_json(found, state)
 
 
@@ -138,23 +141,20 @@ async def unload(name: str, version: str, state: StateOf) -> Json:
 async def pin(name: str, version: str, state: StateOf) -> Json:
     """Keep a version resident, also across restarts."""
     found = _find(state, name, version)
-    state.check_room_for_pin(found)
-    if state.supervisor.is_ready:
-        await state.make_resident(found)
-    return version_json(await state.registry.set_pinned(name, found.number, True), state)
+    return version_json(await residents.pin(state, found), state)
 
 
 @router.post("/{version}/unpin")
 async def unpin(name: str, version: str, state: StateOf) -> Json:
     """Let a version be evicted again."""
-    return version_json(await state.unpin(name, _number(version)), state)
+    return version_json(await residents.unpin(state, _find(state, name, version)), state)
 
 
 @router.delete("/{version}")
 async def delete(name: str, version: str, state: StateOf) -> Json:
     """Delete a version that no alias points to. Requests in flight finish on it; its number is never used again."""
     found = _find(state, name, version)
-    await state.delete_version(found)
+    await delete_version(state, found)
     return {"object": "adapter.version", "id": found.name, "deleted": True}
 
 

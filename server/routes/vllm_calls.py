@@ -1,4 +1,4 @@
-"""vLLM's own two calls, so that its existing clients work unchanged. Behind them stands the door of any upload.
+"""vLLM's own two calls, so that its existing clients work unchanged. Such an adapter passes the checks of any upload.
 
 https://docs.vllm.ai/en/latest/features/lora.html#dynamically-serving-lora-adapters
 """
@@ -12,7 +12,8 @@ from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, par
 from adapters.sources.address import parse_source
 from server.errors import InvalidRequest
 from server.http.schemas.body import Body
-from server.routes import models
+from server.operations.deletion import delete_model
+from server.operations.publish import check_name_is_free, publish_version
 from server.routes.inputs import StateOf
 
 router = APIRouter(prefix="/v1", tags=["vllm"])
@@ -39,7 +40,7 @@ async def load_lora_adapter(body: LoadBody, state: StateOf) -> PlainTextResponse
 
     ``load_inplace`` publishes a further version and moves ``stable`` to it; streams in flight finish on the old one.
     """
-    name = state.check_free(check_adapter_name(body.lora_name))
+    name = check_name_is_free(state, check_adapter_name(body.lora_name))
     if name in state.registry.catalog and not body.load_inplace:
         raise InvalidRequest(
             f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set "
@@ -49,7 +50,7 @@ async def load_lora_adapter(body: LoadBody, state: StateOf) -> PlainTextResponse
     path = body.lora_path
     text = path if "://" in path else f"file://{path}" if path.startswith("/") else f"hf://{path}"
     source = parse_source(text, state.settings.source_rules)
-    await state.publish(name, source, alias=DEFAULT_ALIAS)
+    await publish_version(state, name, source, alias=DEFAULT_ALIAS)
     return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
 
@@ -64,5 +65,5 @@ async def unload_lora_adapter(body: UnloadBody, state: StateOf) -> PlainTextResp
     versions = [catalog.resolve(named)] if isinstance(named, FineTunedName) else catalog.adapter(name).versions.values()
     if body.lora_int_id is not None and body.lora_int_id not in {version.id for version in versions}:
         raise InvalidRequest(f"'{name}' has no version of id {body.lora_int_id}", param="lora_int_id")
-    await models.delete(name, state)
+    await delete_model(state, name)
     return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")

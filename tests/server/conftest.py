@@ -143,7 +143,7 @@ class Opened:
     @property
     def residents(self) -> dict[str, tuple[str, int]]:
         """Name → state and leases, least recently used first."""
-        views = self.state.supervisor.running().residency.views()
+        views = self.state.engine.running().residency.views()
         return {view.version.name: (str(view.state), view.leases) for view in views}
 
     async def publish(self, name: str, seed: int = 1, *, alias: str | None = None) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class Opened:
         return caller
 
     async def until_ready(self) -> None:
-        await until(lambda: self.state.supervisor.is_ready)
+        await until(lambda: self.state.engine.is_ready)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -266,7 +266,7 @@ def opening(data_dir: Path, make_adapter: Callable[..., AdapterFiles], inspector
     async def opened(
         *,
         builder: FakeBuilder | None = None,
-        examples: Path | None = None,
+        bundled_adapters: Path | None = None,
         preflight: Preflight = quick_preflight,
         ready: bool = True,
         **settings: Any,
@@ -283,7 +283,12 @@ def opening(data_dir: Path, make_adapter: Callable[..., AdapterFiles], inspector
             }
         )
         async with open_app(
-            server_settings, builder, examples=examples, compiles=False, inspector=inspector, preflight=preflight
+            server_settings,
+            builder,
+            bundled_adapters=bundled_adapters,
+            compiles=False,
+            inspector=inspector,
+            preflight=preflight,
         ) as state:
             app = build_app(state)
             transport = httpx.ASGITransport(app)

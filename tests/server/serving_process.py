@@ -21,7 +21,7 @@ from server.settings import Settings
 async def main(data_dir: Path, base: BaseModel, point: str) -> None:
     configure_logs("text")  # to stderr: stdout is for the port
     async with open_app(Settings(data_dir=data_dir, fault_at=point, worker=False), FakeBuilder(base)) as state:
-        while not state.supervisor.is_ready:
+        while not state.engine.is_ready:
             await asyncio.sleep(0.002)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             print(listener.getsockname()[1], flush=True)

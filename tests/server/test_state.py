@@ -21,7 +21,7 @@ async def test_control_routes_answer_while_the_engine_is_down(opening: Any, base
         await opened.publish("sql", 2)
         knobs.start_s = 3600
         opened.engine.die()
-        await until(lambda: opened.state.supervisor.state == "rebuilding")
+        await until(lambda: opened.state.engine.state == "rebuilding")
         assert (await opened.client.get("/health")).status_code == 200
         assert (await opened.client.get("/v1/adapters")).json()["data"][0]["name"] == "sql"
         assert (await opened.client.get("/v1/models")).json()["data"][0]["id"] == "base"
@@ -101,12 +101,12 @@ async def test_an_empty_registry_gets_the_examples(opening: Any, make_adapter: A
     for seed, name in enumerate(("poet", "sql")):
         make_adapter(seed).write(examples / name)
     (examples / "no-adapter").mkdir()
-    async with opening(examples=examples) as opened:
+    async with opening(bundled_adapters=examples) as opened:
         listed = (await opened.client.get("/v1/adapters")).json()["data"]
         assert [entry["name"] for entry in listed] == ["poet", "sql"]
         assert await opened.answer("poet") == "poet@1"
         await opened.client.delete("/v1/adapters/poet")
-    async with opening(examples=examples) as reopened:
+    async with opening(bundled_adapters=examples) as reopened:
         listed = (await reopened.client.get("/v1/adapters")).json()["data"]
         assert [entry["name"] for entry in listed] == ["sql"]
 

@@ -7,10 +7,11 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from server.current_engine import CurrentEngine, EngineState
 from server.engine.fake import FakeBuilder
 from server.engine.protocol import StartRefused
 from server.errors import EngineNotReady
@@ -18,7 +19,14 @@ from server.metrics import EngineMetrics
 from server.residency.quarantine import Quarantine
 from server.residency.residency import Residency
 from server.scheduling.fair_scheduler import FairScheduler
-from server.supervisor import EXIT_ENGINE, EXIT_REFUSED, EngineState, Supervisor
+from server.supervisor import EXIT_ENGINE, EXIT_REFUSED, Supervisor
+
+
+class SupervisedRun(NamedTuple):
+    """A supervisor that runs, and the engine it runs."""
+
+    supervisor: Supervisor
+    current: CurrentEngine
 
 
 @pytest.fixture
@@ -29,7 +37,7 @@ def supervised(base: Any, collectors: Any, tmp_path: Path) -> Any:
     async def locate(digest: str) -> Path:
         return tmp_path
 
-    def residency_of(engine: Any) -> Residency:
+    def make_residency(engine: Any) -> Residency:
         return Residency(
             engine,
             locate=locate,
@@ -41,21 +49,28 @@ def supervised(base: Any, collectors: Any, tmp_path: Path) -> Any:
             metrics=metrics,
         )
 
-    def scheduler_of(engine: Any) -> FairScheduler:
+    def make_scheduler(engine: Any) -> FairScheduler:
         return FairScheduler(engine.slots, engine.batch, turn_s=1.0)
 
-    async def settle(serving: Any, _before: Any) -> None:
+    async def after_start(serving: Any, _before: Any) -> None:
         return
 
     @asynccontextmanager
-    async def running(builder: Any, **given: Any) -> AsyncIterator[Supervisor]:
-        fields = {"settle": settle, "max_deaths": 3, "window_s": 60.0, "backoff_s": (0.0,), **given}
+    async def running(builder: Any, **given: Any) -> AsyncIterator[SupervisedRun]:
+        fields = {"after_start": after_start, "max_deaths": 3, "window_s": 60.0, "backoff_s": (0.0,), **given}
+        current = CurrentEngine()
         supervisor = Supervisor(
-            builder, object(), residency_of=residency_of, scheduler_of=scheduler_of, metrics=metrics, **fields
+            builder,
+            object(),
+            current,
+            make_residency=make_residency,
+            make_scheduler=make_scheduler,
+            metrics=metrics,
+            **fields,
         )
         task = asyncio.create_task(supervisor.run())
         try:
-            yield supervisor
+            yield SupervisedRun(supervisor, current)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -65,13 +80,13 @@ def supervised(base: Any, collectors: Any, tmp_path: Path) -> Any:
 
 async def test_a_started_engine_serves(supervised: Any, base: Any, until: Any, collectors: Any) -> None:
     builder = FakeBuilder(base)
-    async with supervised(builder) as supervisor:
-        assert (supervisor.state, supervisor.info) == (EngineState.STARTING, None)
+    async with supervised(builder) as run:
+        assert (run.current.state, run.current.served_names) == (EngineState.STARTING, ())
         with pytest.raises(EngineNotReady, match="starting"):
-            supervisor.serving()
-        await until(lambda: supervisor.is_ready)
-        assert supervisor.serving().engine is builder.engines[0]
-        assert supervisor.info.served_names == ("base",)
+            run.current.serving()
+        await until(lambda: run.current.is_ready)
+        assert run.current.serving().engine is builder.engines[0]
+        assert run.current.info.served_names == ("base",)
         assert collectors.get_sample_value("patchbay_engine_ready") == 1
         assert collectors.get_sample_value("patchbay_slots") == 4
 
@@ -80,43 +95,43 @@ async def test_a_death_shows_at_once_and_another_engine_takes_over(
     supervised: Any, base: Any, until: Any, collectors: Any
 ) -> None:
     builder = FakeBuilder(base)
-    async with supervised(builder) as supervisor:
-        await until(lambda: supervisor.is_ready)
+    async with supervised(builder) as run:
+        await until(lambda: run.current.is_ready)
         builder.engines[0].die()
-        assert not supervisor.is_ready
+        assert not run.current.is_ready
         with pytest.raises(EngineNotReady, match="rebuilding") as refused:
-            supervisor.serving()
+            run.current.serving()
         assert refused.value.retry_after_s > 0
-        await until(lambda: supervisor.is_ready)
-        assert supervisor.serving().engine is builder.engines[1]
+        await until(lambda: run.current.is_ready)
+        assert run.current.serving().engine is builder.engines[1]
         assert collectors.get_sample_value("patchbay_engine_rebuilds_total") == 1
         assert collectors.get_sample_value("patchbay_engine_ready") == 1
 
 
-async def test_it_is_not_ready_before_it_has_settled(supervised: Any, base: Any, until: Any) -> None:
+async def test_it_is_not_ready_before_it_warmed_up(supervised: Any, base: Any, until: Any) -> None:
     may_end, seen = asyncio.Event(), []
 
-    async def settle(serving: Any, _before: Any) -> None:
+    async def after_start(serving: Any, _before: Any) -> None:
         seen.append(serving)
         await may_end.wait()
 
-    async with supervised(FakeBuilder(base), settle=settle) as supervisor:
+    async with supervised(FakeBuilder(base), after_start=after_start) as run:
         await until(lambda: bool(seen))
-        assert not supervisor.is_ready
-        assert supervisor.running() is seen[0]
+        assert not run.current.is_ready
+        assert run.current.running() is seen[0]
         may_end.set()
-        await until(lambda: supervisor.is_ready)
+        await until(lambda: run.current.is_ready)
 
 
-async def test_an_engine_that_dies_while_it_settles_is_replaced(supervised: Any, base: Any, until: Any) -> None:
+async def test_an_engine_that_dies_while_it_warms_up_is_replaced(supervised: Any, base: Any, until: Any) -> None:
     builder = FakeBuilder(base)
 
-    async def settle(serving: Any, _before: Any) -> None:
+    async def after_start(serving: Any, _before: Any) -> None:
         if len(builder.engines) == 1:
             serving.engine.die()
 
-    async with supervised(builder, settle=settle) as supervisor:
-        await until(lambda: supervisor.is_ready)
+    async with supervised(builder, after_start=after_start) as run:
+        await until(lambda: run.current.is_ready)
         assert len(builder.engines) == 2
 
 
@@ -132,21 +147,21 @@ async def test_failed_starts_are_tried_again_with_longer_and_longer_waits(
             asked.append(index)
             return super().__getitem__(index)
 
-    async with supervised(builder, max_deaths=9, backoff_s=Waits((0.0, 0.0, 0.0))) as supervisor:
-        await until(lambda: supervisor.is_ready)
+    async with supervised(builder, max_deaths=9, backoff_s=Waits((0.0, 0.0, 0.0))) as run:
+        await until(lambda: run.current.is_ready)
         assert asked == [0, 1, 2]
         for expected in (2, 2):
             builder.engines[-1].die()
             count = len(builder.engines)
-            await until(lambda: len(builder.engines) > count and supervisor.is_ready)  # noqa: B023
+            await until(lambda: len(builder.engines) > count and run.current.is_ready)  # noqa: B023
             assert asked[-1] == expected  # the last wait stays
 
 
 async def test_an_engine_that_served_long_enough_starts_the_waits_anew(supervised: Any, base: Any, until: Any) -> None:
     builder = FakeBuilder(base)
-    async with supervised(builder, window_s=0.0, backoff_s=(0.0, 3600.0)) as supervisor:
+    async with supervised(builder, window_s=0.0, backoff_s=(0.0, 3600.0)) as run:
         for number in range(1, 4):
-            await until(lambda: supervisor.is_ready and len(builder.engines) == number)  # noqa: B023
+            await until(lambda: run.current.is_ready and len(builder.engines) == number)  # noqa: B023
             builder.engines[-1].die()
 
 
@@ -154,17 +169,19 @@ async def test_too_many_deaths_end_it_with_an_exit_code_for_the_service_manager(
     supervised: Any, base: Any, until: Any
 ) -> None:
     builder = FakeBuilder(base)
-    async with supervised(builder, max_deaths=3) as supervisor:
+    async with supervised(builder, max_deaths=3) as run:
         for number in itertools.count(1):
-            await until(lambda: supervisor.failed.is_set() or (supervisor.is_ready and len(builder.engines) == number))  # noqa: B023
-            if supervisor.failed.is_set():
+            await until(
+                lambda: run.supervisor.failed.is_set() or (run.current.is_ready and len(builder.engines) == number)  # noqa: B023
+            )
+            if run.supervisor.failed.is_set():
                 break
             builder.engines[-1].die()
-        assert (supervisor.state, supervisor.exit_code) == (EngineState.FAILED, EXIT_ENGINE)
+        assert (run.current.state, run.supervisor.exit_code) == (EngineState.FAILED, EXIT_ENGINE)
         assert EXIT_ENGINE == 70
         assert len(builder.engines) == 3
         with pytest.raises(EngineNotReady, match="failed"):
-            supervisor.serving()
+            run.current.serving()
 
 
 async def test_a_start_that_can_never_succeed_is_not_tried_twice(supervised: Any, base: Any) -> None:
@@ -175,15 +192,15 @@ async def test_a_start_that_can_never_succeed_is_not_tried_twice(supervised: Any
             type(self).asked += 1
             raise StartRefused("no such model")
 
-    async with supervised(Refusing(base)) as supervisor:
-        await asyncio.wait_for(supervisor.failed.wait(), 5)
-        assert (supervisor.state, supervisor.exit_code, Refusing.asked) == (EngineState.FAILED, EXIT_REFUSED, 1)
+    async with supervised(Refusing(base)) as run:
+        await asyncio.wait_for(run.supervisor.failed.wait(), 5)
+        assert (run.current.state, run.supervisor.exit_code, Refusing.asked) == (EngineState.FAILED, EXIT_REFUSED, 1)
         assert EXIT_REFUSED == 2
 
 
 async def test_stopping_stops_the_engine(supervised: Any, base: Any, until: Any) -> None:
     builder = FakeBuilder(base)
-    async with supervised(builder) as supervisor:
-        await until(lambda: supervisor.is_ready)
+    async with supervised(builder) as run:
+        await until(lambda: run.current.is_ready)
         assert not builder.engines[0].is_dead
     assert builder.engines[0].is_dead

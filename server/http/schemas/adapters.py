@@ -12,6 +12,7 @@ from adapters.publisher import Published
 from adapters.registry.registry import Registry
 from adapters.registry.rows import AliasMove
 from adapters.versions import Adapter, Alias, Version
+from server.current_engine import CurrentEngine
 from server.http.schemas.body import Body
 
 Json = dict[str, Any]
@@ -31,8 +32,9 @@ class VersionSource(Protocol):
     def registry(self) -> Registry:
         """The registry that knows the version's adapter."""
 
-    def residency_of(self, version: Version) -> str | None:
-        """Return the state of ``version`` with the engine; None: not resident."""
+    @property
+    def engine(self) -> CurrentEngine:
+        """The engine that runs now."""
 
 
 def alias_json(alias: Alias) -> Json:
@@ -87,7 +89,7 @@ def version_json(version: Version, state: VersionSource) -> Json:
         "aliases": [alias.name for alias in adapter.aliases.values() if alias.version == version.number],
         "fine_tuned_names": [name for name, number in adapter.fine_tuned.items() if number == version.number],
         "is_pinned": version.is_pinned,
-        "residency": state.residency_of(version),
+        "residency": state.engine.residency_of(version),
     }
 
 

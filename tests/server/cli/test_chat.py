@@ -61,6 +61,6 @@ def test_an_engine_that_dies_while_answering_is_an_error(call, server, until) ->
 
 
 async def _die_when_asked(server, until) -> None:
-    residency = server.state.supervisor.serving().residency
+    residency = server.state.engine.serving().residency
     await until(lambda: any(view.leases for view in residency.views()))
     server.builder.engines[-1].die()

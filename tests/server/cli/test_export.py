@@ -295,7 +295,7 @@ def embedded_url(opening, listening, portal) -> Iterator[str]:
     async def serving() -> AsyncIterator[str]:
         base = BaseModel.from_directory(embedded.BASE, "embedded-base")
         builder = FakeBuilder(base, directory=embedded.BASE)
-        async with opening(builder=builder, examples=embedded.ADAPTERS) as opened, listening(opened.app) as url:
+        async with opening(builder=builder, bundled_adapters=embedded.ADAPTERS) as opened, listening(opened.app) as url:
             yield url
 
     with (

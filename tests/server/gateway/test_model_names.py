@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from adapters.names import FineTunedName
+from server.operations.aliases import move_alias
 
 MALFORMED = [
     "sql@",
@@ -45,7 +46,7 @@ async def test_a_fine_tuned_name_is_answered_by_its_version_wherever_the_aliases
         await opened.publish("sql", seed)
     await opened.state.registry.name_result("sql", 2, RESULT, report={})
     assert await opened.answer("sql") == await opened.answer(RESULT.text) == "sql@2"
-    await opened.state.move_alias("sql", "stable", 1)
+    await move_alias(opened.state, "sql", "stable", 1)
     assert await opened.answer(RESULT.text) == "sql@2"
 
 

@@ -74,7 +74,7 @@ async def test_a_version_that_is_quarantined_while_its_requests_wait_answers_non
     late = asyncio.ensure_future(opened.chat("five"))
     await until(lambda: waiting() == 1)
     version = opened.state.registry.catalog.version("five", 1)
-    opened.state.supervisor.serving().residency.quarantine(version)
+    opened.state.engine.serving().residency.quarantine(version)
     await crowded[0].rest()
     assert (await late).json()["error"]["code"] == "adapter_quarantined"
 

@@ -12,11 +12,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from adapters.errors import AdapterRefused
+from server.current_engine import CurrentEngine, EngineState, RunningEngine
 from server.engine.fake import FakeBuilder, FakeEngine, Knobs
-from server.engine.protocol import Resident
+from server.engine.protocol import EngineInfo, Resident
 from server.errors import EngineNotReady
 from server.metrics import EngineMetrics
-from server.probe.probe import Probe, prompts_for
+from server.probe.probe import Probe, Reference, prompts_for
 from server.probe.reference import NoReference
 from server.probe.verdict import Opinion
 from server.residency.quarantine import Quarantine
@@ -31,17 +32,19 @@ class Rig:
         self.knobs = Knobs()
         self.builder = FakeBuilder(base, knobs=self.knobs)
         self.directory = directory
-        self.residency: Residency
-        self.reference: Any = None
-        self.scheduler = FairScheduler(1, FakeEngine.batch, turn_s=0.0)
-        self.probe = Probe(lambda: self.residency, lambda: self.scheduler, lambda: self.reference)
+        self.engine = CurrentEngine()
+        self.info = EngineInfo(base, ("base",), 16, directory)
+        self.probe = Probe(self.engine, None)
+
+    def compare_with(self, reference: Reference) -> None:
+        self.probe = Probe(self.engine, reference)
 
     def serve(self, engine: FakeEngine) -> None:
         async def locate(digest: str) -> Path:
             raise AssertionError(digest)
 
         metrics = EngineMetrics(CollectorRegistry())
-        self.residency = Residency(
+        residency = Residency(
             engine,
             locate=locate,
             capacity=2,
@@ -51,6 +54,10 @@ class Rig:
             quarantine=Quarantine(),
             metrics=metrics,
         )
+        scheduler = FairScheduler(1, FakeEngine.batch, turn_s=0.0)
+        self.engine.attach(RunningEngine(engine, residency, scheduler, self.info))
+        if self.engine.state is EngineState.STARTING:
+            self.engine.move_to(EngineState.READY)
 
     async def __call__(self, *, allow_inert: bool = False) -> Any:
         return await self.probe(self.directory, None, allow_inert=allow_inert)  # type: ignore[arg-type]
@@ -146,7 +153,7 @@ async def test_probes_wait_for_each_other_but_not_for_ever(rig: Rig) -> None:
             await asyncio.Event().wait()
             raise AssertionError
 
-    rig.probe = Probe(lambda: rig.residency, lambda: rig.scheduler, lambda: None, patience_s=0.01)
+    rig.probe = Probe(rig.engine, None, patience_s=0.01)
     busy = Busy(None, rig.knobs, ("base",))  # type: ignore[arg-type]
     rig.serve(busy)
     refused = await asyncio.gather(rig(), rig(), return_exceptions=True)
@@ -162,11 +169,11 @@ def test_the_prompts_are_the_same_for_ever() -> None:
 
 async def test_an_adapter_is_compared_with_what_peft_makes_of_it(rig: Rig, engine: FakeEngine) -> None:
     class Agreeing:
-        async def of(self, directory: Path, prompts: Any) -> Opinion:
-            assert directory == rig.directory
+        async def of(self, adapter: Path, prompts: Any) -> Opinion:
+            assert adapter == rig.directory
             return Opinion(*((await engine.score(None, prompts),) * 2))
 
-    rig.reference = Agreeing()
+    rig.compare_with(Agreeing())
     with pytest.raises(AdapterRefused, match="otherwise than PEFT"):
         await rig()
     rig.knobs.effect = -0.001
@@ -179,9 +186,9 @@ async def test_an_adapter_is_compared_with_what_peft_makes_of_it(rig: Rig, engin
 
 async def test_an_adapter_that_nobody_can_compare_is_published_with_a_note(rig: Rig, engine: FakeEngine) -> None:
     class Gone:
-        async def of(self, directory: Path, prompts: Any) -> Opinion:
+        async def of(self, adapter: Path, prompts: Any) -> Opinion:
             raise NoReference("the process ended")
 
-    rig.reference = Gone()
+    rig.compare_with(Gone())
     verdict = await rig()
     assert (verdict["reference"], verdict["notes"]) == (None, ["not compared with PEFT: the process ended"])

@@ -293,7 +293,7 @@ async def test_a_job_without_a_rank_gets_one_that_the_engine_takes(opening: Any,
         file = await openai.files.create(file=("a", chat_rows()), purpose="fine-tune")
         jobs = openai.fine_tuning.jobs
         usual = await jobs.create(model="base", training_file=file.id)
-        opened.state.supervisor.info = replace(opened.state.supervisor.known_info(), max_rank=8)
+        opened.state.engine.set_info(replace(opened.state.engine.info, max_rank=8))
         small = await jobs.create(model="base", training_file=file.id)
     assert (usual.to_dict()["rank"], small.to_dict()["rank"]) == (16, 8)
 

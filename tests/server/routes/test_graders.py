@@ -184,7 +184,7 @@ async def test_a_malformed_request_is_refused_by_its_field(client: Any, body: An
 async def test_graders_that_ask_nobody_work_while_the_engine_is_down(opened: Any, client: Any, until: Any) -> None:
     opened.builder.knobs.start_s = 3600
     opened.engine.die()
-    await until(lambda: opened.state.supervisor.state == "rebuilding")
+    await until(lambda: opened.state.engine.state == "rebuilding")
     body = {"model_sample": "Paris", "item": {"city": "Paris"}}
     assert (await client.post(f"{GRADERS}/run", json={**body, "grader": MULTI})).json()["reward"] == 1
     asking = await client.post(f"{GRADERS}/run", json={**body, "grader": SCORE})

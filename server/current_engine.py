@@ -1,0 +1,152 @@
+"""The engine that runs now, as one value that every part can hold from the beginning.
+
+The supervisor replaces its content when an engine starts or dies; all others read it. So the parts of a server are
+built once, before any engine exists, and need no callbacks to find the engine of the moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from adapters.versions import Version
+from server.engine.protocol import Engine, EngineInfo
+from server.errors import EngineNotReady
+from server.residency.residency import Residency
+from server.scheduling.fair_scheduler import FairScheduler
+
+RETRY_AFTER_S = 2
+
+
+class EngineState(StrEnum):
+    """The state of the engine; the values are what ``/ready`` shows."""
+
+    STARTING = "starting"
+    READY = "ready"
+    REBUILDING = "rebuilding"
+    FAILED = "failed"
+
+
+EDGES: Mapping[EngineState, frozenset[EngineState]] = {
+    EngineState.STARTING: frozenset({EngineState.READY, EngineState.REBUILDING, EngineState.FAILED}),
+    EngineState.READY: frozenset({EngineState.REBUILDING}),
+    EngineState.REBUILDING: frozenset({EngineState.READY, EngineState.REBUILDING, EngineState.FAILED}),
+    EngineState.FAILED: frozenset(),
+}
+"""The states that may follow each state; ``server.supervisor`` draws them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningEngine:
+    """One engine with what belongs to it alone: its residents, its scheduler and the facts about its base model."""
+
+    engine: Engine
+    residency: Residency
+    scheduler: FairScheduler
+    info: EngineInfo
+
+
+class CurrentEngine:
+    """The running engine, its state, and what is known of the base model. Used in one event loop."""
+
+    def __init__(self) -> None:
+        self._state = EngineState.STARTING
+        self._running: RunningEngine | None = None
+        self._info: EngineInfo | None = None
+        self._info_known = asyncio.Event()
+
+    # -- what other parts read ---------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> EngineState:
+        """The state of the engine. A death shows at once, before the supervisor has seen it."""
+        if self._state is EngineState.READY and (self._running is None or self._running.engine.is_dead):
+            return EngineState.REBUILDING
+        return self._state
+
+    @property
+    def is_ready(self) -> bool:
+        """True while inference requests are answered."""
+        return self.state is EngineState.READY
+
+    @property
+    def served_names(self) -> tuple[str, ...]:
+        """Names of the base model; empty before the first start."""
+        return () if self._info is None else self._info.served_names
+
+    @property
+    def info(self) -> EngineInfo:
+        """The facts about the base model and the engine's limits, known from the first start on.
+
+        Raises:
+            EngineNotReady: the first start has not read the base model yet.
+        """
+        if self._info is None:
+            raise self.not_ready()
+        return self._info
+
+    async def wait_for_info(self) -> EngineInfo:
+        """Wait until the base model has been read; return the facts about it."""
+        await self._info_known.wait()
+        return self.info
+
+    async def base_directory(self) -> Path:
+        """Wait until the base model has been read; return the directory of its files."""
+        return (await self.wait_for_info()).directory
+
+    def serving(self) -> RunningEngine:
+        """Return the engine that answers inference requests.
+
+        Raises:
+            EngineNotReady: there is none at present; the message names the state, the error when to try again.
+        """
+        if not self.is_ready:
+            raise self.not_ready()
+        return self.running()
+
+    def running(self) -> RunningEngine:
+        """Return the engine that runs, also while it is being warmed up before it answers requests.
+
+        Raises:
+            EngineNotReady: no engine runs.
+        """
+        if self._running is None or self._running.engine.is_dead:
+            raise self.not_ready()
+        return self._running
+
+    def residency_of(self, version: Version) -> str | None:
+        """Return the resident state of ``version``, or ``quarantined``; None if it is not resident."""
+        if not self.is_ready:
+            return None
+        residency = self.serving().residency
+        return "quarantined" if residency.is_quarantined(version) else residency.state(version)
+
+    def not_ready(self) -> EngineNotReady:
+        """Return the error for requests that need an engine while none answers."""
+        return EngineNotReady(f"the engine is {self.state}; try again shortly", retry_after_s=RETRY_AFTER_S)
+
+    # -- what the supervisor writes ----------------------------------------------------------------------------
+
+    def set_info(self, info: EngineInfo) -> None:
+        """Set the facts about the base model, read before an engine of it starts."""
+        self._info = info
+        self._info_known.set()
+
+    def attach(self, running: RunningEngine) -> None:
+        """Set the engine that runs now."""
+        self._running = running
+
+    def detach(self) -> RunningEngine | None:
+        """Remove the engine that ran; return it."""
+        running, self._running = self._running, None
+        return running
+
+    def move_to(self, state: EngineState) -> EngineState:
+        """Enter ``state``; return the state before. AssertionError on a move that is not in ``EDGES``."""
+        before = self._state
+        assert state in EDGES[before], f"engine: {before} → {state}"
+        self._state = state
+        return before

@@ -1,0 +1,47 @@
+"""Adapters and versions deleted: first from the registry, then from the engine as the last request releases them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from adapters.names import FineTunedName, check_adapter_name, parse_reference
+from adapters.versions import Version
+from server.state import AppState
+
+
+async def delete_adapter(state: AppState, name: str) -> None:
+    """Delete an adapter with all its versions and aliases; requests in flight finish."""
+    versions = list(state.registry.catalog.adapter(name).versions.values())
+    await state.registry.delete_adapter(name)
+    await _unload(state, versions)
+
+
+async def delete_version(state: AppState, version: Version, *, with_aliases: bool = False) -> None:
+    """Delete a version; requests in flight finish on it.
+
+    Raises:
+        VersionInUse: the version is pinned, or an alias points to it and ``with_aliases`` is False.
+    """
+    await state.registry.delete_version(version.adapter, version.number, with_aliases=with_aliases)
+    await _unload(state, [version])
+
+
+async def delete_model(state: AppState, model: str) -> None:
+    """Delete the adapter ``model``, or the version that a fine-tuned name means with the aliases that point to it.
+
+    Raises:
+        InvalidName: ``model`` is a reference such as ``sql@7``; versions are deleted by ``delete_version``.
+        NotFound: it does not exist.
+    """
+    reference = parse_reference(model)
+    if isinstance(reference, FineTunedName):
+        await delete_version(state, state.registry.catalog.resolve(reference), with_aliases=True)
+    else:
+        await delete_adapter(state, check_adapter_name(model))
+
+
+async def _unload(state: AppState, versions: Iterable[Version]) -> None:
+    if state.engine.is_ready:
+        residency = state.engine.serving().residency
+        for version in versions:
+            await residency.unload(version)

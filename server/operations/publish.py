@@ -1,0 +1,87 @@
+"""New versions: published from a source, or merged from other versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from adapters.errors import NameTaken
+from adapters.lora.merge.merge import MergeBounds, merge
+from adapters.lora.merge.recipe import MergeRecipe
+from adapters.publisher import Published
+from adapters.sources.directory import DirectorySource
+from adapters.sources.source import Source
+from adapters.storage.staging import Staging
+from server.gateway.resolve import check_base
+from server.operations.residents import warm_up
+from server.state import AppState
+
+log = structlog.get_logger(__name__)
+
+
+def check_name_is_free(state: AppState, name: str) -> str:
+    """Return ``name`` unless the base model has it.
+
+    Raises:
+        NameTaken: it is the name of the base model.
+    """
+    if name in state.engine.served_names:
+        raise NameTaken(f"'{name}' is the name of the base model; choose another", param="name")
+    return name
+
+
+async def publish_version(
+    state: AppState,
+    name: str,
+    source: Source,
+    *,
+    alias: str | None,
+    extra: Mapping[str, Any] | None = None,
+    allow_inert: bool = False,
+    compress_to: int | None = None,
+    force_base: bool = False,
+) -> Published:
+    """Publish a version from ``source``, and make it resident where an alias sends traffic to it already.
+
+    ``extra``, ``allow_inert``, ``compress_to``, ``force_base``: see ``Publisher.publish``.
+
+    Raises:
+        EngineNotReady: no engine runs that could probe the upload.
+        PatchbayError: the source, the checks or the probe refused it.
+    """
+    state.engine.running()
+    published = await state.publisher.publish(
+        name,
+        source,
+        alias=alias,
+        extra=extra,
+        allow_inert=allow_inert,
+        compress_to=compress_to,
+        force_base=force_base,
+    )
+    version = published.version
+    log.info("published", version=version.name, digest=version.digest, source=version.source)
+    if published.alias is not None:
+        await warm_up(state, version)
+    return published
+
+
+async def publish_merge(state: AppState, name: str, recipe: MergeRecipe, *, alias: str | None) -> Published:
+    """Merge versions as ``recipe`` says, and publish the result like an upload.
+
+    Raises:
+        EngineNotReady: no engine runs that could probe the result.
+        WrongBase: a version of the recipe was made for another base model than the one served.
+        PatchbayError: the versions cannot be merged, or the checks or the probe refused the result.
+    """
+    info = state.engine.running().info
+    versions = [check_base(each.version, info) for each in recipe.ingredients]
+    directories = [await state.blobs.verify(version.digest) for version in versions]
+    settings = state.settings
+    async with Staging(settings.data_dir, max_bytes=settings.max_upload_bytes).open() as scratch:
+        bounds = MergeBounds(info.base, info.max_rank, settings.resource_limits)
+        report = await merge(recipe, directories, scratch.path, bounds)
+        source = DirectorySource(scratch.path, allowed=[scratch.path], origin=str(recipe))
+        return await publish_version(state, name, source, alias=alias, extra={"merge": report}, force_base=True)

@@ -1,0 +1,48 @@
+"""What the publisher does to an upload against the base model that is served now: check, canonicalize, compile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.checks.base_identity import BaseIdentity
+from adapters.checks.canonicalizer import Canonical
+from adapters.checks.inspection import AdapterLimits
+from adapters.checks.inspector import Inspector
+from adapters.compile.adapter_compiler import AdapterCompiler
+from adapters.lora.compile_report import CompileReport
+from server.current_engine import CurrentEngine
+from server.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class UploadChecks:
+    """The checks of uploads; each method raises EngineNotReady before the base model has been read."""
+
+    engine: CurrentEngine
+    settings: Settings
+    inspector: Inspector
+    compiler: AdapterCompiler
+
+    def check_base(self, adapter: Path) -> None:
+        """Refuse the adapter in the directory ``adapter`` if its config names another base model; see BaseIdentity."""
+        info = self.engine.info
+        BaseIdentity.of(info.served_names, info.directory, info.base.architectures).check(adapter)
+
+    async def canonicalize(self, directory: Path, out: Path) -> Canonical:
+        """Check the adapter in ``directory`` and write its canonical form into ``out``; see Inspector."""
+        info = self.engine.info
+        limits = AdapterLimits(max_rank=info.max_rank, max_bytes=self.settings.max_upload_bytes)
+        return await self.inspector.canonicalize(directory, out, info.base, limits, self.settings.resource_limits)
+
+    async def compile(self, directory: Path, out: Path, compress_to: int | None) -> CompileReport:
+        """Compile the adapter in ``directory`` to plain LoRA, written into ``out``; see AdapterCompiler."""
+        info = self.engine.info
+        return await self.compiler.compile(
+            directory,
+            out,
+            base=info.directory,
+            max_rank=info.max_rank,
+            compress_to=compress_to,
+            resource_limits=self.settings.resource_limits,
+        )
