@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LONG = 8192
-"""Masked numbers (rows · other slots · rank) that cost as much as a product more; measured, see DECISIONS.md."""
+"""Masked numbers (rows · other slots · rank) that cost as much as a product more; measured, see docs/decisions/009."""
 
 
 class SlotRun(NamedTuple):
