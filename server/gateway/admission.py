@@ -1,8 +1,8 @@
-"""Who gets in: nobody while the process drains, and no more at once than the operator allows.
+"""Limits the inference requests in flight: in all, and for each adapter. Refuses all while the process drains.
 
-No adapter gets more than its share: as many requests in flight as ``SHARE`` times the places that are free (switches
-share their buffers so). One flood stops at three quarters of the limit, two floods at three sevenths each; there is
-always a place for an adapter that asks for the first time.
+An adapter may have ``SHARE`` times as many requests in flight as there are free places (dynamic thresholds, as network
+switches share their buffers). One flooded adapter stops at three quarters of the limit, two at three sevenths each;
+there is always a place for the first request of another adapter.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Final
 from server.errors import Draining, Overloaded
 
 SHARE: Final = 3
+"""Requests in flight that an adapter may have for each free place."""
 
 
 class Admission:
@@ -32,10 +33,10 @@ class Admission:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Count one request in for the length of the block.
+        """Count one request in flight for the length of the block.
 
         Raises:
-            Draining: the process is about to stop.
+            Draining: the process is stopping.
             Overloaded: the limit is reached.
         """
         if self.is_draining:
@@ -55,17 +56,17 @@ class Admission:
                 self._idle.set()
 
     def enter(self, adapter: str) -> Callable[[], None]:
-        """Count a request that was admitted as ``adapter``'s; return what takes it out again.
+        """Count an admitted request for ``adapter``; return the function that ends the count.
 
         Raises:
-            Overloaded: the adapter has had its share.
+            Overloaded: the adapter has its share of the requests in flight already.
         """
-        free = self._limit - self._in_flight + 1  # the request itself is among those in flight
+        free = self._limit - self._in_flight + 1  # this request is counted in flight already
         held = self._of_adapter[adapter]
         if held >= SHARE * free:
             raise Overloaded(
-                f"{held} of the {self._limit} requests that may be in flight are for '{adapter}' already, and others "
-                "want to get in; try again, or raise --max-in-flight",
+                f"{held} of the {self._limit} requests that may be in flight are for '{adapter}' already, and the "
+                "rest is kept for other adapters; try again, or raise --max-in-flight",
                 retry_after_s=1,
             )
         self._of_adapter[adapter] = held + 1
@@ -77,7 +78,7 @@ class Admission:
             del self._of_adapter[adapter]
 
     async def drain(self, within_s: float) -> bool:
-        """Take nothing new and wait for what is in flight; return False when it did not finish in time."""
+        """Refuse new requests and wait for those in flight; return False if some are left after ``within_s``."""
         self.is_draining = True
         try:
             await asyncio.wait_for(self._idle.wait(), within_s)

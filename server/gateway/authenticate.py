@@ -1,4 +1,4 @@
-"""Who may do what. Denied by default: a route needs a key unless it is named open here."""
+"""Checks the API key of each request. Every route needs a key with the right scope, unless it is listed in OPEN."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from server.errors import Forbidden, Unauthenticated
 from server.gateway.inference_routes import INFERENCE_ROUTES
 
 OPEN = frozenset({"/health", "/ready"})
-"""For load balancers and container runtimes, which hold no key."""
+"""Routes for load balancers and container runtimes, which have no key."""
 
 
 class Authenticator:
-    """Checks the bearer key of a request against ``keys``; an empty ring lets everybody in."""
+    """Checks the bearer key of a request against ``keys``. While no key exists, every request passes."""
 
     def __init__(self, keys: KeyRing) -> None:
         self._keys = keys
 
     def authenticate(self, method: str, path: str, headers: Mapping[str, str]) -> None:
-        """Let the request pass.
+        """Check the key of a request; returns if it may pass.
 
         Raises:
             Unauthenticated: no key, or one that is unknown or revoked.
@@ -47,14 +47,14 @@ class Authenticator:
 
 
 def scope_of(method: str, path: str) -> Scope:
-    """Return the scope ``method path`` needs: inference and the model list ``infer``, everything else ``admin``."""
+    """Return the scope that a request needs: ``infer`` for inference and the model list, else ``admin``."""
     if path in INFERENCE_ROUTES or (method in {"GET", "HEAD"} and path.startswith("/v1/models")):
         return Scope.INFER
     return Scope.ADMIN
 
 
 def _bearer(headers: Mapping[str, str]) -> str:
-    """Return the key that the request carries: OpenAI's header, or Anthropic's."""
+    """Return the key in OpenAI's header (Authorization) or in Anthropic's (x-api-key); empty if there is none."""
     kind, _, secret = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return secret.strip()

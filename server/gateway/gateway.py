@@ -1,6 +1,7 @@
-"""The front door. Every request of the process passes ``Gateway.__call__``; an inference request goes on to ``_infer``.
+"""The outermost ASGI app: every request passes ``Gateway.__call__``; inference requests go on to ``_infer``.
 
-authenticate → admit → [engine reads the body → gate: resolve → make resident → await a turn → generate → meter] → stamp
+authenticate → admit → [engine reads the body → hooks: resolve → make resident → await a turn → generate → meter]
+→ set response headers
 """
 
 from __future__ import annotations
@@ -61,65 +62,68 @@ class Gateway:
         headers = Headers(scope=scope)
         request_id = headers.get(REQUEST_ID, "")[:_LONGEST_REQUEST_ID] or uuid.uuid4().hex
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        answer = _Answer(send, request_id)
+        response = _Response(send, request_id)
         path: str = scope["path"]
         started = perf_counter()
         try:
             self._authenticator.authenticate(scope["method"], path, headers)
             if path in INFERENCE_ROUTES and scope["method"] == "POST":
-                await self._infer(scope, receive, answer)
+                await self._infer(scope, receive, response)
             else:
-                await self._control(scope, receive, answer.send)
+                await self._control(scope, receive, response.send)
         except PatchbayError as refusal:
-            if answer.status is not None:
-                raise  # too late for another response: the server breaks the connection off
-            await error_response(refusal, path)(scope, receive, answer.send)
+            if response.status is not None:
+                raise  # the response has started: the server closes the connection
+            await error_response(refusal, path)(scope, receive, response.send)
         finally:
-            answer.log(scope["method"], path, perf_counter() - started)
+            response.log(scope["method"], path, perf_counter() - started)
 
-    async def _infer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
-        with self._hooks.exchange() as exchange:
-            answer.exchange = exchange
+    async def _infer(self, scope: Scope, receive: Receive, response: _Response) -> None:
+        with self._hooks.request() as context:
+            response.context = context
             try:
                 with self._admission.admitted():
                     engine, path = self._engine.serving().engine, scope["path"]
                     if path not in engine.paths:
                         raise RouteUnsupported(f"the base model does not answer {path}; that takes {needs(path)}")
-                    await engine.app(scope, receive, answer.send_from_engine)
-                if exchange.refusal is not None and answer.status is None:
-                    raise exchange.refusal
+                    await engine.app(scope, receive, response.send_from_engine)
+                if context.refusal is not None and response.status is None:
+                    raise context.refusal
             except PatchbayError as refusal:
-                exchange.status = answer.status or status_of(refusal)  # counted at the end of the block
+                context.status = response.status or status_of(refusal)  # the meter counts it at the end of the block
                 raise
 
 
-class _Answer:
-    """The response as it leaves: stamped with who answered, withheld from the engine once the gate refused."""
+class _Response:
+    """The response on its way out: gets headers that name the version, and drops the engine's once hooks refused."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
         self._request_id = request_id
-        self.exchange: RequestContext | None = None
+        self.context: RequestContext | None = None
         self.status: int | None = None
 
     async def send(self, message: Message) -> None:
-        """Send, with the headers that say who answered."""
+        """Send ``message``, with headers that name the version that answers."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            if self.exchange is not None:
-                self.exchange.status = self.status
-            self._stamp(MutableHeaders(scope=message))
+            if self.context is not None:
+                self.context.status = self.status
+            self._set_headers(MutableHeaders(scope=message))
         await self._send(message)
 
     async def send_from_engine(self, message: Message) -> None:
-        """Send, unless the gate refused before anything left: the engine words refusals its own way, we ours."""
-        if self.status is None and self.exchange is not None and self.exchange.refusal is not None:
+        """Send a message of the engine, unless hooks refused the request before a response started.
+
+        The engine's wording of the refusal is dropped; the gateway answers with its own error.
+        """
+        if self.status is None and self.context is not None and self.context.refusal is not None:
             return
         await self.send(message)
 
     def log(self, method: str, path: str, took_s: float) -> None:
-        """Write the request's line in the log; it carries the request's id by itself."""
-        version = None if self.exchange is None else self.exchange.version
+        """Log the request; its id is bound to the log's context already."""
+        version = None if self.context is None else self.context.version
         log.info(
             "request",
             method=method,
@@ -129,9 +133,9 @@ class _Answer:
             took_ms=round(took_s * 1000, 1),
         )
 
-    def _stamp(self, headers: MutableHeaders) -> None:
+    def _set_headers(self, headers: MutableHeaders) -> None:
         headers[REQUEST_ID] = self._request_id
-        lease = None if self.exchange is None else self.exchange.lease
+        lease = None if self.context is None else self.context.lease
         if lease is not None:
             version = lease.version
             headers["x-patchbay-adapter"] = version.name

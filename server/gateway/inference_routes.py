@@ -1,6 +1,6 @@
-"""The allow-list: which of the engine's routes the world may reach. All others of vLLM stay inside.
+"""The allow-list of the engine's routes that callers can reach.
 
-vLLM also mounts /invocations, /pause, /update_weights, /scale_elastic_ep and more; none of them is ours to give away.
+vLLM also mounts /invocations, /pause, /update_weights, /scale_elastic_ep and more; callers must not reach them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ INFERENCE_ROUTES = frozenset(
 
 
 def needs(path: str) -> str:
-    """Return what a base model must be for ``path`` to work, for the message when it is not."""
+    """Return the kind of base model that ``path`` needs, for an error message."""
     if path == "/v1/embeddings":
         return "an embedding model (start the server with one, or with --runner pooling)"
     return "a model that generates text"

@@ -1,4 +1,4 @@
-"""What an adapter's traffic costs, counted once a generation and once a response; nothing is counted per token."""
+"""Metrics per adapter, updated once a generation and once a response, never per token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from server.metrics import AdapterMetrics
 
 
 class _Series:
-    """The series of one label, looked up once: Prometheus's own look-up costs more than the counting."""
+    """The series of one label, looked up once: a look-up in Prometheus's client costs more than the counting."""
 
     __slots__ = (
         "errors",
@@ -36,7 +36,7 @@ class _Series:
 
 
 class Meter:
-    """Counts into ``metrics``; requests that no adapter answers go to ``(base)``."""
+    """Counts into ``metrics``; requests that the base model answers have the label ``(base)``."""
 
     BASE = "(base)"
 
@@ -45,7 +45,7 @@ class Meter:
         self._series: dict[str, _Series] = {}
 
     def answered(self, version: Version | None, status: int | None) -> None:
-        """Count a response. ``status`` None: the client left before there was one."""
+        """Count a response. ``status`` is None where the client closed the connection first; counted as 499."""
         self._metrics.requests.labels(self._label(version), str(status or 499)).inc()
 
     @contextmanager
@@ -54,7 +54,7 @@ class Meter:
     ) -> Iterator[None]:
         """Meter one generation: in flight inside the block, tokens and latencies at its end.
 
-        ``cold_s``, ``turn_s``: what it waited for its adapter and for its turn; the engine's clock starts only then.
+        ``cold_s``, ``turn_s``: seconds waited for its adapter and its turn, before the engine's own clock starts.
         """
         label = self._label(version)
         series = self._series.get(label)

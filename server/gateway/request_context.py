@@ -1,4 +1,4 @@
-"""One inference request on its way through the server: what it asked for, what it got, what it holds."""
+"""The state of one inference request: the model it names, the version that answers it, the lease it holds."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from server.residency.residency import Lease
 
 @dataclass(slots=True, eq=False)
 class RequestContext:
-    """The one decision about ``model``, and the lease that makes it last.
+    """The version that answers a request, and the lease that keeps it resident.
 
-    vLLM reads a request in tasks of its own; they inherit the context variable and so share this object.
+    vLLM handles a request in tasks of its own; they inherit the context variable and so share this object.
     """
 
     model: str | None = None
-    """What the caller wrote, once an adapter was decided on."""
+    """The request's ``model`` as the caller wrote it, once it is resolved to an adapter."""
     version: Version | None = None
-    """What it means; also when that could not be made resident."""
+    """The version that ``model`` resolved to; also set where that version could not be made resident."""
     lease: Lease | None = None
     leave: Callable[[], None] | None = None
-    """Gives the adapter's place among the requests in flight back."""
+    """Takes the request out of the adapter's count of requests in flight."""
     cold_s: float = 0.0
-    """How long the request waited for its adapter to become resident."""
+    """Seconds that the request waited for its adapter to become resident."""
     refusal: PatchbayError | None = None
-    """Why the request is refused; the gateway answers with it whatever the engine made of it."""
+    """The error that the gateway answers with, whatever response the engine makes of it."""
     status: int | None = None
-    """Of the response, once it has begun."""
+    """Status code of the response, once it has started."""
 
-    def chosen(self, model: str) -> Resident | None:
-        """Return the resident decided on for ``model``."""
+    def resident_for(self, model: str) -> Resident | None:
+        """Return the resident that ``model`` resolved to in this request; None before it was resolved."""
         return self.lease.resident if self.lease is not None and self.model == model else None
 
     def close(self) -> None:
-        """Give back what the request holds."""
+        """Release the lease and the place among the requests in flight."""
         if self.leave is not None:
             self.leave()
         if self.lease is not None:
             self.lease.release()
 
 
-current_exchange: ContextVar[RequestContext] = ContextVar("exchange")
+current_request: ContextVar[RequestContext] = ContextVar("current_request")

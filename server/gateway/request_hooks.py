@@ -1,7 +1,7 @@
-"""The gate: what the engine asks while it serves a request. One decision a request, held by a lease until its end.
+"""What the engine calls back while it serves a request: resolve ``model`` once, lease its version, meter generations.
 
-The engine reads the body and asks back what ``model`` means; so no body is parsed twice, and the answer holds for the
-whole request however often an alias moves meanwhile.
+The engine reads the body and calls back with ``model``. So no body is parsed twice, and the version found first answers
+the whole request, however often an alias moves meanwhile.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ import structlog
 
 from adapters.errors import PatchbayError
 from adapters.registry.catalog import Catalog
-from adapters.versions import Version
 from server.current_engine import CurrentEngine
 from server.engine.protocol import ComputedNaN, Demand, Generation, Resident
-from server.errors import AdapterQuarantined
 from server.gateway.admission import Admission
 from server.gateway.meter import Meter
-from server.gateway.request_context import RequestContext, current_exchange
+from server.gateway.request_context import RequestContext, current_request
 from server.gateway.resolve import resolve
 
 log = structlog.get_logger(__name__)
@@ -32,8 +30,8 @@ class RequestHooks:
 
     Args:
         catalog: the registry in memory.
-        admission: refuses an adapter's request where it has had its share.
-        meter: counts generations.
+        admission: refuses requests beyond an adapter's share of the requests in flight.
+        meter: counts responses and generations.
         engine: the engine that runs now.
     """
 
@@ -44,65 +42,61 @@ class RequestHooks:
         self._engine = engine
 
     @contextmanager
-    def exchange(self) -> Iterator[RequestContext]:
-        """Open the exchange of one request; at the end of the block it is counted and its leases go back."""
-        exchange = RequestContext()
-        token = current_exchange.set(exchange)
+    def request(self) -> Iterator[RequestContext]:
+        """Open the context of one request; at the end of the block its response is counted and its lease released."""
+        context = RequestContext()
+        token = current_request.set(context)
         try:
-            yield exchange
+            yield context
         finally:
-            current_exchange.reset(token)
-            exchange.close()
-            self._meter.answered(exchange.version, exchange.status)
+            current_request.reset(token)
+            context.close()
+            self._meter.answered(context.version, context.status)
 
     async def choose(self, model: str) -> Resident:
         """See ``EngineHooks.choose``."""
-        exchange = current_exchange.get()
-        if (resident := exchange.chosen(model)) is not None:
+        context = current_request.get()
+        if (resident := context.resident_for(model)) is not None:
             return resident
         try:
-            serving = self._engine.serving()
-            exchange.model, exchange.version = model, resolve(model, self._catalog, serving.info)
-            exchange.leave = self._admission.enter(exchange.version.adapter)
-            asked = perf_counter()
-            exchange.lease = await serving.residency.lease(exchange.version)
-            exchange.cold_s = perf_counter() - asked
+            running = self._engine.serving()
+            context.model, context.version = model, resolve(model, self._catalog, running.info)
+            context.leave = self._admission.enter(context.version.adapter)
+            started = perf_counter()
+            context.lease = await running.residency.lease(context.version)
+            context.cold_s = perf_counter() - started
         except PatchbayError as refusal:
-            exchange.refusal = refusal
+            context.refusal = refusal
             raise
-        return exchange.lease.resident
+        return context.lease.resident
 
     def chosen(self, model: str) -> Resident | None:
         """See ``EngineHooks.chosen``."""
-        return current_exchange.get().chosen(model)
+        return current_request.get().resident_for(model)
 
     @asynccontextmanager
     async def generation(self, resident: Resident | None, demand: Demand) -> AsyncIterator[Generation]:
-        """See ``EngineHooks.generation``. Takes a lease of its own: a background response outlives its HTTP request."""
-        exchange = current_exchange.get()
-        version = None if resident is None else exchange.version
-        with ExitStack() as held:
+        """See ``EngineHooks.generation``. Takes its own lease: a background response outlives its HTTP request."""
+        context = current_request.get()
+        version = None if resident is None else context.version
+        with ExitStack() as stack:
             try:
-                serving = self._engine.serving()
+                running = self._engine.serving()
                 if version is not None:
-                    held.callback((await serving.residency.lease(version)).release)
-                turn = await serving.scheduler.turn(None if version is None else version.id, demand)
-                held.callback(serving.scheduler.end, turn)
+                    stack.callback((await running.residency.lease(version)).release)
+                turn = await running.scheduler.turn(None if version is None else version.id, demand)
+                stack.callback(running.scheduler.end, turn)
                 if version is not None:
-                    serving.residency.check(version)  # it may have been quarantined while the turn was waited for
+                    running.residency.check(version)  # quarantined, perhaps, while this generation waited
             except PatchbayError as refusal:
-                exchange.refusal = refusal
+                context.refusal = refusal
                 raise
-            generation = turn.generation = Generation(prompt_is_read=partial(serving.scheduler.read, turn))
+            generation = turn.generation = Generation(prompt_is_read=partial(running.scheduler.read, turn))
             try:
-                with self._meter.generation(version, generation, cold_s=exchange.cold_s, turn_s=turn.waited_s):
+                with self._meter.generation(version, generation, cold_s=context.cold_s, turn_s=turn.waited_s):
                     yield generation
-            except ComputedNaN as broken:
+            except ComputedNaN as nan:
                 assert version is not None
-                exchange.refusal = self._quarantine(version)
-                raise exchange.refusal from broken
-
-    def _quarantine(self, version: Version) -> AdapterQuarantined:
-        """Keep everybody from ``version``; return what its requests are answered with."""
-        log.error("quarantined: the engine computed NaN", version=version.name)
-        return self._engine.serving().residency.quarantine(version)
+                log.error("quarantined: the engine computed NaN", version=version.name)
+                context.refusal = self._engine.serving().residency.quarantine(version)
+                raise context.refusal from nan

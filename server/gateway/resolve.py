@@ -1,4 +1,4 @@
-"""What a request's ``model`` means now: a version. Dictionary look-ups only; nothing here waits."""
+"""Resolves a request's ``model`` to a version. Dictionary look-ups only; nothing here waits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def resolve(model: str, catalog: Catalog, info: EngineInfo) -> Version:
     """Return the version that ``model`` refers to.
 
     Raises:
-        NotFound: no such adapter, alias, version or fine-tuned name; never a fall back to the base.
+        NotFound: no such adapter, alias, version or fine-tuned name; there is no fallback to the base model.
         WrongBase: the version was made for another base model than the one served.
     """
     try:
@@ -31,7 +31,7 @@ def check_base(version: Version, info: EngineInfo) -> Version:
     """Return ``version`` if it was made for the base model that is served.
 
     Raises:
-        WrongBase: it was made for another one.
+        WrongBase: it was made for another base model.
     """
     if version.base_fingerprint != info.base.fingerprint:
         raise WrongBase(

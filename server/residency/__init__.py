@@ -1,1 +1,1 @@
-"""Which versions the engine holds ready, who is using them, and who must go when room is needed."""
+"""Which versions are resident in the engine, which requests lease them, and which one is evicted next."""

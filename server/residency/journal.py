@@ -1,6 +1,7 @@
-"""Which versions were resident, kept across restarts so that a new engine is warm before its first request.
+"""The versions that were resident, kept across restarts so that a new engine is warm before its first request.
 
-A hint and no more: losing it costs cold starts. So it is a file of this process, no table, and never on the hot path.
+Losing this record costs cold starts and nothing else. So it is a file of this process and no table, and no request
+waits for it.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ class ResidentsJournal:
         return [living[number] for number in self._written if number in living]
 
     async def persist(self, residents: Callable[[], Sequence[Version]]) -> None:
-        """Record what ``residents`` returns, until cancelled; while no engine is ready the journal stays as it is."""
+        """Record what ``residents`` returns every second, until cancelled; skipped while no engine is ready."""
         while True:
             await asyncio.sleep(INTERVAL_S)
             with suppress(EngineNotReady):
                 await self.record(residents())
 
     async def record(self, residents: Sequence[Version]) -> None:
-        """Write ``residents`` if they changed; most recently used first."""
+        """Write ``residents``, most recently used first, if they changed."""
         numbers = [version.id for version in residents]
         if numbers != self._written:
             await asyncio.to_thread(self._write, numbers)

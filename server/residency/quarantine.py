@@ -1,4 +1,4 @@
-"""Versions that passed the door and broke the engine's arithmetic all the same: no request gets to them any more."""
+"""Versions that passed the checks and made the engine compute NaN all the same: requests for them are refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from server.errors import AdapterQuarantined
 
 
 class Quarantine:
-    """What one process has quarantined. It outlives engines, and ends with the process: versions are never changed."""
+    """The quarantined versions of one process. A quarantine outlives engines and ends with the process."""
 
     def __init__(self) -> None:
         self._ids: set[int] = set()
@@ -21,7 +21,7 @@ class Quarantine:
 
     @staticmethod
     def refusal(version: Version) -> AdapterQuarantined:
-        """Return what a request for ``version`` is answered with."""
+        """Return the error for requests for ``version``."""
         return AdapterQuarantined(
             f"{version.name} is quarantined: under it the engine computed NaN. Roll its alias back or delete it, and "
             "publish a version that was trained with a lower learning rate; the quarantine ends with the server",

@@ -1,8 +1,8 @@
-"""The residents of one engine: loaded by us, one load at a time per version, evicted least recently used, never in use.
+"""The residents of one engine: one load at a time per version, least recently used evicted first, never one in use.
 
-vLLM is never left to load or evict by itself: a damaged file met inside its step loop kills the engine for everybody,
-and its own LRU knows nothing of leases. A ``Residency`` lives exactly as long as its engine; a rebuilt engine gets a
-new one. The states of a resident are drawn in ``server.residency.entry``.
+vLLM never loads or evicts by itself here: a damaged file met inside its step loop kills the engine for all requests,
+and its own LRU does not know which adapters requests hold. A ``Residency`` lives as long as its engine; a rebuilt
+engine gets a new one. ``server.residency.entry`` draws the states of a resident.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from server.residency.entry import Entry, ResidentState
 from server.residency.quarantine import Quarantine
 
 Locate = Callable[[str], Awaitable[Path]]
-"""Digest → verified local directory. Raises BlobCorrupt when the bytes no longer match."""
+"""Takes a digest, returns the verified local directory. Raises BlobCorrupt if the bytes no longer match."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResidentView:
-    """What an operator sees of one resident."""
+    """One resident as operators see it."""
 
     version: Version
     state: ResidentState
@@ -37,7 +37,7 @@ class ResidentView:
 
 
 class Lease:
-    """A hold on a resident: it stays loaded until ``release``. Releasing twice is harmless."""
+    """Keeps a resident loaded until ``release``. A second release has no effect."""
 
     __slots__ = ("_entry", "_residency", "resident", "version")
 
@@ -48,24 +48,24 @@ class Lease:
         self._residency = residency
 
     def release(self) -> None:
-        """Give the hold back."""
+        """Let the resident be unloaded or evicted again."""
         entry, self._entry = self._entry, None
         if entry is not None:
             self._residency._released(entry)
 
 
 class Residency:
-    """The residents of ``engine``: so many versions and bytes at most, least recently used first out.
+    """The residents of ``engine``, limited in number and bytes; the least recently used is evicted first.
 
     Args:
-        engine: what holds them.
-        locate: finds and verifies a version's bytes.
-        capacity: residents at once; the engine's own limit lies above it.
-        max_bytes: the size of their files together; one that is larger by itself is resident alone.
-        wait_s: how long a cold request waits for a resident to fall idle before ``ResidencyFull``.
-        quarantine: the versions that must not be loaded.
-        is_pinned: tells whether a version must stay, asked at each eviction so that it is never stale.
-        metrics: where loads, evictions and residents are counted.
+        engine: holds the residents.
+        locate: finds and verifies the files of a version.
+        capacity: residents at once; the engine's own limit is higher.
+        max_bytes: limit on the size of all residents' files; a larger version is resident alone.
+        wait_s: seconds that a cold request waits for an idle resident before ``ResidencyFull``.
+        quarantine: versions that must not be loaded.
+        is_pinned: whether a version must stay resident; called at each eviction, so that the answer is current.
+        metrics: counts loads, evictions and residents.
     """
 
     def __init__(
@@ -89,14 +89,14 @@ class Residency:
         self._quarantine = quarantine
         self._metrics = metrics
         self._entries: OrderedDict[int, Entry] = OrderedDict()
-        self._rooms_taken = 0
-        self._bytes_taken = 0
-        self._room_may_be_had = asyncio.Event()
+        self._count = 0
+        self._bytes = 0
+        self._may_evict = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._count()
+        self._report_metrics()
 
     def state(self, version: Version) -> ResidentState | None:
-        """Return where ``version`` stands; None: absent."""
+        """Return the state of ``version``; None: neither resident nor on its way."""
         entry = self._entries.get(version.id)
         return None if entry is None else entry.state
 
@@ -105,18 +105,18 @@ class Residency:
         return [ResidentView(entry.version, entry.state, entry.leases) for entry in self._entries.values()]
 
     def versions(self) -> list[Version]:
-        """Return what the engine holds, most recently used first."""
+        """Return the versions that the engine holds, most recently used first."""
         return [entry.version for entry in reversed(self._entries.values()) if entry.state is not ResidentState.LOADING]
 
     async def lease(self, version: Version) -> Lease:
-        """Hold ``version`` resident, loading it first if need be. The warm path does not touch the event loop.
+        """Lease ``version``, after loading it if it is not resident. A resident version is leased without a wait.
 
         Raises:
-            ResidencyFull: no resident fell idle in time.
-            AdapterQuarantined: it is in quarantine.
-            AdapterRefused: the engine does not take the bytes.
+            ResidencyFull: no resident became idle in time.
+            AdapterQuarantined: the version is quarantined.
+            AdapterRefused: the engine does not load the files.
             BlobCorrupt: the bytes no longer match their digest.
-            EngineNotReady: the engine died meanwhile.
+            EngineNotReady: the engine died.
         """
         while True:
             self.check(version)
@@ -137,7 +137,7 @@ class Residency:
             return Lease(self, entry, resident)
 
     async def load(self, version: Version) -> None:
-        """Make ``version`` resident without holding it, and call off an unload under way; raises as ``lease`` does."""
+        """Make ``version`` resident without a lease, and cancel an unload that waits. Raises as ``lease``."""
         lease = await self.lease(version)
         entry = self._entries[version.id]
         if entry.state is ResidentState.DRAINING:
@@ -145,7 +145,7 @@ class Residency:
         lease.release()
 
     async def unload(self, version: Version) -> ResidentState | None:
-        """Unload ``version`` as soon as nobody holds it; return DRAINING while somebody does, None once it is gone."""
+        """Unload ``version``; return DRAINING if requests still hold leases, None once it is unloaded."""
         entry = self._entries.get(version.id)
         if entry is None:
             return None
@@ -155,7 +155,7 @@ class Residency:
             if entry.leases:
                 entry.become(ResidentState.DRAINING)
             else:
-                self._begin_unload(entry)
+                self._start_unload(entry)
         if entry.state is ResidentState.DRAINING:
             return ResidentState.DRAINING
         if entry.state is ResidentState.UNLOADING:
@@ -163,42 +163,42 @@ class Residency:
         return None
 
     def quarantine(self, version: Version) -> AdapterQuarantined:
-        """Refuse ``version`` from now on, and unload it once nobody holds it; return the refusal.
+        """Refuse requests for ``version`` from now on, and unload it once no lease is left; return the error.
 
-        Nothing is to be cleaned up after it: its cached prefixes are under its own name, which no request gets to, and
-        the engine clears the blocks they lie in before it hands them out again.
+        Its cached prefixes need no clean-up: they are keyed by its own name, which no request reaches, and the engine
+        clears their blocks before it uses them again.
         """
         self._quarantine.add(version)
-        self._spawn(self._let_go(version))
+        self._spawn(self._unload_when_free(version))
         return self._quarantine.refusal(version)
 
-    async def _let_go(self, version: Version) -> None:
+    async def _unload_when_free(self, version: Version) -> None:
         await self.unload(version)
 
     def check(self, version: Version) -> None:
-        """Let ``version`` pass.
+        """Check that ``version`` may be served.
 
         Raises:
-            AdapterQuarantined: it is in quarantine.
+            AdapterQuarantined: the version is quarantined.
         """
         if version in self._quarantine:
             raise self._quarantine.refusal(version)
 
     def is_quarantined(self, version: Version) -> bool:
-        """Whether ``version`` is refused."""
+        """Whether requests for ``version`` are refused."""
         return version in self._quarantine
 
     def reconsider(self) -> None:
-        """Look again whether something can be evicted: a pin was lifted."""
-        self._room_may_be_had.set()
+        """Let waiting loads look for an idle resident again, after a pin was removed."""
+        self._may_evict.set()
 
     @asynccontextmanager
     async def trial(self, resident: Resident) -> AsyncIterator[Engine]:
-        """Keep ``resident`` loaded for the block, without serving it, to learn what the engine makes of its bytes.
+        """Keep ``resident`` loaded for the block without serving it, to see whether the engine takes its files.
 
         Raises:
-            AdapterRefused: the engine does not take them; with its own words.
-            EngineNotReady: the engine died meanwhile.
+            AdapterRefused: the engine does not load them; the fault has the engine's message.
+            EngineNotReady: the engine died.
         """
         loading = asyncio.ensure_future(self._engine_load(resident))
         try:
@@ -208,39 +208,39 @@ class Residency:
             await asyncio.shield(asyncio.ensure_future(self._end_trial(loading, resident)))
 
     async def _end_trial(self, loading: asyncio.Future[None], resident: Resident) -> None:
-        """Unload what a trial loaded; one that was cancelled while it loaded is loaded first."""
-        with suppress(PatchbayError, EngineGone):  # refused, or gone with its engine: there is nothing to unload
+        """Unload what a trial loaded; a trial that was cancelled during its load is loaded first."""
+        with suppress(PatchbayError, EngineGone):  # refused, or the engine died: there is nothing to unload
             await loading
             await self._engine.unload(resident)
 
     async def warm(self, versions: Sequence[Version]) -> list[Version]:
-        """Load ``versions`` ahead of traffic, in order, within capacity; return those that could not be.
+        """Load ``versions`` ahead of traffic, in order, within capacity; return those that failed.
 
         Raises:
-            EngineNotReady: the engine died meanwhile.
+            EngineNotReady: the engine died.
         """
         failed = []
         for version in versions[: self._capacity]:
-            if not self._has_room(version):  # what was used more recently is not to be evicted for it
+            if not self._has_capacity(version):  # versions used more recently must not be evicted for it
                 continue
             try:
                 await self.load(version)
             except EngineNotReady:
                 raise
-            except PatchbayError:  # one version's damaged bytes must not keep the engine from serving the others
+            except PatchbayError:  # damaged files of one version must not keep the others from being served
                 failed.append(version)
         return failed
 
     async def close(self) -> None:
-        """Drop the tasks in flight; the engine takes its residents with it."""
+        """Cancel loads and unloads in flight; the residents end with the engine."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for entry in list(self._entries.values()):  # a task cancelled before its first step settled nothing
+        for entry in list(self._entries.values()):  # a task cancelled before its first step has set no result
             if entry.state is ResidentState.LOADING:
                 self._forget(entry, _not_ready())
             elif entry.state is ResidentState.UNLOADING:
-                self._gone(entry)
+                self._mark_gone(entry)
         self._metrics.residents.set(0)
         self._metrics.resident_bytes.set(0)
 
@@ -256,12 +256,12 @@ class Residency:
         if entry.leases:
             return
         if entry.state is ResidentState.DRAINING:
-            self._begin_unload(entry)
-        self._room_may_be_had.set()
+            self._start_unload(entry)
+        self._may_evict.set()
 
     async def _load(self, entry: Entry) -> None:
         try:
-            resident = await self._load_into_room(entry.version)
+            resident = await self._reserve_and_load(entry.version)
         except asyncio.CancelledError:
             self._forget(entry, _not_ready())
             raise
@@ -271,35 +271,35 @@ class Residency:
             self._forget(entry, why)
             return
         except Exception as unforeseen:
-            self._forget(entry, unforeseen)  # those who wait must not wait for ever
+            self._forget(entry, unforeseen)  # waiting requests must get an error
             raise
         entry.become(ResidentState.RESIDENT)
         entry.loaded.set_result(resident)
-        self._count()
-        self._room_may_be_had.set()
+        self._report_metrics()
+        self._may_evict.set()
 
-    def _count(self) -> None:
-        self._metrics.residents.set(self._rooms_taken)
-        self._metrics.resident_bytes.set(self._bytes_taken)
+    def _report_metrics(self) -> None:
+        self._metrics.residents.set(self._count)
+        self._metrics.resident_bytes.set(self._bytes)
 
     def _forget(self, entry: Entry, why: Exception) -> None:
         del self._entries[entry.version.id]
         entry.loaded.set_exception(why)
-        entry.loaded.exception()  # nobody may be waiting any more; that is no warning
+        entry.loaded.exception()  # asyncio warns of an exception that nothing retrieves
 
-    def _gone(self, entry: Entry) -> None:
+    def _mark_gone(self, entry: Entry) -> None:
         del self._entries[entry.version.id]
         entry.gone.set_result(None)
 
-    async def _load_into_room(self, version: Version) -> Resident:
-        await self._take_room(version)
+    async def _reserve_and_load(self, version: Version) -> Resident:
+        await self._reserve(version)
         try:
             path = await self._locate(version.digest)
             resident = Resident(version.id, version.name, path)
             started = perf_counter()
             await self._engine_load(resident)
         except BaseException:
-            self._give_room_back(version)
+            self._release_capacity(version)
             raise
         self._metrics.load_seconds.observe(perf_counter() - started)
         return resident
@@ -313,44 +313,44 @@ class Residency:
         except EngineGone as gone:
             raise _not_ready() from gone
 
-    async def _take_room(self, version: Version) -> None:
-        """Take a room, evicting if need be; wait for a lease to come back when every resident is held."""
+    async def _reserve(self, version: Version) -> None:
+        """Reserve capacity for ``version``: evict, or wait for a lease to be released if every resident is in use."""
         deadline = asyncio.get_running_loop().time() + self._wait_s
-        while not self._has_room(version):
+        while not self._has_capacity(version):
             victim = self._victim(version)
             if victim is None:
                 await self._wait_for_a_lease(deadline)
                 continue
             self._metrics.evictions.inc()
-            self._begin_unload(victim)
+            self._start_unload(victim)
             await asyncio.shield(victim.gone)
-        self._rooms_taken += 1
-        self._bytes_taken += version.size_bytes
+        self._count += 1
+        self._bytes += version.size_bytes
 
-    def _has_room(self, version: Version) -> bool:
-        fits = self._bytes_taken + version.size_bytes <= self._max_bytes or not self._rooms_taken
-        return fits and self._rooms_taken < self._capacity
+    def _has_capacity(self, version: Version) -> bool:
+        fits = self._bytes + version.size_bytes <= self._max_bytes or not self._count
+        return fits and self._count < self._capacity
 
     async def _wait_for_a_lease(self, deadline: float) -> None:
-        self._room_may_be_had.clear()
+        self._may_evict.clear()
         try:
             async with asyncio.timeout_at(deadline):
-                await self._room_may_be_had.wait()
+                await self._may_evict.wait()
         except TimeoutError as late:
             raise ResidencyFull(
-                f"all {self._rooms_taken} residents are pinned or in use; try again, unpin one, or start the server "
+                f"all {self._count} residents are pinned or in use; try again, unpin one, or start the server "
                 "with a larger --max-residents or --max-resident-bytes",
                 retry_after_s=max(1, round(self._wait_s / 4)),
             ) from late
 
-    def _give_room_back(self, version: Version) -> None:
-        self._rooms_taken -= 1
-        self._bytes_taken -= version.size_bytes
-        self._count()
-        self._room_may_be_had.set()
+    def _release_capacity(self, version: Version) -> None:
+        self._count -= 1
+        self._bytes -= version.size_bytes
+        self._report_metrics()
+        self._may_evict.set()
 
     def _victim(self, wanted: Version) -> Entry | None:
-        """Return the least recently used idle resident; a pinned one only where pins would leave no room to move."""
+        """Return the least recently used idle resident; a pinned one only where pins alone exceed the capacity."""
         idle = [entry for entry in self._entries.values() if entry.state is ResidentState.RESIDENT and not entry.leases]
         evictable = [entry for entry in idle if not self._is_pinned(entry.version)]
         if not evictable and self._is_full_of_pins(wanted):
@@ -358,23 +358,23 @@ class Residency:
         return evictable[0] if evictable else None
 
     def _is_full_of_pins(self, wanted: Version) -> bool:
-        """Pins leave no room: made by two callers at once, or before a restart with less of it."""
+        """Whether pins alone exceed the capacity: set by two callers at once, or before the limit was lowered."""
         loaded = [entry.version for entry in self._entries.values() if entry.loaded.done()]
         pinned = [version for version in loaded if self._is_pinned(version)]
         size = sum(version.size_bytes for version in pinned) + wanted.size_bytes
         return len(pinned) >= self._capacity or size > self._max_bytes
 
-    def _begin_unload(self, entry: Entry) -> None:
+    def _start_unload(self, entry: Entry) -> None:
         entry.become(ResidentState.UNLOADING)
         self._spawn(self._unload(entry))
 
     async def _unload(self, entry: Entry) -> None:
         try:
-            with suppress(EngineGone):  # a dead engine took the resident with it
+            with suppress(EngineGone):  # the resident ended with the engine
                 await self._engine.unload(entry.loaded.result())
         finally:
-            self._gone(entry)
-            self._give_room_back(entry.version)
+            self._mark_gone(entry)
+            self._release_capacity(entry.version)
 
 
 def _not_ready() -> EngineNotReady:
