@@ -24,7 +24,7 @@ from server.current_engine import CurrentEngine
 from server.engine.protocol import Demand, Engine, EngineGone, Resident, ScoringUnsupported
 from server.errors import EngineNotReady
 from server.probe.reference import NoReference
-from server.probe.verdict import Opinion, Scores, compare, judge
+from server.probe.verdict import ReferenceScores, Scores, compare, judge
 from server.residency.residency import Residency
 
 log = structlog.get_logger(__name__)
@@ -68,7 +68,7 @@ class _Scored:
 class Reference(Protocol):
     """Computes scores with PEFT; ``server.probe.reference.PeftReference`` does."""
 
-    async def of(self, adapter: Path, prompts: Sequence[Sequence[int]]) -> Opinion:
+    async def of(self, adapter: Path, prompts: Sequence[Sequence[int]]) -> ReferenceScores:
         """Return the scores of ``prompts`` under the adapter in the directory ``adapter`` and under the base model."""
 
 
@@ -147,12 +147,12 @@ class Probe:
         ):  # while an engine warms up, loading the base would delay it
             return {**verdict, "reference": None}
         try:
-            opinion = await self._reference.of(directory, scored.prompts)
+            reference_scores = await self._reference.of(directory, scored.prompts)
         except NoReference as unknown:
             log.warning("an adapter could not be compared with PEFT", reason=str(unknown))
             notes = [*verdict["notes"], f"not compared with PEFT: {unknown}"]
             return {**verdict, "reference": None, "notes": notes}
-        return {**verdict, "reference": compare(scored.scores, scored.base, opinion)}
+        return {**verdict, "reference": compare(scored.scores, scored.base, reference_scores)}
 
     async def _of_base(self, residency: Residency, engine: Engine, prompts: Prompts) -> Scores:
         """Return the base model's scores: computed once in an engine's life, and kept as long as it."""

@@ -20,7 +20,7 @@ from adapters.processes.confinement import DiesWithParent
 from adapters.storage.disk import in_thread
 from adapters.storage.safetensors_header import BASE_HEADER, read_header
 from server.memory_limit import memory_limit
-from server.probe.verdict import WHERE, Opinion
+from server.probe.verdict import WHERE, ReferenceScores
 
 START_S: Final = 600.0
 ANSWER_S: Final = 120.0
@@ -65,7 +65,7 @@ class PeftReference:
         """Of the process that runs at present."""
         return None if self._process is None else self._process.pid
 
-    async def of(self, adapter: Path, prompts: Sequence[Sequence[int]]) -> Opinion:
+    async def of(self, adapter: Path, prompts: Sequence[Sequence[int]]) -> ReferenceScores:
         """Return what PEFT computes with the adapter in the directory ``adapter``.
 
         Raises:
@@ -83,7 +83,7 @@ class PeftReference:
         if "refused" in answer:
             found = f"an adapter that PEFT does not load: {answer['refused'][:500]}"
             raise AdapterRefused([Fault(WHERE, found, "one that PEFT loads on this base model")])
-        return Opinion(answer["base"], answer["adapter"])
+        return ReferenceScores(answer["base"], answer["adapter"])
 
     async def aclose(self) -> None:
         """End the process."""

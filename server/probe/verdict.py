@@ -51,7 +51,7 @@ class Distance:
 
 
 @dataclass(frozen=True, slots=True)
-class Opinion:
+class ReferenceScores:
     """What PEFT computes in float32 for the same prompts: the base model's scores, and the adapter's."""
 
     base: Scores
@@ -79,7 +79,7 @@ def judge(scores: Scores, base: Scores, *, allow_inert: bool) -> dict[str, Any]:
     return {"prompts": len(scores), "tokens": counted, "effect": effect.to_json(), "notes": notes}
 
 
-def compare(scores: Scores, base: Scores, opinion: Opinion) -> dict[str, Any]:
+def compare(scores: Scores, base: Scores, opinion: ReferenceScores) -> dict[str, Any]:
     """Return what a version's report says of the engine's ``scores`` beside PEFT's ``opinion``.
 
     Raises:

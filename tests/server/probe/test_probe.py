@@ -19,7 +19,7 @@ from server.errors import EngineNotReady
 from server.metrics import EngineMetrics
 from server.probe.probe import Probe, Reference, prompts_for
 from server.probe.reference import NoReference
-from server.probe.verdict import Opinion
+from server.probe.verdict import ReferenceScores
 from server.residency.quarantine import Quarantine
 from server.residency.residency import Residency
 from server.scheduling.fair_scheduler import FairScheduler
@@ -169,9 +169,9 @@ def test_the_prompts_are_the_same_for_ever() -> None:
 
 async def test_an_adapter_is_compared_with_what_peft_makes_of_it(rig: Rig, engine: FakeEngine) -> None:
     class Agreeing:
-        async def of(self, adapter: Path, prompts: Any) -> Opinion:
+        async def of(self, adapter: Path, prompts: Any) -> ReferenceScores:
             assert adapter == rig.directory
-            return Opinion(*((await engine.score(None, prompts),) * 2))
+            return ReferenceScores(*((await engine.score(None, prompts),) * 2))
 
     rig.compare_with(Agreeing())
     with pytest.raises(AdapterRefused, match="otherwise than PEFT"):
@@ -186,7 +186,7 @@ async def test_an_adapter_is_compared_with_what_peft_makes_of_it(rig: Rig, engin
 
 async def test_an_adapter_that_nobody_can_compare_is_published_with_a_note(rig: Rig, engine: FakeEngine) -> None:
     class Gone:
-        async def of(self, adapter: Path, prompts: Any) -> Opinion:
+        async def of(self, adapter: Path, prompts: Any) -> ReferenceScores:
             raise NoReference("the process ended")
 
     rig.compare_with(Gone())

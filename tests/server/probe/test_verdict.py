@@ -7,7 +7,7 @@ from math import inf, nan
 import pytest
 
 from adapters.errors import AdapterRefused
-from server.probe.verdict import Distance, Opinion, compare, judge
+from server.probe.verdict import Distance, ReferenceScores, compare, judge
 
 BASE = [[-1.0, -2.0], [-3.0]]
 
@@ -54,7 +54,7 @@ def test_an_inert_adapter_is_refused_with_the_way_out_unless_it_is_allowed() -> 
 
 
 def test_an_adapter_agrees_with_peft_as_far_as_the_base_model_does() -> None:
-    opinion = Opinion(base=[[-1.02, -2.02], [-3.02]], adapter=[[-4.1, -5.1], [-6.1]])
+    opinion = ReferenceScores(base=[[-1.02, -2.02], [-3.02]], adapter=[[-4.1, -5.1], [-6.1]])
     assert compare([[-4.0, -5.0], [-6.0]], BASE, opinion) == {
         "floor": {"mean": 0.02, "max": 0.02},
         "deviation": {"mean": 0.1, "max": 0.1},
@@ -64,7 +64,7 @@ def test_an_adapter_agrees_with_peft_as_far_as_the_base_model_does() -> None:
 
 @pytest.mark.parametrize("apart", [0.12, nan], ids=["further", "NaN"])
 def test_an_adapter_that_peft_computes_otherwise_is_refused_with_the_numbers(apart: float) -> None:
-    opinion = Opinion(base=[[-1.02, -2.02], [-3.02]], adapter=[[-4.0 - apart, -5.0 - apart], [-6.0 - apart]])
+    opinion = ReferenceScores(base=[[-1.02, -2.02], [-3.02]], adapter=[[-4.0 - apart, -5.0 - apart], [-6.0 - apart]])
     with pytest.raises(
         AdapterRefused, match=r"otherwise than PEFT computes it.*base model by 0\.0200.*at most 0\.1100"
     ):
