@@ -2,16 +2,20 @@
 
 The supervisor replaces its content when an engine starts or dies; all others read it. So the parts of a server are
 built once, before any engine exists, and need no callbacks to find the engine of the moment.
+
+STARTING, REBUILDING → READY               started
+STARTING, READY, REBUILDING → REBUILDING   died: while it served, or while it was starting
+STARTING, REBUILDING → FAILED              give_up: the start was refused, or too many deaths within the window
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from adapters.state_machine import StateMachine
 from adapters.versions import Version
 from server.engine.protocol import Engine, EngineInfo
 from server.errors import EngineNotReady
@@ -30,13 +34,15 @@ class EngineState(StrEnum):
     FAILED = "failed"
 
 
-EDGES: Mapping[EngineState, frozenset[EngineState]] = {
-    EngineState.STARTING: frozenset({EngineState.READY, EngineState.REBUILDING, EngineState.FAILED}),
-    EngineState.READY: frozenset({EngineState.REBUILDING}),
-    EngineState.REBUILDING: frozenset({EngineState.READY, EngineState.REBUILDING, EngineState.FAILED}),
-    EngineState.FAILED: frozenset(),
-}
-"""The states that may follow each state; ``server.supervisor`` draws them."""
+_NOT_READY = (EngineState.STARTING, EngineState.REBUILDING)
+ENGINE_STATES = StateMachine(
+    EngineState,
+    {
+        "started": dict.fromkeys(_NOT_READY, EngineState.READY),
+        "died": dict.fromkeys((*_NOT_READY, EngineState.READY), EngineState.REBUILDING),
+        "give_up": dict.fromkeys(_NOT_READY, EngineState.FAILED),
+    },
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +151,7 @@ class CurrentEngine:
         return running
 
     def move_to(self, state: EngineState) -> EngineState:
-        """Enter ``state``; return the state before. AssertionError on a move that is not in ``EDGES``."""
+        """Move to ``state``, as ``ENGINE_STATES`` allows; return the state before."""
         before = self._state
-        assert state in EDGES[before], f"engine: {before} → {state}"
-        self._state = state
+        self._state = ENGINE_STATES.move(before, state)
         return before

@@ -1,14 +1,7 @@
 """Keeps an engine running: starts it, watches it, rebuilds it with backoff, gives up when that does not help.
 
-                 started             died
-    STARTING ───────────────▶ READY ───────▶ REBUILDING ──┐
-        │                       ▲               │  ▲       │ died again while starting
-        │ refused               └───────────────┘  └───────┘
-        ▼                          started      │
-      FAILED ◀──────────────────────────────────┘ too many deaths within the window
-
 Other parts read the engine from ``server.current_engine``; an engine, its residency and its scheduler come and
-go together.
+go together. ``server.current_engine`` draws the states.
 """
 
 from __future__ import annotations

@@ -1,23 +1,19 @@
 """Where a version stands with the engine: one entry each, one state machine.
 
-(absent) ──▶ LOADING ──▶ RESIDENT ◀──▶ DRAINING
-   ▲            │            │             │
-   │◀───────────┘            ▼             │
-   └──────────────────── UNLOADING ◀───────┘
+LOADING → RESIDENT               loaded
+RESIDENT → DRAINING              drain: an unload was requested while the version is leased
+DRAINING → RESIDENT              retain: a load by an operator cancels the unload
+RESIDENT, DRAINING → UNLOADING   unload: evicted, or unloaded, and no longer leased
 
-LOADING   → RESIDENT   the engine has it (refused: absent again)
-RESIDENT  → DRAINING   unloaded while somebody holds it
-RESIDENT  → UNLOADING  evicted, or unloaded while nobody holds it
-DRAINING  → RESIDENT   an operator's load calls the unload off
-DRAINING  → UNLOADING  the last lease came back
+An entry starts in LOADING. It is dropped when the engine refuses the load, and after UNLOADING; it is never reused.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from enum import StrEnum
 
+from adapters.state_machine import StateMachine
 from adapters.versions import Version
 from server.engine.protocol import Resident
 
@@ -31,13 +27,15 @@ class ResidentState(StrEnum):
     UNLOADING = "unloading"
 
 
-EDGES: Mapping[ResidentState, frozenset[ResidentState]] = {
-    ResidentState.LOADING: frozenset({ResidentState.RESIDENT}),
-    ResidentState.RESIDENT: frozenset({ResidentState.DRAINING, ResidentState.UNLOADING}),
-    ResidentState.DRAINING: frozenset({ResidentState.RESIDENT, ResidentState.UNLOADING}),
-    ResidentState.UNLOADING: frozenset(),
-}
-"""What may follow; an entry that leaves the machine is dropped, never reused."""
+RESIDENT_STATES = StateMachine(
+    ResidentState,
+    {
+        "loaded": {ResidentState.LOADING: ResidentState.RESIDENT},
+        "drain": {ResidentState.RESIDENT: ResidentState.DRAINING},
+        "retain": {ResidentState.DRAINING: ResidentState.RESIDENT},
+        "unload": dict.fromkeys((ResidentState.RESIDENT, ResidentState.DRAINING), ResidentState.UNLOADING),
+    },
+)
 
 
 class Entry:
@@ -61,6 +59,5 @@ class Entry:
         return self._state
 
     def become(self, state: ResidentState) -> None:
-        """Move along an edge; any other move is a mistake of ours."""
-        assert state in EDGES[self._state], f"{self.version.name}: {self._state} → {state}"
-        self._state = state
+        """Move to ``state``, as ``RESIDENT_STATES`` allows."""
+        self._state = RESIDENT_STATES.move(self._state, state)

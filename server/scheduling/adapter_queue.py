@@ -1,17 +1,20 @@
-"""A turn, and the line it waits in: one line for each version that generations want, and one for the base model.
+"""The turn of a generation, and the queue of the adapter (or of the base model) in which it waits.
 
-A turn                                         A line
-               taken                                       a slot is free
-    WAITING ───────────▶ TAKEN                   QUEUED ────────────────────▶ OPEN
-       │                   │                       ▲                          │  ▲
-       │ left, refused     │ ended                 │ its last turn ended,     │  │ nobody waits for
-       └──────▶ OVER ◀─────┘                       │ more are waiting         ▼  │ its slot any more
-                                                   └─────────────────────── CLOSING
+A turn:
 
-QUEUED   has no slot: its turns wait, lines are served first come, first served
-OPEN     has a slot: its turns are taken as the engine has places
-CLOSING  kept its slot for long while another line is queued: no turn of it is taken, so that its last one ends soon
-A line whose last turn is over is forgotten. The base model's line is always open: it needs no slot.
+    WAITING → TAKEN         take: the engine has a place
+    WAITING, TAKEN → OVER   end: the caller left or was refused; the generation ended
+
+A queue:
+
+    QUEUED → OPEN      open: a slot is free
+    OPEN → CLOSING     close: it kept its slot for long while another queue has none
+    CLOSING → OPEN     reopen: no other queue needs the slot any more
+    CLOSING → QUEUED   leave: its last taken turn ended, and more are waiting
+
+Queues without a slot get one in the order of their arrival. Turns of an OPEN queue are taken as the engine has places,
+those of a CLOSING one are not, so that its slot falls free soon. A queue whose last turn is over is dropped. The base
+model's queue is always OPEN: it needs no slot.
 """
 
 from __future__ import annotations
@@ -21,15 +24,42 @@ from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 
+from adapters.state_machine import StateMachine
 from server.engine.protocol import Generation
 
 
-class QueueState(StrEnum):
-    """Where a turn stands."""
+class TurnState(StrEnum):
+    """The states of a turn."""
 
     WAITING = "waiting"
     TAKEN = "taken"
     OVER = "over"
+
+
+class QueueState(StrEnum):
+    """The states of an adapter's queue: CLOSING and OPEN ones have a slot of the engine."""
+
+    QUEUED = "queued"
+    OPEN = "open"
+    CLOSING = "closing"
+
+
+TURN_STATES = StateMachine(
+    TurnState,
+    {
+        "take": {TurnState.WAITING: TurnState.TAKEN},
+        "end": dict.fromkeys((TurnState.WAITING, TurnState.TAKEN), TurnState.OVER),
+    },
+)
+QUEUE_STATES = StateMachine(
+    QueueState,
+    {
+        "open": {QueueState.QUEUED: QueueState.OPEN},
+        "close": {QueueState.OPEN: QueueState.CLOSING},
+        "reopen": {QueueState.CLOSING: QueueState.OPEN},
+        "leave": {QueueState.CLOSING: QueueState.QUEUED},
+    },
+)
 
 
 class Turn:
@@ -54,7 +84,7 @@ class Turn:
         self.sequences = sequences
         self.charged = charged
         """Tokens that its line pays for it: an estimate, until it is over."""
-        self.state = QueueState.WAITING
+        self.state = TurnState.WAITING
         self.asked_at = now
         self.taken_at = now
         self.is_unread = False
@@ -75,6 +105,7 @@ class AdapterQueue:
 
     key: int | None
     waiting: deque[Turn]
+    state: QueueState
     taken: int = 0
     balance: int = 0
     """Tokens it may still have before others are dealt theirs; below zero: it had more."""
@@ -82,4 +113,7 @@ class AdapterQueue:
     """When it was queued; once it has a slot, when its first turn there was taken."""
     has_begun: bool = False
     """A turn was taken since it got its slot."""
-    is_closing: bool = False
+
+    def become(self, state: QueueState) -> None:
+        """Move to ``state``, as ``QUEUE_STATES`` allows."""
+        self.state = QUEUE_STATES.move(self.state, state)

@@ -21,7 +21,7 @@ from typing import Final
 
 from adapters.errors import PatchbayError
 from server.engine.protocol import Batch, Demand, Generation
-from server.scheduling.adapter_queue import AdapterQueue, QueueState, Turn
+from server.scheduling.adapter_queue import TURN_STATES, AdapterQueue, QueueState, Turn, TurnState
 
 DEAL: Final = 64
 """Tokens that a line is dealt at a time: about a short answer, so that who comes new waits for few others."""
@@ -35,6 +35,9 @@ SWEEP_S: Final = 1.0
 """How often it is asked, while somebody waits, whether the engine is done with more than callers have read."""
 LOOKAHEAD: Final = 8
 """One place in so many is given beyond a full batch: what the engine begins next lies with it already."""
+
+_WAITING, _TAKEN, _OVER = TurnState  # Python 3.11 takes 0.1 µs to look a member up in its enum
+_QUEUED, _OPEN, _CLOSING = QueueState
 
 
 class FairScheduler:
@@ -87,7 +90,8 @@ class FairScheduler:
             raise self._why_closed
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = AdapterQueue(key, deque())
+            state = _OPEN if key is None else _QUEUED
+            line = self._lines[key] = AdapterQueue(key, deque(), state)
         expected = min(demand.most_tokens, int(self._mean_tokens) + 1)
         turn = Turn(
             line,
@@ -101,7 +105,7 @@ class FairScheduler:
             return turn
         line.waiting.append(turn)
         self.waiting += 1
-        if key is not None and key not in self._slotted and key not in self._queue:
+        if line.state is _QUEUED and key is not None and key not in self._queue:
             line.since = turn.asked_at
             self._queue[key] = line
         self._advance()
@@ -114,7 +118,7 @@ class FairScheduler:
             PatchbayError: why the turnstile was closed.
         """
         turn = self.ask(key, demand)
-        if turn.state is QueueState.TAKEN:
+        if turn.state is _TAKEN:
             return turn
         loop = asyncio.get_running_loop()
         turn.waiter = loop.create_future()
@@ -136,10 +140,10 @@ class FairScheduler:
     def end(self, turn: Turn) -> None:
         """End ``turn``, wherever it stands; its line pays for what its generation came to. Twice is harmless."""
         line = turn.line
-        if turn.state is QueueState.WAITING:
+        if turn.state is _WAITING:
             line.waiting.remove(turn)
             self.waiting -= 1
-        elif turn.state is QueueState.TAKEN:
+        elif turn.state is _TAKEN:
             line.taken -= 1
             self._taken.remove(turn)
             self._places_taken -= turn.sequences
@@ -148,7 +152,7 @@ class FairScheduler:
                 self._learn(turn, turn.generation)
         else:
             return
-        turn.state = QueueState.OVER
+        turn.state = TURN_STATES.move(turn.state, _OVER)
         self._settle(line)
         if self.waiting:
             self._advance()
@@ -193,16 +197,18 @@ class FairScheduler:
         if line.taken:
             return
         key = line.key
-        if line.is_closing:
+        is_closing = line.state is _CLOSING
+        if is_closing:
             self._closing.remove(line)
         if not line.waiting:
             del self._lines[key]
             if key is not None:
                 self._queue.pop(key, None)
                 self._slotted.pop(key, None)
-        elif key is not None and line.is_closing:
+        elif key is not None and is_closing:
             del self._slotted[key]
-            line.since, line.has_begun, line.is_closing = self._clock(), False, False
+            line.become(_QUEUED)
+            line.since, line.has_begun = self._clock(), False
             self._queue[key] = line
 
     @property
@@ -211,10 +217,11 @@ class FairScheduler:
 
     def _gets_slot(self, line: AdapterQueue) -> bool:
         """Tell whether ``line``, for which nobody has to make way, may go on; it gets a slot if one is free."""
-        if line.key is None or line.key in self._slotted:
+        if line.key is None or line.state is not _QUEUED:
             return True
         if len(self._slotted) < self._slots:
             self._slotted[line.key] = line
+            line.become(_OPEN)
             return True
         return False
 
@@ -223,14 +230,15 @@ class FairScheduler:
         while self._why_closed is None and self.waiting and self._has_place:
             while self._queue and len(self._slotted) < self._slots:
                 key = next(iter(self._queue))
-                self._slotted[key] = self._queue.pop(key)
+                line = self._slotted[key] = self._queue.pop(key)
+                line.become(_OPEN)
                 self._moved_at = self._clock()
             if self._queue or self._closing:
                 self._make_way()
-            line = self._next()
-            if line is None:
+            ready = self._next()
+            if ready is None:
                 return
-            turn = line.waiting.popleft()
+            turn = ready.waiting.popleft()
             self.waiting -= 1
             self._take(turn)
 
@@ -248,7 +256,7 @@ class FairScheduler:
     def _open(self) -> Iterator[AdapterQueue]:
         if (base := self._lines.get(None)) is not None:
             yield base
-        yield from (line for line in self._slotted.values() if not line.is_closing)
+        yield from (line for line in self._slotted.values() if line.state is _OPEN)
 
     def _make_way(self) -> None:
         """Close lines for those that are queued, or open them again where nobody waits any more.
@@ -259,7 +267,7 @@ class FairScheduler:
         missing = len(self._queue) - (self._slots - len(self._slotted))
         if missing <= 0:
             for line in self._closing:
-                line.is_closing = False
+                line.become(_OPEN)
             self._closing.clear()
             return
         now, stay = self._clock(), max(self._turn_s, self._mean_s)  # in a stay a line gets something done
@@ -268,15 +276,15 @@ class FairScheduler:
         wanted = min(missing, max(1, self._slots // 4)) + late - len(self._closing)
         if wanted <= 0:
             return
-        open_ = [line for line in self._slotted.values() if not line.is_closing]
+        open_ = [line for line in self._slotted.values() if line.state is _OPEN]
         due = [line for line in open_ if line.taken and now - line.since >= stay]
         for line in sorted(due, key=lambda line: line.taken + len(line.waiting))[:wanted]:
-            line.is_closing = True
+            line.become(_CLOSING)
             self._closing.append(line)
 
     def _take(self, turn: Turn) -> None:
         line = turn.line
-        turn.state, turn.taken_at = QueueState.TAKEN, self._clock()
+        turn.state, turn.taken_at = TURN_STATES.move(turn.state, _TAKEN), self._clock()
         turn.is_unread = True
         line.taken += 1
         self._taken.add(turn)

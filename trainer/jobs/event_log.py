@@ -11,7 +11,7 @@ from sqlalchemy import select
 from adapters.storage.database import Database
 from trainer.jobs import rows
 from trainer.jobs.event import Event
-from trainer.jobs.state import TERMINAL
+from trainer.jobs.state import JOB_STATES
 from trainer.page import Page, number_of, read_page
 from trainer.schema import job_events
 
@@ -60,6 +60,6 @@ class EventLog:
                 seen = row.number
                 yield rows.event_value(row)
             if len(found) < _BATCH:  # the state and the events were read at one moment
-                if job.state in TERMINAL:
+                if job.state in JOB_STATES.terminal:
                     return
                 await asyncio.sleep(poll_s)

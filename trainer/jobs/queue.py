@@ -22,7 +22,7 @@ from trainer.jobs import rows
 from trainer.jobs.checkpoint import CheckpointDraft
 from trainer.jobs.event import EventDraft, Level
 from trainer.jobs.job import Failure, Job, Json
-from trainer.jobs.state import HELD, TRANSITIONS, JobState, Verb
+from trainer.jobs.state import HELD, JOB_STATES, JobState, Verb
 from trainer.schema import jobs
 
 MAX_DEATHS: Final = 3
@@ -211,7 +211,7 @@ class Queue:
             event = EventDraft(f"Fine-tuning job failed: {error.message}", Level.ERROR)
             moved = await rows.move(connection, Verb.FAIL, at, this, deaths=deaths, error=asdict(error))
         else:
-            after = TRANSITIONS[Verb.RELEASE][JobState(row.state)]
+            after = JOB_STATES.moves[Verb.RELEASE][JobState(row.state)]
             event = EventDraft(f"Attempt {row.token} died: {cause}. The job is {after} again", Level.WARN)
             moved = await rows.move(connection, Verb.RELEASE, at, this, deaths=deaths)
         assert moved is not None  # its row is locked

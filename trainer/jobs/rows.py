@@ -18,7 +18,7 @@ from trainer.ids import mint
 from trainer.jobs.checkpoint import Checkpoint, CheckpointDraft
 from trainer.jobs.event import Event, EventDraft, Kind, Level, finite
 from trainer.jobs.job import Failure, Job
-from trainer.jobs.state import HELD, TERMINAL, TRANSITIONS, JobState, Verb, verbs_from
+from trainer.jobs.state import HELD, JOB_STATES, JobState, Verb
 from trainer.schema import job_checkpoints, job_events, jobs
 
 AnyRow = Row[Any]
@@ -30,11 +30,11 @@ async def move(
     connection: AsyncConnection, verb: Verb, at: datetime, *where: ColumnElement[bool], **values: Any
 ) -> AnyRow | None:
     """Do ``verb`` to the one job that ``where`` names and return its new row; None if its state does not allow it."""
-    edges = TRANSITIONS[verb]
+    edges = JOB_STATES.moves[verb]
     targets = set(edges.values())
     if not targets & HELD:
         values |= _LET_GO
-    if targets <= TERMINAL:
+    if targets <= JOB_STATES.terminal:
         values |= {"finished_at": at}
     statement = (
         update(jobs)
@@ -61,7 +61,9 @@ async def job_row(connection: AsyncConnection, job_id: str) -> AnyRow:
 
 def illegal(verb: Verb, row: AnyRow) -> IllegalTransition:
     """Return the error for a verb that the state of ``row`` does not allow."""
-    asked = [verb.value for verb in verbs_from(JobState(row.state)) if verb in (Verb.PAUSE, Verb.RESUME, Verb.CANCEL)]
+    asked = [
+        verb.value for verb in JOB_STATES.verbs(JobState(row.state)) if verb in (Verb.PAUSE, Verb.RESUME, Verb.CANCEL)
+    ]
     allowed = ", ".join(asked) or "nothing"
     return IllegalTransition(
         f"job '{row.id}' is {row.state}, so nobody can {verb} it; what may be asked of it now: {allowed}",

@@ -1,101 +1,74 @@
-"""The states of a job, and every way from one to another.
+"""The states of a job, and the verbs that lead from one to another.
 
-                  (create)
-                     │
-                     ▼      reject
-             validating_files ─────────────────────────────► failed
-                     │ admit                                    ▲
-                     ▼             take                         │ fail
-      ┌──────────► queued ─────────────────────► running ───────┤
-      │              │ ▲           release       │  │  ▲        │
-      │ resume       │ └─────────────────────────┘  │  │        │
-      │              │ pause                  pause │  │ resume │
-      │              ▼             release          ▼  │        │
-      └─────────── paused ◄────────────────────── pausing ──────┤
-                                                                │ succeed
-      each of these five ── cancel ──► cancelled                ▼
-                                                            succeeded
+VALIDATING_FILES → QUEUED      admit: its files are accepted
+VALIDATING_FILES → FAILED      reject: its files are refused
+QUEUED → RUNNING               take: a worker starts an attempt
+RUNNING → QUEUED               release: the attempt ended before the job did
+PAUSING → PAUSED               release: after a checkpoint, or because the attempt died
+QUEUED → PAUSED                pause
+RUNNING → PAUSING              pause: its worker saves a checkpoint first
+PAUSED → QUEUED                resume
+PAUSING → RUNNING              resume: before its worker has released it
+RUNNING, PAUSING → SUCCEEDED   succeed
+RUNNING, PAUSING → FAILED      fail
+VALIDATING_FILES, QUEUED, RUNNING, PAUSING, PAUSED → CANCELLED   cancel
 
-``running`` and ``pausing`` jobs are held by a worker under a lease. ``release`` gives a job back: by the worker's own
-will, or because the attempt died and there may be another; if there may be none, the job fails. A worker that is
-asked to pause saves a checkpoint first; one whose job was cancelled stops at once.
+A worker holds RUNNING and PAUSING jobs under a lease. It releases one when it shuts down, and when the attempt died
+and another may follow; if none may, the job fails. The worker of a cancelled job stops at once, without a checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Final
+
+from adapters.state_machine import StateMachine
 
 
 class JobState(StrEnum):
-    """Where a job is. OpenAI's words for ``status``."""
+    """OpenAI's values of a job's ``status``."""
 
     VALIDATING_FILES = "validating_files"
-    """Created; its files are being checked."""
     QUEUED = "queued"
-    """Waits for a worker."""
     RUNNING = "running"
-    """A worker has it."""
     PAUSING = "pausing"
-    """A worker has it, and is to save a checkpoint and give it back."""
     PAUSED = "paused"
-    """Waits for somebody to resume it."""
     SUCCEEDED = "succeeded"
-    """Its adapter is published."""
     FAILED = "failed"
-    """It ended without an adapter; ``error`` says why."""
     CANCELLED = "cancelled"
-    """Somebody ended it; its checkpoints stay."""
 
 
 class Verb(StrEnum):
-    """What may be done to a job."""
+    """What moves a job to another state."""
 
     ADMIT = "admit"
-    """The files are in order."""
     REJECT = "reject"
-    """The files are not."""
     PAUSE = "pause"
     RESUME = "resume"
     CANCEL = "cancel"
     TAKE = "take"
-    """A worker begins an attempt."""
     RELEASE = "release"
-    """The attempt ended before the job did."""
     SUCCEED = "succeed"
     FAIL = "fail"
 
 
-TRANSITIONS: Final[Mapping[Verb, Mapping[JobState, JobState]]] = MappingProxyType(
+_HELD = (JobState.RUNNING, JobState.PAUSING)
+_UNFINISHED = (JobState.VALIDATING_FILES, JobState.QUEUED, *_HELD, JobState.PAUSED)
+
+JOB_STATES: Final = StateMachine(
+    JobState,
     {
         Verb.ADMIT: {JobState.VALIDATING_FILES: JobState.QUEUED},
         Verb.REJECT: {JobState.VALIDATING_FILES: JobState.FAILED},
         Verb.PAUSE: {JobState.QUEUED: JobState.PAUSED, JobState.RUNNING: JobState.PAUSING},
         Verb.RESUME: {JobState.PAUSED: JobState.QUEUED, JobState.PAUSING: JobState.RUNNING},
-        Verb.CANCEL: {
-            JobState.VALIDATING_FILES: JobState.CANCELLED,
-            JobState.QUEUED: JobState.CANCELLED,
-            JobState.RUNNING: JobState.CANCELLED,
-            JobState.PAUSING: JobState.CANCELLED,
-            JobState.PAUSED: JobState.CANCELLED,
-        },
+        Verb.CANCEL: dict.fromkeys(_UNFINISHED, JobState.CANCELLED),
         Verb.TAKE: {JobState.QUEUED: JobState.RUNNING},
         Verb.RELEASE: {JobState.RUNNING: JobState.QUEUED, JobState.PAUSING: JobState.PAUSED},
-        Verb.SUCCEED: {JobState.RUNNING: JobState.SUCCEEDED, JobState.PAUSING: JobState.SUCCEEDED},
-        Verb.FAIL: {JobState.RUNNING: JobState.FAILED, JobState.PAUSING: JobState.FAILED},
-    }
+        Verb.SUCCEED: dict.fromkeys(_HELD, JobState.SUCCEEDED),
+        Verb.FAIL: dict.fromkeys(_HELD, JobState.FAILED),
+    },
 )
-"""For each verb, the states it may begin in and where it leads from each."""
 
-TERMINAL: Final = frozenset(JobState) - {state for edges in TRANSITIONS.values() for state in edges}
-"""Nothing leads out of these."""
-
-HELD: Final = frozenset(TRANSITIONS[Verb.RELEASE])
-"""A worker has the job, and a lease on it."""
-
-
-def verbs_from(state: JobState) -> list[Verb]:
-    """Return what may be done to a job in ``state``."""
-    return [verb for verb, edges in TRANSITIONS.items() if state in edges]
+HELD: Final = frozenset(_HELD)
+"""The states in which a worker has a lease on the job."""

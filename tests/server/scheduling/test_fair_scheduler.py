@@ -9,7 +9,7 @@ import pytest
 
 from server.engine.protocol import Batch, Demand, Generation
 from server.errors import EngineNotReady
-from server.scheduling.adapter_queue import QueueState, Turn
+from server.scheduling.adapter_queue import Turn, TurnState
 from server.scheduling.fair_scheduler import LOOKAHEAD, FairScheduler
 
 SEQUENCES = 16
@@ -38,7 +38,7 @@ def states(turns: list[Turn]) -> set[str]:
 
 
 def taken(turns: list[Turn]) -> list[Turn]:
-    return [turn for turn in turns if turn.state is QueueState.TAKEN]
+    return [turn for turn in turns if turn.state is TurnState.TAKEN]
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_each_text_of_a_generation_takes_a_place(play: Play) -> None:
 
 def test_a_generation_of_more_texts_than_a_batch_takes_goes_on_alone(play: Play) -> None:
     turns = play.ask(1, 2, Demand(prompt_tokens=10, most_tokens=50, sequences=5 * PLACES))
-    assert [turn.state for turn in turns] == [QueueState.TAKEN, QueueState.WAITING]
+    assert [turn.state for turn in turns] == [TurnState.TAKEN, TurnState.WAITING]
     play.end(turns[:1])
     assert states(turns[1:]) == {"taken"}
 
@@ -100,7 +100,7 @@ def test_two_floods_that_overlap_make_way_for_a_third_adapter(play: Play) -> Non
     floods = {1: play.ask(1, 20), 2: play.ask(2, 20)}
     quiet = play.ask(3)
     ended = 0
-    while quiet[0].state is QueueState.WAITING:
+    while quiet[0].state is TurnState.WAITING:
         play.now += 0.1
         key = 1 + ended % 2
         play.end(taken(floods[key])[:1])
@@ -146,7 +146,7 @@ def test_lines_get_slots_in_the_order_in_which_they_came(play: Play) -> None:
     order = []
     for turn in [*holders, *queued]:
         play.end([turn])
-        order += [waiting.line.key for waiting in queued if waiting.state is QueueState.TAKEN]
+        order += [waiting.line.key for waiting in queued if waiting.state is TurnState.TAKEN]
     assert list(dict.fromkeys(order)) == [5, 3, 4]
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from server.engine.protocol import Batch, Demand, Generation
-from server.scheduling.adapter_queue import QueueState, Turn
+from server.scheduling.adapter_queue import Turn, TurnState
 from server.scheduling.fair_scheduler import FairScheduler
 
 SLOTS = 2
@@ -27,7 +27,7 @@ class Histories(RuleBasedStateMachine):
         self.turns: list[Turn] = []
         self.read: set[Turn] = set()
 
-    def of(self, state: QueueState) -> list[Turn]:
+    def of(self, state: TurnState) -> list[Turn]:
         return [turn for turn in self.turns if turn.state is state]
 
     def finish(self, turn: Turn, written: int) -> None:
@@ -39,27 +39,27 @@ class Histories(RuleBasedStateMachine):
         demand = Demand(prompt_tokens=prompt, most_tokens=200, sequences=texts)
         self.turns += [self.scheduler.ask(key, demand) for _ in range(count)]
 
-    @precondition(lambda self: self.of(QueueState.TAKEN))
+    @precondition(lambda self: self.of(TurnState.TAKEN))
     @rule(data=st.data(), written=st.integers(0, 400))
     def end(self, data: st.DataObject, written: int) -> None:
-        self.finish(data.draw(st.sampled_from(self.of(QueueState.TAKEN))), written)
+        self.finish(data.draw(st.sampled_from(self.of(TurnState.TAKEN))), written)
 
-    @precondition(lambda self: self.of(QueueState.WAITING))
+    @precondition(lambda self: self.of(TurnState.WAITING))
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
-        self.scheduler.end(data.draw(st.sampled_from(self.of(QueueState.WAITING))))
+        self.scheduler.end(data.draw(st.sampled_from(self.of(TurnState.WAITING))))
 
-    @precondition(lambda self: self.of(QueueState.TAKEN))
+    @precondition(lambda self: self.of(TurnState.TAKEN))
     @rule(data=st.data())
     def begin_to_write(self, data: st.DataObject) -> None:
-        turn = data.draw(st.sampled_from(self.of(QueueState.TAKEN)))
+        turn = data.draw(st.sampled_from(self.of(TurnState.TAKEN)))
         self.read.add(turn)
         self.scheduler.read(turn)
 
-    @precondition(lambda self: self.of(QueueState.OVER))
+    @precondition(lambda self: self.of(TurnState.OVER))
     @rule(data=st.data())
     def end_twice(self, data: st.DataObject) -> None:
-        turn = data.draw(st.sampled_from(self.of(QueueState.OVER)))
+        turn = data.draw(st.sampled_from(self.of(TurnState.OVER)))
         self.scheduler.read(turn)
         self.scheduler.end(turn)
 
@@ -69,12 +69,12 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def one_batch_mixes_what_is_with_the_engine(self) -> None:
-        adapters = {turn.line.key for turn in self.of(QueueState.TAKEN)} - {None}
+        adapters = {turn.line.key for turn in self.of(TurnState.TAKEN)} - {None}
         assert len(adapters) <= self.scheduler.active <= SLOTS
 
     @invariant()
     def no_more_is_with_the_engine_than_it_has_places_for(self) -> None:
-        assert sum(turn.sequences for turn in self.of(QueueState.TAKEN)) < self.places + MOST_TEXTS
+        assert sum(turn.sequences for turn in self.of(TurnState.TAKEN)) < self.places + MOST_TEXTS
         assert self.unread < 2 * STEP_TOKENS + 120
 
     @property
@@ -83,35 +83,35 @@ class Histories(RuleBasedStateMachine):
 
     @property
     def unread(self) -> int:
-        return sum(turn.prompt_tokens for turn in self.of(QueueState.TAKEN) if turn not in self.read)
+        return sum(turn.prompt_tokens for turn in self.of(TurnState.TAKEN) if turn not in self.read)
 
     @invariant()
     def who_waits_is_counted(self) -> None:
-        assert self.scheduler.waiting == len(self.of(QueueState.WAITING))
+        assert self.scheduler.waiting == len(self.of(TurnState.WAITING))
 
     @invariant()
     def nothing_waits_for_what_is_free(self) -> None:
         has_place = (
-            sum(turn.sequences for turn in self.of(QueueState.TAKEN)) < self.places and self.unread < 2 * STEP_TOKENS
+            sum(turn.sequences for turn in self.of(TurnState.TAKEN)) < self.places and self.unread < 2 * STEP_TOKENS
         )
-        waiting = {turn.line.key for turn in self.of(QueueState.WAITING)}
+        waiting = {turn.line.key for turn in self.of(TurnState.WAITING)}
         if has_place and waiting:
             assert None not in waiting
             assert self.scheduler.active == SLOTS
-            assert waiting - {turn.line.key for turn in self.of(QueueState.TAKEN)}, "somebody makes way for nobody"
+            assert waiting - {turn.line.key for turn in self.of(TurnState.TAKEN)}, "somebody makes way for nobody"
 
     def teardown(self) -> None:
         """Whoever waits now gets a turn although each turn that ends is asked for again, for ever."""
-        waiting = set(self.of(QueueState.WAITING))
+        waiting = set(self.of(TurnState.WAITING))
         for _ in range(100 * (1 + len(waiting))):
-            if not any(turn.state is QueueState.WAITING for turn in waiting):
+            if not any(turn.state is TurnState.WAITING for turn in waiting):
                 break
             self.now += 0.5
-            oldest = min(self.of(QueueState.TAKEN), key=lambda turn: turn.taken_at)
+            oldest = min(self.of(TurnState.TAKEN), key=lambda turn: turn.taken_at)
             self.scheduler.read(oldest)
             self.finish(oldest, written=50)
             self.turns.append(self.scheduler.ask(oldest.line.key, Demand(prompt_tokens=10, most_tokens=50)))
-        assert not any(turn.state is QueueState.WAITING for turn in waiting), "somebody waits for ever"
+        assert not any(turn.state is TurnState.WAITING for turn in waiting), "somebody waits for ever"
         for turn in self.turns:
             self.scheduler.end(turn)
         assert (self.scheduler.waiting, self.scheduler.active) == (0, 0)

@@ -13,7 +13,7 @@ import embedded
 from adapters.errors import PatchbayError
 from trainer.job_preflight import JobPreflight
 from trainer.jobs.job import Job, JobDraft
-from trainer.jobs.state import TERMINAL, JobState
+from trainer.jobs.state import JOB_STATES, JobState
 from trainer.records import Records
 from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec
@@ -109,7 +109,7 @@ def ended(records: Records) -> Callable[[Job], Awaitable[Job]]:
     async def ended(job: Job) -> Job:
         async def now() -> Job | None:
             found = await records.jobs.get(job.id)
-            return found if found.state in TERMINAL else None
+            return found if found.state in JOB_STATES.terminal else None
 
         found: Job = await until(now)
         return found
