@@ -29,21 +29,21 @@ from server.state import AppState
 log = structlog.get_logger(__name__)
 
 CUT_S = 3
-"""How long uvicorn waits for connections after the drain before it cuts them."""
+"""Seconds that uvicorn waits for open connections after the drain before it closes them."""
 BACKLOG = 2048
-"""Connections the kernel holds while we are busy; uvicorn's own number."""
+"""Connections that the kernel queues before they are accepted; uvicorn's own number."""
 
 
 class CannotListen(ValueError):
-    """The address is taken, or not ours."""
+    """The address is in use, or not one of this machine."""
 
 
 def serve(settings: Settings) -> int:
-    """Serve until told to stop; return the exit code.
+    """Serve until a signal stops the process; return the exit code.
 
     Raises:
-        CannotListen: the address is taken, or not ours.
-        ExposedWithoutKeys: other machines could call and nobody needs a key.
+        CannotListen: the address is in use, or not one of this machine.
+        ExposedWithoutKeys: other machines can reach the address and no API key exists.
     """
     configure_logs(settings.log_format)
     with listening_socket(settings) as listener:
@@ -54,10 +54,10 @@ def listening_socket(settings: Settings) -> socket.socket:
     """Return the socket to serve on, bound and listening.
 
     Raises:
-        CannotListen: the address is taken, or not ours.
+        CannotListen: the address is in use, or not one of this machine.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # Named as TCP: asyncio switches Nagle's algorithm off only then, and with it each small answer takes 40 ms.
+    # asyncio disables Nagle's algorithm only on sockets created as IPPROTO_TCP; with it, small responses take 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -83,7 +83,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
 
 
 async def _listen(state: AppState, listener: socket.socket) -> int:
-    """Answer until asked to stop or the engine is given up; drain in the first case."""
+    """Serve requests until a signal, after which requests drain, or until the supervisor gives up."""
     config = uvicorn.Config(
         build_app(state), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=CUT_S
     )
@@ -106,35 +106,35 @@ async def _listen(state: AppState, listener: socket.socket) -> int:
 
 
 async def _drain(state: AppState, signals: _Signals) -> None:
-    """Let what is in flight finish, until its time is up or a second signal says at once."""
+    """Wait for the requests in flight, at most ``drain_s`` or until a second signal."""
     log.info("draining", within_s=state.settings.drain_s)
     draining = asyncio.create_task(state.admission.drain(state.settings.drain_s))
-    hurry = asyncio.create_task(signals.now.wait())
-    await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
-    log.info("drained" if draining.done() and draining.result() else "cutting what is left")
+    stop_now = asyncio.create_task(signals.now.wait())
+    await asyncio.wait({draining, stop_now}, return_when=asyncio.FIRST_COMPLETED)
+    log.info("drained" if draining.done() and draining.result() else "closing the requests that are left")
     draining.cancel()
-    hurry.cancel()
+    stop_now.cancel()
 
 
 class _Signals:
-    """SIGTERM and SIGINT of this process: the first asks to stop, the second to stop at once."""
+    """SIGTERM and SIGINT of this process: the first signal starts the drain, the second one ends it."""
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()
         self.now = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._asked)
+            asyncio.get_running_loop().add_signal_handler(number, self._received)
 
-    def _asked(self) -> None:
+    def _received(self) -> None:
         if self.stop.is_set():
             self.now.set()
         self.stop.set()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: it closes the listener at once, we drain first."""
+    """uvicorn without its own signal handling, which would close the listener before the drain."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture nothing."""
+        """Leave the signals to ``_Signals``."""
         yield

@@ -1,4 +1,4 @@
-"""Keeps an engine running: starts it, watches it, rebuilds it with backoff, gives up when that does not help.
+"""Keeps an engine running: starts it, watches it, rebuilds it with backoff, and gives up after too many deaths.
 
 Other parts read the engine from ``server.current_engine``; an engine, its residency and its scheduler come and
 go together. ``server.current_engine`` draws the states.

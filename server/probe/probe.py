@@ -1,8 +1,8 @@
-"""The probe: before a version exists, the running engine itself shows what it makes of the bytes.
+"""The probe: before a version exists, the running engine loads the candidate and scores fixed prompts with it.
 
-A candidate is loaded under a name of its own, scores a few fixed prompts and is unloaded; ``server.probe.verdict``
-judges the scores. Nobody is served from it: its cached prefixes are keyed by a name and a path that never come again,
-and the engine clears the blocks they lay in before it hands them out again.
+The candidate is loaded under a name of its own, scores the prompts and is unloaded; ``server.probe.verdict`` judges the
+scores. No request reaches the candidate: its cached prefixes are keyed by a name and a path that are never used again,
+and the engine clears their blocks before it uses them again.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from server.residency.residency import Residency
 log = structlog.get_logger(__name__)
 
 FIRST_TRIAL_ID: Final = 2**30
-"""Far above any version's id, so that a trial is never taken for a version, and within vLLM's 32 bits."""
+"""Above every version's id, so that no trial has the id of a version, and within vLLM's 32 bits."""
 PATIENCE_S: Final = 120.0
+"""Seconds that a probe waits for a slot and its turn."""
 
 SENTENCES: Final = (
     "The museum opens at nine and closes when the last visitor has left.",
@@ -39,23 +40,23 @@ SENTENCES: Final = (
     "def area(width: float, height: float) -> float:\n    return width * height",
     "User: What is the capital of France?\nAssistant: The capital of France is Paris.",
 )
-MEANINGLESS: Final = 4
-"""So many prompts are ids drawn from the whole vocabulary: they reach what no sentence of ours does."""
+RANDOM_PROMPTS: Final = 4
+"""Prompts of token ids drawn from the whole vocabulary: they cover tokens that the sentences do not."""
 LENGTH: Final = 20
-"""Tokens of such a prompt, and the most that are taken of a sentence."""
+"""Tokens of a random prompt, and the most that are taken of a sentence."""
 DEMAND: Final = Demand(prompt_tokens=LENGTH, most_tokens=1)
-"""One prompt after the other."""
+"""The prompts are scored one after the other."""
 SEED: Final = 20_240_229
 
 Prompts = tuple[tuple[int, ...], ...]
 
 
 def prompts_for(engine: Engine) -> Prompts:
-    """Return the prompts of every probe: the same for the same base model, 20 tokens each at most."""
-    draw = random.Random(SEED)  # noqa: S311 - nothing is kept secret
-    meaningless = (tuple(draw.randrange(engine.vocabulary) for _ in range(LENGTH)) for _ in range(MEANINGLESS))
+    """Return the prompts of every probe as token ids, 20 at most each; the same for the same base model."""
+    draw = random.Random(SEED)  # noqa: S311 - no secret depends on it
+    random_prompts = (tuple(draw.randrange(engine.vocabulary) for _ in range(LENGTH)) for _ in range(RANDOM_PROMPTS))
     sentences = (tuple(engine.encode(sentence)[:LENGTH]) for sentence in SENTENCES)
-    return (*meaningless, *(sentence for sentence in sentences if len(sentence) > 1))
+    return (*random_prompts, *(sentence for sentence in sentences if len(sentence) > 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Probe:
         engine: the engine that runs now; the probe takes a turn of its scheduler, as an adapter of its own.
         reference: computes the same scores with PEFT, where the engine's scores are not refused already; None: no
             comparison.
-        patience_s: how long a probe may wait for a slot and its turn before its publication is told to come back.
+        patience_s: seconds that a probe may wait for a slot and its turn before its publication fails.
     """
 
     def __init__(
@@ -100,17 +101,17 @@ class Probe:
         """Probe the adapter in ``directory``.
 
         Returns the numbers of ``verdict.judge``, the seconds it took and, as "reference", the numbers of
-        ``verdict.compare`` (None: nobody was asked).
+        ``verdict.compare`` (None: no comparison was made).
 
         Raises:
-            AdapterRefused: the engine or PEFT does not take the bytes, or the verdict is against them.
-            EngineNotReady: no engine runs at present, or it had no slot to spare.
+            AdapterRefused: the engine or PEFT does not load the files, or the scores are refused.
+            EngineNotReady: no engine runs at present, or it had no free slot in time.
         """
         started = perf_counter()
         number = next(self._ids)
         candidate = Resident(number, f"trial@{number}", directory)
         try:
-            async with asyncio.timeout(self._patience_s), self._turn:  # one at a time: neighbours must not feel it
+            async with asyncio.timeout(self._patience_s), self._turn:  # one probe at a time, so as to slow nobody down
                 scored = await self._scored(candidate)
         except TimeoutError as busy:
             raise EngineNotReady(
@@ -123,7 +124,7 @@ class Probe:
         return {**verdict, "seconds": round(perf_counter() - started, 3)}
 
     async def _scored(self, candidate: Resident) -> _Scored | str:
-        """Return the engine's scores, or why there are none."""
+        """Return the engine's scores, or the reason why there are none."""
         running = self._engine.running()
         residency, scheduler = running.residency, running.scheduler
         turn = await scheduler.turn(candidate.id, DEMAND)
@@ -132,7 +133,7 @@ class Probe:
                 prompts = prompts_for(engine)
                 try:
                     scores = await engine.score(candidate, prompts)
-                    return _Scored(prompts, scores, await self._of_base(residency, engine, prompts))
+                    return _Scored(prompts, scores, await self._base_model_scores(residency, engine, prompts))
                 except ScoringUnsupported as unsupported:
                     return f"loaded, not scored: {unsupported}"
         finally:
@@ -154,8 +155,8 @@ class Probe:
             return {**verdict, "reference": None, "notes": notes}
         return {**verdict, "reference": compare(scored.scores, scored.base, reference_scores)}
 
-    async def _of_base(self, residency: Residency, engine: Engine, prompts: Prompts) -> Scores:
-        """Return the base model's scores: computed once in an engine's life, and kept as long as it."""
+    async def _base_model_scores(self, residency: Residency, engine: Engine, prompts: Prompts) -> Scores:
+        """Return the base model's scores, computed once for each engine."""
         if (known := self._base_scores.get(residency)) is None:
             known = self._base_scores[residency] = await engine.score(None, prompts)
         return known

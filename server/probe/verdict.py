@@ -1,6 +1,7 @@
-"""What a probe's scores say about an adapter. Pure: numbers in, numbers or faults out.
+"""Judges a probe's scores. Pure functions: numbers in, numbers or faults out.
 
-A score is the log-probability of one token of a prompt, given those before it; ``Scores`` has a list of them a prompt.
+A score is the natural log-probability of one token of a prompt, given the tokens before it; ``Scores`` has one list of
+scores for each prompt.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from adapters.errors import AdapterRefused, Fault
 Scores = Sequence[Sequence[float]]
 
 WHERE: Final = "probe"
-"""Where faults are found that no file shows."""
+"""The place of faults that no file shows."""
 
 TOLERANCE: Final = 5.0
 SLACK: Final = 0.01
 """An adapter agrees with PEFT when its mean distance to it is at most TOLERANCE × that of the base model + SLACK.
 
-The base model's own distance is the price of the engine's dtype; what an adapter adds to it is small. In bf16: on
+The base model's own distance comes from the engine's dtype; an adapter adds little to it. In bf16: on
 the embedded base (floor 0.021) trained adapters 0.020 to 0.023, rsLoRA 0.021, a trained one times four 0.031, times ten
 0.066; on a base of 104 M parameters (floor 0.0014) plain 0.0021, patterns of ranks and alphas 0.0056, rsLoRA 0.0117.
 One served with an alpha of 16 in place of 18 is at 0.29, in place of 32 at 2.2, with another adapter's weights at 1.7.
@@ -30,14 +31,14 @@ One served with an alpha of 16 in place of 18 is at 0.29, in place of 32 at 2.2,
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """How far two scorings of the same tokens lie apart: |Δ log-probability|, its mean and its maximum."""
+    """The distance between two scorings of the same tokens: |Δ log-probability|, mean and maximum."""
 
     mean: float
     max: float
 
     @classmethod
     def between(cls, these: Scores, those: Scores) -> Distance:
-        """Compare token by token."""
+        """Return the distance between two scorings, compared token by token."""
         apart = [
             abs(this - that)
             for these_, those_ in zip(these, those, strict=True)
@@ -46,23 +47,23 @@ class Distance:
         return cls(sum(apart) / len(apart), max(apart))
 
     def to_json(self) -> dict[str, float]:
-        """Both numbers, rounded to what a report needs."""
+        """The distance as JSON values, rounded to six digits."""
         return {"mean": round(self.mean, 6), "max": round(self.max, 6)}
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceScores:
-    """What PEFT computes in float32 for the same prompts: the base model's scores, and the adapter's."""
+    """The scores that PEFT computes in float32 for the same prompts, under the base model and under the adapter."""
 
     base: Scores
     adapter: Scores
 
 
 def judge(scores: Scores, base: Scores, *, allow_inert: bool) -> dict[str, Any]:
-    """Return what a version's report says of its ``scores`` beside those of the base model.
+    """Return the part of a version's report on its ``scores`` against those of the base model.
 
     Raises:
-        AdapterRefused: the adapter breaks the engine's arithmetic, or changes nothing and that is not allowed.
+        AdapterRefused: the scores are not finite, or equal the base model's and ``allow_inert`` is False.
     """
     counted = sum(map(len, scores))
     _check_arithmetic(scores, base, counted)
@@ -79,13 +80,13 @@ def judge(scores: Scores, base: Scores, *, allow_inert: bool) -> dict[str, Any]:
     return {"prompts": len(scores), "tokens": counted, "effect": effect.to_json(), "notes": notes}
 
 
-def compare(scores: Scores, base: Scores, opinion: ReferenceScores) -> dict[str, Any]:
-    """Return what a version's report says of the engine's ``scores`` beside PEFT's ``opinion``.
+def compare(scores: Scores, base: Scores, reference: ReferenceScores) -> dict[str, Any]:
+    """Return the part of a version's report on the engine's ``scores`` against PEFT's ``reference``.
 
     Raises:
-        AdapterRefused: the engine serves something else than PEFT computes.
+        AdapterRefused: the engine's scores differ from PEFT's by more than the tolerance.
     """
-    floor, deviation = Distance.between(base, opinion.base), Distance.between(scores, opinion.adapter)
+    floor, deviation = Distance.between(base, reference.base), Distance.between(scores, reference.adapter)
     limit = TOLERANCE * floor.mean + SLACK
     if not deviation.mean <= limit:
         found = (
@@ -97,7 +98,7 @@ def compare(scores: Scores, base: Scores, opinion: ReferenceScores) -> dict[str,
 
 
 def _check_arithmetic(scores: Scores, base: Scores, counted: int) -> None:
-    """Refuse scores that are no numbers, or the same number for every token: what an overflow leaves."""
+    """Refuse scores that are not finite, or the same for every token: both are left by an overflow."""
     flat = [score for prompt in scores for score in prompt]
     needed = "finite activations: lower lora_alpha, or train again with a lower learning rate; this run diverged"
     missing = sum(map(len, base)) - counted
