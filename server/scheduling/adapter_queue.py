@@ -63,40 +63,40 @@ QUEUE_STATES = StateMachine(
 
 
 class Turn:
-    """The right of one generation to be with the engine, or its wait for that."""
+    """The right of one generation to be in the engine, or its wait for that right."""
 
     __slots__ = (
-        "asked_at",
-        "charged",
+        "charge",
         "generation",
         "is_unread",
-        "line",
         "prompt_tokens",
+        "queue",
+        "requested_at",
         "sequences",
         "state",
         "taken_at",
         "waiter",
     )
 
-    def __init__(self, line: AdapterQueue, *, prompt_tokens: int, sequences: int, charged: int, now: float) -> None:
-        self.line = line
+    def __init__(self, queue: AdapterQueue, *, prompt_tokens: int, sequences: int, charge: int, now: float) -> None:
+        self.queue = queue
         self.prompt_tokens = prompt_tokens
         self.sequences = sequences
-        self.charged = charged
-        """Tokens that its line pays for it: an estimate, until it is over."""
+        self.charge = charge
+        """Tokens that its queue is charged for it; an estimate until the turn is over."""
         self.state = TurnState.WAITING
-        self.asked_at = now
+        self.requested_at = now
         self.taken_at = now
         self.is_unread = False
-        """Taken, and the engine has not read its prompt yet."""
+        """True from taking it until the engine has read its prompt."""
         self.waiter: asyncio.Future[None] | None = None
         self.generation: Generation | None = None
-        """What its line pays for when it is over."""
+        """Source of the tokens that its queue is charged when the turn is over."""
 
     @property
     def waited_s(self) -> float:
-        """How long it waited to be taken."""
-        return self.taken_at - self.asked_at
+        """Seconds from the request to the take."""
+        return self.taken_at - self.requested_at
 
 
 @dataclass(slots=True, eq=False)
@@ -108,11 +108,11 @@ class AdapterQueue:
     state: QueueState
     taken: int = 0
     balance: int = 0
-    """Tokens it may still have before others are dealt theirs; below zero: it had more."""
+    """Tokens it may still take in this round; below zero: it has taken more than its share."""
     since: float = 0.0
-    """When it was queued; once it has a slot, when its first turn there was taken."""
-    has_begun: bool = False
-    """A turn was taken since it got its slot."""
+    """Time at which it was queued; once it has a slot, at which its first turn in that slot was taken."""
+    has_started: bool = False
+    """True once a turn was taken in its present slot."""
 
     def become(self, state: QueueState) -> None:
         """Move to ``state``, as ``QUEUE_STATES`` allows."""

@@ -1,13 +1,13 @@
-"""The turnstile: hands generations on to the engine, one line's after another's.
+"""Schedules generations fairly across adapters before they reach vLLM.
 
-vLLM takes what fits, first come, first served, and skips a request whose adapter has no slot: two busy adapters that
-overlap keep a third one out for ever. So no more is handed on than the engine can begin at once: generations of at most
-``slots`` adapters, as many as a batch takes and a few more. The rest waits here, where
+vLLM starts requests first come, first served, and skips a request whose adapter has no slot: two busy adapters that
+overlap keep a third one out for ever. So the scheduler admits only what the engine can start at once: generations of at
+most ``slots`` adapters, as many as fit a batch and a few more. The rest waits here, where
 
-* a line that kept its slot for long makes way for the one that has waited longest;
-* lines with slots get the same number of tokens, in turns (deficit round robin, paid afterwards).
+* a queue that kept its slot for long closes in favour of the queue that has waited longest;
+* queues with slots get the same number of tokens, in rounds (deficit round robin, charged afterwards).
 
-A pure state machine on one thread; the time is read from ``clock``. ``adapter_queue`` draws the states.
+Runs on one thread without I/O; the time is read from ``clock``. ``adapter_queue`` draws the states.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from adapters.errors import PatchbayError
 from server.engine.protocol import Batch, Demand, Generation
 from server.scheduling.adapter_queue import TURN_STATES, AdapterQueue, QueueState, Turn, TurnState
 
-DEAL: Final = 64
-"""Tokens that a line is dealt at a time: about a short answer, so that who comes new waits for few others."""
-FIRST_GUESS: Final = 64
-"""Tokens that a generation is expected to write before any was seen."""
+TOKENS_PER_ROUND: Final = 64
+"""Tokens that each queue gets in a round: about a short answer, so that a new request waits for few others."""
+FIRST_EXPECTED_TOKENS: Final = 64
+"""Tokens that a generation is expected to write before any has ended."""
 SMOOTHING: Final = 0.1
-"""The weight of the newest generation in the averages."""
+"""Weight of the newest generation in the moving averages."""
 PATIENCE: Final = 4
-"""After so many stays in which no queued line got a slot, one more line closes; one more each time that doubles."""
+"""After this many stays without a slot for a queued adapter one more queue closes; one more each time that doubles."""
 SWEEP_S: Final = 1.0
-"""How often it is asked, while somebody waits, whether the engine is done with more than callers have read."""
+"""Seconds between checks, while a turn waits, for turns that the engine has finished and callers have not read."""
 LOOKAHEAD: Final = 8
-"""One place in so many is given beyond a full batch: what the engine begins next lies with it already."""
+"""Admit 1/LOOKAHEAD more than a full batch, so that vLLM always has the next request at hand."""
 
 _WAITING, _TAKEN, _OVER = TurnState  # Python 3.11 takes 0.1 µs to look a member up in its enum
 _QUEUED, _OPEN, _CLOSING = QueueState
 
 
 class FairScheduler:
-    """The turns of one engine. It lives as long as its engine; the next one gets a new one.
+    """The turns of one engine. A scheduler lives as long as its engine.
 
     Args:
         slots: adapters that one batch can mix.
-        batch: what the engine computes at once.
-        turn_s: how long a line keeps its slot at least while another waits for one.
-        clock: tells the time in seconds.
+        batch: sequences and tokens that the engine computes in one step.
+        turn_s: seconds that a queue keeps its slot at least while another waits for one.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, slots: int, batch: Batch, *, turn_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -56,68 +56,68 @@ class FairScheduler:
         self._clock = clock
         self._places = batch.sequences + max(1, batch.sequences // LOOKAHEAD)
         self._unread_limit = 2 * batch.tokens
-        self._lines: dict[int | None, AdapterQueue] = {}
-        self._queue: dict[int, AdapterQueue] = {}
-        """Lines without a slot, in the order in which they came."""
+        self._queues: dict[int | None, AdapterQueue] = {}
+        self._queued: dict[int, AdapterQueue] = {}
+        """Queues without a slot, in order of arrival."""
         self._slotted: dict[int, AdapterQueue] = {}
-        """Lines with a slot, in the order in which they got it."""
+        """Queues with a slot, in the order in which they got it."""
         self._closing: list[AdapterQueue] = []
-        """Those of them that make way, in the order in which they were told to."""
+        """Queues with a slot that are CLOSING, in the order in which they were closed."""
         self._taken: set[Turn] = set()
         self._places_taken = 0
         self._unread = 0
         self._mean_s = 0.0
-        self._mean_tokens = float(FIRST_GUESS)
+        self._mean_tokens = float(FIRST_EXPECTED_TOKENS)
         self._moved_at = 0.0
-        """When a queued line got a slot for the last time."""
+        """Time at which a queued adapter last got a slot."""
         self._sweeping: asyncio.TimerHandle | None = None
-        self._why_closed: PatchbayError | None = None
+        self._closed_with: PatchbayError | None = None
         self.waiting = 0
-        """Turns that wait."""
+        """Number of turns that wait."""
 
     @property
     def active(self) -> int:
-        """Adapters that have generations with the engine."""
+        """Number of adapters that have generations in the engine."""
         return len(self._slotted)
 
-    def ask(self, key: int | None, demand: Demand) -> Turn:
-        """Return a turn for a generation under ``key``; TAKEN at once where nobody has to wait.
+    def request(self, key: int | None, demand: Demand) -> Turn:
+        """Return a turn for a generation of ``key``; it is TAKEN at once where it need not wait.
 
         Raises:
-            PatchbayError: why the turnstile was closed.
+            PatchbayError: the scheduler was closed with this error.
         """
-        if self._why_closed is not None:
-            raise self._why_closed
-        line = self._lines.get(key)
-        if line is None:
+        if self._closed_with is not None:
+            raise self._closed_with
+        queue = self._queues.get(key)
+        if queue is None:
             state = _OPEN if key is None else _QUEUED
-            line = self._lines[key] = AdapterQueue(key, deque(), state)
+            queue = self._queues[key] = AdapterQueue(key, deque(), state)
         expected = min(demand.most_tokens, int(self._mean_tokens) + 1)
         turn = Turn(
-            line,
+            queue,
             prompt_tokens=demand.prompt_tokens,
             sequences=demand.sequences,
-            charged=demand.prompt_tokens + demand.sequences * expected,
+            charge=demand.prompt_tokens + demand.sequences * expected,
             now=self._clock(),
         )
-        if not self.waiting and self._has_place and self._gets_slot(line):
+        if not self.waiting and self._has_place and self._has_slot_for(queue):
             self._take(turn)
             return turn
-        line.waiting.append(turn)
+        queue.waiting.append(turn)
         self.waiting += 1
-        if line.state is _QUEUED and key is not None and key not in self._queue:
-            line.since = turn.asked_at
-            self._queue[key] = line
+        if queue.state is _QUEUED and key is not None and key not in self._queued:
+            queue.since = turn.requested_at
+            self._queued[key] = queue
         self._advance()
         return turn
 
     async def turn(self, key: int | None, demand: Demand) -> Turn:
-        """Return a turn that is TAKEN, to be given back with ``end``; where nobody has to wait, at once.
+        """Return a TAKEN turn, after waiting for it if need be. The caller ends it with ``end``.
 
         Raises:
-            PatchbayError: why the turnstile was closed.
+            PatchbayError: the scheduler was closed with this error.
         """
-        turn = self.ask(key, demand)
+        turn = self.request(key, demand)
         if turn.state is _TAKEN:
             return turn
         loop = asyncio.get_running_loop()
@@ -132,46 +132,46 @@ class FairScheduler:
         return turn
 
     def read(self, turn: Turn) -> None:
-        """Note that the engine has read the prompt of ``turn``: it writes now."""
-        self._was_read(turn)
+        """Record that the engine has read the prompt of ``turn`` and writes its answer now."""
+        self._mark_read(turn)
         if self.waiting:
             self._advance()
 
     def end(self, turn: Turn) -> None:
-        """End ``turn``, wherever it stands; its line pays for what its generation came to. Twice is harmless."""
-        line = turn.line
+        """End ``turn`` in any state; its queue is charged the tokens of its generation. A second call has no effect."""
+        queue = turn.queue
         if turn.state is _WAITING:
-            line.waiting.remove(turn)
+            queue.waiting.remove(turn)
             self.waiting -= 1
         elif turn.state is _TAKEN:
-            line.taken -= 1
+            queue.taken -= 1
             self._taken.remove(turn)
             self._places_taken -= turn.sequences
-            self._was_read(turn)
+            self._mark_read(turn)
             if turn.generation is not None:
                 self._learn(turn, turn.generation)
         else:
             return
         turn.state = TURN_STATES.move(turn.state, _OVER)
-        self._settle(line)
+        self._after_turn(queue)
         if self.waiting:
             self._advance()
 
     def sweep(self) -> None:
-        """End the turns that the engine is done with: a caller who does not read on keeps nobody else waiting."""
+        """End the turns that the engine has finished: a caller who stops reading must not keep others waiting."""
         for turn in [turn for turn in self._taken if turn.generation is not None and turn.generation.is_over()]:
-            turn.generation = None  # its numbers are not known before it was read: its line pays the estimate
+            turn.generation = None  # its tokens are not counted before it is read: the estimate stays charged
             self.end(turn)
 
-    def close(self, why: PatchbayError) -> None:
-        """Refuse what waits, and whoever asks from now on, with ``why``."""
-        self._why_closed = why
+    def close(self, error: PatchbayError) -> None:
+        """End waiting turns with ``error``, and raise it on each later call."""
+        self._closed_with = error
         if self._sweeping is not None:
             self._sweeping.cancel()
-        for line in list(self._lines.values()):
-            for turn in list(line.waiting):
+        for queue in list(self._queues.values()):
+            for turn in list(queue.waiting):
                 if turn.waiter is not None and not turn.waiter.done():
-                    turn.waiter.set_exception(why)
+                    turn.waiter.set_exception(error)
                 self.end(turn)
 
     # -- inside ------------------------------------------------------------------------------------------------
@@ -180,119 +180,119 @@ class FairScheduler:
         self.sweep()
         self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep_again) if self.waiting else None
 
-    def _was_read(self, turn: Turn) -> None:
+    def _mark_read(self, turn: Turn) -> None:
         if turn.is_unread:
             turn.is_unread = False
             self._unread -= turn.prompt_tokens
 
     def _learn(self, turn: Turn, generation: Generation) -> None:
-        """Settle the account of a turn that is over, and remember what such a one comes to."""
-        turn.line.balance += turn.charged - generation.prompt_tokens - generation.generated_tokens
+        """Correct the charge of a turn that is over, and update the averages."""
+        turn.queue.balance += turn.charge - generation.prompt_tokens - generation.generated_tokens
         written = generation.generated_tokens / turn.sequences
         self._mean_tokens += SMOOTHING * (written - self._mean_tokens)
         self._mean_s += (SMOOTHING if self._mean_s else 1.0) * (self._clock() - turn.taken_at - self._mean_s)
 
-    def _settle(self, line: AdapterQueue) -> None:
-        """Put ``line`` where it belongs after one of its turns ended."""
-        if line.taken:
+    def _after_turn(self, queue: AdapterQueue) -> None:
+        """Drop, requeue or keep ``queue`` after one of its turns ended."""
+        if queue.taken:
             return
-        key = line.key
-        is_closing = line.state is _CLOSING
+        key = queue.key
+        is_closing = queue.state is _CLOSING
         if is_closing:
-            self._closing.remove(line)
-        if not line.waiting:
-            del self._lines[key]
+            self._closing.remove(queue)
+        if not queue.waiting:
+            del self._queues[key]
             if key is not None:
-                self._queue.pop(key, None)
+                self._queued.pop(key, None)
                 self._slotted.pop(key, None)
         elif key is not None and is_closing:
             del self._slotted[key]
-            line.become(_QUEUED)
-            line.since, line.has_begun = self._clock(), False
-            self._queue[key] = line
+            queue.become(_QUEUED)
+            queue.since, queue.has_started = self._clock(), False
+            self._queued[key] = queue
 
     @property
     def _has_place(self) -> bool:
         return self._places_taken < self._places and self._unread < self._unread_limit
 
-    def _gets_slot(self, line: AdapterQueue) -> bool:
-        """Tell whether ``line``, for which nobody has to make way, may go on; it gets a slot if one is free."""
-        if line.key is None or line.state is not _QUEUED:
+    def _has_slot_for(self, queue: AdapterQueue) -> bool:
+        """Return whether ``queue`` has a slot, after giving it a free one if there is one."""
+        if queue.key is None or queue.state is not _QUEUED:
             return True
         if len(self._slotted) < self._slots:
-            self._slotted[line.key] = line
-            line.become(_OPEN)
+            self._slotted[queue.key] = queue
+            queue.become(_OPEN)
             return True
         return False
 
     def _advance(self) -> None:
-        """Take turns for as long as the engine has places."""
-        while self._why_closed is None and self.waiting and self._has_place:
-            while self._queue and len(self._slotted) < self._slots:
-                key = next(iter(self._queue))
-                line = self._slotted[key] = self._queue.pop(key)
-                line.become(_OPEN)
+        """Take turns while the engine has places."""
+        while self._closed_with is None and self.waiting and self._has_place:
+            while self._queued and len(self._slotted) < self._slots:
+                key = next(iter(self._queued))
+                queue = self._slotted[key] = self._queued.pop(key)
+                queue.become(_OPEN)
                 self._moved_at = self._clock()
-            if self._queue or self._closing:
-                self._make_way()
-            ready = self._next()
+            if self._queued or self._closing:
+                self._close_queues()
+            ready = self._next_queue()
             if ready is None:
                 return
             turn = ready.waiting.popleft()
             self.waiting -= 1
             self._take(turn)
 
-    def _next(self) -> AdapterQueue | None:
-        """Return the line whose turn it is: the first with tokens left; where none has, all are dealt some."""
-        ready = [line for line in self._open() if line.waiting]
+    def _next_queue(self) -> AdapterQueue | None:
+        """Return the first queue with tokens left in this round; where none has any, start the next round."""
+        ready = [queue for queue in self._open_queues() if queue.waiting]
         if not ready:
             return None
-        if all(line.balance <= 0 for line in ready):
-            rounds = min(-line.balance // DEAL + 1 for line in ready)
-            for line in ready:
-                line.balance += rounds * DEAL
-        return next(line for line in ready if line.balance > 0)
+        if all(queue.balance <= 0 for queue in ready):
+            rounds = min(-queue.balance // TOKENS_PER_ROUND + 1 for queue in ready)
+            for queue in ready:
+                queue.balance += rounds * TOKENS_PER_ROUND
+        return next(queue for queue in ready if queue.balance > 0)
 
-    def _open(self) -> Iterator[AdapterQueue]:
-        if (base := self._lines.get(None)) is not None:
+    def _open_queues(self) -> Iterator[AdapterQueue]:
+        if (base := self._queues.get(None)) is not None:
             yield base
-        yield from (line for line in self._slotted.values() if line.state is _OPEN)
+        yield from (queue for queue in self._slotted.values() if queue.state is _OPEN)
 
-    def _make_way(self) -> None:
-        """Close lines for those that are queued, or open them again where nobody waits any more.
+    def _close_queues(self) -> None:
+        """Close queues in favour of those without a slot; reopen them where none waits any more.
 
-        One for each queued line, a quarter of the slots at most, the smallest first: they are done soonest, and leave
-        the least undone. Where no slot is freed for long, because what has it runs on and on, others close too.
+        One for each queue without a slot, a quarter of the slots at most, the smallest first: they end soonest, and the
+        fewest of their requests wait. Where no slot falls free for long, because generations run on, others close too.
         """
-        missing = len(self._queue) - (self._slots - len(self._slotted))
+        missing = len(self._queued) - (self._slots - len(self._slotted))
         if missing <= 0:
-            for line in self._closing:
-                line.become(_OPEN)
+            for queue in self._closing:
+                queue.become(_OPEN)
             self._closing.clear()
             return
-        now, stay = self._clock(), max(self._turn_s, self._mean_s)  # in a stay a line gets something done
-        waited = now - max(self._moved_at, next(iter(self._queue.values())).since)
+        now, stay = self._clock(), max(self._turn_s, self._mean_s)  # the mean generation ends within a stay
+        waited = now - max(self._moved_at, next(iter(self._queued.values())).since)
         late = int(waited / (PATIENCE * stay)).bit_length()
         wanted = min(missing, max(1, self._slots // 4)) + late - len(self._closing)
         if wanted <= 0:
             return
-        open_ = [line for line in self._slotted.values() if line.state is _OPEN]
-        due = [line for line in open_ if line.taken and now - line.since >= stay]
-        for line in sorted(due, key=lambda line: line.taken + len(line.waiting))[:wanted]:
-            line.become(_CLOSING)
-            self._closing.append(line)
+        open_ = [queue for queue in self._slotted.values() if queue.state is _OPEN]
+        due = [queue for queue in open_ if queue.taken and now - queue.since >= stay]
+        for queue in sorted(due, key=lambda queue: queue.taken + len(queue.waiting))[:wanted]:
+            queue.become(_CLOSING)
+            self._closing.append(queue)
 
     def _take(self, turn: Turn) -> None:
-        line = turn.line
+        queue = turn.queue
         turn.state, turn.taken_at = TURN_STATES.move(turn.state, _TAKEN), self._clock()
         turn.is_unread = True
-        line.taken += 1
+        queue.taken += 1
         self._taken.add(turn)
-        line.balance -= turn.charged
-        if not line.has_begun:
-            line.since, line.has_begun = turn.taken_at, True
+        queue.balance -= turn.charge
+        if not queue.has_started:
+            queue.since, queue.has_started = turn.taken_at, True
         self._places_taken += turn.sequences
         self._unread += turn.prompt_tokens
         if turn.waiter is not None:
-            with suppress(asyncio.InvalidStateError):  # cancelled, and its task has not run yet: ``turn`` ends it
+            with suppress(asyncio.InvalidStateError):  # cancelled, and its task has not run yet: ``turn`` will end it
                 turn.waiter.set_result(None)

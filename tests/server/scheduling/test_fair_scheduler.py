@@ -25,7 +25,7 @@ class Play:
         self.scheduler = FairScheduler(slots, Batch(sequences, tokens), turn_s=1.0, clock=lambda: self.now)
 
     def ask(self, key: int | None, count: int = 1, demand: Demand = WORDS) -> list[Turn]:
-        return [self.scheduler.ask(key, demand) for _ in range(count)]
+        return [self.scheduler.request(key, demand) for _ in range(count)]
 
     def end(self, turns: list[Turn], *, prompt: int = 10, written: int = 50) -> None:
         for turn in turns:
@@ -146,7 +146,7 @@ def test_lines_get_slots_in_the_order_in_which_they_came(play: Play) -> None:
     order = []
     for turn in [*holders, *queued]:
         play.end([turn])
-        order += [waiting.line.key for waiting in queued if waiting.state is TurnState.TAKEN]
+        order += [waiting.queue.key for waiting in queued if waiting.state is TurnState.TAKEN]
     assert list(dict.fromkeys(order)) == [5, 3, 4]
 
 
@@ -169,8 +169,8 @@ def test_a_line_pays_for_what_its_generations_came_to(play: Play) -> None:
     done = {1: 0, 2: 0}
     for _ in range(600):
         running = taken(turns[1] + turns[2])
-        turn = min(running, key=lambda turn: turn.asked_at)
-        key = turn.line.key
+        turn = min(running, key=lambda turn: turn.requested_at)
+        key = turn.queue.key
         assert key is not None
         play.end([turn], prompt=10, written=5 if key == 1 else 990)
         done[key] += 1

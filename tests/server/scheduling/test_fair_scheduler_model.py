@@ -37,7 +37,7 @@ class Histories(RuleBasedStateMachine):
     @rule(key=keys, count=st.integers(1, 4), prompt=st.integers(1, 120), texts=st.integers(1, MOST_TEXTS))
     def ask(self, key: int | None, count: int, prompt: int, texts: int) -> None:
         demand = Demand(prompt_tokens=prompt, most_tokens=200, sequences=texts)
-        self.turns += [self.scheduler.ask(key, demand) for _ in range(count)]
+        self.turns += [self.scheduler.request(key, demand) for _ in range(count)]
 
     @precondition(lambda self: self.of(TurnState.TAKEN))
     @rule(data=st.data(), written=st.integers(0, 400))
@@ -69,7 +69,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def one_batch_mixes_what_is_with_the_engine(self) -> None:
-        adapters = {turn.line.key for turn in self.of(TurnState.TAKEN)} - {None}
+        adapters = {turn.queue.key for turn in self.of(TurnState.TAKEN)} - {None}
         assert len(adapters) <= self.scheduler.active <= SLOTS
 
     @invariant()
@@ -94,11 +94,11 @@ class Histories(RuleBasedStateMachine):
         has_place = (
             sum(turn.sequences for turn in self.of(TurnState.TAKEN)) < self.places and self.unread < 2 * STEP_TOKENS
         )
-        waiting = {turn.line.key for turn in self.of(TurnState.WAITING)}
+        waiting = {turn.queue.key for turn in self.of(TurnState.WAITING)}
         if has_place and waiting:
             assert None not in waiting
             assert self.scheduler.active == SLOTS
-            assert waiting - {turn.line.key for turn in self.of(TurnState.TAKEN)}, "somebody makes way for nobody"
+            assert waiting - {turn.queue.key for turn in self.of(TurnState.TAKEN)}, "somebody makes way for nobody"
 
     def teardown(self) -> None:
         """Whoever waits now gets a turn although each turn that ends is asked for again, for ever."""
@@ -110,7 +110,7 @@ class Histories(RuleBasedStateMachine):
             oldest = min(self.of(TurnState.TAKEN), key=lambda turn: turn.taken_at)
             self.scheduler.read(oldest)
             self.finish(oldest, written=50)
-            self.turns.append(self.scheduler.ask(oldest.line.key, Demand(prompt_tokens=10, most_tokens=50)))
+            self.turns.append(self.scheduler.request(oldest.queue.key, Demand(prompt_tokens=10, most_tokens=50)))
         assert not any(turn.state is TurnState.WAITING for turn in waiting), "somebody waits for ever"
         for turn in self.turns:
             self.scheduler.end(turn)
