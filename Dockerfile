@@ -23,7 +23,7 @@ RUN setup/install cuda
 
 FROM base AS runtime
 RUN useradd --uid 1000 --create-home patchbay && install --directory --owner=patchbay /data
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md patchbay.py ./
 COPY adapters adapters
 COPY trainer trainer
 COPY server server

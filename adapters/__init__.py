@@ -1,1 +1,1 @@
-"""Everything that is true about adapters while nothing runs: names, versions, aliases, manifests, blobs."""
+"""patchbay's lowest layer: names, versions, files and checks of adapters, without anything that serves or trains."""

@@ -1,1 +1,1 @@
-"""Adapters being served: the HTTP app, the gateway, residency, the engine."""
+"""patchbay's server: the HTTP app, the gateway, residency, the engine."""

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from adapters.processes.confinement import ResourceLimits
+from adapters.processes.limits import ResourceLimits
 from adapters.sources.rules import SourceRules
 from server.memory_limit import memory_limit
 

@@ -1,1 +1,1 @@
-"""Adapters being made: files, jobs, data, methods, and the worker that brings them together."""
+"""patchbay's trainer: files, jobs, data, methods, and the worker that brings them together."""

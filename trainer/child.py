@@ -1,28 +1,31 @@
-"""The process that trains: ``python -m trainer.methods``, low in priority, dead with whoever started it.
+"""The process that trains: ``python -P -m trainer.methods RUN_DIR``, low in priority, killed when its parent dies.
 
-It is a process so that it may be killed, run out of memory or hang, and its tensor libraries stay out of the server.
+A process of its own may be killed, run out of memory or hang, and keeps the tensor libraries out of the server.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
+from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from adapters.processes.confinement import Subordinate
+from adapters.processes.child import NICENESS, end, start
+from adapters.processes.environment import child_environment
+from trainer.run_directory import RunDirectory
 
 STOP_S: Final = 60.0
 """How long a child may take to write its checkpoint after SIGTERM."""
 LOG: Final = "child.log"
+_WANDB_SECRETS: Final = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 
 
 class Child:
-    """A running ``python -m trainer.methods RUN_DIR``."""
+    """A running training process."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Process) -> None:
         self._process = process
 
     async def ended(self, within_s: float | None = None) -> int | None:
@@ -32,34 +35,35 @@ class Child:
         return None
 
     async def stop(self) -> int:
-        """Ask it to write a checkpoint and end; return the exit status."""
+        """Request a checkpoint and the end by SIGTERM; return the exit status."""
         with suppress(ProcessLookupError):
             self._process.terminate()
         status = await self.ended(STOP_S)
         return status if status is not None else await self.kill()
 
     async def kill(self) -> int:
-        """End it at once; return the exit status."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
-        return await self._process.wait()
+        """Kill the process; return the exit status."""
+        return await end(self._process)
+
+
+def training_environment(run: RunDirectory) -> dict[str, str]:
+    """Return the environment of the processes that train ``run``: secrets only of the trackers it reports to."""
+    return child_environment(inherits=True, secrets=_WANDB_SECRETS if run.integrations() else ())
 
 
 @asynccontextmanager
 async def child(run_dir: Path, *arguments: str) -> AsyncIterator[Child]:
-    """Start the child of the run in ``run_dir``; it does not outlive the block. Its output goes to ``child.log``."""
+    """Start the child of the run in ``run_dir``; it is killed at the end of the block. Output goes to ``child.log``."""
     with (run_dir / LOG).open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
+        process = await start(
             "trainer.methods",
             str(run_dir),
             *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
+            environment=training_environment(RunDirectory(run_dir)),
+            niceness=NICENESS,
+            stdin=DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # a terminal's Ctrl-C is for its parent, which then asks it to stop
-            preexec_fn=Subordinate(),
         )
     started = Child(process)
     try:

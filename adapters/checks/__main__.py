@@ -8,11 +8,12 @@ from typing import Any
 from adapters.base_model import BaseModel
 from adapters.checks.canonicalizer import canonicalize
 from adapters.checks.inspection import AdapterLimits
-from adapters.processes.forking import Work, serve
+from adapters.processes.answers import Work
+from adapters.processes.fork_worker import serve_forks
 
 
-def prepared(setup: dict[str, Any]) -> Work:
-    """Return what inspects adapters for the base model in ``setup``."""
+def prepare(setup: dict[str, Any]) -> Work:
+    """Return the function that inspects adapters for the base model in ``setup``."""
     modules = {module: (rows, columns) for module, (rows, columns) in setup.pop("modules").items()}
     base = BaseModel(modules=modules, **setup)
 
@@ -26,4 +27,4 @@ def prepared(setup: dict[str, Any]) -> Work:
 
 
 if __name__ == "__main__":
-    serve(prepared)
+    serve_forks(prepare)

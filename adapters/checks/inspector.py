@@ -1,4 +1,4 @@
-"""Has uploads inspected and brought into canonical form by ``adapters.checks.__main__``, where none can harm us."""
+"""Inspects uploads and makes them canonical in child processes: no upload can exhaust this process or block it."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from adapters.checks.inspection import AdapterLimits
 from adapters.checks.report import InspectionReport
 from adapters.errors import AdapterTooCostly
 from adapters.lora.compile_report import CompileReport
-from adapters.processes.confinement import ResourceLimits, TookTooMuch
 from adapters.processes.fork_pool import ForkPool
+from adapters.processes.limits import LimitExceeded, ResourceLimits
 from adapters.storage.disk import space_needed
 
 
 class Inspector:
-    """Inspects adapters, several at once if need be. Its process starts with the first, or ahead of it by ``start``."""
+    """Inspects adapters, several at once. The child starts on the first call, or ahead of it with ``start``."""
 
     def __init__(self) -> None:
         self._pool = ForkPool("adapters.checks.__main__")
 
     @property
     def process_id(self) -> int | None:
-        """Of the process that forks inspections."""
+        """The id of the process that forks inspections; None: it does not run."""
         return self._pool.process_id
 
     async def start(self, base: BaseModel) -> None:
-        """Get ready to inspect adapters for ``base``; does not wait until it is."""
+        """Start the child for ``base``; does not wait until it is ready."""
         await self._pool.start(_setup(base))
 
     async def canonicalize(
         self, directory: Path, out: Path, base: BaseModel, limits: AdapterLimits, resource_limits: ResourceLimits
     ) -> Canonical:
-        """Do what ``adapters.checks.canonicalizer.canonicalize`` does, within ``resource_limits``.
+        """Return the result of ``adapters.checks.canonicalizer.canonicalize``, run within ``resource_limits``.
 
         Raises:
             AdapterRefused: with every fault found.
@@ -44,11 +44,14 @@ class Inspector:
             WorkerProcessDied: the process ended without an answer.
             StorageFull: the disk has no space left.
         """
-        question = {"directory": _path(directory), "out": _path(out), "limits": asdict(limits)}
+        question: dict[str, Any] = {
+            name: str(path.absolute()) for name, path in (("directory", directory), ("out", out))
+        }
+        question["limits"] = asdict(limits)
         try:
             with space_needed(out):
                 answer = await self._pool.ask(_setup(base), question, resource_limits)
-        except TookTooMuch as exceeded:
+        except LimitExceeded as exceeded:
             raise AdapterTooCostly(
                 f"inspecting this adapter took more than {exceeded}: train with a smaller rank, save it in bfloat16, "
                 "or give the server more (--max-compile-bytes, --max-compile-s)"
@@ -57,14 +60,10 @@ class Inspector:
         return Canonical(InspectionReport.from_json(answer["report"]), made)
 
     async def aclose(self) -> None:
-        """End the process, whatever it is at."""
+        """Kill the child, whatever it does."""
         await self._pool.aclose()
 
 
 def _setup(base: BaseModel) -> Mapping[str, Any]:
     modules = {module: list(shape) for module, shape in base.modules.items()}
     return {"name": base.name, "fingerprint": base.fingerprint, "dtype": base.dtype, "modules": modules}
-
-
-def _path(directory: Path) -> str:
-    return str(directory.absolute())

@@ -12,14 +12,18 @@ from contextlib import redirect_stdout
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.compiler import CompileBounds, compile_directory
 from adapters.errors import MAX_FAULTS, AdapterRefused
-from adapters.processes.exit_status import COMPILED, OUT_OF_MEMORY, REFUSED, is_out_of_memory
+from adapters.processes.limits import is_out_of_memory
+
+COMPILED: Final = 0
+REFUSED: Final = 2
+OUT_OF_MEMORY: Final = 3
 
 
 def main() -> int:

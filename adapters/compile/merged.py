@@ -1,17 +1,19 @@
-"""``python -m adapters.compile.merged BASE ADAPTER OUT``: the whole model with an adapter merged into its weights.
+"""Merges an adapter into the weights of its base model: a child process.
 
-OUT becomes a directory in Hugging Face format: safetensors, config, tokenizer, in the base's own dtype.
+A question names the directories ``base``, ``adapter`` and ``out``, which gets the whole model in Hugging Face format:
+safetensors, config, tokenizer, in the base's own dtype.
 """
 
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
+
+from adapters.processes.line_worker import serve_lines
 
 _TOKENIZER: Final = (
     "tokenizer*",
@@ -39,14 +41,14 @@ def merge(base: Path, adapter: Path, out: Path) -> None:
         shutil.copyfile(file, out / file.name)
 
 
-def main() -> None:
-    """Merge what the arguments name."""
-    base, adapter, out = map(Path, sys.argv[1:])
+def _merge(question: dict[str, Any]) -> dict[str, Any]:
+    base, adapter, out = (Path(question[name]) for name in ("base", "adapter", "out"))
     try:
         merge(base, adapter, out)
-    except (OSError, ValueError) as why:
-        sys.exit(f"{base} and {adapter} cannot be merged: {why}")
+    except (OSError, ValueError) as error:
+        return {"refused": f"{base} and {adapter} cannot be merged: {error}"}
+    return {}
 
 
 if __name__ == "__main__":
-    main()
+    serve_lines(_merge)

@@ -11,12 +11,13 @@ import torch
 from adapters.compile import skeleton
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.compiler import CompileBounds, compile_directory
-from adapters.processes.confinement import NICENESS
-from adapters.processes.forking import Work, serve
+from adapters.processes.answers import Work
+from adapters.processes.child import NICENESS
+from adapters.processes.fork_worker import serve_forks
 
 
-def prepared(_: dict[str, Any]) -> Work:
-    """Return what compiles."""
+def prepare(_: dict[str, Any]) -> Work:
+    """Return the function that compiles an adapter."""
     assert skeleton  # PEFT takes ten seconds to import: once
     torch.set_num_threads(1)  # sums in one order: equal adapters become equal bytes; and the engine needs the cores
     return _compiled
@@ -30,4 +31,4 @@ def _compiled(question: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    serve(prepared)
+    serve_forks(prepare)

@@ -1,4 +1,4 @@
-"""What PEFT makes of an adapter: ``python -m adapters.compile.reference BASE``, a process that answers line by line.
+"""PEFT's scores of an adapter: ``python -m adapters.compile.reference BASE``, a process that answers line by line.
 
 In:  ``{"adapter": DIRECTORY, "prompts": [[token id, …], …]}``
 Out: ``{"base": [[score, …], …], "adapter": [[score, …], …]}``, or ``{"refused": REASON}`` where PEFT takes it not.
@@ -9,18 +9,16 @@ in float32, on the CPU, on the threads that OMP_NUM_THREADS says. The base is lo
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-from collections.abc import Iterable
-from typing import Any, Final, TextIO
+from functools import partial
+from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-NICENESS: Final = 10
+from adapters.processes.line_worker import serve_lines
 
 Prompts = list[list[int]]
 Scores = list[list[float]]
@@ -74,16 +72,5 @@ def _answer(peft: Peft, asked: dict[str, Any]) -> dict[str, Any]:
         return {"refused": f"{type(why).__name__}: {why}"}
 
 
-def main(directory: str, questions: Iterable[str], answers: TextIO) -> None:
-    """Answer each line of ``questions`` with one of ``answers``; the first line says that the base is loaded."""
-    peft = Peft(directory)
-    print(json.dumps({"loaded": directory}), file=answers, flush=True)
-    for line in questions:
-        print(json.dumps(_answer(peft, json.loads(line))), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    os.nice(NICENESS)
-    own = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print is no answer
-    main(sys.argv[1], sys.stdin, own)
+    serve_lines(partial(_answer, Peft(sys.argv[1])))

@@ -21,7 +21,7 @@ from adapters.compile.base_weights import BaseWeights
 from adapters.compile.source import CompileSource, at
 from adapters.errors import AdapterRefused, Fault
 from adapters.lora.tensor_names import PREFIX
-from adapters.processes.exit_status import is_out_of_memory
+from adapters.processes.limits import is_out_of_memory
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 from adapters.storage.number_formats import WEIGHT_DTYPES
 

@@ -1,16 +1,15 @@
-"""``python -m adapters.compile.ties OUT REQUEST``: merges LoRAs of one rank by ties or dare, as PEFT does.
+"""Merges LoRAs of one rank by TIES or DARE, each factor as PEFT's ``add_weighted_adapter`` does: a child process.
 
-``REQUEST`` is JSON: ``terms`` (pairs of a version's directory and its weight), ``method``, ``density``, ``seed``. The
-result is written to ``OUT`` in float32. What is done to each factor is what PEFT's ``add_weighted_adapter`` does.
+A question has ``terms`` (pairs of a version's directory and its weight), ``method``, ``density``, ``seed`` and ``out``,
+the directory that the result is written to in float32.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft.utils.merge_utils import dare_linear, dare_ties, ties
@@ -18,7 +17,7 @@ from peft.utils.merge_utils import dare_linear, dare_ties, ties
 from adapters.lora.canonical_form import Form, write
 from adapters.lora.merge.recipe import MergeMethod
 from adapters.lora.stored_lora import Factors, StoredLora
-from adapters.processes.exit_status import COMPILED, OUT_OF_MEMORY, is_out_of_memory
+from adapters.processes.line_worker import serve_lines
 
 _COMBINED = {MergeMethod.TIES: ties, MergeMethod.DARE_LINEAR: dare_linear, MergeMethod.DARE_TIES: dare_ties}
 
@@ -34,19 +33,7 @@ def merge(terms: Sequence[tuple[StoredLora, float]], module: str, method: MergeM
     return Factors(b.numpy(), a.numpy())
 
 
-def main() -> int:
-    """Run the program; return its exit status."""
-    try:
-        _merge_all()
-    except (MemoryError, OSError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return OUT_OF_MEMORY
-    return COMPILED
-
-
-def _merge_all() -> None:
-    out, request = Path(sys.argv[1]), json.loads(sys.argv[2])
+def _merge_all(request: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)  # the engine needs the cores
     torch.manual_seed(request["seed"] or 0)
     method, density = MergeMethod(request["method"]), float(request["density"])
@@ -55,8 +42,9 @@ def _merge_all() -> None:
     shapes = {module: (rows, columns) for module, (rows, _, columns) in ranks.items()}
     rank = max(rank for _, rank, _ in ranks.values())
     form = Form(shapes, rank, "F32", sorted(shapes), None)
-    write(out, form, lambda module: merge(terms, module, method, density))
+    write(Path(request["out"]), form, lambda module: merge(terms, module, method, density))
+    return {}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    serve_lines(_merge_all)

@@ -1,1 +1,1 @@
-"""Child processes with limits on memory, CPU and time."""
+"""Child processes: how they are started, what of the environment and the machine they get, how they answer and end."""

@@ -5,16 +5,16 @@ All of it happens on this machine: the server is only asked for the version's fi
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Mapping
+import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, Protocol
 
 from adapters.base_model import BaseModel
-from adapters.errors import BaseModelUnreadable
+from adapters.errors import BaseModelUnreadable, WorkerProcessDied
 from adapters.model_card import ModelCard
+from adapters.processes import line_process
+from adapters.processes.limits import LimitExceeded
 from adapters.storage.manifest import Manifest
 from server.cli import transfer
 from server.cli.client import ApiClient, Json
@@ -25,8 +25,6 @@ from server.cli.settings import settings_from
 
 CARD: Final = "README.md"
 
-_CHILD_ENVIRONMENT: Final[Mapping[str, str]] = {"HF_HUB_OFFLINE": "1"}
-"""All that the merging process sees: no key, token or proxy of ours, and no network."""
 _SHOWN_LINES: Final = 5
 
 
@@ -148,10 +146,13 @@ def _check_base(directory: Path, version: Json) -> None:
 
 
 def _merged(base: Path, adapter: Path, out: Path) -> Path:
-    command = [sys.executable, "-m", "adapters.compile.merged", str(base), str(adapter), str(out)]
-    with spinner("merging"):
-        done = subprocess.run(command, env=_CHILD_ENVIRONMENT, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode != 0:
-        last = done.stderr.strip().splitlines()[-_SHOWN_LINES:]
-        raise CommandFailed(ExitCode.REFUSED, f"merging ended with status {done.returncode}", *last)
+    question = {"base": str(base.absolute()), "adapter": str(adapter), "out": str(out)}
+    try:
+        with spinner("merging"):
+            answer = asyncio.run(line_process.run("adapters.compile.merged", question))
+    except (WorkerProcessDied, LimitExceeded) as failed:
+        last = getattr(failed, "log", "").splitlines()[-_SHOWN_LINES:]
+        raise CommandFailed(ExitCode.REFUSED, f"merging failed: {failed}", *last) from None
+    if "refused" in answer:
+        raise CommandFailed(ExitCode.REFUSED, f"merging failed: {answer['refused']}")
     return out

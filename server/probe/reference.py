@@ -1,46 +1,39 @@
-"""PEFT's opinion of an adapter: the server's half of ``adapters.compile.reference``, a process asked line by line.
-
-It starts with the first question, ends after some idle minutes and dies with this one.
-"""
+"""PEFT's scores of an adapter, from ``adapters.compile.reference`` in a process beside the server."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any, Final
 
-from adapters.errors import AdapterRefused, Fault, SafetensorsMalformed
-from adapters.processes.confinement import DiesWithParent
+from adapters.errors import AdapterRefused, Fault, SafetensorsMalformed, WorkerProcessDied
+from adapters.processes.idle_timer import IdleTimer
+from adapters.processes.limits import LimitExceeded
+from adapters.processes.line_process import LineProcess
 from adapters.storage.disk import in_thread
 from adapters.storage.safetensors_header import BASE_HEADER, read_header
 from server.memory_limit import memory_limit
 from server.probe.verdict import WHERE, ReferenceScores
 
 START_S: Final = 600.0
+"""How long the process may take to load the base model."""
 ANSWER_S: Final = 120.0
 IDLE_S: Final = 600.0
 SHARE_OF_MEMORY: Final = 1 / 4
-"""The base model in float32 may take this much of the machine where nobody said otherwise."""
+"""The base model in float32 may take this much of the machine unless the operator decides otherwise."""
 
-_LONGEST_ANSWER: Final = 16 * 2**20
 _FLOAT32_BYTES: Final = 4
 _FLOATS: Final = frozenset({"F16", "BF16", "F32"})
-_ENVIRONMENT: Final = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "CUDA_VISIBLE_DEVICES": ""}
-"""No keys, tokens and proxies of ours; no network; the accelerator is the engine's."""
 
 
 class NoReference(Exception):
-    """The process died, took too long or never started: nothing is known about the adapter. Says why."""
+    """The process died, took too long or never started: nothing is known about the adapter. ``str`` has the reason."""
 
 
 class PeftReference:
-    """PEFT on the base model, in a process that runs while it is needed.
+    """PEFT on the base model, in a process that starts on the first question and ends when it is idle.
 
     Args:
         base: returns the base model's directory.
@@ -55,31 +48,28 @@ class PeftReference:
         self._base = base
         self._threads = threads
         self._must_fit = must_fit
-        self._idle_s = idle_s
-        self._process: Process | None = None
-        self._idle: asyncio.TimerHandle | None = None
-        self._turn = asyncio.Lock()
+        self._process: LineProcess | None = None
+        self._idle = IdleTimer(idle_s, self._kill)
+        self._one_question = asyncio.Lock()
 
     @property
     def process_id(self) -> int | None:
-        """Of the process that runs at present."""
-        return None if self._process is None else self._process.pid
+        """The id of the process; None: it does not run."""
+        return None if self._process is None else self._process.process_id
 
     async def of(self, adapter: Path, prompts: Sequence[Sequence[int]]) -> ReferenceScores:
         """Return what PEFT computes with the adapter in the directory ``adapter``.
 
         Raises:
-            AdapterRefused: PEFT does not take it; with its own words.
-            NoReference: the process could not say.
+            AdapterRefused: PEFT does not load it; with PEFT's own words.
+            NoReference: the process has no answer.
         """
-        async with self._turn:
-            self._be_busy()
-            try:
-                answer = await self._asked({"adapter": str(adapter), "prompts": prompts})
-            except BaseException:
-                await self._end()  # half an answer may be left in the pipe
-                raise
-            self._be_idle()
+        async with self._one_question:
+            with self._idle.in_use():
+                try:
+                    answer = await self._ask({"adapter": str(adapter), "prompts": prompts})
+                except (WorkerProcessDied, LimitExceeded) as failed:
+                    raise NoReference(f"PEFT on the base model: {failed}") from failed
         if "refused" in answer:
             found = f"an adapter that PEFT does not load: {answer['refused'][:500]}"
             raise AdapterRefused([Fault(WHERE, found, "one that PEFT loads on this base model")])
@@ -87,75 +77,33 @@ class PeftReference:
 
     async def aclose(self) -> None:
         """End the process."""
-        self._be_busy()
-        await self._end()
-
-    # -- inside ------------------------------------------------------------------------------------------------
-
-    async def _asked(self, question: dict[str, Any]) -> dict[str, Any]:
-        if self._process is None or self._process.returncode is not None:
-            self._process = await self._started()
-            await self._line(self._process, START_S)
-        assert self._process.stdin is not None
-        with suppress(ConnectionError):  # it died: reading tells
-            self._process.stdin.write(json.dumps(question).encode() + b"\n")
-            await self._process.stdin.drain()
-        return await self._line(self._process, ANSWER_S)
-
-    async def _started(self) -> Process:
-        base = await self._base()
-        if self._must_fit and not await in_thread(fits, base):
-            raise NoReference(
-                f"the base model in float32 would take more than {SHARE_OF_MEMORY:.0%} of the memory, or its weights "
-                "are quantised; PATCHBAY_PROBE_REFERENCE=on tries it all the same"
-            )
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "adapters.compile.reference", str(base)),
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=DEVNULL,
-            limit=_LONGEST_ANSWER,
-            env={**_ENVIRONMENT, "OMP_NUM_THREADS": str(self._threads)},
-            start_new_session=True,  # a terminal's Ctrl-C is for its parent
-            preexec_fn=DiesWithParent(),
-        )
-
-    async def _line(self, process: Process, within_s: float) -> dict[str, Any]:
-        assert process.stdout is not None
-        try:
-            line = await asyncio.wait_for(process.stdout.readline(), within_s)
-        except TimeoutError:
-            raise NoReference(f"PEFT's process did not answer within {within_s:.0f} s") from None
-        if not line.endswith(b"\n"):
-            raise NoReference(f"PEFT's process ended with status {await process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def _be_busy(self) -> None:
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None
-
-    def _be_idle(self) -> None:
+        self._idle.stop()
         if self._process is not None:
-            self._idle = asyncio.get_running_loop().call_later(self._idle_s, self._kill)
+            await self._process.aclose()
 
-    def _kill(self) -> Process | None:
-        process, self._process = self._process, None
-        if process is not None:
-            with suppress(ProcessLookupError):
-                process.kill()
-        return process
+    async def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        within_s = ANSWER_S
+        if self._process is None or not self._process.is_running:
+            base = await self._base()
+            if self._must_fit and not await in_thread(fits, base):
+                raise NoReference(
+                    f"the base model in float32 would take more than {SHARE_OF_MEMORY:.0%} of the memory, or its "
+                    "weights are quantised; PATCHBAY_PROBE_REFERENCE=on tries it all the same"
+                )
+            self._process = await LineProcess.start("adapters.compile.reference", str(base), threads=self._threads)
+            within_s += START_S
+        return await self._process.ask(question, within_s=within_s)
 
-    async def _end(self) -> None:
-        if (process := self._kill()) is not None:
-            await process.wait()
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
 
 
 def fits(base: Path) -> bool:
-    """Whether the base model in ``base`` is small enough, in float32, to be held beside everything else. Blocks.
+    """Return whether the base model in ``base``, in float32, fits in ``SHARE_OF_MEMORY``. Blocks.
 
-    One that is quantised or not in safetensors is not: PEFT's arithmetic on it would be another one.
+    False for a base that is quantised or not in safetensors: PEFT's arithmetic on it would differ from the engine's.
     """
     try:
         tensors = [

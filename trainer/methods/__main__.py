@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event as Flag
 
-from adapters.processes.confinement import DiesWithParent
+from adapters.processes.child import die_with_parent
 from trainer.methods.endings import RunEnded, SpecRefused
 from trainer.methods.launch import SHARED, launch, stop_file, tell_end
 from trainer.methods.lock import alone
@@ -118,7 +118,7 @@ def _heed_signals(stop: Flag, *, checks: bool) -> None:
 if __name__ == "__main__":
     asked = Flag()
     if SHARED in sys.argv:
-        DiesWithParent()()  # accelerate's launcher may be killed; a signal of its own means: at once
+        die_with_parent()  # accelerate's launcher may be killed; a signal of its own means: at once
     else:
         _heed_signals(asked, checks="--preflight" in sys.argv)
     status = main(sys.argv[1:], asked)

@@ -14,12 +14,12 @@ each process at another step, and has no way to tell how the first of them ended
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 from threading import Event as Flag
 from typing import Final
 
-from adapters.processes.confinement import DiesWithParent
+from adapters.processes.child import python_command, set_up_child
+from trainer.child import training_environment
 from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec
 
@@ -75,7 +75,8 @@ def launch(run: RunDirectory, spec: RunSpec, stop: Flag) -> int:
         _command(run, spec),
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # a terminal's Ctrl-C is for this process, which then asks for a checkpoint
-        preexec_fn=DiesWithParent(),
+        preexec_fn=set_up_child,
+        env=training_environment(run),
     ) as launcher:
         while launcher.poll() is None:
             if stop.wait(POLL_S):
@@ -86,7 +87,7 @@ def launch(run: RunDirectory, spec: RunSpec, stop: Flag) -> int:
 
 def _command(run: RunDirectory, spec: RunSpec) -> list[str]:
     """Return the command line; what is left out of it, accelerate would warn of or take from a file of its own."""
-    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+    launcher = python_command("accelerate.commands.launch")
     machine = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     processes = [
         "--multi_gpu",  # its word for several processes on a machine; without a GPU they meet through gloo

@@ -1,8 +1,7 @@
-"""Merges versions into a directory, as a recipe says: ``linear`` here, what goes through PEFT in a child process."""
+"""Merges versions as a recipe says: ``linear`` in this process, TIES and DARE through PEFT in a child process."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -23,9 +22,8 @@ from adapters.lora.ranks import fitting_rank
 from adapters.lora.rounding import Rounding
 from adapters.lora.spectrum import Spectrum
 from adapters.lora.stored_lora import Factors, StoredLora
-from adapters.processes import confinement
-from adapters.processes.confinement import ResourceLimits, TookTooMuch
-from adapters.processes.exit_status import COMPILED, OUT_OF_MEMORY
+from adapters.processes import line_process
+from adapters.processes.limits import LimitExceeded, ResourceLimits
 from adapters.storage.disk import in_thread, space_needed
 
 WHERE: Final = "merge"
@@ -52,7 +50,7 @@ async def merge(recipe: MergeRecipe, directories: Sequence[Path], out: Path, bou
 
     Raises:
         AdapterRefused: the rank is too large for the server, or the method cannot combine these versions.
-        AdapterTooCostly: PEFT's process took more than its allowance.
+        AdapterTooCostly: the child process took more than ``bounds.resource_limits``.
         WorkerProcessDied: it ended without a result.
         StorageFull: the disk has no space left.
     """
@@ -149,23 +147,15 @@ async def _through_peft(
         "method": recipe.method,
         "density": recipe.density,
         "seed": recipe.seed,
+        "out": str(out),
     }
     try:
-        ended = await confinement.run(
-            "-m", "adapters.compile.ties", str(out), json.dumps(request), resource_limits=resource_limits
-        )
-    except TookTooMuch as exceeded:
-        raise _too_costly(str(exceeded)) from None
-    if ended.status == OUT_OF_MEMORY:
-        raise _too_costly(f"{resource_limits.memory_bytes >> 20} MiB of memory")
-    if ended.status != COMPILED:
-        died = WorkerProcessDied(f"merging by {recipe.method} died with status {ended.status}", log=ended.log)
-        log.error("a merge died", reason=died.message, said=died.log)
-        raise died
-
-
-def _too_costly(what: str) -> AdapterTooCostly:
-    return AdapterTooCostly(
-        f"merging took more than {what}: merge fewer versions or linear, or give the server more "
-        "(--max-compile-bytes, --max-compile-s)"
-    )
+        await line_process.run("adapters.compile.ties", request, threads=1, limits=resource_limits)
+    except LimitExceeded as exceeded:
+        raise AdapterTooCostly(
+            f"merging took more than {exceeded}: merge fewer versions or linear, or give the server more "
+            "(--max-compile-bytes, --max-compile-s)"
+        ) from None
+    except WorkerProcessDied as died:
+        log.error("a merge died", method=recipe.method, reason=died.message, log=died.log)
+        raise

@@ -17,7 +17,8 @@ from adapters.checks.canonicalizer import canonicalize
 from adapters.checks.inspection import AdapterLimits
 from adapters.checks.inspector import Inspector
 from adapters.errors import AdapterRefused, AdapterTooCostly, WorkerProcessDied
-from adapters.processes.confinement import ENVIRONMENT, ResourceLimits
+from adapters.processes.environment import child_environment
+from adapters.processes.limits import ResourceLimits
 from adapters.storage.manifest import FILES
 from tests.adapters.checks.conftest import LIMITS, TIED_BASE, AdapterFiles
 
@@ -158,10 +159,15 @@ async def test_another_base_model_is_inspected_for_next(
         assert (await inspector.canonicalize(source, out, base, LIMITS, AMPLE)).report.base_model == base.name
 
 
-async def test_it_sees_no_environment_of_ours(inspector: Inspector):
-    await inspector.start(BASE)
-    seen = Path(f"/proc/{inspector.process_id}/environ").read_text()
-    assert {line.partition("=")[0] for line in seen.split("\0") if line} <= set(ENVIRONMENT) | {"LC_CTYPE"}
+async def test_it_gets_no_secret_and_no_proxy(monkeypatch: pytest.MonkeyPatch):
+    for name in ("HF_TOKEN", "PATCHBAY_API_KEY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "secret")
+    async with aclosing(Inspector()) as inspector:
+        await inspector.start(BASE)
+        seen = Path(f"/proc/{inspector.process_id}/environ").read_text()
+    assert "secret" not in seen
+    names = {line.partition("=")[0] for line in seen.split("\0") if line}
+    assert names <= {*child_environment(threads=1), "LC_CTYPE"}
 
 
 async def test_a_cancelled_caller_leaves_the_others_their_answers(

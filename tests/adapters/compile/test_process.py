@@ -15,7 +15,7 @@ import embedded
 from adapters.compile.adapter_compiler import AdapterCompiler
 from adapters.errors import AdapterRefused, AdapterTooCostly, WorkerProcessDied
 from adapters.lora.compile_report import CompileReport
-from adapters.processes.confinement import ResourceLimits
+from adapters.processes.limits import ResourceLimits
 from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
 
 AMPLE = ResourceLimits(memory_bytes=2 << 30, cpu_s=300, wall_s=500)

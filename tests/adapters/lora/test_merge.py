@@ -24,7 +24,7 @@ from adapters.errors import AdapterRefused
 from adapters.lora.merge.merge import MergeBounds, merge
 from adapters.lora.merge.recipe import Ingredient, MergeMethod, MergeRecipe
 from adapters.lora.stored_lora import StoredLora
-from adapters.processes.confinement import ResourceLimits
+from adapters.processes.limits import ResourceLimits
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE, Manifest
 from adapters.versions import Version
 

@@ -11,8 +11,8 @@ import pytest
 
 from adapters.base_model import BaseModel
 from adapters.errors import WorkerProcessDied
-from adapters.processes.confinement import ResourceLimits
 from adapters.processes.fork_pool import ForkPool
+from adapters.processes.limits import ResourceLimits
 
 AMPLE = ResourceLimits(memory_bytes=1 << 30, cpu_s=60, wall_s=300.0)
 

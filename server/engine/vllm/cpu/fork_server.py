@@ -26,6 +26,7 @@ from typing import Any
 
 import structlog
 
+from adapters.processes.environment import import_variables
 from server.engine.vllm.cpu.thread_binding import VARIABLES, predicted
 
 log = structlog.get_logger(__name__)
@@ -53,6 +54,7 @@ def begin() -> None:
 
 
 def _prepare_environment() -> None:
+    os.environ.update(import_variables())
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")

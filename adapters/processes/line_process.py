@@ -1,0 +1,112 @@
+"""A child process that answers one question at a time, a line of JSON each way. Inside: ``line_worker``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from adapters.errors import WorkerProcessDied
+from adapters.processes import child
+from adapters.processes.answers import result_of
+from adapters.processes.child_log import ChildLog
+from adapters.processes.environment import child_environment
+from adapters.processes.limits import LimitExceeded, ResourceLimits
+
+_LONGEST_ANSWER: Final = 16 << 20
+"""Bytes."""
+
+
+class LineProcess:
+    """A running ``python -m MODULE``. A question that fails ends it."""
+
+    def __init__(self, module: str, process: Process, log: ChildLog, limits: ResourceLimits | None) -> None:
+        self._module = module
+        self._process = process
+        self._log = log
+        self._limits = limits
+
+    @classmethod
+    async def start(
+        cls, module: str, *arguments: str, threads: int | None = None, limits: ResourceLimits | None = None
+    ) -> LineProcess:
+        """Start the process, low in priority; ``limits`` hold for all of its life."""
+        log = ChildLog()
+        process = await child.start(
+            module,
+            *arguments,
+            environment=child_environment(threads=threads),
+            niceness=child.NICENESS,
+            limits=limits,
+            limit=_LONGEST_ANSWER,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=log.fileno(),
+        )
+        return cls(module, process, log, limits)
+
+    @property
+    def process_id(self) -> int:
+        """The id of the process."""
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it can be asked."""
+        return self._process.returncode is None
+
+    async def ask(self, question: Mapping[str, Any], *, within_s: float | None = None) -> dict[str, Any]:
+        """Return the answer to ``question``; one question at a time.
+
+        Raises:
+            AdapterRefused, OSError: the work's own errors, see ``answers.result_of``.
+            LimitExceeded: it took longer than ``within_s``, or more than the process may.
+            WorkerProcessDied: the process ended without an answer, or the work failed.
+        """
+        try:
+            line = await asyncio.wait_for(self._exchange(question), within_s)
+            if not line.endswith(b"\n"):
+                status = await self._process.wait()
+                if self._limits is not None:
+                    self._limits.check_status(status)
+                raise WorkerProcessDied(f"{self._module} ended with status {status}", log=self._log.tail())
+        except TimeoutError:
+            await self.aclose()
+            raise LimitExceeded(f"{within_s:g} seconds") from None
+        except BaseException:
+            await self.aclose()  # part of an answer may be left in the pipe
+            raise
+        return result_of(json.loads(line), self._limits)
+
+    async def _exchange(self, question: Mapping[str, Any]) -> bytes:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(ConnectionError):  # it died: reading shows it
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            await self._process.stdin.drain()
+        return await self._process.stdout.readline()
+
+    def kill(self) -> None:
+        """Kill the process."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        self._log.close()
+
+    async def aclose(self) -> None:
+        """Kill the process and wait for its end."""
+        self.kill()
+        await self._process.wait()
+
+
+async def run(
+    module: str, question: Mapping[str, Any], *, threads: int | None = None, limits: ResourceLimits | None = None
+) -> dict[str, Any]:
+    """Return the answer of a process of its own to ``question``; raises as ``LineProcess.ask`` does."""
+    process = await LineProcess.start(module, threads=threads, limits=limits)
+    try:
+        return await process.ask(question, within_s=None if limits is None else limits.wall_s)
+    finally:
+        await process.aclose()

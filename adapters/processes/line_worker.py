@@ -1,0 +1,21 @@
+"""The inside of a process that answers lines of JSON on stdin with lines of JSON on stdout. See ``line_process``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import suppress
+
+from adapters.processes.answers import Work, answer_of
+from adapters.processes.child_log import clear_log
+
+
+def serve_lines(work: Work) -> None:
+    """Answer each question with ``work`` until stdin ends. What libraries print goes to stderr."""
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)
+        for line in sys.stdin:
+            with suppress(OSError):  # stderr is no file where a person runs this
+                clear_log()
+            print(json.dumps(answer_of(work, json.loads(line))), file=answers, flush=True)
