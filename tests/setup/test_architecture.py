@@ -1,0 +1,45 @@
+"""Every path that docs/architecture.md names exists, and every package is on that page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PAGE = Path("docs/architecture.md")
+LINK = re.compile(r"\]\((?P<path>[^)#:]+)\)")
+CODE = re.compile(r"`(?P<path>(?:adapters|trainer|server|bench|embedded|tests)/[\w./-]*)`")
+WITHOUT_CODE = {"migrations", "schemas", "results"}
+"""Folders below the packages that the page need not explain."""
+
+
+@pytest.fixture(scope="module")
+def page(repository: Path) -> str:
+    return (repository / PAGE).read_text()
+
+
+def missing_paths(page: str, repository: Path) -> Iterator[str]:
+    links = (repository / PAGE.parent / match["path"].replace("\\", "") for match in LINK.finditer(page))
+    names = (repository / match["path"] for match in CODE.finditer(page))
+    yield from sorted(str(path) for path in {*links, *names} if not path.exists())
+
+
+def test_every_path_exists(page: str, repository: Path) -> None:
+    assert list(missing_paths(page, repository)) == []
+
+
+def test_a_path_that_does_not_exist_is_found(repository: Path) -> None:
+    page = "[a](../server/state.py) [b](../server/house.py) `adapters/door/` `adapters/checks/`"
+    assert len(list(missing_paths(page, repository))) == 2
+
+
+def test_every_package_is_on_the_page(page: str, repository: Path) -> None:
+    packages = {
+        folder.parent.relative_to(repository).as_posix()
+        for top in ("adapters", "trainer", "server")
+        for folder in (repository / top).glob("*/__init__.py")
+    }
+    named = {match["path"].strip("/") for match in CODE.finditer(page)}
+    assert {package for package in packages if Path(package).name not in WITHOUT_CODE} <= named
