@@ -27,7 +27,7 @@ _FORMS: Final = (
     "Please send {quantity} {color} {item} to {name} in {city} by {day}.",
     "{name} from {city} needs {quantity} {color} {item} on {day}.",
     "Can you ship {quantity} {color} {item} to {city} for {name}? It should arrive on {day}.",
-    "CustomerOrder for {name}: {quantity} {color} {item}, deliver to {city} on {day}.",
+    "Order for {name}: {quantity} {color} {item}, deliver to {city} on {day}.",
     "Hi, this is {name}. I want to buy {quantity} {color} {item}. Please bring them to {city} on {day}.",
     "On {day} we must deliver {quantity} {color} {item} to {name} in {city}.",
     "{quantity} {color} {item} please, the name is {name}, the city is {city}, the day is {day}.",
