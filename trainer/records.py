@@ -8,8 +8,8 @@ from pathlib import Path
 from adapters.storage.database import Database
 from trainer.clock import Clock, database_clock
 from trainer.files.file_store import MAX_BYTES, FileStore
-from trainer.jobs.checkpoint_store import CheckpointStore
-from trainer.jobs.event_log import EventLog
+from trainer.jobs.checkpoints import CheckpointStore
+from trainer.jobs.events import EventLog
 from trainer.jobs.job_store import JobStore
 from trainer.jobs.queue import MAX_DEATHS, Queue
 from trainer.schema import MIGRATIONS, VERSION_TABLE

@@ -23,7 +23,7 @@ from server.operations.run_publisher import RunPublisher
 from server.routes.inputs import StateOf
 from server.routes.servability import servable_extension
 from trainer.errors import InvalidField
-from trainer.jobs.event import Event
+from trainer.jobs.events import Event
 
 router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"])
 

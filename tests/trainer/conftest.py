@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.storage.database import Database
 from trainer.clock import database_clock
-from trainer.jobs.job_store import Job, JobDraft
+from trainer.jobs.job import Job, JobDraft
 from trainer.records import Records
 
 SUPERVISED = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": "auto"}}}

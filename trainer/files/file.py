@@ -1,4 +1,4 @@
-"""A file, as it is kept: facts in a row, bytes on disk under its id."""
+"""A file: its facts are in a row of the database, its bytes on disk under its id."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 
 class Purpose(StrEnum):
-    """What a file is for. OpenAI's words."""
+    """OpenAI's values of a file's ``purpose``."""
 
     ASSISTANTS = "assistants"
     ASSISTANTS_OUTPUT = "assistants_output"
@@ -23,33 +23,20 @@ class Purpose(StrEnum):
 
 
 UPLOADABLE: Final = frozenset(Purpose) - {Purpose.ASSISTANTS_OUTPUT, Purpose.BATCH_OUTPUT, Purpose.FINE_TUNE_RESULTS}
-"""What callers may upload for; the others are written by the server itself."""
-
-
-class Status(StrEnum):
-    """How far a file has come."""
-
-    UPLOADED = "uploaded"
-    """Here, and still being looked at."""
-    PROCESSED = "processed"
-    """Ready for use."""
-    ERROR = "error"
-    """Looked at and found faulty; ``status_details`` says how. No job takes it."""
+"""The purposes that callers may upload for; files of the others are written by the server itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file without its bytes; times are UTC."""
+    """The facts about a file; times are UTC."""
 
     id: str
     created_at: datetime
     filename: str
-    """What the uploader called it; never a path."""
+    """The name from the upload; never used as a path."""
     purpose: Purpose
-    status: Status
-    status_details: str | None
     size_bytes: int
     sha256: str
     """Hex digest of the bytes."""
     expires_at: datetime | None
-    """When it will be deleted, unless an unfinished job still needs it then. None: never."""
+    """When the file is deleted, unless an unfinished job needs it then; None: never."""

@@ -1,4 +1,4 @@
-"""The files of all processes that share a database and a directory: rows in the one, bytes in the other."""
+"""The store of files: rows in the database, bytes in a directory; several processes may share both."""
 
 from __future__ import annotations
 
@@ -18,27 +18,29 @@ from adapters.storage.database import Database
 from adapters.storage.disk import fsync_directory, in_thread, space_needed
 from trainer.clock import Clock, database_clock
 from trainer.errors import FileCorrupt, FileInUse, FileNotFound, FileTooLarge, InvalidField
-from trainer.files.file import File, Purpose, Status
+from trainer.files.file import File, Purpose
 from trainer.ids import mint
 from trainer.page import MAX_LIMIT, Page, read_page
+from trainer.row_reader import row_reader
 from trainer.schema import files, jobs
-
-__all__ = ["File", "FileStore", "Purpose", "Status"]
 
 MAX_BYTES: Final = 512 << 20
 """OpenAI's limit on one file."""
 
 MAX_FILENAME_LENGTH: Final = 255
 EXPIRY_S: Final = range(3600, 30 * 24 * 3600 + 1)
-"""How long after its creation a file may be told to expire: an hour to 30 days."""
+"""Seconds from creation to expiry: an hour to 30 days."""
 
-_BUFFER_BYTES: Final = 1 << 20  # bytes are handed to a thread in pieces of at least this size
+_BUFFER_BYTES: Final = 1 << 20  # a thread writes pieces of at least this size
 _LIVING: Final = files.c.deleted_at.is_(None)
-_COLUMNS: Final = tuple(column for column in files.c if column.name not in ("number", "deleted_at"))
+_file: Final = row_reader(File)
 
 
 class FileStore:
-    """Files: the bytes are durable before the row is, so a crash leaves bytes without a row and never the reverse."""
+    """Uploaded files and the result files of jobs.
+
+    The bytes are durable before the row is: a crash leaves bytes without a row, never a row without bytes.
+    """
 
     def __init__(
         self, database: Database, directory: Path, *, max_bytes: int = MAX_BYTES, clock: Clock = database_clock
@@ -51,14 +53,14 @@ class FileStore:
     async def create(
         self, purpose: str, filename: str, chunks: AsyncIterator[bytes], *, expires_after_s: int | None = None
     ) -> File:
-        """Store ``chunks`` as a new file, ready for use. One for ``batch`` expires after 30 days if not told otherwise.
+        """Store ``chunks`` as a new file. A file for ``batch`` expires after 30 days by default.
 
         Raises:
-            InvalidField: the purpose, the name or the expiry may not be so.
+            InvalidField: the purpose, the name or the expiry is out of bounds.
             FileTooLarge: more bytes than the server accepts.
             StorageFull: the disk has no space left.
         """
-        _check(purpose, filename, expires_after_s)
+        _check_fields(purpose, filename, expires_after_s)
         if expires_after_s is None and purpose == Purpose.BATCH:
             expires_after_s = EXPIRY_S[-1]
         file_id = mint("file-")
@@ -72,12 +74,12 @@ class FileStore:
                     created_at=at,
                     filename=filename,
                     purpose=purpose,
-                    status=Status.PROCESSED,
+                    status="processed",  # OpenAI's word; jobs validate the content themselves
                     size_bytes=size_bytes,
                     sha256=sha256,
                     expires_at=None if expires_after_s is None else at + timedelta(seconds=expires_after_s),
                 )
-                .returning(*_COLUMNS)
+                .returning(*files.c)
             )
             return _file(row.one())
 
@@ -85,13 +87,10 @@ class FileStore:
         """Return a file.
 
         Raises:
-            FileNotFound: none has this id.
+            FileNotFound: no file has this id.
         """
         async with self._database.read() as connection:
-            row = (await connection.execute(select(*_COLUMNS).where(files.c.id == file_id, _LIVING))).one_or_none()
-        if row is None:
-            raise _missing(file_id)
-        return _file(row)
+            return _file(await _existing(connection, file_id))
 
     async def list(
         self,
@@ -104,7 +103,7 @@ class FileStore:
         """Return the files that follow the one with the id ``after``, of one purpose or of all.
 
         Raises:
-            InvalidField: ``after`` or ``limit`` may not be so.
+            InvalidField: no file has the id ``after``, or ``limit`` is out of bounds.
         """
         where = [_LIVING] if purpose is None else [_LIVING, files.c.purpose == purpose]
         async with self._database.read() as connection:
@@ -113,10 +112,10 @@ class FileStore:
             )
 
     async def content(self, file_id: str) -> Path:
-        """Return where the file's bytes are. Read on, they stay readable when the file is deleted meanwhile.
+        """Return the path of the file's bytes; once opened, it stays readable when the file is deleted.
 
         Raises:
-            FileNotFound: none has this id.
+            FileNotFound: no file has this id.
             FileCorrupt: its bytes are gone or cut short.
         """
         file = await self.get(file_id)
@@ -125,52 +124,36 @@ class FileStore:
             raise FileCorrupt(f"the bytes of file '{file_id}' are gone or cut short: delete it and upload it again")
         return path
 
-    async def set_status(self, file_id: str, status: Status, details: str | None = None) -> File:
-        """Note what looking at the file's content has shown.
-
-        Raises:
-            FileNotFound: none has this id.
-        """
-        this = update(files).where(files.c.id == file_id, _LIVING)
-        async with self._database.write() as connection:
-            changed = await connection.execute(this.values(status=status, status_details=details).returning(*_COLUMNS))
-            row = changed.one_or_none()
-        if row is None:
-            raise _missing(file_id)
-        return _file(row)
-
     async def delete(self, file_id: str) -> None:
         """Delete a file and its bytes.
 
         Raises:
-            FileNotFound: none has this id.
+            FileNotFound: no file has this id.
             FileInUse: an unfinished job needs it.
         """
-        this = select(files.c.id).where(files.c.id == file_id, _LIVING).with_for_update()
         async with self._database.write() as connection:
-            if (await connection.execute(this)).first() is None:
-                raise _missing(file_id)
-            if needed := await _needed(connection, {file_id}):
+            await _existing(connection, file_id, is_locked=True)
+            if needed := await _needed_by_jobs(connection, {file_id}):
                 raise FileInUse(
                     f"job '{needed[file_id]}' still needs file '{file_id}': cancel the job, or wait until it has ended",
                     param="file_id",
                 )
-            await self._bury(connection, {file_id})
+            await self._mark_deleted(connection, {file_id})
         await in_thread(self._remove, [file_id])
 
     async def sweep(self, grace_s: float) -> Sequence[str]:
-        """Delete the files that expired, and bytes that a crash left without a row; return the ids of both.
+        """Delete the expired files, and bytes that a crash left without a row; return the ids of both.
 
-        A file that an unfinished job needs stays until the job has ended. Bytes without a row are left alone until
-        nobody wrote to them for ``grace_s``, which must exceed the longest pause of an upload.
+        A file that an unfinished job needs stays until the job has ended. Bytes without a row stay until their last
+        write is ``grace_s`` old, which must exceed the longest pause of an upload.
         """
         async with self._database.write() as connection:
             expired = files.c.expires_at <= await self._clock(connection)
             due = set(
                 (await connection.execute(select(files.c.id).where(expired, _LIVING).with_for_update())).scalars()
             )
-            due -= (await _needed(connection, due)).keys()
-            await self._bury(connection, due)
+            due -= (await _needed_by_jobs(connection, due)).keys()
+            await self._mark_deleted(connection, due)
         horizon = time.time() - grace_s
         async with self._database.read() as connection:
             living = set((await connection.execute(select(files.c.id).where(_LIVING))).scalars())
@@ -179,7 +162,7 @@ class FileStore:
         return sorted(due | orphans)
 
     async def _write(self, path: Path, chunks: AsyncIterator[bytes]) -> tuple[int, str]:
-        """Write a new file durably; return its size and hash. It is gone if this raises."""
+        """Write a new file durably; return its size in bytes and its SHA-256. Leaves no file when it raises."""
         size, digest, buffer = 0, hashlib.sha256(), bytearray()
         async with AsyncExitStack() as undo:
             undo.push_async_callback(in_thread, path.unlink, missing_ok=True)
@@ -188,7 +171,7 @@ class FileStore:
                 file = await in_thread(_open_new, path, opened)
                 async for chunk in chunks:
                     size += len(chunk)
-                    self._admit(size)
+                    self._check_size(size)
                     buffer += chunk
                     if len(buffer) >= _BUFFER_BYTES:
                         await in_thread(_append, file, digest, bytes(buffer))
@@ -198,7 +181,7 @@ class FileStore:
             undo.pop_all()
         return size, digest.hexdigest()
 
-    def _admit(self, size: int) -> None:
+    def _check_size(self, size: int) -> None:
         if size > self._max_bytes:
             raise FileTooLarge(
                 f"the file has more than the {self._max_bytes} bytes this server accepts: "
@@ -206,7 +189,7 @@ class FileStore:
                 param="file",
             )
 
-    async def _bury(self, connection: AsyncConnection, file_ids: Collection[str]) -> None:
+    async def _mark_deleted(self, connection: AsyncConnection, file_ids: Collection[str]) -> None:
         at = await self._clock(connection)
         await connection.execute(update(files).where(files.c.id.in_(file_ids)).values(deleted_at=at))
 
@@ -219,15 +202,15 @@ class FileStore:
         return {name for name in found.keys() - living if _modified(found[name]) <= horizon}
 
 
-async def _needed(connection: AsyncConnection, file_ids: Set[str]) -> dict[str, str]:
-    """Return which of the files an unfinished job needs, and the id of such a job."""
+async def _needed_by_jobs(connection: AsyncConnection, file_ids: Set[str]) -> dict[str, str]:
+    """Return the files among ``file_ids`` that unfinished jobs need, each with the id of one such job."""
     needs = or_(jobs.c.training_file.in_(file_ids), jobs.c.validation_file.in_(file_ids))
     columns = (jobs.c.id, jobs.c.training_file, jobs.c.validation_file)
     rows = await connection.execute(select(*columns).where(needs, jobs.c.finished_at.is_(None)))
     return {file_id: row.id for row in rows for file_id in file_ids & {row.training_file, row.validation_file}}
 
 
-def _check(purpose: str, filename: str, expires_after_s: int | None) -> None:
+def _check_fields(purpose: str, filename: str, expires_after_s: int | None) -> None:
     if purpose not in frozenset(Purpose):
         raise InvalidField(f"purpose is one of {', '.join(Purpose)}", param="purpose")
     if not (filename.strip() and filename.isprintable() and len(filename) <= MAX_FILENAME_LENGTH):
@@ -239,15 +222,15 @@ def _check(purpose: str, filename: str, expires_after_s: int | None) -> None:
         )
 
 
-def _missing(file_id: str) -> FileNotFound:
-    return FileNotFound(
-        f"no file has the id '{file_id}', or it was deleted; list the files to see which exist", param="file_id"
-    )
-
-
-def _file(row: Row[Any]) -> File:
-    facts = {column.name: getattr(row, column.name) for column in _COLUMNS}
-    return File(**{**facts, "purpose": Purpose(row.purpose), "status": Status(row.status)})
+async def _existing(connection: AsyncConnection, file_id: str, *, is_locked: bool = False) -> Row[Any]:
+    """Return the row of a file that was not deleted; ``is_locked``: until the end of the transaction."""
+    statement = select(files).where(files.c.id == file_id, _LIVING)
+    row = (await connection.execute(statement.with_for_update() if is_locked else statement)).one_or_none()
+    if row is None:
+        raise FileNotFound(
+            f"no file has the id '{file_id}', or it was deleted; list the files to see which exist", param="file_id"
+        )
+    return row
 
 
 def _open_new(path: Path, opened: ExitStack) -> BinaryIO:
@@ -268,7 +251,7 @@ def _sync(file: BinaryIO, path: Path) -> None:
     file.flush()
     os.fsync(file.fileno())
     fsync_directory(path.parent)
-    fsync_directory(path.parent.parent)  # it may just have been made
+    fsync_directory(path.parent.parent)  # the directory may be new
 
 
 def _size(path: Path) -> int | None:
@@ -278,5 +261,5 @@ def _size(path: Path) -> int | None:
 def _modified(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except FileNotFoundError:  # another process sweeps too
+    except FileNotFoundError:  # swept by another process meanwhile
         return float("inf")

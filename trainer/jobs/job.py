@@ -1,4 +1,4 @@
-"""A job: what was asked for, where it stands, what came of it."""
+"""A fine-tuning job: its request, its state and its result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a job failed: OpenAI's ``error`` of a job. ``param`` names the field at fault, where there is one."""
+    """The reason why a job failed: OpenAI's ``error`` of a job. ``param`` names the field at fault, if any."""
 
     code: str
     message: str
@@ -30,24 +30,24 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class JobDraft:
-    """What somebody asks for. ``method`` is OpenAI's object: ``{"type": T, T: {"hyperparameters": …}}``.
+    """The request for a job. ``method`` is OpenAI's object: ``{"type": T, T: {"hyperparameters": …}}``.
 
     Raises:
-        InvalidField: a field is out of OpenAI's bounds. What is in ``method`` and ``extension`` is not looked at.
+        InvalidField: a field is out of OpenAI's bounds. The content of ``method`` and ``extension`` is not checked.
     """
 
     model: str
-    """The base, or the reference that training starts from, as the caller wrote it."""
+    """The base model, or the adapter reference that training starts from, as the caller wrote it."""
     training_file: str
     method: Json
     validation_file: str | None = None
     seed: int | None = None
-    """None: the store draws one."""
+    """None: the store draws a random one."""
     suffix: str | None = None
     metadata: Mapping[str, str] | None = None
     integrations: Sequence[Json] | None = None
     extension: Json = field(default_factory=dict)
-    """Our own fields, beside OpenAI's: adapter name, rank, packing…"""
+    """Fields of this server beside OpenAI's: adapter name, rank, packing…"""
     organization_id: str = "patchbay"
 
     def __post_init__(self) -> None:
@@ -55,20 +55,17 @@ class JobDraft:
         _check(isinstance(self.method.get("type"), str), "method.type", "is the name of a training method")
         seeds, suffixes = range(MAX_SEED + 1), range(1, MAX_SUFFIX_LENGTH + 1)
         _check(self.seed is None or self.seed in seeds, "seed", f"is a number from 0 to {MAX_SEED}")
-        _check(
-            self.suffix is None or len(self.suffix) in suffixes, "suffix", f"has 1 to {MAX_SUFFIX_LENGTH} characters"
-        )
+        is_suffix = self.suffix is None or len(self.suffix) in suffixes
+        _check(is_suffix, "suffix", f"has 1 to {MAX_SUFFIX_LENGTH} characters")
         pairs = (self.metadata or {}).items()
-        _check(
-            len(pairs) <= MAX_PAIRS and all(len(k) <= MAX_KEY_LENGTH and len(v) <= MAX_VALUE_LENGTH for k, v in pairs),
-            "metadata",
-            f"has at most {MAX_PAIRS} pairs, of keys to {MAX_KEY_LENGTH} and values to {MAX_VALUE_LENGTH} characters",
-        )
+        are_short = all(len(key) <= MAX_KEY_LENGTH and len(value) <= MAX_VALUE_LENGTH for key, value in pairs)
+        rule = f"has at most {MAX_PAIRS} pairs, of keys to {MAX_KEY_LENGTH} and values to {MAX_VALUE_LENGTH} characters"
+        _check(len(pairs) <= MAX_PAIRS and are_short, "metadata", rule)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job at one moment; times are UTC."""
+    """A job as it was when it was read; times are UTC."""
 
     id: str
     created_at: datetime
@@ -84,14 +81,14 @@ class Job:
     integrations: Sequence[Json] | None
     extension: Json
     token: int
-    """How often a worker took it; also the fencing token of the last one that did."""
+    """Number of times a worker took it; also the fencing token of the last claim."""
     worker: str | None
-    """Who holds it; None: nobody."""
+    """Name of the worker that holds it; None: it is not held."""
     deaths: int
-    """Attempts that died since its last new checkpoint, or since it was resumed."""
+    """Attempts that died since the last new checkpoint, or since the job was resumed."""
     estimated_finish: datetime | None
     events_position: int
-    """Bytes of its run's events that are in the job's log."""
+    """Bytes of the run's event file that are in the job's log already."""
     finished_at: datetime | None
     fine_tuned_model: str | None
     trained_tokens: int | None
@@ -102,10 +99,10 @@ class Job:
     @property
     def hyperparameters(self) -> Json:
         """The method's hyperparameters; OpenAI shows them at the top of a job too."""
-        found: Json = self.method.get(self.method["type"], {}).get("hyperparameters", {})
-        return found
+        hyperparameters: Json = self.method.get(self.method["type"], {}).get("hyperparameters", {})
+        return hyperparameters
 
 
-def _check(is_so: bool, param: str, rule: str) -> None:  # noqa: FBT001 - an assertion
-    if not is_so:
+def _check(is_valid: bool, param: str, rule: str) -> None:  # noqa: FBT001 - an assertion
+    if not is_valid:
         raise InvalidField(f"{param} {rule}", param=param)

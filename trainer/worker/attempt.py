@@ -23,8 +23,8 @@ from adapters.storage.disk import in_thread
 from trainer.child import Child, child
 from trainer.errors import LeaseLost
 from trainer.files.file import Purpose
-from trainer.jobs.checkpoint import CheckpointDraft
-from trainer.jobs.event import EventDraft, Kind, Level
+from trainer.jobs.checkpoints import CheckpointDraft
+from trainer.jobs.events import EventDraft, Kind, Level
 from trainer.jobs.job import Failure
 from trainer.jobs.queue import Claim, ClaimOrder
 from trainer.records import Records

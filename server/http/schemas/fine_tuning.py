@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from server.http.schemas.adapters import Json, list_json
 from trainer.files.file import File
-from trainer.jobs.checkpoint import Checkpoint, Permission
-from trainer.jobs.event import Event
+from trainer.jobs.checkpoints import Checkpoint, Permission
+from trainer.jobs.events import Event
 from trainer.jobs.job import Job
 from trainer.page import Page
 
@@ -26,8 +26,8 @@ def file_json(file: File) -> Json:
         "expires_at": _seconds(file.expires_at),
         "filename": file.filename,
         "purpose": file.purpose,
-        "status": file.status,
-        "status_details": file.status_details,
+        "status": "processed",
+        "status_details": None,
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from server.cli.client import ApiClient
 from server.cli.watch import follow
-from trainer.jobs.checkpoint import CheckpointDraft
+from trainer.jobs.checkpoints import CheckpointDraft
 
 JOBS = "/v1/fine_tuning/jobs"
 

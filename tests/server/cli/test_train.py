@@ -12,7 +12,7 @@ from functools import partial
 import httpx
 import pytest
 
-from trainer.jobs.event import EventDraft, Kind, Level
+from trainer.jobs.events import EventDraft, Kind, Level
 from trainer.jobs.job import Failure
 
 AUTO = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}

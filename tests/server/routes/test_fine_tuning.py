@@ -14,7 +14,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from trainer.errors import PreflightDied
-from trainer.jobs.checkpoint import CheckpointDraft
+from trainer.jobs.checkpoints import CheckpointDraft
 from trainer.jobs.job import JobDraft
 from trainer.run_directory import RunDirectory
 

@@ -20,7 +20,7 @@ from schemathesis import APIOperation, Case, CheckContext, GenerationMode, Respo
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 
-from trainer.jobs.checkpoint import CheckpointDraft
+from trainer.jobs.checkpoints import CheckpointDraft
 
 EXAMPLES = 25
 TIMEOUT_S = 30

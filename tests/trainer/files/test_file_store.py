@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from trainer.errors import FileCorrupt, FileInUse, FileNotFound, FileTooLarge, InvalidField
-from trainer.files.file import UPLOADABLE, Purpose, Status
+from trainer.files.file import UPLOADABLE, Purpose
 from trainer.files.file_store import EXPIRY_S, MAX_FILENAME_LENGTH
-from trainer.jobs.job_store import Failure, Job
+from trainer.jobs.job import Failure, Job
 from trainer.records import Records
 
 Upload = Callable[..., Awaitable[str]]
@@ -29,12 +29,7 @@ def stored(data_dir: Path) -> set[str]:
 async def test_a_file_comes_back_as_it_was_sent(records: Records, upload: Upload):
     pieces = [b"a" * 700_000, b"", b"b" * 700_000, b"c"]
     file = await records.files.get(await upload(*pieces, filename="Zug №1.jsonl"))
-    assert (file.filename, file.purpose, file.status, file.status_details) == (
-        "Zug №1.jsonl",
-        Purpose.FINE_TUNE,
-        Status.PROCESSED,
-        None,
-    )
+    assert (file.filename, file.purpose) == ("Zug №1.jsonl", Purpose.FINE_TUNE)
     assert (await records.files.content(file.id)).read_bytes() == b"".join(pieces)
     assert (file.size_bytes, file.sha256) == (1_400_001, hashlib.sha256(b"".join(pieces)).hexdigest())
     assert file.id.startswith("file-")
@@ -153,14 +148,9 @@ async def test_a_deleted_file_is_gone_with_its_bytes(records: Records, upload: U
         await records.files.delete(file_id)
         assert reading.read() == b"{}\n"
     assert stored(data_dir) == set()
-    for gone in (
-        records.files.get(file_id),
-        records.files.content(file_id),
-        records.files.delete(file_id),
-        records.files.set_status(file_id, Status.ERROR),
-    ):
+    for method in (records.files.get, records.files.content, records.files.delete):
         with pytest.raises(FileNotFound, match=file_id):
-            await gone
+            await method(file_id)
 
 
 @pytest.mark.parametrize("field", ["training_file", "validation_file"])
@@ -177,13 +167,6 @@ async def test_a_file_stays_until_the_last_job_that_needs_it_has_ended(
     await records.jobs.cancel(two.id)
     await records.files.delete(file_id)
     assert getattr(await records.jobs.get(one.id), field) == file_id
-
-
-async def test_what_looking_at_a_file_has_shown_is_kept(records: Records, upload: Upload):
-    file_id = await upload()
-    marked = await records.files.set_status(file_id, Status.ERROR, "line 3: no messages")
-    assert marked == await records.files.get(file_id)
-    assert (marked.status, marked.status_details) == (Status.ERROR, "line 3: no messages")
 
 
 @pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")])

@@ -9,8 +9,8 @@ import sys
 
 from adapters.storage.database import Database
 from trainer.errors import LeaseLost
-from trainer.jobs.checkpoint import CheckpointDraft
-from trainer.jobs.event import EventDraft
+from trainer.jobs.checkpoints import CheckpointDraft
+from trainer.jobs.events import EventDraft
 from trainer.jobs.job_store import JobStore
 from trainer.jobs.queue import Claim, Queue
 

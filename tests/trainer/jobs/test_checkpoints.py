@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from trainer.errors import CheckpointNotFound, InvalidField, PermissionNotFound
-from trainer.jobs.checkpoint import CheckpointDraft
-from trainer.jobs.job_store import Job
+from trainer.jobs.checkpoints import CheckpointDraft
+from trainer.jobs.job import Job
 from trainer.jobs.queue import Claim
 from trainer.records import Records
 

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from trainer.errors import InvalidField, JobNotFound
-from trainer.jobs.event import Event, EventDraft, Kind, Level
-from trainer.jobs.job_store import Job
+from trainer.jobs.events import Event, EventDraft, Kind, Level
+from trainer.jobs.job import Job
 from trainer.jobs.queue import Claim
 from trainer.records import Records
 

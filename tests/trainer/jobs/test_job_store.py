@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from trainer.errors import FileInUse, InvalidField, JobNotFound
-from trainer.files.file import Status
-from trainer.jobs.job_store import Failure, Job
+from trainer.jobs.job import Failure, Job
 from trainer.jobs.state import JobState
 from trainer.records import Records
 
@@ -91,11 +90,10 @@ async def test_a_job_that_may_not_be_so_is_refused_with_the_field(
     assert (await records.jobs.list()).data == ()
 
 
-async def test_a_job_takes_only_living_sound_files_for_fine_tuning(records: Records, create: Create, upload: Any):
-    other, faulty, deleted = await upload(purpose="batch"), await upload(), await upload()
-    await records.files.set_status(faulty, Status.ERROR, "line 3: no messages")
+async def test_a_job_takes_only_existing_files_for_fine_tuning(records: Records, create: Create, upload: Any):
+    other, deleted = await upload(purpose="batch"), await upload()
     await records.files.delete(deleted)
-    for file_id, words in ((other, "purpose 'batch'"), (faulty, "line 3: no messages"), (deleted, "does not exist")):
+    for file_id, words in ((other, "purpose 'batch'"), (deleted, "does not exist")):
         with pytest.raises(InvalidField, match=words):
             await create(training_file=file_id)
 

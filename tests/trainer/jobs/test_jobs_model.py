@@ -20,8 +20,8 @@ from adapters.errors import PatchbayError
 from adapters.storage.database import Database
 from trainer.clock import database_clock
 from trainer.errors import FileInUse, IllegalTransition, LeaseLost
-from trainer.jobs.checkpoint import CheckpointDraft
-from trainer.jobs.job_store import Failure, JobDraft
+from trainer.jobs.checkpoints import CheckpointDraft
+from trainer.jobs.job import Failure, JobDraft
 from trainer.jobs.queue import Claim, ClaimOrder
 from trainer.records import Records
 

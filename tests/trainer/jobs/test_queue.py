@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy.exc import StatementError
 
 from trainer.errors import LeaseLost
-from trainer.jobs.checkpoint import CheckpointDraft
-from trainer.jobs.event import EventDraft, Level
-from trainer.jobs.job_store import Failure, Job
+from trainer.jobs.checkpoints import CheckpointDraft
+from trainer.jobs.events import EventDraft, Level
+from trainer.jobs.job import Failure, Job
 from trainer.jobs.queue import MAX_DEATHS, Claim, ClaimOrder
 from trainer.jobs.state import JobState
 from trainer.records import Records

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from trainer.jobs.job_store import Job
+from trainer.jobs.job import Job
 from trainer.jobs.state import JobState
 from trainer.records import Records
 

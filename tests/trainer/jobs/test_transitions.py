@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trainer.errors import IllegalTransition, LeaseLost
-from trainer.jobs.job_store import Failure, Job
+from trainer.jobs.job import Failure, Job
 from trainer.jobs.queue import Claim, ClaimOrder
 from trainer.jobs.state import HELD, JOB_STATES, JobState, Verb
 from trainer.records import Records
@@ -103,7 +103,7 @@ async def test_what_is_no_edge_is_refused_and_changes_nothing(
         with pytest.raises(LeaseLost, match=f"is {start}"):
             await actor.do(verb)
     else:
-        with pytest.raises(IllegalTransition, match=f"is {start}, so nobody can {verb} it") as refused:
+        with pytest.raises(IllegalTransition, match=f"is {start}, which does not allow {verb};") as refused:
             await actor.do(verb)
         assert refused.value.details == {"status": start}
     assert await seen(records, actor) == before
