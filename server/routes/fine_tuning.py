@@ -1,4 +1,4 @@
-"""Fine-tuning jobs, their events and checkpoints, and who else may use those. OpenAI's routes."""
+"""Fine-tuning jobs, their events, checkpoints and permissions on checkpoints. OpenAI's routes."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ async def permissions(
     order: Literal["ascending", "descending"] = "descending",
     project_id: str | None = None,
 ) -> Json:
-    """List who else may use a checkpoint."""
+    """List the permissions recorded on a checkpoint. They have no effect, as ``enforced`` says."""
     page = await state.records.checkpoints.permissions(
         checkpoint, after=after, limit=limit, newest_first=order == "descending", project_id=project_id
     )
@@ -120,14 +120,17 @@ async def permissions(
 
 @router.post("/checkpoints/{checkpoint:path}/permissions")
 async def permit(checkpoint: str, body: PermissionsBody, state: StateOf) -> Json:
-    """Let other projects use a checkpoint."""
+    """Record permissions of other projects on a checkpoint, for OpenAI's clients; they have no effect.
+
+    This server has no projects: every key with access to inference may use every checkpoint.
+    """
     permitted = await state.records.checkpoints.permit(checkpoint, body.project_ids)
     return list_json([permission_json(permission) for permission in permitted], has_more=False)
 
 
 @router.delete("/checkpoints/{checkpoint:path}/permissions/{permission_id}")
 async def forbid(checkpoint: str, permission_id: str, state: StateOf) -> Json:
-    """Take a permission back."""
+    """Delete a permission that was recorded on a checkpoint."""
     await state.records.checkpoints.forbid(checkpoint, permission_id)
     return {"object": "checkpoint.permission", "id": permission_id, "deleted": True}
 

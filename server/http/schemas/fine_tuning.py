@@ -86,12 +86,13 @@ def checkpoint_json(checkpoint: Checkpoint) -> Json:
 
 
 def permission_json(permission: Permission) -> Json:
-    """Return one permission on a checkpoint."""
+    """Return one permission on a checkpoint. ``enforced`` is ours: this server has no projects to enforce it for."""
     return {
         "object": "checkpoint.permission",
         "id": permission.id,
         "created_at": _seconds(permission.created_at),
         "project_id": permission.project_id,
+        "enforced": False,
     }
 
 

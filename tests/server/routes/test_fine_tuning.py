@@ -397,6 +397,7 @@ async def test_checkpoints_are_listed_and_shared_with_other_projects(
     name, permissions = found[0].fine_tuned_model_checkpoint, openai.fine_tuning.checkpoints.permissions
     given = [permission async for permission in permissions.create(name, project_ids=["p1", "p2", "p3"])]
     assert [permission.project_id for permission in given] == ["p1", "p2", "p3"]
+    assert not any(permission.to_dict()["enforced"] for permission in given)
     listed = [permission async for permission in permissions.list(name, limit=2)]
     assert [permission.to_dict() for permission in reversed(listed)] == [permission.to_dict() for permission in given]
     assert [permission.id async for permission in permissions.list(name, project_id="p2")] == [given[1].id]
