@@ -1,7 +1,7 @@
-"""What slots and residents will take, told from a base model's shapes before anything is launched.
+"""Memory that adapter slots and residents will need, computed from a base model's shapes before vLLM is started.
 
-vLLM sets aside, for each slot, both factors of every linear module at the largest rank (whatever is loaded), and those
-of the embedding and of the head. What slots take is not there for the KV cache. Two bytes a number, as vLLM serves.
+For each slot vLLM allocates both LoRA factors of every linear module at the largest rank, whatever is loaded, and those
+of the embedding and the head. That memory is not available to the KV cache. vLLM serves two bytes per number.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from adapters.base_model import EMBEDDING, HEAD, BaseModel
 
 NUMBER_BYTES: Final = 2
 PADDING: Final = 64
-"""vLLM rounds a vocabulary up to a multiple of this."""
+"""vLLM rounds the vocabulary up to a multiple of this."""
 SHARE_OF_WEIGHTS: Final = 0.1
-"""Slots that take no more than this part of the base model's weights are no loss worth a thought."""
+"""Slots are recommended up to this share of the base model's weights."""
 ALWAYS: Final = 256 * 2**20
-"""Nor are those that take no more bytes than this."""
+"""Slots are recommended up to this many bytes whatever the weights take."""
 MOST_SLOTS: Final = 32
 """More adapters in one batch gain little: each then has a row or two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """What the sizes follow from."""
+    """Sums over a base model's tensor shapes, from which every size follows."""
 
     linear: int
-    """Sum of inputs and outputs of the linear modules."""
+    """Inputs plus outputs of all linear modules."""
     vocabulary: int
-    """Sum of both sides of the embedding and of the head."""
+    """Inputs plus outputs of the embedding and the head."""
     weights: int
     """Numbers in the linear modules, the embedding and the head."""
     kv_numbers: int
-    """Numbers that a token takes in the KV cache of all layers."""
+    """Numbers per token in the KV cache of all layers."""
 
     @classmethod
     def of(cls, base: BaseModel, config: Mapping[str, Any]) -> Shapes:
-        """Read them off ``base`` and its config.json."""
-        config = _text(config)
+        """Return the sums for ``base`` and its parsed config.json."""
+        config = config.get("text_config", config)  # multimodal models nest it
         modules = base.modules
         linear = {path: shape for path, shape in modules.items() if path.rpartition(".")[2] not in {EMBEDDING, HEAD}}
         hidden, words = config["hidden_size"], -(-config["vocab_size"] // PADDING) * PADDING
@@ -55,44 +55,38 @@ class Shapes:
         )
 
 
-def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of a multimodal model's config that is about text."""
-    nested: Mapping[str, Any] = config.get("text_config", config)
-    return nested
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Sizes for so many slots of a rank, and for so many residents of that rank on every linear module. In bytes."""
+    """Sizes in bytes for ``slots`` of ``rank``, and for ``residents`` of that rank on every linear module."""
 
     shapes: Shapes
     slots: int
     rank: int
     residents: int
-    host: int
-    """What residents may take together."""
+    resident_limit: int
+    """Host memory that all residents may take together."""
 
     def slot_bytes(self, slots: int, rank: int) -> int:
-        """Return what ``slots`` take, whatever is in them."""
+        """Return the memory of ``slots``, loaded or empty."""
         return slots * rank * (self.shapes.linear + self.shapes.vocabulary) * NUMBER_BYTES
 
     def tokens(self, size: int) -> int:
-        """Return how many tokens of KV cache ``size`` bytes would hold."""
+        """Return how many tokens of KV cache fit in ``size`` bytes."""
         return size // (self.shapes.kv_numbers * NUMBER_BYTES)
 
     @property
     def resident_bytes(self) -> int:
-        """What one resident takes."""
+        """Host memory of one resident."""
         return self.rank * self.shapes.linear * NUMBER_BYTES
 
     @property
     def fitting_residents(self) -> int:
-        """How many residents of that size the host's share holds."""
-        return self.host // self.resident_bytes
+        """Residents that fit in the limit."""
+        return self.resident_limit // self.resident_bytes
 
     @property
     def recommended_slots(self) -> int:
-        """The most slots, a power of two, that cost next to nothing; one at least."""
+        """The largest power of two whose slots stay within the recommended share of memory; at least 1."""
         free = max(ALWAYS, int(SHARE_OF_WEIGHTS * self.shapes.weights * NUMBER_BYTES))
         slots = MOST_SLOTS
         while slots > 1 and self.slot_bytes(slots, self.rank) > free:
@@ -100,18 +94,18 @@ class Plan:
         return slots
 
     def to_json(self) -> dict[str, int]:
-        """Every number, named."""
-        taken = self.slot_bytes(self.slots, self.rank)
+        """Return the plan as JSON values: sizes in bytes, counts in tokens, slots and residents."""
+        slot_bytes = self.slot_bytes(self.slots, self.rank)
         return {
             "slots": self.slots,
             "rank": self.rank,
             "weights_bytes": self.shapes.weights * NUMBER_BYTES,
-            "slot_bytes": taken,
-            "slot_kv_tokens": self.tokens(taken),
+            "slot_bytes": slot_bytes,
+            "slot_kv_tokens": self.tokens(slot_bytes),
             "kv_bytes_per_token": self.shapes.kv_numbers * NUMBER_BYTES,
             "residents": self.residents,
             "resident_bytes": self.resident_bytes,
-            "resident_bytes_limit": self.host,
+            "resident_bytes_limit": self.resident_limit,
             "fitting_residents": self.fitting_residents,
             "recommended_slots": self.recommended_slots,
             "recommended_residents": min(self.residents, max(2, self.fitting_residents)),

@@ -2,12 +2,12 @@
 
 Exit codes (``serve`` ends with the server's own, see ``server.process``):
 
-    0    done
-    1    the server or a check refused, or the job that was watched failed, for the reason printed
-    2    the command was called wrongly
+    0    success
+    1    the server or a check refused, or the watched job failed, for the reason printed
+    2    wrong usage
     3    the server cannot be reached
-    4    what was named does not exist
-    130  Ctrl-C while a job was watched, which goes on
+    4    the named object does not exist
+    130  Ctrl-C while watching a job, which continues
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="One base model, hundreds of LoRA adapters, one server.",
+    help="Serve one base model with hundreds of LoRA adapters through vLLM, and train adapters beside it.",
     epilog=EXIT_CODES,
 )
 app.add_typer(serve.app)
 app.add_typer(plan.app)
-app.add_typer(adapters.app, name="adapters")
+app.add_typer(keys.app, name="keys", rich_help_panel="Serve")
+app.add_typer(adapters.app, name="adapters", rich_help_panel="Adapters")
 app.add_typer(chat.app)
+app.add_typer(files.app, name="files", rich_help_panel="Train")
 app.add_typer(check.app)
 app.add_typer(train.app)
-app.add_typer(jobs.app, name="jobs")
-app.add_typer(files.app, name="files")
-app.add_typer(keys.app, name="keys")
+app.add_typer(jobs.app, name="jobs", rich_help_panel="Train")
 app.add_typer(worker.app)
 app.add_typer(bench.app)
 

@@ -1,10 +1,10 @@
-"""``patchbay adapters``: listed, shown, published, downloaded, exported, moved, loaded, deleted, over HTTP."""
+"""``patchbay adapters``: commands for adapters, versions and aliases, over HTTP."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,19 +14,30 @@ from server.cli.client import ApiKey, Json, Url, connect, model_path
 from server.cli.diff import diff
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.merge import merge
-from server.cli.output import AsJson, format_bytes, format_time, show_fields, show_json, show_note, show_table
+from server.cli.output import (
+    AsJson,
+    format_bytes,
+    format_time,
+    show_fields,
+    show_json,
+    show_listing,
+    show_note,
+    show_table,
+)
 from server.cli.publication import show_publication
+from server.cli.settings import settings_command
 
-app = typer.Typer(no_args_is_help=True, help="Adapters, their versions and aliases.")
+app = typer.Typer(no_args_is_help=True, help="Publish, inspect, promote, merge, export and delete adapters.")
 app.command()(merge)
 app.command()(diff)
 
 Ref = Annotated[
     str,
-    typer.Argument(metavar="REF", help="sql@7, sql@canary, sql (what `stable` points to), or a fine-tuned name, ft:…"),
+    typer.Argument(metavar="REF", help="sql@7, sql@canary, sql (alias `stable`), or a fine-tuned name, ft:…"),
 ]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="An adapter.")]
-VersionOf = Annotated[str, typer.Argument(metavar="VERSION", help="A number, or an alias of the adapter.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of an adapter.")]
+AdapterVersion = Annotated[str, typer.Argument(metavar="VERSION", help="Number of a version, or an alias.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete without confirmation.")]
 
 
 @app.command("list")
@@ -34,10 +45,7 @@ def list_adapters(*, as_json: AsJson = False, url: Url = None, api_key: ApiKey =
     """List the adapters."""
     with connect(url, api_key) as server:
         listing = server.all_pages("/v1/adapters")
-    if as_json:
-        show_json(listing)
-        return
-    show_table(["NAME", "ALIASES", "LATEST", "VERSIONS", "CREATED"], map(_adapter_row, listing["data"]))
+    show_listing(listing, ["NAME", "ALIASES", "LATEST", "VERSIONS", "CREATED"], _adapter_row, as_json=as_json)
 
 
 @app.command()
@@ -45,7 +53,11 @@ def show(ref: Ref, *, as_json: AsJson = False, url: Url = None, api_key: ApiKey 
     """Show an adapter with its versions (sql), or a version with its report (sql@7, sql@canary, ft:…)."""
     with connect(url, api_key) as server:
         if "@" in ref or isinstance(parse_reference(ref), FineTunedName):
-            _show_version(server.get(_path(server.resolve(ref))), as_json=as_json)
+            version = server.get(_path(server.resolve(ref)))
+            if as_json:
+                show_json(version)
+            else:
+                show_fields(_version_fields(version))
             return
         path = f"/v1/adapters/{check_adapter_name(ref)}"
         adapter = server.get(path)
@@ -61,106 +73,119 @@ def show(ref: Ref, *, as_json: AsJson = False, url: Url = None, api_key: ApiKey 
 
 @app.command()
 def push(
-    source: Annotated[str, typer.Argument(metavar="DIR_OR_HF_ID", help="A directory, or org/repo, org/repo@revision.")],
+    source: Annotated[
+        str, typer.Argument(metavar="DIR_OR_HF_ID", help="PEFT directory, or hub id: org/repo, org/repo@revision.")
+    ],
     *,
-    name: Annotated[str | None, typer.Option(help="The adapter; else named as the directory or repository.")] = None,
-    alias: Annotated[str | None, typer.Option(help="Alias to point to the new version at once.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the adapter; without it, that of the directory or repository.")
+    ] = None,
+    alias: Annotated[
+        str | None, typer.Option(help="Alias to point to the new version; without it, no alias moves.")
+    ] = None,
     allow_inert: Annotated[
-        bool, typer.Option("--allow-inert", help="Also if it answers exactly as the base model does.")
+        bool, typer.Option("--allow-inert", help="Accept an adapter whose answers equal the base model's.")
     ] = False,
     compress_to: Annotated[
-        int | None, typer.Option(min=1, help="Cut it at this rank, whatever is lost; the report says how much.")
+        int | None,
+        typer.Option(
+            min=1, metavar="RANK", help="Reduce to this rank; the report says the error. Without it, lossless."
+        ),
     ] = None,
     force_base: Annotated[
-        bool, typer.Option("--force-base", help="Also if it says that it was made for another base model; it must fit.")
+        bool, typer.Option("--force-base", help="Accept an adapter that names another base model, if its shapes fit.")
     ] = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Publish a new version. It can be called at once."""
-    adapter = check_adapter_name(name or transfer.name_of(source))
-    wishes: Json = {} if alias is None else {"alias": check_alias(alias)}
+    """Publish a directory or a hub repository as the adapter's next version, which serves requests at once."""
+    adapter = check_adapter_name(name or transfer.adapter_name(source))
+    options: Json = {} if alias is None else {"alias": check_alias(alias)}
     if allow_inert:
-        wishes["allow_inert"] = True
+        options["allow_inert"] = True
     if compress_to is not None:
-        wishes["compress_to"] = compress_to
+        options["compress_to"] = compress_to
     if force_base:
-        wishes["force_base"] = True
+        options["force_base"] = True
     with connect(url, api_key) as server:
-        version = transfer.push(server, adapter, source, wishes)
+        version = transfer.push(server, adapter, source, options)
     show_publication(version)
 
 
 @app.command()
 def pull(
     ref: Ref,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", file_okay=False, help="Made if it is not there.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", file_okay=False, help="Created if it does not exist.")],
     *,
     original: Annotated[
-        bool, typer.Option("--original", help="As it was uploaded, where it had to be compiled to be served.")
+        bool, typer.Option("--original", help="Files as uploaded, if they were compiled to plain LoRA for serving.")
     ] = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Download a version's files, as PEFT writes and reads them."""
+    """Download a version's files in PEFT's format."""
     with connect(url, api_key) as server:
         version = server.resolve(ref)
         transfer.pull(server, _path(version), directory, "original" if original else "served")
     typer.echo(f"{version}: {directory}")
 
 
-@app.command()
+@app.command(cls=settings_command("hub_endpoint"))
 def export(
+    ctx: typer.Context,
     ref: Ref,
     target: Annotated[
-        str, typer.Argument(metavar="DIR_OR_HF", help="A new directory, or hf://org/repo, hf://org/repo@branch.")
+        str, typer.Argument(metavar="DIR_OR_HF", help="New directory, or hf://org/repo, hf://org/repo@branch.")
     ],
     *,
     merged: Annotated[
-        bool, typer.Option("--merged", help="The whole model with the adapter merged into its weights.")
+        bool, typer.Option("--merged", help="Export the whole base model with the adapter merged into its weights.")
     ] = False,
     base: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", exists=True, file_okay=False, help="To merge into; else the embedded base."),
+        typer.Option(
+            metavar="DIR", exists=True, file_okay=False, help="Base model for --merged; without it, the embedded one."
+        ),
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="Everybody may read the repository.")] = False,
-    hub_endpoint: Annotated[
-        str | None, typer.Option(help="The hub; else PATCHBAY_HUB_ENDPOINT, else the public one.")
-    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Create or accept a public repository.")] = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Write a version for others, with a model card: to a directory, or to a hub as one commit (HF_TOKEN)."""
+    """Write a version with a model card to a directory, or to a hub repository in one commit (token: HF_TOKEN)."""
     import embedded
-    from server.cli.export import export_version, target_of
+    from server.cli.export import export_version
+    from server.cli.export_target import export_target
 
     if base is not None and not merged:
-        raise CommandFailed(ExitCode.USAGE, "--base is the model to merge into; say --merged too")
-    to = target_of(target, public=public, hub_endpoint=hub_endpoint)
+        raise CommandFailed(ExitCode.USAGE, "--base is the model to merge into: add --merged, or leave --base out")
+    destination = export_target(ctx, target, public=public)
     merge_into = (base or embedded.BASE) if merged else None
     with connect(url, api_key) as server:
         version = server.resolve(ref)
-        place = export_version(server, _path(version), to, merge_into=merge_into)
-    typer.echo(f"{version}: {place}")
+        location = export_version(server, _path(version), destination, merge_into=merge_into)
+    typer.echo(f"{version}: {location}")
 
 
 @app.command()
 def alias(
     name: Name,
-    move: Annotated[str, typer.Argument(metavar="ALIAS=VERSION", help="canary=7, or canary=stable.")],
+    move: Annotated[str, typer.Argument(metavar="ALIAS=VERSION", help="Such as canary=7, or canary=stable.")],
     *,
     expected: Annotated[
-        str | None, typer.Option(metavar="VERSION|none", help="Refuse unless the alias points there now.")
+        str | None,
+        typer.Option(
+            metavar="VERSION|none", help="Version that the alias must point to before the move; without it, any."
+        ),
     ] = None,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
     """Point an alias to a version."""
-    moved, equals, to = move.partition("=")
-    if not (moved and equals and to):
-        raise CommandFailed(ExitCode.USAGE, f"'{move}' is no move; write ALIAS=VERSION, such as canary=7")
+    moved, equals, version = move.partition("=")
+    if not (moved and equals and version):
+        raise CommandFailed(ExitCode.USAGE, f"'{move}' names no move; write ALIAS=VERSION, such as canary=7")
     with connect(url, api_key) as server:
-        body: Json = {"version": server.resolve(f"{name}@{to}").version}
+        body: Json = {"version": server.resolve(f"{name}@{version}").version}
         if expected is not None:
             body["expected"] = None if expected == "none" else server.resolve(f"{name}@{expected}").version
         path = f"/v1/adapters/{name}/aliases/{check_alias(moved)}"
@@ -168,7 +193,7 @@ def alias(
 
 
 @app.command()
-def promote(name: Name, version: VersionOf, *, url: Url = None, api_key: ApiKey = None) -> None:
+def promote(name: Name, version: AdapterVersion, *, url: Url = None, api_key: ApiKey = None) -> None:
     """Point `stable` to a version."""
     with connect(url, api_key) as server:
         number = server.resolve(f"{name}@{version}").version
@@ -179,72 +204,77 @@ def promote(name: Name, version: VersionOf, *, url: Url = None, api_key: ApiKey 
 def rollback(
     name: Name,
     *,
-    alias: Annotated[str, typer.Option(help="The alias to move back.")] = DEFAULT_ALIAS,
+    alias: Annotated[str, typer.Option(help="Alias to move back.")] = DEFAULT_ALIAS,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Point an alias back to where it pointed before its last move."""
+    """Point an alias back to the version before its last move."""
     with connect(url, api_key) as server:
         _show_alias(server.post(f"/v1/adapters/{check_adapter_name(name)}/rollback", {"alias": alias}))
 
 
 @app.command()
 def pin(ref: Ref, *, url: Url = None, api_key: ApiKey = None) -> None:
-    """Keep a version resident, also across restarts."""
-    _tell_engine("pin", ref, url, api_key)
+    """Keep a version resident, including across restarts."""
+    _change_residency("pin", ref, url, api_key)
 
 
 @app.command()
 def unpin(ref: Ref, *, url: Url = None, api_key: ApiKey = None) -> None:
-    """Let a version be evicted again."""
-    _tell_engine("unpin", ref, url, api_key)
+    """Allow a version to be evicted again."""
+    _change_residency("unpin", ref, url, api_key)
 
 
 @app.command()
 def load(ref: Ref, *, url: Url = None, api_key: ApiKey = None) -> None:
-    """Make a version resident ahead of its first request."""
-    _tell_engine("load", ref, url, api_key)
+    """Make a version resident before its first request."""
+    _change_residency("load", ref, url, api_key)
 
 
 @app.command()
 def unload(ref: Ref, *, url: Url = None, api_key: ApiKey = None) -> None:
-    """Unload a version as soon as no request holds it."""
-    _tell_engine("unload", ref, url, api_key)
+    """Unload a version once no request uses it."""
+    _change_residency("unload", ref, url, api_key)
 
 
 @app.command()
 def rm(
-    target: Annotated[str, typer.Argument(metavar="REF_OR_NAME", help="sql (all), sql@7, ft:…, or alias sql@canary.")],
+    target: Annotated[
+        str, typer.Argument(metavar="REF_OR_NAME", help="sql (all versions), sql@7, ft:…, or alias sql@canary.")
+    ],
     *,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
     """Delete an adapter with all its versions, one version, or an alias (its version stays).
 
-    A version that is named by its fine-tuned name goes with the aliases that point to it.
+    Deleting a version by its fine-tuned name also deletes the aliases that point to it.
     """
-    path, what = _deletion(target)
+    path, description = _deletion(target)
     if not yes:
-        typer.confirm(f"Delete {what}?", abort=True, err=True)
+        typer.confirm(f"Delete {description}?", abort=True, err=True)
     with connect(url, api_key) as server:
         server.send("DELETE", path)
-    show_note(f"deleted {what}")
+    show_note(f"deleted {description}")
 
 
 def _deletion(target: str) -> tuple[str, str]:
-    """Return the path to delete and what it is, in words."""
-    named = parse_reference(target)
-    if isinstance(named, FineTunedName):
-        return model_path(target), f"version '{named}' with the aliases that point to it"
+    """Return the path to delete, and its description."""
+    reference = parse_reference(target)
+    if isinstance(reference, FineTunedName):
+        return model_path(target), f"version '{reference}' with the aliases that point to it"
     if "@" not in target:
         return f"/v1/adapters/{target}", f"adapter '{target}' with all its versions"
-    if named.version is not None:
-        return _path(named), f"version '{named}'"
-    return f"/v1/adapters/{named.adapter}/aliases/{named.alias}", f"alias '{named.alias}' of '{named.adapter}'"
+    if reference.version is not None:
+        return _path(reference), f"version '{reference}'"
+    return (
+        f"/v1/adapters/{reference.adapter}/aliases/{reference.alias}",
+        f"alias '{reference.alias}' of '{reference.adapter}'",
+    )
 
 
-def _tell_engine(verb: str, ref: str, url: str | None, api_key: str | None) -> None:
+def _change_residency(verb: str, ref: str, url: str | None, api_key: str | None) -> None:
     with connect(url, api_key) as server:
         version = server.post(f"{_path(server.resolve(ref))}/{verb}")
     pinned = ", pinned" if version["is_pinned"] else ""
@@ -259,27 +289,18 @@ def _show_alias(moved: Json) -> None:
     typer.echo(f"{moved['adapter']}@{moved['alias']} is version {moved['version']} (generation {moved['generation']})")
 
 
-def _show_version(version: Json, *, as_json: bool) -> None:
-    if as_json:
-        show_json(version)
-        return
-    fields: dict[str, Any] = {
-        **version,
-        "size": format_bytes(version["size_bytes"]),
-        "created": format_time(version["created_at"]),
-    }
-    report = _flat(fields.pop("report"), "report")
-    for replaced in ("object", "size_bytes", "created_at"):
-        del fields[replaced]
-    show_fields({**fields, **report})
+def _version_fields(version: Json) -> Json:
+    fields: Json = {"size": format_bytes(version["size_bytes"]), "created": format_time(version["created_at"])}
+    replaced = {"object", "size_bytes", "created_at", "report"}
+    kept = {name: value for name, value in version.items() if name not in replaced}
+    return {**kept, **fields, **_flat(version["report"], "report")}
 
 
 def _flat(nested: Json, path: str) -> Json:
-    """Return the leaves of ``nested`` by their paths, such as ``report: probe: effect: mean``."""
+    """Return the leaves of ``nested`` by path, such as ``report: probe: effect: mean``."""
     leaves: Json = {}
     for name, value in nested.items():
-        here = f"{path}: {name}"
-        leaves |= _flat(value, here) if isinstance(value, dict) else {here: value}
+        leaves |= _flat(value, f"{path}: {name}") if isinstance(value, dict) else {f"{path}: {name}": value}
     return leaves
 
 
@@ -289,8 +310,8 @@ def _adapter_row(adapter: Json) -> list[object]:
 
 
 def _version_row(version: Json) -> list[object]:
-    bytes_of = [version["rank"], format_bytes(version["size_bytes"]), version["digest"][:12]]
-    return [version["id"], *bytes_of, version["aliases"], version["residency"], format_time(version["created_at"])]
+    facts = [version["rank"], format_bytes(version["size_bytes"]), version["digest"][:12]]
+    return [version["id"], *facts, version["aliases"], version["residency"], format_time(version["created_at"])]
 
 
 def _aliases(aliases: Mapping[str, int]) -> list[str]:

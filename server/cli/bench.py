@@ -1,4 +1,4 @@
-"""``patchbay bench``: measurements, which are the business of ``bench`` and know nothing of the server."""
+"""``patchbay bench``: passes its arguments to the command line of the ``bench`` package."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ app = typer.Typer()
 
 
 @app.command(
+    rich_help_panel="Measure",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )
 def bench(ctx: typer.Context) -> None:
-    """Measure this server, and stock vLLM beside it: `patchbay bench --help`."""
+    """Measure a server, optionally beside stock vLLM."""
     from bench.cli import app as scenarios
 
     scenarios(ctx.args, prog_name="patchbay bench")

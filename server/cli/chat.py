@@ -1,4 +1,4 @@
-"""``patchbay chat``: talk to an adapter, or to two and compare."""
+"""``patchbay chat``: a conversation with one model, or with two side by side."""
 
 from __future__ import annotations
 
@@ -17,19 +17,25 @@ from server.cli.output import show_note
 app = typer.Typer()
 
 
-@app.command()
+@app.command(rich_help_panel="Adapters")
 def chat(
-    ref: Annotated[str, typer.Argument(metavar="REF", help="An adapter, a version, a fine-tuned name, or the base.")],
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Adapter, version, fine-tuned name, or the base model.")],
     *,
-    vs: Annotated[str | None, typer.Option(metavar="REF", help="Answer each message with this one too.")] = None,
-    message: Annotated[str | None, typer.Option("--message", "-m", help="Ask once and exit.")] = None,
-    system: Annotated[str | None, typer.Option(help="System message.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Length of an answer at most.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="0: always the likeliest token.")] = None,
+    vs: Annotated[str | None, typer.Option(metavar="REF", help="Second model that answers each message too.")] = None,
+    message: Annotated[
+        str | None, typer.Option("--message", "-m", help="Send this one message and exit; without it, read messages.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System message; without it, none.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer, in tokens; without it, up to the model's context.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="0 picks the most probable token; without it, the model's default.")
+    ] = None,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Chat with an adapter; a blank line or Ctrl-D ends it."""
+    """Chat with an adapter; an empty line or Ctrl-D ends the chat."""
     sampling = {"max_tokens": max_tokens, "temperature": temperature}
     options = {name: value for name, value in sampling.items() if value is not None}
     with connect(url, api_key) as server:
@@ -42,10 +48,10 @@ def chat(
 
 def _converse(sides: list[Side]) -> None:
     terminal = Console(stderr=True)
-    while said := _prompt(terminal):
+    while message := _prompt(terminal):
         try:
-            _ask(sides, said, label=show_note)
-        except CommandFailed as failed:  # the next message may fare better
+            _ask(sides, message, label=show_note)
+        except CommandFailed as failed:  # the next message may succeed
             failed.show()
 
 
@@ -57,7 +63,7 @@ def _prompt(terminal: Console) -> str:
 
 
 def _ask(sides: list[Side], message: str, label: Callable[[str], None] | None) -> None:
-    """Print what each side answers, under its label if there is one."""
+    """Print the answer of each side; before it, the model that answered if there is a ``label`` function."""
     for side in sides:
         answer = side.ask(message)
         version = next(answer)
@@ -70,7 +76,7 @@ def _ask(sides: list[Side], message: str, label: Callable[[str], None] | None) -
 
 @dataclass(slots=True)
 class Side:
-    """One model and what was said between it and us."""
+    """One model and the conversation with it."""
 
     server: ApiClient
     model: str
@@ -79,18 +85,18 @@ class Side:
     turns: list[Json] = field(default_factory=list)
 
     def ask(self, message: str) -> Iterator[str]:
-        """Yield the version that answers, then its answer as it comes. Both are remembered once it is complete."""
+        """Yield the version that answers, then pieces of its answer; a complete answer joins ``turns``."""
         question = {"role": "user", "content": message}
         heading = [] if self.system is None else [{"role": "system", "content": self.system}]
         body = {"model": self.model, "messages": [*heading, *self.turns, question], "stream": True, **self.options}
-        said = ""
+        answer = ""
         with self.server.stream("POST", "/v1/chat/completions", json=body) as response:
             yield response.headers.get("x-patchbay-adapter", self.model)
             for event in read_events(response.iter_lines()):
                 text = _text(event)
-                said += text
+                answer += text
                 yield text
-        self.turns += [question, {"role": "assistant", "content": said}]
+        self.turns += [question, {"role": "assistant", "content": answer}]
 
 
 def _text(event: Json) -> str:

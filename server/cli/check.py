@@ -24,7 +24,7 @@ _Rows = typer.Argument(metavar="F.jsonl", exists=True, dir_okay=False, readable=
 _HeldOut = typer.Option(metavar="V.jsonl", exists=True, dir_okay=False, readable=True, help="Never trained on.")
 
 
-@app.command("check")
+@app.command("check", rich_help_panel="Train")
 def check(
     ctx: typer.Context,
     file: Annotated[Path, _Rows],

@@ -1,10 +1,10 @@
-"""A running server as the command line sees it: JSON in and out, refusals as ``CommandFailed``."""
+"""HTTP client of a running server: JSON in and out, refusals as ``CommandFailed``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote
 
 import httpx
@@ -13,19 +13,26 @@ import typer
 from adapters.names import Reference, parse_reference
 from server.cli.failure import CommandFailed, ExitCode
 
+if TYPE_CHECKING:
+    from server.settings import ClientSettings
+
 Json = dict[str, Any]
 
-Url = Annotated[str | None, typer.Option("--url", help="The server; else PATCHBAY_URL, else http://127.0.0.1:8000.")]
-ApiKey = Annotated[str | None, typer.Option("--api-key", help="A key for it; else PATCHBAY_API_KEY.")]
+Url = Annotated[
+    str | None, typer.Option("--url", help="URL of the server. Default: http://127.0.0.1:8000. PATCHBAY_URL")
+]
+ApiKey = Annotated[
+    str | None, typer.Option("--api-key", help="API key; without it, requests carry none. PATCHBAY_API_KEY")
+]
 
 PAGE: Final = 200
-"""Entries a page: the most that the server gives."""
+"""Entries per page: the server's maximum."""
 
-_TIMEOUT: Final = httpx.Timeout(None, connect=10)  # seconds; a publication or a cold start takes what it takes
+_TIMEOUT: Final = httpx.Timeout(None, connect=10)  # seconds; a publication or a cold start has no bound
 
 
 class ApiClient:
-    """Calls the server at ``http.base_url``. Every call raises CommandFailed when the server refuses."""
+    """Calls the server at ``http.base_url``. Every method raises CommandFailed when the server refuses."""
 
     def __init__(self, http: httpx.Client) -> None:
         self._http = http
@@ -35,15 +42,15 @@ class ApiClient:
         return self.send("GET", path, params=query)
 
     def post(self, path: str, body: Json | None = None) -> Json:
-        """Post ``body`` as JSON."""
+        """Post ``body`` as JSON and return the response's JSON."""
         return self.send("POST", path, json=body)
 
     def send(self, method: str, path: str, **request: Any) -> Json:
-        """Send what httpx takes as ``request`` and return the JSON of the response."""
+        """Send ``request`` (arguments of httpx) and return the response's JSON."""
         response = self._http.request(method, path, **request)
         _check(response)
-        answer: Json = response.json()
-        return answer
+        body: Json = response.json()
+        return body
 
     @contextmanager
     def stream(self, method: str, path: str, **request: Any) -> Iterator[httpx.Response]:
@@ -55,7 +62,7 @@ class ApiClient:
             yield response
 
     def all_pages(self, path: str, *, page: int = PAGE) -> Json:
-        """Return the listing at ``path`` as if it were one page; asks for ``page`` entries at a time."""
+        """Return all pages of the listing at ``path`` as one, read ``page`` entries at a time."""
         part = first = self.get(path, limit=page)
         data = list(part["data"])
         while part["has_more"]:
@@ -64,53 +71,59 @@ class ApiClient:
         return {**part, "data": data, "first_id": first["first_id"]}
 
     def resolve(self, reference: str) -> Reference:
-        """Return ``reference`` with its version number; the server says what an alias or a fine-tuned name means.
+        """Return ``reference`` with its version number; the server resolves aliases and fine-tuned names.
 
         Raises:
             InvalidName: it is no reference.
         """
-        asked = parse_reference(reference)
-        if isinstance(asked, Reference) and asked.version is not None:
-            return asked
+        parsed = parse_reference(reference)
+        if isinstance(parsed, Reference) and parsed.version is not None:
+            return parsed
         root = self.get(model_path(reference))["root"]
         if root == reference:
             raise CommandFailed(ExitCode.USAGE, f"'{reference}' is the base model; name an adapter")
         return Reference.parse(root)
 
 
+def client_settings(url: str | None, api_key: str | None) -> ClientSettings:
+    """Return how to reach the server; what is None comes from the environment."""
+    from server.settings import ClientSettings
+
+    options = {"url": url, "api_key": api_key}
+    return ClientSettings().model_copy(update={name: value for name, value in options.items() if value is not None})
+
+
 @contextmanager
 def connect(url: str | None, api_key: str | None) -> Iterator[ApiClient]:
-    """Open a client; what is not given comes from the environment.
+    """Open a client; what is None comes from the environment.
 
     Raises:
         CommandFailed: in the block, when the server cannot be reached or the connection breaks.
     """
-    from server.settings import ClientSettings
-
-    given = {"url": url, "api_key": api_key}
-    settings = ClientSettings().model_copy(update={name: said for name, said in given.items() if said is not None})
+    settings = client_settings(url, api_key)
     base = settings.base_url
     headers = {} if settings.api_key is None else {"Authorization": f"Bearer {settings.api_key}"}
     try:
         with httpx.Client(base_url=base, headers=headers, timeout=_TIMEOUT) as http:
             yield ApiClient(http)
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as wrong:
-        raise CommandFailed(ExitCode.USAGE, f"{base} is no URL of a server: {wrong}") from wrong
-    except (httpx.ConnectError, httpx.ConnectTimeout) as away:
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        message = f"--url {base} is not the URL of a server ({error}); write http://HOST:PORT"
+        raise CommandFailed(ExitCode.USAGE, message) from error
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         question = f"is `patchbay serve` running at {base}?"
-        raise CommandFailed(ExitCode.UNREACHABLE, f"cannot connect ({away}): {question}") from away
-    except httpx.TransportError as broken:
-        what = str(broken) or type(broken).__name__
-        raise CommandFailed(ExitCode.UNREACHABLE, f"the connection to {base} broke off: {what}") from broken
+        raise CommandFailed(ExitCode.UNREACHABLE, f"cannot connect ({error}): {question}") from error
+    except httpx.TransportError as error:
+        message = f"the connection to {base} broke: {str(error) or type(error).__name__}"
+        raise CommandFailed(ExitCode.UNREACHABLE, message) from error
 
 
 def model_path(model: str) -> str:
-    """Return the path of a model; a fine-tuned name may have slashes and worse in it."""
+    """Return the path of a model; a fine-tuned name can contain slashes."""
     return f"/v1/models/{quote(model, safe='')}"
 
 
 def refusal(error: Json, code: ExitCode = ExitCode.REFUSED) -> CommandFailed:
-    """Return the failure for an ``error`` of OpenAI's shape."""
+    """Return the failure for an ``error`` in OpenAI's form, with one line for each fault of an adapter."""
     if faults := error.get("faults"):
         lines = (f"{fault['where']}: found {fault['found']}; needed {fault['needed']}" for fault in faults)
         return CommandFailed(code, f"adapter refused, {len(faults)} fault{'s'[: len(faults) > 1]}", *lines)
@@ -123,7 +136,7 @@ def _check(response: httpx.Response) -> None:
     code = ExitCode.NOT_FOUND if response.status_code == httpx.codes.NOT_FOUND else ExitCode.REFUSED
     try:
         error = response.json()["error"]
-    except (ValueError, KeyError, TypeError) as foreign:
-        at = f"{response.status_code} {response.reason_phrase} from {response.url}"
-        raise CommandFailed(code, f"{at}; is that a patchbay server?") from foreign
+    except (ValueError, KeyError, TypeError) as malformed:
+        status = f"{response.status_code} {response.reason_phrase} from {response.url}"
+        raise CommandFailed(code, f"{status}; is that a patchbay server?") from malformed
     raise refusal(error, code)

@@ -1,4 +1,4 @@
-"""``patchbay adapters diff``: how two versions differ in what they add to the base model's weights."""
+"""``patchbay adapters diff``: compares the weight changes and the answers of two versions."""
 
 from __future__ import annotations
 
@@ -17,36 +17,37 @@ _NUMBERS: Final = (
 
 
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="sql@7, sql@canary, sql, or a fine-tuned name, ft:…")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The version to compare it with.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="First version: sql@7, sql@canary, sql, or ft:…")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Second version, in the same forms.")],
     *,
     as_json: AsJson = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Compare what two versions add to the base model's weights, the layers that differ most first, and their answers.
+    """Compare two versions: their weight changes layer by layer, largest difference first, and their answers.
 
-    ANSWERS is the difference of log-probabilities on fixed prompts, in nats: of both versions, and of each to the base.
-    RELATIVE is the distance by the larger norm. OUTPUTS and INPUTS tell how far both write to and read from the same
-    directions, from 0 to 1. --json has every module.
+    ANSWERS is the difference of log-probabilities on fixed prompts, in nats: between the versions, and from each to the
+    base model. RELATIVE is DISTANCE divided by the larger norm. OUTPUTS and INPUTS are the overlaps of the subspaces
+    written to and read from, from 0 to 1. --json lists every module.
     """
     with connect(url, api_key) as server, spinner("comparing"):
-        found = server.post("/v1/adapters/diff", {"a": a, "b": b})
+        comparison = server.post("/v1/adapters/diff", {"a": a, "b": b})
     if as_json:
-        show_json(found)
+        show_json(comparison)
         return
-    show_fields({"A": found["a"], "B": found["b"], **_answers(found)})
+    show_fields({"A": comparison["a"], "B": comparison["b"], **_answers(comparison)})
     typer.echo()
-    show_table(_COLUMNS, [_row(each["layer"], each) for each in [*found["layers"], {"layer": "all", **found["total"]}]])
+    layers = [*comparison["layers"], {"layer": "all", **comparison["total"]}]
+    show_table(_COLUMNS, [_row(layer["layer"], layer) for layer in layers])
 
 
-def _answers(found: Json) -> Json:
-    if found["answers"] is None:
-        return {"ANSWERS": "; ".join(found["notes"])}
+def _answers(comparison: Json) -> Json:
+    if comparison["answers"] is None:
+        return {"ANSWERS": "; ".join(comparison["notes"])}
     words = {"distance": "A to B", "effect_a": "A to base", "effect_b": "B to base"}
     return {
-        f"ANSWERS {words[name]}": f"{each['mean']:.4g} mean, {each['max']:.4g} max"
-        for name, each in found["answers"].items()
+        f"ANSWERS {words[name]}": f"{difference['mean']:.4g} mean, {difference['max']:.4g} max"
+        for name, difference in comparison["answers"].items()
         if name in words
     }
 

@@ -1,4 +1,4 @@
-"""Server-sent events as OpenAI's API sends them: JSON after ``data:``, and ``[DONE]`` at the end."""
+"""Server-sent events in OpenAI's form: JSON after ``data:``, and ``[DONE]`` at the end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def read_events(lines: Iterable[str]) -> Iterator[Json]:
     """Yield the JSON of each event.
 
     Raises:
-        CommandFailed: one of them is an error.
-        httpx.RemoteProtocolError: the stream ended before it was done.
+        CommandFailed: an event is an error.
+        httpx.RemoteProtocolError: the stream ended before ``[DONE]``.
     """
     for line in lines:
         kind, _, data = line.partition(":")
@@ -27,4 +27,4 @@ def read_events(lines: Iterable[str]) -> Iterator[Json]:
         if "error" in event:
             raise refusal(event["error"])
         yield event
-    raise httpx.RemoteProtocolError("the stream of events ended too early")
+    raise httpx.RemoteProtocolError("the event stream ended before [DONE]")

@@ -1,6 +1,6 @@
-"""A version on its way out of patchbay: as PEFT files or merged into its base, with a model card, to where others look.
+"""Exports a version with a model card: as PEFT files, or merged into its base model.
 
-All of it happens on this machine: the server is only asked for the version's files, and needs no token of a hub.
+Everything runs on this machine. The server only sends the version's files and needs no token of a hub.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, Protocol
+from typing import Final
 
 from adapters.base_model import BaseModel
 from adapters.errors import BaseModelUnreadable, WorkerProcessDied
@@ -18,95 +18,22 @@ from adapters.processes.limits import LimitExceeded
 from adapters.storage.manifest import Manifest
 from server.cli import transfer
 from server.cli.client import ApiClient, Json
+from server.cli.export_target import ExportTarget
 from server.cli.failure import CommandFailed, ExitCode
-from server.cli.hub_target import HUB_SCHEME, HubTarget
 from server.cli.output import spinner
-from server.cli.settings import settings_from
 
 CARD: Final = "README.md"
 
 _SHOWN_LINES: Final = 5
 
 
-class ExportTarget(Protocol):
-    """Somewhere a version can be exported to."""
-
-    @property
-    def place(self) -> str:
-        """What loaders are given to find it; "." for the directory that the card lies in."""
-        ...
-
-    @property
-    def scratch(self) -> Path | None:
-        """A directory on the target's own file system, to prepare the files in; None: it has none."""
-        ...
-
-    def check(self) -> None:
-        """Refuse, before any work, what could not be written in the end.
-
-        Raises:
-            CommandFailed: and why.
-        """
-        ...
-
-    def take(self, directory: Path, title: str) -> str:
-        """Put the files in ``directory`` there; return where they are.
-
-        Raises:
-            CommandFailed, SourceForbidden: and why; nothing is there then that somebody could take for whole.
-        """
-        ...
-
-
-class DirectoryTarget:
-    """A directory of this machine that holds nothing yet."""
-
-    place = "."
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    @property
-    def scratch(self) -> Path:
-        """The nearest directory above that exists."""
-        return next(parent for parent in self._path.absolute().parents if parent.is_dir())
-
-    def check(self) -> None:
-        """Refuse what is there already."""
-        if self._path.exists() and not self._path.is_dir():
-            raise CommandFailed(ExitCode.USAGE, f"{self._path} is no directory")
-        if self._path.is_dir() and any(self._path.iterdir()):
-            raise CommandFailed(ExitCode.USAGE, f"{self._path} is not empty; name a new directory")
-
-    def take(self, directory: Path, title: str) -> str:
-        """Move the files there, which all lie on its file system already. A directory has no titles."""
-        self._path.mkdir(parents=True, exist_ok=True)
-        for file in directory.iterdir():
-            file.rename(self._path / file.name)
-        return str(self._path)
-
-
-def target_of(text: str, *, public: bool, hub_endpoint: str | None) -> ExportTarget:
-    """Return the target that ``text`` means: ``hf://org/repo[@branch]``, else a directory.
-
-    Raises:
-        CommandFailed: it is none, or a setting is wrong.
-    """
-    if text.startswith(HUB_SCHEME):
-        settings = settings_from(hub_endpoint=hub_endpoint)
-        return HubTarget(text, public=public, endpoint=settings.hub_endpoint, token=settings.hub_token)
-    if "://" in text:
-        raise CommandFailed(ExitCode.USAGE, f"cannot export to '{text}': name a directory, or hf://org/repo[@branch]")
-    return DirectoryTarget(Path(text))
-
-
 def export_version(server: ApiClient, path: str, target: ExportTarget, *, merge_into: Path | None) -> str:
-    """Write the version at ``path`` to ``target``, merged into the base model in ``merge_into`` (None: by itself).
+    """Write the version at ``path`` to ``target``, merged into the base model in ``merge_into`` if there is one.
 
-    Returns where it is now.
+    Returns the location of the files.
 
     Raises:
-        CommandFailed, SourceForbidden: and why; the target is as it was.
+        CommandFailed, SourceForbidden: the export failed; the target is unchanged.
     """
     target.check()
     version = server.get(path)
@@ -122,25 +49,27 @@ def export_version(server: ApiClient, path: str, target: ExportTarget, *, merge_
             card = ModelCard(version, target.place, is_merged=merge_into is not None)
             (files / CARD).write_text(card.text())
             return target.take(files, f"{version['id']}, exported by patchbay")
-    except OSError as why:
-        raise CommandFailed(ExitCode.REFUSED, f"the export could not be written: {why}") from why
+    except OSError as error:
+        raise CommandFailed(ExitCode.REFUSED, f"the export could not be written: {error}") from error
 
 
 def _check_digest(files: Path, version: Json) -> None:
     if Manifest.of(files).digest != version["digest"]:
-        raise CommandFailed(ExitCode.REFUSED, f"other bytes arrived than {version['id']} has; try again")
+        raise CommandFailed(
+            ExitCode.REFUSED, f"the files received are not those of {version['id']} (digests differ); try again"
+        )
 
 
 def _check_base(directory: Path, version: Json) -> None:
-    meant = version["report"]["base_fingerprint"]
+    needed = version["report"]["base_fingerprint"]
     try:
         found = BaseModel.from_directory(directory, directory.name).fingerprint
-    except BaseModelUnreadable as why:
-        raise CommandFailed(ExitCode.USAGE, f"cannot merge into {directory}: {why.message}") from why
-    if found != meant:
+    except BaseModelUnreadable as error:
+        raise CommandFailed(ExitCode.USAGE, f"cannot merge into {directory}: {error.message}") from error
+    if found != needed:
         raise CommandFailed(
             ExitCode.REFUSED,
-            f"{directory} is not the base model of {version['id']} (fingerprint {found[:12]}, needed {meant[:12]}): "
+            f"{directory} is not the base model of {version['id']} (fingerprint {found[:12]}, needed {needed[:12]}): "
             f"name {version['report']['base_model']} with --base",
         )
 

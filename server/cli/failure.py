@@ -1,4 +1,4 @@
-"""How a command ends when it cannot do what it was asked: a line on stderr and an exit code that means something."""
+"""Failures of a command: an error line on stderr and an exit code that says why."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class ExitCode(IntEnum):
 
 
 EXIT_CODES: Final = (
-    "Exit codes: 0 done, 1 the server or a check refused or the watched job failed, 2 the command was called wrongly, "
-    "3 the server cannot be reached, 4 what was named does not exist, 130 Ctrl-C while a job was watched. `serve` and "
-    "`worker` end with their own."
+    "Exit codes: 0 success; 1 the server or a check refused, or the watched job failed; 2 wrong usage; 3 the server "
+    "cannot be reached; 4 the named object does not exist; 130 Ctrl-C while watching a job, which continues. `serve` "
+    "and `worker` have their own."
 )
 
 
 class CommandFailed(Exception):
-    """A command cannot go on; ``details`` are printed below the message, a line each."""
+    """A command cannot continue; ``details`` are printed below the message, one per line."""
 
     def __init__(self, code: ExitCode, message: str, *details: str) -> None:
         super().__init__(message)
@@ -39,20 +39,20 @@ class CommandFailed(Exception):
 
     @classmethod
     def from_refusal(cls, refusal: PatchbayError) -> CommandFailed:
-        """Translate what our own code refused in this process, without a server."""
+        """Return the failure for an error raised in this process, without a server."""
         codes = {InvalidName: ExitCode.USAGE, MissingScope: ExitCode.USAGE, NotFound: ExitCode.NOT_FOUND}
         code = next((code for kind, code in codes.items() if isinstance(refusal, kind)), ExitCode.REFUSED)
         return cls(code, refusal.message)
 
     def show(self) -> None:
-        """Print to stderr what went wrong."""
+        """Print the message and its details to stderr."""
         typer.echo(f"error: {self.message}", err=True)
         for detail in self.details:
             typer.echo(f"  {detail}", err=True)
 
 
 class FailureGroup(TyperGroup):
-    """The root of the commands: shows how one failed and exits with its code."""
+    """The root group: prints the failure of a command and exits with its code."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""

@@ -1,4 +1,4 @@
-"""``patchbay files``: uploaded, listed, shown, downloaded, deleted, over HTTP."""
+"""``patchbay files``: commands for the files of /v1/files, over HTTP."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ import typer
 from server.cli import transfer
 from server.cli.client import ApiKey, Json, Url, connect
 from server.cli.failure import CommandFailed, ExitCode
-from server.cli.output import AsJson, format_bytes, format_time, show_fields, show_json, show_note, show_table
+from server.cli.output import AsJson, format_bytes, format_time, show_fields, show_json, show_listing, show_note
 from trainer.files.file import Purpose
 
-app = typer.Typer(no_args_is_help=True, help="Files to train on, and files that jobs leave.")
+app = typer.Typer(no_args_is_help=True, help="Upload, list, download and delete training data and other files.")
 
-FileId = Annotated[str, typer.Argument(metavar="ID", help="As `patchbay files list` shows it.")]
+FileId = Annotated[str, typer.Argument(metavar="ID", help="Id from `patchbay files list`.")]
 
 _COLUMNS: Final = ["ID", "NAME", "PURPOSE", "SIZE", "STATUS", "CREATED", "EXPIRES"]
 
 
 @app.command()
 def push(
-    path: Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True)],
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True, help="File to upload.")
+    ],
     *,
-    purpose: Annotated[Purpose, typer.Option(help="What it is for.")] = Purpose.FINE_TUNE,
+    purpose: Annotated[Purpose, typer.Option(help="Use of the file.")] = Purpose.FINE_TUNE,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
@@ -38,7 +40,7 @@ def push(
 @app.command("list")
 def list_files(
     *,
-    purpose: Annotated[Purpose | None, typer.Option(help="Only files for this.")] = None,
+    purpose: Annotated[Purpose | None, typer.Option(help="List files for this use only; without it, all.")] = None,
     as_json: AsJson = False,
     url: Url = None,
     api_key: ApiKey = None,
@@ -46,12 +48,9 @@ def list_files(
     """List the files, newest first."""
     with connect(url, api_key) as server:
         listing = server.get("/v1/files", **({} if purpose is None else {"purpose": purpose}))
-    if as_json:
-        show_json(listing)
-        return
-    show_table(_COLUMNS, map(_row, listing["data"]))
-    if listing["has_more"]:
-        show_note(f"there are more; these are the newest {len(listing['data'])}")
+    show_listing(listing, _COLUMNS, _row, as_json=as_json)
+    if listing["has_more"] and not as_json:
+        show_note(f"these are the newest {len(listing['data'])} files; there are more")
 
 
 @app.command()
@@ -69,7 +68,9 @@ def show(file_id: FileId, *, as_json: AsJson = False, url: Url = None, api_key: 
 @app.command()
 def pull(
     file_id: FileId,
-    path: Annotated[Path | None, typer.Argument(help="File or directory; else here, under the file's name.")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(help="File or directory to write to; without it, the file's name here.")
+    ] = None,
     *,
     url: Url = None,
     api_key: ApiKey = None,
@@ -86,11 +87,11 @@ def pull(
 def rm(
     file_id: FileId,
     *,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without confirmation.")] = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Delete a file that no unfinished job needs."""
+    """Delete a file; refused while an unfinished job needs it."""
     if not yes:
         typer.confirm(f"Delete file '{file_id}'?", abort=True, err=True)
     with connect(url, api_key) as server:
@@ -103,21 +104,23 @@ def _path(file_id: str) -> str:
 
 
 def _destination(path: Path | None, name: str) -> Path:
-    """Return where the file called ``name`` goes; only who names a file replaces it.
+    """Return the path to write the file ``name`` to; only an explicit ``path`` of a file is overwritten.
 
     Raises:
-        CommandFailed: something is there already, or nothing can be put there.
+        CommandFailed: the path exists already, or cannot be written.
     """
     if path is not None and not path.is_dir():
         if not path.parent.is_dir():
-            raise CommandFailed(ExitCode.USAGE, f"there is no directory {path.parent}")
+            raise CommandFailed(ExitCode.USAGE, f"there is no directory {path.parent}: create it, or name another path")
         return path
-    own = Path(name).name  # it comes from outside and becomes a path
+    own = Path(name).name  # untrusted, and becomes a path
     if own in ("", ".."):
-        raise CommandFailed(ExitCode.USAGE, f"the file is called {name!r}; say where it goes: PATH")
+        raise CommandFailed(
+            ExitCode.USAGE, f"the file's name {name!r} is not usable here; name the file to write as PATH"
+        )
     to = (path or Path()) / own
     if to.exists():
-        raise CommandFailed(ExitCode.USAGE, f"{to} is there already; name the file to write, with PATH")
+        raise CommandFailed(ExitCode.USAGE, f"{to} exists already; to overwrite it, name it as PATH")
     return to
 
 

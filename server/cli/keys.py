@@ -1,4 +1,4 @@
-"""``patchbay keys``: API keys, made and revoked directly in the database, so also before the first start."""
+"""``patchbay keys``: API keys, created and revoked directly in the database, so also before the first start."""
 
 from __future__ import annotations
 
@@ -10,81 +10,89 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from server.access.api_key import ApiKey, Scope
-from server.cli.output import AsJson, format_time, show_json, show_note, show_table
-from server.cli.settings import settings_from
+from server.cli.failure import CommandFailed, ExitCode
+from server.cli.output import AsJson, format_time, show_listing, show_note
+from server.cli.settings import settings_command, settings_of
 
 if TYPE_CHECKING:
     from server.access.key_ring import KeyRing
 
-app = typer.Typer(no_args_is_help=True, help="API keys. A running server sees a change within seconds.")
+app = typer.Typer(
+    no_args_is_help=True, help="Create, list and revoke API keys; a running server applies changes within seconds."
+)
 
-DataDir = Annotated[Path | None, typer.Option(help="As given to `patchbay serve`; else PATCHBAY_DATA_DIR.")]
-DatabaseUrl = Annotated[str | None, typer.Option(help="As given to `patchbay serve`; else PATCHBAY_DATABASE_URL.")]
-
+_DatabaseCommand = settings_command("data_dir", "database_url")
 _Result = TypeVar("_Result")
 
 
-@app.command()
+@app.command(cls=_DatabaseCommand)
 def create(
-    name: Annotated[str, typer.Argument(help="Who or what will use it.")],
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Person or program that will use the key.")],
     *,
-    scope: Annotated[list[Scope], typer.Option(help="infer: ask models; admin: everything.")] = [Scope.INFER],  # noqa: B006 - typer copies it
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
+    scope: Annotated[
+        list[Scope], typer.Option(help="infer: send requests to models; admin: everything. Repeatable.")
+    ] = [Scope.INFER],  # noqa: B006 - typer copies it
 ) -> None:
-    """Create a key and print it, once."""
-    key, secret = _with_ring(lambda ring: ring.create(name, scope), data_dir, database_url)
+    """Create a key and print its secret, which is shown only once."""
+    key, secret = _with_key_ring(ctx, lambda ring: ring.create(name, scope))
     typer.echo(secret)
-    show_note(f"key {key.id} ({', '.join(sorted(key.scopes))}): keep it now, it will not be shown again")
+    show_note(f"key {key.id} ({', '.join(sorted(key.scopes))}): store the secret now, it will not be shown again")
 
 
-@app.command("list")
-def list_keys(*, as_json: AsJson = False, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
-    """List the keys, revoked ones too. Secrets are kept nowhere."""
+@app.command("list", cls=_DatabaseCommand)
+def list_keys(ctx: typer.Context, *, as_json: AsJson = False) -> None:
+    """List the keys, including revoked ones. Secrets are not stored anywhere."""
 
     async def read(ring: KeyRing) -> list[ApiKey]:
         return ring.list()
 
-    keys = [_key_json(key) for key in _with_ring(read, data_dir, database_url)]
-    if as_json:
-        show_json({"object": "list", "data": keys, "has_more": False})
-        return
-    rows = (
-        [
-            key["id"],
-            key["name"],
-            key["scopes"],
-            f"…{key['last4']}",
-            format_time(key["created_at"]),
-            key["revoked_at"] and format_time(key["revoked_at"]),
-        ]
-        for key in keys
-    )
-    show_table(["ID", "NAME", "SCOPES", "SECRET", "CREATED", "REVOKED"], rows)
+    keys = [_key_json(key) for key in _with_key_ring(ctx, read)]
+    columns = ["ID", "NAME", "SCOPES", "SECRET", "CREATED", "REVOKED"]
+    show_listing({"object": "list", "data": keys, "has_more": False}, columns, _key_row, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=_DatabaseCommand)
 def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `patchbay keys list` shows it.")],
-    *,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
+    ctx: typer.Context, key_id: Annotated[str, typer.Argument(metavar="ID", help="Id from `patchbay keys list`.")]
 ) -> None:
-    """Revoke a key for good."""
-    key = _with_ring(lambda ring: ring.revoke(key_id), data_dir, database_url)
+    """Revoke a key. This cannot be undone."""
+    key = _with_key_ring(ctx, lambda ring: ring.revoke(key_id))
     show_note(f"revoked key {key.id} ({key.name})")
 
 
-def _with_ring(
-    act: Callable[[KeyRing], Awaitable[_Result]], data_dir: Path | None, database_url: str | None
-) -> _Result:
-    """Open the ring that the settings name, ``act`` on it, and close it."""
-    from server.cli.ring import act_on_ring
+def _with_key_ring(ctx: typer.Context, act: Callable[[KeyRing], Awaitable[_Result]]) -> _Result:
+    """Open the key ring in the database that the settings name, ``act`` on it, and close it.
 
-    settings = settings_from(data_dir=data_dir, database_url=database_url)
-    if settings.database_url is None:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-    return asyncio.run(act_on_ring(settings.database, act))
+    Raises:
+        CommandFailed: the database cannot be used.
+    """
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+    from adapters.errors import StorageUnavailable
+    from adapters.storage.database import Database
+    from server.access.key_ring import KeyRing
+
+    async def run() -> _Result:
+        async with Database.open(settings.database) as database:
+            return await act(await KeyRing.open(database))
+
+    settings = settings_of(ctx)
+    try:
+        if settings.database_url is None:
+            settings.data_dir.mkdir(parents=True, exist_ok=True)
+        url = make_url(settings.database)
+        # SQLite does not name a directory that is missing, and the thread of aiosqlite would outlive the event loop.
+        if (
+            url.get_backend_name() == "sqlite"
+            and not (directory := Path(url.database or "").absolute().parent).is_dir()
+        ):
+            raise CommandFailed(ExitCode.UNREACHABLE, f"cannot use the database: no directory {directory}")
+        return asyncio.run(run())
+    except (StorageUnavailable, SQLAlchemyError, OSError, ImportError) as error:
+        reason = error.orig if isinstance(error, DBAPIError) else error
+        raise CommandFailed(ExitCode.UNREACHABLE, f"cannot use the database: {reason}") from error
 
 
 def _key_json(key: ApiKey) -> dict[str, Any]:
@@ -96,3 +104,8 @@ def _key_json(key: ApiKey) -> dict[str, Any]:
         "created_at": int(key.created_at.timestamp()),
         "revoked_at": None if key.revoked_at is None else int(key.revoked_at.timestamp()),
     }
+
+
+def _key_row(key: dict[str, Any]) -> list[object]:
+    times = [key["created_at"], key["revoked_at"]]
+    return [key["id"], key["name"], key["scopes"], f"…{key['last4']}", *(time and format_time(time) for time in times)]

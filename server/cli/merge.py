@@ -1,4 +1,4 @@
-"""``patchbay adapters merge``: a new version out of others."""
+"""``patchbay adapters merge``: publishes a weighted combination of versions."""
 
 from __future__ import annotations
 
@@ -18,31 +18,35 @@ _NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,2})?"
 
 
 def merge(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The adapter that gets the new version.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Adapter to publish the result to, as its next version.")],
     parts: Annotated[
-        list[str], typer.Argument(metavar="REF:WEIGHT...", help="sql@1:0.5 json@canary:0.5; below 0 takes away.")
+        list[str],
+        typer.Argument(metavar="REF:WEIGHT...", help="Such as sql@1:0.5 json@canary:0.5; a negative weight subtracts."),
     ],
     *,
     method: Annotated[
-        MergeMethod, typer.Option(help="linear adds up exactly; the others are PEFT's.")
+        MergeMethod, typer.Option(help="linear is the exact weighted sum; the others are PEFT's.")
     ] = MergeMethod.LINEAR,
-    density: Annotated[float | None, typer.Option(help="For ties and dare: the share of numbers kept.")] = None,
-    seed: Annotated[int | None, typer.Option(help="For dare: which numbers are kept.")] = None,
-    compress_to: Annotated[int | None, typer.Option(metavar="RANK", help="Cut at a rank; says what is lost.")] = None,
-    alias: Annotated[str | None, typer.Option(help="Alias to point to the new version at once.")] = None,
+    density: Annotated[
+        float | None,
+        typer.Option(help="ties and dare: share of the numbers to keep, above 0 and up to 1. Default: 0.5."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="dare: seed of the random choice of numbers. Default: 0.")] = None,
+    compress_to: Annotated[
+        int | None, typer.Option(metavar="RANK", help="Reduce to this rank and print the error; without it, lossless.")
+    ] = None,
+    alias: Annotated[
+        str | None, typer.Option(help="Alias to point to the new version; without it, no alias moves.")
+    ] = None,
     as_json: AsJson = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
     """Publish a weighted combination of versions as a new version."""
     body: Json = {"versions": [_ingredient(part) for part in parts], "method": method}
-    said = {
-        "density": density,
-        "seed": seed,
-        "compress_to": compress_to,
-        "alias": alias if alias is None else check_alias(alias),
-    }
-    body |= {field: value for field, value in said.items() if value is not None}
+    alias = None if alias is None else check_alias(alias)
+    options = {"density": density, "seed": seed, "compress_to": compress_to, "alias": alias}
+    body |= {field: value for field, value in options.items() if value is not None}
     with connect(url, api_key) as server, spinner("merging"):
         version = server.post(f"/v1/adapters/{check_adapter_name(name)}/merge", body)
     if as_json:
@@ -51,7 +55,9 @@ def merge(
     show_publication(version)
     merged = version["report"]["merge"]
     if merged["rank"] < merged["rank_before"]:
-        show_note(f"cut from rank {merged['rank_before']}: its effect on the weights changed by {merged['error']:.3%}")
+        show_note(
+            f"reduced from rank {merged['rank_before']}: the change of the weights differs by {merged['error']:.3%}"
+        )
 
 
 def _ingredient(part: str) -> Json:

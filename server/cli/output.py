@@ -1,9 +1,9 @@
-"""What people read: tables, sizes, moments. Results go to stdout; progress and remarks to stderr."""
+"""Tables, formatted values and progress bars. Results go to stdout; progress and notes to stderr."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -23,10 +23,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 _PIPE_WIDTH: Final = 240
-"""Columns where stdout is no terminal: a line a row, whatever reads it."""
+"""Columns where stdout is not a terminal: wide enough for one line per row."""
 _SECONDS_WITH_TENTHS: Final = 10
 
 
@@ -36,15 +36,29 @@ def show_json(value: Any) -> None:
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print ``rows`` under ``columns``; None reads ``-``."""
+    """Print ``rows`` under ``columns``; None becomes ``-``."""
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*map(_cell, row))
     _stdout().print(table)
 
 
+def show_listing(
+    listing: Mapping[str, Any],
+    columns: Sequence[str],
+    row_of: Callable[[dict[str, Any]], Sequence[object]],
+    *,
+    as_json: bool,
+) -> None:
+    """Print a listing of the API as JSON, or as a table with one row for each entry of its ``data``."""
+    if as_json:
+        show_json(listing)
+    else:
+        show_table(columns, map(row_of, listing["data"]))
+
+
 def show_fields(fields: Mapping[str, object]) -> None:
-    """Print ``fields``, a line each."""
+    """Print ``fields``, one per line."""
     grid = Table.grid(padding=(0, 2))
     for name, value in fields.items():
         grid.add_row(Text(name, style="bold"), _cell(value))
@@ -52,18 +66,18 @@ def show_fields(fields: Mapping[str, object]) -> None:
 
 
 def show_text(text: str, *, style: str = "") -> None:
-    """Print a line, as long as it is."""
+    """Print one line without wrapping it."""
     _stdout().print(Text(text, style=style), soft_wrap=True)
 
 
 def show_heading(text: str) -> None:
-    """Print what the next lines are about, below a blank one."""
+    """Print a blank line and a heading."""
     typer.echo()
     show_text(text, style="bold")
 
 
 def show_marked(parts: Iterable[tuple[str, bool]]) -> None:
-    """Print text whose parts are marked or not: in reverse on a terminal, between ⟦ and ⟧ elsewhere."""
+    """Print parts of a text; those marked True in reverse on a terminal, between ⟦ and ⟧ elsewhere."""
     console, whole = _stdout(), Text()
     for text, is_marked in parts:
         if not is_marked:
@@ -76,41 +90,41 @@ def show_marked(parts: Iterable[tuple[str, bool]]) -> None:
 
 
 def show_note(text: str) -> None:
-    """Tell the person at the terminal something that is no result."""
+    """Print a line that is not part of the result, to stderr."""
     typer.echo(text, err=True)
 
 
 def transfer_progress() -> Progress:
-    """Return progress bars for bytes, gone when they are done; none where nobody watches."""
+    """Return progress bars for bytes, removed when done; disabled where stderr is not a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
 
 
 def training_progress(console: Console) -> Progress:
-    """Return a bar for steps on ``console``; its task's field ``numbers`` is the text behind it."""
+    """Return a progress bar for steps on ``console``; its task's field ``numbers`` is the text behind the bar."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[numbers]}"))
     return Progress(*columns, console=console)
 
 
-def spinner(what: str) -> AbstractContextManager[object]:
-    """Show that ``what`` goes on while the block runs; nothing where nobody watches."""
+def spinner(text: str) -> AbstractContextManager[object]:
+    """Return a context manager that shows ``text`` with a spinner; nothing where stderr is not a terminal."""
     console = Console(stderr=True)
-    return console.status(what) if console.is_terminal else nullcontext()
+    return console.status(text) if console.is_terminal else nullcontext()
 
 
 def format_bytes(count: int) -> str:
-    """Return a number of bytes as people say it."""
+    """Return a number of bytes with a decimal unit, such as 1.2 MB."""
     return decimal(count)
 
 
 def format_time(unix_s: float, *, seconds: bool = False) -> str:
-    """Return a moment in this machine's time zone."""
+    """Return a Unix time in this machine's time zone, to the minute or the second."""
     return datetime.fromtimestamp(unix_s).astimezone().strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M")
 
 
 def format_duration(seconds: float) -> str:
-    """Return a span of time as people say it, in its two largest units."""
+    """Return a duration in its two largest units, such as 2 h 5 min."""
     if seconds < _SECONDS_WITH_TENTHS:
         return f"{seconds:.1f} s"
     minutes, s = divmod(round(seconds), 60)

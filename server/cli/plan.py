@@ -1,16 +1,17 @@
-"""``patchbay plan``: what slots and residents will take, before a server is started."""
+"""``patchbay plan``: memory that slots and residents will need, computed before a server is started."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from server.cli.output import AsJson, format_bytes, show_fields, show_json, show_table
-from server.cli.planned_base import read_base
-from server.cli.settings import settings_from
+from server.cli.settings import settings_command, settings_of
 from server.engine.vllm.flags import SLOTS
-from server.slot_plan import Plan, Shapes
+
+if TYPE_CHECKING:
+    from server.slot_plan import Plan
 
 app = typer.Typer()
 
@@ -18,36 +19,33 @@ _RANKS: Final = (8, 16, 32, 64, 128)
 _SLOTS: Final = (1, 4, 8, 16, 32)
 
 
-@app.command("plan")
+@app.command("plan", cls=settings_command("model", "max_residents", "max_resident_bytes"), rich_help_panel="Serve")
 def plan(
-    model: Annotated[str | None, typer.Argument(help="Base: a directory or a hub id; else the embedded one.")] = None,
+    ctx: typer.Context,
     *,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
-    max_loras: Annotated[int, typer.Option(min=1, help="Slots: adapters that share a batch.")] = SLOTS,
-    max_lora_rank: Annotated[int, typer.Option(min=1, help="The largest rank that a slot takes.")] = 16,
-    max_residents: int | None = None,
-    max_resident_bytes: int | None = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a hub id; without it, the default branch.")
+    ] = None,
+    max_loras: Annotated[int, typer.Option(min=1, help="Slots of vLLM: adapters that can share a batch.")] = SLOTS,
+    max_lora_rank: Annotated[int, typer.Option(min=1, help="Largest rank that a slot holds.")] = 16,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what slots and residents will take, in bytes and in tokens of KV cache, and how many of them to have.
+    """Compute the memory that slots and residents will need, and recommend how many to have.
 
-    From the base model's config and the headers of its files; a hub's weights are not fetched. Slots of some
-    architectures take a little less: vLLM gives a LoRA to the embedding and the head of most, and here it is counted
-    for all.
+    Reads the base model's config and the headers of its files; weights on a hub are not downloaded. Counts LoRA on the
+    embedding and the head for every architecture, as vLLM has it for most; slots of the others need a little less.
     """
-    settings = settings_from(max_residents=max_residents, max_resident_bytes=max_resident_bytes)
-    shapes = Shapes.of(*read_base(model or _embedded_base(), revision))
+    import embedded
+    from server.cli.base_model import read_base
+    from server.slot_plan import Plan, Shapes
+
+    settings = settings_of(ctx)
+    shapes = Shapes.of(*read_base(settings.model or str(embedded.BASE), revision))
     planned = Plan(shapes, max_loras, max_lora_rank, settings.max_residents, settings.resident_bytes)
     if as_json:
         show_json(planned.to_json())
     else:
         _show(planned)
-
-
-def _embedded_base() -> str:
-    import embedded
-
-    return str(embedded.BASE)
 
 
 def _show(planned: Plan) -> None:
@@ -60,7 +58,7 @@ def _show(planned: Plan) -> None:
             "KV cache": f"{format_bytes(numbers['kv_bytes_per_token'])} a token",
             f"{planned.slots} slots": slots,
             "a resident": resident,
-            "residents": f"{planned.fitting_residents} of them in the {format_bytes(planned.host)} they may take",
+            "residents": f"{planned.fitting_residents} fit in the limit of {format_bytes(planned.resident_limit)}",
         }
     )
     typer.echo()
@@ -76,5 +74,5 @@ def _show(planned: Plan) -> None:
 
 
 def _cost(planned: Plan, slots: int, rank: int) -> str:
-    taken = planned.slot_bytes(slots, rank)
-    return f"{format_bytes(taken)} ({planned.tokens(taken)} tokens)"
+    size = planned.slot_bytes(slots, rank)
+    return f"{format_bytes(size)} ({planned.tokens(size)} tokens)"

@@ -1,19 +1,60 @@
-"""The server's settings, read for a command: a wrong one ends it with a line that says which."""
+"""Command-line options generated from the fields of ``Settings``: name, help, default and variable are written there.
+
+The values typed stay text until pydantic parses them, as it does with variables. So a value is accepted on the command
+line if and only if it is accepted in the environment. pydantic is imported only when such a command is parsed.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from functools import cache
+from inspect import Parameter, Signature
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args, get_origin
+
+import typer
+import typer.main
+from typer.core import TyperCommand
 
 from server.cli.failure import CommandFailed, ExitCode
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+    from pydantic.fields import FieldInfo
 
     from server.settings import Settings
 
+ENVIRONMENT_ONLY: Final[Mapping[str, str]] = {
+    "engine_flags": "`patchbay serve` passes every option that is not its own to vLLM",
+    "hub_token": "a secret, and other users of the machine can read command lines",
+    "fault_at": "only crash tests set it",
+}
+"""Settings without an option, and why."""
 
-def settings_from(**given: object) -> Settings:
-    """Return the settings that ``given`` (None: not said) and the environment make.
+
+class SettingsCommand(TyperCommand):
+    """A command with an option for each setting in ``names``; ``settings_of`` reads them."""
+
+    names: tuple[str, ...] = ()
+    """Empty: all settings but those in ``ENVIRONMENT_ONLY``."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the generated options before the command's own."""
+        return [*_parameters(self.names), *super().get_params(ctx)]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse ``args``; ``ctx.obj`` becomes the settings given, by name and as text."""
+        rest = super().parse_args(ctx, args)
+        values = {parameter.name: ctx.params.pop(parameter.name) for parameter in _parameters(self.names)}
+        ctx.obj = {name: value for name, value in values.items() if value not in (None, ())}
+        return rest
+
+
+def settings_command(*names: str) -> type[SettingsCommand]:
+    """Return the class of a command that has options for the settings in ``names``."""
+    return type("SettingsCommand", (SettingsCommand,), {"names": names})
+
+
+def settings_of(ctx: typer.Context) -> Settings:
+    """Return the settings that the options of a ``SettingsCommand`` and the environment make.
 
     Raises:
         CommandFailed: one of them is wrong.
@@ -24,14 +65,73 @@ def settings_from(**given: object) -> Settings:
     from server.settings import UnknownSetting, read_settings
 
     try:
-        return read_settings(**given)
-    except ValidationError as wrong:
-        first, *rest = map(_line, wrong.errors())
-        raise CommandFailed(ExitCode.USAGE, first, *rest) from wrong
-    except (UnknownSetting, SettingsError) as wrong:
-        raise CommandFailed(ExitCode.USAGE, str(wrong)) from wrong
+        return read_settings(**ctx.obj)
+    except ValidationError as invalid:
+        faults = (f"{_label(str(error['loc'][0]))} is {error['input']!r}: {error['msg']}" for error in invalid.errors())
+        raise CommandFailed(ExitCode.USAGE, *faults) from invalid
+    except SettingsError as malformed:
+        _, name, *_ = str(malformed).split('"')  # error parsing value for field "source_dirs" from source …
+        raise CommandFailed(ExitCode.USAGE, f'{_variable(name)} is not a JSON list, such as ["a", "b"]') from malformed
+    except UnknownSetting as unknown:
+        raise CommandFailed(ExitCode.USAGE, str(unknown)) from unknown
 
 
-def _line(error: ErrorDetails) -> str:
-    name = str(error["loc"][0])
-    return f"setting {name} (PATCHBAY_{name.upper()}) is {error['input']!r}: {error['msg']}"
+def option_of(name: str, field: FieldInfo) -> str:
+    """Return the spelling of a setting's option, such as ``--source-dir`` for ``source_dirs``, or of its argument."""
+    if name == "model":
+        return "MODEL"
+    flag = f"--{name.replace('_', '-')}"
+    if field.default is True:
+        return f"{flag}/--no-{flag[2:]}"
+    return flag.removesuffix("s") if get_origin(field.annotation) is tuple else flag
+
+
+@cache
+def _parameters(names: tuple[str, ...]) -> list[Any]:
+    """Return typer's parameters for the settings in ``names``."""
+    from server.settings import Settings
+
+    fields = {name: field for name, field in Settings.model_fields.items() if name not in ENVIRONMENT_ONLY}
+    parameters = [_parameter(name, fields[name]) for name in names or fields]
+
+    def command(**_: object) -> None: ...
+
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app = typer.Typer(add_completion=False)
+    app.command()(command)
+    return list(typer.main.get_command(app).params)
+
+
+def _parameter(name: str, field: FieldInfo) -> Parameter:
+    kind: Any = bool if field.annotation is bool else list[str] if get_origin(field.annotation) is tuple else str
+    default = field.default if kind is not bool else "on" if field.default else "off"
+    text = f"{field.description} {'' if default in (None, ()) else f'Default: {default}. '}{_variable(name)}"
+    spelling = option_of(name, field)
+    info: Any = typer.Argument(metavar=spelling, help=text)
+    if name != "model":
+        info = typer.Option(spelling, metavar=None if kind is bool else _metavar(field.annotation), help=text)
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info])
+
+
+def _metavar(annotation: Any) -> str:
+    """Return the kind of value that a field takes, such as ``<int>`` or ``text|json``; for a list, of its items."""
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return "|".join(arguments)
+    return _metavar(arguments[0]) if arguments else f"<{annotation.__name__.lower()}>"
+
+
+def _label(name: str) -> str:
+    """Return how people can set a setting: ``--port (PATCHBAY_PORT)``."""
+    from server.settings import Settings
+
+    if name in ENVIRONMENT_ONLY:
+        return _variable(name)
+    return f"{option_of(name, Settings.model_fields[name])} ({_variable(name)})"
+
+
+def _variable(name: str) -> str:
+    from server.settings import PREFIX
+
+    return f"{PREFIX}{name}".upper()

@@ -24,7 +24,7 @@ _FILE_ID: Final = "file-"
 _WHICH: Final = "A file here, or the id of one on the server."
 
 
-@app.command("train")
+@app.command("train", rich_help_panel="Train")
 def train(
     ctx: typer.Context,
     file: Annotated[str, typer.Argument(metavar="F.jsonl", help=_WHICH)],

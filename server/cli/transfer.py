@@ -1,4 +1,4 @@
-"""Files on their way: adapters' and those to train on, up and down. Streamed, never whole in memory."""
+"""Uploads and downloads of adapters and other files, streamed: never whole in memory."""
 
 from __future__ import annotations
 
@@ -16,43 +16,47 @@ from server.cli.output import spinner, transfer_progress
 _HUB_ID: Final = re.compile(r"(?P<org>\w[\w.-]*)/(?P<repo>\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 
 
-def name_of(source: str) -> str:
-    """Return the adapter name that ``source`` suggests: its directory's or its repository's."""
+def adapter_name(source: str) -> str:
+    """Return the default name of an adapter from ``source``: that of the directory or repository."""
     if not Path(source).is_dir() and (hub := _HUB_ID.fullmatch(source)):
         return hub["repo"]
     return Path(source).resolve().name
 
 
-def push(server: ApiClient, name: str, source: str, wishes: Json) -> Json:
-    """Publish ``source`` (a directory here, else something the server fetches) and return the version's JSON.
+def push(server: ApiClient, name: str, source: str, options: Json) -> Json:
+    """Publish ``source`` with ``options`` such as ``alias``; return the version's JSON.
 
-    ``wishes``: what else the publication says, such as ``alias``.
+    ``source`` is a directory of this machine, or a URL or hub id that the server downloads.
     """
     path = f"/v1/adapters/{name}/versions"
     if Path(source).is_dir():
-        return _upload(server, path, Path(source), wishes)
+        return _upload(server, path, Path(source), options)
     if "://" not in source and not _HUB_ID.fullmatch(source):
-        raise CommandFailed(ExitCode.USAGE, f"'{source}' is no directory here and no hub id such as org/repo@revision")
+        raise CommandFailed(
+            ExitCode.USAGE, f"'{source}' is neither a directory here nor a hub id such as org/repo@revision"
+        )
     body = {"source": source if "://" in source else f"hf://{source}"}
     with spinner(f"publishing {body['source']}"):
-        return server.post(path, {**body, **wishes})
+        return server.post(path, {**body, **options})
 
 
-def _upload(server: ApiClient, path: str, directory: Path, wishes: Json) -> Json:
+def _upload(server: ApiClient, path: str, directory: Path, options: Json) -> Json:
     missing = [file for file in FILES if not (directory / file).is_file()]
     if missing:
-        raise CommandFailed(ExitCode.USAGE, f"{directory} has no {' and no '.join(missing)}")
+        raise CommandFailed(
+            ExitCode.USAGE, f"{directory} has no {' and no '.join(missing)}; name a directory that PEFT saved"
+        )
     with ExitStack() as opened:
         progress = opened.enter_context(transfer_progress())
         files = {
             file: (file, opened.enter_context(progress.open(path, "rb", description=file)))
             for file, path in _files_of(directory).items()
         }
-        return server.send("POST", path, files=files, params=wishes)
+        return server.send("POST", path, files=files, params=options)
 
 
 def _files_of(directory: Path) -> dict[str, Path]:
-    """Return what is sent of ``directory``, by the names that the server knows: the first adapter too if it counts."""
+    """Return the files of ``directory`` to send, by upload name, with the initial adapter's if they are needed."""
     files = {file: directory / file for file in FILES}
     first = first_adapter.folder_in(directory)
     if first is None or not first_adapter.is_needed(directory):
@@ -61,9 +65,9 @@ def _files_of(directory: Path) -> dict[str, Path]:
 
 
 def pull(server: ApiClient, path: str, directory: Path, form: str = "served") -> None:
-    """Download the files of the version at ``path``; nothing appears under its own name before all have arrived.
+    """Download the files of the version at ``path``; no file gets its final name before all have arrived.
 
-    ``form``: as they are "served", or the "original" ones, which had to be compiled to be served.
+    ``form``: "served", or "original" for those uploaded before they were compiled to plain LoRA.
     """
     listed = server.get(f"{path}/content", form=form)["data"]
     directory.mkdir(parents=True, exist_ok=True)
@@ -71,7 +75,7 @@ def pull(server: ApiClient, path: str, directory: Path, form: str = "served") ->
     try:
         for file in listed:
             name = file["name"]
-            if name not in EVERY_FILE:  # names come from outside and become paths
+            if name not in EVERY_FILE:  # untrusted, and becomes a path
                 raise CommandFailed(ExitCode.REFUSED, f"the server sent the unexpected file {name!r}")
             final = directory / name
             final.parent.mkdir(exist_ok=True)
@@ -92,7 +96,7 @@ def push_file(server: ApiClient, path: Path, purpose: str) -> Json:
 
 
 def pull_file(server: ApiClient, path: str, to: Path, size_bytes: int) -> None:
-    """Download what is at ``path``; nothing appears under ``to`` before all has arrived."""
+    """Download ``path`` to the file ``to``, which appears only once it is complete."""
     part = to.with_name(f".{to.name}.part")
     try:
         _download(server, path, part, size_bytes)
@@ -107,5 +111,6 @@ def _download(server: ApiClient, path: str, to: Path, size_bytes: int, **query: 
         for chunk in response.iter_bytes():
             file.write(chunk)
             progress.advance(task, len(chunk))
-    if (got := to.stat().st_size) != size_bytes:
-        raise CommandFailed(ExitCode.REFUSED, f"{path}: {got} bytes arrived, {size_bytes} were announced; try again")
+    if (received := to.stat().st_size) != size_bytes:
+        message = f"{path}: {received} bytes arrived, {size_bytes} were announced; try again"
+        raise CommandFailed(ExitCode.REFUSED, message)

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 import typer
 
-from server.cli.client import ApiKey
-from server.cli.keys import DatabaseUrl, DataDir
-from server.cli.settings import settings_from
+from server.cli.client import ApiKey, Url, client_settings
+from server.cli.settings import settings_command, settings_of
 
 app = typer.Typer()
 
-ServerUrl = Annotated[
-    str | None, typer.Option("--url", help="The server that publishes; else PATCHBAY_URL, else http://127.0.0.1:8000.")
-]
 
+@app.command(cls=settings_command("data_dir", "database_url", "log_format"), rich_help_panel="Train")
+def worker(ctx: typer.Context, *, url: Url = None, api_key: ApiKey = None) -> None:
+    """Run fine-tuning jobs beside a server started with --no-worker.
 
-@app.command()
-def worker(
-    *,
-    url: ServerUrl = None,
-    api_key: ApiKey = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-    log_format: Annotated[Literal["text", "json"] | None, typer.Option(help="For people or for machines.")] = None,
-) -> None:
-    """Run fine-tuning jobs until told to stop: the one at hand is given back after a checkpoint.
-
-    It needs the data directory and the database of the server, which publishes what comes out.
+    Needs the server's data directory and database; the server publishes the results. SIGTERM and Ctrl-C return the
+    running job to the queue after a checkpoint.
     """
     from server import worker_process
-    from server.settings import ClientSettings
 
-    settings = settings_from(data_dir=data_dir, database_url=database_url, log_format=log_format)
-    given = {"url": url, "api_key": api_key}
-    said = {name: value for name, value in given.items() if value is not None}
-    raise typer.Exit(worker_process.work(settings, ClientSettings().model_copy(update=said)))
+    raise typer.Exit(worker_process.work(settings_of(ctx), client_settings(url, api_key)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import embedded
-from server.cli.planned_base import read_base
+from server.cli.base_model import read_base
 from server.engine.vllm.flags import SLOTS
 from server.slot_plan import Plan, Shapes
 
@@ -13,6 +13,6 @@ RANK = 16
 async def test_the_slots_of_a_running_engine_take_what_was_planned(http):
     page = (await http.get("/metrics")).text
     told = {line.split()[0]: float(line.split()[1]) for line in page.splitlines() if line.startswith("patchbay_slot")}
-    planned = Plan(Shapes.of(*read_base(str(embedded.BASE), None)), SLOTS, RANK, residents=64, host=2**30)
+    planned = Plan(Shapes.of(*read_base(str(embedded.BASE), None)), SLOTS, RANK, residents=64, resident_limit=2**30)
     assert told["patchbay_slots"] == SLOTS
     assert told["patchbay_slot_bytes"] == planned.slot_bytes(SLOTS, RANK)

@@ -33,7 +33,7 @@ def test_flags_win_over_the_environment_and_the_environment_over_defaults(monkey
 
 def test_a_variable_that_names_no_setting_is_refused_with_those_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATCHBAY_PROT", "9000")
-    with pytest.raises(UnknownSetting, match=r"PATCHBAY_PROT is no setting.*PATCHBAY_PORT"):
+    with pytest.raises(UnknownSetting, match=r"PATCHBAY_PROT is not a setting.*PATCHBAY_PORT"):
         read_settings()
 
 

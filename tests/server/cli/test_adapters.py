@@ -119,7 +119,7 @@ def test_push_of_a_directory_without_weights_says_what_is_missing(call, adapter)
 def test_push_of_what_is_neither_directory_nor_hub_id_is_a_usage_error(call) -> None:
     result = call("adapters", "push", "nowhere", "--name", "sql")
     assert result.exit_code == 2
-    assert "no directory here and no hub id" in result.stderr
+    assert "neither a directory here nor a hub id" in result.stderr
 
 
 def test_push_of_a_refused_adapter_prints_each_fault_on_its_own_line(call, adapter) -> None:

@@ -45,7 +45,7 @@ def test_the_option_wins_over_the_environment(patchbay, server) -> None:
 def test_a_url_that_is_none_is_a_usage_error(patchbay) -> None:
     result = patchbay("adapters", "list", "--url", "nonsense")
     assert result.exit_code == 2
-    assert "nonsense is no URL of a server" in result.stderr
+    assert "nonsense is not the URL of a server" in result.stderr
 
 
 def test_a_server_that_is_none_of_ours_is_named(patchbay, stranger) -> None:

@@ -21,8 +21,8 @@ import embedded
 from adapters.base_model import BaseModel
 from adapters.errors import SourceForbidden
 from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE, Manifest
+from server.cli.export_target import HubTarget
 from server.cli.failure import CommandFailed
-from server.cli.hub_target import HubTarget
 from server.engine.fake import FakeBuilder
 from tests.adapters.hub_stand_in import Fault, HubStandIn, listed
 
@@ -107,10 +107,10 @@ def test_a_directory_that_holds_something_is_left_alone(call, tmp_path) -> None:
     ("arguments", "said"),
     [
         (["s3://bucket/sql"], "cannot export to"),
-        (["hf://sql"], "is no repository"),
-        (["hf://org/sql@"], "is no repository"),
-        (["hf://org/sql/more"], "is no repository"),
-        (["out", "--base", str(embedded.BASE)], "say --merged too"),
+        (["hf://sql"], "is not a repository"),
+        (["hf://org/sql@"], "is not a repository"),
+        (["hf://org/sql/more"], "is not a repository"),
+        (["out", "--base", str(embedded.BASE)], "add --merged"),
     ],
 )
 def test_a_command_that_means_nothing_is_a_usage_error(call, arguments, said) -> None:
@@ -202,15 +202,15 @@ def test_a_public_repository_must_be_asked_for(export, hub) -> None:
     [
         (Fault("/api/", status=403), 1, "set HF_TOKEN"),
         (Fault("/commit/", status=403), 1, "set HF_TOKEN"),
-        (Fault("/preupload/", status=404), 4, "no place for org/sql"),
+        (Fault("/preupload/", status=404), 4, "finds no org/sql"),
         (Fault("/repos/create", status=500), 1, "answered 500"),
         (Fault("/commit/", status=500), 1, "answered 500"),
         (Fault("/repos/create", redirect="http://169.254.169.254"), 1, "not followed"),
         (Fault("/commit/", redirect="http://10.0.0.7"), 1, "not followed"),
         (Fault("PUT /large/", redirect="http://10.0.0.7"), 1, "not followed"),
-        (Fault("/commit/", body=b"[]"), 1, "or nonsense"),
-        (Fault("/repos/create", body=b"<html>"), 1, "or nonsense"),
-        (Fault("/validate-yaml", body=b"[]"), 1, "or nonsense"),
+        (Fault("/commit/", body=b"[]"), 1, "malformed response"),
+        (Fault("/repos/create", body=b"<html>"), 1, "malformed response"),
+        (Fault("/validate-yaml", body=b"[]"), 1, "malformed response"),
         (Fault("/repos/create", cut_after=3), 3, "could not be reached"),
         (Fault("PUT /large/", status=400), 1, "answered 400"),
     ],

@@ -71,7 +71,7 @@ def test_pull_replaces_only_a_file_that_was_named(call, file_id, rows, tmp_path)
     rows.write_text("edited since")
     result = call("files", "pull", file_id, str(tmp_path))
     assert result.exit_code == 2
-    assert "train.jsonl is there already" in result.stderr
+    assert "train.jsonl exists already" in result.stderr
     assert rows.read_text() == "edited since"
     assert call("files", "pull", file_id, str(rows)).exit_code == 0
     assert rows.read_bytes() == content
@@ -86,7 +86,7 @@ def test_pull_asks_where_a_file_goes_whose_name_is_none(call, server, tmp_path) 
     form = {"purpose": (None, "batch"), "file": ("..", b"x")}
     file_id = httpx.post(f"{server.url}/v1/files", files=form).json()["id"]
     result = call("files", "pull", file_id, str(tmp_path))
-    assert (result.exit_code, "say where it goes" in result.stderr) == (2, True)
+    assert (result.exit_code, "name the file to write" in result.stderr) == (2, True)
 
 
 def test_a_download_that_ends_too_early_leaves_nothing_behind(tmp_path) -> None:

@@ -20,7 +20,7 @@ def test_a_merge_is_published_and_shown_in_a_line(call, server) -> None:
 def test_a_cut_says_what_it_lost(call) -> None:
     result = call("adapters", "merge", "blend", "sql:1", "json:1", "--compress-to", "8")
     assert result.stdout.startswith("blend@1: rank 8, ")
-    assert "cut from rank 16" in result.stderr
+    assert "reduced from rank 16" in result.stderr
 
 
 def test_json_is_what_the_server_sends(call, server) -> None:

@@ -29,7 +29,7 @@ def plan(*arguments: str) -> Result:
 
 
 def of_large(**changes: Any) -> Plan:
-    return Plan(**{"shapes": LARGE, "slots": 8, "rank": 16, "residents": 64, "host": 32 * 2**30, **changes})
+    return Plan(**{"shapes": LARGE, "slots": 8, "rank": 16, "residents": 64, "resident_limit": 32 * 2**30, **changes})
 
 
 def test_the_embedded_base_is_planned_for_where_none_is_named() -> None:
@@ -59,7 +59,7 @@ def test_a_small_base_is_advised_all_slots_whose_memory_nobody_misses() -> None:
 
 def test_no_more_residents_are_advised_than_the_host_holds() -> None:
     assert of_large().to_json()["recommended_residents"] == 64
-    assert of_large(host=2**30).to_json()["recommended_residents"] == 2**30 // of_large().resident_bytes == 12
+    assert of_large(resident_limit=2**30).to_json()["recommended_residents"] == 2**30 // of_large().resident_bytes == 12
 
 
 def test_people_read_a_table_of_ranks_and_slots() -> None:
@@ -122,8 +122,8 @@ def test_a_private_base_is_planned_for_with_a_token_that_may_read_it(plan_of: An
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        (["org/nothing"], 4, "org/nothing is no directory, and no model on the hub"),
-        ([REPOSITORY, "--revision", "gone"], 4, "no model on the hub (404)"),
+        (["org/nothing"], 4, "org/nothing is neither a directory nor a model on the hub"),
+        ([REPOSITORY, "--revision", "gone"], 4, "a model on the hub (404)"),
         (["./nowhere/at/all"], 2, "neither a directory nor a hub id"),
         (["org/adapter"], 2, "org/adapter has no config.json"),
         (["org/pickled"], 2, "no weights in safetensors"),

@@ -49,7 +49,7 @@ def test_a_file_that_no_adapter_has_is_not_written(pull, tmp_path) -> None:
     [("org/sql-lora", "sql-lora"), ("org/sql-lora@main", "sql-lora"), ("s3://bucket/adapters/sql", "sql")],
 )
 def test_an_adapter_is_named_as_its_repository_or_directory(source, name) -> None:
-    assert transfer.name_of(source) == name
+    assert transfer.adapter_name(source) == name
 
 
 @pytest.mark.parametrize(

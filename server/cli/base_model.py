@@ -1,4 +1,4 @@
-"""The base model that a server is planned for: in a directory, or on a hub, whose weights are not fetched for it."""
+"""Reads the config and the tensor headers of a base model in a directory or on a hub, without its weights."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from adapters.base_model import CONFIG, BaseModel, parse_config, read_config
 from adapters.errors import BaseModelUnreadable
 from adapters.storage.safetensors_header import Tensor
 from server.cli.failure import CommandFailed, ExitCode
-from server.cli.hub_client import hub_api
+from server.cli.hub import hub_api, unreachable
 
 _ABSENT = frozenset({httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN, httpx2.codes.NOT_FOUND})
-"""What a hub answers where nothing is, and where nothing is for us."""
+"""Statuses of a repository that does not exist or that the token cannot read."""
 
 BaseFiles = tuple[BaseModel, dict[str, Any]]
-"""A base model and what its config.json holds."""
+"""A base model and its parsed config.json."""
 
 
 def read_base(model: str, revision: str | None) -> BaseFiles:
     """Read ``model``: a directory, or a hub id at ``revision``, as `patchbay serve` takes them.
 
-    A hub is asked for config.json and for the first bytes of each file of weights.
+    From a hub it downloads config.json and the header of each file of weights.
 
     Raises:
-        CommandFailed: there is no such model, or its files do not tell its shapes.
+        CommandFailed: there is no such model, or its files do not say the shapes of its tensors.
     """
     try:
         if Path(model).is_dir():
             return BaseModel.from_directory(Path(model), model), read_config(Path(model) / CONFIG)
-        with _asked(model):
+        with _hub_errors(model):
             return _from_hub(model, revision)
     except BaseModelUnreadable as unreadable:
         raise CommandFailed(ExitCode.USAGE, str(unreadable)) from unreadable
@@ -50,43 +50,40 @@ def read_base(model: str, revision: str | None) -> BaseFiles:
 
 def _from_hub(model: str, revision: str | None) -> BaseFiles:
     api = hub_api()
-    answer = get_session().get(hf_hub_url(model, CONFIG, revision=revision), headers=build_hf_headers())
-    hf_raise_for_status(answer)
-    config = parse_config(answer.content, f"{model}/{CONFIG}")
+    response = get_session().get(hf_hub_url(model, CONFIG, revision=revision), headers=build_hf_headers())
+    hf_raise_for_status(response)
+    config = parse_config(response.content, f"{model}/{CONFIG}")
     files = api.get_safetensors_metadata(model, revision=revision).files_metadata.values()
     headers = (
-        Tensor(name, told.dtype, tuple(told.shape), *told.data_offsets)
+        Tensor(name, tensor.dtype, tuple(tensor.shape), *tensor.data_offsets)
         for file in files
-        for name, told in file.tensors.items()
+        for name, tensor in file.tensors.items()
     )
     return BaseModel.from_headers(model, config, headers), config
 
 
 @contextmanager
-def _asked(model: str) -> Iterator[None]:
-    """Say in our own words what the hub, the network or the library answered."""
+def _hub_errors(model: str) -> Iterator[None]:
+    """Translate errors of the hub, the network and the library in the block into ``CommandFailed``."""
     try:
         yield
     except HFValidationError as malformed:
-        wrong = f"'{model}' is neither a directory nor a hub id (org/name)"
-        raise CommandFailed(ExitCode.USAGE, wrong) from malformed
+        message = f"'{model}' is neither a directory nor a hub id such as org/name"
+        raise CommandFailed(ExitCode.USAGE, message) from malformed
     except EntryNotFoundError as missing:
-        lacking = f"{model} has no {CONFIG}: name a base model, and no adapter"
-        raise CommandFailed(ExitCode.USAGE, lacking) from missing
+        message = f"{model} has no {CONFIG}: name a base model, not an adapter"
+        raise CommandFailed(ExitCode.USAGE, message) from missing
     except (NotASafetensorsRepoError, SafetensorsParsingError) as unreadable:
-        told = f"{model} has no weights in safetensors that tell their shapes; name a directory that has"
-        raise CommandFailed(ExitCode.USAGE, told) from unreadable
+        message = f"{model} has no weights in safetensors files with readable headers: name a model that has"
+        raise CommandFailed(ExitCode.USAGE, message) from unreadable
     except HfHubHTTPError as refused:
         raise _refusal(model, refused.response.status_code) from refused
-    except (httpx2.HTTPError, OSError) as unreachable:
-        reason = " ".join(str(unreachable).split()) or type(unreachable).__name__
-        raise CommandFailed(
-            ExitCode.UNREACHABLE, f"the hub could not be reached for {model}: {reason}"
-        ) from unreachable
+    except (httpx2.HTTPError, OSError) as error:
+        raise unreachable(model, error) from error
 
 
 def _refusal(model: str, status: int) -> CommandFailed:
     if status in _ABSENT:
-        absent = f"{model} is no directory, and no model on the hub ({status}); if it is private or gated, set HF_TOKEN"
-        return CommandFailed(ExitCode.NOT_FOUND, absent)
+        message = f"{model} is neither a directory nor a model on the hub ({status}); if it is private, set HF_TOKEN"
+        return CommandFailed(ExitCode.NOT_FOUND, message)
     return CommandFailed(ExitCode.UNREACHABLE, f"the hub answered {status} for {model}, try again")
