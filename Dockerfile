@@ -2,7 +2,7 @@
 # docker build -t patchbay:cuda --target cuda .       on an NVIDIA GPU: docker run --gpus all ...
 # docker run -v patchbay:/data patchbay keys create ops --scope admin --data-dir /data      a key, printed once
 # docker run -p 8000:8000 -v patchbay:/data patchbay                                        needs that key, or
-# docker run -p 8000:8000 -v patchbay:/data -e PATCHBAY_ALLOW_ANONYMOUS=1 patchbay          serves anybody who reaches it
+# docker run -p 8000:8000 -v patchbay:/data -e PATCHBAY_ALLOW_ANONYMOUS=1 patchbay          no key: every caller may do all
 
 FROM python:3.11-slim AS base
 # vLLM's CPU build links libnuma; torch and triton compile kernels on first use.
@@ -12,7 +12,7 @@ RUN apt-get update \
 WORKDIR /app
 
 FROM base AS manifests
-COPY pyproject.toml requirements-overrides.txt README.md ./
+COPY pyproject.toml requirements-overrides.txt README.md LICENSE ./
 COPY setup setup
 
 FROM manifests AS install-cpu
@@ -23,7 +23,7 @@ RUN setup/install cuda
 
 FROM base AS runtime
 RUN useradd --uid 1000 --create-home patchbay && install --directory --owner=patchbay /data
-COPY pyproject.toml README.md patchbay.py ./
+COPY pyproject.toml README.md LICENSE patchbay.py ./
 COPY adapters adapters
 COPY trainer trainer
 COPY server server

@@ -82,9 +82,7 @@ async def open_app(
         check_exposure(settings, has_keys=not keys.is_empty)
         records = await Records.open(registry.database, settings.training_dir, max_file_bytes=settings.max_file_bytes)
         blobs = Blobs(settings.data_dir, remote=None if settings.blob_url is None else RemoteBlobs(settings.blob_url))
-        metrics = Metrics(
-            settings.metric_adapters, capacity=settings.max_residents, capacity_bytes=settings.resident_bytes
-        )
+        metrics = _make_metrics(settings)
         engine = CurrentEngine()
         admission = Admission(settings.max_in_flight)
         hooks = RequestHooks(registry.catalog, admission, Meter(metrics.adapters), engine)
@@ -114,15 +112,7 @@ async def open_app(
             window_s=settings.engine_death_window_s,
             metrics=metrics.engine,
         )
-        job_preflight = JobPreflight(
-            records,
-            settings.runs_dir,
-            base=engine.base_directory,
-            adapter=partial(_version_directory, registry, blobs),
-            preflight=preflight,
-            threads=_training_threads(settings.train_processes),
-            processes=settings.train_processes,
-        )
+        job_preflight = _make_job_preflight(settings, records, engine, registry, blobs, preflight)
         state = AppState(
             settings=settings,
             registry=registry,
@@ -166,6 +156,24 @@ async def _opened_inspector(shared: Inspector | None) -> AsyncIterator[Inspector
 def _training_threads(processes: int) -> int:
     """Return the CPU threads of each process of a run: together they leave half of the cores to the server."""
     return max(1, (os.cpu_count() or 1) // 2 // processes)
+
+
+def _make_metrics(settings: Settings) -> Metrics:
+    return Metrics(settings.metric_adapters, capacity=settings.max_residents, capacity_bytes=settings.resident_bytes)
+
+
+def _make_job_preflight(
+    settings: Settings, records: Records, engine: CurrentEngine, registry: Registry, blobs: Blobs, preflight: Preflight
+) -> JobPreflight:
+    return JobPreflight(
+        records,
+        settings.runs_dir,
+        base=engine.base_directory,
+        adapter=partial(_version_directory, registry, blobs),
+        preflight=preflight,
+        threads=_training_threads(settings.train_processes),
+        processes=settings.train_processes,
+    )
 
 
 def _make_residency(

@@ -29,7 +29,7 @@ def readme(repository: Path) -> str:
 @pytest.fixture(scope="module")
 def tree(readme: str) -> dict[str, set[str]]:
     """The folders inside each folder of the tree."""
-    block = re.search(r"^## The tree\n+```\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    block = re.search(r"^## Layout\n+```\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
     assert block is not None
     found: dict[str, set[str]] = {}
     for line in block[1].splitlines():
@@ -51,7 +51,8 @@ def test_every_folder_of_the_tree_exists(tree: dict[str, set[str]], repository: 
 
 def test_every_package_is_in_the_tree(tree: dict[str, set[str]], repository: Path) -> None:
     pyproject = tomllib.loads((repository / "pyproject.toml").read_text())
-    assert set(pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) <= tree.keys()
+    packages = pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert {name for name in packages if not name.endswith(".py")} <= tree.keys()
     for package in SHOWN_WHOLE:
         assert tree[package] == packages_in(repository / package)
 
@@ -72,7 +73,7 @@ async def served(tmp_path: Path) -> dict[str, set[str]]:
 
 
 def test_every_route_of_the_table_is_served(readme: str, served: dict[str, set[str]]) -> None:
-    section = readme.partition("\n## What it answers\n")[2].partition("\n## ")[0]
+    section = readme.partition("\n## HTTP routes\n")[2].partition("\n## ")[0]
     cells = re.findall(r"^\| (`/[^|]*) \|", section, re.MULTILINE)
     routes = [route for cell in cells for route in re.findall(r"`([^`]+)`", cell)]
     assert len(routes) > len(cells) > 1
