@@ -73,33 +73,23 @@ async def open_app(
         ExposedWithoutKeys: other machines can reach the address and no API key exists.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
+    engine = CurrentEngine()
     async with (
         Registry.open(settings.database) as registry,
         _opened_inspector(inspector) as inspector,
         aclosing(AdapterCompiler()) as compiler,
+        aclosing(_make_reference(settings, engine)) as reference,
     ):
         keys = await KeyRing.open(registry.database)
         check_exposure(settings, has_keys=not keys.is_empty)
         records = await Records.open(registry.database, settings.training_dir, max_file_bytes=settings.max_file_bytes)
         blobs = Blobs(settings.data_dir, remote=None if settings.blob_url is None else RemoteBlobs(settings.blob_url))
         metrics = _make_metrics(settings)
-        engine = CurrentEngine()
         admission = Admission(settings.max_in_flight)
         hooks = RequestHooks(registry.catalog, admission, Meter(metrics.adapters), engine)
         checks = UploadChecks(engine, settings, inspector, compiler)
-        reference = PeftReference(
-            engine.base_directory, threads=_training_threads(1), must_fit=settings.probe_reference == "auto"
-        )
-        publisher = Publisher(
-            registry,
-            blobs,
-            Staging(settings.data_dir, max_bytes=settings.max_upload_bytes),
-            door=checks.canonicalize,
-            check_base=checks.check_base,
-            compiler=checks.compile if compiles else None,
-            probe=Probe(engine, None if settings.probe_reference == "off" else reference),
-            faults=CrashPoints(settings.fault_at),
-        )
+        probe = Probe(engine, None if settings.probe_reference == "off" else reference)
+        publisher = _make_publisher(settings, registry, blobs, checks, probe, compiles=compiles)
         journal = ResidentsJournal(settings.data_dir / "residents.json")
         supervisor = Supervisor(
             builder,
@@ -129,7 +119,6 @@ async def open_app(
         )
         worker = Worker(records, settings.runs_dir, RunPublisher(state), worker_name())
         async with (
-            aclosing(reference),
             background(
                 supervisor=supervisor.run,
                 registry=partial(registry.follow, settings.follow_interval_s),
@@ -156,6 +145,27 @@ async def _opened_inspector(shared: Inspector | None) -> AsyncIterator[Inspector
 def _training_threads(processes: int) -> int:
     """Return the CPU threads of each process of a run: together they leave half of the cores to the server."""
     return max(1, (os.cpu_count() or 1) // 2 // processes)
+
+
+def _make_publisher(
+    settings: Settings, registry: Registry, blobs: Blobs, checks: UploadChecks, probe: Probe, *, compiles: bool
+) -> Publisher:
+    return Publisher(
+        registry,
+        blobs,
+        Staging(settings.data_dir, max_bytes=settings.max_upload_bytes),
+        door=checks.canonicalize,
+        check_base=checks.check_base,
+        compiler=checks.compile if compiles else None,
+        probe=probe,
+        faults=CrashPoints(settings.fault_at),
+    )
+
+
+def _make_reference(settings: Settings, engine: CurrentEngine) -> PeftReference:
+    return PeftReference(
+        engine.base_directory, threads=_training_threads(1), must_fit=settings.probe_reference == "auto"
+    )
 
 
 def _make_metrics(settings: Settings) -> Metrics:
