@@ -40,7 +40,7 @@ class GraderClient:
 
     async def ask(self, question: Question) -> GraderAnswer:
         """See ``Models.ask``."""
-        form = {"regex": question.form}  # vLLM's own field
+        form = {"regex": question.pattern}  # vLLM's own field
         said = {"model": question.model, "messages": question.messages, "structured_outputs": form, **question.sampling}
         answered = await self._post(_CHAT, said)
         message = answered["choices"][0]["message"]

@@ -14,11 +14,9 @@ from server.gateway.gateway import REQUEST_ID
 from server.http.schemas.adapters import Json
 from server.http.schemas.body import Body
 from server.operations.grader_client import GraderClient
-from trainer.graders.grade import Grade, Trouble
-from trainer.graders.grader import Grader
+from trainer.graders.grader import Grade, Grader, GradingError, Sample
 from trainer.graders.models import Usage
 from trainer.graders.parsing import parse
-from trainer.graders.sample import Sample
 
 router = APIRouter(prefix="/v1/fine_tuning/alpha/graders", tags=["fine-tuning"])
 
@@ -90,7 +88,7 @@ def grade_json(grader: Grader, grade: Grade, took_s: float) -> Json:
             "scores": grade.scores,
             "sampled_model_name": only,
             "token_usage": sum(usage.total_tokens for usage in grade.usage.values()) if grade.usage else None,
-            "message": "; ".join(grade.troubles.values()) or None,
+            "message": "; ".join(grade.errors.values()) or None,
         },
         "model_grader_token_usage_per_model": {model: _usage_json(usage) for model, usage in grade.usage.items()},
     }
@@ -98,10 +96,10 @@ def grade_json(grader: Grader, grade: Grade, took_s: float) -> Json:
 
 def _errors(grade: Grade) -> Json:
     """Return OpenAI's fourteen."""
-    details = grade.troubles.get(Trouble.MODEL_SERVER)
+    details = grade.errors.get(GradingError.MODEL_SERVER)
     return {
         **_NEVER,
-        **{trouble: trouble in grade.troubles for trouble in Trouble},
+        **{error: error in grade.errors for error in GradingError},
         "model_grader_server_error_details": details,
     }
 

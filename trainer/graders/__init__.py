@@ -1,1 +1,1 @@
-"""Graders, OpenAI's kinds of them, a page each: what scores one answer."""
+"""OpenAI's graders: each scores one answer of a model."""

@@ -1,6 +1,6 @@
-"""The arithmetic that combines rewards: ``0.5 * name + max(email, 0) ^ 2``, with OpenAI's operators and functions.
+"""The formula that combines rewards: ``0.5 * name + max(email, 0) ^ 2``, with OpenAI's operators and functions.
 
-``^`` is power, as in OpenAI's guide; ``**`` is too.
+``^`` is power, as in OpenAI's guide, and so is ``**``.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _OPERATORS: Final[Mapping[type[ast.AST], Callable[..., float]]] = {
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
-    ast.Pow: math.pow,  # of floats: it overflows at once where whole numbers would grow for minutes
+    ast.Pow: math.pow,  # on floats: overflows at once, where integers would grow for minutes
     ast.UAdd: operator.pos,
     ast.USub: operator.neg,
 }
-_OF_SEVERAL: Final[Mapping[str, Callable[..., float]]] = {
+_VARIADIC: Final[Mapping[str, Callable[..., float]]] = {
     "min": lambda *numbers: min(numbers),
     "max": lambda *numbers: max(numbers),
 }
-_OF_ONE: Final[Mapping[str, Callable[..., float]]] = {
+_UNARY: Final[Mapping[str, Callable[..., float]]] = {
     "abs": abs,
     "floor": math.floor,
     "ceil": math.ceil,
@@ -37,14 +37,14 @@ _OF_ONE: Final[Mapping[str, Callable[..., float]]] = {
     "sqrt": math.sqrt,
     "log": math.log,
 }
-FUNCTIONS: Final[Mapping[str, Callable[..., float]]] = {**_OF_SEVERAL, **_OF_ONE}
+FUNCTIONS: Final[Mapping[str, Callable[..., float]]] = {**_VARIADIC, **_UNARY}
 
 
 def check(formula: str, names: Collection[str]) -> None:
-    """Make sure that ``formula`` is arithmetic over ``names`` and nothing else.
+    """Check that ``formula`` is arithmetic over ``names`` and nothing else.
 
     Raises:
-        ValueError: it is not; the message says where.
+        ValueError: it is not; the message names the part.
     """
     pending: list[tuple[ast.AST, int]] = [(_parsed(formula), 1)]
     while pending:
@@ -55,15 +55,15 @@ def check(formula: str, names: Collection[str]) -> None:
 
 
 def evaluate(formula: str, rewards: Mapping[str, float]) -> float:
-    """Return what a checked ``formula`` comes to.
+    """Return the value of a checked ``formula``.
 
     Raises:
-        ArithmeticError, ValueError: no finite number: a division by zero, the root of a negative number.
+        ArithmeticError, ValueError: it is not finite: a division by zero, the root of a negative number.
     """
     evaluator = SimpleEval(operators=dict(_OPERATORS), functions=dict(FUNCTIONS), names=dict(rewards))
     number = float(evaluator.eval(formula, previously_parsed=_parsed(formula)))
     if not math.isfinite(number):
-        raise ValueError(f"it comes to {number}")
+        raise ValueError(f"its value is {number}")
     return number
 
 
@@ -73,11 +73,15 @@ def _parsed(formula: str) -> ast.expr:
     try:
         return ast.parse(formula.strip().replace("^", "**"), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise ValueError("it is no arithmetic") from None
+        raise ValueError("it is no arithmetic expression") from None
 
 
 def _operands(node: ast.AST, names: Collection[str]) -> list[ast.expr]:
-    """Return what ``node`` is made of, if it is arithmetic."""
+    """Return the operands of ``node``.
+
+    Raises:
+        ValueError: it is not arithmetic.
+    """
     match node:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
             return []
@@ -97,6 +101,6 @@ def _operands(node: ast.AST, names: Collection[str]) -> list[ast.expr]:
 def _arguments(function: str, args: list[ast.expr]) -> list[ast.expr]:
     if function not in FUNCTIONS:
         raise ValueError(f"it calls {function!r:.80}; there are {', '.join(FUNCTIONS)}")
-    if not args or (function in _OF_ONE and len(args) != 1):
+    if not args or (function in _UNARY and len(args) != 1):
         raise ValueError(f"it gives {function} {len(args)} numbers")
     return args

@@ -1,53 +1,112 @@
-"""What every grader is: a definition as OpenAI's clients write it, and the act of grading by it."""
+"""The base of all graders: a definition in OpenAI's form, the sample that it grades, and the grade."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cached_property
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer.graders.grade import Grade, Ungraded
-from trainer.graders.models import Models
-from trainer.graders.sample import Sample
+from adapters import strict_json
+from trainer.graders.models import Models, Usage
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A model's answer and the item of the data set; templates read ``{{sample.…}}`` and ``{{item.…}}``."""
+
+    output_text: str
+    item: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def output_json(self) -> Any:
+        """The answer parsed as JSON, once.
+
+        Raises:
+            ValueError: the answer is not JSON.
+        """
+        return strict_json.parse(self.output_text.encode())
+
+
+class GradingError(StrEnum):
+    """Reasons for a grade without a score; the values are OpenAI's names."""
+
+    FORMULA = "formula_parse_error"
+    """The formula has no finite value."""
+    VARIABLE = "invalid_variable_error"
+    """A template names a variable that does not exist."""
+    SAMPLE = "sample_parse_error"
+    """A template reads JSON from an answer that is not JSON."""
+    MODEL_PARSE = "model_grader_parse_error"
+    """The model's answer holds no score."""
+    MODEL_REFUSAL = "model_grader_refusal_error"
+    MODEL_SERVER = "model_grader_server_error"
+    OTHER = "other_error"
+    """A text is too long."""
+
+
+class Ungraded(Exception):
+    """A grader has no score; ``Grader.grade`` turns it into a reward of 0 with the error."""
+
+    def __init__(self, error: GradingError, message: str) -> None:
+        super().__init__(message)
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """The result of a grader."""
+
+    reward: float
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    """The values behind the reward: a model's result or label, or the scores of each sub-grader."""
+    sub_rewards: Mapping[str, float] = field(default_factory=dict)
+    """``multi``: the reward of each sub-grader by name."""
+    errors: Mapping[GradingError, str] = field(default_factory=dict)
+    """Messages by error; a grader with an error of its own has the reward 0."""
+    usage: Mapping[str, Usage] = field(default_factory=dict)
+    """Tokens by model."""
 
 
 class Definition(BaseModel):
-    """A part of a grader's definition. A key that is not known is an error, and so is a number written as text."""
+    """A part of a grader's definition. Unknown keys are errors, and so are numbers written as text."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Grader(Definition, ABC):
-    """Scores one answer. Each kind is a subclass with a ``type``."""
+    """Scores one answer. Each of OpenAI's kinds is a subclass with its ``type``."""
 
     name: Annotated[str, Field(max_length=256)] = ""
     type: str
     pass_threshold: float | None = None
-    """From evals: the least reward that passes. ``scores`` says then whether it did."""
+    """From OpenAI's evals: the least reward that passes; adds ``passed`` to the scores."""
 
     def check(self, models: Models, where: str) -> None:
-        """Make sure that what the grader needs beside itself is there. ``where``: its path in the request.
+        """Check that the models the grader needs are available. ``where``: the grader's path in the request.
 
         Raises:
-            InvalidField: it is not; the message says what would do instead.
-            PatchbayError: nobody can know at present.
+            InvalidField: a model is missing or unsuitable; the message names alternatives.
+            PatchbayError: it cannot be checked at present.
         """
 
     async def grade(self, sample: Sample, models: Models) -> Grade:
-        """Grade ``sample``; whatever keeps a grader from it becomes a reward of 0 that says why."""
+        """Return the grade of ``sample``; without a score its reward is 0 and ``errors`` holds the reason."""
         try:
             grade = await self.score(sample, models)
         except Ungraded as why:
-            return Grade(0.0, troubles={why.trouble: str(why)})
+            return Grade(0.0, errors={why.error: str(why)})
         if self.pass_threshold is None:
             return grade
-        scores = {**grade.scores, "passed": grade.reward >= self.pass_threshold}
-        return Grade(grade.reward, scores, grade.sub_rewards, grade.troubles, grade.usage)
+        return replace(grade, scores={**grade.scores, "passed": grade.reward >= self.pass_threshold})
 
     @abstractmethod
     async def score(self, sample: Sample, models: Models) -> Grade:
-        """Grade ``sample``.
+        """Return the grade of ``sample``.
 
         Raises:
             Ungraded: there is no score.

@@ -1,4 +1,4 @@
-"""The seam to models that graders ask. The server implements it with its own gateway."""
+"""The interface to models that grade; the server implements it through its own gateway."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 
 class NotAnswered(Exception):
-    """A model could not answer; the message says why."""
+    """A model did not answer; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one question or of several."""
+    """Tokens of one request or the sum of several."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -21,7 +21,7 @@ class Usage:
 
     @property
     def total_tokens(self) -> int:
-        """Both kinds; those from the cache are among the prompt's."""
+        """Prompt and completion; cached tokens are part of the prompt."""
         return self.prompt_tokens + self.completion_tokens
 
     def __add__(self, other: Usage) -> Usage:
@@ -34,55 +34,55 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a model is asked; ``messages`` and ``sampling`` are written as for ``/v1/chat/completions``."""
+    """A request to a model; ``messages`` and ``sampling`` in the form of ``/v1/chat/completions``."""
 
     model: str
     messages: Sequence[Mapping[str, Any]]
-    form: str
-    """Regular expression that the whole answer matches."""
+    pattern: str
+    """Regular expression that the whole answer must match."""
     sampling: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class GraderAnswer:
-    """What a model answered."""
+    """The answer of a model."""
 
     model: str
-    """Which one it was in the end: ``sql@7`` where ``sql`` was asked."""
+    """The resolved model: ``sql@7`` if the request named ``sql``."""
     text: str
     refusal: str | None
     usage: Usage
 
 
 class Models(Protocol):
-    """Models that may be asked."""
+    """Sends requests to models."""
 
     def check(self, model: str) -> None:
-        """Make sure that ``model`` can be asked.
+        """Check that ``model`` can answer.
 
         Raises:
-            NotFound, WrongBase: there is none of that name.
-            PatchbayError: nothing can be asked, or not at present.
+            NotFound, WrongBase: no model has that name.
+            PatchbayError: no model can answer, or not at present.
         """
 
     async def ask(self, question: Question) -> GraderAnswer:
-        """Ask one question.
+        """Return the answer to one request.
 
         Raises:
-            NotAnswered: the model, or the server for it, said no.
+            NotAnswered: the server refused the request.
         """
 
     @property
     def can_embed(self) -> bool:
-        """Whether ``embed`` works here.
+        """Whether the base model makes embeddings.
 
         Raises:
-            PatchbayError: nothing can be asked at present.
+            PatchbayError: no model can answer at present.
         """
 
     async def embed(self, *texts: str) -> Sequence[Sequence[float]]:
         """Return a vector for each text, all of the same length.
 
         Raises:
-            NotAnswered: the server said no.
+            NotAnswered: the server refused the request.
         """

@@ -1,4 +1,4 @@
-"""``multi``: several graders, and a formula over their rewards."""
+"""``multi``: several graders and a formula over their rewards."""
 
 from __future__ import annotations
 
@@ -10,27 +10,23 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from trainer.graders import formula
-from trainer.graders.grade import Grade, Trouble
-from trainer.graders.grader import Grader
-from trainer.graders.label_model import LabelModelGrader
+from trainer.graders.grader import Grade, Grader, GradingError, Sample
+from trainer.graders.model_graders import LabelModelGrader, ScoreModelGrader
 from trainer.graders.models import Models, Usage
-from trainer.graders.python import PythonGrader
-from trainer.graders.sample import Sample
-from trainer.graders.score_model import ScoreModelGrader
 from trainer.graders.string_check import StringCheckGrader
 from trainer.graders.text_similarity import TextSimilarityGrader
 
 MAX_GRADERS: Final = 32
 
-Single = StringCheckGrader | TextSimilarityGrader | ScoreModelGrader | LabelModelGrader | PythonGrader
-"""What a multi combines; it combines no other multi."""
+Single = StringCheckGrader | TextSimilarityGrader | ScoreModelGrader | LabelModelGrader
+"""The graders that ``multi`` combines; it is not nested."""
 
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
-"""What a formula can name."""
+"""A name that a formula can use."""
 
 
 class MultiGrader(Grader):
-    """A grader that comes to no score counts as 0, and its trouble shows; ``sub_rewards`` has each reward."""
+    """Combines the rewards of ``graders``; one without a score counts as 0, and its error is reported."""
 
     type: Literal["multi"]
     graders: Annotated[
@@ -54,18 +50,20 @@ class MultiGrader(Grader):
             grader.check(models, f"{where}.graders.{name}")
 
     async def score(self, sample: Sample, models: Models) -> Grade:
-        """See ``Grader.score``. All are asked at once."""
+        """See ``Grader.score``. All graders run concurrently."""
         grades = await asyncio.gather(*(grader.grade(sample, models) for grader in self.graders.values()))
         by_name = dict(zip(self.graders, grades, strict=True))
         rewards = {name: grade.reward for name, grade in by_name.items()}
-        troubles = {what: f"{name}: {why}" for name, grade in by_name.items() for what, why in grade.troubles.items()}
+        errors = {
+            error: f"{name}: {message}" for name, grade in by_name.items() for error, message in grade.errors.items()
+        }
         reward = 0.0
         try:
             reward = formula.evaluate(self.calculate_output, rewards)
         except (ArithmeticError, ValueError) as why:
-            troubles[Trouble.FORMULA] = f"{self.calculate_output}: {why}"
+            errors[GradingError.FORMULA] = f"{self.calculate_output}: {why}"
         scores = {name: dict(grade.scores) for name, grade in by_name.items() if grade.scores}
-        return Grade(reward, scores, rewards, troubles, _summed(grades))
+        return Grade(reward, scores, rewards, errors, _summed(grades))
 
 
 def _summed(grades: Sequence[Grade]) -> dict[str, Usage]:

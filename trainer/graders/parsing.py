@@ -1,4 +1,4 @@
-"""From the JSON that defines a grader to the grader, or to the field that is wrong."""
+"""Reads a grader from its JSON definition, and names the first invalid field."""
 
 from __future__ import annotations
 
@@ -15,27 +15,31 @@ from trainer.graders.multi import MultiGrader, Single
 _ANY: Final[TypeAdapter[Grader]] = TypeAdapter(Annotated[Single | MultiGrader, Field(discriminator="type")])
 
 _TAG_ERRORS: Final = frozenset({"union_tag_invalid", "union_tag_not_found"})
-_SAYS_ALL: Final = frozenset({"missing", "python", "formula", "labels", "range", "template"})
-"""Errors whose message needs no word about what was found."""
+_SAYS_ALL: Final = frozenset({"missing", "formula", "labels", "range", "template"})
+"""Errors whose message does not gain from the value that was found."""
+_PYTHON: Final = (
+    "this server runs no code of its callers, so it has no python grader: use string_check, text_similarity, "
+    "score_model or label_model, or combine those with multi"
+)
 
 
 def parse(value: Mapping[str, Any], where: str) -> Grader:
     """Return the grader that ``value`` defines. ``where``: its path in the request, for errors.
 
     Raises:
-        InvalidField: the first field that is wrong, by its path.
+        InvalidField: the path of the first invalid field and the reason.
     """
-    spread = _spread(value)
+    definition = _with_names(value)
     try:
-        return _ANY.validate_python(spread)
+        return _ANY.validate_python(definition)
     except ValidationError as invalid:
         error = invalid.errors()[0]
-        path = ".".join([where, *_path(error, spread)])
-        raise InvalidField(f"{path}: {_said(error)}", param=path) from None
+        path = ".".join([where, *_path(error, definition)])
+        raise InvalidField(f"{path}: {_message(error)}", param=path) from None
 
 
-def _spread(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a multi with its graders by name: OpenAI's guide writes a map, its client's type a single grader."""
+def _with_names(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a multi with a map of graders by name: OpenAI's client has the type of a single grader there."""
     graders = value.get("graders")
     if not isinstance(graders, dict) or not isinstance(graders.get("type"), str):
         return value
@@ -44,16 +48,16 @@ def _spread(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _path(error: ErrorDetails, value: Any) -> Sequence[str]:
-    """Return where ``error`` stands in ``value``: pydantic's place, without the kinds that it puts between."""
+    """Return the path of ``error`` in ``value``: pydantic's location without the union tags that it inserts."""
     path: list[str] = []
     kind = _inside(value, "type")
     for part in error["loc"]:
         if not isinstance(value, dict | list):
-            break  # text that was read as a block of content
+            break  # a text that was read as a content block
         if isinstance(value, dict) and isinstance(part, int):
-            continue  # the place of a block that stands alone
+            continue  # the index of a single block, which was made a list
         if isinstance(value, dict) and part == kind:
-            kind = None  # a key may have the same name
+            kind = None  # only once: a key may have the same name
             continue
         if part != "[key]":
             path.append(str(part))
@@ -63,17 +67,19 @@ def _path(error: ErrorDetails, value: Any) -> Sequence[str]:
 
 
 def _inside(value: Any, part: int | str) -> Any:
-    """Return what stands at ``part``; None where it is missing."""
+    """Return the element ``part`` of ``value``, None if it is missing."""
     try:
         return value[part]
     except (LookupError, TypeError):
         return None
 
 
-def _said(error: ErrorDetails) -> str:
+def _message(error: ErrorDetails) -> str:
     match error["type"]:
         case "union_tag_not_found":
             return "Field required"
+        case "union_tag_invalid" if error["ctx"]["tag"] == "python":
+            return _PYTHON
         case "union_tag_invalid":
             context = error["ctx"]
             return f"Input should be one of {context['expected_tags']} (found {context['tag']!r:.100})"

@@ -1,18 +1,16 @@
-"""``string_check``: 1 if a text is, is not or contains another one, else 0."""
+"""``string_check``: 1 if a text equals, differs from or contains another one, else 0."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from trainer.graders.grade import Grade
-from trainer.graders.grader import Grader
+from trainer.graders.grader import Grade, Grader, Sample
 from trainer.graders.models import Models
-from trainer.graders.sample import Sample
 from trainer.graders.template import Template, render
 
 
 class StringCheckGrader(Grader):
-    """OpenAI's operations: ``eq``, ``ne``, and ``like``: the input contains the reference; ``ilike``: in any case."""
+    """OpenAI's operations: ``eq``, ``ne``, ``like`` (the input contains the reference), ``ilike`` (ignoring case)."""
 
     type: Literal["string_check"]
     input: Template

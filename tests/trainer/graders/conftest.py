@@ -1,4 +1,4 @@
-"""Grades as the server does, with models that say what a test wants."""
+"""Grades as the server does, with models that answer what a test sets."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 
 from adapters.errors import AdapterNotFound
-from trainer.graders.grade import Grade
+from trainer.graders.grader import Grade, Sample
 from trainer.graders.models import GraderAnswer, NotAnswered, Question, Usage
 from trainer.graders.parsing import parse
-from trainer.graders.sample import Sample
+
+Grading = Callable[..., Awaitable[Grade]]
+"""Takes a definition, an answer and the fields of the item."""
 
 USAGE = Usage(prompt_tokens=20, completion_tokens=5, cached_tokens=16)
 
 
 @dataclass
-class SaidModels:
+class FakeModels:
     """``judge`` answers with ``says``; there is no other model."""
 
     says: str = ""
@@ -49,12 +51,12 @@ class SaidModels:
 
 
 @pytest.fixture
-def models() -> SaidModels:
-    return SaidModels()
+def models() -> FakeModels:
+    return FakeModels()
 
 
 @pytest.fixture
-def grade(models: SaidModels) -> Callable[..., Awaitable[Grade]]:
+def grade(models: FakeModels) -> Grading:
     """Grades an answer by the definition of a grader."""
 
     async def graded(definition: dict[str, Any], answer: str = "", /, **item: Any) -> Grade:

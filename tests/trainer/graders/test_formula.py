@@ -30,7 +30,7 @@ REWARDS = {"name": 0.5, "email": 1.0, "_x1": 0.0, "min": 0.25}
         ("(name\n+ email)", 1.5),
     ],
 )
-def test_a_formula_comes_to_its_number(formula: str, value: float) -> None:
+def test_a_formula_comes_to_its_number(formula: str, value: float):
     check(formula, REWARDS)
     assert evaluate(formula, REWARDS) == value
 
@@ -83,7 +83,7 @@ def test_a_formula_comes_to_its_number(formula: str, value: float) -> None:
         "1" + "+1" * 499,
     ],
 )
-def test_what_is_no_arithmetic_is_refused_when_it_is_read(formula: str) -> None:
+def test_what_is_no_arithmetic_is_refused_when_it_is_read(formula: str):
     with pytest.raises(ValueError, match=r"^it "):
         check(formula, {"name", "email"})
 
@@ -106,7 +106,7 @@ def test_what_is_no_arithmetic_is_refused_when_it_is_read(formula: str) -> None:
         "1" * 400,
     ],
 )
-def test_what_is_no_finite_number_is_an_error(formula: str) -> None:
+def test_what_is_no_finite_number_is_an_error(formula: str):
     check(formula, REWARDS)
     with pytest.raises((ArithmeticError, ValueError)):
         evaluate(formula, REWARDS)

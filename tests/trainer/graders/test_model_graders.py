@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.trainer.graders.conftest import FakeModels, Grading
 from trainer.errors import InvalidField
-from trainer.graders.grade import Trouble
+from trainer.graders.grader import GradingError
 from trainer.graders.models import Usage
 
 SCORE: dict[str, Any] = {
@@ -28,7 +29,7 @@ def says(result: Any) -> str:
     return json.dumps({"steps": [{"description": "compared", "conclusion": "alike"}], "result": result})
 
 
-async def test_a_model_is_asked_for_steps_and_a_number_in_the_range(grade: Any, models: Any) -> None:
+async def test_a_model_is_asked_for_steps_and_a_number_in_the_range(grade: Grading, models: FakeModels):
     models.says = says(0.75)
     sampling = {"temperature": 0, "top_p": 0.9, "seed": 7, "max_completions_tokens": 99, "reasoning_effort": "low"}
     graded = await grade({**SCORE, "range": [-1, 2], "sampling_params": sampling}, "4", answer=5)
@@ -49,14 +50,14 @@ async def test_a_model_is_asked_for_steps_and_a_number_in_the_range(grade: Any, 
     }
 
 
-async def test_an_answer_is_bounded_where_nobody_says(grade: Any, models: Any) -> None:
+async def test_an_answer_is_bounded_by_default(grade: Grading, models: FakeModels):
     models.says = says(1)
     await grade(SCORE, "4", answer=5)
     assert models.asked[0].sampling == {"max_completion_tokens": 2048}
     step = {"description": "ä" * 200, "conclusion": 'a\\\n"b"'}
     for steps, fits in (([], True), ([step], True), ([step] * 4, True), ([step] * 5, False), ([{}], False)):
         said = json.dumps({"steps": steps, "result": 1}, ensure_ascii=False)
-        assert bool(re.fullmatch(models.asked[0].form, said)) is fits
+        assert bool(re.fullmatch(models.asked[0].pattern, said)) is fits
 
 
 @pytest.mark.parametrize(
@@ -72,11 +73,11 @@ async def test_an_answer_is_bounded_where_nobody_says(grade: Any, models: Any) -
         ),
     ],
 )
-async def test_a_model_can_say_nothing_but_a_result(
-    grade: Any, models: Any, grader: Any, fitting: list[str], unfitting: list[str]
-) -> None:
+async def test_the_pattern_admits_results_only(
+    grade: Grading, models: FakeModels, grader: Any, fitting: list[str], unfitting: list[str]
+):
     await grade(grader, "4", answer=5)
-    form = models.asked[0].form
+    form = models.asked[0].pattern
     assert [said for said in fitting if not re.fullmatch(form, f'{{"steps": [], "result": {said}}}')] == []
     assert [said for said in unfitting if re.fullmatch(form, f'{{"steps": [], "result": {said}}}')] == []
 
@@ -85,10 +86,12 @@ async def test_a_model_can_say_nothing_but_a_result(
     ("bounds", "result", "reward"),
     [(None, 0.4, 0.4), (None, 7, 1), (None, -7.5, 0), ([0, 10], 7, 7), ([-1, 0], 3, 0), ([0, 1], 10**400, 1)],
 )
-async def test_a_number_is_held_to_the_range(grade: Any, models: Any, bounds: Any, result: Any, reward: float) -> None:
+async def test_a_number_is_held_to_the_range(
+    grade: Grading, models: FakeModels, bounds: Any, result: Any, reward: float
+):
     models.says = says(result)
     graded = await grade(SCORE if bounds is None else {**SCORE, "range": bounds}, "4", answer=5)
-    assert (graded.reward, graded.scores["result"], graded.troubles) == (reward, result, {})
+    assert (graded.reward, graded.scores["result"], graded.errors) == (reward, result, {})
 
 
 @pytest.mark.parametrize(
@@ -107,45 +110,45 @@ async def test_a_number_is_held_to_the_range(grade: Any, models: Any, bounds: An
         "[" * 9999,
     ],
 )
-async def test_an_answer_without_a_number_is_worth_nothing_and_was_paid_for(grade: Any, models: Any, said: str) -> None:
+async def test_an_answer_without_a_number_has_no_reward_but_costs_tokens(grade: Grading, models: FakeModels, said: str):
     models.says = said
     graded = await grade(SCORE, "4", answer=5)
-    assert (graded.reward, [*graded.troubles]) == (0, [Trouble.MODEL_PARSE])
+    assert (graded.reward, [*graded.errors]) == (0, [GradingError.MODEL_PARSE])
     assert graded.usage == {"judge@3": Usage(20, 5, 16)}
 
 
 @pytest.mark.parametrize(("label", "reward"), [("good", 1), ("fair", 1), ("bad", 0)])
-async def test_a_label_passes_or_not(grade: Any, models: Any, label: str, reward: int) -> None:
+async def test_a_label_passes_or_not(grade: Grading, models: FakeModels, label: str, reward: int):
     models.says = says(label)
     graded = await grade(LABEL, "4", answer=5)
     assert (graded.reward, graded.scores) == (reward, {"label": label})
 
 
 @pytest.mark.parametrize("said", [says("great"), says(1), says(["good"]), "good"])
-async def test_what_is_no_label_is_worth_nothing(grade: Any, models: Any, said: str) -> None:
+async def test_an_answer_without_a_label_has_no_reward(grade: Grading, models: FakeModels, said: str):
     models.says = said
     graded = await grade(LABEL, "4", answer=5)
-    assert (graded.reward, [*graded.troubles]) == (0, [Trouble.MODEL_PARSE])
+    assert (graded.reward, [*graded.errors]) == (0, [GradingError.MODEL_PARSE])
 
 
-async def test_a_refusal_is_told(grade: Any, models: Any) -> None:
+async def test_a_refusal_is_reported(grade: Grading, models: FakeModels):
     models.refusal = "I cannot judge that."
     graded = await grade(SCORE, "4", answer=5)
-    assert (graded.reward, graded.troubles) == (0, {Trouble.MODEL_REFUSAL: "I cannot judge that."})
+    assert (graded.reward, graded.errors) == (0, {GradingError.MODEL_REFUSAL: "I cannot judge that."})
 
 
-async def test_a_failure_is_told_in_the_servers_words(grade: Any, models: Any) -> None:
+async def test_a_failure_is_reported_in_the_servers_words(grade: Grading, models: FakeModels):
     models.failure = "the engine is rebuilding; try again shortly"
     graded = await grade(LABEL, "4", answer=5)
-    assert (graded.reward, graded.troubles, graded.usage) == (0, {Trouble.MODEL_SERVER: models.failure}, {})
+    assert (graded.reward, graded.errors, graded.usage) == (0, {GradingError.MODEL_SERVER: models.failure}, {})
 
 
-async def test_a_wrong_variable_asks_nobody(grade: Any, models: Any) -> None:
+async def test_a_wrong_variable_sends_no_request(grade: Grading, models: FakeModels):
     graded = await grade(SCORE, "4")
-    assert (graded.reward, [*graded.troubles], models.asked) == (0, [Trouble.VARIABLE], [])
+    assert (graded.reward, [*graded.errors], models.asked) == (0, [GradingError.VARIABLE], [])
 
 
-async def test_a_model_that_is_not_there_is_refused_by_its_field(grade: Any) -> None:
+async def test_a_model_that_is_not_there_is_refused_by_its_field(grade: Grading):
     with pytest.raises(InvalidField, match="gpt-4o") as refused:
         await grade({**SCORE, "model": "gpt-4o"}, "4", answer=5)
     assert refused.value.param == "grader.model"
@@ -171,7 +174,7 @@ async def test_a_model_that_is_not_there_is_refused_by_its_field(grade: Any) -> 
         ),
     ],
 )
-async def test_content_is_text_a_block_or_several(grade: Any, models: Any, content: Any, rendered: Any) -> None:
+async def test_content_is_text_a_block_or_several(grade: Grading, models: FakeModels, content: Any, rendered: Any):
     models.says = says(1)
     await grade({**SCORE, "input": [{"role": "user", "content": content}]}, "4", a=1)
     assert models.asked[0].messages == [{"role": "user", "content": rendered}]

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from trainer.graders.grade import Trouble
+from tests.trainer.graders.conftest import FakeModels, Grading
+from trainer.graders.grader import GradingError
 from trainer.graders.models import Usage
 
 NAME = {
@@ -31,14 +32,14 @@ def multi(formula: str, **graders: Any) -> dict[str, Any]:
     return {"type": "multi", "name": "both", "graders": graders, "calculate_output": formula}
 
 
-async def test_the_example_of_openais_guide(grade: Any) -> None:
+async def test_the_example_of_openais_guide(grade: Grading):
     graded = await grade(multi("(name + email) / 2", name=NAME, email=EMAIL), ANSWER, **ITEM)
     assert graded.sub_rewards == {"name": pytest.approx(14 / 15), "email": 1}
     assert graded.reward == pytest.approx((14 / 15 + 1) / 2)
-    assert graded.troubles == {}
+    assert graded.errors == {}
 
 
-async def test_a_single_grader_goes_by_its_own_name(grade: Any) -> None:
+async def test_a_single_grader_goes_by_its_own_name(grade: Grading):
     single = {"type": "multi", "graders": NAME, "calculate_output": "name_grader ^ 2"}
     graded = await grade(single, ANSWER, **ITEM)
     assert (graded.reward, graded.sub_rewards) == (
@@ -47,19 +48,19 @@ async def test_a_single_grader_goes_by_its_own_name(grade: Any) -> None:
     )
 
 
-async def test_a_grader_in_trouble_counts_as_nothing_and_is_named(grade: Any) -> None:
+async def test_a_grader_with_an_error_counts_as_zero_and_is_named(grade: Grading):
     graded = await grade(multi("1 + name + email", name=NAME, email=EMAIL), '{"email": "john.doe@gmail.com"}', **ITEM)
     assert (graded.reward, graded.sub_rewards) == (2, {"name": 0, "email": 1})
-    assert graded.troubles == {Trouble.VARIABLE: "name: there is no sample.output_json.name"}
+    assert graded.errors == {GradingError.VARIABLE: "name: there is no sample.output_json.name"}
 
 
-async def test_a_formula_that_comes_to_nothing_is_the_formulas_trouble(grade: Any) -> None:
+async def test_a_formula_without_a_value_is_a_formula_error(grade: Grading):
     graded = await grade(multi("1 / (email - 1)", email=EMAIL), ANSWER, **ITEM)
     assert (graded.reward, graded.sub_rewards) == (0, {"email": 1})
-    assert "1 / (email - 1)" in graded.troubles[Trouble.FORMULA]
+    assert "1 / (email - 1)" in graded.errors[GradingError.FORMULA]
 
 
-async def test_what_models_cost_is_summed_by_model(grade: Any, models: Any) -> None:
+async def test_tokens_are_summed_by_model(grade: Grading, models: FakeModels):
     models.says = '{"steps": [], "result": 0.5}'
     graded = await grade(multi("a + b + email", a=JUDGE, b=JUDGE, email=EMAIL), ANSWER, **ITEM)
     assert graded.reward == 2

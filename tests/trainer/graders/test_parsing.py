@@ -25,7 +25,7 @@ def without(definition: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("definition", [CHECK, SIMILAR, SCORE, LABEL, MULTI])
-def test_a_definition_is_read(definition: dict[str, Any]) -> None:
+def test_a_definition_is_read(definition: dict[str, Any]):
     assert parse(definition, "grader").type == definition["type"]
 
 
@@ -77,7 +77,7 @@ def test_a_definition_is_read(definition: dict[str, Any]) -> None:
         ({**MULTI, "calculate_output": "a.b"}, "calculate_output", "no arithmetic"),
     ],
 )
-def test_a_wrong_field_is_named(definition: dict[str, Any], param: str, reason: str) -> None:
+def test_a_wrong_field_is_named(definition: dict[str, Any], param: str, reason: str):
     with pytest.raises(InvalidField) as refused:
         parse(definition, "grader")
     assert refused.value.param == f"grader.{param}"

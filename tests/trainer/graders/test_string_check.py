@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+
+from tests.trainer.graders.conftest import Grading
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ import pytest
         ("ilike", "Rome", "paris", 0),
     ],
 )
-async def test_an_operation_holds_or_not(grade: Any, operation: str, answer: str, reference: str, reward: int) -> None:
+async def test_an_operation_holds_or_not(grade: Grading, operation: str, answer: str, reference: str, reward: int):
     grader = {
         "type": "string_check",
         "name": "city",
@@ -34,10 +34,10 @@ async def test_an_operation_holds_or_not(grade: Any, operation: str, answer: str
         "operation": operation,
     }
     graded = await grade(grader, answer, city=reference)
-    assert (graded.reward, graded.troubles, graded.usage) == (reward, {}, {})
+    assert (graded.reward, graded.errors, graded.usage) == (reward, {}, {})
 
 
 @pytest.mark.parametrize(("answer", "passed"), [("Paris", True), ("Rome", False)])
-async def test_a_threshold_says_whether_the_reward_passes(grade: Any, answer: str, passed: bool) -> None:
+async def test_a_threshold_adds_whether_the_reward_passes(grade: Grading, answer: str, passed: bool):
     check = {"type": "string_check", "input": "{{sample.output_text}}", "reference": "Paris", "operation": "eq"}
     assert (await grade({**check, "pass_threshold": 0.5}, answer)).scores == {"passed": passed}

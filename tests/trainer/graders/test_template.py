@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from trainer.graders.grade import Trouble, Ungraded
-from trainer.graders.sample import Sample
+from trainer.graders.grader import GradingError, Sample, Ungraded
 from trainer.graders.template import MAX_RENDERED, MAX_TEMPLATE, Template, render
 
 ITEM = {
@@ -51,11 +50,11 @@ def rendered(template: str, answer: str = ANSWER, item: dict[str, Any] | None = 
         ("{{{item.count}}}", "{3}"),
     ],
 )
-def test_a_place_is_filled_with_what_it_names(template: str, text: str) -> None:
+def test_a_place_is_filled_with_what_it_names(template: str, text: str):
     assert rendered(template) == text
 
 
-def test_what_is_put_in_is_not_read_again() -> None:
+def test_what_is_put_in_is_not_read_again():
     assert rendered("{{item.said}} {{sample.output_text}}", "{{item.city}}") == "{{item.city}} {{item.city}}"
 
 
@@ -78,17 +77,17 @@ def test_what_is_put_in_is_not_read_again() -> None:
         "sample.output_text.upper",
     ],
 )
-def test_what_is_not_there_is_a_wrong_variable(path: str) -> None:
+def test_what_is_not_there_is_a_wrong_variable(path: str):
     with pytest.raises(Ungraded) as refused:
         rendered(f"a {{{{ {path} }}}}")
-    assert (refused.value.trouble, path in str(refused.value)) == (Trouble.VARIABLE, True)
+    assert (refused.value.error, path in str(refused.value)) == (GradingError.VARIABLE, True)
 
 
 @pytest.mark.parametrize("answer", ["", "no JSON", "{'a': 1}", '{"a": 1} and more', '{"a": NaN}', "[" * 5000])
-def test_json_is_asked_of_an_answer_that_is_none(answer: str) -> None:
+def test_json_is_asked_of_an_answer_that_is_none(answer: str):
     with pytest.raises(Ungraded) as refused:
         rendered("{{sample.output_json.a}}", answer)
-    assert refused.value.trouble is Trouble.SAMPLE
+    assert refused.value.error is GradingError.SAMPLE
 
 
 @pytest.mark.parametrize(
@@ -111,18 +110,18 @@ def test_json_is_asked_of_an_answer_that_is_none(answer: str) -> None:
         "x" * (MAX_TEMPLATE + 1),
     ],
 )
-def test_what_is_no_template_is_refused_when_it_is_read(template: str) -> None:
+def test_what_is_no_template_is_refused_when_it_is_read(template: str):
     with pytest.raises(ValidationError):
         rendered(template)
 
 
-def test_a_text_that_grows_too_long_is_no_text() -> None:
+def test_a_text_that_grows_too_long_is_no_text():
     with pytest.raises(Ungraded) as refused:
         rendered("{{sample.output_text}}" * 3, "x" * (MAX_RENDERED // 2))
-    assert (refused.value.trouble, f"{MAX_RENDERED:,}" in str(refused.value)) == (Trouble.OTHER, True)
+    assert (refused.value.error, f"{MAX_RENDERED:,}" in str(refused.value)) == (GradingError.OTHER, True)
 
 
 @pytest.mark.parametrize("text", ["{{" * 49_000, "{" * 99_000, "{{item" * 16_000, "{{item.a" + "[0]" * 30_000])
-def test_a_hostile_template_is_read_at_once(text: str) -> None:
+def test_a_hostile_template_is_read_at_once(text: str):
     with pytest.raises(ValidationError):
         rendered(text)
