@@ -1,6 +1,6 @@
-"""What becomes of a new job: its files are checked and its longest rows tried, and it is queued or fails.
+"""The preflight of new jobs: a job whose files and options can be trained on is queued, any other fails.
 
-A queued job has its run directory: the spec says everything that a worker's child needs, with no "auto" left.
+A queued job has its run directory, whose spec holds everything that a worker's child process needs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trainer.errors import FileCorrupt, IllegalTransition, PreflightDied
 from trainer.jobs.job import Failure, Job, Json
 from trainer.records import Records
 from trainer.run_directory import RunDirectory
-from trainer.run_request import Ingredients, resolved_method, run_spec
+from trainer.run_request import RunInputs, resolved_method, run_spec
 from trainer.run_spec import RunSpec
 
 log = structlog.get_logger(__name__)
@@ -36,16 +36,16 @@ Preflight = Callable[[RunSpec], Awaitable[dict[str, Any]]]
 
 
 class JobPreflight:
-    """Validates the jobs of ``records``, one at a time and in the order of their creation.
+    """Runs the preflight of new jobs, one at a time and in the order of their creation.
 
-    Several processes may validate the same job: the first to finish decides, and all would decide alike.
+    Several processes may do so for the same job: the first to finish decides, and all would decide alike.
 
     Args:
-        records: where new jobs are.
+        records: the stores of jobs and files.
         runs: directory of the run directories, one a job.
         base: waits until the base model's directory is known.
         adapter: returns the directory of a version, named as ``sql@7``; raises NotFound.
-        preflight: checks what a spec says.
+        preflight: returns the report on a spec.
         threads: CPU threads of each process of a run.
         processes: processes of a run.
     """
@@ -68,34 +68,34 @@ class JobPreflight:
         self._preflight = preflight
         self._threads = threads
         self._processes = processes
-        self._asked = asyncio.Event()
+        self._notified = asyncio.Event()
 
     def notify(self) -> None:
-        """Say that there may be new jobs."""
-        self._asked.set()
+        """Wake the loop: there may be new jobs."""
+        self._notified.set()
 
     async def run(self) -> None:
-        """Validate until cancelled: first what a crash left, then new jobs."""
+        """Decide about jobs until cancelled: first those that a crash left undecided, then new ones."""
         while True:
-            self._asked.clear()
+            self._notified.clear()
             for job in await self._records.jobs.unvalidated():
                 with suppress(IllegalTransition):  # cancelled meanwhile, or decided by another process
                     await self._decide(job)
-            await self._asked.wait()
+            await self._notified.wait()
 
     async def _decide(self, job: Job) -> None:
         jobs = self._records.jobs
         try:
-            given = await self._gather(job)
-            report = await self._preflight(run_spec(job, given))
-        except (BlobCorrupt, FileCorrupt, NotFound) as gone:
-            await jobs.reject(job.id, Failure(gone.code, gone.message, gone.param))
+            inputs = await self._inputs(job)
+            report = await self._preflight(run_spec(job, inputs))
+        except (BlobCorrupt, FileCorrupt, NotFound) as missing:
+            await jobs.reject(job.id, Failure(missing.code, missing.message, missing.param))
             return
-        except ValueError as unknown:  # written by another release, which knows more methods
+        except ValueError as unknown:  # created by another release, which has more methods
             await jobs.reject(job.id, Failure("cannot_train", str(unknown)))
             return
         except PreflightDied as died:
-            log.error("a job's files could not be checked", job=job.id, reason=died.message, said=died.log)
+            log.error("the preflight of a job died", job=job.id, reason=died.message, output=died.log)
             cause = f"{died.message}: see the server's log, then create the job anew"
             await jobs.reject(job.id, Failure(died.code, cause))
             return
@@ -105,37 +105,37 @@ class JobPreflight:
             await jobs.reject(job.id, _failure(report), data=data)
             return
         method = resolved_method(job.method, report["hyperparameters"])
-        await in_thread(self._lay_out, replace(job, method=method), given, report)
+        await in_thread(self._write_run, replace(job, method=method), inputs, report)
         await jobs.admit(job.id, method, data=data)
 
-    async def _gather(self, job: Job) -> Ingredients:
-        """Find what the job names.
+    async def _inputs(self, job: Job) -> RunInputs:
+        """Return the paths of the files that the job names.
 
         Raises:
-            BlobCorrupt, FileCorrupt, NotFound: something of it is gone.
+            BlobCorrupt, FileCorrupt, NotFound: one of them no longer exists.
         """
         files, warm_start = self._records.files, job.extension.get("warm_start")
-        return Ingredients(
+        return RunInputs(
             base=await self._base(),
-            training=await files.content(job.training_file),
-            validation=None if job.validation_file is None else await files.content(job.validation_file),
+            training_file=await files.content(job.training_file),
+            validation_file=None if job.validation_file is None else await files.content(job.validation_file),
             warm_start=None if warm_start is None else await self._adapter(warm_start),
             threads=self._threads,
             processes=self._processes,
         )
 
-    def _lay_out(self, job: Job, given: Ingredients, report: Mapping[str, Any]) -> None:
+    def _write_run(self, job: Job, inputs: RunInputs, report: Mapping[str, Any]) -> None:
         """Write the job's run directory, with a copy of the warm start: its version may be deleted meanwhile."""
         run = RunDirectory(self._runs / job.id)
         run.path.mkdir(parents=True, exist_ok=True)
-        if given.warm_start is not None:
+        if inputs.warm_start is not None:
             run.warm_start.mkdir(exist_ok=True)
             for name in FILES:
-                shutil.copyfile(given.warm_start / name, run.warm_start / name)
-            given = replace(given, warm_start=run.warm_start)
+                shutil.copyfile(inputs.warm_start / name, run.warm_start / name)
+            inputs = replace(inputs, warm_start=run.warm_start)
         run.write_preflight(report)
         run.write_integrations(job.integrations or ())
-        run.write_spec(run_spec(job, given))
+        run.write_spec(run_spec(job, inputs))
 
 
 def _failure(report: Json) -> Failure:

@@ -1,4 +1,4 @@
-"""What a run would meet, found out in a child process before anything is queued."""
+"""The preflight of a run, in a child process: what the run would meet, before anything is queued."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _SHOWN_BYTES = 2000
 
 
 async def run_preflight(spec: RunSpec) -> dict[str, Any]:
-    """Check the files of ``spec`` and try its longest rows; return what ``trainer.methods.preflight`` wrote.
+    """Return ``trainer.methods.preflight``'s report on ``spec``, whose longest rows are trained on for a few steps.
 
-    ``ok`` says whether the run may start; ``training`` and ``validation`` hold every fault with its line.
+    ``ok`` is whether the run may start; ``training`` and ``validation`` list every fault with its line.
 
     Raises:
-        PreflightDied: the child ended without a verdict, out of memory perhaps.
+        PreflightDied: the child ended without a report, for example out of memory.
     """
     with tempfile.TemporaryDirectory(prefix="patchbay-check-") as directory:
         run = RunDirectory(Path(directory))
@@ -28,6 +28,6 @@ async def run_preflight(spec: RunSpec) -> dict[str, Any]:
         async with child(run.path, "--preflight") as process:
             status = await process.ended()
         if status != 0:
-            said = (run.path / LOG).read_text(errors="replace")[-_SHOWN_BYTES:].strip()
-            raise PreflightDied(f"the check of the files died with status {status}", log=said)
+            output = (run.path / LOG).read_text(errors="replace")[-_SHOWN_BYTES:].strip()
+            raise PreflightDied(f"the check of the files died with status {status}", log=output)
         return run.preflight()

@@ -1,16 +1,14 @@
-"""The formats that a training file may have, and which method trains on which."""
+"""The formats that the rows of a training file may have."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Final
-
-from trainer.run_spec import TrainingMethod
+from typing import Any
 
 
 class RowFormat(StrEnum):
-    """How the rows of a file are spelled. A file has one format; its first readable row decides."""
+    """How rows are written. A file has one format: that of its first readable row."""
 
     CHAT = "chat"
     """OpenAI's fine-tuning rows: ``messages``, ``tools``, ``weight`` on answers."""
@@ -20,20 +18,11 @@ class RowFormat(StrEnum):
     DPO = "dpo"
     """OpenAI's preference rows: ``input``, ``preferred_output``, ``non_preferred_output``."""
     KTO = "kto"
-    """Chat or prompt/completion rows with a ``label``: was the last answer good?"""
-
-
-METHODS: Final[Mapping[RowFormat, TrainingMethod]] = {
-    RowFormat.CHAT: TrainingMethod.SUPERVISED,
-    RowFormat.PROMPT_COMPLETION: TrainingMethod.SUPERVISED,
-    RowFormat.ALPACA: TrainingMethod.SUPERVISED,
-    RowFormat.DPO: TrainingMethod.DPO,
-    RowFormat.KTO: TrainingMethod.KTO,
-}
+    """Chat or prompt/completion rows with a ``label``: whether the last answer is good."""
 
 
 def detect(row: Mapping[str, Any]) -> RowFormat | None:
-    """Return the format whose telling keys ``row`` has, None if it has nobody's."""
+    """Return the format whose distinctive keys ``row`` has; None if it has none."""
     if "preferred_output" in row or "non_preferred_output" in row:
         return RowFormat.DPO
     if "label" in row:

@@ -1,69 +1,51 @@
-"""``patchbay check``: what job creation checks, here and without a server."""
+"""``patchbay check``: the preflight of a job, on this machine and without a server."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adapters.storage.manifest import CONFIG_FILE
-from server.cli import run_options as options
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.output import AsJson, show_json, spinner
+from server.cli.run_options import TrainingCommand, method_for, split_options
 from server.cli.verdict import show_verdict
-from trainer.data.training_file import read_file
-from trainer.row_formats import METHODS
-from trainer.run_spec import RunSpec, TrainingMethod
+
+if TYPE_CHECKING:
+    from trainer.run_spec import RunSpec
 
 app = typer.Typer()
 
-_Rows = typer.Argument(metavar="F.jsonl", exists=True, dir_okay=False, readable=True, help="What would be trained on.")
+_Rows = typer.Argument(metavar="F.jsonl", exists=True, dir_okay=False, readable=True, help="File to train on.")
 _HeldOut = typer.Option(metavar="V.jsonl", exists=True, dir_okay=False, readable=True, help="Never trained on.")
+_Base = typer.Option(metavar="DIR", exists=True, file_okay=False, help="Base model; by default the embedded one.")
+_WarmStart = typer.Option(metavar="DIR", exists=True, file_okay=False, help="Adapter to go on from.")
 
 
-@app.command("check", rich_help_panel="Train")
+@app.command("check", cls=TrainingCommand, rich_help_panel="Train")
 def check(
     ctx: typer.Context,
     file: Annotated[Path, _Rows],
     *,
     validation: Annotated[Path | None, _HeldOut] = None,
-    method: options.MethodOf = None,
-    model: Annotated[
-        Path | None, typer.Option(metavar="DIR", exists=True, file_okay=False, help="Base; else the embedded one.")
-    ] = None,
-    epochs: options.Epochs = None,
-    batch_size: options.BatchSize = None,
-    rate_multiplier: options.RateMultiplier = None,
-    beta: options.Beta = None,
-    rank: options.Rank = None,
-    alpha: options.Alpha = None,
-    targets: options.Targets = None,
-    quantization: options.QuantizationOf = None,
-    max_length: options.MaxLength = None,
-    drop_long: options.DropLong = None,
-    packing: options.Packing = None,
-    patience: options.Patience = None,
-    checkpoint_steps: options.CheckpointSteps = None,
-    warm_start: Annotated[
-        Path | None, typer.Option(metavar="DIR", exists=True, file_okay=False, help="Adapter to go on from.")
-    ] = None,
+    model: Annotated[Path | None, _Base] = None,
+    warm_start: Annotated[Path | None, _WarmStart] = None,
     cost_per_hour: Annotated[float | None, typer.Option(min=0, help="Of this machine, in any currency.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell whether a file can be trained on, what is wrong with it, and what training would take here."""
+    """Report whether a file can be trained on, its faults, and the time and memory that training would take here."""
+    from trainer.run_spec import RunSpec
+
     _check_directory("--model", model, "config.json")
     _check_directory("--warm-start", warm_start, CONFIG_FILE)
-    spec = RunSpec(
-        base=model or _embedded_base(),
-        training_file=file,
-        validation_file=validation,
-        method=method or _guessed(file),
-        warm_start=warm_start,
-        **_stated(ctx.params),
-    )
+    method = ctx.obj.pop("method", None) or method_for(file)
+    of_method, of_job = split_options(method, ctx.obj)
+    files = {"training_file": file, "validation_file": validation, "warm_start": warm_start}
+    spec = RunSpec(base=model or _embedded_base(), method=method, **files, **of_method, **of_job)
     report = _report(spec)
     if as_json:
         show_json(report)
@@ -73,22 +55,9 @@ def check(
         raise typer.Exit(ExitCode.REFUSED)
 
 
-def _stated(params: Mapping[str, Any]) -> dict[str, Any]:
-    stated = options.hyperparameters(params) | options.own(params)
-    if isinstance(stated.get("targets"), list):
-        stated["targets"] = tuple(stated["targets"])
-    return stated
-
-
 def _check_directory(option: str, directory: Path | None, config: str) -> None:
     if directory is not None and not (directory / config).is_file():
         raise CommandFailed(ExitCode.USAGE, f"{option} {directory} has no {config}")
-
-
-def _guessed(file: Path) -> TrainingMethod:
-    """Return the method that suits the file's first rows."""
-    form = next((line.form for line in read_file(file) if line.form is not None), None)
-    return TrainingMethod.SUPERVISED if form is None else METHODS[form]
 
 
 def _embedded_base() -> Path:

@@ -1,77 +1,147 @@
-"""The options of a training run: what ``patchbay train`` sends and ``patchbay check`` tries."""
+"""The options of a training run on the command line, made from ``trainer.options.TrainingOptions``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Final
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand
 
 from server.cli.failure import CommandFailed, ExitCode
-from trainer.run_spec import ALL_LINEAR, Quantization, TrainingMethod
+from trainer.data.training_file import read_file
 
-MethodOf = Annotated[TrainingMethod | None, typer.Option("--method", help="How to train.")]
-Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over the file; else auto.")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Rows in a step; else auto.")]
-RateMultiplier = Annotated[
-    float | None, typer.Option("--rate-multiplier", min=0, help="Times the learning rate that suits the base.")
-]
-Beta = Annotated[
-    float | None, typer.Option("--beta", min=0, help="Of dpo and kto: what it costs to move away from the base.")
-]
-Rank = Annotated[int | None, typer.Option("--rank", min=1, help="Of the LoRA.")]
-Alpha = Annotated[float | None, typer.Option("--alpha", min=0, help="LoRA's scaling is alpha / rank.")]
-Targets = Annotated[
-    str | None, typer.Option("--targets", metavar=f"A,B|{ALL_LINEAR}", help="Modules that the LoRA changes.")
-]
-QuantizationOf = Annotated[
-    Quantization | None, typer.Option("--quantization", help="How the base is held in training: 4bit is QLoRA.")
-]
-MaxLength = Annotated[int | None, typer.Option("--max-length", min=1, help="Tokens in a row; longer ones are refused.")]
-DropLong = Annotated[bool | None, typer.Option("--drop-long", help="Leave longer rows out instead.")]
-Packing = Annotated[bool | None, typer.Option("--packing", help="Several short rows in one sequence.")]
-Patience = Annotated[
-    int | None, typer.Option("--patience", min=1, help="Stop after so many checkpoints without a better loss.")
-]
-CheckpointSteps = Annotated[
-    int | None, typer.Option("--checkpoint-steps", min=1, help="Steps from checkpoint to checkpoint; else auto.")
-]
+if TYPE_CHECKING:
+    from trainer.training_method import TrainingMethod
 
-HYPERPARAMETERS: Final[Mapping[str, str]] = {
-    "epochs": "n_epochs",
-    "batch_size": "batch_size",
-    "rate_multiplier": "learning_rate_multiplier",
-    "beta": "beta",
-}
-"""Option → OpenAI's word."""
-OWN: Final = (
-    "rank",
-    "alpha",
-    "targets",
-    "quantization",
-    "max_length",
-    "drop_long",
-    "packing",
-    "patience",
-    "checkpoint_steps",
-)
-"""Options that are called as our own keys of a job."""
+_FLAGS: Final = {"n_epochs": "--epochs", "learning_rate_multiplier": "--rate-multiplier"}
+"""Flags that are not called as their field."""
 
 
-def hyperparameters(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of OpenAI's hyperparameters that the command line states."""
-    return {word: options[name] for name, word in HYPERPARAMETERS.items() if options[name] is not None}
+class TrainingCommand(TyperCommand):
+    """A command with the option ``--method`` and one for each training option; ``ctx.obj`` is what the user stated.
+
+    The options are made when the command is parsed: importing pydantic would slow down every other command.
+    """
+
+    @cached_property
+    def _training_params(self) -> list[Any]:
+        def declare() -> None:
+            """Carry the options' signature."""
+
+        declare.__signature__ = inspect.Signature(list(_parameters()))  # type: ignore[attr-defined]  # typer reads it
+        carrier = typer.Typer(add_completion=False)
+        carrier.command()(declare)
+        return [*typer.main.get_command(carrier).params]
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters of the command's function and of the training options, ``--help`` last."""
+        *own, help_option = super().get_params(ctx)
+        return [*own, *self._training_params, help_option]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command with the stated options in ``ctx.obj``, validated."""
+        stated = {name: ctx.params.pop(name) for name in [param.name for param in self._training_params]}
+        ctx.obj = _validated({name: value for name, value in stated.items() if value is not None})
+        return super().invoke(ctx)
 
 
-def own(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of our own keys that the command line states.
+def split_options(method: TrainingMethod, stated: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the hyperparameters of ``method`` among the ``stated`` options, and the options of every job.
 
     Raises:
-        CommandFailed: ``targets`` names nothing.
+        CommandFailed: one is a hyperparameter of other methods alone.
     """
-    stated = {name: options[name] for name in OWN if options[name] is not None}
-    if (targets := stated.get("targets", ALL_LINEAR)) != ALL_LINEAR:
-        stated["targets"] = [name for part in targets.split(",") if (name := part.strip())]
-        if not stated["targets"]:
-            raise CommandFailed(ExitCode.USAGE, f"--targets names no module; write q_proj,v_proj or {ALL_LINEAR}")
-    return stated
+    from trainer.options import JobOptions
+
+    of_job = {name: value for name, value in stated.items() if name in JobOptions.model_fields}
+    of_method = {name: value for name, value in stated.items() if name in method.traits.options.model_fields}
+    if foreign := stated.keys() - of_job.keys() - of_method.keys():
+        flags = ", ".join(map(_flag, sorted(foreign)))
+        raise CommandFailed(ExitCode.USAGE, f"{flags} has no effect with --method {method}: leave it out")
+    return of_method, of_job
+
+
+def method_for(file: Path) -> TrainingMethod:
+    """Return the method that trains on the format of the file's first readable row."""
+    from trainer.training_method import TrainingMethod
+
+    form = next((line.form for line in read_file(file) if line.form is not None), None)
+    return TrainingMethod.SUPERVISED if form is None else TrainingMethod.for_format(form)
+
+
+def _parameters() -> Iterator[inspect.Parameter]:
+    from trainer.options import TrainingOptions
+    from trainer.training_method import TrainingMethod
+
+    yield _parameter("method", TrainingMethod, typer.Option(help="How to train."))
+    for name, schema in TrainingOptions.model_json_schema()["properties"].items():
+        is_flag = schema.get("type") == "boolean"
+        default = "" if is_flag or schema["default"] is None else f" Default: {schema['default']}."
+        text = schema["description"] + default
+        option = typer.Option(_flag(name), help=text, metavar=None if is_flag else _metavar(schema))
+        yield _parameter(name, bool if is_flag else str, option)
+
+
+def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
+
+
+def _flag(name: str) -> str:
+    return _FLAGS.get(name, f"--{name.replace('_', '-')}")
+
+
+def _metavar(schema: Mapping[str, Any]) -> str:
+    """Return the values of a JSON schema in short: ``1..50|auto``."""
+    alternatives = schema.get("anyOf", [schema])
+    return "|".join(_values(each) for each in alternatives if each["type"] != "null")
+
+
+def _values(schema: Mapping[str, Any]) -> str:
+    if schema["type"] == "array":
+        return "A,B"
+    if "const" in schema:
+        return str(schema["const"])
+    least = schema["minimum"] if "minimum" in schema else f">{schema['exclusiveMinimum']}"
+    return f"{least}..{schema.get('maximum', '')}"
+
+
+def _validated(stated: dict[str, Any]) -> dict[str, Any]:
+    """Return the stated options as JSON values.
+
+    Raises:
+        CommandFailed: names every option whose value is not allowed.
+    """
+    from pydantic import ValidationError
+
+    from trainer.options import TrainingOptions
+
+    method = {"method": stated.pop("method")} if "method" in stated else {}
+    schemas = TrainingOptions.model_json_schema()["properties"]
+    values = {name: json_value(value, schemas[name]) for name, value in stated.items()}
+    try:
+        options = TrainingOptions.model_validate(values)
+    except ValidationError as error:
+        faults = {str(fault["loc"][0]): fault["msg"] for fault in error.errors()}
+        first, *rest = (f"{_flag(name)} {stated[name]}: {message}" for name, message in faults.items())
+        raise CommandFailed(ExitCode.USAGE, first, *rest) from error
+    return {**method, **options.model_dump(mode="json", exclude_unset=True)}
+
+
+def json_value(value: object, schema: Mapping[str, Any]) -> object:
+    """Return the JSON value that an option's text spells: a constant, a list of names, a number, or the text itself."""
+    alternatives = schema.get("anyOf", [schema])
+    if not isinstance(value, str) or {"const": value, "type": "string"} in alternatives:
+        return value
+    if any(each["type"] == "array" for each in alternatives):
+        return [name for part in value.split(",") if (name := part.strip())]
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(value)
+    return value

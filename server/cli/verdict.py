@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from server.cli.output import (
     format_bytes,
@@ -16,7 +16,9 @@ from server.cli.output import (
     show_table,
     show_text,
 )
-from trainer.run_spec import RunSpec
+
+if TYPE_CHECKING:
+    from trainer.run_spec import RunSpec
 
 SHOWN_FAULTS: Final = 50
 SHOWN_LINES: Final = 5

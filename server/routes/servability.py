@@ -13,7 +13,7 @@ from server.http.schemas.fine_tuning_requests import JobBody
 from server.operations.publish import check_name_is_free
 from server.state import AppState
 from trainer.errors import InvalidField
-from trainer.run_spec import ALL_LINEAR, DEFAULT_RANK
+from trainer.options import ALL_LINEAR, DEFAULT_RANK
 
 
 def servable_extension(body: JobBody, state: AppState) -> Json:

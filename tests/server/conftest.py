@@ -30,7 +30,8 @@ from server.settings import Settings
 from server.state import AppState
 from trainer.data.file_report import inspect_files
 from trainer.job_preflight import Preflight
-from trainer.run_spec import AUTO, RunSpec
+from trainer.options import AUTO
+from trainer.run_spec import RunSpec
 
 CHAT = "/v1/chat/completions"
 HIDDEN = 16

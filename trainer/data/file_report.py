@@ -12,8 +12,8 @@ from typing import Any, Final
 from trainer.data.faults import FaultKind, LineFault, LineWarning, WarningKind
 from trainer.data.rows import Conversation, Judged, Message, Preference, Row, canonical
 from trainer.data.training_file import read_file
-from trainer.row_formats import METHODS, RowFormat
-from trainer.run_spec import TrainingMethod
+from trainer.row_formats import RowFormat
+from trainer.training_method import TrainingMethod
 
 MIN_ROWS: Final = 10
 """OpenAI's rule for a training file."""
@@ -144,8 +144,8 @@ def _judge(report: FileReport, seen: _Seen, method: TrainingMethod | None, min_r
     elif report.rows < FEW_ROWS and min_rows == MIN_ROWS:
         message = f"{report.rows} rows: try examples in the prompt first, and compare; below {FEW_ROWS} they often win"
         report.warn(None, WarningKind.FEW_ROWS, message)
-    if method is not None and report.format is not None and METHODS[report.format] is not method:
-        fitting = ", ".join(form for form, suits in METHODS.items() if suits is method)
+    if method is not None and report.format is not None and report.format not in method.traits.formats:
+        fitting = ", ".join(method.traits.formats)
         found, needed = f"format {report.format}", f"for method {method}: {fitting}"
         report.refuse(LineFault(None, FaultKind.WRONG_METHOD, "", found, needed))
     if len(seen.labels) == 1:

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from trainer.errors import InvalidField
 from trainer.jobs.state import JobState
+from trainer.options import MAX_SEED
 from trainer.schema import MAX_MODEL_LENGTH
 
 MAX_SUFFIX_LENGTH: Final = 64
-MAX_SEED: Final = 2**31 - 1
 MAX_PAIRS, MAX_KEY_LENGTH, MAX_VALUE_LENGTH = 16, 64, 512
 """OpenAI's limits on metadata."""
 

@@ -1,36 +1,40 @@
 """The worker's child process: ``python -m trainer.methods RUN_DIR [--preflight]``.
 
-Tensor libraries take seconds to import, so each is imported where it is needed.
+Tensor libraries take seconds to import, so each is imported where it is used.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Event as Flag
+from typing import Final
 
 from adapters.processes.child import die_with_parent
 from trainer.methods.endings import RunEnded, SpecRefused
-from trainer.methods.launch import SHARED, launch, stop_file, tell_end
+from trainer.methods.launch import SHARED, launch, stop_file, write_end
 from trainer.methods.lock import alone
 from trainer.run_directory import Exit, RunDirectory, event
-from trainer.run_spec import RunSpec, TrainingMethod
+from trainer.run_spec import RunSpec
+
+PREFLIGHT: Final = "--preflight"
 
 
 def main(arguments: Sequence[str], stop: Flag) -> int:
-    """Train what ``RUN_DIR/spec.json`` says, or go on with it; the exit status, one of ``Exit``, says how it ended.
+    """Train the spec in ``RUN_DIR``, or go on training it; return an exit status of ``Exit``.
 
-    With ``--preflight`` only find out what that would meet: the verdict is in ``check.json``, the status 0. With
-    ``--shared`` be one of the processes that ``launch`` starts.
+    With ``--preflight`` write a report on the spec to ``check.json`` instead and return 0. With ``--shared`` be one of
+    the processes that ``launch`` starts.
     """
     run = RunDirectory(Path(arguments[0]))
     if SHARED in arguments:
         return _share(run)
     try:
-        if "--preflight" in arguments:
+        if PREFLIGHT in arguments:
             from trainer.methods.preflight import write_preflight
 
             with alone(run, stop):
@@ -47,9 +51,9 @@ def main(arguments: Sequence[str], stop: Flag) -> int:
 
 
 def _share(run: RunDirectory) -> int:
-    """Train together with other processes; only the first writes, and takes the lock that whoever writes has to take.
+    """Train together with other processes; only the first writes, and holds the lock of the run directory.
 
-    Once the first has ended otherwise than well, its status has the launcher end the others.
+    When the first fails, the launcher ends the others because of its status.
     """
     from trainer.methods import peers
 
@@ -62,7 +66,7 @@ def _share(run: RunDirectory) -> int:
                 peers.wait()
                 _finish(run, stop)
         else:
-            peers.wait()  # from here on nobody else changes the run
+            peers.wait()  # from here on no other child changes the run
             if run.result() is None:
                 _train(run, _spec(run), stop)
     except RunEnded as ended:
@@ -70,7 +74,7 @@ def _share(run: RunDirectory) -> int:
             run.append(event(str(ended), data=ended.data, level=ended.level))
             status = ended.status
     if peers.is_first():
-        tell_end(run, status)
+        write_end(run, status)
     return status
 
 
@@ -82,8 +86,8 @@ def _spec(run: RunDirectory) -> RunSpec:
 
 
 def _finish(run: RunDirectory, stop: Flag) -> None:
-    """Train to the result, then leave the result files: the result is served while they are drawn."""
-    from trainer.methods import result_files  # before training: at its end somebody waits
+    """Train to the result, then write the result files: the result is served while they are drawn."""
+    from trainer.methods import result_files  # before training: at its end its user waits
 
     if run.result() is None:
         _train(run, _spec(run), stop)
@@ -91,37 +95,26 @@ def _finish(run: RunDirectory, stop: Flag) -> None:
 
 
 def _train(run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
-    match spec.method:
-        case TrainingMethod.SUPERVISED:
-            from trainer.methods import supervised
-
-            supervised.train(run, spec, stop)
-        case TrainingMethod.DPO:
-            from trainer.methods import dpo
-
-            dpo.train(run, spec, stop)
-        case TrainingMethod.KTO:
-            from trainer.methods import kto
-
-            kto.train(run, spec, stop)
+    """Run the page of the spec's method."""
+    importlib.import_module(f"trainer.methods.{spec.method}").train(run, spec, stop)
 
 
-def _heed_signals(stop: Flag, *, checks: bool) -> None:
+def _install_signal_handlers(stop: Flag, *, is_preflight: bool) -> None:
     """Have SIGTERM and a terminal's Ctrl-C end training at the next checkpoint.
 
-    A check goes on: it is short, its verdict decides whether a job lives, and whoever asked for it can kill it.
+    A preflight goes on: it is short, its report decides about a job, and its parent process can kill it.
     """
-    for asked in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(asked, signal.SIG_IGN if checks else lambda *_: stop.set())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN if is_preflight else lambda *_: stop.set())
 
 
 if __name__ == "__main__":
-    asked = Flag()
+    stop_flag = Flag()
     if SHARED in sys.argv:
         die_with_parent()  # accelerate's launcher may be killed; a signal of its own means: at once
     else:
-        _heed_signals(asked, checks="--preflight" in sys.argv)
-    status = main(sys.argv[1:], asked)
+        _install_signal_handlers(stop_flag, is_preflight=PREFLIGHT in sys.argv)
+    status = main(sys.argv[1:], stop_flag)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # all is on the disk, and tensor libraries take seconds to clean up behind themselves
+    os._exit(status)  # everything is on disk, and tensor libraries take seconds to clean up

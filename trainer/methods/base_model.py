@@ -14,7 +14,8 @@ from adapters.checks.inspection import AdapterLimits, inspect
 from adapters.errors import AdapterRefused, BaseModelUnreadable, Fault
 from adapters.lora.ranks import SERVABLE_RANKS
 from trainer.methods.endings import BaseRefused, SpecRefused, WarmStartRefused
-from trainer.run_spec import ALL_LINEAR, RunSpec
+from trainer.options import ALL_LINEAR
+from trainer.run_spec import RunSpec
 
 _ANY_SIZE: Final = AdapterLimits(max_rank=SERVABLE_RANKS[-1], max_bytes=2**63)
 """What the server serves of it is the server's to say."""

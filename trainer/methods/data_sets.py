@@ -1,10 +1,10 @@
-"""Files of rows as the data sets that TRL's trainers take: ids made by our renderer, nothing left for TRL to cut."""
+"""Training files as the data sets that TRL's trainers take: token ids of our renderer, so that TRL cuts nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from datasets import Dataset
 
@@ -15,26 +15,23 @@ from trainer.methods.endings import DataRefused
 from trainer.methods.progress import Reporter
 from trainer.methods.rendering import IGNORED, Rendered, Renderer
 from trainer.run_directory import event
-from trainer.run_spec import RunSpec, TrainingMethod
+from trainer.run_spec import RunSpec
 
 Columns = dict[str, Any]
-_TELLING: Final = {
-    TrainingMethod.SUPERVISED: "labels",
-    TrainingMethod.DPO: "chosen_ids",
-    TrainingMethod.KTO: "completion_ids",
-}
+"""One row of a data set, by column."""
+_ANSWERS = ("chosen_ids", "rejected_ids", "completion_ids")
 
 
 def limit(spec: RunSpec, renderer: Renderer) -> int:
-    """Tokens that a row may have: what the base takes, or less where the spec says so."""
+    """Return the tokens that a row may have: as many as the base takes, or the spec's ``max_length``."""
     return renderer.context if spec.max_length is None else min(spec.max_length, renderer.context)
 
 
 def columns(row: Row, renderer: Renderer, faults: LineFaults) -> list[Columns]:
-    """Return a row as TRL's columns, more than one where a conversation had to be rendered turn by turn."""
+    """Return a row as TRL's columns, several where a conversation had to be rendered turn by turn."""
     match row:
         case Conversation():
-            return [_supervised(rendered) for rendered in renderer.conversation(row, faults)]
+            return [{"input_ids": whole.ids, "labels": whole.labels} for whole in renderer.conversation(row, faults)]
         case Preference():
             better = renderer.answer(row.prompt, row.preferred, row.tools, faults)
             worse = None if faults else renderer.answer(row.prompt, row.rejected, row.tools, faults)
@@ -46,28 +43,20 @@ def columns(row: Row, renderer: Renderer, faults: LineFaults) -> list[Columns]:
             return [{"prompt_ids": turn.prompt, "completion_ids": turn.answer, "label": row.good}] if turn else []
 
 
-def _supervised(rendered: Rendered) -> Columns:
-    return {"input_ids": rendered.ids, "labels": rendered.labels}
+def lengths(made: Columns) -> list[int]:
+    """Return the length of each sequence that goes through the model for a row: a pair is two."""
+    if "input_ids" in made:
+        return [len(made["input_ids"])]
+    return [len(made["prompt_ids"]) + len(made[name]) for name in _ANSWERS if name in made]
 
 
 def tokens(made: Columns) -> int:
-    """The length of the longest sequence that a data set's row becomes."""
-    if "input_ids" in made:
-        return len(made["input_ids"])
-    answers = (made[name] for name in ("chosen_ids", "rejected_ids", "completion_ids") if name in made)
-    return len(made["prompt_ids"]) + max(len(answer) for answer in answers)
-
-
-def all_tokens(made: Columns) -> int:
-    """The tokens that a data set's row sends through the model: a pair is two sequences."""
-    if "input_ids" in made:
-        return len(made["input_ids"])
-    answers = [made[name] for name in ("chosen_ids", "rejected_ids", "completion_ids") if name in made]
-    return sum(len(made["prompt_ids"]) + len(answer) for answer in answers)
+    """Return the length of a row's longest sequence."""
+    return max(lengths(made))
 
 
 def answer(made: Columns) -> list[int]:
-    """The tokens that make loss; of a pair those of the better answer."""
+    """Return the tokens that make loss; of a pair those of the better answer."""
     if "labels" in made:
         return [label for label in made["labels"] if label != IGNORED]
     ids: list[int] = made["chosen_ids"] if "chosen_ids" in made else made["completion_ids"]
@@ -75,7 +64,7 @@ def answer(made: Columns) -> list[int]:
 
 
 def segments(made: Columns, renderer: Renderer) -> list[tuple[str, bool]]:
-    """A row's text in runs that are trained or not: the mask's preview. Of a pair, the better answer."""
+    """Return a row's text in runs that are trained or not: the mask's preview. Of a pair, the better answer."""
     if "input_ids" in made:
         ids, trained = made["input_ids"], [label != IGNORED for label in made["labels"]]
     else:
@@ -114,7 +103,7 @@ def load(path: Path, spec: RunSpec, renderer: Renderer, reporter: Reporter) -> D
             faults += found
     if not rows and not faults:
         faults.append(LineFault(None, FaultKind.EMPTY_FILE, "", "no row that is short enough", "at least one"))
-    if rows and _TELLING[spec.method] not in rows[0]:
+    if rows and spec.method.traits.answers not in rows[0]:
         faults.append(LineFault(None, FaultKind.WRONG_METHOD, "", "rows of another method", f"rows for {spec.method}"))
     if faults:
         raise DataRefused(path.name, faults)

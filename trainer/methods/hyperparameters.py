@@ -1,4 +1,4 @@
-"""What "auto" means, from the size of the data and the width of the base.
+"""The numbers that "auto" stands for, from the size of the data and the width of the base.
 
 Sources: "LoRA Without Regret" (Thinking Machines, 2025): all linear layers, a rate ten times that of full fine-tuning
 and nearly independent of the rank, batches below 32; the Tinker cookbook's rate, 5e-4 at width 2000, falling with
@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from trainer.run_spec import AUTO, RunSpec, TrainingMethod
+from trainer.options import AUTO
+from trainer.run_spec import RunSpec
+from trainer.training_method import TrainingMethod
 
 AIM_STEPS: Final = 200
-"""Steps that "auto" aims at; below 100 an adapter seldom learns a format for good."""
+"""Steps that "auto" aims at; below 100 an adapter seldom learns a format reliably."""
 MAX_BATCH: Final = 32
 MAX_EPOCHS: Final = 10
 STEPS_PER_EPOCH: Final = 25
@@ -23,17 +25,15 @@ WARMUP: Final = 0.04
 """Share of the steps in which the rate rises; it falls along half a cosine after that."""
 MAX_GRADIENT: Final = 1.0
 MOST_CHECKPOINTS: Final = 10
-PREFERENCE_RATE: Final = 1 / 20
-"""Of the supervised rate: 1.2e-5 at width 4096, where DPO recipes for LoRA start (1e-5)."""
 BETA: Final = 0.1
 TOKENS_AT_ONCE: Final = 2**14
-"""Tokens that the device takes at once; larger batches are gathered over several passes."""
+"""Tokens that the device takes at once; gradients of larger batches are accumulated over several passes."""
 PACK_TOKENS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameters:
-    """A run's numbers with nothing left open."""
+    """A run's numbers, with every "auto" resolved."""
 
     n_epochs: int
     batch_size: int
@@ -52,16 +52,15 @@ class Hyperparameters:
 
 
 def resolve(spec: RunSpec, *, rows: int, width: int, longest: int) -> Hyperparameters:
-    """Fill in every "auto": ``rows`` sequences of at most ``longest`` tokens, a base of hidden size ``width``.
+    """Resolve every "auto": ``rows`` sequences of at most ``longest`` tokens, a base of hidden size ``width``.
 
-    A batch that the processes cannot share alike becomes the next larger one that they can.
+    A batch that the processes cannot share equally becomes the next larger one that they can.
     """
-    least = 2 if spec.method is TrainingMethod.KTO else 1  # KTO compares a row with its neighbours
-    asked = spec.batch_size if spec.batch_size != AUTO else auto_batch(rows)
-    share = max(least, math.ceil(asked / spec.processes))
+    method = spec.method.traits
+    wanted = spec.batch_size if spec.batch_size != AUTO else auto_batch(rows)
+    share = max(method.least_batch, math.ceil(wanted / spec.processes))
     batch = share * spec.processes
-    passes = 1 if spec.method is TrainingMethod.SUPERVISED else 2  # the others compare two sequences a row
-    micro = _micro_batch(share, passes * longest, least)
+    micro = _micro_batch(share, method.sequences * longest, method.least_batch)
     per_epoch = math.ceil(rows / batch)
     epochs = spec.n_epochs if spec.n_epochs != AUTO else auto_epochs(per_epoch)
     steps = per_epoch * epochs
@@ -91,7 +90,7 @@ def auto_batch(rows: int) -> int:
 
 
 def auto_epochs(steps_per_epoch: int) -> int:
-    """As many epochs as reach ``AIM_STEPS``, at most ``MAX_EPOCHS``: more teach the rows themselves by heart."""
+    """As many epochs as reach ``AIM_STEPS``, at most ``MAX_EPOCHS``: more memorize the rows."""
     return min(MAX_EPOCHS, math.ceil(AIM_STEPS / steps_per_epoch))
 
 
@@ -101,7 +100,7 @@ def base_rate(method: TrainingMethod, width: int) -> float:
     The exponent is muP's (arXiv:2203.03466: Adam's rate falls as 1 / width); Tinker's own fit for Llama, 0.78, agrees
     within a fifth from 2000 to 5000 and gives too little for a base as small as ours.
     """
-    return 1 / width * (1.0 if method is TrainingMethod.SUPERVISED else PREFERENCE_RATE)
+    return 1 / width * method.traits.rate
 
 
 def _micro_batch(share: int, longest: int, least: int) -> int:

@@ -60,8 +60,8 @@ def stop_file(run: RunDirectory) -> StopFile:
     return StopFile(run.scratch / "stop")
 
 
-def tell_end(run: RunDirectory, status: int) -> None:
-    """Have the launching process know how the first of the others ended: accelerate keeps it to itself."""
+def write_end(run: RunDirectory, status: int) -> None:
+    """Write the first process's exit status for the launching process: accelerate does not pass it on."""
     _end(run).write_text(str(int(status)))
 
 

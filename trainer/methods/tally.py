@@ -64,7 +64,7 @@ class Tally:
         for sequence in made:
             answer = data_sets.answer(sequence)
             self.sequences += 1
-            self.tokens += data_sets.all_tokens(sequence)
+            self.tokens += sum(data_sets.lengths(sequence))
             self.trained_tokens += len(answer)
             if not answer:
                 self.without_loss.add(line)

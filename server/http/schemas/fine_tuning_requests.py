@@ -2,151 +2,107 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field, create_model, model_validator
 
 from server.http.schemas.adapters import Json
 from server.http.schemas.body import Body
 from trainer.errors import InvalidField
 from trainer.jobs.job import JobDraft
-from trainer.run_spec import ALL_LINEAR, AUTO, Auto, Quantization, TrainingMethod
+from trainer.options import JobOptions, MethodOptions
+from trainer.training_method import TrainingMethod
 
 
-def _auto_or(kind: type, least: float, most: float) -> BeforeValidator:
-    """Admit "auto" and numbers within bounds. It runs first: of two alternatives pydantic would name both as fields."""
-    rule = f"'auto' or a number {'above' if least == 0 else 'from'} {least:g} up to {most:g}"
-
-    def check(value: object) -> object:
-        is_number = isinstance(value, (int, kind)) and not isinstance(value, bool)
-        if value != AUTO and not (is_number and least <= value <= most and value > 0):  # type: ignore[operator]
-            raise PydanticCustomError("bounds", "Input should be {rule}", {"rule": rule})
-        return value
-
-    return BeforeValidator(check)
-
-
-def _names_or_all(value: object) -> object:
-    """Admit "all-linear" and names. It runs first, as above."""
-    is_names = isinstance(value, list) and value and all(isinstance(name, str) for name in value)
-    if value is not None and value != ALL_LINEAR and not is_names:
-        raise PydanticCustomError("names", "Input should be '{all}' or a list of names", {"all": ALL_LINEAR})
-    return value
-
-
-MAX_MULTIPLIER: Final = 1e6
-"""Of the learning rate. OpenAI names no bound; far above this one the rate itself overflows."""
-
-
-class HyperparametersBody(Body):
-    """Of ``supervised``; OpenAI's bounds."""
-
-    n_epochs: Annotated[int | Auto, _auto_or(int, 1, 50)] = AUTO
-    batch_size: Annotated[int | Auto, _auto_or(int, 1, 256)] = AUTO
-    learning_rate_multiplier: Annotated[float | Auto, _auto_or(float, 0, MAX_MULTIPLIER)] = AUTO
-
-
-class PreferenceHyperparametersBody(HyperparametersBody):
-    """Of ``dpo`` and ``kto``."""
-
-    beta: Annotated[float | Auto, _auto_or(float, 0, 2)] = AUTO
-
-
-class SupervisedBody(Body):
-    """``method.supervised``."""
-
-    hyperparameters: HyperparametersBody | None = None
-
-    def filled(self) -> Json:
-        """Return it with what was left out."""
-        return {"hyperparameters": (self.hyperparameters or HyperparametersBody()).model_dump()}
-
-
-class PreferenceBody(Body):
-    """``method.dpo`` and ``method.kto``."""
-
-    hyperparameters: PreferenceHyperparametersBody | None = None
-
-    def filled(self) -> Json:
-        """Return it with what was left out."""
-        return {"hyperparameters": (self.hyperparameters or PreferenceHyperparametersBody()).model_dump()}
-
-
-class MethodBody(Body):
-    """``method``: its type, and under the same name its hyperparameters."""
+class _MethodBody(Body):
+    """``method``: its type, and under the same name its hyperparameters. The table of methods adds a field for each."""
 
     type: TrainingMethod
-    supervised: SupervisedBody | None = None
-    dpo: PreferenceBody | None = None
-    kto: PreferenceBody | None = None
 
-    def filled(self) -> Json:
-        """Return the method with every hyperparameter that may be said.
+    def to_json(self) -> Json:
+        """Return the method with all its hyperparameters: those left out have their defaults.
 
         Raises:
             InvalidField: hyperparameters of another method.
         """
-        given = {TrainingMethod.SUPERVISED: self.supervised, TrainingMethod.DPO: self.dpo, TrainingMethod.KTO: self.kto}
         for other in TrainingMethod:
-            if other is not self.type and given[other] is not None:
+            if other is not self.type and getattr(self, other) is not None:
                 raise InvalidField(
                     f"method.{other} has no effect with method.type '{self.type}': leave it out",
                     param=f"method.{other}",
                 )
-        empty = SupervisedBody() if self.type is TrainingMethod.SUPERVISED else PreferenceBody()
-        return {"type": self.type, self.type: (given[self.type] or empty).filled()}
+        stated = getattr(self, self.type)
+        options = (stated and stated.hyperparameters) or self.type.traits.options()
+        return _method_json(self.type, options)
 
 
-class ExtensionBody(Body):
-    """Our keys of a job, beside OpenAI's; its client sends them as ``extra_body``."""
+def _method_json(method: TrainingMethod, options: MethodOptions) -> Json:
+    return {"type": method, method: {"hyperparameters": options.model_dump()}}
 
-    adapter: str | None = Field(None, description="Adapter that becomes a version richer; else the suffix names it.")
-    rank: int | None = Field(None, ge=1, description="Of the LoRA.")
-    alpha: float | None = Field(None, gt=0, allow_inf_nan=False, description="LoRA's scaling is alpha / rank.")
-    targets: Annotated[list[str] | Literal["all-linear"] | None, BeforeValidator(_names_or_all)] = Field(
-        None, description="Modules that get a LoRA."
+
+def _field(method: TrainingMethod) -> Any:
+    """Return the optional field ``method.<name>`` as ``create_model`` takes it."""
+    options: Any = method.traits.options
+    body: Any = create_model(f"{method.title()}Body", __base__=Body, hyperparameters=(options | None, None))
+    return body | None, None
+
+
+if TYPE_CHECKING:
+    MethodBody = _MethodBody
+else:
+    MethodBody = create_model(
+        "MethodBody", __base__=_MethodBody, **{str(method): _field(method) for method in TrainingMethod}
     )
-    quantization: Quantization | None = Field(None, description="How the base is held in training: QLoRA.")
-    warm_start: str | None = Field(None, description="Reference to go on from, as `model` may be too.")
-    max_length: int | None = Field(None, ge=1, description="Tokens in a row; longer ones are refused, never cut.")
-    drop_long: bool | None = Field(None, description="Leave longer rows out instead.")
-    packing: bool | None = Field(None, description="Several short rows in one sequence.")
-    patience: int | None = Field(None, ge=1, description="Checkpoints without a better validation loss before the end.")
-    checkpoint_steps: int | None = Field(None, ge=1, description="Steps from checkpoint to checkpoint.")
 
 
 class WandbBody(Body):
     """``integrations[].wandb``."""
 
     project: str = Field(min_length=1, max_length=128)
-    name: str | None = Field(None, min_length=1, max_length=128, description="Of wandb's run; else the job's id.")
-    entity: str | None = Field(None, min_length=1, max_length=128, description="Team or user; else the server's own.")
+    name: str | None = Field(
+        None, min_length=1, max_length=128, description="Name of wandb's run; by default the job's id."
+    )
+    entity: str | None = Field(
+        None, min_length=1, max_length=128, description="Team or user; by default the server's own."
+    )
     tags: list[Annotated[str, Field(min_length=1, max_length=64)]] | None = Field(None, max_length=50)
 
 
 class IntegrationBody(Body):
-    """A tracking library that gets a job's metrics too."""
+    """A tracking library that also receives the job's metrics."""
 
     type: Literal["wandb"]
     wandb: WandbBody
 
 
-class JobBody(ExtensionBody):
-    """Body of a new job."""
+class JobBody(Body, JobOptions):
+    """Body of a new job. OpenAI's client sends our own fields as ``extra_body``."""
 
     model: str
     training_file: str
     validation_file: str | None = None
     method: MethodBody | None = None
-    hyperparameters: HyperparametersBody | None = Field(None, deprecated="say method.supervised.hyperparameters")
+    hyperparameters: MethodOptions | None = Field(None, deprecated="use method.supervised.hyperparameters")
     suffix: str | None = None
-    seed: int | None = None
     metadata: dict[str, str] | None = None
     integrations: list[IntegrationBody] | None = Field(None, max_length=5)
+    adapter: str | None = Field(
+        None, description="Adapter to publish the result to, as its next version; else the suffix names it."
+    )
+    warm_start: str | None = Field(
+        None, description="Reference of the adapter to go on from; `model` may name it instead."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_null_for_unstated(cls, body: Any) -> Any:
+        """Drop options that are null: OpenAI's API takes null for a field that is left out."""
+        if not isinstance(body, dict):
+            return body
+        return {name: value for name, value in body.items() if value is not None or name not in JobOptions.model_fields}
 
     def draft(self, extension: Json) -> JobDraft:
-        """Return what is asked for, with our own keys as ``extension`` has them.
+        """Return the job to create, with our own fields as ``extension`` has them.
 
         Raises:
             InvalidField: a field is out of bounds.
@@ -165,18 +121,19 @@ class JobBody(ExtensionBody):
         )
 
     def extension(self) -> Json:
-        """Return those of our own keys that were said."""
-        return self.model_dump(include=set(ExtensionBody.model_fields), exclude_none=True)
+        """Return those of our own fields that the body states."""
+        own = (JobOptions.model_fields.keys() | {"adapter", "warm_start"}) - {"seed"}
+        return self.model_dump(mode="json", include=own, exclude_unset=True, exclude_none=True)
 
     def _method(self) -> Json:
-        top = self.__dict__["hyperparameters"]  # as an attribute it would warn of itself
+        deprecated: MethodOptions | None = self.__dict__["hyperparameters"]  # reading the attribute would warn
         if self.method is None:
-            return MethodBody(type=TrainingMethod.SUPERVISED, supervised=SupervisedBody(hyperparameters=top)).filled()
-        if top is not None:
+            return _method_json(TrainingMethod.SUPERVISED, deprecated or MethodOptions())
+        if deprecated is not None:
             raise InvalidField(
-                "hyperparameters are said twice: leave the deprecated ones at the top out", param="hyperparameters"
+                "hyperparameters are given twice: leave out the deprecated ones at the top", param="hyperparameters"
             )
-        return self.method.filled()
+        return self.method.to_json()
 
 
 class PermissionsBody(Body):

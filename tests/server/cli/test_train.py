@@ -109,7 +109,7 @@ def test_a_file_that_is_there_already_is_named_by_its_id(call, server, file_id) 
     [
         (["--validation", "none.jsonl"], "there is no file none.jsonl here"),
         (["--name", "a/b"], "adapter name 'a/b' is not valid"),
-        (["--targets", " ,"], "--targets names no module"),
+        (["--targets", " ,"], "--targets"),
         (["--method", "magic"], "magic"),
         (["--epochs", "0"], "--epochs"),
     ],

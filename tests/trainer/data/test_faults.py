@@ -9,7 +9,7 @@ import pytest
 from tests.trainer.data.faulty_rows import ANSWER, CHATS, LINES, PREFERENCES, USER, chat, preference
 from trainer.data.faults import FaultKind
 from trainer.data.file_report import inspect_file
-from trainer.run_spec import TrainingMethod
+from trainer.training_method import TrainingMethod
 
 
 @pytest.mark.parametrize(("kind", "raw"), LINES)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from trainer.methods.hyperparameters import resolve
-from trainer.run_spec import RunSpec, TrainingMethod
+from trainer.run_spec import RunSpec
+from trainer.training_method import TrainingMethod
 
 
 def spec(**said) -> RunSpec:

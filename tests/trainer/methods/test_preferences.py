@@ -6,7 +6,7 @@ import pytest
 
 from trainer.methods import dpo, kto
 from trainer.methods.endings import DataRefused
-from trainer.run_spec import TrainingMethod
+from trainer.training_method import TrainingMethod
 
 THANKS = {"role": "assistant", "content": "Thank you for your review."}
 SHORT = {"batch_size": 8, "n_epochs": 2, "learning_rate_multiplier": 5.0}

@@ -16,7 +16,7 @@ from trainer.data.faults import FaultKind
 from trainer.methods.__main__ import main
 from trainer.methods.tally import MOST_LINES, PREVIEWED_CHARACTERS
 from trainer.run_directory import Exit, RunDirectory
-from trainer.run_spec import TrainingMethod
+from trainer.training_method import TrainingMethod
 
 WORSE = {"role": "assistant", "content": "Go away"}
 TOO_LONG = (FaultKind.TOO_MANY_TOKENS, chat(USER, {"role": "assistant", "content": "long " * 5000}))
@@ -169,8 +169,8 @@ def test_the_tokens_and_steps_that_are_told_are_those_that_a_run_takes(make_run,
     assert result.renderer_sha256 == report["renderer_sha256"]
 
 
-def test_a_rate_that_blows_up_is_told_before_the_job_waits(make_run, write, reviews) -> None:
-    report = checked(make_run(training_file=write(reviews[:16]), learning_rate_multiplier=1e30))
+def test_a_scale_that_blows_up_is_told_before_the_job_waits(make_run, write, reviews) -> None:
+    report = checked(make_run(training_file=write(reviews[:16]), alpha=1e30))
     assert report["ok"] is False
     assert "not a finite number" in report["reason"]
     assert report["training"]["ok"]

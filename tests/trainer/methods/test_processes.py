@@ -109,8 +109,8 @@ def test_stopped_and_then_killed_they_go_on_to_the_same_bytes(whole: RunDirector
     assert sharing(run) == []
 
 
-def test_a_loss_that_is_no_number_ends_all_of_them(rows: Path, make_run) -> None:
-    run = make_run("wild", training_file=rows, processes=2, learning_rate_multiplier=1e30, **SHORT)
+def test_a_loss_or_gradient_that_is_no_number_ends_all_of_them(rows: Path, make_run) -> None:
+    run = make_run("wild", training_file=rows, processes=2, alpha=1e30, **SHORT)
     with child(run) as process:
         assert process.wait() == Exit.NOT_FINITE
     assert [event.level for event in run.events()].count("error") == 1

@@ -16,7 +16,7 @@ from trainer.methods import base_model, dpo, supervised
 from trainer.methods.__main__ import main
 from trainer.methods.endings import Stopped
 from trainer.run_directory import Exit, RunDirectory
-from trainer.run_spec import TrainingMethod
+from trainer.training_method import TrainingMethod
 
 WRONG = {"role": "assistant", "content": "I do not know."}
 

@@ -63,13 +63,15 @@ def test_a_finished_run_keeps_adapters_and_no_training_state(sentiment: RunDirec
     ] * 3
 
 
-def test_a_loss_that_is_no_number_ends_the_run_at_the_last_finite_checkpoint(make_run, write, reviews) -> None:
+def test_a_loss_or_gradient_that_is_no_number_ends_the_run_at_the_last_finite_checkpoint(
+    make_run, write, reviews
+) -> None:
     run = make_run(
         training_file=write(reviews[:16]),
         batch_size=4,
         n_epochs=2,
         checkpoint_steps=1,
-        learning_rate_multiplier=1e30,
+        alpha=1e30,
     )
     assert main([str(run.path)], Flag()) is Exit.NOT_FINITE
     assert run.events()[-1].level == "error"

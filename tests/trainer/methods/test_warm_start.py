@@ -21,7 +21,7 @@ from trainer.methods import dpo, kto, supervised
 from trainer.methods.__main__ import main
 from trainer.methods.endings import Stopped
 from trainer.run_directory import Exit, RunDirectory
-from trainer.run_spec import TrainingMethod
+from trainer.training_method import TrainingMethod
 
 SQL = ADAPTERS / "sql"
 SHORT = {"warm_start": SQL, "batch_size": 8, "n_epochs": 2, "checkpoint_steps": 2, "learning_rate_multiplier": 0.1}

@@ -68,12 +68,9 @@ def ask(records: Records, upload: Any, worker: Worker) -> Callable[..., Awaitabl
     async def base() -> Path:
         return embedded.BASE
 
-    async def ask(*, rate: float = 1.0, **extension: Any) -> Job:
+    async def ask(**extension: Any) -> Job:
         extension = {"rank": 8, "checkpoint_steps": 3, "adapter": "mood", **extension}
-        method = {
-            "type": "supervised",
-            "supervised": {"hyperparameters": {**NUMBERS, "learning_rate_multiplier": rate}},
-        }
+        method = {"type": "supervised", "supervised": {"hyperparameters": NUMBERS}}
         draft = JobDraft("embedded-base", await upload(ROWS), method, seed=1, extension=extension)
         job = await records.jobs.create(draft)
         validation = JobPreflight(records, worker.runs, base=base, adapter=None, preflight=preflight, threads=1)  # type: ignore[arg-type]

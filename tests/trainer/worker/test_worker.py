@@ -159,8 +159,8 @@ async def test_what_the_door_refuses_is_told_of_and_fails_the_job_with_the_doors
     ]
 
 
-async def test_a_loss_that_is_not_finite_ends_the_job_without_a_result(records, working, shelf, ask, ended):
-    job = await ask(rate=1e30, checkpoint_steps=1)
+async def test_a_loss_or_gradient_that_is_not_finite_ends_the_job_without_a_result(records, working, shelf, ask, ended):
+    job = await ask(alpha=1e30, checkpoint_steps=1)
     working()
     done = await ended(job)
     assert (done.state, done.error.code) == (JobState.FAILED, "not_finite")

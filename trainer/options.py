@@ -1,0 +1,130 @@
+"""Training options, each in one place: name, type, bounds, default and description.
+
+The API's request bodies, the options of ``patchbay train`` and ``patchbay check``, the run spec and the preflight are
+derived from these models. A new option is a new field here: of the hyperparameters where it belongs to a method, else
+of ``JobOptions``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from adapters.lora.ranks import SERVABLE_RANKS
+
+Auto = Literal["auto"]
+AUTO: Final[Auto] = "auto"
+"""Chosen from the size of the data and the base model; see ``trainer.methods.hyperparameters``."""
+DEFAULT_RANK: Final = 16
+ALL_LINEAR: Final = "all-linear"
+"""Every linear module except the output head (PEFT's word); attention alone learns less at the same size."""
+MAX_SEED: Final = 2**31 - 1
+MAX_MULTIPLIER: Final = 1e6
+"""Of the learning rate. OpenAI names no bound; far above this one the rate itself overflows."""
+
+
+def _auto_or(kind: type[int | float], *, least: float = 0, most: float = math.inf) -> BeforeValidator:
+    """Admit "auto" and numbers from ``least`` (0: above it) to ``most``, with one error message for the whole field.
+
+    It runs before pydantic's own check, which would report each alternative of the union as a field of its own.
+    """
+    upper = most if math.isfinite(most) else None
+    rule = f"'auto' or a number {f'from {least:g}' if least else 'above 0'}"
+    rule += "" if upper is None else f" up to {upper:g}"
+
+    def check(value: object) -> object:
+        is_number = isinstance(value, int | kind) and not isinstance(value, bool)
+        if value != AUTO and not (is_number and least <= value <= most and value > 0):  # type: ignore[operator]
+            raise PydanticCustomError("bounds", "Input should be {rule}", {"rule": rule})
+        return value
+
+    bounds = Field(ge=least or None, gt=None if least else 0, le=upper)
+    return BeforeValidator(check, json_schema_input_type=Annotated[kind, bounds] | Auto)
+
+
+def _check_targets(value: object) -> object:
+    """Admit "all-linear" and names, with one error message, as above."""
+    is_names = isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value)
+    if value != ALL_LINEAR and not is_names:
+        raise PydanticCustomError("names", "Input should be '{all}' or a list of names", {"all": ALL_LINEAR})
+    return value
+
+
+class MethodOptions(BaseModel):
+    """Hyperparameters that every method takes; OpenAI's names and bounds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n_epochs: Annotated[int | Auto, _auto_or(int, least=1, most=50)] = Field(
+        AUTO, description="Passes over the training file."
+    )
+    batch_size: Annotated[int | Auto, _auto_or(int, least=1, most=256)] = Field(
+        AUTO, description="Examples in one optimizer step."
+    )
+    learning_rate_multiplier: Annotated[float | Auto, _auto_or(float, most=MAX_MULTIPLIER)] = Field(
+        AUTO, description="Factor on the learning rate that suits the base model's width."
+    )
+
+
+class PreferenceOptions(MethodOptions):
+    """Hyperparameters of ``dpo`` and ``kto``."""
+
+    beta: Annotated[float | Auto, _auto_or(float, most=2)] = Field(
+        AUTO, description="How strongly dpo and kto hold the adapter to the model that training starts from."
+    )
+
+
+class JobOptions(BaseModel):
+    """Options of every job, whatever its method: OpenAI's ``seed``, and ours."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int | None = Field(
+        None, ge=0, le=MAX_SEED, description="The same seed makes the same weights; a job without one draws it."
+    )
+    rank: int = Field(DEFAULT_RANK, ge=1, le=SERVABLE_RANKS[-1], description="Rank of the LoRA.")
+    alpha: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="LoRA's scaling is alpha / rank; by default alpha is twice the rank.",
+    )
+    targets: Annotated[tuple[str, ...] | Literal["all-linear"], BeforeValidator(_check_targets)] = Field(
+        ALL_LINEAR, description="Modules that get a LoRA; all-linear is every linear module but the output head."
+    )
+    quantization: Literal["4bit"] | None = Field(
+        None,
+        description="Precision of the base model in training (QLoRA, arXiv:2305.14314): a quarter of the memory, a "
+        "little off the base model that serves. The adapter is an ordinary one.",
+    )
+    max_length: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens in one example; by default as many as the base model takes. Longer ones are refused, never "
+        "cut.",
+    )
+    drop_long: bool = Field(
+        default=False, description="Skip examples longer than max_length, with a warning, instead of refusing the file."
+    )
+    packing: bool = Field(
+        default=False, description="Pack several short examples into one sequence; each attends to itself alone."
+    )
+    patience: int | None = Field(
+        None, ge=1, description="Stop after this many checkpoints without a lower validation loss; by default never."
+    )
+    checkpoint_steps: Annotated[int | Auto, _auto_or(int, least=1)] = Field(
+        AUTO, description="Optimizer steps between two checkpoints."
+    )
+
+
+class TrainingOptions(JobOptions, PreferenceOptions):
+    """Every option. A warm start keeps its own rank, alpha and targets."""
+
+
+def describe(error: ValidationError) -> str:
+    """Return the faults of options on one line: each field's name and what it should be."""
+    faults = ((".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors())
+    return "; ".join(f"{field}: {message}" if field else message for field, message in faults)

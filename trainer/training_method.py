@@ -1,0 +1,82 @@
+"""The training methods, a row each. A new method is a row here and a page in ``trainer.methods`` of the same name.
+
+The pages import tensor libraries and this table does not: servers read it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+from trainer.options import MethodOptions, PreferenceOptions
+from trainer.row_formats import RowFormat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodTraits:
+    """What the rest of the trainer and the server need to know of a method."""
+
+    formats: tuple[RowFormat, ...]
+    """Formats of the training files that it takes."""
+    options: type[MethodOptions]
+    """The hyperparameters that it takes."""
+    answers: str
+    """Column of trained tokens in its data sets; no other method's data sets have it."""
+    sequences: int = 1
+    """Sequences of one row that go through the model."""
+    least_batch: int = 1
+    """Fewest rows that a device may take at once."""
+    rate: float = 1.0
+    """Its learning rate over that of supervised training."""
+    packs: bool = False
+    """Whether ``packing`` has an effect."""
+
+
+class TrainingMethod(StrEnum):
+    """How an adapter is made."""
+
+    traits: MethodTraits
+
+    def __new__(cls, name: str, traits: MethodTraits) -> Self:
+        """Return the member with the value ``name``."""
+        method = str.__new__(cls, name)
+        method._value_ = name
+        method.traits = traits
+        return method
+
+    SUPERVISED = (
+        "supervised",
+        MethodTraits(
+            formats=(RowFormat.CHAT, RowFormat.PROMPT_COMPLETION, RowFormat.ALPACA),
+            options=MethodOptions,
+            answers="labels",
+            packs=True,
+        ),
+    )
+    DPO = (
+        "dpo",
+        MethodTraits(
+            formats=(RowFormat.DPO,),
+            options=PreferenceOptions,
+            answers="chosen_ids",
+            sequences=2,
+            rate=1 / 20,  # 1.2e-5 at width 4096, where DPO recipes for LoRA start (1e-5)
+        ),
+    )
+    KTO = (
+        "kto",
+        MethodTraits(
+            formats=(RowFormat.KTO,),
+            options=PreferenceOptions,
+            answers="completion_ids",
+            sequences=2,
+            least_batch=2,  # it compares a row with its neighbours
+            rate=1 / 20,
+        ),
+    )
+
+    @classmethod
+    def for_format(cls, form: RowFormat) -> TrainingMethod:
+        """Return the method that trains on files of this format."""
+        return next(method for method in cls if form in method.traits.formats)
