@@ -9,7 +9,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from adapters.errors import Fault, SafetensorsMalformed
+from adapters.errors import AdapterRefused, Fault, SafetensorsMalformed
+from adapters.lora.factors import Factors
 from adapters.storage.manifest import WEIGHTS_FILE
 from adapters.storage.number_formats import WEIGHT_DTYPES
 from adapters.storage.safetensors_header import Header, Tensor
@@ -72,6 +73,16 @@ def scan(path: Path, header: Header) -> Scan:
     return Scan(max_abs, frozenset(zero), tuple(faults.values()))
 
 
+def check_magnitude(module: str, factors: Factors) -> None:
+    """Check the ``factors`` of ``module`` that hold its scale.
+
+    Raises:
+        AdapterRefused: a magnitude above ``MAX_MAGNITUDE``.
+    """
+    if not factors.max_abs <= MAX_MAGNITUDE:
+        raise AdapterRefused([_too_large(f"{WEIGHTS_FILE}: {module}", factors.max_abs, " with its scale")])
+
+
 def _magnitude(file: BinaryIO, data_start: int, tensor: Tensor) -> float:
     """The largest absolute value: NaN if there is one, 0 for a tensor without elements."""
     form = _FORMATS[tensor.dtype]
@@ -106,10 +117,9 @@ def _fault(file: str, tensor: Tensor, magnitude: float) -> Fault | None:
         return Fault(where, "NaN", "numbers: train again with a lower learning rate or in another precision")
     if np.isinf(magnitude):
         return Fault(where, "infinity", "finite numbers: train again, this run diverged")
-    if magnitude > MAX_MAGNITUDE:
-        return Fault(
-            where,
-            f"a weight of magnitude {magnitude:.3g}",
-            f"at most {MAX_MAGNITUDE:g}, more would overflow in the engine: train again, this run diverged",
-        )
-    return None
+    return _too_large(where, magnitude) if magnitude > MAX_MAGNITUDE else None
+
+
+def _too_large(where: str, magnitude: float, cause: str = "") -> Fault:
+    needed = f"at most {MAX_MAGNITUDE:g}, more would overflow in the engine: train again, this run diverged"
+    return Fault(where, f"a weight of magnitude {magnitude:.3g}{cause}", needed)

@@ -7,6 +7,7 @@ config; that the first adapter is the best one for W - Q proves that it is the r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from adapters.base_model import EMBEDDING
 from adapters.compile.base_weights import BaseWeights
-from adapters.compile.factors import Factors
-from adapters.compile.lora import Lora
+from adapters.compile.lora import UploadedLora
 from adapters.errors import AdapterRefused, Fault
+from adapters.lora.factors import Factors
 from adapters.lora.peft_config import PeftConfig, shown
+from adapters.lora.stored_lora import LinearSum
 from adapters.storage.manifest import CONFIG_FILE, INITIAL
 
 NF4, INT8 = 4, 8
@@ -75,36 +77,43 @@ class LoftqRecipe:
         return made
 
 
-def changes(last: Lora, first: Lora, base: BaseWeights) -> Iterator[tuple[str, Tensor]]:
+def changes(last: UploadedLora, initial: UploadedLora, base: BaseWeights) -> Iterator[tuple[str, Tensor]]:
     """Yield each module and what was trained less the base's weight: [out_features, in_features], float64.
 
     Raises:
-        AdapterRefused: a config that PEFT would not follow, or ``first`` is not the start on a copy of this base.
+        AdapterRefused: a config that PEFT would not follow, or ``initial`` is not the start on a copy of this base.
     """
     recipe = LoftqRecipe.of(last.config)
-    for pair, start in zip(last.pairs, first.pairs, strict=True):
-        if pair.module.rpartition(".")[2] == EMBEDDING:
-            raise AdapterRefused([Fault(CONFIG_FILE, f"LoftQ on {pair.module}", "LoftQ on linear layers alone")])
-        weight = base.read(f"{pair.module}.weight").float()
-        trained, begun = last.factors_of(pair), first.factors_of(start, is_scaled=False)
-        copy = recipe.copy_of(weight, begun.rank)
-        if not _is_start(begun, weight - copy):
-            raise AdapterRefused([_other_copy(pair.module, base, recipe)])
-        yield pair.module, copy.double() - weight.double() + trained.b.double() @ trained.a.double()
+    trained = LinearSum([(last.stored, 1.0)])
+    for module in last.stored.shapes:
+        if module.rpartition(".")[2] == EMBEDDING:
+            raise AdapterRefused([Fault(CONFIG_FILE, f"LoftQ on {module}", "LoftQ on linear layers alone")])
+        weight = base.read(f"{module}.weight").float()
+        start = initial.stored.read(module)
+        copy = recipe.copy_of(weight, start.rank)
+        if not _is_start(start, weight - copy):
+            raise AdapterRefused([_other_copy(module, base, recipe)])
+        b, a = _tensors(trained.read(module))
+        yield module, copy.double() - weight.double() + b @ a
 
 
-def _is_start(begun: Factors, lost: Tensor) -> bool:
+def _is_start(start: Factors, lost: Tensor) -> bool:
     """Whether b·a is made of singular vectors of ``lost`` with their values, which random numbers never are.
 
     The difference to ``lost``'s own best b·a would say less: its singular values lie so close together that the last
     vectors of a cut differ from one machine to the next.
     """
-    lost, b, a = lost.double(), begun.b.double(), begun.a.double()
+    lost, (b, a) = lost.double(), _tensors(start)
     left, right = torch.linalg.qr(b).Q, torch.linalg.qr(a.T).Q
-    limit = TOLERANCE * begun.norm()
+    limit = TOLERANCE * math.sqrt(start.squared_norm)
     missed_left = torch.linalg.norm((left.T @ b) @ a - left.T @ lost)
     missed_right = torch.linalg.norm(b @ (a @ right) - lost @ right)
     return float(missed_left) <= limit and float(missed_right) <= limit
+
+
+def _tensors(factors: Factors) -> tuple[Tensor, Tensor]:
+    """Return b and a in float64."""
+    return torch.from_numpy(factors.b).double(), torch.from_numpy(factors.a).double()
 
 
 def _best(lost: Tensor, rank: int) -> Tensor:

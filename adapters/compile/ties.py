@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from peft.utils.merge_utils import dare_linear, dare_ties, ties
 
-from adapters.lora.canonical_form import Form, write
+from adapters.lora.canonical_form import CanonicalForm, write
+from adapters.lora.factors import Factors
 from adapters.lora.merge.recipe import MergeMethod
-from adapters.lora.stored_lora import Factors, StoredLora
+from adapters.lora.stored_lora import LinearSum, StoredLora
 from adapters.processes.line_worker import serve_lines
 
 _COMBINED = {MergeMethod.TIES: ties, MergeMethod.DARE_LINEAR: dare_linear, MergeMethod.DARE_TIES: dare_ties}
@@ -38,10 +39,7 @@ def _merge_all(request: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(request["seed"] or 0)
     method, density = MergeMethod(request["method"]), float(request["density"])
     terms = [(StoredLora.open(Path(directory)), float(weight)) for directory, weight in request["terms"]]
-    ranks = {module: shape for lora, _ in terms for module, shape in lora.shapes.items()}
-    shapes = {module: (rows, columns) for module, (rows, _, columns) in ranks.items()}
-    rank = max(rank for _, rank, _ in ranks.values())
-    form = Form(shapes, rank, "F32", sorted(shapes), None)
+    form = CanonicalForm(LinearSum(terms).shapes, max(lora.rank for lora, _ in terms), "F32", (), None)
     write(Path(request["out"]), form, lambda module: merge(terms, module, method, density))
     return {}
 

@@ -1,22 +1,21 @@
-"""The canonical form, written without torch, a module at a time: plain LoRA of one rank and scale 1.
+"""The canonical form of an adapter: plain LoRA of one rank and scale 1, written without torch, a module at a time.
 
-The bytes are those that safetensors' own writer would make of the same numbers: tensors in the order of their names,
-in which vLLM reads them.
+The bytes are those that safetensors' own writer makes of the same numbers: tensors in the order of their names, in
+which vLLM reads them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from adapters.base_model import EMBEDDING
-from adapters.lora.canonical_config import canonical_config
-from adapters.lora.stored_lora import Factors
+from adapters.lora.factors import Factors, Rounding
+from adapters.lora.stored_lora import LinearSum, StoredLora
 from adapters.lora.tensor_names import PREFIX
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 from adapters.storage.number_formats import encode
@@ -24,62 +23,99 @@ from adapters.storage.safetensors_header import DTYPE_BITS, LENGTH_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """What the files say of themselves: ``shapes`` are out_features and in_features by module."""
+class CanonicalForm:
+    """All of an adapter's two files but its numbers."""
 
     shapes: Mapping[str, tuple[int, int]]
+    """out_features and in_features by adapted module."""
     rank: int
     dtype: str
-    targets: list[str]
+    base_modules: Collection[str]
+    """The modules of the base model that may carry a LoRA."""
     declared_base: str | None
+    """``base_model_name_or_path``."""
+
+    @classmethod
+    def of(cls, lora: StoredLora, base_modules: Collection[str], dtype: str) -> CanonicalForm:
+        """Return the form of ``lora`` by itself."""
+        whole = LinearSum([(lora, 1.0)])
+        return cls(whole.shapes, whole.rank, dtype, base_modules, lora.config.base_model_name_or_path)
+
+    @property
+    def config(self) -> bytes:
+        """The content of adapter_config.json."""
+        return (json.dumps(canonical_config(self.rank, self._targets(), self.declared_base), indent=2) + "\n").encode()
+
+    @property
+    def header(self) -> bytes:
+        """The beginning of the file of weights: its header, and the header's length before it."""
+        entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        position = 0
+        for name, shape in self._tensors():
+            size = shape[0] * shape[1] * DTYPE_BITS[self.dtype] // 8
+            entries[name] = {"dtype": self.dtype, "shape": shape, "data_offsets": [position, position + size]}
+            position += size
+        text = json.dumps(entries, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % LENGTH_BYTES)
+        return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+    @property
+    def modules(self) -> list[str]:
+        """The adapted modules in the order in which they are stored."""
+        return sorted(self.shapes, key=lambda module: _name(module, "A"))
+
+    def _tensors(self) -> Iterator[tuple[str, tuple[int, int]]]:
+        for module in self.modules:
+            rows, columns = self.shapes[module]
+            yield _name(module, "A"), (self.rank, columns)
+            yield _name(module, "B"), (rows, self.rank)
+
+    def _targets(self) -> list[str]:
+        """target_modules: the last part of a name where all such modules of the base are adapted, else whole names."""
+        alike: defaultdict[str, set[str]] = defaultdict(set)
+        for module in self.base_modules:
+            alike[module.rpartition(".")[2]].add(module)
+        adapted = self.shapes.keys()
+        return sorted(set().union(*({last} if named <= adapted else named & adapted for last, named in alike.items())))
 
 
-def write(directory: Path, form: Form, factors_of: Callable[[str], Factors]) -> None:
-    """Write the two files into ``directory``. Factors of a smaller rank than the form's are padded with 0.
+def canonical_config(rank: int, targets: Sequence[str], declared_base: str | None) -> dict[str, Any]:
+    """Return the fields of adapter_config.json."""
+    return {
+        "base_model_name_or_path": declared_base,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "peft_type": "LORA",
+        "r": rank,
+        "target_modules": list(targets),
+        "task_type": "CAUSAL_LM",
+        "use_dora": False,
+        "use_rslora": False,
+    }
 
-    ``factors_of`` is asked once for each module, in the order in which they are stored.
+
+def write(directory: Path, form: CanonicalForm, factors_of: Callable[[str], Factors]) -> float:
+    """Write the two files into ``directory``; return the relative error that rounding to the form's dtype adds.
+
+    ``factors_of`` is called once for each module, in the order in which they are stored; factors of a smaller rank
+    than the form's are padded with 0.
     """
+    rounding = Rounding(form.dtype)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / CONFIG_FILE).write_bytes(config_bytes(form))
+    (directory / CONFIG_FILE).write_bytes(form.config)
     with (directory / WEIGHTS_FILE).open("wb") as file:
-        file.write(header_bytes(form))
-        for module in _ordered(form.shapes):
-            made = factors_of(module)
-            padding = form.rank - made.a.shape[0]
-            file.write(encode(np.pad(made.a, ((0, padding), (0, 0))), form.dtype))
-            file.write(encode(np.pad(made.b, ((0, 0), (0, padding))), form.dtype))
-
-
-def config_bytes(form: Form) -> bytes:
-    """Return what adapter_config.json holds."""
-    config = canonical_config(form.rank, form.targets, form.declared_base)
-    return (json.dumps(config, indent=2) + "\n").encode()
-
-
-def header_bytes(form: Form) -> bytes:
-    """Return what the file of weights begins with, its length included."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    position = 0
-    for name, shape in _tensors(form):
-        size = shape[0] * shape[1] * DTYPE_BITS[form.dtype] // 8
-        entries[name] = {"dtype": form.dtype, "shape": shape, "data_offsets": [position, position + size]}
-        position += size
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % LENGTH_BYTES)
-    return len(text).to_bytes(LENGTH_BYTES, "little") + text
-
-
-def _tensors(form: Form) -> Iterator[tuple[str, tuple[int, int]]]:
-    for module in _ordered(form.shapes):
-        rows, columns = form.shapes[module]
-        yield _name(module, "A"), (form.rank, columns)
-        yield _name(module, "B"), (rows, form.rank)
-
-
-def _ordered(modules: Iterable[str]) -> list[str]:
-    return sorted(modules, key=lambda module: _name(module, "A"))
+        file.write(form.header)
+        for module in form.modules:
+            stored = rounding.round(factors_of(module)).padded(form.rank)
+            file.write(encode(stored.a, form.dtype))
+            file.write(encode(stored.b, form.dtype))
+    return rounding.error
 
 
 def _name(module: str, side: str) -> str:
-    form = "lora_embedding_{}" if module.rpartition(".")[2] == EMBEDDING else "lora_{}.weight"
-    return f"{PREFIX}{module}.{form.format(side)}"
+    suffix = f"lora_embedding_{side}" if module.rpartition(".")[2] == EMBEDDING else f"lora_{side}.weight"
+    return f"{PREFIX}{module}.{suffix}"

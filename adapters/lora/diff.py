@@ -11,8 +11,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from adapters.lora.spectrum import Doubles, Spectrum
-from adapters.lora.stored_lora import Factors, StoredLora
+from adapters.lora.factors import Doubles, Factors, Spectrum
+from adapters.lora.stored_lora import StoredLora
 
 _LAYER = re.compile(r"(?:.+\.)?\d+(?=\.)")
 
@@ -109,36 +109,20 @@ class Diff:
 
 def _compare(a: StoredLora, b: StoredLora, module: str) -> Comparison:
     if module not in a.shapes or module not in b.shapes:
-        alone = _scaled(a if module in a.shapes else b, module)
-        squared = Spectrum.of(alone.b, alone.a).norm ** 2
+        squared = Spectrum.of(_scaled(a if module in a.shapes else b, module)).norm ** 2
         return Comparison(*((squared, 0.0) if module in a.shapes else (0.0, squared)), squared, 0.0, None, None)
-    ours, theirs = _scaled(a, module), _scaled(b, module)
-    one, other = Spectrum.of(ours.b, ours.a).cleaned(), Spectrum.of(theirs.b, theirs.a).cleaned()
+    factors_a, factors_b = _scaled(a, module), _scaled(b, module)
+    one, other = Spectrum.of(factors_a).cleaned(), Spectrum.of(factors_b).cleaned()
     outputs, inputs = one.left.T @ other.left, one.right @ other.right.T
     inner = float(one.values @ (outputs * inputs) @ other.values)
-    distance = _distance(ours, theirs)
+    distance = Spectrum.of(factors_a.minus(factors_b)).norm
     return Comparison(one.norm**2, other.norm**2, distance**2, inner, _overlap(outputs), _overlap(inputs))
 
 
-@dataclass(frozen=True, slots=True)
-class _Scaled:
-    """Factors in float64, the scale in ``b``."""
-
-    b: Doubles
-    a: Doubles
-
-
-def _scaled(lora: StoredLora, module: str) -> _Scaled:
-    factors: Factors = lora.read(module)
-    return _Scaled(factors.b.astype(np.float64) * lora.scale(module), factors.a.astype(np.float64))
-
-
-def _distance(one: _Scaled, other: _Scaled) -> float:
-    """Return the norm of b·a - b'·a' as that of (b - b')·a + b'·(a - a'): small where the factors differ a little."""
-    rank = max(one.a.shape[0], other.a.shape[0])
-    b, b2 = (np.pad(each.b, ((0, 0), (0, rank - each.b.shape[1]))) for each in (one, other))
-    a, a2 = (np.pad(each.a, ((0, rank - each.a.shape[0]), (0, 0))) for each in (one, other))
-    return Spectrum.of(np.concatenate([b - b2, b2], axis=1), np.concatenate([a, a - a2])).norm
+def _scaled(lora: StoredLora, module: str) -> Factors:
+    """Return the factors of ``module`` in float64, the scale in ``b``."""
+    factors = lora.read(module)
+    return Factors(factors.b.astype(np.float64) * lora.scale(module), factors.a.astype(np.float64))
 
 
 def _overlap(between: Doubles) -> float | None:

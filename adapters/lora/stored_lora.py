@@ -1,14 +1,17 @@
-"""A stored LoRA as numbers, read one module at a time. No torch."""
+"""Stored LoRAs as numbers, read one module at a time, and their weighted sums. No torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+
+from adapters.lora.factors import Factors
 from adapters.lora.lora_tensors import LoraTensors, Pair
 from adapters.lora.peft_config import PeftConfig
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
@@ -16,17 +19,12 @@ from adapters.storage.number_formats import Floats, decode
 from adapters.storage.safetensors_header import Header, Tensor, read_header
 
 
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """``b`` [out_features, rank] times ``a`` [rank, in_features] is what is added to a module's weight."""
-
-    b: Floats
-    a: Floats
-
-
 @dataclass(frozen=True)
 class StoredLora:
-    """The two files of a version, which passed the door: plain LoRA, whole, every number finite."""
+    """A LoRA that passed the checks: both factors of every module, every number finite.
+
+    ``header`` has the tensors by the names that PEFT gives them.
+    """
 
     weights: Path
     config: PeftConfig
@@ -34,7 +32,11 @@ class StoredLora:
 
     @classmethod
     def open(cls, directory: Path) -> Self:
-        """Read the config and the header of the version in ``directory``; OSError where that cannot be done."""
+        """Read the config and the header of the version in ``directory``.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
         config = PeftConfig.parse((directory / CONFIG_FILE).read_bytes())
         return cls(directory / WEIGHTS_FILE, config, read_header(directory / WEIGHTS_FILE))
 
@@ -43,13 +45,27 @@ class StoredLora:
         """Each adapted module's out_features, rank and in_features."""
         return {module: (*_b(pair).shape, _a(pair).shape[1]) for module, pair in self._pairs.items()}  # type: ignore[misc]
 
+    @property
+    def rank(self) -> int:
+        """The largest rank of any module."""
+        return max(rank for _, rank, _ in self.shapes.values())
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether any module's scale is other than 1."""
+        return any(self.scale(module) != 1 for module in self.shapes)
+
     def scale(self, module: str) -> float:
-        """Return what the product of the factors of ``module`` is multiplied with."""
+        """Return the factor of b·a in the change to ``module``: alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
         rank = self.config.rank_of(module)
         return self.config.alpha_of(module) / (math.sqrt(rank) if self.config.use_rslora else rank)
 
     def read(self, module: str) -> Factors:
-        """Return the factors of ``module`` as stored, without its scale; OSError where the file cannot be read."""
+        """Return the factors of ``module`` in float32, without its scale.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
         pair = self._pairs[module]
         return Factors(b=self._numbers(_b(pair)), a=self._numbers(_a(pair)))
 
@@ -63,8 +79,44 @@ class StoredLora:
         return {pair.module: pair for pair in LoraTensors.of(self.header).pairs}
 
 
+@dataclass(frozen=True)
+class LinearSum:
+    """The exact weighted sum of what LoRAs add to the weights: their factors side by side.
+
+    A module may be in some of ``terms``, each a LoRA and its weight, only.
+    """
+
+    terms: Sequence[tuple[StoredLora, float]]
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, int]]:
+        """Each adapted module's out_features and in_features."""
+        return {module: (rows, columns) for lora, _ in self.terms for module, (rows, _, columns) in lora.shapes.items()}
+
+    @cached_property
+    def rank(self) -> int:
+        """The largest rank of any module: the sum over the terms that have it."""
+        return sum(self.ranks)
+
+    @cached_property
+    def ranks(self) -> Sequence[int]:
+        """The terms' ranks in the module where their sum is the largest."""
+        return max(map(self._ranks, self.shapes), key=sum)
+
+    def read(self, module: str) -> Factors:
+        """Return the factors of ``module`` with every weight and scale in them, in float32."""
+        present = [(lora, weight) for lora, weight in self.terms if module in lora.shapes]
+        parts = [(lora.read(module), np.float32(weight * lora.scale(module))) for lora, weight in present]
+        with np.errstate(over="ignore"):  # the checks refuse infinities
+            b = np.concatenate([factors.b * scale for factors, scale in parts], axis=1)
+        return Factors(b, np.concatenate([factors.a for factors, _ in parts]))
+
+    def _ranks(self, module: str) -> Sequence[int]:
+        return [lora.shapes[module][1] for lora, _ in self.terms if module in lora.shapes]
+
+
 def _a(pair: Pair) -> Tensor:
-    assert pair.a is not None  # the door lets no half pair in
+    assert pair.a is not None  # the checks refuse half a pair
     return pair.a
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
+Numbers = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 _STORED: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 WEIGHT_DTYPES = frozenset(_STORED)
@@ -22,12 +23,12 @@ def decode(data: bytes, dtype: str) -> Floats:
     return stored.astype(np.float32)
 
 
-def rounded(numbers: Floats, dtype: str) -> Floats:
+def rounded(numbers: Numbers, dtype: str) -> Floats:
     """Return ``numbers`` as ``dtype`` holds them."""
     return decode(encode(numbers, dtype), dtype).reshape(numbers.shape)
 
 
-def encode(numbers: Floats, dtype: str) -> bytes:
+def encode(numbers: Numbers, dtype: str) -> bytes:
     """Return ``numbers`` in ``dtype``, row by row: rounded to the nearest, ties to even, infinity beyond its range."""
     if dtype == "BF16":
         bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)

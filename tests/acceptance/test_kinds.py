@@ -24,7 +24,7 @@ import embedded
 from adapters.base_model import BaseModel
 from adapters.checks.canonicalizer import canonicalize
 from adapters.checks.inspection import AdapterLimits
-from adapters.compile.factors import EXACT_ERROR, MAX_ERROR
+from adapters.compile.compiler import EXACT_ERROR, MAX_ERROR
 from adapters.storage.manifest import FILES, INITIAL, names_in
 from tests.acceptance.kinds_table import Table, differences, read, write
 from tests.adapters.compile.spoiling import (

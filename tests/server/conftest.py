@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message
 
 from adapters.base_model import BaseModel
 from adapters.checks.inspector import Inspector
-from adapters.lora.canonical_config import canonical_config
+from adapters.lora.canonical_form import canonical_config
 from server.app import build_app
 from server.composition import open_app
 from server.engine.fake import FakeBuilder, FakeEngine

@@ -13,8 +13,8 @@ from typing import Final
 import torch
 from safetensors.torch import load_file
 
-from adapters.checks.canonicalizer import form_of, write
-from adapters.lora.stored_lora import StoredLora
+from adapters.lora.canonical_form import CanonicalForm, write
+from adapters.lora.stored_lora import LinearSum, StoredLora
 from adapters.storage.disk import fsync_directory
 from adapters.storage.manifest import WEIGHTS_FILE
 from trainer.methods.endings import NotFinite
@@ -68,8 +68,8 @@ def _export(saved: Path, adapter: Path, step: int, form: ExportForm) -> None:
     if not all(bool(torch.isfinite(tensor).all()) for tensor in load_file(saved / WEIGHTS_FILE).values()):
         raise NotFinite("a weight of the adapter", step)
     lora = StoredLora.open(saved)
-    known = form_of(lora, form.modules, form.dtype)
-    write(lora, replace(known, declared_base=form.base_name), adapter)
+    known = CanonicalForm.of(lora, form.modules, form.dtype)
+    write(adapter, replace(known, declared_base=form.base_name), LinearSum([(lora, 1.0)]).read)
 
 
 def _sync(folder: Path) -> None:

@@ -13,15 +13,11 @@ import structlog
 
 from adapters.base_model import BaseModel
 from adapters.errors import AdapterRefused, AdapterTooCostly, Fault, WorkerProcessDied
-from adapters.lora.canonical_config import targets_of
-from adapters.lora.canonical_form import Form, write
-from adapters.lora.linear_sum import LinearSum
-from adapters.lora.merge.cut import TruncationLoss
+from adapters.lora.canonical_form import CanonicalForm, write
+from adapters.lora.factors import Factors, Spectrum, TruncationLoss
 from adapters.lora.merge.recipe import MergeMethod, MergeRecipe
 from adapters.lora.ranks import fitting_rank
-from adapters.lora.rounding import Rounding
-from adapters.lora.spectrum import Spectrum
-from adapters.lora.stored_lora import Factors, StoredLora
+from adapters.lora.stored_lora import LinearSum, StoredLora
 from adapters.processes import line_process
 from adapters.processes.limits import LimitExceeded, ResourceLimits
 from adapters.storage.disk import in_thread, space_needed
@@ -89,43 +85,29 @@ def _write(
     rank = min(merged.rank, recipe.compress_to or merged.rank)
     if rank > bounds.max_rank:
         raise AdapterRefused([_too_large(merged, rank, bounds)], param="versions")
-    cut, rounding = TruncationLoss(rank), Rounding(bounds.base.dtype)
+    loss = TruncationLoss(rank)
 
     def factors_of(module: str) -> Factors:
-        made = merged.read(module)
-        if rank < merged.rank:
-            spectrum = Spectrum.of(made.b, made.a)
-            cut.add(module, spectrum)
-            made = spectrum.cut(rank)
-        return rounding.round(made)
+        factors = merged.read(module)
+        if rank == merged.rank:
+            return factors
+        spectrum = Spectrum.of(factors)
+        loss.add(module, spectrum)
+        return spectrum.cut(rank)
 
-    form = Form(
-        shapes=merged.shapes,
-        rank=rank,
-        dtype=rounding.dtype,
-        targets=targets_of(merged.shapes, bounds.base.modules),
-        declared_base=loras[0].config.base_model_name_or_path,
-    )
+    base, declared = bounds.base, loras[0].config.base_model_name_or_path
     with space_needed(out):
-        write(out, form, factors_of)
-    return {**recipe.to_json(), "rank_before": merged.rank, **cut.to_json(), "rounding": rounding.error}
+        rounding = write(out, CanonicalForm(merged.shapes, rank, base.dtype, base.modules, declared), factors_of)
+    return {**recipe.to_json(), "rank_before": merged.rank, **loss.to_json(), "rounding": rounding}
 
 
 def _too_large(merged: LinearSum, rank: int, bounds: MergeBounds) -> Fault:
-    cut = TruncationLoss(bounds.max_rank)
-    for module in merged.shapes:
-        whole = merged.read(module)
-        cut.add(module, Spectrum.of(whole.b, whole.a))
+    loss = TruncationLoss.of(((module, Spectrum.of(merged.read(module))) for module in merged.shapes), bounds.max_rank)
     fitting = fitting_rank(rank)
     flag = f"start the server with --max-lora-rank {fitting}, or " if fitting is not None else ""
-    worst = f" (worst: {_percent(cut.worst_error)} of {cut.worst_module})" if cut.worst_module is not None else ""
     found = f"rank {rank}" if rank < merged.rank else f"rank {rank}, the sum of {' + '.join(map(str, merged.ranks))}"
-    needed = f"merge with compress_to {cut.rank}, which changes the merged weights by {_percent(cut.error)}{worst}"
+    needed = f"merge with compress_to {loss.rank}, which changes the merged weights by {loss}"
     return Fault(WHERE, found, f"at most {bounds.max_rank}: {flag}{needed}")
-
-
-def _percent(error: float) -> str:
-    return f"{error * 100:.3g} %"
 
 
 def _check_ranks(method: MergeMethod, loras: Sequence[StoredLora]) -> None:

@@ -84,7 +84,7 @@ def uploaded(directory: Path) -> UploadSource:
 @pytest.fixture(autouse=True)
 def local_buckets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Buckets are directories beside each other."""
-    monkeypatch.setattr(bucket, "open_store", lambda url, _: LocalStore(tmp_path / url.removeprefix("s3://")))
+    monkeypatch.setattr(bucket, "open_store", lambda url, *_: LocalStore(tmp_path / url.removeprefix("s3://")))
 
 
 SOURCES: dict[str, Callable[[Path], Source]] = {

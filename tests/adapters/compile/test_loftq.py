@@ -87,7 +87,7 @@ def test_above_the_limit_it_is_refused_with_the_loss_and_the_ways_out(
     source, _ = make()
     (fault,) = refused(source, max_rank=RANK)
     report, _ = compiled(source, max_rank=RANK, compress_to=RANK)
-    assert f"loftq, whose change to the weights loses {report.error * 100:.3g} % at rank {RANK}" in fault.found
+    assert f"loftq, whose change to the weights, cut at rank {RANK}, loses {report.error * 100:.3g} %" in fault.found
     assert f"--compress-to {RANK}" in fault.needed
     assert "QLoRA with init_lora_weights=true" in fault.needed
 
