@@ -1,4 +1,4 @@
-"""How an adapter becomes a version: fetch, inspect, probe, store the bytes, then write the row."""
+"""Publishes an adapter as a version: fetch, check, compile if need be, probe, store the bytes, then write the row."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from adapters.errors import AdapterNotFound, AdapterRefused, WorkerProcessDied
 from adapters.lora.compile_report import CompileReport
 from adapters.lora.peft_config import claims_lora
 from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias
+from adapters.publish_options import PublishOptions
 from adapters.registry.registry import Registry
 from adapters.sources.directory import DirectorySource
 from adapters.sources.source import Source
@@ -28,7 +29,7 @@ from adapters.versions import Alias, Version
 
 log = structlog.get_logger(__name__)
 
-FAULT_POINTS: Final = (
+CRASH_POINTS: Final = (
     "publish.opened",
     "publish.fetched",
     "publish.inspected",
@@ -36,160 +37,150 @@ FAULT_POINTS: Final = (
     "publish.stored",
     "publish.registered",
 )
-"""Between any two steps of ``Publisher.publish``: dying there leaves orphans, never a row without bytes."""
+"""Between any two steps of ``Publisher.publish``: a crash there leaves orphan blobs, never a row without bytes."""
 
-Door = Callable[[Path, Path], Awaitable[Canonical]]
-"""(source, out) → what was found and done: the canonical form is in ``out`` unless the source is served as it came.
+Checks = Callable[[Path, Path], Awaitable[Canonical]]
+"""(source, out) → report; the canonical form is in ``out`` unless the source is served as it came.
 
 Raises AdapterRefused, AdapterTooCostly or WorkerProcessDied."""
 
 Compiler = Callable[[Path, Path, int | None], Awaitable[CompileReport]]
-"""(source, out, rank to cut at) → what was done; raises AdapterRefused, AdapterTooCostly or WorkerProcessDied."""
+"""(source, out, rank to truncate to) → report; raises AdapterRefused, AdapterTooCostly or WorkerProcessDied."""
 
 
 class ProbeFunction(Protocol):
-    """A trial of what passed the door, in the engine that will serve it."""
+    """Tries an adapter that passed the checks in the engine that will serve it."""
 
     async def __call__(self, directory: Path, report: InspectionReport, *, allow_inert: bool) -> Mapping[str, Any]:
-        """Return what the trial measured, as JSON values.
+        """Return the measurements as JSON values.
 
         Raises:
-            AdapterRefused: the trial found a fault, such as an adapter that changes nothing (unless ``allow_inert``).
+            AdapterRefused: the adapter has a fault, such as changing nothing (unless ``allow_inert``).
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The version, and the alias asked for (else `stable`) if it points to it now."""
+    """A published version, and the requested alias (else `stable`) if it points to that version now."""
 
     version: Version
     alias: Alias | None
     report: Mapping[str, Any] | None
-    """What was found in these bytes, as JSON; None: the version was there before and they were not looked at."""
+    """The report of these bytes, as JSON; None: the version was there before and they were not checked."""
 
 
 class Publisher:
-    """Publishes adapters from any source. Each step's fault point is in ``FAULT_POINTS``."""
+    """Publishes adapters from any source. ``CRASH_POINTS`` names the points between its steps."""
 
     def __init__(
         self,
         registry: Registry,
         blobs: Blobs,
         staging: Staging,
-        door: Door,
+        checks: Checks,
         *,
         check_base: Callable[[Path], None] | None = None,
         compiler: Compiler | None = None,
         probe: ProbeFunction | None = None,
-        faults: CrashPoints = CrashPoints(),  # noqa: B008 - an immutable value
+        crash_points: CrashPoints = CrashPoints(),  # noqa: B008 - an immutable value
     ) -> None:
         self._registry = registry
         self._blobs = blobs
         self._staging = staging
-        self._door = door
+        self._checks = checks
         self._check_base = check_base
         self._compile = compiler
         self._probe = probe
-        self._faults = faults
+        self._pass = crash_points.point
 
     async def publish(
         self,
         name: str,
         source: Source,
-        *,
-        alias: str | None = None,
-        fine_tuned_name: FineTunedName | None = None,
-        extra: Mapping[str, Any] | None = None,
-        allow_inert: bool = False,
-        compress_to: int | None = None,
-        force_base: bool = False,
+        options: PublishOptions = PublishOptions(),  # noqa: B008 - an immutable value
     ) -> Published:
-        """Make what ``source`` holds the next version of ``name`` and move ``alias`` to it; all or nothing.
-
-        ``extra`` stands in the version's report beside what the door measured and, as "probe", what the probe did;
-        ``allow_inert`` admits an adapter that changes nothing; one that is cut to rank ``compress_to`` may lose by it;
-        ``force_base`` admits one that says that it was made for another base model, if its shapes fit this one's.
-        With a ``fine_tuned_name`` it is a checkpoint, and published once: whoever comes later gets the version that is
-        there. See ``Registry.add_version``.
+        """Make the adapter in ``source`` the next version of ``name`` and move the alias to it; all or nothing.
 
         Raises:
-            InvalidName: the adapter or the alias may not be called so.
-            NameTaken: the version that ``fine_tuned_name`` means was deleted.
-            AdapterRefused, WrongBase: the door, the compiler or the probe found faults.
+            InvalidName: ``name`` or the alias is not valid.
+            NameTaken: the version that ``options.fine_tuned_name`` means was deleted.
+            AdapterRefused, WrongBase: the checks, the compiler or the probe found faults.
             AdapterTooCostly: compiling it would take more than the server allows.
-            SourceError: the bytes could not be had.
+            SourceError: the bytes could not be fetched.
             StorageFull: the disk has no space left.
         """
         check_adapter_name(name)
-        if alias is not None:
-            check_alias(alias)
-        if fine_tuned_name is not None and (there := self._named(fine_tuned_name)) is not None:
-            return Published(there, self._pointing(there, alias or DEFAULT_ALIAS), None)
+        if options.alias is not None:
+            check_alias(options.alias)
+        if options.fine_tuned_name is not None and (existing := self._named(options.fine_tuned_name)) is not None:
+            return self._published(existing, options, None)
         async with AsyncExitStack() as stages:
             original = await stages.enter_async_context(self._staging.open())
-            self._faults.point("publish.opened")
+            self._pass("publish.opened")
             origin = await source.fetch(original)
-            came = original.manifest().digest
-            self._faults.point("publish.fetched")
-            if self._check_base is not None and not force_base:
+            original_digest = original.manifest().digest
+            self._pass("publish.fetched")
+            if self._check_base is not None and not options.force_base:
                 await in_thread(self._check_base, original.path)
-            staged, report, compiled = await self._admit(original, stages, compress_to)
-            served = staged.manifest().digest
-            found = report.to_json() | ({} if compiled is None else {"compile": compiled.to_json()})
-            self._faults.point("publish.inspected")
+            staged, inspection, compiled = await self._admit(original, stages, options.compress_to)
+            digest = staged.manifest().digest
+            report = inspection.to_json() | ({} if compiled is None else {"compile": compiled.to_json()})
+            self._pass("publish.inspected")
             if self._probe is not None:
-                found["probe"] = dict(await self._probe(staged.path, report, allow_inert=allow_inert))
-            self._faults.point("publish.probed")
+                probed = await self._probe(staged.path, inspection, allow_inert=options.allow_inert)
+                report["probe"] = dict(probed)
+            self._pass("publish.probed")
             for blob in dict.fromkeys((original, staged)):
                 await self._blobs.put(blob)
-            self._faults.point("publish.stored")
-        found |= extra or {}
+            self._pass("publish.stored")
+        report |= options.extra
         version = await self._registry.add_version(
             name,
-            digest=served,
-            original_digest=None if came == served else came,
-            base_fingerprint=report.base_fingerprint,
-            rank=report.rank,
-            size_bytes=report.size_bytes,
+            digest=digest,
+            original_digest=None if original_digest == digest else original_digest,
+            base_fingerprint=inspection.base_fingerprint,
+            rank=inspection.rank,
+            size_bytes=inspection.size_bytes,
             source=origin,
-            report=found,
-            alias=alias,
-            fine_tuned_name=fine_tuned_name,
+            report=report,
+            alias=options.alias,
+            fine_tuned_name=options.fine_tuned_name,
         )
-        self._faults.point("publish.registered")
-        return Published(version, self._pointing(version, alias or DEFAULT_ALIAS), found)
+        self._pass("publish.registered")
+        return self._published(version, options, report)
 
     async def _admit(
         self, original: Staged, stages: AsyncExitStack, compress_to: int | None
     ) -> tuple[Staged, InspectionReport, CompileReport | None]:
-        """Return what will be served: a LoRA in canonical form, and what was done to bring it there."""
+        """Return the LoRA in canonical form that will be served, its report, and how it was converted."""
         refused: AdapterRefused | None = None
         if compress_to is None or self._compile is None:
             try:
-                return await self._through_door(original, stages)
+                return await self._check(original, stages)
             except AdapterRefused as refusal:
                 if self._compile is None or await in_thread(_is_lora_alone, original.path):
-                    raise  # whatever is wrong with a LoRA, the door says it best and at once
+                    raise  # the compiler could not mend a faulty LoRA
                 refused = refusal
         scratch = await stages.enter_async_context(self._staging.open())
         try:
             compiled = await self._compile(original.path, scratch.path, compress_to)
         except WorkerProcessDied as died:
-            log.error("an adapter could not be compiled", reason=died.message, said=died.log)
+            log.error("an adapter could not be compiled", reason=died.message, log=died.log)
             raise refused or died from died
-        staged, report, _ = await self._through_door(await self._copied(scratch, stages), stages)
+        staged, report, _ = await self._check(await self._copied(scratch, stages), stages)
         return staged, report, compiled
 
-    async def _through_door(
-        self, came: Staged, stages: AsyncExitStack
+    async def _check(
+        self, staged: Staged, stages: AsyncExitStack
     ) -> tuple[Staged, InspectionReport, CompileReport | None]:
         scratch = await stages.enter_async_context(self._staging.open())
-        canonical = await self._door(came.path, scratch.path)
-        staged = came if canonical.made is None else await self._copied(scratch, stages)
+        canonical = await self._checks(staged.path, scratch.path)
+        if canonical.made is not None:
+            staged = await self._copied(scratch, stages)
         return staged, canonical.report, canonical.made
 
     async def _copied(self, scratch: Staged, stages: AsyncExitStack) -> Staged:
-        """Return what was written into ``scratch`` past its own methods, hashed and durable."""
+        """Return a hashed and durable copy of ``scratch``, whose files a child process wrote."""
         staged = await stages.enter_async_context(self._staging.open())
         await DirectorySource(scratch.path, allowed=[scratch.path]).fetch(staged)
         return staged
@@ -200,11 +191,11 @@ class Publisher:
         except AdapterNotFound:
             return None
 
-    def _pointing(self, version: Version, alias: str) -> Alias | None:
-        if version.adapter not in self._registry.catalog:
-            return None  # deleted by somebody else meanwhile
-        found = self._registry.catalog.adapter(version.adapter).aliases.get(alias)
-        return found if found is not None and found.version == version.number else None
+    def _published(self, version: Version, options: PublishOptions, report: Mapping[str, Any] | None) -> Published:
+        alias = None
+        if version.adapter in self._registry.catalog:  # else it was deleted meanwhile
+            alias = self._registry.catalog.adapter(version.adapter).aliases.get(options.alias or DEFAULT_ALIAS)
+        return Published(version, alias if alias is not None and alias.version == version.number else None, report)
 
 
 def _is_lora_alone(directory: Path) -> bool:

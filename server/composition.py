@@ -154,11 +154,11 @@ def _make_publisher(
         registry,
         blobs,
         Staging(settings.data_dir, max_bytes=settings.max_upload_bytes),
-        door=checks.canonicalize,
+        checks=checks.canonicalize,
         check_base=checks.check_base,
         compiler=checks.compile if compiles else None,
         probe=probe,
-        faults=CrashPoints(settings.fault_at),
+        crash_points=CrashPoints(settings.fault_at),
     )
 
 

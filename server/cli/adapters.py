@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from adapters.names import DEFAULT_ALIAS, FineTunedName, Reference, check_adapter_name, check_alias, parse_reference
+from adapters.publish_options import PublishOptions
 from server.cli import transfer
 from server.cli.client import ApiKey, Json, Url, connect, model_path
 from server.cli.diff import diff
@@ -100,13 +101,9 @@ def push(
 ) -> None:
     """Publish a directory or a hub repository as the adapter's next version, which serves requests at once."""
     adapter = check_adapter_name(name or transfer.adapter_name(source))
-    options: Json = {} if alias is None else {"alias": check_alias(alias)}
-    if allow_inert:
-        options["allow_inert"] = True
-    if compress_to is not None:
-        options["compress_to"] = compress_to
-    if force_base:
-        options["force_base"] = True
+    if alias is not None:
+        check_alias(alias)
+    options = PublishOptions(alias=alias, allow_inert=allow_inert, compress_to=compress_to, force_base=force_base)
     with connect(url, api_key) as server:
         version = transfer.push(server, adapter, source, options)
     show_publication(version)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from adapters.lora import first_adapter
+from adapters.publish_options import PublishOptions
 from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL
 from server.cli.client import ApiClient, Json
 from server.cli.failure import CommandFailed, ExitCode
@@ -23,8 +24,8 @@ def adapter_name(source: str) -> str:
     return Path(source).resolve().name
 
 
-def push(server: ApiClient, name: str, source: str, options: Json) -> Json:
-    """Publish ``source`` with ``options`` such as ``alias``; return the version's JSON.
+def push(server: ApiClient, name: str, source: str, options: PublishOptions) -> Json:
+    """Publish ``source`` with ``options``; return the version's JSON.
 
     ``source`` is a directory of this machine, or a URL or hub id that the server downloads.
     """
@@ -37,10 +38,10 @@ def push(server: ApiClient, name: str, source: str, options: Json) -> Json:
         )
     body = {"source": source if "://" in source else f"hf://{source}"}
     with spinner(f"publishing {body['source']}"):
-        return server.post(path, {**body, **options})
+        return server.post(path, {**body, **options.stated()})
 
 
-def _upload(server: ApiClient, path: str, directory: Path, options: Json) -> Json:
+def _upload(server: ApiClient, path: str, directory: Path, options: PublishOptions) -> Json:
     missing = [file for file in FILES if not (directory / file).is_file()]
     if missing:
         raise CommandFailed(
@@ -52,7 +53,7 @@ def _upload(server: ApiClient, path: str, directory: Path, options: Json) -> Jso
             file: (file, opened.enter_context(progress.open(path, "rb", description=file)))
             for file, path in _files_of(directory).items()
         }
-        return server.send("POST", path, files=files, params=options)
+        return server.send("POST", path, files=files, params=options.stated())
 
 
 def _files_of(directory: Path) -> dict[str, Path]:

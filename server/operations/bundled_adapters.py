@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from adapters.publish_options import PublishOptions
 from adapters.publisher import Publisher
 from adapters.registry.registry import Registry
 from adapters.sources.directory import DirectorySource
@@ -18,7 +19,8 @@ async def register_bundled_adapters(registry: Registry, publisher: Publisher, di
     for adapter in await asyncio.to_thread(_adapters_in, directory):
         if await registry.is_unused(adapter.name):
             source = DirectorySource(adapter, allowed=[directory])
-            await publisher.publish(adapter.name, source, force_base=True)  # the operator's base may have another name
+            # The operator's base may have another name.
+            await publisher.publish(adapter.name, source, PublishOptions(force_base=True))
 
 
 def _adapters_in(directory: Path) -> list[Path]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import structlog
 
 from adapters.errors import NameTaken
 from adapters.lora.merge.merge import MergeBounds, merge
 from adapters.lora.merge.recipe import MergeRecipe
+from adapters.publish_options import PublishOptions
 from adapters.publisher import Published
 from adapters.sources.directory import DirectorySource
 from adapters.sources.source import Source
@@ -32,35 +30,15 @@ def check_name_is_free(state: AppState, name: str) -> str:
     return name
 
 
-async def publish_version(
-    state: AppState,
-    name: str,
-    source: Source,
-    *,
-    alias: str | None,
-    extra: Mapping[str, Any] | None = None,
-    allow_inert: bool = False,
-    compress_to: int | None = None,
-    force_base: bool = False,
-) -> Published:
+async def publish_version(state: AppState, name: str, source: Source, options: PublishOptions) -> Published:
     """Publish a version from ``source``, and make it resident where an alias sends traffic to it already.
-
-    ``extra``, ``allow_inert``, ``compress_to``, ``force_base``: see ``Publisher.publish``.
 
     Raises:
         EngineNotReady: no engine runs that could probe the upload.
         PatchbayError: the source, the checks or the probe refused it.
     """
     state.engine.running()
-    published = await state.publisher.publish(
-        name,
-        source,
-        alias=alias,
-        extra=extra,
-        allow_inert=allow_inert,
-        compress_to=compress_to,
-        force_base=force_base,
-    )
+    published = await state.publisher.publish(name, source, options)
     version = published.version
     log.info("published", version=version.name, digest=version.digest, source=version.source)
     if published.alias is not None:
@@ -84,4 +62,5 @@ async def publish_merge(state: AppState, name: str, recipe: MergeRecipe, *, alia
         bounds = MergeBounds(info.base, info.max_rank, settings.resource_limits)
         report = await merge(recipe, directories, scratch.path, bounds)
         source = DirectorySource(scratch.path, allowed=[scratch.path], origin=str(recipe))
-        return await publish_version(state, name, source, alias=alias, extra={"merge": report}, force_base=True)
+        options = PublishOptions(alias=alias, extra={"merge": report}, force_base=True)
+        return await publish_version(state, name, source, options)

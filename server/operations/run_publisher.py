@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from adapters.names import DEFAULT_ALIAS, FineTunedName
+from adapters.publish_options import PublishOptions
 from adapters.sources.directory import DirectorySource
 from adapters.storage.disk import in_thread
 from adapters.versions import Version
@@ -85,11 +86,8 @@ class RunPublisher:
         checkpoint = await in_thread(run.checkpoint, step)
         source = DirectorySource(checkpoint.adapter, allowed=[run.path], origin=f"job:{job.id}")
         extra = {"training": await self._told(job, checkpoint.marker, run)}
-        published = await _when_ready(
-            lambda: self.state.publisher.publish(
-                adapter_name(job), source, fine_tuned_name=name, extra=extra, allow_inert=True
-            )
-        )
+        options = PublishOptions(fine_tuned_name=name, extra=extra, allow_inert=True)
+        published = await _when_ready(lambda: self.state.publisher.publish(adapter_name(job), source, options))
         return published.version
 
     async def _make_resident(self, version: Version) -> None:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
 
 from adapters.names import check_adapter_name, check_alias
+from adapters.publish_options import PublishOptions
 from adapters.sources.address import parse_source
 from adapters.sources.source import Source
 from adapters.sources.upload import UploadSource
@@ -19,10 +20,8 @@ from server.errors import InvalidRequest
 from server.http.download import Download
 from server.http.multipart import MultipartStream
 from server.http.schemas.adapters import (
-    ALLOW_INERT,
-    COMPRESS_TO,
-    FORCE_BASE,
     Json,
+    PublishFields,
     SourceBody,
     list_json,
     published_json,
@@ -46,27 +45,22 @@ async def publish(
     name: str,
     request: Request,
     state: StateOf,
-    alias: Annotated[str | None, Query(description="Alias to point to the new version at once.")] = None,
-    allow_inert: Annotated[bool, Query(description=ALLOW_INERT)] = False,  # noqa: FBT002 - FastAPI passes it by name
-    compress_to: Annotated[int | None, Query(description=COMPRESS_TO, ge=1)] = None,
-    force_base: Annotated[bool, Query(description=FORCE_BASE)] = False,  # noqa: FBT002 - FastAPI passes it by name
+    query: Annotated[PublishFields, Query()],
 ) -> Json:
     """Publish a version: the two files as multipart/form-data, or JSON with a ``source``. It can be called at once."""
     check_name_is_free(state, check_adapter_name(name))
     source: Source
+    stated = query.options()
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
         body = await _source_body(request)
-        source, alias = parse_source(body.source, state.settings.source_rules), body.alias or alias
-        allow_inert, compress_to = body.allow_inert or allow_inert, body.compress_to or compress_to
-        force_base = body.force_base or force_base
+        source = parse_source(body.source, state.settings.source_rules)
+        stated |= body.options()
     else:
         source = UploadSource(MultipartStream(request).parts())
-    if alias is not None:
-        check_alias(alias)
-    published = await publish_version(
-        state, name, source, alias=alias, allow_inert=allow_inert, compress_to=compress_to, force_base=force_base
-    )
-    return published_json(published, state)
+    options = PublishOptions(**stated)
+    if options.alias is not None:
+        check_alias(options.alias)
+    return published_json(await publish_version(state, name, source, options), state)
 
 
 async def _source_body(request: Request) -> SourceBody:

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 
 from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, parse_reference
+from adapters.publish_options import PublishOptions
 from adapters.sources.address import parse_source
 from server.errors import InvalidRequest
 from server.http.schemas.body import Body
@@ -50,7 +51,7 @@ async def load_lora_adapter(body: LoadBody, state: StateOf) -> PlainTextResponse
     path = body.lora_path
     text = path if "://" in path else f"file://{path}" if path.startswith("/") else f"hf://{path}"
     source = parse_source(text, state.settings.source_rules)
-    await publish_version(state, name, source, alias=DEFAULT_ALIAS)
+    await publish_version(state, name, source, PublishOptions(alias=DEFAULT_ALIAS))
     return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
 

@@ -33,14 +33,14 @@ REPORT = InspectionReport(
 )
 
 
-async def open_door(_: Path, __: Path) -> Canonical:
+async def admit_all(_: Path, __: Path) -> Canonical:
     return Canonical(REPORT, None)
 
 
 async def main(url: str, root: Path, first: Path, second: Path, point: str) -> None:
     async with Registry.open(url) as registry:
-        for directory, faults in ((first, CrashPoints()), (second, CrashPoints(point))):
-            publisher = Publisher(registry, Blobs(root), Staging(root, max_bytes=10**6), open_door, faults=faults)
+        for directory, crash in ((first, CrashPoints()), (second, CrashPoints(point))):
+            publisher = Publisher(registry, Blobs(root), Staging(root, max_bytes=10**6), admit_all, crash_points=crash)
             published = await publisher.publish("sql", DirectorySource(directory, [directory]))
             print(published.version.number, published.version.digest, flush=True)
 

@@ -14,7 +14,8 @@ from adapters.checks.report import InspectionReport
 from adapters.crash_points import KILLED
 from adapters.errors import AdapterRefused, Fault, InvalidName, SourceForbidden
 from adapters.names import FineTunedName, Reference
-from adapters.publisher import FAULT_POINTS, Publisher
+from adapters.publish_options import PublishOptions
+from adapters.publisher import CRASH_POINTS, Publisher
 from adapters.registry.registry import Registry
 from adapters.sources.directory import DirectorySource
 from adapters.storage.blobs import Blobs
@@ -47,13 +48,13 @@ REPORT = InspectionReport(
 )
 
 
-async def open_door(directory: Path, _: Path) -> Canonical:
+async def admit_all(directory: Path, _: Path) -> Canonical:
     """Lets in whatever has a config, as it came."""
     assert (directory / CONFIG_FILE).exists()
     return Canonical(REPORT, None)
 
 
-async def shut_door(directory: Path, _: Path) -> Canonical:
+async def refuse_all(directory: Path, _: Path) -> Canonical:
     raise AdapterRefused([Fault("lora_A", "rank 8", "rank 4")])
 
 
@@ -64,7 +65,7 @@ def blobs(tmp_path: Path) -> Blobs:
 
 @pytest.fixture
 def publisher(registry: Registry, blobs: Blobs, staging: Staging) -> Publisher:
-    return Publisher(registry, blobs, staging, open_door)
+    return Publisher(registry, blobs, staging, admit_all)
 
 
 def blobs_in(root: Path) -> set[str]:
@@ -90,18 +91,18 @@ async def test_a_later_version_moves_only_the_alias_asked_for(
     first, second, third = (DirectorySource(path, [path]) for path in map(write_adapter, range(3)))
     await publisher.publish("sql", first)
     unaliased = await publisher.publish("sql", second)
-    canary = await publisher.publish("sql", third, alias="canary")
+    canary = await publisher.publish("sql", third, PublishOptions(alias="canary"))
 
     assert unaliased.alias is None
     assert canary.alias == registry.catalog.alias("sql", "canary")
     assert {a.name: a.version for a in registry.catalog.adapter("sql").aliases.values()} == {"stable": 1, "canary": 3}
 
 
-async def test_what_the_door_refuses_leaves_nothing(
+async def test_what_the_checks_refuse_leaves_nothing(
     registry: Registry, blobs: Blobs, staging: Staging, write_adapter: WriteAdapter, tmp_path: Path
 ):
     directory = write_adapter()
-    publisher = Publisher(registry, blobs, staging, shut_door)
+    publisher = Publisher(registry, blobs, staging, refuse_all)
     with pytest.raises(AdapterRefused, match="rank 4"):
         await publisher.publish("sql", DirectorySource(directory, [directory]))
 
@@ -122,7 +123,7 @@ async def test_what_the_probe_refuses_leaves_nothing(
         raise AdapterRefused([Fault("probe", "no number", "finite logits")])
 
     directory = write_adapter()
-    publisher = Publisher(registry, blobs, staging, open_door, probe=probe)
+    publisher = Publisher(registry, blobs, staging, admit_all, probe=probe)
     with pytest.raises(AdapterRefused, match="finite logits"):
         await publisher.publish("sql", DirectorySource(directory, [directory]))
 
@@ -136,7 +137,7 @@ async def test_a_bad_name_is_found_before_anything_is_fetched(
     publisher: Publisher, staging: Staging, tmp_path: Path, name: str, alias: str | None
 ):
     with pytest.raises(InvalidName):
-        await publisher.publish(name, DirectorySource(tmp_path / "missing", []), alias=alias)
+        await publisher.publish(name, DirectorySource(tmp_path / "missing", []), PublishOptions(alias=alias))
     assert not staging.directory.exists()
 
 
@@ -184,7 +185,9 @@ async def test_a_checkpoint_is_published_under_its_name_with_what_training_repor
 ):
     directory = write_adapter()
     published = await publisher.publish(
-        "sql", DirectorySource(directory, [directory]), fine_tuned_name=CHECKPOINT, extra={"training": {"step": 1}}
+        "sql",
+        DirectorySource(directory, [directory]),
+        PublishOptions(fine_tuned_name=CHECKPOINT, extra={"training": {"step": 1}}),
     )
 
     assert registry.catalog.resolve(CHECKPOINT) == published.version
@@ -197,9 +200,13 @@ async def test_a_checkpoint_that_was_published_is_not_looked_at_again(
     publisher: Publisher, write_adapter: WriteAdapter, tmp_path: Path
 ):
     directory = write_adapter()
-    published = await publisher.publish("sql", DirectorySource(directory, [directory]), fine_tuned_name=CHECKPOINT)
+    published = await publisher.publish(
+        "sql", DirectorySource(directory, [directory]), PublishOptions(fine_tuned_name=CHECKPOINT)
+    )
     nothing = DirectorySource(tmp_path / "missing", [])
-    again = await publisher.publish("sql", nothing, fine_tuned_name=CHECKPOINT, extra={"training": {"step": 2}})
+    again = await publisher.publish(
+        "sql", nothing, PublishOptions(fine_tuned_name=CHECKPOINT, extra={"training": {"step": 2}})
+    )
 
     assert (again.version, again.alias, again.report) == (published.version, None, None)
 
@@ -214,17 +221,17 @@ async def test_a_checkpoint_that_two_publish_at_once_is_one_version(
 ):
     sources = [DirectorySource(path, [path]) for path in map(write_adapter, range(2))]
     async with Registry.open(database_url) as other:
-        rival = Publisher(other, blobs, staging, open_door)
+        rival = Publisher(other, blobs, staging, admit_all)
         one, two = await asyncio.gather(
-            publisher.publish("sql", sources[0], fine_tuned_name=CHECKPOINT),
-            rival.publish("sql", sources[1], fine_tuned_name=CHECKPOINT),
+            publisher.publish("sql", sources[0], PublishOptions(fine_tuned_name=CHECKPOINT)),
+            rival.publish("sql", sources[1], PublishOptions(fine_tuned_name=CHECKPOINT)),
         )
     assert one.version == two.version
     await registry.refresh()
     assert list(registry.catalog.adapter("sql").versions) == [1]
 
 
-@pytest.mark.parametrize("point", FAULT_POINTS)
+@pytest.mark.parametrize("point", CRASH_POINTS)
 async def test_a_crash_at_any_point_loses_no_version_and_leaves_no_row_without_bytes(
     point: str, database_url: str, write_adapter: WriteAdapter, tmp_path: Path
 ):
@@ -253,6 +260,6 @@ async def test_a_crash_at_any_point_loses_no_version_and_leaves_no_row_without_b
         assert blobs_in(root) == await registry.digests()
         assert list((root / "staging").iterdir()) == []
 
-        publisher = Publisher(registry, blobs, Staging(root, max_bytes=10**6), open_door)
-        again = await publisher.publish("sql", DirectorySource(second, [second]), alias="stable")
+        publisher = Publisher(registry, blobs, Staging(root, max_bytes=10**6), admit_all)
+        again = await publisher.publish("sql", DirectorySource(second, [second]), PublishOptions(alias="stable"))
         assert registry.catalog.resolve(Reference("sql")) == again.version

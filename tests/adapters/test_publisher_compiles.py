@@ -11,6 +11,7 @@ import pytest
 from adapters.checks.canonicalizer import Canonical
 from adapters.errors import AdapterRefused, Fault, WorkerProcessDied
 from adapters.lora.compile_report import CompileReport
+from adapters.publish_options import PublishOptions
 from adapters.publisher import Publisher
 from adapters.registry.registry import Registry
 from adapters.sources.directory import DirectorySource
@@ -23,7 +24,7 @@ WriteAdapter = Callable[..., Path]
 COMPILED = CompileReport("dora", "exact", 8, 16, 1e-5, 2e-5, "model.layers.0.self_attn.q_proj", 0.0, (), ())
 
 
-async def door(directory: Path, out: Path) -> Canonical:
+async def checks(directory: Path, out: Path) -> Canonical:
     """Lets in what is canonical, which the compiler's is, and what can be made so; nothing else."""
     config = (directory / CONFIG_FILE).read_text()
     if config == '{"scale": 2}':
@@ -55,10 +56,10 @@ def blobs(tmp_path: Path) -> Blobs:
     return Blobs(tmp_path / "blobs")
 
 
-async def test_an_adapter_that_the_door_refuses_is_served_compiled_and_kept_as_it_came(
+async def test_an_adapter_that_the_checks_refuse_is_served_compiled_and_kept_as_it_came(
     registry: Registry, blobs: Blobs, staging: Staging, loha: Path
 ):
-    publisher = Publisher(registry, blobs, staging, door, compiler=compiler)
+    publisher = Publisher(registry, blobs, staging, checks, compiler=compiler)
     published = await publisher.publish("sql", DirectorySource(loha, [loha]))
 
     version = published.version
@@ -76,7 +77,7 @@ async def test_a_lora_in_another_form_is_served_in_the_canonical_one_and_kept_as
     directory = write_adapter()
     (directory / CONFIG_FILE).write_text('{"scale": 2}')
     version = (
-        await Publisher(registry, blobs, staging, door).publish("sql", DirectorySource(directory, [directory]))
+        await Publisher(registry, blobs, staging, checks).publish("sql", DirectorySource(directory, [directory]))
     ).version
     assert version.original_digest == Manifest.of(directory).digest != version.digest
     assert (await blobs.verify(version.digest) / CONFIG_FILE).read_text() == "{}"
@@ -89,14 +90,14 @@ async def test_a_lora_in_canonical_form_is_served_as_it_came_and_stored_once(
 ):
     directory = write_adapter()
     (directory / CONFIG_FILE).write_text("{}")
-    publisher = Publisher(registry, blobs, staging, door, compiler=compiler)
+    publisher = Publisher(registry, blobs, staging, checks, compiler=compiler)
     plain = (await publisher.publish("sql", DirectorySource(directory, [directory]))).version
     assert (plain.digest, plain.original_digest) == (Manifest.of(directory).digest, None)
     assert await registry.digests() == {plain.digest}
     assert "compile" not in await registry.report(plain)
 
 
-async def test_a_rank_to_cut_at_is_for_the_compiler_also_where_the_door_would_take_the_adapter(
+async def test_a_rank_to_cut_at_is_for_the_compiler_also_where_the_checks_would_take_the_adapter(
     registry: Registry, blobs: Blobs, staging: Staging, write_adapter: WriteAdapter
 ):
     asked: list[int | None] = []
@@ -107,8 +108,8 @@ async def test_a_rank_to_cut_at_is_for_the_compiler_also_where_the_door_would_ta
 
     directory = write_adapter()
     (directory / CONFIG_FILE).write_text("{}")
-    publisher = Publisher(registry, blobs, staging, door, compiler=cutting)
-    await publisher.publish("sql", DirectorySource(directory, [directory]), compress_to=4)
+    publisher = Publisher(registry, blobs, staging, checks, compiler=cutting)
+    await publisher.publish("sql", DirectorySource(directory, [directory]), PublishOptions(compress_to=4))
     assert asked == [4]
 
 
@@ -118,29 +119,29 @@ async def test_what_cannot_be_compiled_either_is_refused_with_the_compilers_reas
     async def refusing(source: Path, out: Path, compress_to: int | None) -> CompileReport:
         raise AdapterRefused([Fault("rank", "64", "at most 16, or compress_to=16, which loses 0.3")])
 
-    publisher = Publisher(registry, blobs, staging, door, compiler=refusing)
+    publisher = Publisher(registry, blobs, staging, checks, compiler=refusing)
     with pytest.raises(AdapterRefused, match="which loses"):
         await publisher.publish("sql", DirectorySource(loha, [loha]))
     assert len(registry.catalog) == 0
     assert list(staging.directory.iterdir()) == []
 
 
-async def test_a_compiler_that_dies_leaves_the_doors_reasons(
+async def test_a_compiler_that_dies_leaves_the_checks_reasons(
     registry: Registry, blobs: Blobs, staging: Staging, loha: Path
 ):
     async def dying(source: Path, out: Path, compress_to: int | None) -> CompileReport:
         raise WorkerProcessDied("the compiler ended with status -11", log="")
 
-    publisher = Publisher(registry, blobs, staging, door, compiler=dying)
+    publisher = Publisher(registry, blobs, staging, checks, compiler=dying)
     with pytest.raises(AdapterRefused, match="plain LoRA"):
         await publisher.publish("sql", DirectorySource(loha, [loha]))
 
 
-async def test_a_lora_that_the_door_refuses_is_not_compiled(
+async def test_a_lora_that_the_checks_refuse_is_not_compiled(
     registry: Registry, blobs: Blobs, staging: Staging, write_adapter: WriteAdapter
 ):
     directory = write_adapter()
     (directory / CONFIG_FILE).write_text('{"peft_type": "LORA"}')
-    publisher = Publisher(registry, blobs, staging, door, compiler=compiler)
+    publisher = Publisher(registry, blobs, staging, checks, compiler=compiler)
     with pytest.raises(AdapterRefused, match="plain LoRA"):
         await publisher.publish("sql", DirectorySource(directory, [directory]))

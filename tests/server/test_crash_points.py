@@ -14,7 +14,7 @@ import pytest
 
 from adapters.base_model import BaseModel
 from adapters.crash_points import KILLED
-from adapters.publisher import FAULT_POINTS
+from adapters.publisher import CRASH_POINTS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESS = Path(__file__).with_name("serving_process.py")
@@ -54,7 +54,7 @@ async def stored(client: httpx.AsyncClient) -> dict[int, dict[str, bytes]]:
     return found
 
 
-@pytest.mark.parametrize("point", FAULT_POINTS)
+@pytest.mark.parametrize("point", CRASH_POINTS)
 async def test_an_upload_that_the_server_dies_in_is_a_whole_version_or_none(
     point: str, opening: Any, start: Start, make_adapter: Any, data_dir: Path
 ) -> None:

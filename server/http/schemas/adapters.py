@@ -20,10 +20,6 @@ Json = dict[str, Any]
 MAX_INGREDIENTS: Final = 32
 MAX_WEIGHT: Final = 1000.0
 
-COMPRESS_TO = "Cut the adapter at this rank, whatever is lost by it; the report says how much."
-FORCE_BASE: Final = "Publish also if the adapter says that it was made for another base model; its shapes must fit."
-ALLOW_INERT: Final = "Publish also if the adapter answers exactly as the base model does."
-
 
 class VersionSource(Protocol):
     """The parts of the server that a version's JSON is read from."""
@@ -105,14 +101,27 @@ def list_json(data: Sequence[Json], *, has_more: bool) -> Json:
     return {"object": "list", "data": list(data), "first_id": first, "last_id": last, "has_more": has_more}
 
 
-class SourceBody(Body):
+class PublishFields(Body):
+    """The options of a publication that users state, see ``PublishOptions``."""
+
+    alias: str | None = Field(None, description="Alias to point to the new version at once.")
+    allow_inert: bool = Field(False, description="Publish also if the adapter answers exactly as the base model does.")
+    compress_to: int | None = Field(
+        None, ge=1, description="Truncate to this rank, whatever is lost; the report says how much."
+    )
+    force_base: bool = Field(
+        False, description="Publish also if the adapter's config names another base model; its shapes must fit."
+    )
+
+    def options(self) -> Json:
+        """Return the stated options by name."""
+        return self.model_dump(exclude={"source"}, exclude_defaults=True)
+
+
+class SourceBody(PublishFields):
     """Body of a publication from a source."""
 
     source: str = Field(examples=["hf://org/repo@main", "file:///srv/adapters/sql"])
-    alias: str | None = Field(None, description="Alias to point to the new version at once.")
-    allow_inert: bool = Field(False, description=ALLOW_INERT)
-    compress_to: int | None = Field(None, ge=1, description=COMPRESS_TO)
-    force_base: bool = Field(False, description=FORCE_BASE)
 
 
 class IngredientBody(Body):

@@ -7,6 +7,7 @@ import json
 import httpx
 import pytest
 
+from adapters.publish_options import PublishOptions
 from server.cli import transfer
 from server.cli.client import ApiClient
 from server.cli.failure import CommandFailed
@@ -68,7 +69,7 @@ def test_the_first_adapter_is_sent_where_it_counts(tmp_path, init, folder, is_se
         (directory / "adapter_config.json").write_text(json.dumps({"init_lora_weights": init}))
         (directory / "adapter_model.safetensors").write_bytes(content)
     with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://server") as http:
-        transfer.push(ApiClient(http), "sql", str(tmp_path), {})
+        transfer.push(ApiClient(http), "sql", str(tmp_path), PublishOptions())
     (body,) = sent
     assert b"trained" in body
     assert (b'filename="initial/adapter_model.safetensors"' in body, b"fresh" in body) == (is_sent, is_sent)
@@ -89,5 +90,5 @@ def test_a_hub_id_is_fetched_by_the_server() -> None:
         return httpx.Response(201, json={})
 
     with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://server") as http:
-        transfer.push(ApiClient(http), "sql", "org/sql-lora@main", {"alias": "canary"})
+        transfer.push(ApiClient(http), "sql", "org/sql-lora@main", PublishOptions(alias="canary"))
     assert sent == [b'{"source":"hf://org/sql-lora@main","alias":"canary"}']
