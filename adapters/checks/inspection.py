@@ -21,7 +21,7 @@ from adapters.checks.weights import Scan, scan
 from adapters.errors import MAX_FAULTS, AdapterRefused, Fault, SafetensorsMalformed
 from adapters.lora.lora_tensors import LoraTensors
 from adapters.lora.peft_config import MAX_CONFIG_BYTES, PeftConfig
-from adapters.lora.ranks import SERVABLE_RANKS, fitting_rank
+from adapters.lora.ranks import rank_fault
 from adapters.lora.stored_lora import StoredLora
 from adapters.lora.tensor_names import Keys, Named
 from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
@@ -138,17 +138,10 @@ def _read_config(path: Path, limits: AdapterLimits, faults: list[Fault]) -> Peft
 
 def _rank_faults(config: PeftConfig, limits: AdapterLimits) -> Iterator[Fault]:
     # The engine measures the largest rank that the config names, whether or not a module has it.
+    cut = f"have it cut with --compress-to {limits.max_rank} (compress_to over HTTP), which reports what is lost"
     for field, rank in config.ranks.items():
-        if rank <= limits.max_rank:
-            continue
-        fitting = fitting_rank(rank)
-        way_out = (
-            f"start the server with --max-lora-rank {fitting}"
-            if fitting
-            else f"train with a rank of at most {SERVABLE_RANKS[-1]}, which is the engine's bound"
-        )
-        cut = f"or have it cut with --compress-to {limits.max_rank} (compress_to over HTTP), which tells what is lost"
-        yield Fault(f"{CONFIG_FILE}: {field}", f"rank {rank}", f"at most {limits.max_rank}: {way_out}, {cut}")
+        if rank > limits.max_rank:
+            yield rank_fault(f"{CONFIG_FILE}: {field}", rank, limits.max_rank, cut)
 
 
 def _read_weights(path: Path, base: BaseModel, config: PeftConfig | None, faults: list[Fault]) -> _Weights | None:

@@ -16,7 +16,7 @@ from adapters.lora.canonical_form import CanonicalForm, write
 from adapters.lora.compile_report import CompileReport
 from adapters.lora.factors import Factors, Spectrum, TruncationLoss, numerical_rank, percentage, rank_within
 from adapters.lora.first_adapter import LOFTQ
-from adapters.lora.ranks import fitting_rank
+from adapters.lora.ranks import rank_fault, server_option
 from adapters.storage.manifest import CONFIG_FILE
 
 EXACT_ERROR = 1e-3
@@ -131,35 +131,24 @@ def _cut(
     loss = TruncationLoss.of(spectra.items(), rank)
     # A LoRA's author chose its rank, and can train at another: only what makes no difference is cut unasked.
     if bounds.compress_to is None and loss.error > (MAX_ERROR if over is None else EXACT_ERROR):
-        raise AdapterRefused([_loss(loss, kind, spectra) if over is None else _over(loss, over, bounds)])
+        if over is None:
+            raise AdapterRefused([_loss(loss, kind, spectra)])
+        otherwise = f"compress it with --compress-to {rank}, which changes its effect on the weights by {loss}"
+        raise AdapterRefused([rank_fault(f"{CONFIG_FILE}: r", over, bounds.max_rank, otherwise)])
     method = "exact" if loss.error <= EXACT_ERROR else "svd"
     factors = {module: spectrum.cut(rank) for module, spectrum in spectra.items()}
     return _Factored(kind, method, rank_before, factors, loss)
 
 
-def _over(loss: TruncationLoss, rank: int, bounds: CompileBounds) -> Fault:
-    return Fault(
-        f"{CONFIG_FILE}: r",
-        f"rank {rank}",
-        f"at most {bounds.max_rank}: {_server_flag(rank)}compress it with --compress-to {loss.rank}, which changes "
-        f"its effect on the weights by {loss}",
-    )
-
-
 def _loss(loss: TruncationLoss, kind: str, spectra: Mapping[str, Spectrum]) -> Fault:
     enough = rank_within(spectra.values(), MAX_ERROR)
-    otherwise = "QLoRA with init_lora_weights=true" if kind == LOFTQ else "a LoRA"
+    training = "train QLoRA with init_lora_weights=true" if kind == LOFTQ else "train a LoRA"
+    options = filter(None, [server_option(enough), f"take the loss with --compress-to {loss.rank}", f"or {training}"])
     return Fault(
         "adapter",
         f"{kind}, whose change to the weights, cut at rank {loss.rank}, loses {loss}",
-        f"a loss of at most {percentage(MAX_ERROR)}, for which rank {enough} is enough: {_server_flag(enough)}take the "
-        f"loss with --compress-to {loss.rank}, or train {otherwise}",
+        f"a loss of at most {percentage(MAX_ERROR)}, for which rank {enough} is enough: {', '.join(options)}",
     )
-
-
-def _server_flag(rank: int) -> str:
-    fitting = fitting_rank(rank)
-    return f"start the server with --max-lora-rank {fitting}, " if fitting is not None else ""
 
 
 def _notes(source: CompileSource, base: str) -> list[str]:

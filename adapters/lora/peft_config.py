@@ -36,7 +36,7 @@ _TASKS = frozenset({None, "CAUSAL_LM", "FEATURE_EXTRACTION"})
 
 _UNSERVED: Mapping[str, str] = {
     "use_dora": "plain LoRA: train with use_dora=False, or have this one cut to it with --compress-to R (compress_to "
-    "over HTTP), which tells what is lost",
+    "over HTTP), which reports what is lost",
     "lora_bias": "train with lora_bias=False",
     "modules_to_save": "none: train a LoRA on these modules instead, full copies share no base model; copies that were "
     "never trained are dropped with --compress-to R (compress_to over HTTP)",

@@ -16,7 +16,7 @@ from adapters.errors import AdapterRefused, AdapterTooCostly, Fault, WorkerProce
 from adapters.lora.canonical_form import CanonicalForm, write
 from adapters.lora.factors import Factors, Spectrum, TruncationLoss
 from adapters.lora.merge.recipe import MergeMethod, MergeRecipe
-from adapters.lora.ranks import fitting_rank
+from adapters.lora.ranks import rank_fault
 from adapters.lora.stored_lora import LinearSum, StoredLora
 from adapters.processes import line_process
 from adapters.processes.limits import LimitExceeded, ResourceLimits
@@ -103,11 +103,9 @@ def _write(
 
 def _too_large(merged: LinearSum, rank: int, bounds: MergeBounds) -> Fault:
     loss = TruncationLoss.of(((module, Spectrum.of(merged.read(module))) for module in merged.shapes), bounds.max_rank)
-    fitting = fitting_rank(rank)
-    flag = f"start the server with --max-lora-rank {fitting}, or " if fitting is not None else ""
-    found = f"rank {rank}" if rank < merged.rank else f"rank {rank}, the sum of {' + '.join(map(str, merged.ranks))}"
-    needed = f"merge with compress_to {loss.rank}, which changes the merged weights by {loss}"
-    return Fault(WHERE, found, f"at most {bounds.max_rank}: {flag}{needed}")
+    found = "" if rank < merged.rank else f", the sum of {' + '.join(map(str, merged.ranks))}"
+    otherwise = f"merge with compress_to {loss.rank}, which changes the merged weights by {loss}"
+    return rank_fault(WHERE, rank, bounds.max_rank, otherwise, found=found)
 
 
 def _check_ranks(method: MergeMethod, loras: Sequence[StoredLora]) -> None:
