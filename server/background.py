@@ -1,4 +1,4 @@
-"""Background loops: owned by a block, named, and never silently dead."""
+"""Named background loops that live as long as a block and are restarted when they fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Loop = Callable[[], Awaitable[None]]
 
 @asynccontextmanager
 async def background(**loops: Loop) -> AsyncIterator[dict[str, asyncio.Task[None]]]:
-    """Run each loop as a task for the length of the block; one that fails is logged and started again."""
+    """Run each loop as a task during the block; a failed loop is logged and restarted after ``RESTART_S``."""
     tasks = {name: asyncio.create_task(_supervised(name, loop), name=name) for name, loop in loops.items()}
     try:
         yield tasks
@@ -31,6 +31,6 @@ async def _supervised(name: str, loop: Loop) -> None:
     while True:
         try:
             return await loop()
-        except Exception:  # supervised loop: logged here, tried again
+        except Exception:  # supervised loop: logged here and restarted
             log.exception("background loop failed", loop=name)
             await asyncio.sleep(RESTART_S)

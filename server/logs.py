@@ -1,4 +1,4 @@
-"""Structured logs: one line an event, with the request's id where there is a request."""
+"""Structured logs: one line per event, with the request's id if there is one."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ import structlog
 from structlog.typing import Processor
 
 
-def configure_logs(form: Literal["text", "json"]) -> None:
-    """Send structlog and the standard library's logs to standard error in one form. Once per process."""
+def configure_logs(log_format: Literal["text", "json"]) -> None:
+    """Send structlog's and the standard library's logs to standard error in one format. Call it once per process."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if form == "json":
-        last: list[Processor] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    if log_format == "json":
+        renderers: list[Processor] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        last = [
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
-        ]
+        traceback = structlog.dev.plain_traceback
+        renderers = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=traceback)]
     handler = logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)

@@ -1,11 +1,13 @@
-"""What Prometheus sees of us. vLLM's own series stand beside ours in the same page.
+"""Metrics for Prometheus, on one page with vLLM's own.
 
-Per-adapter series carry the adapter's name, not its version: a deployment has hundreds of the former and a version with
-every training run. The first ``limit`` names get series of their own, all later ones share ``(other)``;
-no adapter can be named so.
+Per-adapter series carry the adapter's name, not its version: a deployment has hundreds of names and a version per
+training run. The first ``limit`` names get series of their own; all later ones share ``(other)``, which cannot be the
+name of an adapter.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -18,50 +20,36 @@ class AdapterMetrics:
     """Series per adapter: requests, tokens, latencies."""
 
     def __init__(self, registry: CollectorRegistry, limit: int) -> None:
-        label = ("adapter",)
         self._limit = limit
         self._names: set[str] = set()
-        self.requests = Counter(
-            "patchbay_requests",
-            "Inference requests answered, by status",
-            ("adapter", "status"),
-            registry=registry,
-        )
-        self.errors = Counter("patchbay_generation_errors", "Generations that broke off", label, registry=registry)
+        label = ("adapter",)
+        counter = partial(Counter, registry=registry)
+        seconds = partial(Histogram, labelnames=label, buckets=_SECONDS, registry=registry)
+        self.requests = counter("patchbay_requests", "Inference requests answered, by status", (*label, "status"))
+        self.errors = counter("patchbay_generation_errors", "Generations that ended with an error", label)
         self.in_flight = Gauge("patchbay_requests_in_flight", "Generations running", label, registry=registry)
-        self.prompt_tokens = Counter("patchbay_prompt_tokens", "Tokens read", label, registry=registry)
-        self.generated_tokens = Counter("patchbay_generated_tokens", "Tokens written", label, registry=registry)
-        self.first_token = Histogram(
-            "patchbay_time_to_first_token_seconds",
-            "Arrival to first token",
-            label,
-            buckets=_SECONDS,
-            registry=registry,
+        self.prompt_tokens = counter("patchbay_prompt_tokens", "Prompt tokens processed", label)
+        self.generated_tokens = counter("patchbay_generated_tokens", "Tokens generated", label)
+        self.first_token = seconds(
+            "patchbay_time_to_first_token_seconds", "Time from a request's arrival to its first token"
         )
         self.inter_token = Histogram(
             "patchbay_inter_token_seconds",
-            "Time between tokens, the mean of each generation",
+            "Mean time between tokens of each generation",
             label,
             buckets=_INTER_TOKEN,
             registry=registry,
         )
-        self.turn_wait = Histogram(
-            "patchbay_turn_wait_seconds",
-            "Wait for the turn to go to the engine, while other adapters had theirs",
-            label,
-            buckets=_SECONDS,
-            registry=registry,
+        self.turn_wait = seconds(
+            "patchbay_turn_wait_seconds", "Time in the scheduler's queue before reaching the engine"
         )
-        self.queue_wait = Histogram(
+        self.queue_wait = seconds(
             "patchbay_queue_wait_seconds",
-            "Wait for the adapter to be resident, for the turn, and for the engine to begin",
-            label,
-            buckets=_SECONDS,
-            registry=registry,
+            "Time until the engine starts: adapter load, scheduler's queue, engine's queue",
         )
 
     def label(self, adapter: str) -> str:
-        """Return the label value for ``adapter``: its name while there is room, else ``other``."""
+        """Return the label value for ``adapter``: its name for the first ``limit`` names, else ``(other)``."""
         if adapter in self._names:
             return adapter
         if len(self._names) < self._limit:
@@ -74,29 +62,27 @@ class EngineMetrics:
     """Series of the engine: residents, loads, deaths."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.ready = Gauge("patchbay_engine_ready", "1 while the engine answers", registry=registry)
-        self.rebuilds = Counter("patchbay_engine_rebuilds", "Engines rebuilt after a death", registry=registry)
-        self.start_seconds = Gauge("patchbay_engine_start_seconds", "How long the last start took", registry=registry)
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        self.ready = gauge("patchbay_engine_ready", "1 while the engine serves requests, else 0")
+        self.rebuilds = counter("patchbay_engine_rebuilds", "Engines rebuilt after a death")
+        self.start_seconds = gauge("patchbay_engine_start_seconds", "Duration of the last engine start")
         self.load_seconds = Histogram(
-            "patchbay_adapter_load_seconds",
-            "Time the engine took to load",
-            buckets=_SECONDS,
-            registry=registry,
+            "patchbay_adapter_load_seconds", "Time to load an adapter", buckets=_SECONDS, registry=registry
         )
-        self.load_failures = Counter("patchbay_adapter_load_failures", "Loads that failed", registry=registry)
-        self.evictions = Counter("patchbay_adapter_evictions", "Residents evicted for room", registry=registry)
-        self.residents = Gauge("patchbay_residents", "Adapters the engine holds ready", registry=registry)
-        self.capacity = Gauge("patchbay_residents_capacity", "Adapters it may hold", registry=registry)
-        self.resident_bytes = Gauge("patchbay_resident_bytes", "Size of their files", registry=registry)
-        self.capacity_bytes = Gauge("patchbay_resident_bytes_capacity", "Size they may have", registry=registry)
-        self.slots = Gauge("patchbay_slots", "Adapters one batch can mix (vLLM's max_loras)", registry=registry)
-        self.slot_bytes = Gauge("patchbay_slot_bytes", "Memory that the slots take", registry=registry)
-        self.active = Gauge("patchbay_active_adapters", "Adapters that the engine computes with", registry=registry)
-        self.waiting = Gauge("patchbay_turns_waiting", "Generations that wait for their turn", registry=registry)
+        self.load_failures = counter("patchbay_adapter_load_failures", "Adapter loads that failed")
+        self.evictions = counter("patchbay_adapter_evictions", "Residents evicted to free capacity")
+        self.residents = gauge("patchbay_residents", "Resident adapters")
+        self.capacity = gauge("patchbay_residents_capacity", "Most resident adapters")
+        self.resident_bytes = gauge("patchbay_resident_bytes", "Size of the residents' files in bytes")
+        self.capacity_bytes = gauge("patchbay_resident_bytes_capacity", "Largest size of the residents' files in bytes")
+        self.slots = gauge("patchbay_slots", "Adapters that one batch can mix (vLLM's max_loras)")
+        self.slot_bytes = gauge("patchbay_slot_bytes", "Memory allocated for the slots in bytes")
+        self.active = gauge("patchbay_active_adapters", "Adapters with generations in the engine")
+        self.waiting = gauge("patchbay_turns_waiting", "Generations in the scheduler's queue")
 
 
 class Metrics:
-    """All our series, in a registry of their own, so that two apps can live in one process."""
+    """All series of one app, in a registry of its own, so that two apps can run in one process."""
 
     def __init__(self, adapter_limit: int, *, capacity: int, capacity_bytes: int) -> None:
         self.registry = CollectorRegistry()
@@ -106,5 +92,5 @@ class Metrics:
         self.engine.capacity_bytes.set(capacity_bytes)
 
     def page(self) -> bytes:
-        """Return the exposition of our series and of vLLM's (which live in the process-wide registry)."""
+        """Return the exposition of these series and of vLLM's, which are in the process-wide registry."""
         return generate_latest(self.registry) + generate_latest(REGISTRY)

@@ -38,95 +38,63 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 picks a free one.")
-    allow_anonymous: bool = Field(
-        False, description="Serve without API keys on an address that other machines can reach."
-    )
+    allow_anonymous: bool = Field(False, description="Serve other machines without API keys.")
 
     data_dir: Path = Field(
-        Path(".data"), description="Directory of the database, blobs, staging and the list of residents."
+        Path(".data"), description="Directory of database, blobs, staging and the list of residents."
     )
-    database_url: str | None = Field(
-        None, description="SQLAlchemy URL of the database; without it, SQLite in the data directory."
-    )
+    database_url: str | None = Field(None, description="SQLAlchemy URL; without it, SQLite in the data directory.")
     blob_url: str | None = Field(
-        None, description="s3://, gs://, az:// or file:// URL that every blob is copied to; without it, no copies."
+        None, description="s3://, gs://, az:// or file:// URL to copy every blob to; without it, none."
     )
 
-    source_dirs: tuple[Path, ...] = Field(
-        (), description="Directory that file:// sources may name. Repeatable; without it, none."
-    )
-    source_buckets: tuple[str, ...] = Field(
-        (), description="URL prefix that s3://, gs:// and az:// sources may name. Repeatable; without it, none."
-    )
-    hub_endpoint: str | None = Field(
-        None, description="URL of the Hugging Face hub for adapters; without it, huggingface.co."
-    )
-    hub_token: str | None = Field(
-        None, description="Token for private repositories of the hub; without it, HF_TOKEN.", repr=False
-    )
+    source_dirs: tuple[Path, ...] = Field((), description="Directory that file:// sources may name; repeatable.")
+    source_buckets: tuple[str, ...] = Field((), description="URL prefix that bucket sources may name; repeatable.")
+    hub_endpoint: str | None = Field(None, description="URL of the Hugging Face hub; without it, huggingface.co.")
+    hub_token: str | None = Field(None, repr=False, description="Token for private repositories; without it, HF_TOKEN.")
     max_upload_bytes: int = Field(4 * 2**30, gt=0, description="Largest adapter accepted, in bytes.")
     max_compile_bytes: int = Field(
-        8 * 2**30, ge=2**29, description="Memory for inspecting, compiling or merging one adapter, in bytes."
+        8 * 2**30, ge=2**29, description="Memory to inspect, compile or merge adapters, in bytes."
     )
-    max_compile_s: int = Field(
-        600, gt=0, description="CPU time for inspecting, compiling or merging one adapter, in seconds."
-    )
-    max_file_bytes: int = Field(
-        512 * 2**20, gt=0, description="Largest file accepted by /v1/files, such as training data, in bytes."
-    )
+    max_compile_s: int = Field(600, gt=0, description="CPU time to inspect, compile or merge adapters, in seconds.")
+    max_file_bytes: int = Field(512 * 2**20, gt=0, description="Largest file accepted by /v1/files, in bytes.")
 
     max_residents: int = Field(64, ge=2, description="Adapters that the engine holds in host memory at once.")
     max_resident_bytes: int | None = Field(
-        None,
-        gt=0,
-        description="Host memory for residents, in bytes of their files; without it, a quarter of all memory.",
+        None, gt=0, description="Size of all residents' files, in bytes; without it, a quarter of the machine's memory."
     )
-    load_wait_s: float = Field(
-        30.0, gt=0, description="Seconds that a request waits for capacity when its adapter is not resident."
-    )
+    load_wait_s: float = Field(30.0, gt=0, description="Seconds that a request waits for its adapter to be loaded.")
     max_in_flight: int = Field(
         1024,
         ge=1,
         description="Inference requests at once, at most 3/4 of them for one adapter; others get status 429.",
     )
-    turn_s: float = Field(
-        1.0, gt=0, description="Seconds that an adapter keeps its slot at least while another adapter waits for one."
-    )
+    turn_s: float = Field(1.0, gt=0, description="Seconds that an adapter keeps its slot at least while another waits.")
 
     probe_reference: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Compare each published adapter with PEFT in float32 on the CPU; auto: if the base model then "
-        "needs less than a quarter of all memory.",
+        "needs less than a quarter of the machine's memory.",
     )
 
     worker: bool = Field(True, description="Run fine-tuning jobs beside the server.")
-    integrations: tuple[Literal["wandb"], ...] = Field(
-        (), description="Tracking library that jobs may send metrics to. Repeatable; without it, none."
-    )
+    integrations: tuple[Literal["wandb"], ...] = Field((), description="Tracker that jobs may report to; repeatable.")
     train_processes: int = Field(1, ge=1, description="Processes of a training run, one per GPU.")
 
     drain_s: float = Field(30.0, ge=0, description="Seconds that shutdown (SIGTERM) waits for requests in flight.")
     max_engine_deaths: int = Field(
-        5, ge=1, description="Engine deaths within --engine-death-window-s after which the server exits with code 70."
+        5, ge=1, description="Engine deaths within the window that end the server (exit 70)."
     )
     engine_death_window_s: float = Field(600.0, gt=0, description="Seconds over which engine deaths are counted.")
 
-    follow_interval_s: float = Field(
-        0.5, gt=0, description="Seconds between reads of what other processes changed in the registry."
-    )
+    follow_interval_s: float = Field(0.5, gt=0, description="Seconds between reads of other processes' changes.")
     sweep_interval_s: float = Field(3600.0, gt=0, description="Seconds between removals of blobs without a version.")
-    sweep_grace_s: float = Field(
-        3600.0,
-        ge=60,
-        description="Seconds that a blob without a version is kept: its publication may still be running.",
-    )
+    sweep_grace_s: float = Field(3600.0, ge=60, description="Seconds to keep a blob whose publication may still run.")
 
     metric_adapters: int = Field(
-        200, ge=0, description="Adapters with metric series of their own; all others share the label '(other)'."
+        200, ge=0, description="Adapters with metric series of their own; others share '(other)'."
     )
-    log_format: Literal["text", "json"] = Field(
-        "text", description="Format of log lines, one event per line: text for people, json for programs."
-    )
+    log_format: Literal["text", "json"] = Field("text", description="Format of log lines, one per event.")
     fault_at: str | None = Field(None, description="For crash tests: end the process at this crash point.")
 
     @property

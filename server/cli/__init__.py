@@ -1,14 +1,4 @@
-"""The ``patchbay`` command line.
-
-Exit codes (``serve`` ends with the server's own, see ``server.process``):
-
-    0    success
-    1    the server or a check refused, or the watched job failed, for the reason printed
-    2    wrong usage
-    3    the server cannot be reached
-    4    the named object does not exist
-    130  Ctrl-C while watching a job, which continues
-"""
+"""The ``patchbay`` command line. Its exit codes: ``server.cli.failure``; those of ``serve``: ``server.process``."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from server.cli import transfer
 from server.cli.client import ApiKey, Json, Url, connect, model_path
 from server.cli.diff import diff
 from server.cli.failure import CommandFailed, ExitCode
-from server.cli.merge import merge
+from server.cli.merge import AliasToMove, merge
 from server.cli.output import (
     AsJson,
     format_bytes,
@@ -33,12 +33,15 @@ app.command()(merge)
 app.command()(diff)
 
 Ref = Annotated[
-    str,
-    typer.Argument(metavar="REF", help="sql@7, sql@canary, sql (alias `stable`), or a fine-tuned name, ft:…"),
+    str, typer.Argument(metavar="REF", help="sql@7, sql@canary, sql (`stable`), or a fine-tuned name, ft:…")
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of an adapter.")]
 AdapterVersion = Annotated[str, typer.Argument(metavar="VERSION", help="Number of a version, or an alias.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete without confirmation.")]
+BaseDirectory = typer.Option(
+    metavar="DIR", exists=True, file_okay=False, help="Base for --merged; else the embedded one."
+)
+ExpectedVersion = typer.Option(metavar="VERSION|none", help="Move only an alias that points there; else from anywhere.")
 
 
 @app.command("list")
@@ -78,20 +81,13 @@ def push(
         str, typer.Argument(metavar="DIR_OR_HF_ID", help="PEFT directory, or hub id: org/repo, org/repo@revision.")
     ],
     *,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the adapter; without it, that of the directory or repository.")
-    ] = None,
-    alias: Annotated[
-        str | None, typer.Option(help="Alias to point to the new version; without it, no alias moves.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="Adapter; without it, the directory's or repository's name.")] = None,
+    alias: AliasToMove = None,
     allow_inert: Annotated[
-        bool, typer.Option("--allow-inert", help="Accept an adapter whose answers equal the base model's.")
+        bool, typer.Option("--allow-inert", help="Accept answers equal to the base model's.")
     ] = False,
     compress_to: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="RANK", help="Reduce to this rank; the report says the error. Without it, lossless."
-        ),
+        int | None, typer.Option(min=1, metavar="RANK", help="Rank to reduce to, with a reported error; else lossless.")
     ] = None,
     force_base: Annotated[
         bool, typer.Option("--force-base", help="Accept an adapter that names another base model, if its shapes fit.")
@@ -115,7 +111,7 @@ def pull(
     directory: Annotated[Path, typer.Argument(metavar="DIR", file_okay=False, help="Created if it does not exist.")],
     *,
     original: Annotated[
-        bool, typer.Option("--original", help="Files as uploaded, if they were compiled to plain LoRA for serving.")
+        bool, typer.Option("--original", help="Files before they were compiled to plain LoRA.")
     ] = False,
     url: Url = None,
     api_key: ApiKey = None,
@@ -135,15 +131,8 @@ def export(
         str, typer.Argument(metavar="DIR_OR_HF", help="New directory, or hf://org/repo, hf://org/repo@branch.")
     ],
     *,
-    merged: Annotated[
-        bool, typer.Option("--merged", help="Export the whole base model with the adapter merged into its weights.")
-    ] = False,
-    base: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", exists=True, file_okay=False, help="Base model for --merged; without it, the embedded one."
-        ),
-    ] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="Export the base model with the adapter merged in.")] = False,
+    base: Annotated[Path | None, BaseDirectory] = None,
     public: Annotated[bool, typer.Option("--public", help="Create or accept a public repository.")] = False,
     url: Url = None,
     api_key: ApiKey = None,
@@ -168,12 +157,7 @@ def alias(
     name: Name,
     move: Annotated[str, typer.Argument(metavar="ALIAS=VERSION", help="Such as canary=7, or canary=stable.")],
     *,
-    expected: Annotated[
-        str | None,
-        typer.Option(
-            metavar="VERSION|none", help="Version that the alias must point to before the move; without it, any."
-        ),
-    ] = None,
+    expected: Annotated[str | None, ExpectedVersion] = None,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
@@ -210,28 +194,19 @@ def rollback(
         _show_alias(server.post(f"/v1/adapters/{check_adapter_name(name)}/rollback", {"alias": alias}))
 
 
-@app.command()
-def pin(ref: Ref, *, url: Url = None, api_key: ApiKey = None) -> None:
-    """Keep a version resident, including across restarts."""
-    _change_residency("pin", ref, url, api_key)
+def _add_residency_command(action: str, summary: str) -> None:
+    @app.command(action, help=summary)
+    def command(ref: Ref, *, url: Url = None, api_key: ApiKey = None) -> None:
+        with connect(url, api_key) as server:
+            version = server.post(f"{_path(server.resolve(ref))}/{action}")
+        pinned = ", pinned" if version["is_pinned"] else ""
+        typer.echo(f"{version['id']}: {version['residency'] or 'not resident'}{pinned}")
 
 
-@app.command()
-def unpin(ref: Ref, *, url: Url = None, api_key: ApiKey = None) -> None:
-    """Allow a version to be evicted again."""
-    _change_residency("unpin", ref, url, api_key)
-
-
-@app.command()
-def load(ref: Ref, *, url: Url = None, api_key: ApiKey = None) -> None:
-    """Make a version resident before its first request."""
-    _change_residency("load", ref, url, api_key)
-
-
-@app.command()
-def unload(ref: Ref, *, url: Url = None, api_key: ApiKey = None) -> None:
-    """Unload a version once no request uses it."""
-    _change_residency("unload", ref, url, api_key)
+_add_residency_command("pin", "Keep a version resident, including across restarts.")
+_add_residency_command("unpin", "Allow a version to be evicted again.")
+_add_residency_command("load", "Make a version resident before its first request.")
+_add_residency_command("unload", "Unload a version once no request uses it.")
 
 
 @app.command()
@@ -269,13 +244,6 @@ def _deletion(target: str) -> tuple[str, str]:
         f"/v1/adapters/{reference.adapter}/aliases/{reference.alias}",
         f"alias '{reference.alias}' of '{reference.adapter}'",
     )
-
-
-def _change_residency(verb: str, ref: str, url: str | None, api_key: str | None) -> None:
-    with connect(url, api_key) as server:
-        version = server.post(f"{_path(server.resolve(ref))}/{verb}")
-    pinned = ", pinned" if version["is_pinned"] else ""
-    typer.echo(f"{version['id']}: {version['residency'] or 'not resident'}{pinned}")
 
 
 def _path(version: Reference) -> str:

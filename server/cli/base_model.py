@@ -22,7 +22,7 @@ from adapters.base_model import CONFIG, BaseModel, parse_config, read_config
 from adapters.errors import BaseModelUnreadable
 from adapters.storage.safetensors_header import Tensor
 from server.cli.failure import CommandFailed, ExitCode
-from server.cli.hub import hub_api, unreachable
+from server.cli.hub import hub_api, hub_errors
 
 _ABSENT = frozenset({httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN, httpx2.codes.NOT_FOUND})
 """Statuses of a repository that does not exist or that the token cannot read."""
@@ -42,7 +42,7 @@ def read_base(model: str, revision: str | None) -> BaseFiles:
     try:
         if Path(model).is_dir():
             return BaseModel.from_directory(Path(model), model), read_config(Path(model) / CONFIG)
-        with _hub_errors(model):
+        with hub_errors(model), _base_errors(model):
             return _from_hub(model, revision)
     except BaseModelUnreadable as unreadable:
         raise CommandFailed(ExitCode.USAGE, str(unreadable)) from unreadable
@@ -63,8 +63,8 @@ def _from_hub(model: str, revision: str | None) -> BaseFiles:
 
 
 @contextmanager
-def _hub_errors(model: str) -> Iterator[None]:
-    """Translate errors of the hub, the network and the library in the block into ``CommandFailed``."""
+def _base_errors(model: str) -> Iterator[None]:
+    """Translate what the library raises for a repository that holds no base model into ``CommandFailed``."""
     try:
         yield
     except HFValidationError as malformed:
@@ -77,13 +77,7 @@ def _hub_errors(model: str) -> Iterator[None]:
         message = f"{model} has no weights in safetensors files with readable headers: name a model that has"
         raise CommandFailed(ExitCode.USAGE, message) from unreadable
     except HfHubHTTPError as refused:
-        raise _refusal(model, refused.response.status_code) from refused
-    except (httpx2.HTTPError, OSError) as error:
-        raise unreachable(model, error) from error
-
-
-def _refusal(model: str, status: int) -> CommandFailed:
-    if status in _ABSENT:
+        if (status := refused.response.status_code) not in _ABSENT:
+            raise
         message = f"{model} is neither a directory nor a model on the hub ({status}); if it is private, set HF_TOKEN"
-        return CommandFailed(ExitCode.NOT_FOUND, message)
-    return CommandFailed(ExitCode.UNREACHABLE, f"the hub answered {status} for {model}, try again")
+        raise CommandFailed(ExitCode.NOT_FOUND, message) from refused

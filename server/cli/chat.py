@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from server.cli.client import ApiClient, ApiKey, Json, Url, connect
-from server.cli.event_stream import read_events
+from server.cli.client import ApiClient, ApiKey, Json, Url, connect, read_events, without_none
 from server.cli.failure import CommandFailed
 from server.cli.output import show_note
 
@@ -36,8 +35,7 @@ def chat(
     api_key: ApiKey = None,
 ) -> None:
     """Chat with an adapter; an empty line or Ctrl-D ends the chat."""
-    sampling = {"max_tokens": max_tokens, "temperature": temperature}
-    options = {name: value for name, value in sampling.items() if value is not None}
+    options = without_none(max_tokens=max_tokens, temperature=temperature)
     with connect(url, api_key) as server:
         sides = [Side(server, model, options, system) for model in (ref, vs) if model is not None]
         if message is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote
@@ -18,12 +19,8 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-Url = Annotated[
-    str | None, typer.Option("--url", help="URL of the server. Default: http://127.0.0.1:8000. PATCHBAY_URL")
-]
-ApiKey = Annotated[
-    str | None, typer.Option("--api-key", help="API key; without it, requests carry none. PATCHBAY_API_KEY")
-]
+Url = Annotated[str | None, typer.Option("--url", help="Server. Default: http://127.0.0.1:8000. PATCHBAY_URL")]
+ApiKey = Annotated[str | None, typer.Option("--api-key", help="API key; without it, none is sent. PATCHBAY_API_KEY")]
 
 PAGE: Final = 200
 """Entries per page: the server's maximum."""
@@ -89,8 +86,12 @@ def client_settings(url: str | None, api_key: str | None) -> ClientSettings:
     """Return how to reach the server; what is None comes from the environment."""
     from server.settings import ClientSettings
 
-    options = {"url": url, "api_key": api_key}
-    return ClientSettings().model_copy(update={name: value for name, value in options.items() if value is not None})
+    return ClientSettings().model_copy(update=without_none(url=url, api_key=api_key))
+
+
+def without_none(**fields: Any) -> Json:
+    """Return the ``fields`` that are not None, such as the options that were given."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 @contextmanager
@@ -128,6 +129,26 @@ def refusal(error: Json, code: ExitCode = ExitCode.REFUSED) -> CommandFailed:
         lines = (f"{fault['where']}: found {fault['found']}; needed {fault['needed']}" for fault in faults)
         return CommandFailed(code, f"adapter refused, {len(faults)} fault{'s'[: len(faults) > 1]}", *lines)
     return CommandFailed(code, error["message"])
+
+
+def read_events(lines: Iterable[str]) -> Iterator[Json]:
+    """Yield the JSON of each server-sent event in ``lines``: after ``data:``, with ``[DONE]`` at the end.
+
+    Raises:
+        CommandFailed: an event is an error.
+        httpx.RemoteProtocolError: the stream ended before ``[DONE]``.
+    """
+    for line in lines:
+        kind, _, data = line.partition(":")
+        if kind != "data":
+            continue
+        if data.strip() == "[DONE]":
+            return
+        event: Json = json.loads(data)
+        if "error" in event:
+            raise refusal(event["error"])
+        yield event
+    raise httpx.RemoteProtocolError("the event stream ended before [DONE]")
 
 
 def _check(response: httpx.Response) -> None:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import io
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from abc import ABC, abstractmethod
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-import httpx2
 import typer
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import HfHubHTTPError
 
-from adapters.errors import PatchbayError
 from adapters.storage.manifest import FileEntry
 from server.cli.failure import CommandFailed, ExitCode
-from server.cli.hub import ANSWER_TIMEOUT_S, hub_api, one_line, unreachable
+from server.cli.hub import ANSWER_TIMEOUT_S, hub_api, hub_errors
 from server.cli.output import transfer_progress
 from server.cli.settings import settings_of
 
@@ -28,48 +26,38 @@ _REPOSITORY: Final = re.compile(
 )
 
 
-class ExportTarget(Protocol):
+class ExportTarget(ABC):
     """A place that a version can be exported to."""
 
-    @property
-    def place(self) -> str:
-        """Path or repository for the model card's examples; "." for the directory that contains the card."""
-        ...
+    place: str
+    """Path or repository for the model card's examples; "." for the directory that contains the card."""
+    scratch: Path | None = None
+    """A directory on the target's file system for preparing the files; None: any will do."""
 
-    @property
-    def scratch(self) -> Path | None:
-        """A directory on the target's file system for preparing the files; None: any will do."""
-        ...
-
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 - a repository may not exist yet: nothing to check
         """Refuse, before any work, a target that cannot be written.
 
         Raises:
             CommandFailed: it cannot be written.
         """
-        ...
 
+    @abstractmethod
     def take(self, directory: Path, title: str) -> str:
         """Write the files in ``directory`` to the target; return their location.
 
         Raises:
             CommandFailed, SourceForbidden: nothing was written that could be taken for a complete export.
         """
-        ...
 
 
-class DirectoryTarget:
+class DirectoryTarget(ExportTarget):
     """A directory of this machine that is new or empty."""
 
     place = "."
 
     def __init__(self, path: Path) -> None:
         self._path = path
-
-    @property
-    def scratch(self) -> Path:
-        """The nearest parent directory that exists."""
-        return next(parent for parent in self._path.absolute().parents if parent.is_dir())
+        self.scratch = next(parent for parent in path.absolute().parents if parent.is_dir())
 
     def check(self) -> None:
         """Refuse a file and a directory with content."""
@@ -86,41 +74,18 @@ class DirectoryTarget:
         return str(self._path)
 
 
-class HubTarget:
-    """A repository on a hub, created if it does not exist: private unless ``public``. All files go in one commit.
+@dataclass(slots=True)
+class HubTarget(ExportTarget):
+    """A repository on a hub, created if it does not exist: private unless ``public``. All files go in one commit."""
 
-    ``token`` None: the token that ``hf auth login`` stored.
-
-    Raises:
-        CommandFailed: ``text`` is not of the form ``hf://org/repo[@branch]``.
-    """
-
-    def __init__(
-        self,
-        text: str,
-        *,
-        public: bool,
-        endpoint: str | None,
-        token: str | None,
-        answer_timeout_s: float = ANSWER_TIMEOUT_S,
-    ) -> None:
-        match = _REPOSITORY.fullmatch(text.removeprefix(HUB_SCHEME))
-        if match is None:
-            message = f"'{text}' is not a repository; write hf://org/repo or hf://org/repo@branch"
-            raise CommandFailed(ExitCode.USAGE, message)
-        self.place: str = match["repo"]
-        self._branch: str | None = match["branch"]
-        self._public = public
-        self._endpoint = endpoint
-        self._token = token
-        self._answer_timeout_s = answer_timeout_s
-
-    @property
-    def scratch(self) -> None:
-        """None: a repository is on no file system."""
-
-    def check(self) -> None:
-        """Accept every repository: it may not exist yet."""
+    place: str
+    """``org/repo``."""
+    branch: str | None
+    public: bool
+    endpoint: str | None
+    token: str | None
+    """None: the token that ``hf auth login`` stored."""
+    answer_timeout_s: float = ANSWER_TIMEOUT_S
 
     def take(self, directory: Path, title: str) -> str:
         """Commit the files in ``directory`` with the message ``title``; return ``hf://org/repo@<sha>``.
@@ -128,14 +93,14 @@ class HubTarget:
         Raises:
             CommandFailed, SourceForbidden: no commit was made, or its files differ from those sent.
         """
-        with self._hub_errors():
-            api = hub_api(self._endpoint, self._token, answer_timeout_s=self._answer_timeout_s)
-            api.create_repo(self.place, private=not self._public, exist_ok=True)
-            if not self._public and not api.model_info(self.place).private:
+        with hub_errors(self.place):
+            api = hub_api(self.endpoint, self.token, answer_timeout_s=self.answer_timeout_s)
+            api.create_repo(self.place, private=not self.public, exist_ok=True)
+            if not self.public and not api.model_info(self.place).private:
                 message = f"{self.place} is a public repository: pass --public, or name another repository"
                 raise CommandFailed(ExitCode.REFUSED, message)
-            if self._branch is not None:
-                api.create_branch(self.place, branch=self._branch, exist_ok=True)
+            if self.branch is not None:
+                api.create_branch(self.place, branch=self.branch, exist_ok=True)
             sha = self._commit(api, directory, title)
             self._compare(api, directory, sha)
         return f"{HUB_SCHEME}{self.place}@{sha}"
@@ -155,7 +120,7 @@ class HubTarget:
                 )
                 for path in _files(directory)
             ]
-            return api.create_commit(self.place, files, commit_message=title, revision=self._branch).oid
+            return api.create_commit(self.place, files, commit_message=title, revision=self.branch).oid
 
     def _compare(self, api: HfApi, directory: Path, sha: str) -> None:
         info = api.model_info(self.place, revision=sha, files_metadata=True)
@@ -169,37 +134,6 @@ class HubTarget:
                 )
                 raise CommandFailed(ExitCode.REFUSED, message)
 
-    @contextmanager
-    def _hub_errors(self) -> Iterator[None]:
-        """Translate errors of the hub, the network and the library in the block into ``CommandFailed``."""
-        try:
-            yield
-        except RuntimeError as wrapper:  # raised by the library around the error of a large file's upload
-            if isinstance(wrapper.__cause__, PatchbayError):
-                raise wrapper.__cause__ from wrapper
-            raise self._failure(wrapper.__cause__ or wrapper) from wrapper
-        except (httpx2.HTTPError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise self._failure(error) from error
-
-    def _failure(self, error: BaseException) -> CommandFailed:
-        if isinstance(error, HfHubHTTPError):
-            return self._refusal(error.response.status_code)
-        if isinstance(error, httpx2.HTTPError):
-            return unreachable(self.place, error)
-        message = f"the hub refused {self.place} or sent a malformed response, try again: {one_line(error)}"
-        return CommandFailed(ExitCode.REFUSED, message)
-
-    def _refusal(self, status: int) -> CommandFailed:
-        if status in (401, 403):
-            message = (
-                f"the hub does not allow writing to {self.place} ({status}): set HF_TOKEN to a token with write access"
-            )
-            return CommandFailed(ExitCode.REFUSED, message)
-        if status == httpx2.codes.NOT_FOUND:
-            message = f"the hub finds no {self.place} (404): check the names of organisation and repository"
-            return CommandFailed(ExitCode.NOT_FOUND, message)
-        return CommandFailed(ExitCode.REFUSED, f"the hub answered {status} for {self.place}, try again")
-
 
 def export_target(ctx: typer.Context, text: str, *, public: bool) -> ExportTarget:
     """Return the target that ``text`` names: ``hf://org/repo[@branch]``, else a directory.
@@ -208,8 +142,12 @@ def export_target(ctx: typer.Context, text: str, *, public: bool) -> ExportTarge
         CommandFailed: it names no target, or a setting is wrong.
     """
     if text.startswith(HUB_SCHEME):
+        match = _REPOSITORY.fullmatch(text.removeprefix(HUB_SCHEME))
+        if match is None:
+            message = f"'{text}' is not a repository; write hf://org/repo or hf://org/repo@branch"
+            raise CommandFailed(ExitCode.USAGE, message)
         settings = settings_of(ctx)
-        return HubTarget(text, public=public, endpoint=settings.hub_endpoint, token=settings.hub_token)
+        return HubTarget(match["repo"], match["branch"], public, settings.hub_endpoint, settings.hub_token)
     if "://" in text:
         raise CommandFailed(ExitCode.USAGE, f"cannot export to '{text}': name a directory, or hf://org/repo[@branch]")
     return DirectoryTarget(Path(text))

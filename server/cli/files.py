@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 
 from server.cli import transfer
-from server.cli.client import ApiKey, Json, Url, connect
+from server.cli.client import ApiKey, Json, Url, connect, without_none
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.output import AsJson, format_bytes, format_time, show_fields, show_json, show_listing, show_note
 from trainer.files.file import Purpose
@@ -47,7 +47,7 @@ def list_files(
 ) -> None:
     """List the files, newest first."""
     with connect(url, api_key) as server:
-        listing = server.get("/v1/files", **({} if purpose is None else {"purpose": purpose}))
+        listing = server.get("/v1/files", **without_none(purpose=purpose))
     show_listing(listing, _COLUMNS, _row, as_json=as_json)
     if listing["has_more"] and not as_json:
         show_note(f"these are the newest {len(listing['data'])} files; there are more")

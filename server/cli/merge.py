@@ -9,10 +9,12 @@ import typer
 
 from adapters.lora.merge.recipe import MergeMethod
 from adapters.names import check_adapter_name, check_alias
-from server.cli.client import ApiKey, Json, Url, connect
+from server.cli.client import ApiKey, Json, Url, connect, without_none
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.output import AsJson, show_json, show_note, spinner
 from server.cli.publication import show_publication
+
+AliasToMove = Annotated[str | None, typer.Option(help="Alias to point to the new version; without it, none.")]
 
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,2})?", re.ASCII)
 
@@ -27,26 +29,20 @@ def merge(
     method: Annotated[
         MergeMethod, typer.Option(help="linear is the exact weighted sum; the others are PEFT's.")
     ] = MergeMethod.LINEAR,
-    density: Annotated[
-        float | None,
-        typer.Option(help="ties and dare: share of the numbers to keep, above 0 and up to 1. Default: 0.5."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="dare: seed of the random choice of numbers. Default: 0.")] = None,
+    density: Annotated[float | None, typer.Option(help="ties, dare: share of numbers to keep. Default: 0.5.")] = None,
+    seed: Annotated[int | None, typer.Option(help="dare: seed of the choice of numbers. Default: 0.")] = None,
     compress_to: Annotated[
         int | None, typer.Option(metavar="RANK", help="Reduce to this rank and print the error; without it, lossless.")
     ] = None,
-    alias: Annotated[
-        str | None, typer.Option(help="Alias to point to the new version; without it, no alias moves.")
-    ] = None,
+    alias: AliasToMove = None,
     as_json: AsJson = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
     """Publish a weighted combination of versions as a new version."""
     body: Json = {"versions": [_ingredient(part) for part in parts], "method": method}
-    alias = None if alias is None else check_alias(alias)
-    options = {"density": density, "seed": seed, "compress_to": compress_to, "alias": alias}
-    body |= {field: value for field, value in options.items() if value is not None}
+    alias = alias if alias is None else check_alias(alias)
+    body |= without_none(density=density, seed=seed, compress_to=compress_to, alias=alias)
     with connect(url, api_key) as server, spinner("merging"):
         version = server.post(f"/v1/adapters/{check_adapter_name(name)}/merge", body)
     if as_json:

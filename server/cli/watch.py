@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
-from server.cli.client import ApiClient, Json
-from server.cli.event_stream import read_events
+from server.cli.client import ApiClient, Json, read_events
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.output import format_duration, format_time, show_note, training_progress
 

@@ -70,7 +70,7 @@ def prepared(tmp_path) -> Path:
 @pytest.fixture
 def to_hub(hub) -> HubTarget:
     """A target that is soon tired of a silent hub."""
-    return HubTarget(TO_HUB, public=False, endpoint=hub.endpoint, token=TOKEN, answer_timeout_s=0.3)
+    return HubTarget(REPOSITORY, None, public=False, endpoint=hub.endpoint, token=TOKEN, answer_timeout_s=0.3)
 
 
 def version_of(server, ref: str = "sql/versions/1") -> dict[str, Any]:
