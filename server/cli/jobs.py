@@ -1,4 +1,4 @@
-"""``patchbay jobs``: fine-tuning jobs listed, shown, followed, cancelled, paused, resumed, over HTTP."""
+"""``patchbay jobs``: lists, shows, follows, cancels, pauses and resumes fine-tuning jobs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Annotated, Any, Final
 import typer
 
 from server.cli.client import ApiKey, Json, Url, connect
-from server.cli.output import AsJson, format_time, show_fields, show_json, show_table
-from server.cli.watch import follow, job_path, leaving, line
+from server.cli.output import AsJson, format_time, show_fields, show_json, show_listing
+from server.cli.watch import follow, format_event, job_path, until_interrupt
 
 app = typer.Typer(no_args_is_help=True, help="Fine-tuning jobs; `patchbay train` creates one.")
 
-JobId = Annotated[str, typer.Argument(metavar="ID", help="As `patchbay train` and `patchbay jobs list` print it.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="Job id, as `patchbay jobs list` prints it.")]
 
 _COLUMNS: Final = ["ID", "STATUS", "METHOD", "ADAPTER", "FINE-TUNED MODEL", "CREATED", "FINISHED"]
 _TIMES: Final = {"created_at": "created", "estimated_finish": "estimated finish", "finished_at": "finished"}
@@ -22,7 +22,7 @@ _TIMES: Final = {"created_at": "created", "estimated_finish": "estimated finish"
 @app.command("list")
 def list_jobs(
     *,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Largest number of jobs.")] = 20,
     as_json: AsJson = False,
     url: Url = None,
     api_key: ApiKey = None,
@@ -30,10 +30,7 @@ def list_jobs(
     """List the jobs, newest first."""
     with connect(url, api_key) as server:
         listing = server.get("/v1/fine_tuning/jobs", limit=limit)
-    if as_json:
-        show_json(listing)
-        return
-    show_table(_COLUMNS, map(_row, listing["data"]))
+    show_listing(listing, _COLUMNS, _row, as_json=as_json)
 
 
 @app.command()
@@ -43,32 +40,32 @@ def show(job_id: JobId, *, as_json: AsJson = False, url: Url = None, api_key: Ap
         job = server.get(job_path(job_id))
     if as_json:
         show_json(job)
-        return
-    show_fields(_fields(job))
+    else:
+        show_fields(_fields(job))
 
 
 @app.command()
 def events(
     job_id: JobId,
     *,
-    follows: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    is_followed: Annotated[bool, typer.Option("--follow", "-f", help="Print events until the job ends.")] = False,
     as_json: AsJson = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Tell what happened to a job, oldest first; with --json as the server lists it, or a line an event to follow."""
+    """Print a job's events, oldest first. --json prints the API's list, and with --follow one event a line."""
     with connect(url, api_key) as server:
-        if follows:
-            with leaving(job_id):
+        if is_followed:
+            with until_interrupt(job_id):
                 for event in follow(server, job_id):
-                    typer.echo(json.dumps(event, ensure_ascii=False) if as_json else line(event))
+                    typer.echo(json.dumps(event, ensure_ascii=False) if as_json else format_event(event))
             return
         listing = server.all_pages(f"{job_path(job_id)}/events")
     if as_json:
         show_json(listing)
         return
     for event in reversed(listing["data"]):
-        typer.echo(line(event))
+        typer.echo(format_event(event))
 
 
 @app.command()
@@ -76,31 +73,29 @@ def checkpoints(job_id: JobId, *, as_json: AsJson = False, url: Url = None, api_
     """List a job's checkpoints, newest first."""
     with connect(url, api_key) as server:
         listing = server.all_pages(f"{job_path(job_id)}/checkpoints")
-    if as_json:
-        show_json(listing)
-        return
-    show_table(["STEP", "MODEL", "LOSS", "VALIDATION LOSS", "CREATED"], map(_checkpoint_row, listing["data"]))
+    columns = ["STEP", "MODEL", "LOSS", "VALIDATION LOSS", "CREATED"]
+    show_listing(listing, columns, _checkpoint_row, as_json=as_json)
 
 
 @app.command()
 def cancel(job_id: JobId, *, url: Url = None, api_key: ApiKey = None) -> None:
     """End a job at once; its checkpoints stay."""
-    _tell(job_id, "cancel", url, api_key)
+    _post(job_id, "cancel", url, api_key)
 
 
 @app.command()
 def pause(job_id: JobId, *, url: Url = None, api_key: ApiKey = None) -> None:
-    """Pause a job, a running one after its next checkpoint."""
-    _tell(job_id, "pause", url, api_key)
+    """Pause a job; a running one saves a checkpoint first."""
+    _post(job_id, "pause", url, api_key)
 
 
 @app.command()
 def resume(job_id: JobId, *, url: Url = None, api_key: ApiKey = None) -> None:
-    """Let a paused job go on."""
-    _tell(job_id, "resume", url, api_key)
+    """Resume a paused job."""
+    _post(job_id, "resume", url, api_key)
 
 
-def _tell(job_id: str, verb: str, url: str | None, api_key: str | None) -> None:
+def _post(job_id: str, verb: str, url: str | None, api_key: str | None) -> None:
     with connect(url, api_key) as server:
         job = server.post(f"{job_path(job_id)}/{verb}")
     typer.echo(f"{job['id']}: {job['status']}")
@@ -108,8 +103,8 @@ def _tell(job_id: str, verb: str, url: str | None, api_key: str | None) -> None:
 
 def _row(job: Json) -> list[object]:
     times = [format_time(job["created_at"]), job["finished_at"] and format_time(job["finished_at"])]
-    made = [job.get("adapter") or job["suffix"], job["fine_tuned_model"]]
-    return [job["id"], job["status"], job["method"]["type"], *made, *times]
+    names = [job.get("adapter") or job["suffix"], job["fine_tuned_model"]]
+    return [job["id"], job["status"], job["method"]["type"], *names, *times]
 
 
 def _checkpoint_row(checkpoint: Json) -> list[object]:
@@ -120,7 +115,7 @@ def _checkpoint_row(checkpoint: Json) -> list[object]:
 
 
 def _fields(job: Json) -> dict[str, object]:
-    """Return what is known about a job, each value as people read it."""
+    """Return a job's fields, each value as text for a terminal."""
     known: dict[str, Any] = {"id": job["id"], "status": job["status"], **job, "method": job["method"]["type"]}
     del known["object"]
     if job["error"] is not None:
@@ -131,4 +126,4 @@ def _fields(job: Json) -> dict[str, object]:
 
 
 def _readable(value: Any) -> object:
-    return [f"{name}={said}" for name, said in value.items()] if isinstance(value, dict) else value
+    return [f"{name}={entry}" for name, entry in value.items()] if isinstance(value, dict) else value

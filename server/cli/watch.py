@@ -1,4 +1,4 @@
-"""A job as it happens: its events from the server as they come, on a terminal with a bar below them."""
+"""Follows a running job: its events as the server sends them, on a terminal with a progress bar below."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from server.cli.failure import CommandFailed, ExitCode
 from server.cli.output import format_duration, format_time, show_note, training_progress
 
 RETRY_S: Final = 1.0
-MOST_TRIES: Final = 60
-"""How often in a row a broken connection is opened again: a server that is started anew listens within seconds."""
+MAX_RETRIES: Final = 60
+"""Attempts in a row to reconnect: a restarted server listens within seconds."""
 INTERRUPTED: Final = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+"""Exit code after Ctrl-C: 128 + SIGINT, as in shells."""
 
 _NUMBERS: Final[Mapping[str, Callable[[float], str]]] = {
     "train_loss": "loss {:.4f}".format,
@@ -30,20 +30,20 @@ _NUMBERS: Final[Mapping[str, Callable[[float], str]]] = {
     "full_valid_loss": "validation loss {:.4f}".format,
     "tokens_per_second": "{:.0f} tokens/s".format,
 }
-"""What the bar shows of an event's data; a narrow screen has no room for the last."""
+"""Values of an event's data that the bar shows, the ones that a narrow terminal cuts off last."""
 
 
 def job_path(job_id: str) -> str:
-    """Return where the job is."""
+    """Return the URL path of a job."""
     return f"/v1/fine_tuning/jobs/{quote(job_id, safe='')}"
 
 
 def follow(server: ApiClient, job_id: str, *, retry_s: float = RETRY_S) -> Iterator[Json]:
-    """Yield the job's events, oldest first, until the job has ended; none is missed where a connection breaks.
+    """Yield the job's events, oldest first, until the job has ended; after a broken connection from where it broke.
 
     Raises:
         CommandFailed: the server refuses.
-        httpx.TransportError: it cannot be reached, or no longer.
+        httpx.TransportError: the server cannot be reached, or not again.
     """
     last: str | None = None
     failures = 0
@@ -57,54 +57,54 @@ def follow(server: ApiClient, job_id: str, *, retry_s: float = RETRY_S) -> Itera
                 return
         except httpx.TransportError:
             failures += 1
-            if last is None or failures > MOST_TRIES:  # every job has events: this server has never answered
+            if last is None or failures > MAX_RETRIES:  # every job has events: never connected
                 raise
         if failures == 1:
-            show_note("the connection broke off; opening it again")
+            show_note("connection lost; reconnecting")
         time.sleep(retry_s)
 
 
 def watch(server: ApiClient, job_id: str, *, on_stderr: bool = False) -> Json:
-    """Show what happens to the job until it has ended, and return it then.
+    """Show the job's events until it has ended; return the ended job.
 
     Raises:
         CommandFailed: the server refuses.
-        typer.Exit: somebody pressed Ctrl-C; the job goes on.
+        typer.Exit: Ctrl-C was pressed; the job continues.
     """
-    with leaving(job_id), _screen(on_stderr=on_stderr) as show:
+    with until_interrupt(job_id), _screen(on_stderr=on_stderr) as show:
         for event in follow(server, job_id):
             show(event)
     return server.get(job_path(job_id))
 
 
 def check_outcome(job: Json) -> str:
-    """Return the model that an ended job made.
+    """Return the fine-tuned model of an ended job.
 
     Raises:
-        CommandFailed: it made none.
+        CommandFailed: the job failed or was cancelled.
     """
     if job["status"] == "succeeded":
         model: str = job["fine_tuned_model"]
         return model
     if job["error"] is not None:
         raise CommandFailed(ExitCode.REFUSED, job["error"]["message"])
-    kept = f"`patchbay jobs checkpoints {job['id']}` lists what it left"
-    raise CommandFailed(ExitCode.REFUSED, f"job '{job['id']}' was {job['status']}; {kept}")
+    hint = f"`patchbay jobs checkpoints {job['id']}` lists its checkpoints"
+    raise CommandFailed(ExitCode.REFUSED, f"job '{job['id']}' was {job['status']}; {hint}")
 
 
 @contextmanager
-def leaving(job_id: str) -> Iterator[None]:
-    """Where Ctrl-C ends the block, say that the job goes on and how to come back."""
+def until_interrupt(job_id: str) -> Iterator[None]:
+    """Exit the program on Ctrl-C in the block, with a note that the job continues and how to follow or cancel it."""
     try:
         yield
     except KeyboardInterrupt:
-        show_note(f"\njob '{job_id}' goes on without you")
-        show_note(f"come back: patchbay jobs events {job_id} --follow")
-        show_note(f"end it:    patchbay jobs cancel {job_id}")
+        show_note(f"\njob '{job_id}' continues on the server")
+        show_note(f"follow: patchbay jobs events {job_id} --follow")
+        show_note(f"cancel: patchbay jobs cancel {job_id}")
         raise typer.Exit(INTERRUPTED) from None
 
 
-def line(event: Json) -> str:
+def format_event(event: Json) -> str:
     """Return an event as one line of text."""
     level = "" if event["level"] == "info" else f"{event['level']}: "
     return f"{format_time(event['created_at'], seconds=True)}  {level}{event['message']}"
@@ -112,32 +112,32 @@ def line(event: Json) -> str:
 
 @contextmanager
 def _screen(*, on_stderr: bool) -> Iterator[Callable[[Json], None]]:
-    """Open what shows events: lines, and where somebody watches a bar instead of the steps' lines."""
+    """Yield a function that shows an event: as a line, or on a terminal in a progress bar if it has metrics."""
     console = Console(stderr=on_stderr)
     if console.is_terminal:
         with training_progress(console) as progress:
             yield _Bar(progress).show
     else:
-        yield lambda event: typer.echo(line(event), err=on_stderr)
+        yield lambda event: typer.echo(format_event(event), err=on_stderr)
 
 
 class _Bar:
-    """Steps and their numbers in one line at the bottom; everything else that happens above it."""
+    """A progress bar of the steps and their metrics; other events are printed above it."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task("waiting for the first step", total=None, numbers="")
-        self._seen: Json = {}
+        self._data: Json = {}
 
     def show(self, event: Json) -> None:
         """Show one event."""
         if event["type"] != "metrics":
-            self._progress.console.print(Text(line(event)), soft_wrap=True)
+            self._progress.console.print(Text(format_event(event)), soft_wrap=True)
             return
-        self._seen |= event["data"]
-        step, steps = self._seen["step"], self._seen["total_steps"]
+        self._data |= event["data"]
+        step, steps = self._data["step"], self._data["total_steps"]
         numbers = ", ".join(
-            form(self._seen[name]) for name, form in _NUMBERS.items() if self._seen.get(name) is not None
+            form(self._data[name]) for name, form in _NUMBERS.items() if self._data.get(name) is not None
         )
         self._progress.update(
             self._task, description=f"step {step}/{steps}", total=steps, completed=step, numbers=numbers

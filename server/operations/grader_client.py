@@ -1,6 +1,6 @@
-"""The models of this server, for graders to ask: in process, and through the gateway as any caller does.
+"""Sends the requests of graders to this server's models: in process, through the gateway.
 
-A grader's question is admitted, resolved, made resident and metered like every other, under its caller's own key.
+They are authenticated with the key of the grader's caller, resolved, scheduled and metered like all requests.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _EMBEDDINGS: Final = "/v1/embeddings"
 
 @dataclass(frozen=True, slots=True)
 class GraderClient:
-    """See ``trainer.graders.models.Models``; ``headers`` carry the caller's key and the request's id."""
+    """Implements ``trainer.graders.models.Models``; ``headers`` carry the caller's key and the request's id."""
 
     state: AppState
     gateway: Gateway
@@ -34,20 +34,24 @@ class GraderClient:
         """See ``Models.check``."""
         running = self.state.engine.serving()
         if _CHAT not in running.engine.paths:
-            raise RouteUnsupported(f"no model of this server can be asked to grade; that takes {needs(_CHAT)}")
+            raise RouteUnsupported(f"no model of this server can grade; that takes {needs(_CHAT)}")
         if model not in running.info.served_names:
             resolve(model, self.state.registry.catalog, running.info)
 
     async def ask(self, question: Question) -> GraderAnswer:
         """See ``Models.ask``."""
-        form = {"regex": question.pattern}  # vLLM's own field
-        said = {"model": question.model, "messages": question.messages, "structured_outputs": form, **question.sampling}
-        answered = await self._post(_CHAT, said)
-        message = answered["choices"][0]["message"]
-        usage = answered.get("usage") or {}
+        body = {
+            "model": question.model,
+            "messages": question.messages,
+            "structured_outputs": {"regex": question.pattern},  # vLLM's field
+            **question.sampling,
+        }
+        response = await self._post(_CHAT, body)
+        message = response["choices"][0]["message"]
+        usage = response.get("usage") or {}
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         return GraderAnswer(
-            model=answered["model"],
+            model=response["model"],
             text=message.get("content") or "",
             refusal=message.get("refusal"),
             usage=Usage(usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0), cached),
@@ -60,8 +64,8 @@ class GraderClient:
 
     async def embed(self, *texts: str) -> Sequence[Sequence[float]]:
         """See ``Models.embed``; the base model makes the vectors."""
-        answered = await self._post(_EMBEDDINGS, {"model": self.state.engine.served_names[0], "input": texts})
-        return [each["embedding"] for each in sorted(answered["data"], key=lambda each: int(each["index"]))]
+        response = await self._post(_EMBEDDINGS, {"model": self.state.engine.served_names[0], "input": texts})
+        return [each["embedding"] for each in sorted(response["data"], key=lambda each: int(each["index"]))]
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         transport = httpx.ASGITransport(self.gateway, raise_app_exceptions=False)
@@ -77,5 +81,5 @@ class GraderClient:
 def _reason(response: httpx.Response) -> str:
     try:
         return str(response.json()["error"]["message"])
-    except (ValueError, LookupError, TypeError):  # it died with the response half written
-        return f"the engine broke off with status {response.status_code}; try again"
+    except (ValueError, LookupError, TypeError):  # the engine died within the response
+        return f"the engine ended the response with status {response.status_code}; try again"
