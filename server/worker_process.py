@@ -1,6 +1,6 @@
-"""``patchbay worker``: runs jobs in a process of its own, beside a server that publishes what comes out.
+"""``patchbay worker``: runs jobs in a process of its own, beside the server that publishes their results.
 
-It sees the same database and data directory as the server, and asks it over HTTP to publish.
+It shares the server's database and data directory, and requests each publication over HTTP.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ log = structlog.get_logger(__name__)
 
 RETRY_S: Final = 1.0
 _CONNECT_S: Final = 10.0
-_WAIT: Final = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE})
+_AWAY: Final = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE})
 
 
 class RemotePublishing:
-    """Asks the server behind ``http`` to publish; waits while it is away. See ``trainer.worker.publishing``."""
+    """Publishes through the server behind ``http``; waits while it is away. See ``attempt.Publishing``."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
@@ -42,32 +42,32 @@ class RemotePublishing:
         return await self._publish(f"/v1/fine_tuning/jobs/{job_id}/publish")
 
     async def _publish(self, path: str) -> str:
-        while (response := await self._ask(path)) is None:  # noqa: ASYNC110 - nothing announces a server's return
+        while (response := await self._post(path)) is None:  # noqa: ASYNC110 - no event announces the server's return
             await asyncio.sleep(RETRY_S)
         if response.is_error:
             raise PublicationRefused(response.json()["error"]["message"])
         model: str = response.json()["id"]
         return model
 
-    async def _ask(self, path: str) -> httpx.Response | None:
-        """Return the server's answer; None: try again."""
+    async def _post(self, path: str) -> httpx.Response | None:
+        """Return the server's response; None: it is unavailable."""
         try:
             response = await self._http.post(path)
         except httpx.TransportError as away:
             log.warning("the server is away", url=str(self._http.base_url), reason=str(away))
             return None
-        return None if response.status_code in _WAIT else response
+        return None if response.status_code in _AWAY else response
 
 
 def work(settings: Settings, server: ClientSettings) -> int:
-    """Work on jobs until told to stop; return the exit code."""
+    """Run jobs until SIGTERM or SIGINT; return the exit code."""
     configure_logs(settings.log_format)
     return asyncio.run(_work(settings, server))
 
 
 async def _work(settings: Settings, server: ClientSettings) -> int:
     headers = {} if server.api_key is None else {"Authorization": f"Bearer {server.api_key}"}
-    timeout = httpx.Timeout(None, connect=_CONNECT_S)  # publishing takes what it takes
+    timeout = httpx.Timeout(None, connect=_CONNECT_S)  # seconds; a publication has no bound
     async with (
         Database.open(settings.database) as database,
         httpx.AsyncClient(base_url=server.base_url, headers=headers, timeout=timeout) as http,

@@ -1,4 +1,4 @@
-"""What training runs export becomes versions: each checkpoint at once, the best one as the job's result."""
+"""Publishes the exports of training runs: every checkpoint as a version, the best one as the job's result."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RunPublisher:
-    """Publishes what the runs of ``state`` left in their run directories. See ``trainer.worker.publishing``.
+    """Publishes from run directories; implements ``trainer.worker.attempt.Publishing``.
 
-    That nothing is published twice rests on the fine-tuned names, which are unique in the registry's database.
+    Nothing is published twice, because fine-tuned names are unique in the registry's database.
     """
 
     state: AppState
@@ -42,8 +42,8 @@ class RunPublisher:
         """Publish the job's checkpoint of ``step`` as a version; no alias moves. Return its fine-tuned name.
 
         Raises:
-            JobNotFound, CheckpointNotFound: there is no such job or checkpoint.
-            PatchbayError: the door or the engine refused it.
+            JobNotFound, CheckpointNotFound: no job has this id, or it has no such checkpoint.
+            PatchbayError: the checks or the engine refused it.
         """
         job = await self.state.records.jobs.get(job_id)
         name = self._name(job, step)
@@ -51,11 +51,11 @@ class RunPublisher:
         return str(name)
 
     async def result(self, job_id: str) -> str:
-        """Give the job's best checkpoint its final name, and ``stable`` once it is resident. Return that name.
+        """Give the best checkpoint the job's fine-tuned name, and ``stable`` once it is resident; return that name.
 
         Raises:
-            JobNotFound, CheckpointNotFound: there is no such job, or it has no result yet.
-            PatchbayError: the door or the engine refused it.
+            JobNotFound, CheckpointNotFound: no job has this id, or it has no result yet.
+            PatchbayError: the checks or the engine refused it.
         """
         job = await self.state.records.jobs.get(job_id)
         run = self._run(job)
@@ -68,7 +68,7 @@ class RunPublisher:
             version.number,
             name,
             alias=DEFAULT_ALIAS,
-            report={"training": await self._told(job, best.marker, run)},
+            report=await self._report(job, best.marker, run),
         )
         log.info("published a job's result", job=job.id, version=version.name, name=str(name))
         return str(name)
@@ -85,7 +85,7 @@ class RunPublisher:
         run = self._run(job)
         checkpoint = await in_thread(run.checkpoint, step)
         source = DirectorySource(checkpoint.adapter, allowed=[run.path], origin=f"job:{job.id}")
-        extra = {"training": await self._told(job, checkpoint.marker, run)}
+        extra = await self._report(job, checkpoint.marker, run)
         options = PublishOptions(fine_tuned_name=name, extra=extra, allow_inert=True)
         published = await _when_ready(lambda: self.state.publisher.publish(adapter_name(job), source, options))
         return published.version
@@ -93,13 +93,13 @@ class RunPublisher:
     async def _make_resident(self, version: Version) -> None:
         try:
             await make_resident(self.state, version)
-        except ResidencyFull as full:  # every resident is in use: the first request will wait for its turn
+        except ResidencyFull as full:  # all residents are in use: the first request waits
             log.warning("a job's result could not be made resident", version=version.name, reason=full.message)
 
-    async def _told(self, job: Job, marker: Marker, run: RunDirectory) -> dict[str, Any]:
-        """Return what a version's report says of the training behind it."""
+    async def _report(self, job: Job, marker: Marker, run: RunDirectory) -> dict[str, Any]:
+        """Return the entry ``training`` of a version's report."""
         result, preflight = run.result(), run.preflight()
-        told: dict[str, Any] = {
+        training: dict[str, Any] = {
             "job": job.id,
             "step": marker.step,
             "method": job.method["type"],
@@ -116,18 +116,18 @@ class RunPublisher:
             "seconds": round(marker.seconds, 3),
         }
         if result is not None:
-            told |= {"peak_memory_bytes": result.peak_memory_bytes, "curves": result.curves}
-        return told
+            training |= {"peak_memory_bytes": result.peak_memory_bytes, "curves": result.curves}
+        return {"training": training}
 
     async def _file(self, file_id: str) -> Mapping[str, Any]:
         file = await self.state.records.files.get(file_id)
         return {"id": file.id, "filename": file.filename, "sha256": file.sha256}
 
 
-async def _when_ready(act: Callable[[], Awaitable[T]]) -> T:
-    """Do ``act``, again and again while the engine is starting or being rebuilt: a run's hours must not fail for it."""
+async def _when_ready(operation: Callable[[], Awaitable[T]]) -> T:
+    """Return the result of ``operation``, retried while no engine is ready: hours of training must not be lost."""
     while True:
         try:
-            return await act()
+            return await operation()
         except EngineNotReady:
             await asyncio.sleep(RETRY_S)

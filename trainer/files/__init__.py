@@ -1,1 +1,1 @@
-"""Uploaded files, and files that jobs leave behind."""
+"""Uploaded files, and the result files of jobs."""

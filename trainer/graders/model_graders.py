@@ -93,9 +93,7 @@ def _result(answer: GraderAnswer) -> Any:
 
 
 def _no_result(answer: object) -> Ungraded:
-    return Ungraded(
-        GradingError.MODEL_PARSE, f"the model's answer holds no result as requested: {answer!r:.200}"
-    )
+    return Ungraded(GradingError.MODEL_PARSE, f"the model's answer holds no result as requested: {answer!r:.200}")
 
 
 class SamplingParams(Definition):

@@ -73,9 +73,7 @@ def _value(path: str, sample: Sample) -> str:
     try:
         return json.dumps(value, ensure_ascii=False)
     except RecursionError:
-        raise Ungraded(
-            GradingError.VARIABLE, f"{path.strip()[:200]} is nested too deeply for JSON"
-        ) from None
+        raise Ungraded(GradingError.VARIABLE, f"{path.strip()[:200]} is nested too deeply for JSON") from None
 
 
 def _answer(sample: Sample, *, reads_json: bool) -> dict[str, Any]:

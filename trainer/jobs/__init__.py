@@ -1,1 +1,1 @@
-"""Fine-tuning jobs as durable rows: what people ask for, what workers hold, what came of it."""
+"""Fine-tuning jobs in the database: the jobs, their queue, events and checkpoints."""

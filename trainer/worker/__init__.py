@@ -1,1 +1,1 @@
-"""Takes jobs off the queue, trains each in a child process, and publishes what comes out."""
+"""Takes jobs off the queue, trains each in a child process, publishes checkpoints and results."""

@@ -1,20 +1,20 @@
-"""One attempt at a job, from the start of its child to whatever ended it.
+"""One attempt at a job, from the start of its training process to the report of how it ended.
 
-child trains ──┬── its events go to the job's log, with signs of life ──┐
-               └── each checkpoint is published, and then noted ────────┤
+child trains ──┬── its events go to the job's log and renew the lease ──┐
+               └── each checkpoint is published, then recorded ─────────┤
                                                                         ▼
 finished: publish the result, store its files, succeed        killed, stalled, out of memory: retry
-stopped (pause, shut-down): release                           refused, not finite: fail
+stopped (pause, shut-down): release                           refused, loss not finite: fail
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
@@ -29,25 +29,38 @@ from trainer.jobs.job import Failure
 from trainer.jobs.queue import Claim, ClaimOrder
 from trainer.records import Records
 from trainer.run_directory import RESULT_FILES, Exit, RunDirectory, RunEvent
-from trainer.worker.publishing import Publishing
 
 log = structlog.get_logger(__name__)
 
 POLL_S: Final = 0.1
-"""How often the child's events are looked for."""
-SIGN_OF_LIFE_S: Final = 2.0
-"""Longest silence towards the queue: also how late a cancellation may be noticed."""
+"""Interval at which the child's events are read."""
+RENEWAL_S: Final = 2.0
+"""Longest time between renewals of the lease; a cancellation is noticed as late."""
 START_S: Final = 1800.0
-"""How long a child may take until its first word: it imports much, and loads the base model."""
-AFTERMATH_S: Final = 60.0
-"""How long a child may take for its result files."""
+"""Time limit for the child's first event: it imports libraries and loads the base model before."""
+RESULT_FILES_S: Final = 60.0
+"""Time limit for the child's result files, after its result."""
 _PIECE_BYTES: Final = 1 << 20
 
 T = TypeVar("T")
 
 
+class Publishing(Protocol):
+    """Publishes what runs export. Every method is idempotent: repeated calls publish one version.
+
+    While the server cannot publish (it restarts, or its engine is being rebuilt) the methods wait, so that hours of
+    training are not lost. They raise PatchbayError when the export is refused.
+    """
+
+    async def checkpoint(self, job_id: str, step: int) -> str:
+        """Publish the job's checkpoint of ``step`` and return its fine-tuned name."""
+
+    async def result(self, job_id: str) -> str:
+        """Make the job's best checkpoint its result, resident and under ``stable``; return its fine-tuned name."""
+
+
 class Attempt:
-    """A worker's ``claim`` on a job, worked off in ``run``."""
+    """The work on a ``claim``, with the run directory ``run``; ``stall_s`` limits the time between events."""
 
     def __init__(
         self, records: Records, publishing: Publishing, claim: Claim, run: RunDirectory, *, stall_s: float
@@ -57,28 +70,30 @@ class Attempt:
         self._claim = claim
         self._run = run
         self._stall_s = stall_s
-        self._patience_s = START_S
+        self._silence_limit_s = START_S
         self._position = claim.job.events_position
-        self._due: asyncio.Queue[int | None] = asyncio.Queue()
-        self._heard = self._sign_of_life = time.monotonic()
+        self._unpublished: asyncio.Queue[int | None] = asyncio.Queue()
+        """Steps of checkpoints; None: no more follow."""
+        self._last_event_at = self._renewed_at = time.monotonic()
         self._order = ClaimOrder.GO_ON
 
     async def work(self) -> None:
-        """Run the child to its end and tell the queue how it ended.
+        """Run the child to its end and report the end to the queue.
 
-        Cancelled, it asks the child for a checkpoint and gives the job back.
+        When cancelled: stop the child at a checkpoint and release the job.
 
         Raises:
-            ExceptionGroup: of LeaseLost: the job was cancelled, or is another worker's now.
+            ExceptionGroup: of LeaseLost: the job was cancelled, or another worker has it.
         """
-        async with child(self._run.path) as process, asyncio.TaskGroup() as beside:
-            publishing = beside.create_task(self._publish_checkpoints())
+        async with child(self._run.path) as process, asyncio.TaskGroup() as group:
+            publishing = group.create_task(self._publish_checkpoints())
             try:
-                await self._queue_unnoted()
-                status = await self._attend(process)
-                self._due.put_nowait(None)
-                await self._alive_until(publishing)
-                await self._conclude(process, status)
+                for checkpoint in await in_thread(self._run.checkpoints):  # an earlier attempt may not have published
+                    self._unpublished.put_nowait(checkpoint.step)
+                status = await self._watch(process)
+                self._unpublished.put_nowait(None)
+                await self._while_renewing(publishing)
+                await self._report_end(process, status)
             except asyncio.CancelledError:
                 if not publishing.done() or publishing.exception() is None:  # else the group cancels, not our caller
                     await process.stop()
@@ -86,91 +101,87 @@ class Attempt:
                         await self._records.queue.release(self._claim)
                 raise
 
-    async def _queue_unnoted(self) -> None:
-        """Publish first what an earlier attempt left behind unpublished."""
-        for checkpoint in await in_thread(self._run.checkpoints):
-            self._due.put_nowait(checkpoint.step)
-
-    async def _attend(self, process: Child) -> int:
-        """Pass events on until the child ended, has its result, or was told to; return its exit status."""
+    async def _watch(self, process: Child) -> int:
+        """Forward events until the child ends, has its result or is ordered to pause; return its exit status."""
         while (status := await process.ended(POLL_S)) is None:
-            await self._pass_on()
+            await self._forward_events()
             if self._order is ClaimOrder.PAUSE:
-                status = await self._while_alive(process.stop())
+                status = await self._while_renewing(process.stop())
                 break
             if await in_thread(self._run.result) is not None:
-                status = Exit.FINISHED  # what the child still does is no reason to wait
+                status = Exit.FINISHED  # the result files follow; the result can be published meanwhile
                 break
-            if time.monotonic() - self._heard > self._patience_s:
-                log.warning("a training process said nothing for too long", job=self._claim.job.id, s=self._patience_s)
+            if time.monotonic() - self._last_event_at > self._silence_limit_s:
+                log.warning("training process stalled", job=self._claim.job.id, silent_s=self._silence_limit_s)
                 status = await process.kill()
                 break
-        await self._pass_on()
+        await self._forward_events()
         return status
 
-    async def _pass_on(self) -> None:
-        """Pass on the child's new events, and show a sign of life now and then.
+    async def _forward_events(self) -> None:
+        """Record the child's new events; without any, renew the lease when it is due.
 
         Raises:
-            LeaseLost: the job was cancelled, or is another worker's now.
+            LeaseLost: the job was cancelled, or another worker has it.
         """
         events, position = await in_thread(self._run.events_since, self._position)
         now = time.monotonic()
         if events:
-            saved = [event for event in events if "checkpoint" in event.data]  # told of when it can be chatted with
-            told = [_draft(event) for event in events if event not in saved]
+            saved = [event for event in events if "checkpoint" in event.data]  # recorded once they are published
             self._order = await self._records.queue.record(
-                self._claim, events=told, position=position, remaining_s=_remaining_s(events)
+                self._claim,
+                events=[_draft(event) for event in events if event not in saved],
+                position=position,
+                remaining_s=_remaining_s(events),
             )
-            self._position, self._heard, self._patience_s = position, now, self._stall_s
+            self._position, self._last_event_at, self._silence_limit_s = position, now, self._stall_s
             for event in saved:
-                self._due.put_nowait(event.data["step"])
-        elif now - self._sign_of_life > SIGN_OF_LIFE_S:
+                self._unpublished.put_nowait(event.data["step"])
+        elif now - self._renewed_at > RENEWAL_S:
             self._order = await self._records.queue.heartbeat(self._claim)
         else:
             return
-        self._sign_of_life = now
+        self._renewed_at = now
         if self._order is ClaimOrder.STOP:
             raise LeaseLost(f"job '{self._claim.job.id}' was cancelled")
 
     async def _publish_checkpoints(self) -> None:
-        """Publish each checkpoint that is due, in their order; one that is refused is told of and passed over."""
-        done: set[int] = set()
-        while (step := await self._due.get()) is not None:
-            if step in done:
+        """Publish the checkpoints in their order; a refused one is skipped, with a warning in the job's log."""
+        published: set[int] = set()
+        while (step := await self._unpublished.get()) is not None:
+            if step in published:
                 continue
             try:
                 model = await self._publishing.checkpoint(self._claim.job.id, step)
             except PatchbayError as refused:
-                told = EventDraft(f"Checkpoint of step {step} was refused: {refused.message}", Level.WARN)
-                await self._records.queue.record(self._claim, events=[told])
+                warning = EventDraft(f"Checkpoint of step {step} was refused: {refused.message}", Level.WARN)
+                await self._records.queue.record(self._claim, events=[warning])
             else:
-                metrics = self._run.checkpoint(step).marker.metrics
-                draft = CheckpointDraft(step, model, metrics)
+                draft = CheckpointDraft(step, model, self._run.checkpoint(step).marker.metrics)
                 await self._records.queue.record(self._claim, checkpoints=[draft])
-            done.add(step)
+            published.add(step)
 
-    async def _conclude(self, process: Child, status: int) -> None:
+    async def _report_end(self, process: Child, status: int) -> None:
         queue, claim = self._records.queue, self._claim
         if status == Exit.FINISHED:
             await self._succeed(process)
         elif status == Exit.STOPPED:
             await queue.release(claim)
         elif status in (Exit.REFUSED, Exit.NOT_FINITE):
-            told = (event.message for event in reversed(self._run.events()) if event.level == "error")
-            await queue.fail(claim, Failure(Exit(status).name.lower(), next(told, "see the events")))
+            errors = (event.message for event in reversed(self._run.events()) if event.level == "error")
+            await queue.fail(claim, Failure(Exit(status).name.lower(), next(errors, "see the events")))
         else:
             await queue.retry(claim, f"the training process ended with status {status}")
 
     async def _succeed(self, process: Child) -> None:
         result, job = self._run.result(), self._claim.job
-        assert result is not None, "the child said it finished"
+        assert result is not None, "the child finished"
         try:
-            model = await self._while_alive(self._publishing.result(job.id))
+            model = await self._while_renewing(self._publishing.result(job.id))
         except PatchbayError as refused:
             await self._records.queue.fail(self._claim, Failure(refused.code, refused.message))
             return
-        await self._while_alive(process.ended(AFTERMATH_S))
+        await self._while_renewing(process.ended(RESULT_FILES_S))
         files = [await self._store(path) for name in RESULT_FILES if (path := self._run.path / name).exists()]
         await self._records.queue.succeed(
             self._claim, fine_tuned_model=model, trained_tokens=result.trained_tokens, result_files=files
@@ -181,18 +192,13 @@ class Attempt:
         file = await self._records.files.create(Purpose.FINE_TUNE_RESULTS, path.name, _pieces(path))
         return file.id
 
-    async def _alive_until(self, task: asyncio.Task[None]) -> None:
-        while not task.done():
-            await asyncio.wait({task}, timeout=POLL_S)
-            await self._pass_on()
-
-    async def _while_alive(self, act: Coroutine[Any, Any, T]) -> T:
-        """Do ``act`` and show signs of life meanwhile."""
-        task = asyncio.ensure_future(act)
+    async def _while_renewing(self, work: Awaitable[T]) -> T:
+        """Await ``work`` and return its result; renew the lease meanwhile."""
+        task = asyncio.ensure_future(work)
         try:
             while not task.done():
                 await asyncio.wait({task}, timeout=POLL_S)
-                await self._pass_on()
+                await self._forward_events()
             return task.result()
         finally:
             task.cancel()

@@ -1,4 +1,4 @@
-"""The worker: one job at a time off the queue."""
+"""The worker: takes one job after the other off the queue."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ import structlog
 from trainer.errors import LeaseLost
 from trainer.records import Records
 from trainer.run_directory import RunDirectory
-from trainer.worker.attempt import Attempt
-from trainer.worker.publishing import Publishing
+from trainer.worker.attempt import Attempt, Publishing
 
 log = structlog.get_logger(__name__)
 
 LEASE_S: Final = 15.0
-"""How long after its last sign of life a worker counts as dead."""
+"""A worker whose last renewal is longer ago counts as dead."""
 STALL_S: Final = 1800.0
-"""How long a child may say nothing once it trains: a single step may take that long."""
+"""Longest time between two events of a training child: a single step may take that long."""
 POLL_S: Final = 0.5
-"""How often the queue is asked."""
+"""Interval at which an idle worker reads the queue."""
 
 
 def worker_name() -> str:
-    """Return what tells this process from the workers of other machines."""
+    """Return host name and process id, which tell workers apart in the records."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
@@ -37,12 +36,12 @@ class Worker:
     """Works on the jobs of ``records``.
 
     Args:
-        records: where jobs wait.
-        runs: directory of the run directories, one a job, laid out when the job was validated.
-        publishing: makes versions of what runs export.
-        name: says in the records who holds a job.
-        lease_s: how long a job stays with a worker that gives no sign of life, in seconds.
-        stall_s: how long a child that trains may say nothing before it is killed and started again, in seconds.
+        records: the queue, and the stores for events, checkpoints and result files.
+        runs: directory of the run directories, one per job, made by the preflight.
+        publishing: publishes what runs export.
+        name: the worker's name in the records.
+        lease_s: seconds after which another worker may take a job whose lease was not renewed.
+        stall_s: seconds without an event after which a training child is killed and the job retried.
     """
 
     records: Records
@@ -53,7 +52,7 @@ class Worker:
     stall_s: float = STALL_S
 
     async def run(self) -> None:
-        """Work until cancelled; the job at hand is given back after a checkpoint."""
+        """Work until cancelled; the current job is then released after a checkpoint."""
         while True:
             claim = await self.records.queue.take(self.name, self.lease_s)
             if claim is None:
@@ -64,4 +63,4 @@ class Worker:
                 run = RunDirectory(self.runs / claim.job.id)
                 await Attempt(self.records, self.publishing, claim, run, stall_s=self.stall_s).work()
             except* LeaseLost:
-                log.warning("job lost: cancelled, or another worker's", job=claim.job.id)
+                log.warning("job lost: it was cancelled, or another worker has it", job=claim.job.id)

@@ -25,7 +25,7 @@ STEPS = 12
 
 
 class Shelf:
-    """Where published checkpoints end up. See ``trainer.worker.publishing``."""
+    """Where published checkpoints end up. See ``trainer.worker.attempt.Publishing``."""
 
     def __init__(self) -> None:
         self.checkpoints: list[int] = []
