@@ -1,1 +1,1 @@
-"""Training files: lines become rows of one internal form, and whatever is wrong with them is told line by line."""
+"""Training files: their lines read as rows of one internal form, with a fault or warning for each problem."""

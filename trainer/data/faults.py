@@ -1,4 +1,4 @@
-"""What can be wrong with a training file, and where it stands."""
+"""Faults and warnings of training files, and the place of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHOWN_CHARACTERS: Final = 80
 
 
 class FaultKind(StrEnum):
-    """Every kind of fault. The values are stable: they are part of the API's error bodies."""
+    """Every kind of fault. The values are part of the API's error bodies and stay as they are."""
 
     # the file
     EMPTY_FILE = "empty_file"
@@ -65,18 +65,19 @@ class FaultKind(StrEnum):
 
 
 class WarningKind(StrEnum):
-    """Worth a look, no reason to refuse."""
+    """Kinds of warnings: they refuse nothing."""
 
     FEW_ROWS = "few_rows"
     DUPLICATE_ROW = "duplicate_row"
     CONTRADICTION = "contradiction"
     LEAKAGE = "leakage"
     ONE_LABEL = "one_label"
+    IGNORED_KEY = "ignored_key"
 
 
 @dataclass(frozen=True, slots=True)
 class LineFault:
-    """One thing wrong: the line (from 1; None: the whole file), where in the row, what was found, what is needed."""
+    """A fault: its line (from 1; None: the whole file), its place in the row, what was found and what is needed."""
 
     line: int | None
     kind: FaultKind
@@ -96,7 +97,7 @@ class LineFault:
 
 @dataclass(frozen=True, slots=True)
 class LineWarning:
-    """Something worth a look: the line (None: the file as a whole) and what to make of it."""
+    """A warning about a line (None: the whole file)."""
 
     line: int | None
     kind: WarningKind
@@ -111,21 +112,26 @@ class LineWarning:
 
 
 class LineFaults:
-    """The faults of one line, gathered while it is read."""
+    """The faults and warnings of one line, gathered while it is read."""
 
-    def __init__(self, line: int | None) -> None:
+    def __init__(self, line: int) -> None:
         self.line = line
         self.found: list[LineFault] = []
+        self.warnings: list[LineWarning] = []
 
     def add(self, kind: FaultKind, where: str, found: str, needed: str) -> None:
-        """Note one fault; ``where`` is a path into the row, such as ``messages[2].role``."""
+        """Add a fault; ``where`` is a path into the row, such as ``messages[2].role``."""
         self.found.append(LineFault(self.line, kind, where, found, needed))
+
+    def warn(self, kind: WarningKind, message: str) -> None:
+        """Add a warning."""
+        self.warnings.append(LineWarning(self.line, kind, message))
 
     def __bool__(self) -> bool:
         return bool(self.found)
 
 
 def shown(value: object) -> str:
-    """``value`` as a message may quote it: on one line, short, and plain ASCII."""
+    """Return ``value`` as messages quote it: on one line, short, in ASCII."""
     text = ascii(value)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."

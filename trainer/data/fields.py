@@ -1,4 +1,4 @@
-"""Fields of a JSON object from a stranger: there, of the right type, and no others."""
+"""Checks of a JSON object's fields: present, of the right type, and no unknown ones."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _JSON_NAMES: Final[Mapping[type, str]] = {
 
 
 def inside(where: str, key: str) -> str:
-    """The path of ``key`` in the object at ``where`` ("": the row itself)."""
+    """Return the path of ``key`` in the object at ``where`` ("": the row itself)."""
     return f"{where}.{key}" if where else key
 
 
 def only(value: Mapping[str, Any], known: Collection[str], where: str, faults: LineFaults) -> None:
-    """Note every key that is not ``known``."""
+    """Add a fault for every key that is not ``known``."""
     for key in value:
         if key not in known:
             faults.add(FaultKind.UNKNOWN_KEY, inside(where, key), f"the key {shown(key)}", f"one of {', '.join(known)}")
 
 
 def typed(value: Any, wanted: type, where: str, faults: LineFaults) -> Any:
-    """Return ``value`` if it is a ``wanted`` (``true`` is no number), else None and a fault."""
+    """Return ``value`` if its type is ``wanted`` (``true`` is no number), else None and add a fault."""
     if type(value) is wanted:
         return value
     faults.add(FaultKind.WRONG_TYPE, where, _JSON_NAMES[type(value)], _JSON_NAMES[wanted])
@@ -39,7 +39,7 @@ def typed(value: Any, wanted: type, where: str, faults: LineFaults) -> Any:
 
 
 def required(value: Mapping[str, Any], key: str, wanted: type, where: str, faults: LineFaults) -> Any:
-    """Return ``value[key]`` if it is there and a ``wanted``, else None and a fault."""
+    """Return ``value[key]`` if it exists with the type ``wanted``, else None and add a fault."""
     if key in value:
         return typed(value[key], wanted, inside(where, key), faults)
     faults.add(FaultKind.MISSING_KEY, inside(where, key), "nothing", _JSON_NAMES[wanted])
@@ -47,7 +47,7 @@ def required(value: Mapping[str, Any], key: str, wanted: type, where: str, fault
 
 
 def text(value: Mapping[str, Any], key: str, where: str, kind: FaultKind, faults: LineFaults) -> str | None:
-    """Return the string at ``key``; None and a fault where it is missing, no string, or (of ``kind``) blank."""
+    """Return the string at ``key``; None, and a fault added, if it is missing, no string, or blank (``kind``)."""
     found: str | None = required(value, key, str, where, faults)
     if found is not None and not found.strip():
         faults.add(kind, inside(where, key), "no text", "some text")

@@ -1,4 +1,4 @@
-"""Preflight of training files without a tokenizer: formats, faults, duplicates, leakage."""
+"""The part of a preflight that needs no tokenizer: formats, faults, duplicates, leakage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from trainer.data.faults import FaultKind, LineFault, LineWarning, WarningKind
 from trainer.data.rows import Conversation, Judged, Message, Preference, Row, canonical
@@ -18,16 +18,17 @@ from trainer.training_method import TrainingMethod
 MIN_ROWS: Final = 10
 """OpenAI's rule for a training file."""
 FEW_ROWS: Final = 100
-"""Below this prompts are worth trying first: a few examples in the prompt often do as well."""
-MAX_TOLD: Final = 10_000
-"""Faults and warnings kept, each; further ones are counted. A wrong export of a million lines has a million faults."""
+"""Below this, a few examples in the prompt often do as well as training."""
+MAX_LISTED: Final = 10_000
+"""Faults listed, and warnings; further ones are counted. A wrong export of a million lines has a million faults."""
 
+T = TypeVar("T")
 _GAPS: Final = re.compile(r"[\W_]+")
 
 
 @dataclass(slots=True)
 class FileReport:
-    """What was found in one file. ``faults`` refuse it, ``warnings`` do not."""
+    """The faults and warnings of one file. Faults refuse it, warnings do not."""
 
     format: RowFormat | None = None
     rows: int = 0
@@ -35,7 +36,7 @@ class FileReport:
     faults: list[LineFault] = field(default_factory=list)
     warnings: list[LineWarning] = field(default_factory=list)
     left_out: int = 0
-    """Faults and warnings that are not listed, beyond ``MAX_TOLD``."""
+    """Faults and warnings beyond ``MAX_LISTED``."""
 
     @property
     def ok(self) -> bool:
@@ -43,7 +44,7 @@ class FileReport:
         return not self.faults
 
     def to_json(self) -> dict[str, Any]:
-        """The report as JSON values, with ``ok``."""
+        """Return the report as JSON values, with ``ok``."""
         return {
             "ok": self.ok,
             "format": self.format,
@@ -55,72 +56,73 @@ class FileReport:
 
     def refuse(self, fault: LineFault) -> None:
         """Add a fault, or count it when the list is full."""
-        if len(self.faults) < MAX_TOLD:
-            self.faults.append(fault)
-        else:
-            self.left_out += 1
+        self._add(self.faults, fault)
 
     def warn(self, line: int | None, kind: WarningKind, message: str) -> None:
         """Add a warning, or count it when the list is full."""
-        if len(self.warnings) < MAX_TOLD:
-            self.warnings.append(LineWarning(line, kind, message))
+        self._add(self.warnings, LineWarning(line, kind, message))
+
+    def _add(self, listed: list[T], entry: T) -> None:
+        if len(listed) < MAX_LISTED:
+            listed.append(entry)
         else:
             self.left_out += 1
 
 
 @dataclass(slots=True)
-class _Seen:
-    """Digests of rows and prompts, and the line that had each first: about 300 bytes a row, however long it is."""
+class _Digests:
+    """Digests of rows and prompts, and the first line with each: about 300 bytes a row, whatever its length."""
 
     rows: dict[bytes, int] = field(default_factory=dict)
     prompts: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
-    """Of each normalised prompt: the line, and the digest of its answer."""
+    """By normalised prompt: the line and the digest of its answer."""
     labels: set[bool] = field(default_factory=set)
 
 
 def inspect_file(path: Path, method: TrainingMethod | None = None) -> FileReport:
-    """Read a training file to its end and report everything wrong with it; ``method`` None: any.
+    """Return a report on a training file for ``method``; None: any method.
 
     Raises:
         OSError: the file cannot be read.
     """
-    report, _ = _check(path, method)
-    return report
+    return _read(path, method)[0]
 
 
 def inspect_files(
     training: Path, validation: Path | None, method: TrainingMethod | None
 ) -> tuple[FileReport, FileReport | None]:
-    """Check a training file and, where there is one, its validation file; prompts in both are told as leakage.
+    """Return reports on a training file and its validation file, which is warned of prompts that are in both.
 
     Raises:
         OSError: a file cannot be read.
     """
-    report, seen = _check(training, method)
+    report, seen = _read(training, method)
     if validation is None:
         return report, None
-    other, held_out = _check(validation, method, min_rows=1)
+    other, held_out = _read(validation, method, min_rows=1)
     for digest, (line, _) in held_out.prompts.items():
         if (twin := seen.prompts.get(digest)) is not None:
-            message = f"this prompt is on line {twin[0]} of the training file; the validation loss will flatter"
+            message = f"this prompt is on line {twin[0]} of the training file; the validation loss will be too low"
             other.warn(line, WarningKind.LEAKAGE, message)
     return report, other
 
 
-def _check(path: Path, method: TrainingMethod | None, min_rows: int = MIN_ROWS) -> tuple[FileReport, _Seen]:
-    report, seen = FileReport(), _Seen()
+def _read(path: Path, method: TrainingMethod | None, min_rows: int = MIN_ROWS) -> tuple[FileReport, _Digests]:
+    report, seen = FileReport(), _Digests()
     for line in read_file(path):
         report.format = line.form
         for fault in line.faults:
             report.refuse(fault)
+        for warning in line.warnings:
+            report.warn(warning.line, warning.kind, warning.message)
         if line.row is not None:
             report.rows += 1
             _compare(line.number, line.row, seen, report)
-    _judge(report, seen, method, min_rows)
+    _check_whole(report, seen, method, min_rows)
     return report, seen
 
 
-def _compare(line: int, row: Row, seen: _Seen, report: FileReport) -> None:
+def _compare(line: int, row: Row, seen: _Digests, report: FileReport) -> None:
     digest = _digest(canonical(row))
     first = seen.rows.setdefault(digest, line)
     if first != line:
@@ -134,26 +136,28 @@ def _compare(line: int, row: Row, seen: _Seen, report: FileReport) -> None:
         seen.labels.add(row.good)
 
 
-def _judge(report: FileReport, seen: _Seen, method: TrainingMethod | None, min_rows: int) -> None:
-    """Add what only the whole file shows."""
+def _check_whole(report: FileReport, seen: _Digests, method: TrainingMethod | None, min_rows: int) -> None:
+    """Add the faults and warnings of the file as a whole."""
     if not report.rows and not report.faults:
         report.refuse(LineFault(None, FaultKind.EMPTY_FILE, "", "no rows", "one JSON object on each line"))
     elif report.rows < min_rows:
         found, needed = f"{report.rows} usable rows", f"at least {min_rows}"
         report.refuse(LineFault(None, FaultKind.TOO_FEW_ROWS, "", found, needed))
     elif report.rows < FEW_ROWS and min_rows == MIN_ROWS:
-        message = f"{report.rows} rows: try examples in the prompt first, and compare; below {FEW_ROWS} they often win"
+        message = f"{report.rows} rows: below {FEW_ROWS}, examples in the prompt often do better; try them first"
         report.warn(None, WarningKind.FEW_ROWS, message)
     if method is not None and report.format is not None and report.format not in method.traits.formats:
         fitting = ", ".join(method.traits.formats)
         found, needed = f"format {report.format}", f"for method {method}: {fitting}"
         report.refuse(LineFault(None, FaultKind.WRONG_METHOD, "", found, needed))
     if len(seen.labels) == 1:
-        report.warn(None, WarningKind.ONE_LABEL, f"every label is {str(*seen.labels).lower()}: nothing to tell apart")
+        report.warn(
+            None, WarningKind.ONE_LABEL, f"every label is {str(*seen.labels).lower()}: there is nothing to learn from"
+        )
 
 
 def normalised(text: str) -> str:
-    """``text`` without case, width, punctuation and spacing, so that near-identical prompts are found equal."""
+    """Return ``text`` without case, width, punctuation and spacing: near-identical prompts become equal."""
     return _GAPS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
@@ -162,16 +166,16 @@ def _prompt(row: Row) -> str:
 
 
 def _answer(row: Row) -> str:
-    def said(message: Message) -> str:
+    def text(message: Message) -> str:
         return f"{message['content']}{message.get('tool_calls', '')}"
 
     match row:
         case Conversation():
-            return said(row.messages[len(row.prompt)])
+            return text(row.messages[len(row.prompt)])
         case Preference():
-            return said(row.preferred)
+            return text(row.preferred)
         case Judged():
-            return said(row.answer)
+            return text(row.answer)
 
 
 def _digest(data: bytes) -> bytes:

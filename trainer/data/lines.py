@@ -1,4 +1,4 @@
-"""Lines of a file of any size, none of them kept longer than a limit."""
+"""Lines of a file of any size. A line longer than a limit is not read into memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK: Final = 2**16
 class DataRow:
     """One line, or a run of blank ones.
 
-    ``number`` counts from 1. ``raw`` has no line end, and holds nothing of a line that is too long.
+    ``number`` counts from 1. ``raw`` has no line end, and is empty for a line that is too long.
     """
 
     number: int
@@ -28,11 +28,11 @@ class DataRow:
     size: int
     """Bytes in the file, without the line end."""
     blanks: int = 0
-    """How many blank lines stand here, in place of one with text."""
+    """Number of blank lines; 0 for a line with text."""
 
 
 def read(path: Path) -> Iterator[DataRow]:
-    """Yield the lines of a file; blank ones at its end are forgiven, a run of others comes as one ``DataRow``.
+    """Yield the lines of a file: blank ones at its end are skipped, a run of others is one ``DataRow``.
 
     Memory: one line of at most ``MAX_LINE_BYTES``.
     """
@@ -65,7 +65,7 @@ def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes, int]]:
 
 
 def parse(line: DataRow, faults: LineFaults) -> dict[str, Any] | None:
-    """Return the JSON object on the line; None, and a fault noted, where there is none."""
+    """Return the JSON object on the line; None, and a fault added, if there is none."""
     if line.size > MAX_LINE_BYTES:
         faults.add(FaultKind.LINE_TOO_LONG, "", f"{line.size} bytes", f"at most {MAX_LINE_BYTES}")
         return None
@@ -87,7 +87,7 @@ def parse(line: DataRow, faults: LineFaults) -> dict[str, Any] | None:
 
 
 def _value(raw: bytes, faults: LineFaults) -> Any:
-    """Return what the line spells; each reason why it spells nothing has its own kind."""
+    """Return the line's JSON value; None, and a fault of its own kind added, if it has none."""
     try:
         if b"\0" in raw or b"\\u0000" in raw:
             faults.add(FaultKind.NUL_CHARACTER, "", "the character U+0000", "text; was the file cut or padded?")

@@ -1,4 +1,4 @@
-"""A list of messages: who says what, in which order, and which of the answers are trained."""
+"""Reads lists of messages: their content, their order, and which answers are trained."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _LEADING: Final = frozenset({"system", "developer"})
 def read_messages(
     value: Any, tools: tuple[Tool, ...], where: str, faults: LineFaults
 ) -> tuple[tuple[Message, ...], tuple[bool, ...]]:
-    """Return the messages as the template gets them, and for each whether it is trained.
+    """Return the messages as the chat template gets them, and for each whether it is trained.
 
-    Both are of use only where no fault was noted.
+    Both are valid only if no fault was added.
     """
     if fields.typed(value, list, where, faults) is None:
         return (), ()
@@ -36,7 +36,7 @@ def read_messages(
     before = len(faults.found)
     read = [_message(item, tools, f"{where}[{index}]", faults) for index, item in enumerate(value)]
     messages = tuple(message for message, _ in read)
-    if len(faults.found) == before:  # an order of broken messages would be told as a second fault
+    if len(faults.found) == before:  # a broken message would be a fault of the order too
         _check_order(messages, where, faults)
     if len(faults.found) == before:
         _check_calls(messages, where, faults)
@@ -44,7 +44,7 @@ def read_messages(
 
 
 def read_answer(value: Any, tools: tuple[Tool, ...], where: str, faults: LineFaults) -> Message:
-    """Return the one answer in a list of one message (OpenAI's preference rows have it so)."""
+    """Return the answer in a list of one message, as OpenAI's preference rows have it."""
     if fields.typed(value, list, where, faults) is None:
         return {}
     if len(value) != 1:
@@ -78,7 +78,7 @@ def _message(item: Any, tools: tuple[Tool, ...], where: str, faults: LineFaults)
             faults.add(FaultKind.EMPTY_ANSWER, f"{where}.content", "no text and no tool call", "an answer")
         return _answer(item, message, tools, where, faults)
     if role == "user" and content is not None and not content.strip():
-        faults.add(FaultKind.EMPTY_PROMPT, f"{where}.content", "no text", "what the user says")
+        faults.add(FaultKind.EMPTY_PROMPT, f"{where}.content", "no text", "a text")
     if role == "tool" and "tool_call_id" not in item:
         faults.add(FaultKind.MISSING_KEY, f"{where}.tool_call_id", "nothing", "the id of the call that this answers")
     return message, False
@@ -100,7 +100,7 @@ def _answer(
 
 
 def _content(item: Mapping[str, Any], where: str, faults: LineFaults) -> str | None:
-    """Return the text, None where a fault was noted; parts are joined with a newline, as vLLM does."""
+    """Return the text; None, and a fault added, if there is none. Parts are joined with a newline, as vLLM does."""
     content, at = item.get("content"), f"{where}.content"
     if content is None:
         if item["role"] == "assistant":
@@ -122,24 +122,24 @@ def _content(item: Mapping[str, Any], where: str, faults: LineFaults) -> str | N
 
 
 def _check_order(messages: Sequence[Message], where: str, faults: LineFaults) -> None:
-    """System first, a user before any answer, results only behind calls."""
+    """Add faults of the order: system first, a user before any answer, tool results only after calls."""
     roles = [message["role"] for message in messages]
-    said = False
+    has_turn = False
     for index, role in enumerate(roles):
         at = f"{where}[{index}].role"
         if role in _LEADING and any(earlier not in _LEADING for earlier in roles[:index]):
-            faults.add(FaultKind.ROLE_ORDER, at, f"{role} behind {roles[index - 1]}", f"{role} before all others")
-        if role == "assistant" and not said:
+            faults.add(FaultKind.ROLE_ORDER, at, f"{role} after {roles[index - 1]}", f"{role} before all others")
+        if role == "assistant" and not has_turn:
             faults.add(FaultKind.ROLE_ORDER, at, "an answer to nothing", "a user's message before it")
-        said = said or role in {"user", "assistant"}
+        has_turn = has_turn or role in {"user", "assistant"}
     for index, (earlier, role) in enumerate(pairwise(["", *roles])):
         if role == "tool" and earlier not in {"assistant", "tool"}:
-            found = f"tool behind {earlier or 'nothing'}"
-            faults.add(FaultKind.ROLE_ORDER, f"{where}[{index}].role", found, "tool behind the assistant's tool_calls")
+            found = f"tool after {earlier or 'nothing'}"
+            faults.add(FaultKind.ROLE_ORDER, f"{where}[{index}].role", found, "tool after the assistant's tool_calls")
 
 
 def _check_calls(messages: Sequence[Message], where: str, faults: LineFaults) -> None:
-    """Every result answers a call made before it, and every call has its result before the talk goes on."""
+    """Add faults of results without a call before them, and of calls without a result right after them."""
     waiting: dict[str, int] = {}
     for index, message in enumerate(messages):
         if message["role"] == "tool":
@@ -149,6 +149,6 @@ def _check_calls(messages: Sequence[Message], where: str, faults: LineFaults) ->
             continue
         for call_id, caller in waiting.items():
             at = f"{where}[{caller}].tool_calls"
-            faults.add(FaultKind.UNANSWERED_CALL, at, f"no result for {shown(call_id)}", "a tool message right behind")
+            faults.add(FaultKind.UNANSWERED_CALL, at, f"no result for {shown(call_id)}", "a tool message right after")
         calls = message.get("tool_calls", ())
         waiting = {str(call.get("id")): index for call in calls}

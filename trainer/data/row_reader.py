@@ -1,4 +1,4 @@
-"""From a JSON object of any accepted format to a row of the internal form."""
+"""Reads JSON objects of every accepted format as rows of the internal form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from trainer.data import fields
-from trainer.data.faults import FaultKind, LineFaults, shown
+from trainer.data.faults import FaultKind, LineFaults, WarningKind, shown
 from trainer.data.messages import read_answer, read_messages
 from trainer.data.rows import Conversation, Judged, Message, Preference, Row, Tool
 from trainer.data.tools import read_tools
@@ -14,7 +14,7 @@ from trainer.row_formats import RowFormat
 
 
 def read_row(value: Mapping[str, Any], form: RowFormat, faults: LineFaults) -> Row | None:
-    """Return the row that ``value`` spells in format ``form``; None, and every reason noted, if it spells none."""
+    """Return ``value``, a row of format ``form``, in the internal form; None, and its faults added, if it is faulty."""
     row = _READERS[form](value, faults)
     return None if faults else row
 
@@ -42,7 +42,7 @@ def _prompt_completion(value: Mapping[str, Any], faults: LineFaults) -> Row | No
 
 
 def _alpaca(value: Mapping[str, Any], faults: LineFaults) -> Row | None:
-    """The instruction, a blank line and the input (where there is one) make the user's message."""
+    """Join the instruction, a blank line and the input, if there is one, to the user's message."""
     fields.only(value, ("instruction", "input", "output"), "", faults)
     user, answer = _turn(value, "instruction", "output", faults)
     if value.get("input") and fields.typed(value["input"], str, "input", faults) is not None:
@@ -99,6 +99,9 @@ _READERS: Final[Mapping[RowFormat, Callable[[Mapping[str, Any], LineFaults], Row
 
 
 def _tools(value: Mapping[str, Any], where: str, faults: LineFaults) -> tuple[Tool, ...]:
+    if "parallel_tool_calls" in value:
+        ignored = fields.inside(where, "parallel_tool_calls")
+        faults.warn(WarningKind.IGNORED_KEY, f"{ignored} is ignored in training: chat templates do not receive it")
     return read_tools(value["tools"], fields.inside(where, "tools"), faults) if "tools" in value else ()
 
 

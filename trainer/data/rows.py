@@ -1,6 +1,6 @@
-"""The one internal form of a training row, whatever format the file has.
+"""The internal form of training rows, the same for every format.
 
-Messages are what the chat template gets when the server renders a request: text parts joined, no content as ``""``,
+Messages are as the chat template gets them when the server renders a request: text parts joined, no content as ``""``,
 arguments of tool calls as objects instead of JSON text, and no ``weight``.
 """
 
@@ -21,7 +21,7 @@ class Conversation:
 
     messages: tuple[Message, ...]
     trained: tuple[bool, ...]
-    """One for each message: whether its tokens make loss. Only answers of the assistant do."""
+    """For each message, whether its tokens make loss. Only answers of the assistant do."""
     tools: tuple[Tool, ...] = ()
 
     @property
@@ -43,7 +43,7 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A prompt with one answer, called good or bad (method ``kto``)."""
+    """A prompt with one answer, labelled good or bad (method ``kto``)."""
 
     prompt: tuple[Message, ...]
     answer: Message
@@ -55,7 +55,7 @@ Row = Conversation | Preference | Judged
 
 
 def canonical(row: Row) -> bytes:
-    """Bytes that are equal exactly for equal rows."""
+    """Return bytes that are equal if and only if the rows are."""
     parts: list[object]
     match row:
         case Conversation(messages, trained, tools):

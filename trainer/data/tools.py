@@ -1,4 +1,4 @@
-"""Tools that a row declares, and the calls that answers make of them."""
+"""Reads the tools that a row declares, and the calls of them in answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.data.rows import Tool
 
 
 def read_tools(value: Any, where: str, faults: LineFaults) -> tuple[Tool, ...]:
-    """Return the declared tools as they came; faults are noted for those that declare nothing callable."""
+    """Return the declared tools unchanged; faults are added for those that declare no function."""
     if fields.typed(value, list, where, faults) is None:
         return ()
     names: set[str] = set()
@@ -29,7 +29,7 @@ def read_tools(value: Any, where: str, faults: LineFaults) -> tuple[Tool, ...]:
 
 
 def names(tools: tuple[Tool, ...]) -> frozenset[str]:
-    """The names under which ``tools`` can be called."""
+    """Return the names of the functions that ``tools`` declare."""
     return frozenset(name for tool in tools if (name := _name(tool)) is not None)
 
 
@@ -42,7 +42,7 @@ def _name(tool: Any) -> str | None:
 
 
 def read_calls(value: Any, known: Set[str], where: str, faults: LineFaults) -> tuple[dict[str, Any], ...]:
-    """Return an answer's tool calls with their arguments as objects: what the server hands to the template."""
+    """Return an answer's tool calls with their arguments as objects, as the server passes them to the template."""
     if fields.typed(value, list, where, faults) is None:
         return ()
     if not value:
@@ -75,7 +75,7 @@ def _has_text(value: Mapping[str, Any], key: str) -> bool:
 
 
 def _arguments(value: Any) -> dict[str, Any] | None:
-    """Return the arguments that JSON text spells; an object is taken as it is, as several data sets have it."""
+    """Return the arguments, parsed from JSON text; objects are accepted too, as several data sets have them."""
     if isinstance(value, str):
         try:
             value = strict_json.parse(value.encode())

@@ -1,4 +1,4 @@
-"""A training file read from its first line to its last, in memory that does not grow with its rows' text."""
+"""Reads a training file line by line, in memory that does not grow with its size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainer import row_formats
 from trainer.data import lines
-from trainer.data.faults import FaultKind, LineFault, LineFaults
+from trainer.data.faults import FaultKind, LineFault, LineFaults, LineWarning
 from trainer.data.row_reader import read_row
 from trainer.data.rows import Row
 from trainer.row_formats import RowFormat
@@ -18,16 +18,17 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 @dataclass(frozen=True, slots=True)
 class ReadLine:
-    """What one line turned out to be: a row, or faults."""
+    """One line: a row or faults, and warnings."""
 
     number: int
     form: RowFormat | None
     row: Row | None
     faults: tuple[LineFault, ...]
+    warnings: tuple[LineWarning, ...] = ()
 
 
 def read_file(path: Path) -> Iterator[ReadLine]:
-    """Yield every line of the file as a row of the internal form or with what is wrong with it.
+    """Yield every line of the file as a row of the internal form, or with its faults.
 
     Raises:
         OSError: the file cannot be read.
@@ -51,4 +52,4 @@ def read_file(path: Path) -> Iterator[ReadLine]:
                 faults.add(FaultKind.MIXED_FORMATS, "", f"a row of format {own}", f"{form}, as the rows before it")
             else:
                 row = read_row(value, own, faults)
-        yield ReadLine(line.number, form, row, tuple(faults.found))
+        yield ReadLine(line.number, form, row, tuple(faults.found), tuple(faults.warnings))

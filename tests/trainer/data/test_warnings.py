@@ -43,9 +43,15 @@ def test_labels_that_are_all_alike_are_told(write) -> None:
     assert told(inspect_file(write(rows))) == [(None, WarningKind.ONE_LABEL)]
 
 
+def test_a_key_without_effect_is_told_on_its_line(write, chats) -> None:
+    assert told(inspect_file(write([*chats, {**turn("Twice 4?", "8"), "parallel_tool_calls": False}]))) == [
+        (121, WarningKind.IGNORED_KEY)
+    ]
+
+
 def test_faults_beyond_the_limit_are_counted(write) -> None:
-    report = inspect_file(write([b"[]"] * (file_report.MAX_TOLD + 5)))
-    assert len(report.faults) == file_report.MAX_TOLD
+    report = inspect_file(write([b"[]"] * (file_report.MAX_LISTED + 5)))
+    assert len(report.faults) == file_report.MAX_LISTED
     assert report.left_out == 6  # five lines, and that there are too few rows
 
 
