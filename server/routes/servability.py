@@ -1,4 +1,4 @@
-"""Whether what a job would make could be served here: asked when it is created, not after an hour of training."""
+"""Checks at a job's creation whether this server could serve the adapter that it would make."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from trainer.options import ALL_LINEAR, DEFAULT_RANK
 
 
 def servable_extension(body: JobBody, state: AppState) -> Json:
-    """Return our own keys of a job with nothing left open: the rank, and the version that it goes on from.
+    """Return our own fields of a job, with the rank and the version to go on from resolved.
 
     Raises:
-        InvalidField: a rank or targets that the engine does not take; a warm start that does not exist, is said twice,
-            or together with them; an integration that the operator did not allow.
-        InvalidName, NameTaken: nothing may have the adapter's name.
+        InvalidField: a rank or targets that the engine does not take; a warm start that does not exist, is
+            given twice, or together with them; an integration that the operator did not allow.
+        InvalidName, NameTaken: no adapter may have the name.
         WrongBase: the warm start was made for another base model.
         EngineNotReady: the base model is not known yet.
     """
     _check_integrations(body, state)
     info = state.engine.info
-    said = body.extension()
+    extension = body.extension()
     if (warm_start := _warm_start(body, info, state)) is not None:
         for name in ("rank", "alpha", "targets"):
-            if name in said:
+            if name in extension:
                 raise InvalidField(f"a warm start keeps its own {name}: leave {name} out", param=name)
-        said["warm_start"] = warm_start
+        extension["warm_start"] = warm_start
     else:
-        said["rank"] = _rank(body.rank, info)
+        extension["rank"] = _rank(extension.get("rank"), info)
         _check_targets(body.targets, info)
     _check_name("adapter", body.adapter, state)
     _check_name("suffix", body.suffix, state)
-    return said
+    return extension
 
 
 def _check_integrations(body: JobBody, state: AppState) -> None:
@@ -61,7 +61,8 @@ def _warm_start(body: JobBody, info: EngineInfo, state: AppState) -> str | None:
         param, reference = "model", body.model
     if param == "model" and body.warm_start is not None:
         raise InvalidField(
-            f"model and warm_start both say what to go on from: leave one out, or let model be {info.served_names[0]}",
+            "model and warm_start both name an adapter to go on from: leave one out, or set model to "
+            f"{info.served_names[0]}",
             param="warm_start",
         )
     if reference is None:
@@ -70,20 +71,20 @@ def _warm_start(body: JobBody, info: EngineInfo, state: AppState) -> str | None:
         return resolve(reference, state.registry.catalog, info).name
     except NotFound as unknown:
         raise InvalidField(
-            f"{param} '{reference:.100}' cannot be trained on: say {' or '.join(info.served_names)}, or the reference "
+            f"{param} '{reference:.100}' cannot be trained on: use {' or '.join(info.served_names)}, or the reference "
             "of an adapter to go on from; GET /v1/models lists both",
             param=param,
         ) from unknown
 
 
-def _rank(asked: int | None, info: EngineInfo) -> int:
-    if asked is not None and asked > info.max_rank:
+def _rank(rank: int | None, info: EngineInfo) -> int:
+    if rank is not None and rank > info.max_rank:
         raise InvalidField(
-            f"the engine takes adapters up to rank {info.max_rank}: ask for less, or start the server with a larger "
-            "--max-lora-rank",
+            f"the engine takes adapters up to rank {info.max_rank}: give a lower one, or start the server with a "
+            "larger --max-lora-rank",
             param="rank",
         )
-    return asked or min(DEFAULT_RANK, info.max_rank)
+    return rank or min(DEFAULT_RANK, info.max_rank)
 
 
 def _check_targets(targets: Sequence[str] | None, info: EngineInfo) -> None:

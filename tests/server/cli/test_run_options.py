@@ -79,8 +79,8 @@ def create(accepting_server: Running, file_id: str) -> ExitCodeOf:
 @pytest.fixture
 def accepting_server(server: Running) -> Running:
     """A server whose engine takes every rank that vLLM takes."""
-    supervisor = server.state.supervisor
-    supervisor.info = replace(supervisor.known_info(), max_rank=SERVABLE_RANKS[-1])
+    engine = server.state.engine
+    engine.set_info(replace(engine.info, max_rank=SERVABLE_RANKS[-1]))
     return server
 
 
