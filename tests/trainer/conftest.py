@@ -13,6 +13,11 @@ from trainer.clock import database_clock
 from trainer.jobs.job import Job, JobDraft
 from trainer.records import Records
 
+Upload = Callable[..., Awaitable[str]]
+"""Takes pieces of bytes and fields of the file; returns its id."""
+Create = Callable[..., Awaitable[Job]]
+"""Takes fields of the draft; returns the job."""
+
 SUPERVISED = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": "auto"}}}
 
 
@@ -22,7 +27,7 @@ async def chunks(*pieces: bytes) -> AsyncIterator[bytes]:
 
 
 class ClockAhead:
-    """The database's clock, and as far ahead of it as a test says."""
+    """The database's clock plus the seconds that a test advanced it by."""
 
     def __init__(self) -> None:
         self.ahead = timedelta()
@@ -61,7 +66,7 @@ async def records(database: Database, data_dir: Path, clock: ClockAhead) -> Reco
 
 
 @pytest.fixture
-def upload(records: Records) -> Callable[..., Awaitable[str]]:
+def upload(records: Records) -> Upload:
     """Uploads a file and returns its id."""
 
     async def upload(*pieces: bytes, purpose: str = "fine-tune", filename: str = "train.jsonl", **options: Any) -> str:
@@ -71,12 +76,12 @@ def upload(records: Records) -> Callable[..., Awaitable[str]]:
 
 
 @pytest.fixture
-async def training_file(upload: Callable[..., Awaitable[str]]) -> str:
+async def training_file(upload: Upload) -> str:
     return await upload()
 
 
 @pytest.fixture
-def create(records: Records, training_file: str) -> Callable[..., Awaitable[Job]]:
+def create(records: Records, training_file: str) -> Create:
     """Creates a job that is still to be validated."""
 
     async def create(**fields: Any) -> Job:
@@ -87,7 +92,7 @@ def create(records: Records, training_file: str) -> Callable[..., Awaitable[Job]
 
 
 @pytest.fixture
-def enqueue(records: Records, create: Callable[..., Awaitable[Job]]) -> Callable[..., Awaitable[Job]]:
+def enqueue(records: Records, create: Create) -> Create:
     """Creates a job that waits for a worker."""
 
     async def enqueue(**fields: Any) -> Job:

@@ -35,15 +35,12 @@ class CheckpointDraft:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(CheckpointDraft):
     """A checkpoint of a job; it never changes."""
 
     id: str
     created_at: datetime
     job_id: str
-    step_number: int
-    model: str
-    metrics: Mapping[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,4 +171,4 @@ async def _check_checkpoint(connection: AsyncConnection, model: str, *, is_locke
 
 
 def _checkpoint(job_id: str, row: AnyRow) -> Checkpoint:
-    return Checkpoint(row.id, row.created_at, job_id, row.step_number, row.model, row.metrics)
+    return Checkpoint(row.step_number, row.model, row.metrics, row.id, row.created_at, job_id)

@@ -201,7 +201,7 @@ class Queue:
         """End the attempts whose lease has expired."""
         expired = select(jobs).where(jobs.c.state.in_(HELD), jobs.c.lease_until <= at).order_by(jobs.c.number)
         for row in (await connection.execute(expired.with_for_update(skip_locked=True))).all():
-            await self._end_attempt(connection, row, at, f"worker '{row.worker}' gave no sign of life")
+            await self._end_attempt(connection, row, at, f"worker '{row.worker}' did not renew its lease")
 
     async def _end_attempt(self, connection: AsyncConnection, row: rows.AnyRow, at: datetime, cause: str) -> Job:
         """End an attempt that died: its job is queued again or fails; a ``pausing`` one becomes ``paused``."""

@@ -3,21 +3,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.trainer.conftest import ClockAhead, Create, Upload
 from trainer.errors import FileCorrupt, FileInUse, FileNotFound, FileTooLarge, InvalidField
 from trainer.files.file import UPLOADABLE, Purpose
 from trainer.files.file_store import EXPIRY_S, MAX_FILENAME_LENGTH
-from trainer.jobs.job import Failure, Job
+from trainer.jobs.job import Failure
 from trainer.records import Records
-
-Upload = Callable[..., Awaitable[str]]
-Create = Callable[..., Awaitable[Job]]
 
 DAY_S = 24 * 3600
 
@@ -179,7 +177,7 @@ async def test_bytes_that_are_gone_are_not_taken_for_an_empty_file(
         await records.files.content(file_id)
 
 
-async def test_files_expire_when_they_were_told_to(records: Records, upload: Upload, clock: Any, data_dir: Path):
+async def test_files_expire_when_they_were_told_to(records: Records, upload: Upload, clock: ClockAhead, data_dir: Path):
     kept, soon, late = await upload(), await upload(expires_after_s=3600), await upload(expires_after_s=7200)
     assert (await records.files.get(soon)).expires_at == (await records.files.get(soon)).created_at + timedelta(hours=1)
     assert await records.files.sweep(DAY_S) == []
@@ -196,7 +194,9 @@ async def test_a_batch_file_expires_after_thirty_days(records: Records, upload: 
     assert file.expires_at == file.created_at + timedelta(days=30)
 
 
-async def test_an_expired_file_stays_while_a_job_needs_it(records: Records, upload: Upload, create: Create, clock: Any):
+async def test_an_expired_file_stays_while_a_job_needs_it(
+    records: Records, upload: Upload, create: Create, clock: ClockAhead
+):
     file_id = await upload(expires_after_s=3600)
     job = await create(training_file=file_id)
     clock.advance(3601)

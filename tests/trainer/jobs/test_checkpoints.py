@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
 
 import pytest
 
+from tests.trainer.conftest import Create
 from trainer.errors import CheckpointNotFound, InvalidField, PermissionNotFound
 from trainer.jobs.checkpoints import CheckpointDraft
-from trainer.jobs.job import Job
 from trainer.jobs.queue import Claim
 from trainer.records import Records
 
@@ -15,7 +14,7 @@ MODEL = "ft:base:acme:sql:abc:ckpt-step-1"
 
 
 @pytest.fixture
-async def claim(records: Records, enqueue: Callable[..., Awaitable[Job]]) -> Claim:
+async def claim(records: Records, enqueue: Create) -> Claim:
     await enqueue()
     taken = await records.queue.take("one", 60)
     assert taken is not None

@@ -2,17 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
 
 import pytest
 
+from tests.trainer.conftest import Create
 from trainer.errors import InvalidField, JobNotFound
 from trainer.jobs.events import Event, EventDraft, Kind, Level
-from trainer.jobs.job import Job
 from trainer.jobs.queue import Claim
 from trainer.records import Records
-
-Create = Callable[..., Awaitable[Job]]
 
 
 @pytest.fixture

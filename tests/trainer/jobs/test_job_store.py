@@ -1,17 +1,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from tests.trainer.conftest import Create, Upload
 from trainer.errors import FileInUse, InvalidField, JobNotFound
 from trainer.jobs.job import Failure, Job
 from trainer.jobs.state import JobState
 from trainer.records import Records
-
-Create = Callable[..., Awaitable[Job]]
 
 WHOLE = {
     "validation_file": None,
@@ -25,7 +23,7 @@ WHOLE = {
 }
 
 
-async def test_a_job_comes_back_as_it_was_asked_for(records: Records, create: Create, upload: Any):
+async def test_a_job_comes_back_as_it_was_asked_for(records: Records, create: Create, upload: Upload):
     asked = {**WHOLE, "validation_file": await upload()}
     job = await create(**asked)
     assert job == await records.jobs.get(job.id)
@@ -90,7 +88,7 @@ async def test_a_job_that_may_not_be_so_is_refused_with_the_field(
     assert (await records.jobs.list()).data == ()
 
 
-async def test_a_job_takes_only_existing_files_for_fine_tuning(records: Records, create: Create, upload: Any):
+async def test_a_job_takes_only_existing_files_for_fine_tuning(records: Records, create: Create, upload: Upload):
     other, deleted = await upload(purpose="batch"), await upload()
     await records.files.delete(deleted)
     for file_id, words in ((other, "purpose 'batch'"), (deleted, "does not exist")):
@@ -98,7 +96,7 @@ async def test_a_job_takes_only_existing_files_for_fine_tuning(records: Records,
             await create(training_file=file_id)
 
 
-async def test_a_file_is_deleted_or_has_a_job_but_never_both(records: Records, create: Create, upload: Any):
+async def test_a_file_is_deleted_or_has_a_job_but_never_both(records: Records, create: Create, upload: Upload):
     for _ in range(10):
         file_id = await upload()
         made, deleted = await asyncio.gather(

@@ -3,26 +3,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from sqlalchemy.exc import StatementError
 
+from tests.trainer.conftest import ClockAhead, Create
 from trainer.errors import LeaseLost
 from trainer.jobs.checkpoints import CheckpointDraft
 from trainer.jobs.events import EventDraft, Level
-from trainer.jobs.job import Failure, Job
+from trainer.jobs.job import Failure
 from trainer.jobs.queue import MAX_DEATHS, Claim, ClaimOrder
 from trainer.jobs.state import JobState
 from trainer.records import Records
 
-Create = Callable[..., Awaitable[Job]]
-
 LEASE_S = 60
+
+Take = Callable[..., Awaitable[Claim]]
+"""Takes the name of a worker."""
 
 
 @pytest.fixture
-def take(records: Records) -> Callable[..., Awaitable[Claim]]:
+def take(records: Records) -> Take:
     """Takes a job, of which there must be one."""
 
     async def take(worker: str = "one") -> Claim:
@@ -37,14 +38,14 @@ async def messages(records: Records, job_id: str) -> list[str]:
     return [event.message for event in (await records.events.list(job_id, limit=100)).data]
 
 
-async def test_the_oldest_job_is_taken_first(enqueue: Create, create: Create, take: Any, records: Records):
+async def test_the_oldest_job_is_taken_first(enqueue: Create, create: Create, take: Take, records: Records):
     await create()
     jobs = [await enqueue() for _ in range(3)]
     assert [(await take()).job.id for _ in jobs] == [job.id for job in jobs]
     assert await records.queue.take("one", LEASE_S) is None
 
 
-async def test_a_claim_shows_the_job_as_taken(enqueue: Create, take: Any, records: Records):
+async def test_a_claim_shows_the_job_as_taken(enqueue: Create, take: Take, records: Records):
     await enqueue()
     claim = await take("one")
     assert claim.job == await records.jobs.get(claim.job.id)
@@ -52,7 +53,7 @@ async def test_a_claim_shows_the_job_as_taken(enqueue: Create, take: Any, record
 
 
 async def test_a_job_whose_worker_went_silent_is_taken_by_another(
-    enqueue: Create, take: Any, records: Records, clock: Any
+    enqueue: Create, take: Take, records: Records, clock: ClockAhead
 ):
     await enqueue()
     first = await take("one")
@@ -61,10 +62,12 @@ async def test_a_job_whose_worker_went_silent_is_taken_by_another(
     clock.advance(10)
     second = await take("two")
     assert (second.job.id, second.token, second.job.deaths) == (first.job.id, 2, 1)
-    assert any("worker 'one' gave no sign of life" in message for message in await messages(records, first.job.id))
+    assert any("worker 'one' did not renew its lease" in message for message in await messages(records, first.job.id))
 
 
-async def test_every_write_of_a_superseded_worker_is_refused(enqueue: Create, take: Any, records: Records, clock: Any):
+async def test_every_write_of_a_superseded_worker_is_refused(
+    enqueue: Create, take: Take, records: Records, clock: ClockAhead
+):
     await enqueue()
     stale = await take("one")
     clock.advance(LEASE_S + 1)
@@ -86,7 +89,9 @@ async def test_every_write_of_a_superseded_worker_is_refused(enqueue: Create, ta
 
 
 @pytest.mark.parametrize("renew", ["heartbeat", "record"])
-async def test_a_sign_of_life_renews_the_lease(enqueue: Create, take: Any, records: Records, clock: Any, renew: str):
+async def test_a_sign_of_life_renews_the_lease(
+    enqueue: Create, take: Take, records: Records, clock: ClockAhead, renew: str
+):
     await enqueue()
     claim = await take()
     for _ in range(3):
@@ -95,7 +100,9 @@ async def test_a_sign_of_life_renews_the_lease(enqueue: Create, take: Any, recor
     assert await records.queue.take("two", LEASE_S) is None
 
 
-async def test_a_late_worker_keeps_a_job_that_nobody_took(enqueue: Create, take: Any, records: Records, clock: Any):
+async def test_a_late_worker_keeps_a_job_that_nobody_took(
+    enqueue: Create, take: Take, records: Records, clock: ClockAhead
+):
     await enqueue()
     claim = await take()
     clock.advance(10 * LEASE_S)
@@ -103,7 +110,7 @@ async def test_a_late_worker_keeps_a_job_that_nobody_took(enqueue: Create, take:
     assert await records.queue.take("two", LEASE_S) is None
 
 
-async def test_a_worker_hears_of_a_pause_and_of_its_withdrawal(enqueue: Create, take: Any, records: Records):
+async def test_a_worker_hears_of_a_pause_and_of_its_withdrawal(enqueue: Create, take: Take, records: Records):
     await enqueue()
     claim = await take()
     await records.jobs.pause(claim.job.id)
@@ -112,7 +119,7 @@ async def test_a_worker_hears_of_a_pause_and_of_its_withdrawal(enqueue: Create, 
     assert await records.queue.heartbeat(claim) == await records.queue.record(claim) == ClaimOrder.GO_ON
 
 
-async def test_a_worker_hears_of_a_cancellation_and_writes_nothing_more(enqueue: Create, take: Any, records: Records):
+async def test_a_worker_hears_of_a_cancellation_and_writes_nothing_more(enqueue: Create, take: Take, records: Records):
     await enqueue()
     claim = await take()
     await records.jobs.cancel(claim.job.id)
@@ -123,7 +130,7 @@ async def test_a_worker_hears_of_a_cancellation_and_writes_nothing_more(enqueue:
 
 
 async def test_a_pause_that_was_withdrawn_while_the_worker_obeyed_queues_the_job(
-    enqueue: Create, take: Any, records: Records
+    enqueue: Create, take: Take, records: Records
 ):
     await enqueue()
     claim = await take()
@@ -134,7 +141,7 @@ async def test_a_pause_that_was_withdrawn_while_the_worker_obeyed_queues_the_job
 
 
 async def test_a_job_whose_worker_dies_while_pausing_is_paused(
-    enqueue: Create, take: Any, records: Records, clock: Any
+    enqueue: Create, take: Take, records: Records, clock: ClockAhead
 ):
     await enqueue()
     claim = await take()
@@ -144,14 +151,14 @@ async def test_a_job_whose_worker_dies_while_pausing_is_paused(
     assert (await records.jobs.get(claim.job.id)).state == JobState.PAUSED
 
 
-async def test_giving_a_job_back_is_no_death(enqueue: Create, take: Any, records: Records):
+async def test_giving_a_job_back_is_no_death(enqueue: Create, take: Take, records: Records):
     await enqueue()
     for _ in range(2 * MAX_DEATHS):
         job = await records.queue.release(await take())
         assert (job.state, job.deaths) == (JobState.QUEUED, 0)
 
 
-async def test_a_job_fails_after_too_many_deaths(enqueue: Create, take: Any, records: Records, clock: Any):
+async def test_a_job_fails_after_too_many_deaths(enqueue: Create, take: Take, records: Records, clock: ClockAhead):
     job = await enqueue()
     for _ in range(MAX_DEATHS - 1):
         assert (await records.queue.retry(await take(), "out of memory")).state == JobState.QUEUED
@@ -163,12 +170,12 @@ async def test_a_job_fails_after_too_many_deaths(enqueue: Create, take: Any, rec
     assert failed.error is not None
     assert failed.error.code == "too_many_deaths"
     assert "3 attempts died without a new checkpoint" in failed.error.message
-    assert "worker 'last' gave no sign of life" in failed.error.message
+    assert "worker 'last' did not renew its lease" in failed.error.message
     assert (await records.events.list(job.id)).data[0].level == Level.ERROR
 
 
 async def test_a_job_that_fails_does_not_keep_the_next_from_being_taken(
-    enqueue: Create, take: Any, records: Records, clock: Any
+    enqueue: Create, take: Take, records: Records, clock: ClockAhead
 ):
     await enqueue()
     for _ in range(MAX_DEATHS):
@@ -178,7 +185,7 @@ async def test_a_job_that_fails_does_not_keep_the_next_from_being_taken(
     assert (await take()).job.id == after.id
 
 
-async def test_a_new_checkpoint_forgives_the_deaths_before_it(enqueue: Create, take: Any, records: Records):
+async def test_a_new_checkpoint_forgives_the_deaths_before_it(enqueue: Create, take: Take, records: Records):
     job = await enqueue()
     for step in range(2 * MAX_DEATHS):
         claim = await take()
@@ -191,7 +198,7 @@ async def test_a_new_checkpoint_forgives_the_deaths_before_it(enqueue: Create, t
     assert (await records.jobs.get(job.id)).state == JobState.FAILED
 
 
-async def test_resuming_forgives_the_deaths_before_it(enqueue: Create, take: Any, records: Records):
+async def test_resuming_forgives_the_deaths_before_it(enqueue: Create, take: Take, records: Records):
     job = await enqueue()
     for _ in range(MAX_DEATHS - 1):
         await records.queue.retry(await take(), "killed")
@@ -199,7 +206,7 @@ async def test_resuming_forgives_the_deaths_before_it(enqueue: Create, take: Any
     assert (await records.jobs.resume(job.id)).deaths == 0
 
 
-async def test_success_is_written_whole(enqueue: Create, take: Any, records: Records, clock: Any):
+async def test_success_is_written_whole(enqueue: Create, take: Take, records: Records, clock: ClockAhead):
     await enqueue()
     claim = await take()
     clock.advance(5)
@@ -218,7 +225,7 @@ async def test_success_is_written_whole(enqueue: Create, take: Any, records: Rec
     ]
 
 
-async def test_failure_says_why(enqueue: Create, take: Any, records: Records):
+async def test_failure_says_why(enqueue: Create, take: Take, records: Records):
     await enqueue()
     error = Failure("non_finite", "the loss was NaN at step 7")
     failed = await records.queue.fail(await take(), error, data={"step": 7})
@@ -228,7 +235,7 @@ async def test_failure_says_why(enqueue: Create, take: Any, records: Records):
     assert error.message in event.message
 
 
-async def test_a_record_is_written_whole_or_not_at_all(enqueue: Create, take: Any, records: Records):
+async def test_a_record_is_written_whole_or_not_at_all(enqueue: Create, take: Take, records: Records):
     await enqueue()
     claim = await take()
     before = await messages(records, claim.job.id)

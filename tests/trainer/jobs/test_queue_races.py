@@ -6,10 +6,9 @@ import asyncio
 import json
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from trainer.jobs.job import Job
+from tests.trainer.conftest import Create
 from trainer.jobs.state import JobState
 from trainer.records import Records
 
@@ -19,7 +18,7 @@ NUM_PROCESSES, NUM_JOBS = 4, 40
 
 
 async def test_each_job_of_four_processes_is_finished_exactly_once(
-    records: Records, database_url: str, enqueue: Callable[..., Awaitable[Job]]
+    records: Records, database_url: str, enqueue: Create
 ):
     ids = [(await enqueue()).id for _ in range(NUM_JOBS)]
     started = [

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.trainer.conftest import Create
 from trainer.errors import IllegalTransition, LeaseLost
 from trainer.jobs.job import Failure, Job
 from trainer.jobs.queue import Claim, ClaimOrder
@@ -58,7 +59,7 @@ class Actor:
 
 
 @pytest.fixture
-async def actor_in(records: Records, create: Callable[..., Awaitable[Job]]) -> Callable[..., Awaitable[Actor]]:
+async def actor_in(records: Records, create: Create) -> Callable[..., Awaitable[Actor]]:
     """Brings a new job into a state."""
 
     async def actor_in(wanted: JobState) -> Actor:

@@ -11,6 +11,7 @@ import pytest
 
 import embedded
 from adapters.errors import PatchbayError
+from tests.trainer.conftest import Create, Upload
 from trainer.job_preflight import JobPreflight
 from trainer.jobs.job import Job, JobDraft
 from trainer.jobs.state import JOB_STATES, JobState
@@ -57,7 +58,7 @@ def worker(records: Records, shelf: Shelf, tmp_path: Path) -> Worker:
 
 
 @pytest.fixture
-def ask(records: Records, upload: Any, worker: Worker) -> Callable[..., Awaitable[Job]]:
+def ask(records: Records, upload: Upload, worker: Worker) -> Create:
     """Creates a job and lets validation lay its run directory out."""
 
     async def preflight(spec: RunSpec) -> dict[str, Any]:

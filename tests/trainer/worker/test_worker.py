@@ -1,4 +1,4 @@
-"""A worker on real children: a job in, its checkpoints and its result out, whatever dies in between."""
+"""A worker with real training processes, which are killed, stalled, paused, cancelled and refused."""
 
 from __future__ import annotations
 
@@ -6,20 +6,33 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from adapters.errors import AdapterRefused, Fault
+from tests.trainer.conftest import Create
+from tests.trainer.worker.conftest import Shelf
+from trainer.jobs.job import Job
 from trainer.jobs.state import JobState
+from trainer.records import Records
 from trainer.run_directory import RunDirectory
+from trainer.worker.worker import Worker
+
+Working = Callable[[], asyncio.Task[None]]
+Ended = Callable[[Job], Awaitable[Job]]
+Until = Callable[[Callable[[], Awaitable[object]]], Awaitable[object]]
+FindChild = Callable[[RunDirectory], int | None]
+TrainsPast = Callable[[Job, int], Awaitable[None]]
+RecordedSteps = Callable[[Job], Awaitable[list[int]]]
 
 STEPS, CHECKPOINTS = 12, [3, 6, 9, 12]
 
 
 @pytest.fixture
-async def working(worker):
+async def working(worker: Worker):
     """Starts the worker; it ends with the test."""
-    running = []
+    running: list[asyncio.Task[None]] = []
 
     def start() -> asyncio.Task[None]:
         running.append(asyncio.create_task(worker.run()))
@@ -33,23 +46,23 @@ async def working(worker):
 
 
 @pytest.fixture
-def steps_told(records):
-    """The training steps in a job's log, oldest first."""
+def recorded_steps(records: Records):
+    """Returns the training steps in a job's log, oldest first."""
 
-    async def told(job):
+    async def recorded(job: Job) -> list[int]:
         events = (await records.events.list(job.id, limit=1000)).data
         data = [event.data for event in reversed(events) if event.type == "metrics"]
         return [each["step"] for each in data if "train_loss" in each]
 
-    return told
+    return recorded
 
 
 @pytest.fixture
-def trains_past(records, until):
-    """Waits until a job's log has come to a step."""
+def trains_past(records: Records, until: Until):
+    """Waits until a job's log has reached a step."""
 
-    async def past(job, step):
-        async def is_past():
+    async def past(job: Job, step: int) -> None:
+        async def is_past() -> bool:
             events = (await records.events.list(job.id, limit=1000)).data
             return any((event.data or {}).get("step", 0) >= step for event in events)
 
@@ -59,19 +72,19 @@ def trains_past(records, until):
 
 
 async def test_a_job_ends_with_its_checkpoints_published_its_result_and_its_curves(
-    records, working, shelf, ask, ended, steps_told
+    records: Records, working: Working, shelf: Shelf, ask: Create, ended: Ended, recorded_steps: RecordedSteps
 ):
     job = await ask()
     working()
     done = await ended(job)
     assert (done.state, done.error, done.fine_tuned_model) == (JobState.SUCCEEDED, None, f"ft:base:me::{job.id}")
     assert (shelf.checkpoints, shelf.results) == (CHECKPOINTS, [job.id])
-    noted = (await records.checkpoints.list(job.id)).data
-    assert [(each.step_number, each.model) for each in reversed(noted)] == [
+    recorded = (await records.checkpoints.list(job.id)).data
+    assert [(each.step_number, each.model) for each in reversed(recorded)] == [
         (step, f"ft:base:me::{job.id}:ckpt-step-{step}") for step in CHECKPOINTS
     ]
-    assert all(each.metrics["train_loss"] > 0 for each in noted)
-    assert await steps_told(job) == list(range(1, STEPS + 1))
+    assert all(each.metrics["train_loss"] > 0 for each in recorded)
+    assert await recorded_steps(job) == list(range(1, STEPS + 1))
     assert done.trained_tokens > 0
     table, plot = [await records.files.content(file) for file in done.result_files]
     assert len(table.read_text().splitlines()) == 1 + STEPS
@@ -79,7 +92,15 @@ async def test_a_job_ends_with_its_checkpoints_published_its_result_and_its_curv
 
 
 async def test_a_child_killed_or_stalled_is_started_again_and_every_event_comes_once(
-    worker, working, shelf, ask, ended, until, child_of, steps_told, trains_past
+    worker: Worker,
+    working: Working,
+    shelf: Shelf,
+    ask: Create,
+    ended: Ended,
+    until: Until,
+    child_of: FindChild,
+    recorded_steps: RecordedSteps,
+    trains_past: TrainsPast,
 ):
     job = await ask()
     run = RunDirectory(worker.runs / job.id)
@@ -92,11 +113,18 @@ async def test_a_child_killed_or_stalled_is_started_again_and_every_event_comes_
     done = await ended(job)
     assert (done.state, done.token) == (JobState.SUCCEEDED, 3)
     assert (sorted(set(shelf.checkpoints)), shelf.results) == (CHECKPOINTS, [job.id])
-    assert await steps_told(job) == list(range(1, STEPS + 1))
+    assert await recorded_steps(job) == list(range(1, STEPS + 1))
 
 
-async def test_a_worker_that_is_told_to_stop_gives_the_job_back_after_a_checkpoint(
-    records, worker, working, shelf, ask, ended, trains_past, steps_told
+async def test_a_stopped_worker_releases_its_job_after_a_checkpoint(
+    records: Records,
+    worker: Worker,
+    working: Working,
+    shelf: Shelf,
+    ask: Create,
+    ended: Ended,
+    trains_past: TrainsPast,
+    recorded_steps: RecordedSteps,
 ):
     job = await ask(checkpoint_steps=100)
     stopping = working()
@@ -109,26 +137,41 @@ async def test_a_worker_that_is_told_to_stop_gives_the_job_back_after_a_checkpoi
     assert RunDirectory(worker.runs / job.id).checkpoints()
     working()
     assert (await ended(job)).state is JobState.SUCCEEDED
-    assert await steps_told(job) == list(range(1, STEPS + 1))
+    assert await recorded_steps(job) == list(range(1, STEPS + 1))
 
 
-async def test_a_paused_job_waits_until_it_is_resumed(records, working, ask, ended, until, trains_past, steps_told):
+async def test_a_paused_job_waits_until_it_is_resumed(
+    records: Records,
+    working: Working,
+    ask: Create,
+    ended: Ended,
+    until: Until,
+    trains_past: TrainsPast,
+    recorded_steps: RecordedSteps,
+):
     job = await ask(checkpoint_steps=100)
     working()
     await trains_past(job, 2)
     await records.jobs.pause(job.id)
 
-    async def is_paused():
+    async def is_paused() -> bool:
         return (await records.jobs.get(job.id)).state is JobState.PAUSED
 
     await until(is_paused)
     await records.jobs.resume(job.id)
     assert (await ended(job)).state is JobState.SUCCEEDED
-    assert await steps_told(job) == list(range(1, STEPS + 1))
+    assert await recorded_steps(job) == list(range(1, STEPS + 1))
 
 
 async def test_a_cancelled_job_ends_its_child_and_has_no_result(
-    records, worker, working, shelf, ask, until, child_of, trains_past
+    records: Records,
+    worker: Worker,
+    working: Working,
+    shelf: Shelf,
+    ask: Create,
+    until: Until,
+    child_of: FindChild,
+    trains_past: TrainsPast,
 ):
     job = await ask()
     working()
@@ -136,7 +179,7 @@ async def test_a_cancelled_job_ends_its_child_and_has_no_result(
     child = child_of(RunDirectory(worker.runs / job.id))
     await records.jobs.cancel(job.id)
 
-    async def has_ended():
+    async def has_ended() -> bool:
         return child_of(RunDirectory(worker.runs / job.id)) != child
 
     await until(has_ended)
@@ -144,8 +187,8 @@ async def test_a_cancelled_job_ends_its_child_and_has_no_result(
     assert shelf.results == []
 
 
-async def test_what_the_door_refuses_is_told_of_and_fails_the_job_with_the_doors_words(
-    records, working, shelf, ask, ended
+async def test_a_refused_checkpoint_is_reported_and_a_refused_result_fails_the_job(
+    records: Records, working: Working, shelf: Shelf, ask: Create, ended: Ended
 ):
     shelf.refuses_checkpoints = shelf.refuses_results = AdapterRefused([Fault("lora_A", "rank 8", "at most 4")])
     job = await ask(checkpoint_steps=6)
@@ -159,7 +202,9 @@ async def test_what_the_door_refuses_is_told_of_and_fails_the_job_with_the_doors
     ]
 
 
-async def test_a_loss_or_gradient_that_is_not_finite_ends_the_job_without_a_result(records, working, shelf, ask, ended):
+async def test_a_loss_or_gradient_that_is_not_finite_ends_the_job_without_a_result(
+    records: Records, working: Working, shelf: Shelf, ask: Create, ended: Ended
+):
     job = await ask(alpha=1e30, checkpoint_steps=1)
     working()
     done = await ended(job)
