@@ -1,4 +1,4 @@
-"""The base model as the door sees it: which linear modules it has, and of what shape."""
+"""The base model that adapters are checked against: its linear modules and their shapes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ EMBEDDING = "embed_tokens"
 HEAD = "lm_head"
 
 _UNSERVED_EMBEDDINGS = frozenset({"wte", "wpe", "word_embeddings", "embed_positions", "embed_in"})
-"""Embeddings by older names: two-dimensional weights that are no linear modules; vLLM gives them no LoRA."""
+"""Embeddings under older names: two-dimensional weights that are not linear modules; vLLM supports no LoRA on them."""
 
 _VOLATILE = frozenset({"transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache"})
-"""Keys of config.json that change while the model stays the same."""
+"""Keys of config.json that do not identify the model."""
 
 _DTYPES: Mapping[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """By torch's names."""
@@ -33,13 +33,13 @@ _DTYPES: Mapping[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "B
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """A base model's name, identity and shapes. Equal fingerprints: the same adapters fit.
+    """A base model's name, identity and shapes. The same adapters fit models with equal fingerprints.
 
     ``modules`` holds every module that may carry a LoRA, whose A is [r, in_features] and B [out_features, r].
     An untied ``embed_tokens`` is among them as (hidden size, vocabulary size): a lookup is a product with
     one-hot rows. Where input and output embeddings share their weights neither is listed: no LoRA is admitted
-    on them. ``dtype``, as safetensors names it, is what most of the modules' weights are stored in; F32 where adapters
-    are stored in nothing like it.
+    on them. ``dtype``, as safetensors names it, is the format of most of the modules' weights; F32 if adapters
+    cannot be stored in that format.
     """
 
     name: str
@@ -63,14 +63,14 @@ class BaseModel:
 
     @classmethod
     def from_headers(cls, name: str, config: Mapping[str, Any], headers: Iterable[Tensor]) -> BaseModel:
-        """Build from what config.json holds and from all tensors that the headers of the weights list.
+        """Build from the fields of config.json and the tensors in the headers of the weight files.
 
         Raises:
             BaseModelUnreadable: the weights are quantised.
         """
         if config.get("quantization_config"):
             raise BaseModelUnreadable(
-                f"{name}: the weights are quantised, so their files do not tell the modules' shapes; "
+                f"{name}: the weights are quantised, so their files do not have the modules' shapes; "
                 "use the shapes that the engine reports"
             )
         tensors = list(headers)
@@ -83,21 +83,21 @@ class BaseModel:
     def from_shapes(
         cls, name: str, config: Mapping[str, Any], modules: Modules, *, dtype: str | None = None
     ) -> BaseModel:
-        """Build from shapes that are known otherwise; ``config`` is what config.json holds.
+        """Build from known shapes and the fields of config.json.
 
-        ``dtype``: None where the config tells, as it does for weights that a quantiser packed.
+        ``dtype``: None to read it from ``config``, as for weights that a quantiser packed.
         """
         ordered = dict(sorted(modules.items()))
-        given = config.get("architectures")
-        classes = tuple(map(str, given)) if isinstance(given, list) else ()
+        architectures = config.get("architectures")
+        classes = tuple(map(str, architectures)) if isinstance(architectures, list) else ()
         return cls(name, _fingerprint(config, ordered), ordered, dtype or _declared_dtype(config), classes)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return what a base model's config.json holds.
+    """Return the fields of a base model's config.json at ``path``.
 
     Raises:
-        BaseModelUnreadable: it is missing, or no JSON object.
+        BaseModelUnreadable: it is missing, or not a JSON object.
     """
     try:
         return parse_config(path.read_bytes(), str(path))
@@ -108,17 +108,17 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def parse_config(content: bytes, where: str) -> dict[str, Any]:
-    """Return what the ``content`` of a config.json holds.
+    """Return the fields in the ``content`` of a config.json; ``where`` names the file in errors.
 
     Raises:
-        BaseModelUnreadable: it is no JSON object.
+        BaseModelUnreadable: it is not a JSON object.
     """
     try:
         config = json.loads(content)  # not strict: Mamba-like models write Infinity
     except ValueError as error:
         raise BaseModelUnreadable(f"{where} cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise BaseModelUnreadable(f"{where} holds no JSON object")
+        raise BaseModelUnreadable(f"{where} is not a JSON object")
     return config
 
 
@@ -131,12 +131,11 @@ def _read_tensors(directory: Path) -> Iterator[Tensor]:
 
 
 def _weight_files(directory: Path) -> list[Path]:
-    # Mistral ships the same weights twice; consolidated*.safetensors names them otherwise.
+    # Mistral ships the weights twice; consolidated*.safetensors has other tensor names.
     files = sorted(directory.glob("model*.safetensors")) or sorted(directory.glob("*.safetensors"))
     if not files:
         raise BaseModelUnreadable(
-            f"{directory} holds no *.safetensors: download the model's safetensors files, or save it with "
-            "save_pretrained"
+            f"{directory} has no *.safetensors: download the model's safetensors files, or save it with save_pretrained"
         )
     return files
 
@@ -156,7 +155,7 @@ def _linear_modules(tensors: Iterable[Tensor], config: Mapping[str, Any]) -> Ite
 
 
 def _declared_dtype(config: Mapping[str, Any]) -> str:
-    """What config.json says of the weights, or of those of the text model in it."""
+    """Return the format of the weights in config.json, or in its text model's config."""
     text = config.get("text_config")
     places = [config, text] if isinstance(text, Mapping) else [config]
     named = [place.get(key) for place in places for key in ("dtype", "torch_dtype")]

@@ -1,7 +1,4 @@
-"""Named places where a crash can be ordered, so that tests kill the process exactly there.
-
-A production process carries ``CrashPoints(None)``, which does nothing.
-"""
+"""Named points at which tests can have the process crash. In production ``CrashPoints(None)`` does nothing."""
 
 from __future__ import annotations
 
@@ -14,11 +11,11 @@ KILLED = 137
 
 @dataclass(frozen=True, slots=True)
 class CrashPoints:
-    """Dies without clean-up when the named point ``at`` is passed, as ``kill -9`` would there."""
+    """Ends the process without clean-up at the point named ``at``, as ``kill -9`` would."""
 
     at: str | None = None
 
     def point(self, name: str) -> None:
-        """Pass the point ``name``; the process ends here if it was ordered to."""
+        """End the process if ``name`` is the chosen point."""
         if self.at == name:
             os._exit(KILLED)

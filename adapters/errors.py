@@ -1,34 +1,33 @@
-"""What can go wrong with adapters, drawn once.
+"""The tree of errors about adapters.
 
 PatchbayError
-├── InvalidName            a name, alias or reference that the grammar does not admit
+├── InvalidName            a name, alias or reference that is not valid
 ├── NotFound
 │   ├── AdapterNotFound
 │   ├── VersionNotFound
 │   └── AliasNotFound
 ├── Conflict
-│   ├── AliasMoved         compare-and-set lost; carries what the alias points to now
-│   ├── VersionInUse       deletion of a version that an alias or a pin still holds
+│   ├── AliasMoved         a compare-and-set failed; has the alias's present target
+│   ├── VersionInUse       deletion of a version that is pinned or an alias's target
 │   └── NameTaken          a name that belongs to the base model, or to a version that was deleted
-├── AdapterRefused         the door found faults; carries every one of them
-├── AdapterTooCostly       inspecting, compiling or merging took more memory or time than it may
-├── WorkerProcessDied           the process that does so ended without an answer
+├── AdapterRefused         the checks found faults; has all of them
+├── AdapterTooCostly       inspecting, compiling or merging exceeded a limit on memory or time
+├── WorkerProcessDied      the child process that works on an adapter ended without an answer
 ├── SafetensorsMalformed   a file that breaks the safetensors format or our limits on it
-├── BaseModelUnreadable    a base model directory without config or weights that we can read
+├── BaseModelUnreadable    a base model directory without readable config or weights
 ├── WrongBase              a version made for another base model than the one served
 ├── SourceError
-│   ├── SourceForbidden    a path outside the allowed directories, a URL scheme we do not read
-│   ├── SourceNotFound     nothing there
-│   ├── SourceUnavailable  the hub is down, slow or answers nonsense
+│   ├── SourceForbidden    a path outside the allowed directories, an unknown URL scheme
+│   ├── SourceNotFound     no adapter there
+│   ├── SourceUnavailable  the hub or the object store is down, slow or sends malformed answers
 │   └── SourceTooLarge     more bytes than the server accepts
 ├── BlobCorrupt            stored bytes no longer match their digest
 ├── BlobStoreUnavailable   the object store of the blobs does not answer, or its URL cannot be used
 ├── StorageUnavailable     the database does not answer, or stays locked
 └── StorageFull            the disk has no space
 
-An error knows nothing of HTTP; ``server.http.errors`` translates, and a test proves that table total.
-To add one: subclass the nearest branch, give it a ``code`` (stable, snake case, part of the API), and let the
-message say what to do next.
+``server.http.errors`` maps them to HTTP statuses; a test checks that the map is complete. A new error subclasses the
+nearest branch, has a ``code`` of its own (stable, snake case, part of the API) and a message that says what to do next.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 MAX_FAULTS = 200
-"""Faults listed in one refusal: an adapter for another model has one per tensor."""
+"""Faults listed in one refusal; an adapter for another model has one per tensor."""
 
 
 class PatchbayError(Exception):
-    """Root of the tree. ``param`` names the request field at fault, where there is one."""
+    """Root of the tree. ``param`` is the request field at fault, if there is one."""
 
     code: ClassVar[str] = "internal_error"
 
@@ -58,13 +57,13 @@ class PatchbayError(Exception):
 
 
 class InvalidName(PatchbayError):
-    """A name, alias or reference that the grammar does not admit."""
+    """A name, alias or reference is not valid."""
 
     code = "invalid_name"
 
 
 class NotFound(PatchbayError):
-    """Nothing carries that name."""
+    """Nothing has that name."""
 
     code = "not_found"
 
@@ -88,13 +87,13 @@ class AliasNotFound(NotFound):
 
 
 class Conflict(PatchbayError):
-    """The request does not fit the present state."""
+    """The request conflicts with the present state."""
 
     code = "conflict"
 
 
 class AliasMoved(Conflict):
-    """A compare-and-set lost: the alias is not where the caller expected it."""
+    """A compare-and-set failed: the alias does not point where the caller expected."""
 
     code = "alias_moved"
 
@@ -105,18 +104,18 @@ class AliasMoved(Conflict):
 
     @property
     def details(self) -> dict[str, Any]:
-        """``current``: the version the alias points to now (None: no alias), and its generation."""
+        """``current``: the version that the alias points to now (None: no alias), and its generation."""
         return {"current": {"version": self.current, "generation": self.generation}}
 
 
 class VersionInUse(Conflict):
-    """An alias or a pin still holds the version."""
+    """The version is pinned or an alias points to it."""
 
     code = "version_in_use"
 
 
 class NameTaken(Conflict):
-    """The name belongs to the base model, or to a version that was deleted: it never means another one."""
+    """The name belongs to the base model, or to a version that was deleted: it is not used for another one."""
 
     code = "name_taken"
 
@@ -134,7 +133,7 @@ class Fault:
 
 
 class AdapterRefused(PatchbayError):
-    """The door found faults. The message lists the first few, ``details`` all of them."""
+    """The checks found faults. The message lists the first few, ``details`` all of them."""
 
     code = "adapter_refused"
     SHOWN: ClassVar[int] = 5
@@ -152,13 +151,13 @@ class AdapterRefused(PatchbayError):
 
 
 class AdapterTooCostly(PatchbayError):
-    """Work on an adapter took more memory or time than it may; the message says which, and how much that is."""
+    """Work on an adapter exceeded a limit on memory or time, which the message names."""
 
     code = "adapter_too_costly"
 
 
 class WorkerProcessDied(PatchbayError):
-    """A process that works on adapters ended without an answer; ``log`` is the end of what it wrote."""
+    """A child process that works on adapters ended without an answer; ``log`` is the end of its stderr."""
 
     code = "compiler_died"
 
@@ -178,7 +177,7 @@ class SafetensorsMalformed(PatchbayError):
 
 
 class BaseModelUnreadable(PatchbayError):
-    """A base model directory without config or weights that we can read."""
+    """A base model directory without readable config or weights."""
 
     code = "base_model_unreadable"
 
@@ -208,7 +207,7 @@ class SourceNotFound(SourceError):
 
 
 class SourceUnavailable(SourceError):
-    """The place did not answer, or answered nonsense; trying again may help."""
+    """The place did not answer, or sent a malformed answer; trying again may help."""
 
     code = "source_unavailable"
 
@@ -232,7 +231,7 @@ class BlobStoreUnavailable(PatchbayError):
 
 
 class StorageUnavailable(PatchbayError):
-    """The database does not answer, or stays locked; the message says whether something may be written."""
+    """The database does not answer, or stays locked; the message says whether a change may have been written."""
 
     code = "storage_unavailable"
 

@@ -1,7 +1,4 @@
-"""The model card of an exported version: what the registry knows of it, for people and for the hub.
-
-Nothing is made up: what the registry does not know is left out.
-"""
+"""The model card of an exported version: its facts in the registry, for people and for the hub."""
 
 from __future__ import annotations
 
@@ -15,22 +12,22 @@ from typing import Any, Final
 from huggingface_hub import ModelCardData
 
 _MODEL_ID: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
-"""What the hub takes as ``base_model``: a card that names a directory is refused."""
+"""A hub id, which ``base_model`` must be: the hub rejects a card that names a directory."""
 
 _VLLM_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What ``--max-lora-rank`` may be."""
+"""The values that ``--max-lora-rank`` accepts."""
 
 _SHOWN_FIRST: Final = frozenset(
     {"rank", "target_modules", "base_model", "base_fingerprint", "declared_base", "size_bytes", "training"}
 )
-"""Parts of a report that are told elsewhere on the card."""
+"""Parts of a report that other sections of the card show."""
 
 _TRAINING: Final = {
     "job": "job",
     "method": "method",
     "step": "checkpoint at step",
     "seed": "seed",
-    "warm_start": "went on from",
+    "warm_start": "warm start from",
     "trained_tokens": "trained tokens",
     "seconds": "seconds",
     "renderer_sha256": "chat template, sha256",
@@ -42,10 +39,10 @@ Rows = Iterable[tuple[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """The card of ``version`` (as ``GET /v1/adapters/…/versions/…`` tells it, with its report).
+    """The card of ``version`` (the JSON of ``GET /v1/adapters/…/versions/…``).
 
-    ``place`` is what loaders are given: the repository, or "." for the directory that the card lies in. ``is_merged``:
-    the files are the whole model and no adapter.
+    ``place`` is the path for loaders: the repository, or "." for the card's own directory. ``is_merged``: the files are
+    the whole model instead of an adapter.
     """
 
     version: Mapping[str, Any]
@@ -54,7 +51,7 @@ class ModelCard:
 
     def text(self) -> str:
         """Return the content of README.md: YAML front matter that the hub accepts, then Markdown."""
-        sections = [self._head(), self._trained(), self._checked(), self._used()]
+        sections = [self._head(), self._training(), self._checks(), self._usage()]
         return f"---\n{self._front_matter()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n"
 
     @property
@@ -65,7 +62,7 @@ class ModelCard:
 
     @property
     def _base_name(self) -> str:
-        """What to call the base; of a directory its last part alone, the rest is nobody else's business."""
+        """The name of the base; of a directory its last part only, as the rest may be private."""
         return self.base or PurePath(self._report["base_model"]).name
 
     @property
@@ -87,9 +84,9 @@ class ModelCard:
         name, report = self.version["id"], self._report
         base = _code(self._base_name)
         if self.is_merged:
-            said = f"The base model {base} with the LoRA adapter {_code(name)} merged into its weights."
+            summary = f"The base model {base} with the LoRA adapter {_code(name)} merged into its weights."
         else:
-            said = f"A LoRA adapter for the base model {base}: version {_code(name)} of a patchbay registry."
+            summary = f"A LoRA adapter for the base model {base}: version {_code(name)} of a patchbay registry."
         rows = [
             ("adapter", self.version["adapter"]),
             ("version", name),
@@ -100,27 +97,31 @@ class ModelCard:
             ("rank", self.version["rank"]),
             ("target modules", report.get("target_modules")),
         ]
-        return f"# {self.version['adapter']}\n\n{said}\n\n{_table(rows)}"
+        return f"# {self.version['adapter']}\n\n{summary}\n\n{_table(rows)}"
 
-    def _trained(self) -> str:
-        told = self._report.get("training")
-        if not told:
+    def _training(self) -> str:
+        training = self._report.get("training")
+        if not training:
             return ""
-        rows = [(label, told.get(key)) for key, label in _TRAINING.items()]
-        data = told.get("data") or {}
+        rows = [(label, training.get(key)) for key, label in _TRAINING.items()]
+        data = training.get("data") or {}
         rows += [(label, (data.get(key) or {}).get("sha256")) for key, label in _DATA.items()]
         parts = [f"## How it was trained\n\n{_table(rows)}"]
         for title, key in (("Hyperparameters", "hyperparameters"), ("Metrics", "metrics")):
-            if table := _table(_flat(told.get(key) or {})):
+            if table := _table(_flat(training.get(key) or {})):
                 parts.append(f"{title}:\n\n{table}")
         return "\n\n".join(parts)
 
-    def _checked(self) -> str:
+    def _checks(self) -> str:
         found = {key: value for key, value in self._report.items() if key not in _SHOWN_FIRST}
         table = _table(_flat(found))
-        return f"## How it was checked\n\nWhat patchbay's door found before it served it:\n\n{table}" if table else ""
+        return (
+            f"## How it was checked\n\nResults of patchbay's checks before the adapter was served:\n\n{table}"
+            if table
+            else ""
+        )
 
-    def _used(self) -> str:
+    def _usage(self) -> str:
         name, base = self.version["adapter"], self.base or "BASE_MODEL"
         if self.is_merged:
             return _use(
@@ -157,7 +158,7 @@ def _table(rows: Rows) -> str:
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield numbers, texts and lists of them by their dotted path; deeper lists are no facts for a card."""
+    """Yield numbers, texts and lists of them by their dotted path; nested lists are left out."""
     for name, value in fields.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
@@ -166,7 +167,7 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _cell(value: Any) -> str:
-    """Return ``value`` as a table's cell; text from outside stays text."""
+    """Return ``value`` as a table's cell, with Markdown and HTML escaped."""
     if isinstance(value, list):
         value = ", ".join(map(str, value))
     if isinstance(value, bool):

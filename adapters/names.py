@@ -1,13 +1,13 @@
-"""The grammar of names: adapter names, aliases, and the references that callers write as ``model``.
+"""The grammar of names: adapter names, aliases, and the references in a request's ``model``.
 
     model        := reference | fine-tuned
     reference    := adapter | adapter "@" alias | adapter "@" version
     sql             the version that alias `stable` points to
     sql@canary      the version that alias `canary` points to
-    sql@7           version 7, for ever the same bytes
+    sql@7           version 7, which never changes
 
     fine-tuned   := "ft:" base ":" organization ":" [suffix] ":" job [":ckpt-step-" step]
-    ft:base:patchbay:sql:9ABel2dg                 what a training job came to, for ever the same bytes
+    ft:base:patchbay:sql:9ABel2dg                 the result of a training job
     ft:base:patchbay:sql:9ABel2dg:ckpt-step-88    its checkpoint after step 88
 
 Names are ASCII on purpose (no look-alikes) and never become file paths: blobs are addressed by digest.
@@ -38,19 +38,19 @@ _FINE_TUNED = re.compile(
 
 
 def check_adapter_name(name: str) -> str:
-    """Return ``name`` if it may name an adapter.
+    """Return ``name`` if it is a valid adapter name.
 
     Raises:
-        InvalidName: with the rule that was broken.
+        InvalidName: it is not; the message has the rule.
     """
     return _check(name, "adapter name", "name")
 
 
 def check_alias(alias: str) -> str:
-    """Return ``alias`` if it may name an alias; digits alone would read as a version.
+    """Return ``alias`` if it is a valid alias; digits alone would be a version.
 
     Raises:
-        InvalidName: with the rule that was broken.
+        InvalidName: it is not; the message has the rule.
     """
     if alias.isdigit():
         raise InvalidName(
@@ -72,7 +72,7 @@ def _check(text: str, noun: str, param: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What a caller wrote as ``model``: an adapter and either a version number or an alias."""
+    """An adapter and either a version number or an alias, as a request's ``model`` names them."""
 
     adapter: str
     version: int | None = None
@@ -83,7 +83,7 @@ class Reference:
         """Parse ``adapter``, ``adapter@alias`` or ``adapter@version``.
 
         Raises:
-            InvalidName: the text is no reference.
+            InvalidName: the text is not a reference.
         """
         adapter, at, tail = text.partition("@")
         check_adapter_name(adapter)
@@ -99,10 +99,10 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class FineTunedName:
-    """A name that a training job gave to one version, in OpenAI's form. It never means another one.
+    """A name in OpenAI's form that a training job gives to one version, for ever.
 
-    ``ft:<base>:<organization>:<suffix or nothing>:<job>``, where ``job`` is the job's id without ``ftjob-``, names what
-    the job came to; with ``:ckpt-step-<step>`` behind it, a checkpoint. At most ``MAX_FINE_TUNED_LENGTH`` characters.
+    ``ft:<base>:<organization>:<suffix or nothing>:<job>``, where ``job`` is the job's id without ``ftjob-``, names the
+    job's result; with ``:ckpt-step-<step>`` appended, a checkpoint. At most ``MAX_FINE_TUNED_LENGTH`` characters.
     https://platform.openai.com/docs/api-reference/fine-tuning/checkpoint-object
     """
 
@@ -126,10 +126,10 @@ class FineTunedName:
 
     @classmethod
     def of(cls, base: str, organization: str, suffix: str | None, job: str, step: int | None = None) -> FineTunedName:
-        """Return the name of what ``job`` (its id without ``ftjob-``) came to; with a ``step``, of that checkpoint.
+        """Return the name of the result of ``job`` (its id without ``ftjob-``); with a ``step``, of that checkpoint.
 
         Raises:
-            InvalidName: a part has characters that the name cannot carry, or it becomes too long.
+            InvalidName: a part has characters that are not allowed, or the name is too long.
         """
         parts = [organization, suffix or "", job]
         for part in parts:
@@ -142,7 +142,7 @@ class FineTunedName:
 
     @property
     def is_checkpoint(self) -> bool:
-        """True for a checkpoint of a job, False for what the job came to."""
+        """True for a checkpoint of a job, False for its result."""
         named = _FINE_TUNED.fullmatch(self.text)
         return named is not None and named["checkpoint"] is not None
 
@@ -151,7 +151,7 @@ class FineTunedName:
 
 
 def parse_reference(text: str) -> Reference | FineTunedName:
-    """Parse what a caller wrote as ``model``; what begins with ``ft:`` is a fine-tuned name.
+    """Parse a request's ``model``; text that begins with ``ft:`` is a fine-tuned name.
 
     Raises:
         InvalidName: the text is neither a reference nor a fine-tuned name.

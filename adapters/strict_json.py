@@ -1,7 +1,7 @@
-"""JSON as strangers send it: one meaning or none.
+"""JSON of uploads, with exactly one meaning.
 
-Python's own reader lets four things pass that others (serde, which reads the same bytes later) refuse or read
-otherwise: a key twice in an object, ``NaN`` and ``Infinity``, ``-0`` as a whole number, half a surrogate
+Python's json accepts four things that other parsers (serde, which reads the same bytes later) refuse or read
+differently: a key twice in an object, ``NaN`` and ``Infinity``, ``-0`` as a whole number, half a surrogate
 pair.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def parse(raw: bytes) -> Any:
-    """Return the value that ``raw`` (UTF-8) spells.
+    """Return the value of the JSON text ``raw`` (UTF-8).
 
     Raises:
         ValueError: not JSON, nested too deeply, or one of the four above.
@@ -28,7 +28,7 @@ def parse(raw: bytes) -> Any:
 
 
 def fields_in(path: Path) -> dict[str, Any]:
-    """Return the object that the file at ``path`` spells; an empty one where it cannot be read or is another value."""
+    """Return the JSON object in the file at ``path``; an empty one where it cannot be read or holds another value."""
     try:
         value = parse(path.read_bytes())
     except (OSError, ValueError):
@@ -43,7 +43,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     seen: set[str] = set()
     for key, _ in pairs:
         if key in seen:
-            raise ValueError(f"key {key[:80]!a} stands twice")
+            raise ValueError(f"key {key[:80]!a} occurs twice")
         seen.add(key)
     raise AssertionError("a shorter dict has a repeated key")
 

@@ -1,4 +1,4 @@
-"""The nouns of the registry as values: a version, an alias, an adapter. Immutable, safe to share between tasks."""
+"""A version, an alias and an adapter as immutable values, which tasks can share."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """Immutable published weights. ``id`` is unique over all adapters and never reused, not even after deletion."""
+    """Published weights, which never change. ``id`` is unique over all adapters and never reused after a deletion."""
 
     id: int
     adapter: str
     number: int
     digest: str
-    """sha256 of the manifest, 64 hex digits; the blob lies under it."""
+    """sha256 of the manifest, 64 hex digits; the blob's name."""
     base_fingerprint: str
-    """Fingerprint of the base model whose shapes the door checked against."""
+    """Fingerprint of the base model whose shapes the adapter was checked against."""
     rank: int
     size_bytes: int
     source: str
@@ -25,17 +25,17 @@ class Version:
     created_at: datetime
     is_pinned: bool = False
     original_digest: str | None = None
-    """Of the files as they came, where they had to be compiled to be served."""
+    """Digest of the files as they were uploaded, if they were compiled to be served."""
 
     @property
     def name(self) -> str:
-        """The name the engine and the response know it by: ``sql@7``."""
+        """The version's name in the engine and in responses: ``sql@7``."""
         return f"{self.adapter}@{self.number}"
 
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """A movable name for a version. ``generation`` grows by one with each move: compare-and-set rests on it."""
+    """A movable name for a version. ``generation`` grows by one with each move, for compare-and-set."""
 
     adapter: str
     name: str
@@ -46,11 +46,11 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A named, long-lived thing people call, with its living versions, their fine-tuned names and its aliases."""
+    """A named adapter with its living versions, their fine-tuned names and its aliases."""
 
     name: str
     created_at: datetime
     versions: Mapping[int, Version] = field(default_factory=dict)
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     fine_tuned: Mapping[str, int] = field(default_factory=dict)
-    """Fine-tuned name -> number of the version that it means."""
+    """Fine-tuned name -> version number."""

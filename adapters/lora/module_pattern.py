@@ -1,7 +1,8 @@
-"""A stranger's regular expression over module names, matched where it can neither hang nor exhaust us.
+"""Matches an uploaded regular expression with module names, in a child process with limits on time and memory.
 
-PEFT takes any pattern, and so does Python's ``re``, for hours if need be. The file is also the program of the child
-process that matches: standard library only, started without site-packages in some 20 ms.
+PEFT takes any pattern, and Python's ``re`` may need hours for one. This file is also the child's program. It uses the
+standard library only and starts with ``-I -S``, without site-packages, in some 20 ms; so it limits itself and not
+through ``adapters.processes``.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ MAX_LENGTH: Final = 8192
 
 
 def matching(pattern: str, modules: Iterable[str]) -> frozenset[str]:
-    """Return those of ``modules`` that ``pattern`` matches from end to end, as PEFT matches. Blocks.
+    """Return the ``modules`` that ``pattern`` matches in full, as in PEFT. Blocks.
 
     Raises:
-        ValueError: it does not compile, or takes too long; says which, as what is needed instead.
+        ValueError: it does not compile, or takes too long; the message says what is needed instead.
     """
     if len(pattern) > MAX_LENGTH:
         raise ValueError(f"a pattern of at most {MAX_LENGTH} characters")
     command = [sys.executable, "-I", "-S", str(Path(__file__))]
     question = json.dumps([pattern, sorted(modules)])
     try:
-        child = subprocess.run(  # noqa: S603 - our own program
+        child = subprocess.run(  # noqa: S603 - this file
             command, input=question, capture_output=True, text=True, timeout=WALL_S, check=True, env={}
         )
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
@@ -46,7 +47,7 @@ def matching(pattern: str, modules: Iterable[str]) -> frozenset[str]:
 
 
 def main() -> None:
-    """Answer the question on standard input: the modules that match, or why the pattern does not compile."""
+    """Read a pattern and modules from stdin; write the matching modules, or the error of ``re.compile``, to stdout."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))

@@ -1,1 +1,1 @@
-"""Which adapters, versions and aliases exist: SQL rows, and a catalog of them in memory."""
+"""The registry of adapters, versions and aliases: SQL rows, and a catalog of them in memory."""

@@ -1,4 +1,4 @@
-"""Where an alias goes when it is rolled back: its history replayed as a browser's back stack."""
+"""The version that an alias returns to when it is rolled back."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from adapters.registry.rows import AliasMove
 
 
-def before(history: Iterable[AliasMove], living: frozenset[int]) -> int | None:
-    """Return the version that one step back leads to, None if there is none.
+def rollback_target(history: Iterable[AliasMove], living: frozenset[int]) -> int | None:
+    """Return the version that one rollback leads to, as a browser's back button would; None if there is none.
 
-    A move puts its target on the stack; a rollback takes off what is above its target; a deletion empties it.
-    Versions not in ``living`` and steps that lead to the present version are passed over.
+    A move pushes its target on a stack, a rollback pops down to its target, a deletion clears the stack. Versions not
+    in ``living`` and steps to the present version are skipped.
 
         moves 1, 2, 3      back -> 2, back -> 1
-        moves 1, 2, back, 3  back -> 1   (2 was left by going back)
+        moves 1, 2, back, 3  back -> 1   (the rollback dropped 2 from the stack)
     """
     stack: list[int] = []
     for move in history:

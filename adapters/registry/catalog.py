@@ -1,4 +1,4 @@
-"""The registry held in memory: what a request asks, answered by dictionary look-ups alone."""
+"""The registry in memory: a request resolves its model name by dictionary look-ups alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN = 5
 
 
 class Catalog:
-    """All living adapters as immutable values. Only the registry writes to it, in one go."""
+    """All living adapters as immutable values. Only the registry changes it, without an await in between."""
 
     def __init__(self) -> None:
         self._adapters: dict[str, Adapter] = {}
@@ -36,7 +36,7 @@ class Catalog:
         """Return the version that ``reference`` means now.
 
         Raises:
-            AdapterNotFound, AliasNotFound, VersionNotFound: with what exists instead.
+            AdapterNotFound, AliasNotFound, VersionNotFound: the message lists existing aliases or versions.
         """
         if isinstance(reference, FineTunedName):
             return self._named(reference)
@@ -67,17 +67,17 @@ class Catalog:
             ) from None
 
     def alias(self, name: str, alias: str) -> Alias:
-        """Return where ``alias`` of the adapter ``name`` points.
+        """Return the alias ``alias`` of the adapter ``name``.
 
         Raises:
-            AdapterNotFound, AliasNotFound: with what exists instead.
+            AdapterNotFound, AliasNotFound: the message lists existing aliases.
         """
         return _alias(self.adapter(name), alias)
 
     def adapters(self, after: str | None = None, limit: int = 100) -> tuple[list[Adapter], bool]:
         """Return up to ``limit`` adapters whose names sort behind ``after``, and whether more follow.
 
-        ``after`` need not exist (any more): paging goes on where it would stand.
+        ``after`` may be deleted: paging continues from its place in the order.
         """
         start = 0 if after is None else bisect_right(self._names, after)
         names = self._names[start : start + limit]
@@ -98,7 +98,7 @@ class Catalog:
         """Return version ``number`` of the adapter ``name``.
 
         Raises:
-            AdapterNotFound, VersionNotFound: with what exists instead.
+            AdapterNotFound, VersionNotFound: the message lists existing versions.
         """
         return _version(self.adapter(name), number)
 
@@ -108,25 +108,25 @@ class Catalog:
         return adapter is not None and version.number in adapter.versions
 
     def is_pinned(self, version: Version) -> bool:
-        """True while ``version`` must stay resident; a ``Version`` held since earlier may say otherwise."""
+        """True while ``version`` must stay resident; ``version.is_pinned`` may be out of date."""
         return version.id in self._pinned
 
     def pinned(self) -> list[Version]:
         """Return the versions that must stay resident."""
         return list(self._pinned.values())
 
-    def replace(self, changed: Iterable[Adapter], gone: Iterable[str]) -> None:
-        """Take in adapters that changed and drop those that are gone. For the registry alone."""
-        for name in gone:
-            self._forget(name)
+    def replace(self, changed: Iterable[Adapter], deleted: Iterable[str]) -> None:
+        """Store adapters that changed and remove deleted ones. Called by the registry only."""
+        for name in deleted:
+            self._remove(name)
         for adapter in changed:
-            self._forget(adapter.name)
+            self._remove(adapter.name)
             self._adapters[adapter.name] = adapter
             self._names.insert(bisect_left(self._names, adapter.name), adapter.name)
             self._pinned.update((v.id, v) for v in adapter.versions.values() if v.is_pinned)
             self._fine_tuned.update((named, adapter.versions[to]) for named, to in adapter.fine_tuned.items())
 
-    def _forget(self, name: str) -> None:
+    def _remove(self, name: str) -> None:
         known = self._adapters.pop(name, None)
         if known is None:
             return
@@ -143,7 +143,7 @@ def _alias(adapter: Adapter, name: str) -> Alias:
     except KeyError:
         existing = [f"'{alias.name}'" for alias in adapter.aliases.values()]
         raise AliasNotFound(
-            f"adapter '{adapter.name}' has no alias '{name}'; its aliases: {_some(existing)}; "
+            f"adapter '{adapter.name}' has no alias '{name}'; its aliases: {_shortened(existing)}; "
             f"its versions: {_newest(adapter)}",
             param="model",
         ) from None
@@ -160,10 +160,10 @@ def _version(adapter: Adapter, number: int) -> Version:
 
 
 def _newest(adapter: Adapter) -> str:
-    return _some([str(number) for number in reversed(adapter.versions)])
+    return _shortened([str(number) for number in reversed(adapter.versions)])
 
 
-def _some(items: list[str]) -> str:
+def _shortened(items: list[str]) -> str:
     if not items:
         return "none"
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""

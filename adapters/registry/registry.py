@@ -1,4 +1,4 @@
-"""The registry: which adapters, versions and aliases exist. Writes go to a database, reads to the catalog."""
+"""The registry of adapters, versions and aliases. Writes go to a database, reads to the catalog."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from adapters.errors import AliasNotFound, StorageUnavailable, VersionInUse, VersionNotFound
 from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias
 from adapters.registry import rows
-from adapters.registry.alias_history import before
+from adapters.registry.alias_history import rollback_target
 from adapters.registry.catalog import Catalog
 from adapters.registry.rows import AliasMove
 from adapters.registry.schema import VERSION_TABLE, adapters, versions
@@ -32,7 +32,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Unset(Enum):
-    """An expectation that the caller did not state; None already means "the alias does not exist"."""
+    """No expectation; None already means "the alias does not exist"."""
 
     UNSET = "unset"
 
@@ -49,17 +49,17 @@ class _Write:
 class Registry:
     """Adapters, versions and aliases, durable and shared between processes.
 
-    A write is in the database and in this process's ``catalog`` before its method returns; other processes'
-    writes arrive with ``refresh``, which ``follow`` calls at an interval. Writers take turns.
-    Every write that names an adapter, ``add_version`` apart, raises AdapterNotFound if there is none. Every write
-    raises StorageUnavailable as ``Database.write`` does: where the outcome is not known, ``follow`` brings it.
+    A write is in the database and in this process's ``catalog`` before its method returns; other processes' writes
+    arrive with ``refresh``, which ``follow`` calls at an interval. Writers take turns. Every write to an adapter except
+    ``add_version`` raises AdapterNotFound if there is none. Every write raises StorageUnavailable as ``Database.write``
+    does; if its outcome is unknown, the next refresh shows it.
     """
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.catalog = Catalog()
-        self._seen = -1  # the clock when what the catalog holds was read
-        self._stamp: int | None = None
+        self._seen = -1  # the clock when the catalog was read
+        self._change_count: int | None = None
 
     @classmethod
     @asynccontextmanager
@@ -72,15 +72,15 @@ class Registry:
             yield registry
 
     async def refresh(self) -> None:
-        """Bring the catalog up to the database; nearly free when nobody has committed anything."""
-        stamp = self.database.stamp()
-        if stamp is not None and stamp == self._stamp:
+        """Update the catalog from the database; nearly free while nothing was committed."""
+        change_count = self.database.change_count()
+        if change_count is not None and change_count == self._change_count:
             return
         async with self.database.read() as connection:
             revision = await rows.now(connection)
             news = await rows.changes(connection, self._seen) if revision > self._seen else ((), ())
-        self._take_in(revision, *news)
-        self._stamp = stamp
+        self._update_catalog(revision, *news)
+        self._change_count = change_count
 
     async def follow(self, interval_s: float) -> None:
         """Refresh every ``interval_s`` seconds until cancelled; while the database is away the catalog stays."""
@@ -92,7 +92,7 @@ class Registry:
                 _log.warning("registry.refresh_failed", error=str(error))
 
     async def report(self, version: Version) -> dict[str, Any]:
-        """Return what the door measured when ``version`` was published, and what training reported if it was trained.
+        """Return the report of the checks of ``version``, and of its training if there was one.
 
         Raises:
             VersionNotFound: it was deleted.
@@ -105,7 +105,7 @@ class Registry:
         return dict(report)
 
     async def moves(self, name: str, alias: str = DEFAULT_ALIAS) -> list[AliasMove]:
-        """Return every move the alias ever made, oldest first; empty for an alias that never was."""
+        """Return every move of the alias, oldest first; empty for an alias that never existed."""
         async with self.database.read() as connection:
             row = await rows.adapter_row(connection, name)
             return [] if row is None else await rows.alias_history(connection, row.id, alias)
@@ -116,7 +116,7 @@ class Registry:
             return await rows.adapter_row(connection, name) is None
 
     async def digests(self) -> set[str]:
-        """Return the digests of all living versions and originals, from the database: the catalog may be behind."""
+        """Return the digests of all living versions and originals, from the database: the catalog may lag behind."""
         async with self.database.read() as connection:
             return await rows.living_digests(connection)
 
@@ -136,17 +136,17 @@ class Registry:
     ) -> Version:
         """Add the next version of the adapter ``name``, creating the adapter if need be.
 
-        ``alias`` moves to it in the same transaction. The first living version becomes `stable` too, but none with a
-        ``fine_tuned_name`` does: it is a checkpoint, and ``name_result`` says which one counts. Where that name means
-        a version already, as when two workers race or one tries again, that version is returned and nothing changes.
+        ``alias`` moves to it in the same transaction. The first living version becomes `stable` too, unless it has a
+        ``fine_tuned_name``: then it is a checkpoint, and ``name_result`` decides which one becomes `stable`. If that
+        name means a version already, because workers race or retry, that version is returned and nothing changes.
 
         Raises:
-            InvalidName: the adapter or the alias may not be called so.
+            InvalidName: ``name`` or the alias is not valid.
             NameTaken: the version that ``fine_tuned_name`` means was deleted.
         """
         check_adapter_name(name)
-        wanted = {check_alias(alias)} if alias is not None else set()
-        made = {
+        moving = {check_alias(alias)} if alias is not None else set()
+        columns = {
             "digest": digest,
             "original_digest": original_digest,
             "base_fingerprint": base_fingerprint,
@@ -156,21 +156,19 @@ class Registry:
             "created_at": datetime.now(UTC),
         }
         async with self._write() as write:
-            if fine_tuned_name is not None and (
-                there := await rows.fine_tuned_version(write.connection, fine_tuned_name)
-            ):
-                return there
+            if fine_tuned_name and (named := await rows.fine_tuned_version(write.connection, fine_tuned_name)):
+                return named
             adapter, number = await self._number(write, name)
             if fine_tuned_name is None and not await rows.has_more_than_checkpoints(write.connection, adapter.id):
-                wanted.add(DEFAULT_ALIAS)
+                moving.add(DEFAULT_ALIAS)
             await write.connection.execute(
-                insert(versions).values(adapter_id=adapter.id, number=number, report=dict(report), **made)
+                insert(versions).values(adapter_id=adapter.id, number=number, report=dict(report), **columns)
             )
             row = await rows.living_version(write.connection, adapter, number)
             if fine_tuned_name is not None:
                 await rows.give_name(write.connection, fine_tuned_name, row.id)
-            for moved in sorted(wanted):
-                await self._point(write, adapter, moved, number)
+            for each in sorted(moving):
+                await self._point(write, adapter, each, number)
         return rows.version_value(name, row)
 
     async def name_result(
@@ -182,20 +180,20 @@ class Registry:
         alias: str = DEFAULT_ALIAS,
         report: Mapping[str, Any],
     ) -> Version:
-        """Let ``fine_tuned_name`` mean a version for ever, point ``alias`` to it, and add ``report`` to its report.
+        """Give a version ``fine_tuned_name`` for ever, point ``alias`` to it, and merge ``report`` into its report.
 
-        All of it or nothing; a key that both reports have gets the new value. Where the name means a version already,
-        this or another, that version is returned and nothing changes.
+        All or nothing; of a key in both reports the new value is stored. If the name means a version already, this or
+        another, that version is returned and nothing changes.
 
         Raises:
-            InvalidName: the alias may not be called so.
-            VersionNotFound: there is none of that number.
+            InvalidName: the alias is not valid.
+            VersionNotFound: the adapter has no such version.
             NameTaken: the version that ``fine_tuned_name`` means was deleted.
         """
         check_alias(alias)
         async with self._write() as write:
-            if there := await rows.fine_tuned_version(write.connection, fine_tuned_name):
-                return there
+            if named := await rows.fine_tuned_version(write.connection, fine_tuned_name):
+                return named
             adapter = await rows.changing_adapter(write.connection, name, write.revision)
             row = await rows.living_version(write.connection, adapter, number)
             await rows.give_name(write.connection, fine_tuned_name, row.id)
@@ -204,10 +202,10 @@ class Registry:
         return rows.version_value(name, row)
 
     async def set_pinned(self, name: str, number: int, is_pinned: bool) -> Version:  # noqa: FBT001 - a value
-        """Pin a version (it stays resident and cannot be deleted) or let go of it.
+        """Pin a version, so that it stays resident and cannot be deleted, or unpin it.
 
         Raises:
-            VersionNotFound: there is none of that number.
+            VersionNotFound: the adapter has no such version.
         """
         async with self._write() as write:
             adapter = await rows.changing_adapter(write.connection, name, write.revision)
@@ -218,26 +216,26 @@ class Registry:
         return rows.version_value(name, row)
 
     async def delete_version(self, name: str, number: int, *, with_aliases: bool = False) -> None:
-        """Delete a version; its number, its id and its fine-tuned names are never given again.
+        """Delete a version; its number, id and fine-tuned names are never used again.
 
         Raises:
-            VersionNotFound: there is none of that number.
-            VersionInUse: it is pinned, or an alias points to it that is not to go ``with_aliases``.
+            VersionNotFound: the adapter has no such version.
+            VersionInUse: it is pinned, or an alias points to it and ``with_aliases`` is False.
         """
         async with self._write() as write:
             adapter = await rows.changing_adapter(write.connection, name, write.revision)
             row = await rows.living_version(write.connection, adapter, number)
             living_aliases = await rows.aliases_of(write.connection, adapter.id)
-            holding = [alias for alias in living_aliases if alias.version == number]
-            if holding and not with_aliases:
-                held_by = ", ".join(f"'{alias.name}'" for alias in holding)
+            pointing = [alias for alias in living_aliases if alias.version == number]
+            if pointing and not with_aliases:
+                names = ", ".join(f"'{alias.name}'" for alias in pointing)
                 raise VersionInUse(
-                    f"version '{name}@{number}' is held by alias {held_by}: move or delete the alias first",
+                    f"alias {names} points to version '{name}@{number}': move or delete the alias first",
                     param="version",
                 )
             if row.is_pinned:
                 raise VersionInUse(f"version '{name}@{number}' is pinned: unpin it first", param="version")
-            for alias in holding:
+            for alias in pointing:
                 await rows.drop_alias(write.connection, alias, adapter)
             this = versions.c.id == row.id
             await write.connection.execute(update(versions).where(this).values(deleted_at=datetime.now(UTC)))
@@ -245,7 +243,7 @@ class Registry:
     async def delete_adapter(self, name: str) -> None:
         """Delete an adapter with all its versions (pinned ones too) and aliases.
 
-        The name may be used again; numbering then goes on where it stopped.
+        The name may be used again; its version numbers then continue.
         """
         async with self._write() as write:
             adapter = await rows.changing_adapter(write.connection, name, write.revision)
@@ -267,13 +265,13 @@ class Registry:
     ) -> Alias:
         """Point ``alias`` to ``version``, creating it if need be. Moving it to where it is changes nothing.
 
-        ``expected``: the version it must point to now (None: it must not exist); ``generation``: the
-        generation it must have now. Without either the caller always wins: writers take turns.
+        Compare-and-set: ``expected`` is the version it must point to now (None: it must not exist), ``generation`` the
+        generation it must have now. Without either the move always succeeds.
 
         Raises:
-            InvalidName: the alias may not be called so.
-            VersionNotFound: there is none of that number.
-            AliasMoved: an expectation failed; carries where the alias is now.
+            InvalidName: the alias is not valid.
+            VersionNotFound: the adapter has no such version.
+            AliasMoved: an expectation failed; has the alias's present target.
         """
         check_alias(alias)
         async with self._write() as write:
@@ -281,38 +279,38 @@ class Registry:
             seen = await rows.alias_row(write.connection, adapter.id, alias)
             current = None if seen is None else seen.version
             if expected is not UNSET and expected != current:
-                spoken = "nowhere" if expected is None else f"to version {expected}"
-                raise rows.moved(name, alias, seen, f"expected: {spoken}")
+                target = "nowhere" if expected is None else f"to version {expected}"
+                raise rows.moved(name, alias, seen, f"expected: {target}")
             if generation is not UNSET and (seen is None or current is None or generation != seen.generation):
                 raise rows.moved(name, alias, seen, f"expected: generation {generation}")
             await rows.living_version(write.connection, adapter, version)
             return await self._point(write, adapter, alias, version)
 
     async def rollback(self, name: str, alias: str = DEFAULT_ALIAS) -> Alias:
-        """Point ``alias`` back to where it pointed before its last move.
+        """Point ``alias`` back to its target before the last move.
 
-        Works as a browser's back button: each further rollback goes one move further back, a move in between
-        starts from there, and versions deleted since are passed over. See ``adapters.registry.alias_history``.
+        Each further rollback goes one move further back, as a browser's back button does. Versions deleted since are
+        skipped. See ``adapters.registry.alias_history``.
 
         Raises:
             AliasNotFound: there is no such alias.
-            VersionNotFound: it never pointed anywhere else that still exists.
+            VersionNotFound: it never pointed to another version that still exists.
         """
         async with self._write() as write:
             adapter = await rows.changing_adapter(write.connection, name, write.revision)
             seen = await self._existing_alias(write, adapter, alias)
             living = await rows.living_numbers(write.connection, adapter.id)
-            target = before(await rows.alias_history(write.connection, adapter.id, alias), frozenset(living))
+            target = rollback_target(await rows.alias_history(write.connection, adapter.id, alias), frozenset(living))
             if target is None:
                 raise VersionNotFound(
-                    f"alias '{alias}' of '{name}' has nowhere to go back to: since it was created it "
+                    f"alias '{alias}' of '{name}' cannot be rolled back: since it was created it "
                     "has pointed to no other version that still exists; move it to a version instead",
                     param="alias",
                 )
             return await rows.point_alias(write.connection, seen, adapter, alias, target, is_rollback=True)
 
     async def delete_alias(self, name: str, alias: str) -> None:
-        """Delete an alias. If it is created again, its generation goes on from here.
+        """Delete an alias. If it is created again, its generation continues.
 
         Raises:
             AliasNotFound: there is no such alias.
@@ -324,25 +322,25 @@ class Registry:
 
     @asynccontextmanager
     async def _write(self) -> AsyncIterator[_Write]:
-        """Open a write; at its end the catalog takes in what it did, and what others did since the last refresh.
+        """Open a write; at its end the catalog gets its changes, and those of other writers since the last refresh.
 
-        That is read before the commit, by whose end nobody else can have written: so nothing that can fail stands
-        between the commit and the catalog.
+        They are read before the commit, while no other writer can write, so that nothing can fail between the commit
+        and the update of the catalog.
         """
         async with self.database.write() as connection:
             revision = await rows.tick(connection)
             yield _Write(connection, revision)
             changed, gone = await rows.changes(connection, self._seen)
-        self._take_in(revision, changed, gone)
+        self._update_catalog(revision, changed, gone)
 
-    def _take_in(self, revision: int, changed: Iterable[Adapter], gone: Iterable[str]) -> None:
-        """Bring the catalog to ``revision``, unless it is further: reads may end in another order than they began."""
+    def _update_catalog(self, revision: int, changed: Iterable[Adapter], gone: Iterable[str]) -> None:
+        """Update the catalog to ``revision`` unless it is newer: reads may end in another order than they began."""
         if revision > self._seen:
             self.catalog.replace(changed, gone)
             self._seen = revision
 
     async def _number(self, write: _Write, name: str) -> tuple[rows.AnyRow, int]:
-        """Return the adapter's row, created or revived if need be, and the number of its next version."""
+        """Return the adapter's row, created or undeleted if need be, and the number of its next version."""
         row = await rows.adapter_row(write.connection, name)
         number = 1 if row is None else row.next_version
         state: dict[str, Any] = {"next_version": number + 1, "revision": write.revision}
@@ -357,7 +355,7 @@ class Registry:
         return row, number
 
     async def _point(self, write: _Write, adapter: rows.AnyRow, alias: str, version: int) -> Alias:
-        """Point an alias forward, unless it is there already."""
+        """Point an alias to a version, unless it points there already."""
         seen = await rows.alias_row(write.connection, adapter.id, alias)
         if seen is not None and seen.version == version:
             return rows.alias_value(adapter.name, seen)

@@ -1,4 +1,4 @@
-"""The registry's SQL, one function a statement or two, inside a transaction that the registry opened."""
+"""The registry's SQL: functions of one or two statements, called inside a transaction that the registry opened."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ from adapters.versions import Adapter, Alias, Version
 AnyRow = Row[Any]
 
 VERSION_COLUMNS = tuple(column for column in versions.c if column.name not in ("report", "deleted_at"))
-"""What a ``Version`` is made of; the report stays behind."""
+"""The columns of a ``Version``: all but the report, which may be large."""
+
+
+_VERSION_FIELDS = tuple(column.name for column in VERSION_COLUMNS if column.name != "adapter_id")
 
 
 @dataclass(frozen=True, slots=True)
 class AliasMove:
-    """One line of an alias's history. No ``from_version``: created; no ``to_version``: deleted."""
+    """One entry of an alias's history. ``from_version`` None: created; ``to_version`` None: deleted."""
 
     from_version: int | None
     to_version: int | None
@@ -36,7 +39,7 @@ class AliasMove:
 
 
 async def tick(connection: AsyncConnection) -> int:
-    """Raise the clock and return it. First in each write: its row lock lets one writer in at a time."""
+    """Increment the clock and return it. First in each write: its row lock admits one writer at a time."""
     await connection.execute(update(clock).values(revision=clock.c.revision + 1))
     return await now(connection)
 
@@ -47,12 +50,12 @@ async def now(connection: AsyncConnection) -> int:
 
 
 async def adapter_row(connection: AsyncConnection, name: str) -> AnyRow | None:
-    """Return the row of the adapter ``name``, tombstone or not."""
+    """Return the row of the adapter ``name``, deleted or not."""
     return (await connection.execute(select(adapters).where(adapters.c.name == name))).one_or_none()
 
 
 async def changing_adapter(connection: AsyncConnection, name: str, revision: int) -> AnyRow:
-    """Return the row of the living adapter ``name`` and note that it changes at ``revision``.
+    """Return the row of the living adapter ``name`` and store that it changed at ``revision``.
 
     Raises:
         AdapterNotFound: there is none.
@@ -91,7 +94,7 @@ async def living_version(connection: AsyncConnection, adapter: AnyRow, number: i
 
 
 async def has_more_than_checkpoints(connection: AsyncConnection, adapter_id: int) -> bool:
-    """True if a living version of the adapter is no mere checkpoint of a training job."""
+    """Return whether a living version of the adapter is something else than a training job's checkpoint."""
     statement = (
         select(fine_tuned_names.c.name)
         .select_from(versions.outerjoin(fine_tuned_names, fine_tuned_names.c.version_id == versions.c.id))
@@ -102,7 +105,7 @@ async def has_more_than_checkpoints(connection: AsyncConnection, adapter_id: int
 
 
 async def fine_tuned_version(connection: AsyncConnection, name: FineTunedName) -> Version | None:
-    """Return the version that ``name`` means; None: the name was never given.
+    """Return the version that ``name`` means; None: no version ever had the name.
 
     Raises:
         NameTaken: that version was deleted.
@@ -127,19 +130,19 @@ async def fine_tuned_version(connection: AsyncConnection, name: FineTunedName) -
 
 
 async def give_name(connection: AsyncConnection, name: FineTunedName, version_id: int) -> None:
-    """Let ``name``, which was never given, mean a version for ever."""
+    """Give a version ``name``, which no version had before."""
     await connection.execute(insert(fine_tuned_names).values(name=name.text, version_id=version_id))
 
 
 async def add_to_report(connection: AsyncConnection, version_id: int, report: Mapping[str, Any]) -> None:
-    """Set the keys of ``report`` in a version's report."""
+    """Merge ``report`` into a version's report."""
     this = versions.c.id == version_id
     stored = (await connection.execute(select(versions.c.report).where(this))).scalar_one()
     await connection.execute(update(versions).where(this).values(report={**stored, **report}))
 
 
 async def alias_row(connection: AsyncConnection, adapter_id: int, name: str) -> AnyRow | None:
-    """Return the row of an alias, tombstone (``version`` is None) or not."""
+    """Return the row of an alias; its ``version`` is None if the alias was deleted."""
     statement = select(aliases).where(aliases.c.adapter_id == adapter_id, aliases.c.name == name)
     return (await connection.execute(statement)).one_or_none()
 
@@ -153,20 +156,20 @@ async def point_alias(
     *,
     is_rollback: bool = False,
 ) -> Alias:
-    """Point an alias to version ``to`` if it still has the generation of ``seen`` (None: it never was).
+    """Point an alias to version ``to`` if its generation is still that of ``seen`` (None: it never existed).
 
     Raises:
-        AliasMoved: the alias is no longer as it was seen.
+        AliasMoved: another writer changed the alias.
     """
     generation, at = await _swap_alias(connection, seen, adapter, name, to, is_rollback=is_rollback)
     return Alias(adapter.name, name, to, generation, at)
 
 
 async def drop_alias(connection: AsyncConnection, seen: AnyRow, adapter: AnyRow) -> None:
-    """Delete an alias if it still has the generation of ``seen``.
+    """Delete an alias if its generation is still that of ``seen``.
 
     Raises:
-        AliasMoved: the alias is no longer as it was seen.
+        AliasMoved: another writer changed the alias.
     """
     await _swap_alias(connection, seen, adapter, seen.name, None, is_rollback=False)
 
@@ -205,7 +208,7 @@ async def _swap_alias(
 
 
 def moved(adapter: str, alias: str, row: AnyRow | None, instead: str) -> AliasMoved:
-    """Return the error for an alias that is where ``row`` says, ``instead`` of where it was expected."""
+    """Return the error for an alias in the state ``row``, ``instead`` of the expected one."""
     if row is None or row.version is None:
         return AliasMoved(f"alias '{alias}' of '{adapter}' does not exist, {instead}", current=None, generation=None)
     return AliasMoved(
@@ -279,19 +282,7 @@ async def changes(connection: AsyncConnection, since: int) -> tuple[list[Adapter
 
 def version_value(adapter: str, row: AnyRow) -> Version:
     """Return the row (of ``VERSION_COLUMNS``) as a value."""
-    return Version(
-        id=row.id,
-        adapter=adapter,
-        number=row.number,
-        digest=row.digest,
-        base_fingerprint=row.base_fingerprint,
-        rank=row.rank,
-        size_bytes=row.size_bytes,
-        source=row.source,
-        created_at=row.created_at,
-        is_pinned=row.is_pinned,
-        original_digest=row.original_digest,
-    )
+    return Version(adapter=adapter, **{name: getattr(row, name) for name in _VERSION_FIELDS})
 
 
 def alias_value(adapter: str, row: AnyRow) -> Alias:

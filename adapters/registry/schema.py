@@ -1,7 +1,7 @@
 """The registry's tables.
 
-Nothing is ever removed from ``adapters``, ``versions``, ``aliases`` or ``fine_tuned_names``: a deleted row stays as a
-tombstone, so that version numbers, version ids, alias generations and fine-tuned names are never used twice.
+Rows of ``adapters``, ``versions``, ``aliases`` and ``fine_tuned_names`` are only marked as deleted, so that version
+numbers, version ids, alias generations and fine-tuned names are never used twice.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from adapters.names import MAX_FINE_TUNED_LENGTH, MAX_NAME_LENGTH
 from adapters.storage.database import UtcDateTime
 
 VERSION_TABLE: Final = "alembic_version_adapters"
-"""Where Alembic notes how far these tables are migrated."""
+"""Alembic's table with the last migration applied to these tables."""
 
 metadata: Final = MetaData()
 
@@ -78,7 +78,7 @@ versions = Table(
     Column("rank", Integer, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("source", Text, nullable=False),
-    Column("report", JSON, nullable=False, comment="What the door measured, and training"),
+    Column("report", JSON, nullable=False, comment="Results of the checks, and of training"),
     Column("created_at", UtcDateTime, nullable=False),
     Column("is_pinned", Boolean, nullable=False, server_default=false()),
     Column("deleted_at", UtcDateTime),

@@ -19,10 +19,10 @@ _FORMS: Final = "hf://org/repo[@revision], file:///directory, s3://bucket/prefix
 
 
 def parse_source(text: str, rules: SourceRules) -> Source:
-    """Return the source that ``text`` means; whether ``rules`` allow to read there shows when it is fetched.
+    """Return the source that ``text`` means; ``fetch`` checks whether ``rules`` allow it.
 
     Raises:
-        SourceForbidden: another scheme, or not of the scheme's form.
+        SourceForbidden: an unknown scheme, or a malformed address.
     """
     scheme, _, rest = text.partition("://")
     if scheme == "hf" and (found := _HUB.fullmatch(rest)) and ".." not in rest:

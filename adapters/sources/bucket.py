@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class BucketSource:
-    """The prefix ``url``, under one of the ``allowed`` URLs: the server's own credentials read it.
+    """The prefix ``url``, which must be under one of the ``allowed`` URLs: it is read with the server's credentials.
 
     Raises:
         SourceForbidden: one of these URLs is not plain, see ``plain_bucket_url``.

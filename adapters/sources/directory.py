@@ -1,4 +1,4 @@
-"""An adapter in a directory of the server's own machine."""
+"""An adapter in a directory on the server."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SHOWN: Final = 10
 
 
 class DirectorySource:
-    """``path``, which must lie in one of the ``allowed`` directories, links resolved; so must its files.
+    """``path``; it and its files must lie in one of the ``allowed`` directories once links are resolved.
 
-    ``origin`` replaces ``file:///…`` where the directory is a way station, such as a training job's export.
+    ``origin`` replaces ``file:///…`` as the origin of files that came from elsewhere, such as a training job's export.
     """
 
     def __init__(self, path: Path, allowed: Sequence[Path], *, origin: str | None = None) -> None:
@@ -46,7 +46,7 @@ class DirectorySource:
             await staged.write(to or name, _chunks(file))
 
     def _checked(self, path: Path) -> Path:
-        """Resolve ``path``; what exists outside the allowed directories is not told."""
+        """Return ``path`` resolved. The error does not reveal whether a path outside the allowed directories exists."""
         resolved = Path(os.path.realpath(path))
         if not any(resolved.is_relative_to(os.path.realpath(root)) for root in self._allowed):
             allowed = ", ".join(map(str, self._allowed)) or "none"
@@ -58,7 +58,7 @@ class DirectorySource:
 
     def _opened(self, directory: Path, name: str, files: ExitStack) -> BinaryIO:
         try:
-            # Non-blocking, so that a named pipe cannot hold the thread.
+            # Non-blocking, so that a named pipe cannot block the thread.
             descriptor = os.open(self._checked(directory / name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
             raise SourceNotFound(f"{directory} has no {name}; it holds {_listing(directory)}") from None
@@ -79,6 +79,6 @@ def _listing(directory: Path) -> str:
     try:
         names = sorted(os.listdir(directory))
     except OSError as error:
-        return f"nothing that can be read ({error.strerror})"
+        return f"files that cannot be listed ({error.strerror})"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return (", ".join(names[:_SHOWN]) or "nothing") + more

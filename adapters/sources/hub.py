@@ -1,4 +1,4 @@
-"""An adapter on the Hugging Face Hub, or on anything that speaks its routes."""
+"""An adapter on the Hugging Face Hub, or on a server with the same routes."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from adapters.storage.manifest import FILES, INITIAL, FileEntry
 from adapters.storage.staging import Staged
 
 ANSWER_TIMEOUT_S: Final = 20.0
-"""Longest silence of the hub."""
+"""Longest wait for bytes of the hub."""
 
 DEADLINE_S: Final = 1800.0
 """Longest time for one adapter."""
 
 RETRY_AFTER_S: Final = (0.5, 2.0)
-"""Waits before a request is made again that was answered with "later"."""
+"""Waits before a request is repeated that was answered with one of ``_RETRIED``."""
 
-_LATER: Final = frozenset({429, 500, 502, 503, 504})
+_RETRIED: Final = frozenset({429, 500, 502, 503, 504})
 _SHOWN: Final = 10
 
 
 class HubSource:
-    """``repo`` (``org/name``) at ``revision`` (branch, tag, commit), fetched at the commit that it means now.
+    """``repo`` (``org/name``) at ``revision`` (branch, tag, commit), fetched at the commit that it names at that time.
 
-    Only the adapter's files are downloaded, never a pickle. Without ``token`` it asks anonymously. Redirects are
-    followed where ``HubHosts`` allows it; the token stays with the hub.
+    Only the adapter's files are downloaded, never a pickle. Without ``token`` requests are anonymous. Redirects
+    are followed where ``HubHosts`` allows it; only the hub gets the token.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class HubSource:
 
     async def fetch(self, staged: Staged) -> str:
         """Download the files; see ``Source.fetch``. The origin names the commit: ``hf://org/repo@<sha>``."""
-        with self._asked():
+        with self._errors_translated():
             async with asyncio.timeout(self._deadline_s), self._client() as client:
                 info = await self._look_up(client)
                 if not info.sha:
@@ -75,7 +75,7 @@ class HubSource:
         return f"hf://{self._repo}@{info.sha}"
 
     def _client(self) -> httpx2.AsyncClient:
-        # A client of our own, also where HfApi could ask: its client, one for the whole process, follows any redirect.
+        # Not HfApi: its client, one for the whole process, follows any redirect.
         return httpx2.AsyncClient(
             headers={"accept-encoding": "identity"} | self._authorization(),
             timeout=httpx2.Timeout(self._answer_timeout_s),
@@ -88,12 +88,12 @@ class HubSource:
 
     async def _look_up(self, client: httpx2.AsyncClient) -> ModelInfo:
         url = f"{self._endpoint}/api/models/{self._repo}/revision/{quote(self._revision, safe='')}?blobs=true"
-        async with self._answer(client, url) as response:
+        async with self._response(client, url) as response:
             await response.aread()
         try:
             return ModelInfo(**response.json())  # type: ignore[no-untyped-call]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise SourceUnavailable(f"the hub answered nonsense about {self._repo}, try again: {error}") from error
+            raise SourceUnavailable(f"the hub sent malformed metadata of {self._repo}, try again: {error}") from error
 
     def _check_listing(self, listed: dict[str, RepoSibling]) -> None:
         if missing := [name for name in FILES if name not in listed]:
@@ -107,7 +107,7 @@ class HubSource:
         self, client: httpx2.AsyncClient, commit: str, listed: RepoSibling, name: str, staged: Staged
     ) -> None:
         url = hf_hub_url(self._repo, listed.rfilename, revision=commit, endpoint=self._endpoint)
-        async with self._answer(client, url) as response:
+        async with self._response(client, url) as response:
             entry = await staged.write(name, response.aiter_bytes())
         if _differs(entry, listed):
             raise SourceUnavailable(
@@ -115,19 +115,19 @@ class HubSource:
             )
 
     @asynccontextmanager
-    async def _answer(self, client: httpx2.AsyncClient, url: str) -> AsyncIterator[httpx2.Response]:
-        """Open the answer to a GET; httpx2.HTTPStatusError where it is a refusal, in the end."""
+    async def _response(self, client: httpx2.AsyncClient, url: str) -> AsyncIterator[httpx2.Response]:
+        """Open the response to a GET; httpx2.HTTPStatusError for a status of 400 or more after all retries."""
         for wait_s in (*self._retry_after_s, None):
             async with client.stream("GET", url) as response:
-                if wait_s is None or response.status_code not in _LATER:
+                if wait_s is None or response.status_code not in _RETRIED:
                     response.raise_for_status()
                     yield response
                     return
             await asyncio.sleep(wait_s)
 
     @contextmanager
-    def _asked(self) -> Iterator[None]:
-        """Say in our own words what the hub, the network or the library answered."""
+    def _errors_translated(self) -> Iterator[None]:
+        """Raise errors of the hub, the network and the library as SourceError."""
         try:
             yield
         except httpx2.HTTPStatusError as error:

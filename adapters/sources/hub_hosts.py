@@ -1,4 +1,4 @@
-"""Where a hub may send us: to itself and to the public internet, never into the network that we stand in."""
+"""The hosts that a hub may redirect to: itself and the public internet, never a private network of the server."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from adapters.errors import SourceForbidden
 
 
 class HubHosts:
-    """Hooks for the httpx2 clients that ask the hub at ``endpoint``: each sees every request, redirected ones included.
+    """Hooks for httpx2 clients of the hub at ``endpoint``, called before every request, redirected ones included.
 
-    The endpoint is the operator's choice and may be anywhere. What the hub names itself, in a redirect or as a place to
-    upload to, must be the endpoint's host or have public addresses only, and never leaves https for http. A name that
-    cannot be resolved here passes: without a proxy, which may know it, nothing can be sent to it.
+    The operator chooses the endpoint, which may be anywhere. Hosts that the hub names, in a redirect or as an upload
+    target, must be the endpoint's or have public addresses only, and https never changes to http. A name that cannot be
+    resolved passes: only a proxy could resolve it, and without one nothing is sent.
     """
 
     def __init__(self, endpoint: str) -> None:
         self._home = httpx2.URL(endpoint)
 
     def check(self, request: httpx2.Request) -> None:
-        """Look at a request before it is sent.
+        """Check a request before it is sent.
 
         Raises:
-            SourceForbidden: it must not be sent.
+            SourceForbidden: its host or scheme is not allowed.
         """
         if is_offline_mode():
-            raise SourceForbidden("HF_HUB_OFFLINE forbids to ask the hub: unset it, or use files and directories")
+            raise SourceForbidden("HF_HUB_OFFLINE forbids requests to the hub: unset it, or use files and directories")
         url = request.url
         if self._home.scheme == "https" and url.scheme != "https":
-            raise SourceForbidden(f"the hub sends us to {url.scheme}://{url.host}, without encryption: not followed")
+            raise SourceForbidden(f"the hub redirects to {url.scheme}://{url.host}, without encryption: not followed")
         if url.host != self._home.host and (private := _private_address(url.host)) is not None:
             raise SourceForbidden(
-                f"the hub sends us to {url.host} ({private}), which is not on the public internet: not followed. "
+                f"the hub redirects to {url.host} ({private}), which is not on the public internet: not followed. "
                 "Use a hub endpoint that keeps its files itself"
             )
 
     async def check_async(self, request: httpx2.Request) -> None:
-        """As ``check``, without holding the loop while a name is resolved."""
+        """As ``check``, without blocking the event loop while a name is resolved."""
         await asyncio.to_thread(self.check, request)
 
 

@@ -1,4 +1,4 @@
-"""Where a server may read on behalf of its callers."""
+"""The places that the server may read for its callers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _BUCKET_URL: Final = re.compile(rf"(?:{'|'.join(BUCKET_SCHEMES)})://(?P<path>[^\
 
 @dataclass(frozen=True, slots=True)
 class SourceRules:
-    """What the server may read on behalf of its callers.
+    """The places that the server may read for its callers.
 
     Raises:
-        SourceForbidden: one of ``buckets`` is no plain bucket URL.
+        SourceForbidden: one of ``buckets`` is not a plain bucket URL.
     """
 
     directories: tuple[Path, ...] = ()
@@ -35,10 +35,10 @@ class SourceRules:
 
 
 def plain_bucket_url(url: str) -> str:
-    """Return ``url`` without the slash at its end, if it means what it says.
+    """Return ``url`` without a final slash, if the object store will not rewrite it.
 
-    The object store unescapes a URL and resolves its dots after we compared it with a rule. So whatever it would
-    rewrite is refused: ``%``, ``\\``, ``?``, ``#``, white space, and segments that are empty, ``.`` or ``..``.
+    The store unescapes a URL and resolves its dots after the URL was compared with a rule. So ``%``, ``\\``, ``?``,
+    ``#``, white space, and segments that are empty, ``.`` or ``..`` are refused.
 
     Raises:
         SourceForbidden: the URL is of another form.

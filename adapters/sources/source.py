@@ -1,4 +1,4 @@
-"""What every source can do."""
+"""The interface of every source."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from adapters.storage.staging import Staged
 
 
 class Source(Protocol):
-    """Somewhere an adapter can be fetched from."""
+    """A place that an adapter is fetched from."""
 
     async def fetch(self, staged: Staged) -> str:
         """Write the adapter's files into ``staged`` and return the origin that is stored with the version.
 
         Raises:
-            SourceError: the branch of it says why the bytes could not be had.
-            AdapterRefused: what is there is no adapter.
+            SourceError: the bytes could not be fetched; the subclass says why.
+            AdapterRefused: the files there are not an adapter.
             StorageFull: the disk has no space left.
         """
         ...

@@ -1,4 +1,4 @@
-"""An adapter that a client sends, file by file."""
+"""An adapter that a client uploads, file by file."""
 
 from __future__ import annotations
 

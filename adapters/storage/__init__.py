@@ -1,1 +1,1 @@
-"""Where bytes lie: staged while nothing is decided about them, then as blobs by their digest."""
+"""Storage of bytes: staging directories, then blobs by digest, with a remote copy; and the database connection."""

@@ -25,20 +25,20 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class Blobs:
-    """The store under ``root``, beside its staging; ``remote`` is the durable copy, if there is one.
+    """The blob store under ``root``, beside its staging; ``remote`` holds the durable copy, if there is one.
 
     A blob appears whole, by one rename, and never changes. Several processes may share a root.
-    Without ``remote`` the local copy is the durable one; with it, missing and damaged ones are fetched again.
+    Without ``remote`` the local copy is the durable one; with it, missing and damaged blobs are fetched again.
     """
 
     def __init__(self, root: Path, *, remote: RemoteBlobs | None = None) -> None:
         self._root = root
         self._remote = remote
         self._staging = Staging(root, max_bytes=sys.maxsize)
-        self._seals = VerificationCache()
+        self._verified = VerificationCache()
 
     async def put(self, staged: Staged) -> Path:
-        """Publish what ``staged`` holds: durable when this returns. The same bytes again change nothing.
+        """Store the files in ``staged`` durably, and return the blob's directory. The same bytes again change nothing.
 
         Raises:
             AdapterRefused: a file is missing.
@@ -51,10 +51,10 @@ class Blobs:
         return await in_thread(self._place, staged.path, digest)
 
     async def path(self, digest: str) -> Path:
-        """Return the directory of the blob, fetching it first if it lies in the remote store alone.
+        """Return the directory of the blob, fetched first if only the remote store has it.
 
         Raises:
-            BlobCorrupt: it is nowhere, or the remote copy is damaged.
+            BlobCorrupt: no store has it, or the remote copy is damaged.
             BlobStoreUnavailable: the remote store did not answer.
         """
         directory = self._directory(digest)
@@ -63,22 +63,22 @@ class Blobs:
         return directory
 
     async def verify(self, digest: str) -> Path:
-        """Return the directory of the blob, hashed since it last changed; a damaged one is fetched anew.
+        """Return the directory of the blob, hashed since it last changed; a damaged one is fetched again.
 
         Raises:
             BlobCorrupt: it is damaged or missing, and there is no good remote copy.
             BlobStoreUnavailable: the remote store did not answer.
         """
         directory = self._directory(digest)
-        if not await in_thread(self._seals.is_intact, directory, digest):
+        if not await in_thread(self._verified.is_intact, directory, digest):
             await self._fetch(digest, "is damaged or missing")
         return directory
 
     async def sweep(self, living: Set[str], grace_s: float) -> list[str]:
         """Remove blobs that are not ``living`` and were put more than ``grace_s`` ago; return their digests.
 
-        ``grace_s`` must exceed the time from reading ``living`` to here, and from ``put`` to registry row.
-        Staging directories that nobody wrote to for as long are removed too, and so are remote orphans.
+        ``grace_s`` must exceed the time from reading ``living`` to this call, and from ``put`` to the registry row.
+        Staging directories without a write for as long are removed too, and so are remote orphans.
 
         Raises:
             BlobStoreUnavailable: the remote store did not answer; local orphans are gone by then.
@@ -103,14 +103,14 @@ class Blobs:
         return self._root / "sha256" / digest[:2] / digest
 
     def _place(self, staged: Path, digest: str) -> Path:
-        """Rename a staging directory into place; an intact blob there stays and grows young again."""
+        """Rename a staging directory into place; an intact blob there stays, with its age renewed."""
         target = self._directory(digest)
-        is_damaged = target.is_dir() and not self._seals.is_intact(target, digest)
+        is_damaged = target.is_dir() and not self._verified.is_intact(target, digest)
         with space_needed(self._root):
             target.parent.mkdir(parents=True, exist_ok=True)
             for parent in (self._root, self._root / "sha256"):
                 fsync_directory(parent)
-            with self._alone():
+            with self._locked():
                 if is_damaged:
                     self._discard(target)
                 if target.is_dir():
@@ -131,11 +131,11 @@ class Blobs:
         swept = []
         for directory in self._root.glob("sha256/*/*"):
             if directory.name not in living and _DIGEST.fullmatch(directory.name):
-                with self._alone():
-                    # Under the lock, because a ``put`` of the same bytes may just have made it young again.
+                with self._locked():
+                    # Under the lock, because a ``put`` of the same bytes may just have renewed its age.
                     if directory.is_dir() and directory.stat().st_mtime <= horizon:
                         self._discard(directory)
-                        self._seals.forget(directory.name)
+                        self._verified.forget(directory.name)
                         swept.append(directory.name)
         for directory in self._staging.directory.glob("*"):
             if _newest_mtime(directory) <= horizon:
@@ -143,18 +143,18 @@ class Blobs:
         return swept
 
     def _discard(self, directory: Path) -> None:
-        """Remove a blob: out of sight by one rename, then for good."""
-        grave = self._staging.directory / uuid.uuid4().hex
-        grave.parent.mkdir(parents=True, exist_ok=True)
+        """Remove a blob: one rename hides it, then its files are deleted."""
+        doomed = self._staging.directory / uuid.uuid4().hex
+        doomed.parent.mkdir(parents=True, exist_ok=True)
         for part in (directory, directory / INITIAL):
             if part.is_dir():
                 part.chmod(0o755)
-        directory.rename(grave)
-        shutil.rmtree(grave, ignore_errors=True)
+        directory.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the store's lock against other threads and processes."""
+    def _locked(self) -> Iterator[None]:
+        """Hold the store's lock, which excludes other threads and processes."""
         descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -168,7 +168,7 @@ def _is_whole(directory: Path) -> bool:
 
 
 def _newest_mtime(directory: Path) -> float:
-    """Return when anything in a staging directory last changed; now, if it vanishes meanwhile."""
+    """Return when anything in a staging directory last changed; the present time if it vanishes meanwhile."""
     try:
         return max(path.stat().st_mtime for path in (directory, *directory.rglob("*")))
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""The database as the packages see it: read snapshots, serialised writes, migrations. Any SQLAlchemy URL.
+"""A database for all packages: snapshot reads, serialised writes, migrations. Any SQLAlchemy URL.
 
 Each package brings its own tables, migrations and version table; they share the engine::
 
     async with Database.open("sqlite+aiosqlite:///patchbay.db") as database:
-        await database.migrate(Path("adapters/migrations/versions"), "alembic_version_adapters")
+        await database.migrate(Path("adapters/registry/migrations"), "alembic_version_adapters")
         async with database.write() as connection:
             ...
 """
@@ -29,18 +29,18 @@ from adapters.errors import StorageUnavailable
 from adapters.storage.change_counter import ChangeCounter
 
 ASYNC_DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
-"""What a URL without a driver means."""
+"""The driver for a URL that names none."""
 
 BUSY_TIMEOUT_MS: Final = 10_000
-"""How long a SQLite writer waits for its turn before "database is locked"."""
+"""How long a SQLite writer waits for the lock before "database is locked"."""
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK: Final = 0x70617463
-"""PostgreSQL advisory lock key: processes that start together migrate one after the other."""
+"""PostgreSQL advisory lock key: processes that start together migrate one at a time."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Aware datetimes in and out, also where the database keeps none (SQLite)."""
+    """Time-zone-aware datetimes, also in a database that stores no time zone (SQLite)."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -50,7 +50,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a naive datetime says nothing: attach a time zone")
+            raise ValueError("a naive datetime is ambiguous: attach a time zone")
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -63,8 +63,8 @@ class UtcDateTime(TypeDecorator[datetime]):
 class Database:
     """An open engine. ``read`` sees one snapshot; ``write`` commits durably at the end of its block."""
 
-    def __init__(self, engine: AsyncEngine, stamp: ChangeCounter | None = None) -> None:
-        self._stamp = stamp
+    def __init__(self, engine: AsyncEngine, counter: ChangeCounter | None = None) -> None:
+        self._counter = counter
         self._is_sqlite = engine.dialect.name == "sqlite"
         self._writer = engine.execution_options(patchbay_begin="BEGIN IMMEDIATE")
         # SQLite reads a snapshot by itself; elsewhere each statement would see its own.
@@ -77,44 +77,44 @@ class Database:
         parsed = make_url(url)
         parsed = parsed.set(drivername=ASYNC_DRIVERS.get(parsed.drivername, parsed.drivername))
         engine = create_async_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
-        stamp = None
+        counter = None
         if engine.dialect.name == "sqlite":
             if parsed.database not in {None, "", ":memory:"} and not parsed.query:
-                stamp = ChangeCounter(Path(parsed.database))
+                counter = ChangeCounter(Path(parsed.database))
             event.listen(engine.sync_engine, "connect", _configure_sqlite)
             event.listen(engine.sync_engine, "begin", _begin_sqlite)
             event.listen(engine.sync_engine.pool, "invalidate", _release_sqlite)
         try:
-            yield cls(engine, stamp)
+            yield cls(engine, counter)
         finally:
-            if stamp is not None:
-                stamp.close()
+            if counter is not None:
+                counter.close()
             await engine.dispose()
 
-    def stamp(self) -> int | None:
-        """Return what differs once anybody has committed something, at next to no cost; None: ask the database itself.
+    def change_count(self) -> int | None:
+        """Return a counter that changes with every commit; None where only a query can tell, as with PostgreSQL.
 
-        What is read after a stamp was taken is at least as new as the stamp.
+        A read that follows sees at least the commits that the counter includes.
         """
-        return None if self._stamp is None else self._stamp.read()
+        return None if self._counter is None else self._counter.read()
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """Open a read transaction: everything read in it is of one moment. Raises StorageUnavailable."""
+        """Open a read transaction, which sees one snapshot. Raises StorageUnavailable."""
         return _begin(self._reader, at_commit="try again")
 
     def write(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """Open a write transaction: committed at the end, rolled back when it raises.
 
         Raises:
-            StorageUnavailable: nothing was written; or, as its message then says, nobody knows, because the database
-                went away while it committed.
+            StorageUnavailable: nothing was written; or, if the connection was lost during the commit, the outcome is
+                unknown, and the message says so.
         """
-        return _begin(self._writer, at_commit="what was asked for may be written or not: look before you try again")
+        return _begin(self._writer, at_commit="the change may or may not be written: check before you try again")
 
     async def migrate(self, versions: Path, version_table: str) -> None:
-        """Bring one package's tables to the newest of its migrations; safe when many processes start at once.
+        """Apply one package's migrations up to the newest; safe when many processes start at once.
 
-        Alembic's ``op`` is one per process: do not run two migrations in one process at the same time.
+        Alembic's ``op`` is global: do not run two migrations in one process at the same time.
         """
         async with self.write() as connection:
             if connection.dialect.name == "postgresql":
@@ -149,8 +149,8 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _release_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry, _error: BaseException | None) -> None:
-    # SQLAlchemy closes the connection of a cancelled statement, but SQLite keeps it, and with it the write lock, until
-    # Python has collected the statement. A rollback lets go of the lock at once.
+    # SQLAlchemy closes the connection of a cancelled statement, but SQLite keeps it and its write lock until Python
+    # has collected the statement. A rollback releases the lock at once.
     connection.rollback()
 
 

@@ -1,4 +1,4 @@
-"""What the stores ask of a disk: work off the event loop, names that survive a power cut, a full disk by its name."""
+"""Disk work: off the event loop, durable names, a full disk as StorageFull."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run ``work`` in a thread. A caller that is cancelled waits for it: what follows may take away what it uses."""
+    """Run ``work`` in a thread. A cancelled caller waits for its end too: what follows may delete its files."""
     running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
     try:
         return await asyncio.shield(running)

@@ -1,4 +1,4 @@
-"""What a version is made of: two files, now and then two more, and the digest that names exactly these bytes."""
+"""The files of a version (two, or four with a first adapter), and the digest that names exactly these bytes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Final
 CONFIG_FILE: Final = "adapter_config.json"
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
 FILES: Final = (CONFIG_FILE, WEIGHTS_FILE)
-"""The files an adapter consists of; pickles have no place here."""
+"""The files of an adapter; pickles are not accepted."""
 INITIAL: Final = "initial"
 """The folder of the first adapter, see ``adapters.lora.first_adapter``."""
 INITIAL_FILES: Final = (f"{INITIAL}/{CONFIG_FILE}", f"{INITIAL}/{WEIGHTS_FILE}")
-"""They come both or not at all."""
+"""Both or neither are present."""
 EVERY_FILE: Final = (*FILES, *INITIAL_FILES)
 
 
@@ -43,7 +43,7 @@ class Manifest:
 
     @classmethod
     def of(cls, directory: Path) -> Manifest:
-        """Hash what lies in ``directory``; OSError where a file is missing or cannot be read."""
+        """Hash the files in ``directory``; OSError where one is missing or cannot be read."""
         return cls({name: FileEntry.of(directory / name) for name in names_in(directory)})
 
     @property

@@ -1,4 +1,4 @@
-"""The numbers of a safetensors file as float32 arrays, and back. numpy has no bfloat16: its bits are moved by hand."""
+"""Tensor data of safetensors files as float32 arrays, and back. numpy has no bfloat16, so its bits are shifted here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Numbers = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 _STORED: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 WEIGHT_DTYPES = frozenset(_STORED)
-"""What an adapter's tensors may be made of."""
+"""The number formats that an adapter's tensors may have."""
 
 
 def decode(data: bytes, dtype: str) -> Floats:

@@ -28,7 +28,7 @@ class RemoteBlobs:
     async def put(self, digest: str, directory: Path) -> None:
         """Copy the files of ``directory``; on return the store has acknowledged them.
 
-        Existing files are written again: the bytes are the same, a damaged copy heals, ``sweep`` sees it new.
+        Existing files are overwritten: that repairs a damaged copy and renews its age for ``sweep``.
 
         Raises:
             BlobStoreUnavailable: the store did not take them.
@@ -38,7 +38,7 @@ class RemoteBlobs:
                 await obstore.put_async(self._store, _key(digest, name), directory / name)
 
     async def fetch(self, digest: str, staged: Staged) -> None:
-        """Copy the blob's files into ``staged``; whether they are intact is the caller's to check.
+        """Copy the blob's files into ``staged``; the caller checks whether they are intact.
 
         Raises:
             BlobCorrupt: the store lacks a file.
@@ -51,15 +51,15 @@ class RemoteBlobs:
                     await staged.write(name, read_object(self._store, _key(digest, name)))
                 except FileNotFoundError:
                     raise BlobCorrupt(
-                        f"{name} of blob {digest} is neither here nor in {self.url}: publish it again"
+                        f"{name} of blob {digest} is neither local nor in {self.url}: publish it again"
                     ) from None
 
     async def sweep(self, living: Set[str], grace_s: float) -> list[str]:
         """Delete blobs that are not ``living`` and were put more than ``grace_s`` ago; return their digests.
 
-        The store has no lock to share with a ``put`` of the same bytes. So an orphan's age is asked again just before
-        it is deleted; one put again between that answer and the deletion, some milliseconds, loses the new copy too,
-        and has only the local one until it is published again.
+        The store has no lock to share with a ``put`` of the same bytes. So an orphan's age is read again just before
+        it is deleted. A blob put between that read and the deletion, some milliseconds, loses its new copy too and has
+        only the local one until it is published again.
 
         Raises:
             BlobStoreUnavailable: the store did not answer.
@@ -78,7 +78,7 @@ class RemoteBlobs:
         """Delete a blob unless a file of it was put after ``horizon``; return whether it was deleted."""
         keys = [_key(digest, name) for name in EVERY_FILE]
         for key in keys:
-            with suppress(FileNotFoundError):  # a put or a sweep died half-way, or another process sweeps too
+            with suppress(FileNotFoundError):  # an interrupted put or sweep, or another process sweeps too
                 if (await obstore.head_async(self._store, key))["last_modified"] > horizon:
                     return False
         for key in keys:

@@ -1,9 +1,9 @@
-"""Reads the header of a safetensors file, strictly, before anything else touches the bytes.
+"""Reads the header of a safetensors file strictly, before any other code reads the file.
 
 The layout (https://github.com/huggingface/safetensors): eight bytes of little-endian length, a JSON object of
-tensors, then their data. What passes here, the safetensors library accepts too; a differential test holds us
-to it. We refuse more: a key that stands twice (the library lets the last win), odd tensor names, headers
-without bound.
+tensors, then their data. Every header that passes here is accepted by the safetensors library too, as a
+differential test checks. Refused besides: duplicate keys (the library takes the last), unusual tensor names, headers
+of unlimited size.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _METADATA = "__metadata__"
 
 @dataclass(frozen=True, slots=True)
 class HeaderLimits:
-    """How large a header may be before we decline to read it."""
+    """The largest header that is read."""
 
     max_header_bytes: int
     max_tensors: int
@@ -65,7 +65,7 @@ ADAPTER_HEADER = HeaderLimits(max_header_bytes=8 << 20, max_tensors=50_000)
 """50 000 tensors at some 150 bytes each: the experts of a large mixture, A and B."""
 
 BASE_HEADER = HeaderLimits(max_header_bytes=100_000_000, max_tensors=1_000_000)
-"""The library's own bound on the header; base models are the operator's choice, not a stranger's upload."""
+"""The library's own bound on the header; base models come from the operator, not from uploads."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Where arriving bytes wait to be published: ``<root>/staging/<uuid>/``, on the file system of the blobs."""
+"""Directories for files on their way to publication: ``<root>/staging/<uuid>/``, on the file system of the blobs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from adapters.storage.disk import fsync_directory, in_thread, space_needed
 from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL, INITIAL_FILES, FileEntry, Manifest
 
 BUFFER_BYTES: Final = 1 << 20
-"""Bytes are handed to a thread in pieces of at least this size."""
+"""Bytes are passed to a thread in pieces of at least this size."""
 
 
 class Staged:
-    """One arriving adapter. Made by ``Staging.open``; ``path`` holds what was written so far."""
+    """The files of one adapter, in the directory ``path``. Made by ``Staging.open``."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self.path = path
@@ -29,7 +29,7 @@ class Staged:
         self._entries: dict[str, FileEntry] = {}
 
     async def write(self, name: str, chunks: AsyncIterator[bytes]) -> FileEntry:
-        """Write one of the adapter's files, durably, hashing it on the way.
+        """Write one of the adapter's files durably, and return its hash and size.
 
         Raises:
             AdapterRefused: ``name`` is not one of an adapter's files, or was written before.
@@ -44,7 +44,7 @@ class Staged:
             try:
                 file = await in_thread(_HashedFile, self.path / name, files)
             except FileExistsError:
-                raise AdapterRefused([Fault(name, "it twice", "it once")]) from None
+                raise AdapterRefused([Fault(name, "two files of that name", "one")]) from None
             buffer = bytearray()
             async for chunk in chunks:
                 self._admit(len(chunk))
@@ -58,7 +58,7 @@ class Staged:
         return entry
 
     def manifest(self) -> Manifest:
-        """Return what was written.
+        """Return the manifest of the written files.
 
         Raises:
             AdapterRefused: a file is missing.
@@ -87,7 +87,7 @@ class Staging:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Staged]:
-        """Make an empty staging directory; at the end of the block it is gone, published or not."""
+        """Make an empty staging directory, which is removed at the end of the block."""
         path = self.directory / uuid.uuid4().hex
         try:
             with space_needed(path):
@@ -98,7 +98,7 @@ class Staging:
 
 
 class _HashedFile:
-    """A new file that knows the hash of its bytes."""
+    """A new file, hashed while it is written."""
 
     def __init__(self, path: Path, files: ExitStack) -> None:
         self._directory = path.parent

@@ -1,4 +1,4 @@
-"""Which blobs were hashed since they last changed: hashing hundreds of megabytes at each load would be most of it."""
+"""Which blobs were hashed since they last changed: hashing hundreds of megabytes would take most of each load."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from typing import Final
 
 from adapters.storage.manifest import Manifest, names_in
 
-_Looks = tuple[tuple[int, int, int, int], ...]
-"""Inode, size, time of the last write and of the last change, of each file. Nobody but root can set the last."""
+_Stats = tuple[tuple[int, int, int, int], ...]
+"""Inode, size, mtime and ctime of each file. Only root can set the ctime."""
 
 _TICK_NS: Final = 50_000_000
-"""A file system's clock may stand still for so long: a file that was written just now may change and look the same."""
+"""Resolution of a file system's clock: a file written more recently may change again with the same times."""
 
 
 class VerificationCache:
-    """What this process has hashed, by digest. After a restart everything is hashed once more."""
+    """The blobs that this process has hashed, by digest. After a restart each is hashed once more."""
 
     def __init__(self) -> None:
-        self._looks: dict[str, _Looks] = {}
+        self._stats: dict[str, _Stats] = {}
 
     def is_intact(self, directory: Path, digest: str) -> bool:
-        """Tell whether ``directory`` holds the bytes of ``digest``; reads them only where they may have changed."""
+        """Return whether ``directory`` holds the bytes of ``digest``; they are read only if they may have changed."""
         try:
-            settled = time.time_ns() - _TICK_NS
-            looks = _looks_of(directory)
-            if self._looks.get(digest) == looks:
+            old_enough = time.time_ns() - _TICK_NS
+            stats = _stats_of(directory)
+            if self._stats.get(digest) == stats:
                 return True
-            self._looks.pop(digest, None)
+            self._stats.pop(digest, None)
             if Manifest.of(directory).digest != digest:
                 return False
-            if _looks_of(directory) == looks and all(changed < settled for *_, changed in looks):
-                self._looks[digest] = looks
+            if _stats_of(directory) == stats and all(changed < old_enough for *_, changed in stats):
+                self._stats[digest] = stats
         except OSError:
             return False
         return True
 
     def forget(self, digest: str) -> None:
-        """Forget a blob that is no more."""
-        self._looks.pop(digest, None)
+        """Forget a blob that was removed."""
+        self._stats.pop(digest, None)
 
 
-def _looks_of(directory: Path) -> _Looks:
-    told = ((directory / name).stat() for name in names_in(directory))
-    return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in told)
+def _stats_of(directory: Path) -> _Stats:
+    stats = ((directory / name).stat() for name in names_in(directory))
+    return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats)

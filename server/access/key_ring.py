@@ -37,7 +37,7 @@ class KeyRing:
         self._database = database
         self._keys: dict[str, ApiKey] = {}
         self._seen = (0, 0)  # keys and revocations at the last refresh: both only ever grow
-        self._stamp: int | None = None
+        self._change_count: int | None = None
         self._refreshing = asyncio.Lock()
 
     @classmethod
@@ -105,8 +105,8 @@ class KeyRing:
 
     async def refresh(self) -> None:
         """Bring the ring up to the database; nearly free when nobody has committed anything."""
-        stamp = self._database.stamp()
-        if stamp is not None and stamp == self._stamp:
+        change_count = self._database.change_count()
+        if change_count is not None and change_count == self._change_count:
             return
         count = select(func.count(), func.count(keys.c.revoked_at)).select_from(keys)
         async with self._refreshing, self._database.read() as connection:
@@ -115,7 +115,7 @@ class KeyRing:
                 rows = await connection.execute(select(keys))
                 self._keys = {row.id: _key(row) for row in rows}
                 self._seen = (made, revoked)
-        self._stamp = stamp
+        self._change_count = change_count
 
     async def follow(self, interval_s: float) -> None:
         """Refresh every ``interval_s`` seconds until cancelled; while the database is away, the ring stays."""

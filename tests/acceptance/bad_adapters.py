@@ -68,7 +68,7 @@ CONFIGS = {
     "config that is not UTF-8": Bad(text_with(lambda text: text.encode().replace(b"LORA", b"LOR\xff")), "not JSON"),
     "config nested too deeply": Bad(stated("auto_mapping", "[" * 100_000), "not JSON"),
     "config above a megabyte": Bad(text_with(lambda text: text + " " * (2 << 20)), "at most 1048576"),
-    "a field twice": Bad(text_with(lambda text: text.replace("{", '{"r": 16,', 1)), "stands twice"),
+    "a field twice": Bad(text_with(lambda text: text.replace("{", '{"r": 16,', 1)), "occurs twice"),
     "an unknown field": Bad(config_with(use_magic=True), "use_magic"),
     "rank too high": Bad(config_with(r=64), "--max-lora-rank 64"),
     "rank 0": Bad(config_with(r=0), "whole number from 1"),
@@ -178,7 +178,7 @@ HEADERS = {
     "a header of a list": Bad(header_with(lambda text: f"[{text}]"), "not a JSON object"),
     "a header that is not UTF-8": Bad(header_with(lambda text: text.encode().replace(b"lora", b"lor\xff")), "not JSON"),
     "one tensor twice in the header": Bad(
-        header_with(lambda text: text.replace("layers.1.self_attn.q_proj", "layers.0.self_attn.q_proj")), "stands twice"
+        header_with(lambda text: text.replace("layers.1.self_attn.q_proj", "layers.0.self_attn.q_proj")), "occurs twice"
     ),
     "tensors that overlap": Bad(
         entry_with(lambda entry: entry.update(data_offsets=[at - 2 for at in entry["data_offsets"]])), "an overlap"

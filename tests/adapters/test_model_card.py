@@ -115,7 +115,7 @@ def test_what_is_not_known_is_left_out() -> None:
     assert "How it was trained" not in card()
     told = card(training=TRAINING)
     assert "validation file" not in told
-    assert "went on from" not in told
+    assert "warm start from" not in told
     assert "None" not in told
 
 

@@ -29,9 +29,9 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MergeBounds:
-    """What the merged version must fit: the base model that is served, and the largest rank of its engine.
+    """The merged version must fit the served base model and the largest rank of its engine.
 
-    ``resource_limits`` is for what goes through PEFT.
+    ``resource_limits`` are those of the child process that runs PEFT.
     """
 
     base: BaseModel
@@ -40,14 +40,14 @@ class MergeBounds:
 
 
 async def merge(recipe: MergeRecipe, directories: Sequence[Path], out: Path, bounds: MergeBounds) -> dict[str, Any]:
-    """Write the merged version's two files into ``out``, and return what its report says of the merge.
+    """Write the merged version's two files into ``out``, and return the report of the merge.
 
-    ``directories`` hold the ingredients' files, in their order. The same recipe writes the same bytes.
+    ``directories`` have the ingredients' files, in their order. The same recipe writes the same bytes.
 
     Raises:
         AdapterRefused: the rank is too large for the server, or the method cannot combine these versions.
         AdapterTooCostly: the child process took more than ``bounds.resource_limits``.
-        WorkerProcessDied: it ended without a result.
+        WorkerProcessDied: the child process ended without a result.
         StorageFull: the disk has no space left.
     """
     weights = [each.weight for each in recipe.ingredients]
@@ -65,7 +65,7 @@ async def merge(recipe: MergeRecipe, directories: Sequence[Path], out: Path, bou
 
 @asynccontextmanager
 async def _subdirectory(out: Path) -> AsyncIterator[Path]:
-    """Make a directory that is gone at the end of the block."""
+    """Make a directory, which is removed at the end of the block."""
     directory = out / "combined"
     with space_needed(out):
         await in_thread(directory.mkdir)
@@ -109,7 +109,7 @@ def _too_large(merged: LinearSum, rank: int, bounds: MergeBounds) -> Fault:
 
 
 def _check_ranks(method: MergeMethod, loras: Sequence[StoredLora]) -> None:
-    """Refuse what PEFT's methods cannot do: they match the factors number by number."""
+    """Refuse versions of different ranks: PEFT's methods combine the factors element by element."""
     ranks = sorted({rank for lora in loras for _, rank, _ in lora.shapes.values()})
     if len(ranks) > 1:
         found = f"versions of the ranks {', '.join(map(str, ranks))}"

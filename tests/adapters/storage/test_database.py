@@ -113,7 +113,7 @@ async def test_trouble_at_the_commit_claims_nothing(database: Database, database
         async with Database(engine).write() as connection:
             await connection.execute(insert(moments).values(id=1))
 
-    with pytest.raises(StorageUnavailable, match="may be written or not: look before you try again"):
+    with pytest.raises(StorageUnavailable, match="may or may not be written: check before you try again"):
         await write()
     await engine.dispose()
     async with database.read() as connection:
@@ -158,26 +158,26 @@ async def test_a_stamp_is_another_one_after_each_commit_and_only_then(database: 
             await connection.execute(insert(moments).values(at=datetime.now(UTC)))
 
     async with Database.open(database_url) as other:
-        stamps = [database.stamp()]
+        counts = [database.change_count()]
         for writer in (database, other, other):
             await keep(writer)
-            stamps.append(database.stamp())
+            counts.append(database.change_count())
             async with other.read() as connection:
                 await connection.execute(select(moments))
             with suppress(ZeroDivisionError):
                 async with other.write() as connection:
                     await connection.execute(insert(moments).values(at=datetime.now(UTC)))
                     raise ZeroDivisionError
-            assert database.stamp() == stamps[-1]
-        assert None not in stamps
-        assert len(set(stamps)) == len(stamps)
+            assert database.change_count() == counts[-1]
+        assert None not in counts
+        assert len(set(counts)) == len(counts)
 
 
 async def test_a_database_that_cannot_tell_has_no_stamp(tmp_path: Path):
     async with Database.open("sqlite:///:memory:") as unwatched:
-        assert unwatched.stamp() is None
+        assert unwatched.change_count() is None
     async with Database.open(f"sqlite:///{tmp_path / 'nobody' / 'made.db'}") as missing:
-        assert missing.stamp() is None
+        assert missing.change_count() is None
     (tmp_path / "text.db").write_text("no database, and long enough to be looked at" * 100)
     async with Database.open(f"sqlite:///{tmp_path / 'text.db'}") as broken:
-        assert broken.stamp() is None
+        assert broken.change_count() is None

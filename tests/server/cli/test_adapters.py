@@ -228,7 +228,7 @@ def test_rm_of_an_alias_keeps_its_version(call, pushed, server) -> None:
 def test_rm_of_a_version_in_use_is_refused_with_what_holds_it(call) -> None:
     result = call("adapters", "rm", "sql@1", "--yes")
     assert result.exit_code == 1
-    assert "is held by alias 'stable'" in result.stderr
+    assert "alias 'stable' points to version 'sql@1'" in result.stderr
 
 
 @pytest.mark.parametrize("ref", ["nobody", "nobody@1", "sql@9", "sql@nowhere"])

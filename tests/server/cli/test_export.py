@@ -155,7 +155,7 @@ def test_a_pull_that_fails_says_why_and_leaves_the_server_as_it_was(hub, server,
     hub.add(REPOSITORY, {name: (adapter / name).read_bytes() for name in FILES})
     hub.faults = [fault]
     back = httpx.post(f"{server.url}/v1/adapters/back/versions", json={"source": TO_HUB}, timeout=30)
-    assert (back.status_code, REPOSITORY in back.text or "hub sends us to" in back.text) == (status, True), back.text
+    assert (back.status_code, REPOSITORY in back.text or "hub redirects to" in back.text) == (status, True), back.text
     assert httpx.get(f"{server.url}/v1/adapters/back").status_code == 404
     assert list(server.state.settings.data_dir.glob("staging/*")) == []
     chat = {"model": "sql", "messages": [{"role": "user", "content": "hello"}]}
