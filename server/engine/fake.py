@@ -1,7 +1,7 @@
-"""An engine without a model: speaks enough of the HTTP surface to test the server around it, and fails on command.
+"""An engine without a model, for tests of the server around it: enough of the HTTP routes, and failures on command.
 
-It answers each chat with the name of whatever serves it (``base`` or ``sql@7``), one word a token. Ships with the
-product so that our tests and our users' tests share one fake; the contract suite holds it to what the real engine does.
+It answers each chat with the name of the adapter or base model that serves it (``base``, ``sql@7``), a word a token.
+It ships with the product, so that our tests and our users' tests share one fake. The contract suite runs against it.
 """
 
 from __future__ import annotations
@@ -33,29 +33,33 @@ from server.engine.protocol import (
     ScoringUnsupported,
 )
 
-IDS = 2**31
+MAX_ID = 2**31
 """vLLM's runner for GPUs keeps an adapter's id in 32 bits, and the engine dies of a larger one."""
-DEATH_NOTE = {"error": {"message": "EngineCore died", "type": "server_error", "param": None, "code": 500}}
+ENGINE_DIED = {"error": {"message": "EngineCore died", "type": "server_error", "param": None, "code": 500}}
 
 
 @dataclass(slots=True)
 class Knobs:
-    """How the fake misbehaves; change it while the engine runs."""
+    """How the fake behaves and fails; may be changed while the engine runs."""
 
     start_s: float = 0.0
     load_s: float = 0.0
     token_s: float = 0.0
+    is_stepped: bool = False
+    """Each load and unload waits until the test calls ``FakeEngine.finish`` for it."""
     is_refusing_loads: bool = False
+    load_errors: dict[str, Exception] = field(default_factory=dict)
+    """What the load of a resident raises, by the resident's name."""
     start_failures: int = 0
-    """So many starts fail before one succeeds."""
+    """Number of starts that fail before one succeeds."""
     effect: float = -0.25
-    """What an adapter adds to the base model's scores; 0: it is inert, NaN: arithmetic breaks down under it."""
+    """Added to the base model's scores by every adapter; 0: adapters are inert, NaN: the model computes NaN."""
     is_scoring: bool = True
     """False: a base model that generates no text."""
 
 
 class FakeEngine:
-    """A running fake; see ``Engine``. ``die()`` is its ``kill -9``."""
+    """A running fake; see ``Engine``. ``die()`` has the effect of ``kill -9``."""
 
     slots = 4
     slot_bytes = 4096
@@ -65,50 +69,65 @@ class FakeEngine:
 
     def __init__(self, hooks: EngineHooks, knobs: Knobs, served_names: tuple[str, ...]) -> None:
         self._knobs = knobs
-        self._residents: dict[int, Resident] = {}
-        self._dead = asyncio.Event()
+        self.is_dead = False
+        self.residents: dict[int, Resident] = {}
+        """Loaded adapters by id."""
         self.loads: list[str] = []
-        """Names in the order they were loaded, for assertions about single flight and eviction."""
-        self._app = _chat_app(self, hooks, knobs, served_names)
-
-    @property
-    def app(self) -> ASGIApp:
-        """One chat route."""
-        return self._app
-
-    @property
-    def is_dead(self) -> bool:
-        """True after ``die``."""
-        return self._dead.is_set()
+        """Names in the order of the calls of ``load``, for assertions about single flight and eviction."""
+        self.unloads: list[str] = []
+        self.pending: dict[tuple[str, int], asyncio.Future[None]] = {}
+        """Calls that wait for ``finish``, by ``"load"`` or ``"unload"`` and the resident's id."""
+        self.app: ASGIApp = _chat_app(self, hooks, knobs, served_names)
 
     def die(self) -> None:
         """Die at once: streams break off, loads fail."""
-        self._dead.set()
+        self.is_dead = True
+        self.finish_all()
+
+    def finish(self, call: str, number: int) -> None:
+        """Let the pending ``call`` (``"load"`` or ``"unload"``) for the resident with id ``number`` go on."""
+        self.pending[call, number].set_result(None)
+
+    def finish_all(self) -> None:
+        """Let all pending calls go on."""
+        for call in self.pending.values():
+            if not call.done():
+                call.set_result(None)
 
     async def load(self, resident: Resident) -> None:
         """See ``Engine.load``."""
+        assert resident.id not in self.residents, f"{resident.name} is loaded twice"
+        self.loads.append(resident.name)
         await asyncio.sleep(self._knobs.load_s)
-        if resident.id >= IDS:
+        if resident.id >= MAX_ID:
             self.die()
-        if self.is_dead:
-            raise EngineGone("died while loading")
+        await self._step("load", resident)
+        if resident.name in self._knobs.load_errors:
+            raise self._knobs.load_errors[resident.name]
         if self._knobs.is_refusing_loads or not (resident.path / "adapter_config.json").is_file():
             raise LoadFailed(f"{resident.name} cannot be read")
-        self.loads.append(resident.name)
-        self._residents[resident.id] = resident
+        self.residents[resident.id] = resident
 
     async def unload(self, resident: Resident) -> None:
         """See ``Engine.unload``."""
-        if self.is_dead:
-            raise EngineGone("died while unloading")
-        self._residents.pop(resident.id, None)
+        self.unloads.append(resident.name)
+        await self._step("unload", resident)
+        self.residents.pop(resident.id, None)
 
-    async def loaded(self) -> frozenset[int]:
-        """See ``Engine.loaded``."""
-        return frozenset(self._residents)
+    async def _step(self, call: str, resident: Resident) -> None:
+        if self._knobs.is_stepped and not self.is_dead:
+            key = call, resident.id
+            assert key not in self.pending, f"two calls of {call} for {resident.name} at once"
+            self.pending[key] = asyncio.get_running_loop().create_future()
+            try:
+                await self.pending[key]
+            finally:
+                del self.pending[key]
+        if self.is_dead:
+            raise EngineGone(f"died during the {call} of {resident.name}")
 
     def encode(self, text: str) -> list[int]:
-        """See ``Engine.encode``. A token a word."""
+        """See ``Engine.encode``. One token for each word."""
         return [len(word) for word in text.split()]
 
     async def score(self, resident: Resident | None, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -116,15 +135,15 @@ class FakeEngine:
         if self.is_dead:
             raise EngineGone("died while scoring")
         if not self._knobs.is_scoring:
-            raise ScoringUnsupported("the fake was told not to score")
-        assert resident is None or resident.id in self._residents, f"{resident} is not loaded"
+            raise ScoringUnsupported("is_scoring is off")
+        assert resident is None or resident.id in self.residents, f"{resident} is not loaded"
         effect = 0.0 if resident is None else self._knobs.effect
         return [[effect - token / self.vocabulary for token in prompt[1:]] for prompt in prompts]
 
 
 @dataclass(slots=True)
 class FakeBuilder:
-    """Starts fakes for ``base``; keeps each in ``engines`` so that a test can reach the one that runs."""
+    """Starts fakes for ``base`` and keeps each in ``engines``; the last one is the running one."""
 
     base: BaseModel
     served_names: tuple[str, ...] = ("base",)
@@ -143,7 +162,7 @@ class FakeBuilder:
         await asyncio.sleep(self.knobs.start_s)
         if self.knobs.start_failures:
             self.knobs.start_failures -= 1
-            raise RuntimeError("the fake was told not to start")
+            raise RuntimeError("start_failures is set")
         engine = FakeEngine(hooks, self.knobs, self.served_names)
         self.engines.append(engine)
         try:
@@ -157,8 +176,8 @@ def _chat_app(engine: FakeEngine, hooks: EngineHooks, knobs: Knobs, served_names
 
     async def words(resident: Resident | None, count: int) -> AsyncIterator[str]:
         name = served_names[0] if resident is None else resident.name
-        async with hooks.generation(resident, Demand(prompt_tokens=1, most_tokens=count)) as generation:
-            generation.prompt_is_read()
+        async with hooks.generation(resident, Demand(prompt_tokens=1, max_tokens=count)) as generation:
+            generation.on_first_output()
             for number in range(count):
                 await asyncio.sleep(knobs.token_s)
                 if engine.is_dead:
@@ -175,15 +194,15 @@ def _chat_app(engine: FakeEngine, hooks: EngineHooks, knobs: Knobs, served_names
         resident = None
         if model not in served_names:
             try:
-                resident = await hooks.choose(model)
+                resident = await hooks.resolve(model)
             except PatchbayError as refusal:
                 return JSONResponse({"error": {"message": refusal.message}}, 400)
         if body.get("stream"):
             return StreamingResponse(_events(words(resident, count)), media_type="text/event-stream")
         try:
             text = "".join([word async for word in words(resident, count)])
-        except (EngineGone, PatchbayError):  # the gateway words refusals its own way
-            return JSONResponse(DEATH_NOTE, 500)
+        except (EngineGone, PatchbayError):  # the gateway sends a refusal of its own
+            return JSONResponse(ENGINE_DIED, 500)
         message = {"role": "assistant", "content": text.strip()}
         answered = served_names[0] if resident is None else resident.name
         return JSONResponse({"model": answered, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
@@ -195,8 +214,8 @@ async def _events(words: AsyncIterator[str]) -> AsyncIterator[str]:
     try:
         async for word in words:
             yield _event({"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]})
-    except (EngineGone, PatchbayError):  # as vLLM: whatever breaks a stream off is told in it
-        yield _event(DEATH_NOTE)
+    except (EngineGone, PatchbayError):  # as vLLM: the last event has the error
+        yield _event(ENGINE_DIED)
     yield "data: [DONE]\n\n"
 
 

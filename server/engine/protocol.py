@@ -1,4 +1,7 @@
-"""The seam to whatever generates. vLLM is one engine, ``server.engine.fake`` another; one contract suite holds both."""
+"""The protocol between the server and an engine. vLLM is one engine, ``server.engine.fake`` another.
+
+One contract suite runs against both.
+"""
 
 from __future__ import annotations
 
@@ -15,121 +18,121 @@ ASGIApp = Callable[..., Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A version as the engine knows it. The three together are its identity: none is ever reused for other bytes.
+    """A version as the engine identifies it. No field is ever reused for other bytes.
 
     A reused ``id`` makes vLLM serve the old weights silently; a reused (``name``, ``path``) hits stale prefix cache.
     """
 
     id: int
-    """The registry's version id: positive, unique over all adapters, never reused."""
+    """The registry's version id: positive, unique over all adapters; vLLM's ``lora_int_id``."""
     name: str
-    """``sql@7``"""
+    """Adapter and version number, such as ``sql@7``."""
     path: Path
-    """Read-only directory named by the digest of what it holds."""
+    """Read-only directory, named by the digest of its files."""
 
 
 class LoadFailed(Exception):
-    """The engine refused an adapter's bytes. The engine is unharmed and holds nothing of them."""
+    """The engine refused an adapter's files. The engine is unharmed and holds nothing of them."""
 
 
 class EngineGone(Exception):
-    """The engine died while it was asked something."""
+    """The engine died during a call."""
 
 
 class ComputedNaN(Exception):
-    """The model's arithmetic broke down while it generated under an adapter: its logits are no numbers."""
+    """The model computed NaN logits while it generated with an adapter."""
 
 
 class ScoringUnsupported(Exception):
-    """The base model generates no text (it embeds, say), so that no token has a probability."""
+    """The base model generates no text (an embedding model, say), so its tokens have no probabilities."""
 
 
 class StartRefused(Exception):
-    """The engine cannot be started as asked: a wrong flag, a model that is not there. Trying again will not help."""
+    """The engine cannot start with these flags or this model. Another attempt fails in the same way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What an engine computes in one step."""
+    """The limits of one step of an engine."""
 
     sequences: int
-    """Texts that it writes at once."""
+    """Sequences generated at the same time (vLLM's ``max_num_seqs``)."""
     tokens: int
-    """That it reads and writes in all."""
+    """Tokens of prompts and outputs together (vLLM's ``max_num_batched_tokens``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What one generation asks of an engine."""
+    """The work that one generation asks for."""
 
     prompt_tokens: int = 0
-    most_tokens: int = 0
-    """That each of its texts may have."""
+    max_tokens: int = 0
+    """Limit on the output tokens of each sequence."""
     sequences: int = 1
-    """Texts that it is to write."""
+    """Sequences to generate (``n``)."""
 
 
-def _unwatched() -> None:
-    """Nobody wants to know."""
+def _ignore() -> None:
+    """No-op default."""
 
 
-def _unknown() -> bool:
-    """Nobody says so."""
+def _never() -> bool:
     return False
 
 
 @dataclass(slots=True)
 class Generation:
-    """One running generation, as the meter sees it; the engine fills it in. Durations in seconds."""
+    """The statistics of one running generation, filled in by the engine. Durations in seconds."""
 
     prompt_tokens: int = 0
     generated_tokens: int = 0
     first_token_s: float | None = None
-    """From the engine's taking the request up to the first token."""
+    """From the arrival of the request in the engine to its first token."""
     inter_token_s: float | None = None
     """Mean time between tokens."""
     queue_s: float | None = None
     """Wait in the engine's own queue."""
-    prompt_is_read: Callable[[], None] = _unwatched
-    """The engine calls it once, with the first that it writes."""
-    is_over: Callable[[], bool] = _unknown
-    """Tells whether the engine is done with it, though its caller has not read everything yet."""
+    on_first_output: Callable[[], None] = _ignore
+    """Called once by the engine, with the first output: the prompt has been read."""
+    is_finished: Callable[[], bool] = _never
+    """Whether the engine has finished the generation, although its caller has not read all of it yet."""
 
 
 class EngineHooks(Protocol):
-    """What an engine asks of the gateway while it serves a request."""
+    """What an engine calls back while it serves a request."""
 
-    async def choose(self, model: str) -> Resident:
-        """Decide once what the request's ``model`` means; the answer is resident and stays so until the request ends.
+    async def resolve(self, model: str) -> Resident:
+        """Resolve the request's ``model`` and lease the version, which stays resident until the request ends.
 
-        Called when the engine has read the request's body; never for the base model.
+        Called after the engine has parsed the request's body; never for the base model. Later calls in the same
+        request return the same version.
 
         Raises:
-            PatchbayError: the gateway answers with it, whatever the engine makes of it.
+            PatchbayError: the gateway answers with this error, whatever response the engine makes of it.
         """
 
-    def chosen(self, model: str) -> Resident | None:
-        """Return what ``choose`` answered for ``model`` in this request; None if it was not asked."""
+    def resolved(self, model: str) -> Resident | None:
+        """Return the result of ``resolve(model)`` in this request; None before that call."""
 
     def generation(self, resident: Resident | None, demand: Demand) -> AbstractAsyncContextManager[Generation]:
-        """Hold ``resident`` (None: the base model) and meter it while one generation runs.
+        """Lease ``resident`` (None: the base model) and meter one generation for the length of the block.
 
-        It is entered when the generation's turn has come, which may take a while: the engine computes nothing before.
-        The engine ends a generation with ``ComputedNaN`` before a token of it leaves, where it comes to that; the gate
-        answers the request, and keeps others from ``resident``.
+        Entering waits for the generation's turn; the engine computes nothing before. If the logits become NaN, the
+        engine raises ``ComputedNaN`` in the block before a token is sent; the hooks answer the request with an error
+        and quarantine ``resident``.
         """
 
 
 class Engine(Protocol):
-    """A running engine. It is entered by its builder and never restarted: a dead one is replaced by a new one."""
+    """A running engine. Its builder starts and stops it; a dead engine is replaced, never restarted."""
 
     @property
     def app(self) -> ASGIApp:
-        """The inference routes as an ASGI value. Which of them the world may reach is the gateway's choice."""
+        """The inference routes as an ASGI app. The gateway decides which of them are reachable."""
 
     @property
     def paths(self) -> frozenset[str]:
-        """Paths that ``app`` answers; the base model decides (no ``/v1/embeddings`` on a chat model)."""
+        """Paths that ``app`` answers; they depend on the base model (no ``/v1/embeddings`` on a chat model)."""
 
     @property
     def slots(self) -> int:
@@ -137,49 +140,45 @@ class Engine(Protocol):
 
     @property
     def slot_bytes(self) -> int:
-        """Memory that the slots take, all together, whatever is in them."""
+        """Memory of all slots together, whatever their content."""
 
     @property
     def batch(self) -> Batch:
-        """What one step computes."""
+        """The limits of one step."""
 
     @property
     def is_dead(self) -> bool:
-        """True once nothing can be generated any more."""
+        """True once the engine can generate nothing any more."""
 
     async def load(self, resident: Resident) -> None:
-        """Make ``resident`` usable without further help.
+        """Load ``resident``, so that generations can use it.
 
         Raises:
-            LoadFailed: the bytes were refused; nothing of them stays behind.
+            LoadFailed: the files were refused; nothing of them stays behind.
             EngineGone: the engine died.
         """
 
     async def unload(self, resident: Resident) -> None:
-        """Forget ``resident``; nothing may be using it.
+        """Forget ``resident``, which no generation may be using.
 
         Raises:
             EngineGone: the engine died.
         """
 
-    async def loaded(self) -> frozenset[int]:
-        """Ids of the adapters the engine knows, for integrity checks."""
-
     @property
     def vocabulary(self) -> int:
-        """Token ids below this one are the base model's."""
+        """Size of the base model's vocabulary: token ids are below this number."""
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of ``text``, no special ones added; none where the engine runs without a tokenizer."""
+        """Return the token ids of ``text`` without special tokens; none if the engine runs without a tokenizer."""
 
     async def score(self, resident: Resident | None, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Return the natural log-probability of each token of each prompt but the first, given those before it.
+        """Return the natural log-probability of each token of each prompt but the first, given the tokens before it.
 
-        Under ``resident``, which is loaded, or under the base model (None). Not metered and not asked of the gate.
-        Computed afresh, whatever is cached. NaN where the model's arithmetic broke down.
+        Computed without the prefix cache, not metered, without a call of the hooks. NaN where the model computes NaN.
 
         Args:
-            resident: what scores.
+            resident: the loaded adapter to score with; None: the base model.
             prompts: token ids, two or more each; each fits the model's context.
 
         Raises:
@@ -190,30 +189,30 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine serves: known before it runs, and the same for every engine of a builder."""
+    """The base model and the limits of every engine of a builder, known before the first one runs."""
 
     base: BaseModel
     served_names: tuple[str, ...]
-    """What callers may write as ``model`` for the base itself; the first is its proper name."""
+    """Values of ``model`` that mean the base model itself; the first one appears in responses."""
     max_rank: int
-    """The largest LoRA rank a slot takes."""
+    """The largest LoRA rank that fits in a slot."""
     directory: Path
-    """Where the base model's files lie: what a trainer starts from."""
+    """The base model's files; training starts from them."""
 
 
 class EngineBuilder(Protocol):
     """Starts engines, one after the other, for the same base model and flags."""
 
     async def info(self) -> EngineInfo:
-        """Read the flags and the base model; slow the first time.
+        """Read the flags and the base model; the first call takes seconds.
 
         Raises:
-            StartRefused: a flag or the model is wrong; the message says which.
+            StartRefused: a flag or the model is wrong; the message names it.
         """
 
     def start(self, hooks: EngineHooks) -> AbstractAsyncContextManager[Engine]:
-        """Start an engine; leaving the context stops it.
+        """Start an engine for the length of the block.
 
         Raises:
-            StartRefused: it can never start this way.
+            StartRefused: no later attempt can succeed.
         """

@@ -53,8 +53,8 @@ class RequestHooks:
             context.close()
             self._meter.answered(context.version, context.status)
 
-    async def choose(self, model: str) -> Resident:
-        """See ``EngineHooks.choose``."""
+    async def resolve(self, model: str) -> Resident:
+        """See ``EngineHooks.resolve``."""
         context = current_request.get()
         if (resident := context.resident_for(model)) is not None:
             return resident
@@ -70,8 +70,8 @@ class RequestHooks:
             raise
         return context.lease.resident
 
-    def chosen(self, model: str) -> Resident | None:
-        """See ``EngineHooks.chosen``."""
+    def resolved(self, model: str) -> Resident | None:
+        """See ``EngineHooks.resolved``."""
         return current_request.get().resident_for(model)
 
     @asynccontextmanager
@@ -91,7 +91,7 @@ class RequestHooks:
             except PatchbayError as refusal:
                 context.refusal = refusal
                 raise
-            generation = turn.generation = Generation(prompt_is_read=partial(running.scheduler.read, turn))
+            generation = turn.generation = Generation(on_first_output=partial(running.scheduler.read, turn))
             try:
                 with self._meter.generation(version, generation, cold_s=context.cold_s, turn_s=turn.waited_s):
                     yield generation

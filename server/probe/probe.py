@@ -44,7 +44,7 @@ RANDOM_PROMPTS: Final = 4
 """Prompts of token ids drawn from the whole vocabulary: they cover tokens that the sentences do not."""
 LENGTH: Final = 20
 """Tokens of a random prompt, and the most that are taken of a sentence."""
-DEMAND: Final = Demand(prompt_tokens=LENGTH, most_tokens=1)
+DEMAND: Final = Demand(prompt_tokens=LENGTH, max_tokens=1)
 """The prompts are scored one after the other."""
 SEED: Final = 20_240_229
 

@@ -92,7 +92,7 @@ class FairScheduler:
         if queue is None:
             state = _OPEN if key is None else _QUEUED
             queue = self._queues[key] = AdapterQueue(key, deque(), state)
-        expected = min(demand.most_tokens, int(self._mean_tokens) + 1)
+        expected = min(demand.max_tokens, int(self._mean_tokens) + 1)
         turn = Turn(
             queue,
             prompt_tokens=demand.prompt_tokens,
@@ -159,7 +159,7 @@ class FairScheduler:
 
     def sweep(self) -> None:
         """End the turns that the engine has finished: a caller who stops reading must not keep others waiting."""
-        for turn in [turn for turn in self._taken if turn.generation is not None and turn.generation.is_over()]:
+        for turn in [turn for turn in self._taken if turn.generation is not None and turn.generation.is_finished()]:
             turn.generation = None  # its tokens are not counted before it is read: the estimate stays charged
             self.end(turn)
 

@@ -101,10 +101,6 @@ class VllmEngine:
         except EngineDeadError as gone:
             raise EngineGone(str(gone)) from gone
 
-    async def loaded(self) -> frozenset[int]:
-        """See ``Engine.loaded``."""
-        return frozenset(await self._client.list_loras())
-
     def encode(self, text: str) -> list[int]:
         """See ``Engine.encode``."""
         tokenizer = self._client.tokenizer

@@ -38,13 +38,13 @@ class ChosenAdapters(Mapping[str, LoRARequest]):
         self._hooks = hooks
 
     def __getitem__(self, model: str) -> LoRARequest:
-        resident = self._hooks.chosen(model)
+        resident = self._hooks.resolved(model)
         if resident is None:
             raise KeyError(model)
         return request_for(resident)
 
     def __contains__(self, model: object) -> bool:
-        return isinstance(model, str) and self._hooks.chosen(model) is not None
+        return isinstance(model, str) and self._hooks.resolved(model) is not None
 
     def __iter__(self) -> Iterator[str]:  # vLLM iterates to find default multimodal adapters; we have none
         return iter(())
@@ -58,7 +58,7 @@ def take_model_list(models: OpenAIServingModels, hooks: EngineHooks) -> None:
 
     async def resolve_lora(model: str) -> LoRARequest | ErrorResponse:
         try:
-            return request_for(await hooks.choose(model))
+            return request_for(await hooks.resolve(model))
         except PatchbayError as refusal:
             # Only a 400 passes vLLM unchanged; the gateway sends the refusal's own status in its place.
             return create_error_response(refusal.message, "BadRequestError", HTTPStatus.BAD_REQUEST, param="model")
@@ -88,9 +88,9 @@ def _metered(
                 async with aclosing(inner(*args, lora_request=lora_request, **kwargs)) as outputs:
                     async for output in outputs:
                         if last is None:
-                            generation.prompt_is_read()
+                            generation.on_first_output()
                             if name in running:
-                                generation.is_over = lambda: name not in running
+                                generation.is_finished = lambda: name not in running
                         last = output
                         if resident is not None and _is_nan(last):
                             raise ComputedNaN(resident.name)

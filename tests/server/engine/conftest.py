@@ -1,14 +1,15 @@
-"""An engine to hold to the contract, and adapters it can load."""
+"""An engine for the contract suite, and adapters that it can load."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import httpx
 import pytest
@@ -16,16 +17,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import embedded
+from adapters.base_model import BaseModel
 from adapters.errors import AdapterNotFound
-from server.engine.fake import FakeBuilder, Knobs
+from server.engine.fake import FakeBuilder, FakeEngine, Knobs
 from server.engine.protocol import ComputedNaN, Demand, Engine, Generation, Resident
 from server.engine.vllm.builder import VllmBuilder
+from server.engine.vllm.engine import VllmEngine
 from server.engine.vllm.flags import EMBEDDED_FLAGS
+from tests.server.conftest import AdapterFiles
 
 
 @dataclass
-class OpenGate:
-    """A gate that answers with the residents a test put there, and notes what it is asked."""
+class RecordingHooks:
+    """Hooks that resolve to the residents of a test and record each call."""
 
     residents: dict[str, Resident] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -34,20 +38,20 @@ class OpenGate:
     running: int = 0
     demands: list[Demand] = field(default_factory=list)
     read: list[Demand] = field(default_factory=list)
-    """Those whose prompts were read."""
+    """Those whose first output came."""
 
-    async def choose(self, model: str) -> Resident:
+    async def resolve(self, model: str) -> Resident:
         self.asked.append(model)
         if model not in self.residents:
             raise AdapterNotFound(f"no {model}", param="model")
         return self.residents[model]
 
-    def chosen(self, model: str) -> Resident | None:
+    def resolved(self, model: str) -> Resident | None:
         return self.residents.get(model) if model in self.asked else None
 
     @asynccontextmanager
     async def generation(self, resident: Resident | None, demand: Demand) -> AsyncIterator[Generation]:
-        generation = Generation(prompt_is_read=lambda: self.read.append(demand))
+        generation = Generation(on_first_output=lambda: self.read.append(demand))
         self.generations.append((resident, generation))
         self.demands.append(demand)
         self.running += 1
@@ -60,69 +64,100 @@ class OpenGate:
             self.running -= 1
 
 
-class CurrentGate:
-    """The gate of an engine that outlives a test: whatever gate the test of the moment has."""
+class CurrentHooks:
+    """The hooks of an engine that outlives a test: calls go to the hooks of the running test."""
 
     def __init__(self) -> None:
-        self.now = OpenGate()
+        self.now = RecordingHooks()
 
-    async def choose(self, model: str) -> Resident:
-        return await self.now.choose(model)
+    async def resolve(self, model: str) -> Resident:
+        return await self.now.resolve(model)
 
-    def chosen(self, model: str) -> Resident | None:
-        return self.now.chosen(model)
+    def resolved(self, model: str) -> Resident | None:
+        return self.now.resolved(model)
 
     def generation(self, resident: Resident | None, demand: Demand) -> AbstractAsyncContextManager[Generation]:
         return self.now.generation(resident, demand)
 
 
-@pytest.fixture
-def hooks() -> OpenGate:
-    return OpenGate()
+class MakeResident(Protocol):
+    """Makes an adapter that the engine under contract can load."""
+
+    def __call__(self, name: str = "sql@1") -> Resident: ...
+
+
+LoadedIds = Callable[[], Awaitable[set[int]]]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the contract with the fake, in one step and stepped, or with the engine that ``--engine`` names."""
+    if "kind" in metafunc.fixturenames:
+        name = str(metafunc.config.getoption("--engine"))
+        metafunc.parametrize("kind", ["fake", "stepped fake"] if name == "fake" else [name])
 
 
 @pytest.fixture
-def kind(request: pytest.FixtureRequest) -> str:
-    """Which engine is held to the contract: the fake, or as ``--engine`` says."""
-    return str(request.config.getoption("--engine"))
+def hooks() -> RecordingHooks:
+    return RecordingHooks()
 
 
 @pytest.fixture(scope="session")
-async def vllm_engine() -> AsyncIterator[tuple[Engine, CurrentGate]]:
+async def vllm_engine() -> AsyncIterator[tuple[VllmEngine, CurrentHooks]]:
     """The real engine on the embedded base, in this process, started once."""
-    hooks = CurrentGate()
+    hooks = CurrentHooks()
     flags = (*EMBEDDED_FLAGS, "--kv-cache-memory-bytes", str(16 * 2**20))  # 64 blocks: soon used again
     async with VllmBuilder(str(embedded.BASE), flags, capacity=4).start(hooks) as engine:
         yield engine, hooks
 
 
 @pytest.fixture
-def knobs() -> Knobs:
-    """How the fake of this test misbehaves."""
-    return Knobs()
+def knobs(kind: str) -> Knobs:
+    """How the fake of this test behaves."""
+    return Knobs(is_stepped=kind == "stepped fake")
 
 
 @pytest.fixture
-async def fake_engine(hooks: OpenGate, base: Any, knobs: Knobs) -> AsyncIterator[Engine]:
+async def fake_engine(hooks: RecordingHooks, base: BaseModel, knobs: Knobs) -> AsyncIterator[FakeEngine]:
+    """A fake whose calls, where they are stepped, go on in the next turn of the event loop."""
+
+    async def finish_calls(engine: FakeEngine) -> None:
+        while True:
+            engine.finish_all()
+            await asyncio.sleep(0)
+
     async with FakeBuilder(base, knobs=knobs).start(hooks) as engine:
+        finishing = asyncio.ensure_future(finish_calls(engine))
         yield engine
+        finishing.cancel()
 
 
 @pytest.fixture
-def engine(kind: str, hooks: OpenGate, request: pytest.FixtureRequest) -> Engine:
+def engine(kind: str, hooks: RecordingHooks, request: pytest.FixtureRequest) -> Engine:
     """The engine under contract."""
-    if kind == "fake":
-        fake: Engine = request.getfixturevalue("fake_engine")
+    if kind != "vllm":
+        fake: FakeEngine = request.getfixturevalue("fake_engine")
         return fake
-    vllm, current = request.getfixturevalue("vllm_engine")
-    current.now = hooks
-    real: Engine = vllm
-    return real
+    vllm: tuple[VllmEngine, CurrentHooks] = request.getfixturevalue("vllm_engine")
+    vllm[1].now = hooks
+    return vllm[0]
+
+
+@pytest.fixture
+def loaded(engine: Engine) -> LoadedIds:
+    """Returns the ids of the adapters that the engine has loaded."""
+
+    async def ids() -> set[int]:
+        if isinstance(engine, FakeEngine):
+            return set(engine.residents)
+        assert isinstance(engine, VllmEngine)
+        return set(await engine._client.list_loras())
+
+    return ids
 
 
 @pytest.fixture
 def base_name(kind: str) -> str:
-    return {"fake": "base", "vllm": "embedded-base"}[kind]
+    return "embedded-base" if kind == "vllm" else "base"
 
 
 @pytest.fixture(scope="session")
@@ -132,15 +167,13 @@ def ids() -> Iterator[int]:
 
 
 @pytest.fixture
-def resident(
-    kind: str, ids: Iterator[int], tmp_path: Path, make_adapter: Callable[..., Any]
-) -> Callable[..., Resident]:
+def resident(kind: str, ids: Iterator[int], tmp_path: Path, make_adapter: Callable[..., AdapterFiles]) -> MakeResident:
     """Makes an adapter that the engine under contract can load."""
 
     def make(name: str = "sql@1") -> Resident:
         number = next(ids)
         path = tmp_path / str(number)
-        if kind == "fake":
+        if kind != "vllm":
             return Resident(number, name, make_adapter(number).write(path))
         return Resident(number, name, Path(shutil.copytree(embedded.ADAPTERS / "sql", path)))
 
@@ -148,10 +181,10 @@ def resident(
 
 
 @pytest.fixture
-def sick_resident(kind: str, engine: Engine, knobs: Knobs, resident: Callable[..., Resident]) -> Resident:
-    """An adapter that loads and breaks the model's arithmetic: its weights are NaN, which no door would let in."""
+def sick_resident(kind: str, engine: Engine, knobs: Knobs, resident: MakeResident) -> Resident:
+    """An adapter that loads and makes the model compute NaN: its weights are NaN, which the checks refuse."""
     sick = resident("sick@1")
-    if kind == "fake":
+    if kind != "vllm":
         knobs.effect = float("nan")
     else:
         weights = sick.path / "adapter_model.safetensors"
@@ -168,6 +201,6 @@ def broken_resident(ids: Iterator[int], tmp_path: Path) -> Resident:
 
 @pytest.fixture
 async def caller(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(engine.app, raise_app_exceptions=False)  # as over TCP: what it answered counts
+    transport = httpx.ASGITransport(engine.app, raise_app_exceptions=False)  # as over TCP: only the response counts
     async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=60) as client:
         yield client

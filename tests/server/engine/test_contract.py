@@ -1,4 +1,4 @@
-"""What the server relies on from any engine. Held to it: the fake; with ``--engine vllm`` the real one."""
+"""What the server relies on from every engine. Runs with the fake; with ``--engine vllm`` against the real one."""
 
 from __future__ import annotations
 
@@ -6,60 +6,70 @@ import asyncio
 import json
 import math
 import random
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx
 import pytest
 
-from server.engine.protocol import LoadFailed
+from server.engine.protocol import Engine, LoadFailed, Resident
+from tests.server.conftest import Caller
+from tests.server.engine.conftest import LoadedIds, MakeResident, RecordingHooks
 
 CHAT = "/v1/chat/completions"
 
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
-async def chat(caller: Any, model: str, **body: Any) -> Any:
+
+async def chat(caller: httpx.AsyncClient, model: str, **body: Any) -> httpx.Response:
     messages = [{"role": "user", "content": "hello"}]
     return await caller.post(CHAT, json={"model": model, "messages": messages, "max_tokens": 2, **body})
 
 
-async def test_a_new_engine_lives_and_holds_nothing(engine: Any) -> None:
+async def test_a_new_engine_lives_and_holds_nothing(engine: Engine, loaded: LoadedIds) -> None:
     assert not engine.is_dead
     assert engine.slots > 0
     assert engine.batch.sequences > 0
     assert engine.batch.tokens > 0
     assert CHAT in engine.paths
-    assert await engine.loaded() == frozenset()
+    assert await loaded() == set()
 
 
-async def test_what_is_loaded_is_known_until_it_is_unloaded(engine: Any, resident: Any) -> None:
+async def test_an_adapter_is_loaded_until_it_is_unloaded(
+    engine: Engine, loaded: LoadedIds, resident: MakeResident
+) -> None:
     first, second = resident("sql@1"), resident("poet@1")
     await engine.load(first)
     await engine.load(second)
-    assert await engine.loaded() == {first.id, second.id}
+    assert await loaded() == {first.id, second.id}
     await engine.unload(first)
-    assert await engine.loaded() == {second.id}
+    assert await loaded() == {second.id}
     await engine.unload(second)
-    assert await engine.loaded() == frozenset()
+    assert await loaded() == set()
 
 
-async def test_unloading_what_is_not_there_harms_nothing(engine: Any, resident: Any) -> None:
+async def test_an_unload_of_an_unknown_adapter_harms_nothing(engine: Engine, resident: MakeResident) -> None:
     await engine.unload(resident())
     assert not engine.is_dead
 
 
 async def test_a_refused_adapter_leaves_nothing_and_the_engine_unharmed(
-    engine: Any, resident: Any, broken_resident: Any
+    engine: Engine, loaded: LoadedIds, resident: MakeResident, broken_resident: Resident
 ) -> None:
     with pytest.raises(LoadFailed) as refused:
         await engine.load(broken_resident)
     assert str(refused.value)
     assert not engine.is_dead
-    assert await engine.loaded() == frozenset()
+    assert await loaded() == set()
     good = resident()
     await engine.load(good)
-    assert await engine.loaded() == {good.id}
+    assert await loaded() == {good.id}
     await engine.unload(good)
 
 
-async def test_the_base_answers_without_asking_the_gate(engine: Any, hooks: Any, caller: Any, base_name: str) -> None:
+async def test_the_base_answers_without_a_call_of_the_hooks(
+    engine: Engine, hooks: RecordingHooks, caller: httpx.AsyncClient, base_name: str
+) -> None:
     response = await chat(caller, base_name)
     assert response.status_code == 200
     assert response.json()["model"] == base_name
@@ -69,31 +79,33 @@ async def test_the_base_answers_without_asking_the_gate(engine: Any, hooks: Any,
     assert 1 <= generation.generated_tokens <= 2
 
 
-async def test_the_gate_decides_what_a_name_means(engine: Any, hooks: Any, caller: Any, resident: Any) -> None:
-    loaded = hooks.residents["sql"] = resident("sql@7")
-    await engine.load(loaded)
+async def test_the_hooks_resolve_a_name(
+    engine: Engine, hooks: RecordingHooks, caller: httpx.AsyncClient, resident: MakeResident
+) -> None:
+    sql = hooks.residents["sql"] = resident("sql@7")
+    await engine.load(sql)
     response = await chat(caller, "sql")
     assert response.status_code == 200, response.text
     assert response.json()["model"] == "sql@7"
     assert set(hooks.asked) == {"sql"}
-    assert [answered for answered, _ in hooks.generations] == [loaded]
+    assert [answered for answered, _ in hooks.generations] == [sql]
     assert hooks.running == 0
-    await engine.unload(loaded)
+    await engine.unload(sql)
 
 
-async def test_the_gate_is_told_what_a_generation_asks_and_when_its_prompt_was_read(
-    engine: Any, hooks: Any, caller: Any, base_name: str
+async def test_the_hooks_get_a_generation_s_demand_and_its_first_output(
+    engine: Engine, hooks: RecordingHooks, caller: httpx.AsyncClient, base_name: str
 ) -> None:
     for stream in (False, True):
         response = await chat(caller, base_name, max_tokens=7, stream=stream, ignore_eos=True)
         assert response.status_code == 200
-    assert [(demand.most_tokens, demand.sequences) for demand in hooks.demands] == [(7, 1), (7, 1)]
+    assert [(demand.max_tokens, demand.sequences) for demand in hooks.demands] == [(7, 1), (7, 1)]
     assert all(demand.prompt_tokens > 0 for demand in hooks.demands)
     assert hooks.read == hooks.demands
 
 
-async def test_a_refusal_of_the_gate_ends_the_request_before_anything_is_generated(
-    engine: Any, hooks: Any, caller: Any
+async def test_a_refusal_of_the_hooks_ends_the_request_before_anything_is_generated(
+    engine: Engine, hooks: RecordingHooks, caller: httpx.AsyncClient
 ) -> None:
     for stream in (False, True):
         response = await chat(caller, "nobody", stream=stream)
@@ -102,66 +114,68 @@ async def test_a_refusal_of_the_gate_ends_the_request_before_anything_is_generat
 
 
 async def test_a_stream_is_one_generation_that_ends_with_it(
-    engine: Any, hooks: Any, caller: Any, resident: Any
+    engine: Engine, hooks: RecordingHooks, caller: httpx.AsyncClient, resident: MakeResident
 ) -> None:
-    loaded = hooks.residents["sql"] = resident("sql@7")
-    await engine.load(loaded)
+    sql = hooks.residents["sql"] = resident("sql@7")
+    await engine.load(sql)
     async with caller.stream("POST", CHAT, json=stream_of("sql")) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         lines = [line async for line in response.aiter_lines() if line]
     assert lines[-1] == "data: [DONE]"
     assert all(line.startswith("data: ") for line in lines)
     ((answered, generation),) = hooks.generations
-    assert (answered, hooks.running) == (loaded, 0)
+    assert (answered, hooks.running) == (sql, 0)
     assert generation.generated_tokens == 5
-    await engine.unload(loaded)
+    await engine.unload(sql)
 
 
-async def test_what_the_engine_is_done_with_is_known_before_it_was_read(
-    engine: Any, hooks: Any, kind: str, base_name: str, caller_of: Any, until: Any
+async def test_a_generation_is_finished_before_its_caller_has_read_it(
+    engine: Engine, hooks: RecordingHooks, kind: str, base_name: str, caller_of: type[Caller], until: Until
 ) -> None:
     caller = caller_of(engine.app, CHAT, stream_of(base_name))
     await caller.start()
     await caller.message()
     ((_, generation),) = hooks.generations
     if kind == "vllm":  # the fake writes no faster than its caller reads
-        await until(generation.is_over)
+        await until(generation.is_finished)
     assert "[DONE]" in await caller.rest()
     assert generation.generated_tokens == 5
 
 
-async def test_a_score_for_each_token_of_a_prompt_but_the_first(engine: Any, hooks: Any, resident: Any) -> None:
+async def test_a_score_for_each_token_of_a_prompt_but_the_first(
+    engine: Engine, hooks: RecordingHooks, resident: MakeResident
+) -> None:
     prompts = some_prompts(engine)
     of_base = await engine.score(None, prompts)
     assert [len(scores) for scores in of_base] == [len(prompt) - 1 for prompt in prompts]
     assert all(score <= 0 for scores in of_base for score in scores)
     assert await engine.score(None, prompts) == of_base
-    loaded = resident()
-    await engine.load(loaded)
-    of_adapter = await engine.score(loaded, prompts)
+    sql = resident()
+    await engine.load(sql)
+    of_adapter = await engine.score(sql, prompts)
     assert [len(scores) for scores in of_adapter] == [len(scores) for scores in of_base]
     assert of_adapter != of_base
-    assert await engine.score(loaded, prompts[1:]) == of_adapter[1:]
-    await engine.unload(loaded)
+    assert await engine.score(sql, prompts[1:]) == of_adapter[1:]
+    await engine.unload(sql)
     assert (hooks.asked, hooks.generations) == ([], [])
 
 
 async def test_scoring_beside_a_stream_takes_nothing_from_it(
-    engine: Any, hooks: Any, caller: Any, resident: Any
+    engine: Engine, hooks: RecordingHooks, caller: httpx.AsyncClient, resident: MakeResident
 ) -> None:
-    loaded = hooks.residents["sql"] = resident("sql@7")
-    await engine.load(loaded)
+    sql = hooks.residents["sql"] = resident("sql@7")
+    await engine.load(sql)
     prompts = some_prompts(engine)
-    quiet = [await engine.score(adapter, prompts) for adapter in (None, loaded)]
+    quiet = [await engine.score(adapter, prompts) for adapter in (None, sql)]
     alone = await chat(caller, "sql", **LONG)
     streaming = [asyncio.ensure_future(chat(caller, "sql", **LONG)) for _ in range(3)]
-    assert [await engine.score(adapter, prompts) for adapter in (None, loaded)] == quiet
+    assert [await engine.score(adapter, prompts) for adapter in (None, sql)] == quiet
     assert {text_of(await answer) for answer in streaming} == {text_of(alone)}
-    await engine.unload(loaded)
+    await engine.unload(sql)
 
 
-async def test_arithmetic_that_breaks_down_is_told_and_touches_nobody_else(
-    engine: Any, resident: Any, sick_resident: Any
+async def test_nan_is_reported_and_reaches_no_other_request(
+    engine: Engine, resident: MakeResident, sick_resident: Resident
 ) -> None:
     prompts = some_prompts(engine, count=64)  # as many as the engine's cache has blocks: they get those of the sick one
     of_base = await engine.score(None, prompts)
@@ -174,7 +188,7 @@ async def test_arithmetic_that_breaks_down_is_told_and_touches_nobody_else(
 
 
 async def test_no_token_leaves_of_a_generation_that_is_nan(
-    engine: Any, hooks: Any, caller: Any, base_name: str, sick_resident: Any
+    engine: Engine, hooks: RecordingHooks, caller: httpx.AsyncClient, base_name: str, sick_resident: Resident
 ) -> None:
     hooks.residents["sick"] = sick_resident
     await engine.load(sick_resident)
@@ -192,7 +206,7 @@ async def test_no_token_leaves_of_a_generation_that_is_nan(
     assert not engine.is_dead
 
 
-async def test_text_becomes_tokens_of_the_vocabulary(engine: Any) -> None:
+async def test_text_becomes_tokens_of_the_vocabulary(engine: Engine) -> None:
     tokens = engine.encode("The museum opens at nine.")
     assert len(tokens) > 1
     assert all(0 <= token < engine.vocabulary for token in tokens)
@@ -201,12 +215,12 @@ async def test_text_becomes_tokens_of_the_vocabulary(engine: Any) -> None:
 LONG: dict[str, Any] = {"max_tokens": 60, "ignore_eos": True, "temperature": 0}
 
 
-def text_of(response: Any) -> str:
+def text_of(response: httpx.Response) -> str:
     text: str = response.json()["choices"][0]["message"]["content"]
     return text
 
 
-def some_prompts(engine: Any, *, count: int = 4, length: int = 20) -> list[list[int]]:
+def some_prompts(engine: Engine, *, count: int = 4, length: int = 20) -> list[list[int]]:
     draw = random.Random(0)
     return [[draw.randrange(engine.vocabulary) for _ in range(length + number)] for number in range(count)]
 

@@ -81,7 +81,7 @@ async def test_a_good_adapter_is_measured_and_leaves_nothing(rig: Rig, engine: F
     assert verdict["tokens"] == sum(len(prompt) - 1 for prompt in prompts_for(engine))
     assert verdict["effect"] == {"mean": 0.25, "max": 0.25}
     assert (verdict["notes"], verdict["seconds"] >= 0) == ([], True)
-    assert await engine.loaded() == frozenset()
+    assert engine.residents == {}
 
 
 async def test_each_probe_has_a_name_of_its_own(rig: Rig, engine: FakeEngine) -> None:
@@ -97,7 +97,7 @@ async def test_what_the_verdict_is_against_is_refused_and_leaves_nothing(
     rig.knobs.effect = effect
     with pytest.raises(AdapterRefused, match=told):
         await rig()
-    assert await engine.loaded() == frozenset()
+    assert engine.residents == {}
 
 
 async def test_an_inert_adapter_may_be_wanted(rig: Rig, engine: FakeEngine) -> None:
@@ -111,7 +111,7 @@ async def test_a_base_without_probabilities_gets_a_trial_load(rig: Rig, engine: 
     verdict = await rig()
     assert (verdict["tokens"], verdict["effect"]) == (0, None)
     assert len(engine.loads) == 1
-    assert await engine.loaded() == frozenset()
+    assert engine.residents == {}
 
 
 async def test_the_base_is_scored_once_in_an_engine_s_life(rig: Rig) -> None:
@@ -158,7 +158,7 @@ async def test_probes_wait_for_each_other_but_not_for_ever(rig: Rig) -> None:
     rig.serve(busy)
     refused = await asyncio.gather(rig(), rig(), return_exceptions=True)
     assert [type(refusal) for refusal in refused] == [EngineNotReady] * 2
-    assert await busy.loaded() == frozenset()
+    assert busy.residents == {}
 
 
 def test_the_prompts_are_the_same_for_ever() -> None:

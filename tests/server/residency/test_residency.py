@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from adapters.errors import AdapterRefused, BlobCorrupt
 from adapters.versions import Version
-from server.engine.protocol import Resident
+from server.engine.protocol import LoadFailed, Resident
 from server.errors import AdapterQuarantined, EngineNotReady, ResidencyFull
 from server.residency.entry import Entry, ResidentState
 
 
 async def test_fifty_first_leases_at_once_load_once(rig: Any, version: Any, settle: Any) -> None:
-    it = rig(is_prompt=False)
+    it = rig(is_stepped=True)
     waiting = [it.begin(version(1)) for _ in range(50)]
     await settle()
     assert it.engine.loads == ["sql@1"]
@@ -44,7 +45,7 @@ async def test_the_least_recently_used_goes_first(rig: Any, version: Any) -> Non
     await it.touch(four)
     await it.touch(five)
     assert it.engine.unloads == ["sql@2", "sql@3"]
-    assert it.engine.held == {1, 4, 5}
+    assert it.loaded == {1, 4, 5}
 
 
 async def test_a_held_version_is_never_evicted(rig: Any, version: Any) -> None:
@@ -52,7 +53,7 @@ async def test_a_held_version_is_never_evicted(rig: Any, version: Any) -> None:
     held = await it.residency.lease(version(1))
     await it.touch(version(2), version(3), version(4))
     assert it.engine.unloads == ["sql@2", "sql@3"]
-    assert 1 in it.engine.held
+    assert 1 in it.loaded
     held.release()
     await it.touch(version(5))
     assert it.engine.unloads[-1] == "sql@1"
@@ -62,39 +63,39 @@ async def test_a_pinned_version_is_never_evicted_until_it_is_let_go(rig: Any, ve
     it = rig(capacity=2)
     it.pins.add(1)
     await it.touch(version(1), version(2), version(3))
-    assert it.engine.held == {1, 3}
+    assert it.loaded == {1, 3}
     it.pins.clear()
     await it.touch(version(4))
-    assert it.engine.held == {3, 4}
+    assert it.loaded == {3, 4}
 
 
 async def test_pins_that_fill_every_room_give_up_the_least_recently_used(rig: Any, version: Any) -> None:
     it = rig(capacity=2, wait_s=5)
     it.pins.update({1, 2})
     await it.touch(version(1), version(2), version(3))
-    assert it.engine.held == {2, 3}
+    assert it.loaded == {2, 3}
 
 
 async def test_a_large_adapter_takes_the_room_of_several_small_ones(rig: Any, version: Any) -> None:
     it = rig(capacity=10, max_bytes=3000)
     await it.touch(version(1), version(2), version(3), version(4, size_bytes=2000))
-    assert it.engine.held == {3, 4}
+    assert it.loaded == {3, 4}
     assert (it.count("patchbay_residents"), it.count("patchbay_resident_bytes")) == (2, 3000)
 
 
 async def test_an_adapter_larger_than_all_room_is_resident_alone(rig: Any, version: Any) -> None:
     it = rig(capacity=10, max_bytes=3000)
     await it.touch(version(1), version(2, size_bytes=5000))
-    assert it.engine.held == {2}
+    assert it.loaded == {2}
     await it.touch(version(3))
-    assert it.engine.held == {3}
+    assert it.loaded == {3}
 
 
 async def test_pins_that_fill_all_bytes_give_up_the_least_recently_used(rig: Any, version: Any) -> None:
     it = rig(capacity=10, max_bytes=2000, wait_s=5)
     it.pins.update({1, 2})
     await it.touch(version(1), version(2), version(3))
-    assert it.engine.held == {2, 3}
+    assert it.loaded == {2, 3}
 
 
 async def test_warming_stops_where_room_ends_and_evicts_nothing_for_what_was_used_longer_ago(
@@ -102,7 +103,7 @@ async def test_warming_stops_where_room_ends_and_evicts_nothing_for_what_was_use
 ) -> None:
     it = rig(capacity=10, max_bytes=2500)
     await it.residency.warm([version(1), version(2), version(3), version(4, size_bytes=400)])
-    assert it.engine.held == {1, 2, 4}
+    assert it.loaded == {1, 2, 4}
     assert it.count("patchbay_adapter_evictions_total") == 0
 
 
@@ -116,7 +117,7 @@ async def test_no_room_is_said_after_the_wait_and_leaves_nothing_behind(rig: Any
     assert it.count("patchbay_adapter_load_failures_total") == 0
     held.release()
     await it.touch(version(2))
-    assert it.engine.held == {2}
+    assert it.loaded == {2}
 
 
 async def test_a_cold_lease_gets_the_room_of_the_first_lease_that_comes_back(
@@ -157,10 +158,10 @@ async def test_an_unload_waits_for_the_last_lease(rig: Any, version: Any, settle
     it = rig()
     held = await it.residency.lease(version(1))
     assert await it.residency.unload(version(1)) is ResidentState.DRAINING
-    assert it.engine.held == {1}
+    assert it.loaded == {1}
     held.release()
     await settle()
-    assert (it.engine.held, it.states) == (set(), {})
+    assert (it.loaded, it.states) == (set(), {})
 
 
 async def test_a_new_lease_during_a_drain_is_served_and_does_not_end_it(rig: Any, version: Any, settle: Any) -> None:
@@ -189,13 +190,13 @@ async def test_a_load_calls_a_drain_off(rig: Any, version: Any, settle: Any) -> 
 async def test_a_lease_during_an_unload_waits_and_loads_again(rig: Any, version: Any, settle: Any) -> None:
     it = rig()
     await it.touch(version(1))
-    it.engine.is_prompt = False
+    it.knobs.is_stepped = True
     unloading = asyncio.ensure_future(it.residency.unload(version(1)))
     await settle()
     leasing = it.begin(version(1))
     await settle()
     assert it.engine.loads == ["sql@1"]
-    it.engine.is_prompt = True
+    it.knobs.is_stepped = False
     it.engine.finish_all()
     assert await unloading is None
     assert (await leasing).version.name == "sql@1"
@@ -209,26 +210,26 @@ async def test_an_unload_of_what_is_absent_does_nothing(rig: Any, version: Any) 
 
 
 async def test_an_unload_while_loading_takes_effect_after_the_load(rig: Any, version: Any, settle: Any) -> None:
-    it = rig(is_prompt=False)
+    it = rig(is_stepped=True)
     leasing = it.begin(version(1))
     await settle()
     unloading = asyncio.ensure_future(it.residency.unload(version(1)))
     await settle()
-    it.engine.is_prompt = True
+    it.knobs.is_stepped = False
     it.engine.finish("load", 1)
     assert await unloading is ResidentState.DRAINING
     (await leasing).release()
     await settle()
-    assert (it.engine.held, it.states) == (set(), {})
+    assert (it.loaded, it.states) == (set(), {})
 
 
 async def test_a_refused_load_leaves_nothing_and_the_next_lease_loads_again(rig: Any, version: Any) -> None:
     it = rig(capacity=1)
-    it.engine.refused.add("sql@1")
+    it.knobs.load_errors["sql@1"] = LoadFailed("spoiled")
     with pytest.raises(AdapterRefused, match="spoiled"):
         await it.residency.lease(version(1))
-    assert (it.states, it.engine.held) == ({}, set())
-    it.engine.refused.clear()
+    assert (it.states, it.loaded) == ({}, set())
+    it.knobs.load_errors.clear()
     await it.touch(version(1))
     assert it.engine.loads == ["sql@1", "sql@1"]
     assert it.count("patchbay_adapter_load_failures_total") == 1
@@ -244,8 +245,8 @@ async def test_damaged_bytes_never_reach_the_engine(rig: Any, version: Any) -> N
 
 
 async def test_everyone_who_waits_learns_of_a_failed_load(rig: Any, version: Any, settle: Any) -> None:
-    it = rig(is_prompt=False)
-    it.engine.refused.add("sql@1")
+    it = rig(is_stepped=True)
+    it.knobs.load_errors["sql@1"] = LoadFailed("spoiled")
     waiting = [it.begin(version(1)) for _ in range(3)]
     await settle()
     it.engine.finish("load", 1)
@@ -255,7 +256,7 @@ async def test_everyone_who_waits_learns_of_a_failed_load(rig: Any, version: Any
 
 async def test_an_error_that_nobody_foresaw_reaches_those_who_wait(rig: Any, version: Any) -> None:
     it = rig(capacity=1)
-    it.engine.bugs.add("sql@1")
+    it.knobs.load_errors["sql@1"] = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
         await asyncio.wait_for(it.residency.lease(version(1)), 1)
     assert it.states == {}
@@ -263,7 +264,7 @@ async def test_an_error_that_nobody_foresaw_reaches_those_who_wait(rig: Any, ver
 
 
 async def test_an_engine_that_dies_during_a_load_says_try_again(rig: Any, version: Any, settle: Any) -> None:
-    it = rig(is_prompt=False)
+    it = rig(is_stepped=True)
     waiting = [it.begin(version(1)), it.begin(version(2))]
     await settle()
     it.engine.die()
@@ -291,11 +292,11 @@ async def test_more_cold_loads_than_room_all_get_their_turn(rig: Any, version: A
 
     names = await asyncio.gather(*(request(number % 10 + 1) for number in range(60)))
     assert set(names) == {f"sql@{number}" for number in range(1, 11)}
-    assert len(it.engine.held) == 2
+    assert len(it.loaded) == 2
 
 
 async def test_a_client_that_leaves_during_a_cold_start_leaves_no_lease(rig: Any, version: Any, settle: Any) -> None:
-    it = rig(is_prompt=False)
+    it = rig(is_stepped=True)
     leaving, staying = it.begin(version(1)), it.begin(version(1))
     await settle()
     leaving.cancel()
@@ -306,31 +307,31 @@ async def test_a_client_that_leaves_during_a_cold_start_leaves_no_lease(rig: Any
     assert it.residency.views()[0].leases == 0
 
 
-async def test_a_trial_is_loaded_for_the_block_and_leaves_nothing(rig: Any, tmp_path: Any) -> None:
+async def test_a_trial_is_loaded_for_the_block_and_leaves_nothing(rig: Any, files: Path) -> None:
     it = rig()
-    async with it.residency.trial(Resident(7, "trial@7", tmp_path)) as engine:
-        assert (engine, engine.held, it.states) == (it.engine, {7}, {})
-    assert (it.engine.loads, it.engine.unloads, it.engine.held) == (["trial@7"], ["trial@7"], set())
+    async with it.residency.trial(Resident(7, "trial@7", files)) as engine:
+        assert (engine, engine.residents.keys(), it.states) == (it.engine, {7}, {})
+    assert (it.engine.loads, it.engine.unloads, it.loaded) == (["trial@7"], ["trial@7"], set())
 
 
-async def test_a_trial_that_the_engine_refuses_has_nothing_to_unload(rig: Any, tmp_path: Any) -> None:
+async def test_a_trial_that_the_engine_refuses_has_nothing_to_unload(rig: Any, files: Path) -> None:
     it = rig()
-    it.engine.refused.add("trial@8")
+    it.knobs.load_errors["trial@8"] = LoadFailed("spoiled")
     with pytest.raises(AdapterRefused, match="spoiled"):
-        async with it.residency.trial(Resident(8, "trial@8", tmp_path)):
+        async with it.residency.trial(Resident(8, "trial@8", files)):
             raise AssertionError
     it.engine.die()
     with pytest.raises(EngineNotReady):
-        async with it.residency.trial(Resident(9, "trial@9", tmp_path)):
+        async with it.residency.trial(Resident(9, "trial@9", files)):
             raise AssertionError
     assert it.engine.unloads == []
 
 
-async def test_a_trial_called_off_while_it_loads_leaves_nothing(rig: Any, settle: Any, tmp_path: Any) -> None:
-    it = rig(is_prompt=False)
+async def test_a_trial_called_off_while_it_loads_leaves_nothing(rig: Any, settle: Any, files: Path) -> None:
+    it = rig(is_stepped=True)
 
     async def try_out() -> None:
-        async with it.residency.trial(Resident(7, "trial@7", tmp_path)):
+        async with it.residency.trial(Resident(7, "trial@7", files)):
             raise AssertionError
 
     trying = asyncio.ensure_future(try_out())
@@ -342,11 +343,11 @@ async def test_a_trial_called_off_while_it_loads_leaves_nothing(rig: Any, settle
     it.engine.finish("unload", 7)
     with pytest.raises(asyncio.CancelledError):
         await trying
-    assert it.engine.held == set()
+    assert it.loaded == set()
 
 
 async def test_closing_releases_those_who_wait(rig: Any, version: Any, settle: Any) -> None:
-    it = rig(capacity=1, is_prompt=False)
+    it = rig(capacity=1, is_stepped=True)
     loading, waiting = it.begin(version(1)), it.begin(version(2))
     await settle()
     await it.residency.close()
@@ -356,7 +357,7 @@ async def test_closing_releases_those_who_wait(rig: Any, version: Any, settle: A
 
 
 async def test_closing_releases_those_whose_load_has_not_begun(rig: Any, version: Any) -> None:
-    it = rig(is_prompt=False)
+    it = rig(is_stepped=True)
     leasing = it.begin(version(1))
     await asyncio.sleep(0)  # the lease has asked for the load; the load has not run
     assert it.engine.loads == []
@@ -368,7 +369,7 @@ async def test_closing_releases_those_whose_load_has_not_begun(rig: Any, version
 async def test_warming_goes_on_past_what_cannot_be_loaded(rig: Any, version: Any) -> None:
     it = rig(capacity=4)
     one, two, three, four, five = map(version, range(1, 6))
-    it.engine.refused.add(one.name)
+    it.knobs.load_errors[one.name] = LoadFailed("spoiled")
     it.corrupt.add(two.digest)
     assert await it.residency.warm([one, two, three, four, five]) == [one, two]
     assert it.states == {three.name: "resident", four.name: "resident"}
@@ -414,4 +415,4 @@ async def test_a_quarantined_version_is_refused_and_goes_with_its_last_lease(rig
             lease.release()
     await it.touch(version(2))
     assert it.states == {"sql@2": "resident"}
-    assert it.engine.held == {2}
+    assert it.loaded == {2}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from adapters.errors import AdapterRefused
-from server.engine.protocol import Resident
+from server.engine.protocol import LoadFailed, Resident
 from server.residency.entry import ResidentState
 from server.residency.residency import Lease
 
@@ -37,8 +37,14 @@ class Histories(RuleBasedStateMachine):
         self.may_unload: set[int] = set()
 
     async def built(self) -> Any:
-        it = type(self).build(capacity=CAPACITY, is_prompt=False, wait_s=3600)
-        it.engine.before_unload = self.check_unload
+        it = type(self).build(capacity=CAPACITY, is_stepped=True, wait_s=3600)
+        unload = it.engine.unload
+
+        async def checked_unload(resident: Resident) -> None:
+            self.check_unload(resident)
+            await unload(resident)
+
+        it.engine.unload = checked_unload
         return it
 
     def check_unload(self, resident: Resident) -> None:
@@ -54,7 +60,7 @@ class Histories(RuleBasedStateMachine):
                 continue
             if task.exception() is not None:
                 assert isinstance(task.exception(), AdapterRefused)
-                assert self.versions[number].name in self.it.engine.refused
+                assert self.versions[number].name in self.it.knobs.load_errors
             else:
                 self.held.append(task.result())
 
@@ -112,21 +118,21 @@ class Histories(RuleBasedStateMachine):
     def finish(self, data: st.DataObject, is_refused: bool) -> None:
         act, number = data.draw(st.sampled_from(sorted(self.it.engine.pending)))
         name = self.versions[number].name
-        self.it.engine.refused.discard(name)
+        self.it.knobs.load_errors.pop(name, None)
         if is_refused:
-            self.it.engine.refused.add(name)
+            self.it.knobs.load_errors[name] = LoadFailed("spoiled")
         self.it.engine.finish(act, number)
         self.let_run()
 
     @invariant()
     def the_engine_never_holds_more_than_capacity(self) -> None:
         pending = {number for act, number in self.it.engine.pending if act == "load"}
-        assert len(self.it.engine.held | pending) <= CAPACITY
+        assert len(self.it.loaded | pending) <= CAPACITY
 
     @invariant()
     def the_residency_and_the_engine_agree(self) -> None:
         views = self.it.residency.views()
-        assert {view.version.id for view in views if view.state is not ResidentState.LOADING} == self.it.engine.held
+        assert {view.version.id for view in views if view.state is not ResidentState.LOADING} == self.it.loaded
         unloading = {view.version.id for view in views if view.state is ResidentState.UNLOADING}
         assert unloading == {number for act, number in self.it.engine.pending if act == "unload"}
 
@@ -141,7 +147,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def a_held_version_is_loaded(self) -> None:
         for lease in self.held:
-            assert lease.resident.id in self.it.engine.held
+            assert lease.resident.id in self.it.loaded
             assert self.it.residency.state(lease.version) in {ResidentState.RESIDENT, ResidentState.DRAINING}
 
     @invariant()

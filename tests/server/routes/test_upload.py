@@ -53,7 +53,7 @@ async def test_the_engine_tries_an_upload_before_it_is_a_version(opened: Any, cl
     response = await client.post(PATH, files=opened.make_adapter().multipart())
     assert (response.status_code, response.json()["error"]["code"]) == (400, "adapter_refused")
     await nothing_is_left(opened, data_dir)
-    assert await opened.engine.loaded() == frozenset()
+    assert opened.engine.residents == {}
 
 
 async def test_the_probe_s_numbers_are_in_the_version_s_report(opened: Any, client: Any) -> None:
@@ -122,7 +122,7 @@ async def test_an_adapter_that_breaks_the_engine_s_arithmetic_never_becomes_a_ve
     response = await client.post(PATH, files=opened.make_adapter().multipart(), params={"allow_inert": "true"})
     assert (response.status_code, response.json()["error"]["code"]) == (400, "adapter_refused")
     await nothing_is_left(opened, data_dir)
-    assert await opened.engine.loaded() == frozenset()
+    assert opened.engine.residents == {}
 
 
 async def test_a_refusal_carries_every_fault(opened: Any, client: Any, data_dir: Path) -> None:

@@ -107,7 +107,7 @@ async def test_a_version_is_loaded_ahead_of_its_first_request_and_unloaded(opene
     assert opened.engine.loads.count("sql@1") == 2
     unloaded = await client.post(f"{VERSIONS}/1/unload")
     assert (unloaded.status_code, unloaded.json()["residency"]) == (200, None)
-    assert await opened.engine.loaded() == frozenset()
+    assert opened.engine.residents == {}
 
 
 async def test_an_unload_in_use_is_a_drain(opened: Any, client: Any, until: Any) -> None:

@@ -14,7 +14,7 @@ from server.scheduling.fair_scheduler import LOOKAHEAD, FairScheduler
 
 SEQUENCES = 16
 PLACES = SEQUENCES + SEQUENCES // LOOKAHEAD
-WORDS = Demand(prompt_tokens=10, most_tokens=50)
+WORDS = Demand(prompt_tokens=10, max_tokens=50)
 
 
 class Play:
@@ -74,12 +74,12 @@ def test_more_than_a_batch_and_a_few_are_not_handed_on(play: Play) -> None:
 
 
 def test_each_text_of_a_generation_takes_a_place(play: Play) -> None:
-    turns = play.ask(1, PLACES, Demand(prompt_tokens=10, most_tokens=50, sequences=3))
+    turns = play.ask(1, PLACES, Demand(prompt_tokens=10, max_tokens=50, sequences=3))
     assert len(taken(turns)) == PLACES // 3
 
 
 def test_a_generation_of_more_texts_than_a_batch_takes_goes_on_alone(play: Play) -> None:
-    turns = play.ask(1, 2, Demand(prompt_tokens=10, most_tokens=50, sequences=5 * PLACES))
+    turns = play.ask(1, 2, Demand(prompt_tokens=10, max_tokens=50, sequences=5 * PLACES))
     assert [turn.state for turn in turns] == [TurnState.TAKEN, TurnState.WAITING]
     play.end(turns[:1])
     assert states(turns[1:]) == {"taken"}
@@ -151,7 +151,7 @@ def test_lines_get_slots_in_the_order_in_which_they_came(play: Play) -> None:
 
 
 def test_places_are_shared_by_tokens_and_not_by_requests(play: Play) -> None:
-    long, short = Demand(prompt_tokens=900, most_tokens=50), Demand(prompt_tokens=50, most_tokens=50)
+    long, short = Demand(prompt_tokens=900, max_tokens=50), Demand(prompt_tokens=50, max_tokens=50)
     waiting = {1: play.ask(1, 700, long), 2: play.ask(2, 700, short)}
     tokens = {1: 0, 2: 0}
     for number in range(600):
@@ -214,7 +214,7 @@ async def test_those_who_wait_are_told_when_the_engine_is_gone(play: Play, until
 
 def test_a_turn_that_nobody_reads_to_the_end_keeps_nobody_waiting(play: Play) -> None:
     stalled, running = play.ask(1), play.ask(2)
-    stalled[0].generation = Generation(is_over=lambda: True)
+    stalled[0].generation = Generation(is_finished=lambda: True)
     running[0].generation = Generation()
     quiet = play.ask(3)
     play.scheduler.sweep()

@@ -36,7 +36,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(key=keys, count=st.integers(1, 4), prompt=st.integers(1, 120), texts=st.integers(1, MOST_TEXTS))
     def ask(self, key: int | None, count: int, prompt: int, texts: int) -> None:
-        demand = Demand(prompt_tokens=prompt, most_tokens=200, sequences=texts)
+        demand = Demand(prompt_tokens=prompt, max_tokens=200, sequences=texts)
         self.turns += [self.scheduler.request(key, demand) for _ in range(count)]
 
     @precondition(lambda self: self.of(TurnState.TAKEN))
@@ -110,7 +110,7 @@ class Histories(RuleBasedStateMachine):
             oldest = min(self.of(TurnState.TAKEN), key=lambda turn: turn.taken_at)
             self.scheduler.read(oldest)
             self.finish(oldest, written=50)
-            self.turns.append(self.scheduler.request(oldest.queue.key, Demand(prompt_tokens=10, most_tokens=50)))
+            self.turns.append(self.scheduler.request(oldest.queue.key, Demand(prompt_tokens=10, max_tokens=50)))
         assert not any(turn.state is TurnState.WAITING for turn in waiting), "somebody waits for ever"
         for turn in self.turns:
             self.scheduler.end(turn)
