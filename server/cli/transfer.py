@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -70,24 +71,13 @@ def pull(server: ApiClient, path: str, directory: Path, form: str = "served") ->
 
     ``form``: "served", or "original" for those uploaded before they were compiled to plain LoRA.
     """
-    listed = server.get(f"{path}/content", form=form)["data"]
-    directory.mkdir(parents=True, exist_ok=True)
-    arrived: list[tuple[Path, Path]] = []
-    try:
-        for file in listed:
-            name = file["name"]
-            if name not in EVERY_FILE:  # untrusted, and becomes a path
-                raise CommandFailed(ExitCode.REFUSED, f"the server sent the unexpected file {name!r}")
-            final = directory / name
-            final.parent.mkdir(exist_ok=True)
-            part = final.with_name(f".{final.name}.part")
-            arrived.append((part, final))
-            _download(server, f"{path}/content/{name}", part, file["size_bytes"], form=form)
-        for part, final in arrived:
-            part.replace(final)
-    finally:
-        for part, _ in arrived:
-            part.unlink(missing_ok=True)
+    files = []
+    for file in server.get(f"{path}/content", form=form)["data"]:
+        name = file["name"]
+        if name not in EVERY_FILE:  # untrusted, and becomes a path
+            raise CommandFailed(ExitCode.REFUSED, f"the server sent the unexpected file {name!r}")
+        files.append((f"{path}/content/{name}", directory / name, file["size_bytes"]))
+    _download_all(server, files, form=form)
 
 
 def push_file(server: ApiClient, path: Path, purpose: str) -> Json:
@@ -98,12 +88,23 @@ def push_file(server: ApiClient, path: Path, purpose: str) -> Json:
 
 def pull_file(server: ApiClient, path: str, to: Path, size_bytes: int) -> None:
     """Download ``path`` to the file ``to``, which appears only once it is complete."""
-    part = to.with_name(f".{to.name}.part")
+    _download_all(server, [(path, to, size_bytes)])
+
+
+def _download_all(server: ApiClient, files: Iterable[tuple[str, Path, int]], **query: str) -> None:
+    """Download ``files``: each a path on the server, a path here and a size in bytes."""
+    parts: list[tuple[Path, Path]] = []
     try:
-        _download(server, path, part, size_bytes)
-        part.replace(to)
+        for path, to, size_bytes in files:
+            to.parent.mkdir(parents=True, exist_ok=True)
+            part = to.with_name(f".{to.name}.part")
+            parts.append((part, to))
+            _download(server, path, part, size_bytes, **query)
+        for part, to in parts:
+            part.replace(to)
     finally:
-        part.unlink(missing_ok=True)
+        for part, _ in parts:
+            part.unlink(missing_ok=True)
 
 
 def _download(server: ApiClient, path: str, to: Path, size_bytes: int, **query: str) -> None:

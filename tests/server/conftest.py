@@ -190,6 +190,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 Opening = Callable[..., AbstractAsyncContextManager[Opened]]
+Listening = Callable[[ASGIApp], AbstractAsyncContextManager[str]]
+MakeAdapter = Callable[..., AdapterFiles]
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
 @pytest.fixture(name="until")

@@ -1,18 +1,21 @@
-"""What Prometheus sees."""
+"""The metrics page."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from server.engine.protocol import Generation
 from server.metrics import OTHER, AdapterMetrics, Metrics
+from tests.server.conftest import Opened, Opening, Until
+
+ReadSample = Callable[..., float]
 
 
 @pytest.fixture
-def value(opened: Any) -> Any:
+def value(opened: Opened) -> ReadSample:
     """Reads a sample of the open server; 0 if there is none yet."""
 
     def read(name: str, **labels: str) -> float:
@@ -37,7 +40,7 @@ def test_two_apps_count_apart() -> None:
     assert b"patchbay_adapter_evictions_total 0.0" in two.page()
 
 
-async def test_traffic_beyond_the_limit_is_counted_together(opening: Any) -> None:
+async def test_traffic_beyond_the_limit_is_counted_together(opening: Opening) -> None:
     async with opening(metric_adapters=1) as opened:
         for name in ("one", "two", "three"):
             await opened.publish(name)
@@ -48,7 +51,7 @@ async def test_traffic_beyond_the_limit_is_counted_together(opening: Any) -> Non
         assert '"two"' not in page
 
 
-async def test_requests_are_counted_by_adapter_and_not_by_version(opened: Any, value: Any) -> None:
+async def test_requests_are_counted_by_adapter_and_not_by_version(opened: Opened, value: ReadSample) -> None:
     for seed in (1, 2):
         await opened.publish("sql", seed)
     for model in ("sql", "sql@2", "base"):
@@ -57,7 +60,7 @@ async def test_requests_are_counted_by_adapter_and_not_by_version(opened: Any, v
     assert value("requests_total", adapter="(base)", status="200") == 1
 
 
-async def test_refusals_are_counted_by_the_status_that_was_sent(opened: Any, value: Any) -> None:
+async def test_refusals_are_counted_by_the_status_that_was_sent(opened: Opened, value: ReadSample) -> None:
     await opened.publish_cold("sql")
     await opened.chat("nobody")
     opened.builder.knobs.is_refusing_loads = True
@@ -70,7 +73,9 @@ async def test_refusals_are_counted_by_the_status_that_was_sent(opened: Any, val
     assert value("requests_total", adapter="sql", status="499") == 0
 
 
-async def test_a_client_that_leaves_before_an_answer_is_counted_as_that(opened: Any, value: Any, until: Any) -> None:
+async def test_a_client_that_leaves_before_an_answer_is_counted_as_that(
+    opened: Opened, value: ReadSample, until: Until
+) -> None:
     await opened.publish_cold("sql")
     opened.builder.knobs.load_s = 0.05
     caller = opened.call("sql")
@@ -79,7 +84,7 @@ async def test_a_client_that_leaves_before_an_answer_is_counted_as_that(opened: 
     assert value("requests_total", adapter="sql", status="499") == 1
 
 
-async def test_tokens_are_counted_when_a_generation_ends(opened: Any, value: Any) -> None:
+async def test_tokens_are_counted_when_a_generation_ends(opened: Opened, value: ReadSample) -> None:
     await opened.publish("sql")
     caller = opened.call("sql", words=7)
     await caller.start()
@@ -91,7 +96,7 @@ async def test_tokens_are_counted_when_a_generation_ends(opened: Any, value: Any
     assert value("generated_tokens_total", adapter="sql") == 7
 
 
-async def test_tokens_of_a_client_that_left_are_counted(opened: Any, value: Any) -> None:
+async def test_tokens_of_a_client_that_left_are_counted(opened: Opened, value: ReadSample) -> None:
     await opened.publish("sql")
     caller = opened.call("sql", words=10**6)
     await caller.start()
@@ -102,7 +107,7 @@ async def test_tokens_of_a_client_that_left_are_counted(opened: Any, value: Any)
     assert 3 <= value("generated_tokens_total", adapter="sql") < 100
 
 
-async def test_latencies_are_observed_where_the_engine_tells_them(opened: Any, value: Any) -> None:
+async def test_latencies_are_observed_where_the_engine_tells_them(opened: Opened, value: ReadSample) -> None:
     await opened.answer("base")
     assert value("time_to_first_token_seconds_count", adapter="(base)") == 0
     generation = Generation(prompt_tokens=5, first_token_s=0.25, queue_s=0.125)
@@ -115,7 +120,7 @@ async def test_latencies_are_observed_where_the_engine_tells_them(opened: Any, v
     assert value("inter_token_seconds_count", adapter="(base)") == 0
 
 
-async def test_loads_evictions_and_residents_are_counted(opening: Any) -> None:
+async def test_loads_evictions_and_residents_are_counted(opening: Opening) -> None:
     async with opening(max_residents=2) as opened:
         for seed, name in enumerate(("one", "two", "three")):
             await opened.publish(name, seed)

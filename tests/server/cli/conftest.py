@@ -1,4 +1,4 @@
-"""The command line in this process, and a real server with the fake engine in a thread of its own."""
+"""The command line in this process, and a server with the fake engine in another thread."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from server.cli import app
 from server.engine.fake import FakeBuilder
 from server.settings import PREFIX
 from server.state import AppState
+from tests.server.conftest import Listening, MakeAdapter, Opened, Opening
 from trainer.jobs.queue import Claim, Queue
 
 ADAPTERS = ("json", "sentiment", "sql")
@@ -50,22 +51,22 @@ def portal() -> Iterator[BlockingPortal]:
 
 @pytest.fixture(scope="session")
 def inspector(portal: BlockingPortal) -> Iterator[Inspector]:
-    """Looks at the uploads of all servers, in their loop: its process belongs to one."""
+    """Inspects the uploads of all servers, in their event loop, to which its child process belongs."""
     with portal.wrap_async_context_manager(aclosing(Inspector())) as shared:
         yield shared
 
 
 @pytest.fixture
-def server(opening: Any, listening: Any, portal: BlockingPortal) -> Iterator[Running]:
+def server(opening: Opening, listening: Listening, portal: BlockingPortal) -> Iterator[Running]:
     @asynccontextmanager
-    async def serving() -> AsyncIterator[tuple[str, Any]]:
+    async def serving() -> AsyncIterator[tuple[str, Opened]]:
         async with opening() as opened, listening(opened.app) as url:
             for seed, name in enumerate(ADAPTERS):
                 await opened.publish(name, seed)
             yield url, opened
 
     with (
-        capture_logs(),  # they would mix with what commands print
+        capture_logs(),  # they would mix with the output of commands
         portal.wrap_async_context_manager(serving()) as (url, opened),
     ):
         yield Running(url, opened.state, opened.builder, portal)
@@ -76,11 +77,11 @@ Patchbay = Callable[..., Result]
 
 @pytest.fixture
 def patchbay() -> Patchbay:
-    """Runs a command line, in an environment without settings of ours but those given."""
+    """Runs a command line in an environment whose only ``PATCHBAY_`` variables are those in ``env``."""
 
-    def run(*args: str, env: dict[str, str] | None = None, **more: Any) -> Result:
-        ours = {name: None for name in os.environ if name.startswith(PREFIX)}
-        return CliRunner().invoke(app, args, env={**ours, **(env or {})}, **more)
+    def run(*args: str, env: dict[str, str] | None = None, input: str | None = None) -> Result:  # noqa: A002 - click's
+        unset = {name: None for name in os.environ if name.startswith(PREFIX)}
+        return CliRunner().invoke(app, args, env={**unset, **(env or {})}, input=input)
 
     return run
 
@@ -92,8 +93,8 @@ def call(server: Running, patchbay: Patchbay) -> Patchbay:
 
 
 @pytest.fixture
-def adapter(tmp_path: Path, make_adapter: Any) -> Path:
-    """A directory with a good adapter, whose bytes no version has yet."""
+def adapter(tmp_path: Path, make_adapter: MakeAdapter) -> Path:
+    """A directory with a valid adapter that is not published yet."""
     return make_adapter(seed=len(ADAPTERS)).write(tmp_path / "tickets")
 
 
@@ -101,7 +102,9 @@ def adapter(tmp_path: Path, make_adapter: Any) -> Path:
 def rows(tmp_path: Path) -> Path:
     """A file that can be trained on."""
     turns = [(f"{n} + 1?", str(n + 1)) for n in range(12)]
-    messages = [[{"role": "user", "content": asked}, {"role": "assistant", "content": said}] for asked, said in turns]
+    messages = [
+        [{"role": "user", "content": question}, {"role": "assistant", "content": answer}] for question, answer in turns
+    ]
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps({"messages": each}) + "\n" for each in messages))
     return path
@@ -118,7 +121,7 @@ Work = Callable[[Queue, Claim], Awaitable[Any]]
 
 @pytest.fixture
 def worker(server: Running) -> Callable[[Work], None]:
-    """Takes the next job that is queued, beside the test, and does to it what the test says."""
+    """Claims the next queued job in the server's thread and passes it to a function of the test."""
 
     async def working(work: Work) -> None:
         queue = server.state.records.queue
@@ -127,7 +130,7 @@ def worker(server: Running) -> Callable[[Work], None]:
                 await asyncio.sleep(0.01)
         await work(queue, claim)
 
-    def begin(work: Work) -> None:
+    def start(work: Work) -> None:
         server.portal.start_task_soon(working, work)
 
-    return begin
+    return start

@@ -6,8 +6,10 @@ import json
 
 import httpx
 
+from tests.server.cli.conftest import Patchbay, Running
 
-def test_layers_are_compared_in_a_table_with_the_total_below(call) -> None:
+
+def test_layers_are_compared_in_a_table_with_the_total_below(call: Patchbay) -> None:
     result = call("adapters", "diff", "sql", "json@1")
     assert result.exit_code == 0
     a, b, apart, *effects, _, header, _, _ = lines = result.stdout.splitlines()
@@ -20,15 +22,15 @@ def test_layers_are_compared_in_a_table_with_the_total_below(call) -> None:
     assert all(0 < float(number) < 2 for row in rows for number in row.split()[1:5])
 
 
-def test_a_version_and_itself_show_no_distance(call) -> None:
+def test_a_version_and_itself_show_no_distance(call: Patchbay) -> None:
     *_, total = call("adapters", "diff", "sql", "sql@stable").stdout.splitlines()
     assert total.split()[3:] == ["0", "0", "1", "1", "1"]
 
 
-def test_json_is_what_the_server_sends(call, server) -> None:
+def test_json_is_what_the_server_sends(call: Patchbay, server: Running) -> None:
     sent = httpx.post(f"{server.url}/v1/adapters/diff", json={"a": "sql", "b": "json"}).json()
     assert json.loads(call("adapters", "diff", "sql", "json", "--json").stdout) == sent
 
 
-def test_an_unknown_version_is_not_found(call) -> None:
+def test_an_unknown_version_is_not_found(call: Patchbay) -> None:
     assert call("adapters", "diff", "sql", "sql@9").exit_code == 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from anyio.from_thread import start_blocking_portal
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from safetensors.torch import load_file, save_file
 from structlog.testing import capture_logs
+from typer.testing import Result
 
 import embedded
 from adapters.base_model import BaseModel
@@ -25,6 +26,8 @@ from server.cli.export_target import HubTarget
 from server.cli.failure import CommandFailed
 from server.engine.fake import FakeBuilder
 from tests.adapters.hub_stand_in import Fault, HubStandIn, listed
+from tests.server.cli.conftest import Patchbay, Running
+from tests.server.conftest import Listening, Opening
 
 TOKEN = "hf_writes"
 REPOSITORY = "org/sql"
@@ -41,16 +44,16 @@ def hub() -> Iterator[HubStandIn]:
 
 
 @pytest.fixture
-def opening(opening, hub):
+def opening(opening: Opening, hub: HubStandIn) -> Opening:
     """The servers here read from ``hub``, without a token for it."""
     return partial(opening, hub_endpoint=hub.endpoint)
 
 
 @pytest.fixture
-def export(patchbay, server, hub):
+def export(patchbay: Patchbay, server: Running, hub: HubStandIn) -> Callable[..., Result]:
     """Runs `patchbay adapters export` of ``sql``, with the token of the hub in the environment."""
 
-    def run(*arguments: str, token: str = TOKEN) -> Any:
+    def run(*arguments: str, token: str = TOKEN) -> Result:
         environment = {"PATCHBAY_URL": server.url, "HF_TOKEN": token}
         return patchbay("adapters", "export", "sql", *arguments, "--hub-endpoint", hub.endpoint, env=environment)
 
@@ -58,7 +61,7 @@ def export(patchbay, server, hub):
 
 
 @pytest.fixture
-def prepared(tmp_path) -> Path:
+def prepared(tmp_path: Path) -> Path:
     """A directory as `export` hands it to its target."""
     directory = tmp_path / "prepared"
     directory.mkdir()
@@ -68,17 +71,17 @@ def prepared(tmp_path) -> Path:
 
 
 @pytest.fixture
-def to_hub(hub) -> HubTarget:
+def to_hub(hub: HubStandIn) -> HubTarget:
     """A target that is soon tired of a silent hub."""
     return HubTarget(REPOSITORY, None, public=False, endpoint=hub.endpoint, token=TOKEN, answer_timeout_s=0.3)
 
 
-def version_of(server, ref: str = "sql/versions/1") -> dict[str, Any]:
+def version_of(server: Running, ref: str = "sql/versions/1") -> dict[str, Any]:
     answer: dict[str, Any] = httpx.get(f"{server.url}/v1/adapters/{ref}").json()
     return answer
 
 
-def test_a_directory_gets_the_files_and_a_card(call, server, tmp_path) -> None:
+def test_a_directory_gets_the_files_and_a_card(call: Patchbay, server: Running, tmp_path: Path) -> None:
     result = call("adapters", "export", "sql", str(tmp_path / "a" / "out"))
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"sql@1: {tmp_path / 'a' / 'out'}\n"
@@ -89,13 +92,13 @@ def test_a_directory_gets_the_files_and_a_card(call, server, tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir() if "export" in path.name] == []
 
 
-def test_what_was_exported_can_be_pushed_again(call, server, tmp_path) -> None:
+def test_what_was_exported_can_be_pushed_again(call: Patchbay, server: Running, tmp_path: Path) -> None:
     call("adapters", "export", "sql", str(tmp_path / "out"))
     assert call("adapters", "push", str(tmp_path / "out"), "--name", "again").exit_code == 0
     assert version_of(server, "again/versions/1")["digest"] == version_of(server)["digest"]
 
 
-def test_a_directory_that_holds_something_is_left_alone(call, tmp_path) -> None:
+def test_a_directory_that_holds_something_is_left_alone(call: Patchbay, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
     result = call("adapters", "export", "sql", str(tmp_path))
     assert result.exit_code == 2
@@ -104,7 +107,7 @@ def test_a_directory_that_holds_something_is_left_alone(call, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["s3://bucket/sql"], "cannot export to"),
         (["hf://sql"], "is not a repository"),
@@ -113,18 +116,20 @@ def test_a_directory_that_holds_something_is_left_alone(call, tmp_path) -> None:
         (["out", "--base", str(embedded.BASE)], "add --merged"),
     ],
 )
-def test_a_command_that_means_nothing_is_a_usage_error(call, arguments, said) -> None:
+def test_a_command_that_means_nothing_is_a_usage_error(call: Patchbay, arguments: list[str], message: str) -> None:
     result = call("adapters", "export", "sql", *arguments)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
 
 
-def test_what_does_not_exist_is_not_exported(call, tmp_path) -> None:
+def test_what_does_not_exist_is_not_exported(call: Patchbay, tmp_path: Path) -> None:
     assert call("adapters", "export", "sql@9", str(tmp_path / "out")).exit_code == 4
     assert not (tmp_path / "out").exists()
 
 
-def test_an_export_to_the_hub_comes_back_from_it_with_the_same_digest(call, export, server, hub) -> None:
+def test_an_export_to_the_hub_comes_back_from_it_with_the_same_digest(
+    call: Patchbay, export: Callable[..., Result], server: Running, hub: HubStandIn
+) -> None:
     exported = export(TO_HUB)
     assert exported.exit_code == 0, exported.stderr
     source = exported.stdout.strip().removeprefix("sql@1: ")
@@ -151,7 +156,9 @@ def test_an_export_to_the_hub_comes_back_from_it_with_the_same_digest(call, expo
         (Fault(f"/{WEIGHTS_FILE}", body=b"other bytes"), 502),
     ],
 )
-def test_a_pull_that_fails_says_why_and_leaves_the_server_as_it_was(hub, server, adapter, fault, status) -> None:
+def test_a_pull_that_fails_says_why_and_leaves_the_server_as_it_was(
+    hub: HubStandIn, server: Running, adapter: Path, fault: Fault, status: int
+) -> None:
     hub.add(REPOSITORY, {name: (adapter / name).read_bytes() for name in FILES})
     hub.faults = [fault]
     back = httpx.post(f"{server.url}/v1/adapters/back/versions", json={"source": TO_HUB}, timeout=30)
@@ -162,7 +169,7 @@ def test_a_pull_that_fails_says_why_and_leaves_the_server_as_it_was(hub, server,
     assert httpx.post(f"{server.url}/v1/chat/completions", json=chat).json()["model"] == "sql@1"
 
 
-def test_a_repository_is_made_private_and_filled_in_one_commit(export, hub) -> None:
+def test_a_repository_is_made_private_and_filled_in_one_commit(export: Callable[..., Result], hub: HubStandIn) -> None:
     assert export(TO_HUB).exit_code == 0
     repository = hub.repositories[REPOSITORY]
     assert repository.private
@@ -172,21 +179,21 @@ def test_a_repository_is_made_private_and_filled_in_one_commit(export, hub) -> N
     assert f"--lora-modules sql={REPOSITORY}" in files["README.md"].decode()
 
 
-def test_a_second_export_of_the_same_makes_no_commit(export, hub) -> None:
+def test_a_second_export_of_the_same_makes_no_commit(export: Callable[..., Result], hub: HubStandIn) -> None:
     first, second = export(TO_HUB), export(TO_HUB)
     assert second.stderr == ""
     assert first.stdout == second.stdout
     assert len(hub.repositories[REPOSITORY].commits) == 2
 
 
-def test_a_branch_is_made_and_main_stays(export, hub) -> None:
+def test_a_branch_is_made_and_main_stays(export: Callable[..., Result], hub: HubStandIn) -> None:
     before = hub.add(REPOSITORY, {"mine": b"precious"}, private=True)
     assert export(f"{TO_HUB}@runs/7").exit_code == 0
     assert hub.repositories[REPOSITORY].branches["main"] == before
     assert hub.files(REPOSITORY, "runs/7").keys() == {*ALL, "mine"}
 
 
-def test_a_public_repository_must_be_asked_for(export, hub) -> None:
+def test_a_public_repository_must_be_asked_for(export: Callable[..., Result], hub: HubStandIn) -> None:
     hub.add(REPOSITORY, {"mine": b"precious"}, private=False)
     refused = export(TO_HUB)
     assert refused.exit_code == 1
@@ -198,7 +205,7 @@ def test_a_public_repository_must_be_asked_for(export, hub) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "code", "said"),
+    ("fault", "code", "message"),
     [
         (Fault("/api/", status=403), 1, "set HF_TOKEN"),
         (Fault("/commit/", status=403), 1, "set HF_TOKEN"),
@@ -215,16 +222,24 @@ def test_a_public_repository_must_be_asked_for(export, hub) -> None:
         (Fault("PUT /large/", status=400), 1, "answered 400"),
     ],
 )
-def test_a_hub_that_fails_is_told_of_and_nothing_is_committed(export, hub, server, tmp_path, fault, code, said) -> None:
+def test_a_hub_that_fails_is_reported_and_nothing_is_committed(
+    export: Callable[..., Result],
+    hub: HubStandIn,
+    server: Running,
+    tmp_path: Path,
+    fault: Fault,
+    code: int,
+    message: str,
+) -> None:
     hub.faults = [fault]
     result = export(TO_HUB)
-    assert (result.exit_code, said in result.stderr) == (code, True), result.stderr
+    assert (result.exit_code, message in result.stderr) == (code, True), result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert all(len(repository.commits) == 1 for repository in hub.repositories.values())
     assert version_of(server)["residency"] == "resident"
 
 
-def test_a_commit_whose_answer_is_lost_is_found_by_the_next_try(export, hub) -> None:
+def test_a_commit_whose_answer_is_lost_is_found_by_the_next_try(export: Callable[..., Result], hub: HubStandIn) -> None:
     hub.faults = [Fault("/commit/", cut_after=3, times=1)]
     lost = export(TO_HUB)
     assert (lost.exit_code, "try again" in lost.stderr) == (3, True)
@@ -234,39 +249,41 @@ def test_a_commit_whose_answer_is_lost_is_found_by_the_next_try(export, hub) -> 
 
 
 @pytest.mark.parametrize("on", ["/preupload/", "PUT /large/"])
-def test_a_hub_that_says_later_is_asked_again(export, hub, on) -> None:
+def test_a_hub_that_says_later_is_asked_again(export: Callable[..., Result], hub: HubStandIn, on: str) -> None:
     hub.faults = [Fault(on, status=503, times=1)]
     assert export(TO_HUB).exit_code == 0
     assert hub.files(REPOSITORY).keys() - {".gitattributes"} == ALL
 
 
 @pytest.mark.parametrize("lie", [{"size": 3, "lfs": None}, listed(b"x" * 8)])
-def test_a_hub_that_lists_other_bytes_than_were_sent_is_not_believed(export, hub, lie) -> None:
+def test_a_hub_that_lists_other_bytes_than_were_sent_is_not_believed(
+    export: Callable[..., Result], hub: HubStandIn, lie: dict[str, Any]
+) -> None:
     hub.listing = {WEIGHTS_FILE: lie}
     result = export(TO_HUB)
     assert (result.exit_code, "lists other bytes" in result.stderr) == (1, True)
 
 
-def test_a_wrong_token_is_refused(export, hub) -> None:
+def test_a_wrong_token_is_refused(export: Callable[..., Result], hub: HubStandIn) -> None:
     result = export(TO_HUB, token="hf_reads")
     assert (result.exit_code, "set HF_TOKEN" in result.stderr) == (1, True)
     assert hub.repositories == {}
 
 
-def test_a_hub_that_is_down_cannot_be_reached(call) -> None:
+def test_a_hub_that_is_down_cannot_be_reached(call: Patchbay) -> None:
     result = call("adapters", "export", "sql", TO_HUB, "--hub-endpoint", "http://127.0.0.1:1")
     assert (result.exit_code, "could not be reached" in result.stderr) == (3, True)
 
 
 @pytest.mark.parametrize("on", ["/repos/create", "/validate-yaml", "/commit/"])
-def test_a_silent_hub_is_given_up(hub, to_hub, prepared, on) -> None:
+def test_a_silent_hub_is_given_up(hub: HubStandIn, to_hub: HubTarget, prepared: Path, on: str) -> None:
     hub.faults = [Fault(on, stall=True)]
     with pytest.raises(CommandFailed, match="could not be reached"):
         to_hub.take(prepared, "title")
     assert all(len(repository.commits) == 1 for repository in hub.repositories.values())
 
 
-def test_an_upload_into_the_clients_own_network_is_not_made(hub, to_hub, prepared) -> None:
+def test_an_upload_into_the_clients_own_network_is_not_made(hub: HubStandIn, to_hub: HubTarget, prepared: Path) -> None:
     hub.faults = [
         Fault(
             "/objects/batch",
@@ -288,7 +305,7 @@ def test_an_upload_into_the_clients_own_network_is_not_made(hub, to_hub, prepare
 
 
 @pytest.fixture
-def embedded_url(opening, listening, portal) -> Iterator[str]:
+def embedded_url(opening: Opening, listening: Listening, portal: BlockingPortal) -> Iterator[str]:
     """A server that says it has the embedded base, and has its example adapters."""
 
     @asynccontextmanager
@@ -305,7 +322,9 @@ def embedded_url(opening, listening, portal) -> Iterator[str]:
         yield url
 
 
-def test_a_merged_model_is_the_base_with_the_adapters_change(patchbay, embedded_url, hub, tmp_path) -> None:
+def test_a_merged_model_is_the_base_with_the_adapters_change(
+    patchbay: Patchbay, embedded_url: str, hub: HubStandIn, tmp_path: Path
+) -> None:
     out = tmp_path / "model"
     result = patchbay("adapters", "export", "sql", str(out), "--merged", env={"PATCHBAY_URL": embedded_url})
     assert result.exit_code == 0, result.stderr
@@ -340,20 +359,20 @@ def changes_of(adapter: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def test_a_base_that_is_not_the_versions_own_is_refused(call, tmp_path) -> None:
+def test_a_base_that_is_not_the_versions_own_is_refused(call: Patchbay, tmp_path: Path) -> None:
     result = call("adapters", "export", "sql", str(tmp_path / "out"), "--merged")
     assert result.exit_code == 1
     assert "is not the base model of sql@1" in result.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_a_base_that_cannot_be_read_is_refused(call, tmp_path) -> None:
+def test_a_base_that_cannot_be_read_is_refused(call: Patchbay, tmp_path: Path) -> None:
     result = call("adapters", "export", "sql", str(tmp_path / "out"), "--merged", "--base", str(tmp_path))
     assert result.exit_code == 2
     assert "config.json is missing" in result.stderr
 
 
-def test_a_merge_that_fails_leaves_nothing(patchbay, embedded_url, tmp_path) -> None:
+def test_a_merge_that_fails_leaves_nothing(patchbay: Patchbay, embedded_url: str, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(embedded.BASE, base)
     weights = load_file(base / "model.safetensors")

@@ -7,8 +7,10 @@ import json
 import httpx
 import pytest
 
+from tests.server.cli.conftest import Patchbay, Running
 
-def test_a_merge_is_published_and_shown_in_a_line(call, server) -> None:
+
+def test_a_merge_is_published_and_shown_in_a_line(call: Patchbay, server: Running) -> None:
     result = call("adapters", "merge", "blend", "sql@1:0.5", "json:-0.25", "--alias", "canary")
     assert result.exit_code == 0
     assert result.stdout.startswith("blend@1: rank 16, ")
@@ -17,25 +19,25 @@ def test_a_merge_is_published_and_shown_in_a_line(call, server) -> None:
     assert version["source"] == "merge:linear(sql@1*0.5, json@1*-0.25)"
 
 
-def test_a_cut_says_what_it_lost(call) -> None:
+def test_a_cut_says_what_it_lost(call: Patchbay) -> None:
     result = call("adapters", "merge", "blend", "sql:1", "json:1", "--compress-to", "8")
     assert result.stdout.startswith("blend@1: rank 8, ")
     assert "reduced from rank 16" in result.stderr
 
 
-def test_json_is_what_the_server_sends(call, server) -> None:
+def test_json_is_what_the_server_sends(call: Patchbay, server: Running) -> None:
     result = call("adapters", "merge", "blend", "sql:1", "--json")
     assert json.loads(result.stdout) == httpx.get(f"{server.url}/v1/adapters/blend/versions/1").json()
 
 
 @pytest.mark.parametrize("part", ["sql", "sql@1", "sql:", "sql:half", "sql:nan", "sql:inf", "sql:1_0", "sql:١"])
-def test_a_part_without_a_weight_is_a_usage_error(patchbay, part) -> None:
+def test_a_part_without_a_weight_is_a_usage_error(patchbay: Patchbay, part: str) -> None:
     result = patchbay("adapters", "merge", "blend", part)
     assert result.exit_code == 2
     assert "REF:WEIGHT" in result.stderr
 
 
-def test_what_the_server_refuses_is_printed(call) -> None:
+def test_what_the_server_refuses_is_printed(call: Patchbay) -> None:
     result = call("adapters", "merge", "blend", "sql:1", "--density", "0.5")
     assert (result.exit_code, "density is for ties and dare" in result.stderr) == (1, True)
     result = call("adapters", "merge", "blend", "sql:1", "sql:1", "json:1")

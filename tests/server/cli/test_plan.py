@@ -33,10 +33,10 @@ def of_large(**changes: Any) -> Plan:
 
 
 def test_the_embedded_base_is_planned_for_where_none_is_named() -> None:
-    told = json.loads(plan("--json", "--max-loras", "4", "--max-lora-rank", "8").stdout)
-    assert (told["slots"], told["rank"]) == (4, 8)
-    assert told["slot_bytes"] == told["slot_kv_tokens"] * told["kv_bytes_per_token"]
-    assert told["weights_bytes"] > told["slot_bytes"] > 0
+    planned = json.loads(plan("--json", "--max-loras", "4", "--max-lora-rank", "8").stdout)
+    assert (planned["slots"], planned["rank"]) == (4, 8)
+    assert planned["slot_bytes"] == planned["slot_kv_tokens"] * planned["kv_bytes_per_token"]
+    assert planned["weights_bytes"] > planned["slot_bytes"] > 0
 
 
 def test_twice_the_slots_or_twice_the_rank_take_twice_the_memory() -> None:
@@ -93,26 +93,34 @@ def hub() -> Iterator[HubStandIn]:
         yield hub
 
 
+PlanOf = Callable[..., subprocess.CompletedProcess[str]]
+
+
 @pytest.fixture
-def plan_of(hub: HubStandIn, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Plan for a model on ``hub``, in a process that knows it from its environment."""
+def plan_of(hub: HubStandIn, tmp_path: Path) -> PlanOf:
+    """Runs `patchbay plan` in a process whose environment names ``hub``."""
 
     def run(*arguments: str, token: str = "", endpoint: str = hub.endpoint) -> subprocess.CompletedProcess[str]:
-        told = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": token, "HF_HUB_OFFLINE": "0"}
+        variables = {
+            "HF_ENDPOINT": endpoint,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_TOKEN": token,
+            "HF_HUB_OFFLINE": "0",
+        }
         command = [PATCHBAY, "plan", *arguments]
-        return subprocess.run(command, env=os.environ | told, capture_output=True, text=True, check=False)
+        return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
 
     return run
 
 
-def test_a_base_on_a_hub_is_planned_for_as_the_same_base_in_a_directory_is(plan_of: Any, tmp_path: Path) -> None:
+def test_a_base_on_a_hub_is_planned_for_as_the_same_base_in_a_directory_is(plan_of: PlanOf, tmp_path: Path) -> None:
     there = plan_of(REPOSITORY, "--json")
     assert there.returncode == 0, there.stderr
     assert json.loads(there.stdout) == json.loads(plan(str(embedded.BASE), "--json").stdout)
     assert not list(tmp_path.rglob("*.safetensors"))  # config and headers tell
 
 
-def test_a_private_base_is_planned_for_with_a_token_that_may_read_it(plan_of: Any) -> None:
+def test_a_private_base_is_planned_for_with_a_token_that_may_read_it(plan_of: PlanOf) -> None:
     assert plan_of("org/private", token=TOKEN).returncode == 0
     refused = plan_of("org/private")
     assert refused.returncode == 4
@@ -129,14 +137,14 @@ def test_a_private_base_is_planned_for_with_a_token_that_may_read_it(plan_of: An
         (["org/pickled"], 2, "no weights in safetensors"),
     ],
 )
-def test_what_is_no_base_is_refused_in_one_line(plan_of: Any, arguments: list[str], code: int, reason: str) -> None:
+def test_what_is_no_base_is_refused_in_one_line(plan_of: PlanOf, arguments: list[str], code: int, reason: str) -> None:
     refused = plan_of(*arguments)
     assert (refused.returncode, refused.stdout) == (code, "")
     assert reason in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 
-def test_a_hub_that_is_down_is_named_as_the_reason(plan_of: Any) -> None:
+def test_a_hub_that_is_down_is_named_as_the_reason(plan_of: PlanOf) -> None:
     refused = plan_of(REPOSITORY, endpoint="http://127.0.0.1:9")
     assert refused.returncode == 3
     assert "the hub could not be reached for org/base" in refused.stderr

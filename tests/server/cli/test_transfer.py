@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,11 +17,14 @@ from server.cli.failure import CommandFailed
 ANNOUNCED = 10
 
 
+Pull = Callable[[dict[str, bytes]], None]
+
+
 @pytest.fixture
-def pull(tmp_path):
+def pull(tmp_path: Path) -> Pull:
     """Pulls ``files`` (name → bytes) that are announced with ten bytes each, into an empty directory."""
 
-    def pulled(files: dict[str, bytes]):
+    def pulled(files: dict[str, bytes]) -> None:
         listing = {"data": [{"name": name, "size_bytes": ANNOUNCED} for name in files]}
 
         def answer(request: httpx.Request) -> httpx.Response:
@@ -32,14 +37,14 @@ def pull(tmp_path):
     return pulled
 
 
-def test_a_file_that_is_shorter_than_announced_leaves_nothing_behind(pull, tmp_path) -> None:
+def test_a_file_that_is_shorter_than_announced_leaves_nothing_behind(pull: Pull, tmp_path: Path) -> None:
     whole, short = b"0123456789", b"01234"
     with pytest.raises(CommandFailed, match="5 bytes arrived, 10 were announced"):
         pull({"adapter_config.json": whole, "adapter_model.safetensors": short})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_no_adapter_has_is_not_written(pull, tmp_path) -> None:
+def test_a_file_that_no_adapter_has_is_not_written(pull: Pull, tmp_path: Path) -> None:
     with pytest.raises(CommandFailed, match="unexpected file"):
         pull({"../evil": b"0123456789"})
     assert list(tmp_path.iterdir()) == []
@@ -49,7 +54,7 @@ def test_a_file_that_no_adapter_has_is_not_written(pull, tmp_path) -> None:
     ("source", "name"),
     [("org/sql-lora", "sql-lora"), ("org/sql-lora@main", "sql-lora"), ("s3://bucket/adapters/sql", "sql")],
 )
-def test_an_adapter_is_named_as_its_repository_or_directory(source, name) -> None:
+def test_an_adapter_is_named_as_its_repository_or_directory(source: str, name: str) -> None:
     assert transfer.adapter_name(source) == name
 
 
@@ -57,7 +62,9 @@ def test_an_adapter_is_named_as_its_repository_or_directory(source, name) -> Non
     ("init", "folder", "is_sent"),
     [("pissa", "initial", True), ("olora", "pissa_init", True), (True, "initial", False), ("pissa", "older", False)],
 )
-def test_the_first_adapter_is_sent_where_it_counts(tmp_path, init, folder, is_sent) -> None:
+def test_the_first_adapter_is_sent_where_it_counts(
+    tmp_path: Path, init: str | bool, folder: str, is_sent: bool
+) -> None:
     sent = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -75,7 +82,7 @@ def test_the_first_adapter_is_sent_where_it_counts(tmp_path, init, folder, is_se
     assert (b'filename="initial/adapter_model.safetensors"' in body, b"fresh" in body) == (is_sent, is_sent)
 
 
-def test_an_original_with_its_first_adapter_is_pulled_as_it_lay(pull, tmp_path) -> None:
+def test_an_original_with_its_first_adapter_is_pulled_as_it_lay(pull: Pull, tmp_path: Path) -> None:
     names = ["adapter_config.json", "adapter_model.safetensors"]
     whole = {name: f"{number:010}".encode() for number, name in enumerate([*names, *(f"initial/{n}" for n in names)])}
     pull(whole)
