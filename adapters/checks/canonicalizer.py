@@ -6,13 +6,12 @@ into B in float32, and both are rounded once: what is computed with them is the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from adapters.base_model import BaseModel
-from adapters.checks.inspection import AdapterLimits, Admitted, admit, inspect
+from adapters.checks.inspection import AdapterLimits, InspectedAdapter, inspect_adapter
 from adapters.checks.report import InspectionReport
 from adapters.checks.weights import check_magnitude
 from adapters.errors import AdapterRefused, Fault
@@ -43,16 +42,16 @@ def canonicalize(directory: Path, out: Path, base: BaseModel, limits: AdapterLim
         AdapterRefused: with every fault found.
         OSError: a file cannot be read or written.
     """
-    admitted = admit(directory, base, limits)
-    if admitted.frozen_copies:
-        if admitted.respelt:
-            raise AdapterRefused([_unread_copy(copy) for copy in sorted(admitted.frozen_copies)])
-        report = admitted.report
+    inspected = inspect_adapter(directory, base, limits)
+    if inspected.embedding_copies:
+        if inspected.rename_notes:
+            raise AdapterRefused([_unread_copy(copy) for copy in sorted(inspected.embedding_copies)])
+        report = inspected.report
         return Canonical(replace(report, notes=(*report.notes, NOT_CANONICAL)), None)
-    form = CanonicalForm.of(admitted.lora, base.modules, base.dtype)
+    form = CanonicalForm.of(inspected.lora, base.modules, base.dtype)
     if _is_canonical(directory, form):
-        return Canonical(admitted.report, None)
-    scaled = LinearSum([(admitted.lora, 1.0)])
+        return Canonical(inspected.report, None)
+    scaled = LinearSum([(inspected.lora, 1.0)])
 
     def checked(module: str) -> Factors:
         factors = scaled.read(module)
@@ -60,9 +59,9 @@ def canonicalize(directory: Path, out: Path, base: BaseModel, limits: AdapterLim
         return factors
 
     rounding = write(out, form, checked)
-    served = inspect(out, base, limits)
-    notes = tuple(dict.fromkeys((*admitted.report.notes, *served.notes)))
-    return Canonical(replace(served, notes=notes), _made(admitted, form, rounding))
+    served = inspect_adapter(out, base, limits).report
+    notes = tuple(dict.fromkeys((*inspected.report.notes, *served.notes)))
+    return Canonical(replace(served, notes=notes), _made(inspected, form, rounding))
 
 
 def _is_canonical(directory: Path, form: CanonicalForm) -> bool:
@@ -82,21 +81,16 @@ def _unread_copy(module: str) -> Fault:
     )
 
 
-def _made(admitted: Admitted, form: CanonicalForm, rounding: float) -> CompileReport:
+def _made(inspected: InspectedAdapter, form: CanonicalForm, rounding: float) -> CompileReport:
     return CompileReport(
-        kind="rslora" if admitted.lora.config.use_rslora else "lora",
-        method="folded" if admitted.lora.is_scaled else "as is",
-        rank_before=admitted.report.rank,
+        kind="rslora" if inspected.lora.config.use_rslora else "lora",
+        method="folded" if inspected.lora.is_scaled else "as is",
+        rank_before=inspected.report.rank,
         rank=form.rank,
         error=0.0,
         worst_error=0.0,
         worst_module=None,
         rounding=rounding,
         dropped=(),
-        notes=tuple(_notes(admitted)),
+        notes=inspected.rename_notes,
     )
-
-
-def _notes(admitted: Admitted) -> Iterator[str]:
-    if admitted.respelt:
-        yield f"{admitted.respelt} tensors had other names than PEFT gives them for {admitted.report.base_model}"

@@ -1,9 +1,8 @@
-"""The door: decides whether an uploaded LoRA adapter may be served.
+"""Decides whether an uploaded LoRA adapter may be served.
 
-vLLM answers several broken adapters with 200 and wrong text, and some damage every other request (NaN
-weights). So all that an adapter's files tell is checked here, before the engine sees them: which files there
-are, the config, the header, every shape against the base model, every number. No torch, no engine, no code
-from the upload.
+vLLM answers several kinds of broken adapter with 200 and wrong text, and some damage every other request (NaN weights).
+So the files are checked before the engine sees them: their names, the config, the header, every shape against the base
+model, every number. No torch, no engine, no code from the upload.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from pathlib import Path
 
 from adapters.base_model import BaseModel
 from adapters.checks.report import InspectionReport
-from adapters.checks.weights import Scan, scan
+from adapters.checks.weights import WeightScan, scan
 from adapters.errors import MAX_FAULTS, AdapterRefused, Fault, SafetensorsMalformed
 from adapters.lora.lora_tensors import LoraTensors
 from adapters.lora.peft_config import MAX_CONFIG_BYTES, PeftConfig
 from adapters.lora.ranks import rank_fault
 from adapters.lora.stored_lora import StoredLora
-from adapters.lora.tensor_names import Keys, Named
+from adapters.lora.tensor_names import NormalizedHeader, TensorKeyParser
 from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
 from adapters.storage.safetensors_header import read_header
 
@@ -34,94 +33,93 @@ _PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".jobli
 
 @dataclass(frozen=True, slots=True)
 class AdapterLimits:
-    """What this server admits: the engine's --max-lora-rank, and a bound on the files' sum."""
+    """The engine's --max-lora-rank, and a bound on the sum of an adapter's files."""
 
     max_rank: int
     max_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
-    """A LoRA that passed: what was found, and its tensors by the names that PEFT would give them."""
+class InspectedAdapter:
+    """A LoRA that passed the checks."""
 
     report: InspectionReport
     lora: StoredLora
-    frozen_copies: frozenset[str]
-    """Embeddings of the base model that it brings copies of."""
-    respelt: int
-    """How many tensors have other names in its file."""
+    """Its tensors by the names that PEFT gives them."""
+    embedding_copies: frozenset[str]
+    """The base model's embeddings of which it has copies."""
+    rename_notes: tuple[str, ...]
+    """That tensors have other names in its file; empty: none has."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Weights:
-    named: Named
+    normalized: NormalizedHeader
     tensors: LoraTensors
-    scan: Scan
+    scan: WeightScan
 
 
-def inspect(directory: Path, base: BaseModel, limits: AdapterLimits) -> InspectionReport:
-    """Return what is found in the adapter in ``directory``. See ``admit``."""
-    return admit(directory, base, limits).report
+def inspect_adapter(directory: Path, base: BaseModel, limits: AdapterLimits) -> InspectedAdapter:
+    """Check the adapter in ``directory`` against ``base`` and ``limits``.
 
-
-def admit(directory: Path, base: BaseModel, limits: AdapterLimits) -> Admitted:
-    """Check the adapter in ``directory`` against ``base``.
-
-    Reads all of the weights, a chunk at a time, and writes nothing. Blocks: run it off the event loop.
+    Reads all weights, a chunk at a time, and writes nothing. Blocks: run it off the event loop.
 
     Raises:
         AdapterRefused: with every fault found, up to ``MAX_FAULTS``.
         OSError: a file cannot be read.
     """
     faults: list[Fault] = []
-    sizes = _look(directory, limits, faults)
+    sizes = _readable_files(directory, limits, faults)
     config = _read_config(directory / CONFIG_FILE, limits, faults) if CONFIG_FILE in sizes else None
     weights = _read_weights(directory / WEIGHTS_FILE, base, config, faults) if WEIGHTS_FILE in sizes else None
     if faults or config is None or weights is None:
         raise AdapterRefused(_capped(faults))
-    return Admitted(
+    return InspectedAdapter(
         report=_report(base, config, weights, sum(sizes.values())),
-        lora=StoredLora(directory / WEIGHTS_FILE, config, weights.named.header),
-        frozen_copies=frozenset(weights.tensors.frozen_copies),
-        respelt=weights.named.respelt,
+        lora=StoredLora(directory / WEIGHTS_FILE, config, weights.normalized.header),
+        embedding_copies=frozenset(weights.tensors.embedding_copies),
+        rename_notes=tuple(weights.normalized.notes(base.name)),
     )
 
 
-def _look(directory: Path, limits: AdapterLimits, faults: list[Fault]) -> dict[str, int]:
-    """The sizes in bytes of the files that may be read, by name."""
+def _readable_files(directory: Path, limits: AdapterLimits, faults: list[Fault]) -> dict[str, int]:
+    """Return the sizes in bytes of the files that may be read, by name; add the faults of the others to ``faults``."""
+    entries = sorted(directory.iterdir())
+    missing = [directory / name for name in FILES if directory / name not in entries]
     sizes: dict[str, int] = {}
-    listed = sorted(directory.iterdir())
-    for entry in listed:
-        status = entry.lstat()
-        if (fault := _entry_fault(entry, status.st_mode)) is not None:
+    for entry in [*entries, *missing]:
+        if (fault := _entry_fault(entry)) is not None:
             faults.append(fault)
         else:
-            sizes[entry.name] = status.st_size
-    for name in FILES:
-        if name not in {entry.name for entry in listed}:
-            needed = "the file that PEFT's save_pretrained(..., safe_serialization=True) writes"
-            faults.append(Fault(name, "no such file", needed))
-    if sizes.get(CONFIG_FILE, 0) > MAX_CONFIG_BYTES:
-        faults.append(Fault(CONFIG_FILE, f"{sizes.pop(CONFIG_FILE)} bytes", f"at most {MAX_CONFIG_BYTES}"))
+            sizes[entry.name] = entry.stat().st_size
     if (total := sum(sizes.values())) > limits.max_bytes:
         faults.append(Fault("adapter", f"{total} bytes", f"at most {limits.max_bytes}: save in bf16, lower the rank"))
         sizes.pop(WEIGHTS_FILE, None)
     return sizes
 
 
-def _entry_fault(entry: Path, mode: int) -> Fault | None:
+def _entry_fault(entry: Path) -> Fault | None:
     name = ascii(entry.name)[1:-1]
     if entry.suffix.lower() in _PICKLES:
-        return Fault(
-            name,
-            "a pickle, left unread",
-            "safetensors: pickle can execute code; save with safe_serialization=True",
-        )
+        needed = "safetensors: pickle can execute code; save with safe_serialization=True"
+        return Fault(name, "a pickle, left unread", needed)
     if entry.name not in {*FILES, README}:
-        kind = "a directory" if stat.S_ISDIR(mode) else "a file that is no part of an adapter"
+        kind = "a directory" if stat.S_ISDIR(entry.lstat().st_mode) else "a file that is no part of an adapter"
         return Fault(name, kind, f"{CONFIG_FILE} and {WEIGHTS_FILE} at the top and nothing else: remove it")
-    if not stat.S_ISREG(mode):
-        return Fault(name, "a link or another special file", "a plain file: copy what it points to")
+    return file_fault(entry)
+
+
+def file_fault(path: Path) -> Fault | None:
+    """Return the fault of an adapter's file that is missing, no plain file, or a config too large to read."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        needed = "the file that PEFT's save_pretrained(..., safe_serialization=True) writes"
+        return Fault(path.name, "no such file", needed)
+    if not stat.S_ISREG(status.st_mode):
+        return Fault(path.name, "a link or another special file", "a plain file: copy what it points to")
+    if path.name == CONFIG_FILE and status.st_size > MAX_CONFIG_BYTES:
+        return Fault(path.name, f"{status.st_size} bytes", f"at most {MAX_CONFIG_BYTES}")
     return None
 
 
@@ -137,7 +135,7 @@ def _read_config(path: Path, limits: AdapterLimits, faults: list[Fault]) -> Peft
 
 
 def _rank_faults(config: PeftConfig, limits: AdapterLimits) -> Iterator[Fault]:
-    # The engine measures the largest rank that the config names, whether or not a module has it.
+    # The engine goes by the largest rank that the config names, whether or not a module has it.
     cut = f"have it cut with --compress-to {limits.max_rank} (compress_to over HTTP), which reports what is lost"
     for field, rank in config.ranks.items():
         if rank > limits.max_rank:
@@ -147,34 +145,27 @@ def _rank_faults(config: PeftConfig, limits: AdapterLimits) -> Iterator[Fault]:
 def _read_weights(path: Path, base: BaseModel, config: PeftConfig | None, faults: list[Fault]) -> _Weights | None:
     try:
         header = read_header(path)
-        named = Named.of(header, map(Keys(base.modules).read, header.tensors))
-        tensors = LoraTensors.of(named.header)
-        weights = _Weights(named, tensors, scan(path, named.header))
+        normalized = NormalizedHeader.of(header, map(TensorKeyParser(base.modules).parse, header.tensors))
+        tensors = LoraTensors.of(normalized.header)
+        weights = _Weights(normalized, tensors, scan(path, normalized.header))
     except SafetensorsMalformed as malformed:
         faults.append(malformed.fault)
         return None
     faults.extend(weights.scan.faults)
-    faults.extend(islice(chain(named.faults, tensors.faults(base, config, named.spellings)), MAX_FAULTS + 1))
+    tensor_faults = tensors.faults(base, config, normalized.names_in_file)
+    faults.extend(islice(chain(normalized.faults, tensor_faults), MAX_FAULTS + 1))
     if config is not None and not faults:
-        faults.extend(named.pattern_faults(config))
+        faults.extend(normalized.pattern_faults(config))
     if tensors.are_inert(weights.scan.zero):
-        faults.append(
-            Fault(
-                WEIGHTS_FILE,
-                "only zeros in lora_A or lora_B of every module",
-                "trained weights: this adapter would answer exactly as the base model does",
-            )
-        )
+        needed = "trained weights: this adapter would answer exactly as the base model does"
+        faults.append(Fault(WEIGHTS_FILE, "only zeros in lora_A or lora_B of every module", needed))
     return weights
 
 
 def _capped(faults: list[Fault]) -> list[Fault]:
     if len(faults) <= MAX_FAULTS:
         return faults
-    return [
-        *faults[:MAX_FAULTS],
-        Fault("adapter", "more faults than are listed", "mend the listed ones first"),
-    ]
+    return [*faults[:MAX_FAULTS], Fault("adapter", "more faults than are listed", "mend the listed ones first")]
 
 
 def _report(base: BaseModel, config: PeftConfig, weights: _Weights, size_bytes: int) -> InspectionReport:
@@ -187,8 +178,8 @@ def _report(base: BaseModel, config: PeftConfig, weights: _Weights, size_bytes: 
         use_rslora=bool(config.use_rslora),
         target_modules=tuple(sorted({module.rpartition(".")[2] for module in modules})),
         modules=len(modules),
-        tensors=len(weights.named.header.tensors),
-        dtypes=tuple(sorted({tensor.dtype for tensor in weights.named.header.tensors.values()})),
+        tensors=len(weights.normalized.header.tensors),
+        dtypes=tuple(sorted({tensor.dtype for tensor in weights.normalized.header.tensors.values()})),
         size_bytes=size_bytes,
         max_abs=weights.scan.max_abs,
         base_model=base.name,
@@ -202,8 +193,8 @@ def _notes(base: BaseModel, config: PeftConfig, tensors: LoraTensors, modules: l
     declared = config.base_model_name_or_path
     if declared and Path(declared).name.lower() != Path(base.name).name.lower():
         yield f"made for {declared}, as its config says; its shapes fit {base.name}"
-    if tensors.frozen_copies:
-        yield f"copies of the base model's weights are not read: {', '.join(sorted(tensors.frozen_copies))}"
+    if tensors.embedding_copies:
+        yield f"copies of the base model's weights are not read: {', '.join(sorted(tensors.embedding_copies))}"
     if isinstance(config.target_modules, list):
         left_out = len(config.targeted(base.modules)) - len(modules)
         if left_out:

@@ -1,4 +1,4 @@
-"""What the door found out about an adapter that it admitted."""
+"""The report on an adapter that passed the checks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Self
 
 @dataclass(frozen=True, slots=True)
 class InspectionReport:
-    """Facts about an admitted adapter, as callers of the API see them."""
+    """Facts about an adapter that passed the checks, as callers of the API see them."""
 
     rank: int
     """The largest rank of any module: what the engine's slot must hold."""

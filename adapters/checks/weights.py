@@ -38,7 +38,7 @@ _FORMATS: Mapping[str, _Format] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Scan:
+class WeightScan:
     """What the numbers of a file are like: ``zero`` names the tensors in which every number is 0."""
 
     max_abs: float
@@ -46,7 +46,7 @@ class Scan:
     faults: tuple[Fault, ...]
 
 
-def scan(path: Path, header: Header) -> Scan:
+def scan(path: Path, header: Header) -> WeightScan:
     """Read every tensor of ``WEIGHT_DTYPES`` in ``path``; others are passed over.
 
     A kind of fault (NaN, infinity, a magnitude above ``MAX_MAGNITUDE``) is reported once, at the first tensor
@@ -70,7 +70,7 @@ def scan(path: Path, header: Header) -> Scan:
                 faults.setdefault(fault.needed, fault)
             elif magnitude > max_abs:
                 max_abs = magnitude
-    return Scan(max_abs, frozenset(zero), tuple(faults.values()))
+    return WeightScan(max_abs, frozenset(zero), tuple(faults.values()))
 
 
 def check_magnitude(module: str, factors: Factors) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from adapters.checks.weights import check_magnitude
 from adapters.compile.base_weights import BaseWeights
@@ -23,6 +24,7 @@ EXACT_ERROR = 1e-3
 """Up to this relative error a factorisation counts as exact: rounding factors to bfloat16 costs about twice that."""
 MAX_ERROR = 0.02
 """Up to this relative error a factorisation is taken without --compress-to."""
+COPIES_DROPPED: Final = "copies of the base model's own weights were left out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def compile_directory(directory: Path, out: Path, base: BaseWeights, bounds: Com
         worst_module=made.loss.worst_module,
         rounding=write(out, form, made.factors.__getitem__),
         dropped=source.dropped,
-        notes=tuple(_notes(source, base.model.name)),
+        notes=(*source.normalized.notes(base.model.name), *([COPIES_DROPPED] if source.dropped else [])),
     )
 
 
@@ -149,11 +151,3 @@ def _loss(loss: TruncationLoss, kind: str, spectra: Mapping[str, Spectrum]) -> F
         f"{kind}, whose change to the weights, cut at rank {loss.rank}, loses {loss}",
         f"a loss of at most {percentage(MAX_ERROR)}, for which rank {enough} is enough: {', '.join(options)}",
     )
-
-
-def _notes(source: CompileSource, base: str) -> list[str]:
-    respelt = source.named.respelt
-    notes = [f"{respelt} tensors had other names than PEFT gives them for {base}"] if respelt else []
-    if source.dropped:
-        notes.append("copies of the base model's own weights were left out")
-    return notes

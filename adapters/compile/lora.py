@@ -42,9 +42,9 @@ class UploadedLora:
             faults.append(Fault(f"{CONFIG_FILE}: use_dora", shown(config.use_dora), "true or false"))
         faults.extend(_start_faults(config))
         header = source.without(MAGNITUDE) if config.use_dora else source.header
-        faults.extend(LoraTensors.of(header).faults(base, config, source.named.spellings))
+        faults.extend(LoraTensors.of(header).faults(base, config, source.normalized.names_in_file))
         if not faults:
-            faults.extend(source.named.pattern_faults(config))
+            faults.extend(source.normalized.pattern_faults(config))
         if faults:
             raise AdapterRefused(faults)
         return cls(source, StoredLora(source.weights.path, config, header))

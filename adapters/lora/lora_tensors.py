@@ -19,7 +19,7 @@ _KEY = re.compile(
     r"\.(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<lookup>[AB]))"
 )
 # With LoRA on an embedding PEFT saves the frozen weight too. vLLM skips exactly these two names.
-_FROZEN_COPY = re.compile(rf"base_model\.model\.(?P<module>(?:.+\.)?(?:{EMBEDDING}|{HEAD}))\.base_layer\.weight")
+_EMBEDDING_COPY = re.compile(rf"base_model\.model\.(?P<module>(?:.+\.)?(?:{EMBEDDING}|{HEAD}))\.base_layer\.weight")
 
 _FOREIGN: Mapping[str, str] = {
     "hada_": "LoRA: this is LoHa, convert it with peft.save_as_lora",
@@ -47,7 +47,7 @@ class LoraTensors:
     """The tensors of a file by role."""
 
     pairs: tuple[Pair, ...]
-    frozen_copies: Mapping[str, Tensor]
+    embedding_copies: Mapping[str, Tensor]
     """Copies of the base model's embeddings by module; the engine does not read them."""
     twice: tuple[Tensor, ...]
     """Keys that name a factor which another key named before."""
@@ -61,7 +61,7 @@ class LoraTensors:
         copies: dict[str, Tensor] = {}
         twice, unknown = [], []
         for tensor in header.tensors.values():
-            if copy := _FROZEN_COPY.fullmatch(tensor.name):
+            if copy := _EMBEDDING_COPY.fullmatch(tensor.name):
                 copies[copy["module"]] = tensor
             elif (key := _KEY.fullmatch(tensor.name)) and _is_form_of(key):
                 sides = factors.setdefault(key["module"], {})
@@ -78,10 +78,10 @@ class LoraTensors:
             any(tensor is not None and tensor.name in zero for tensor in (pair.a, pair.b)) for pair in self.pairs
         )
 
-    def faults(self, base: BaseModel, config: PeftConfig | None, spellings: Mapping[str, str]) -> Iterator[Fault]:
+    def faults(self, base: BaseModel, config: PeftConfig | None, names_in_file: Mapping[str, str]) -> Iterator[Fault]:
         """Yield what keeps these tensors from serving on ``base`` as ``config`` says (None: unreadable).
 
-        ``spellings``: modules as the file spells them, for which its config was written.
+        ``names_in_file``: modules as the file spells them, for which its config was written.
         """
         if not self.pairs and not self.unknown:
             yield Fault(
@@ -93,12 +93,12 @@ class LoraTensors:
             yield Fault(_at(tensor), "a key that no engine reads", _key_needed(tensor.name))
         for tensor in self.twice:
             yield Fault(_at(tensor), "a second key for the same module and side", "one of them: save again")
-        for module, tensor in self.frozen_copies.items():
-            yield from _frozen_copy_faults(module, tensor, base)
+        for module, tensor in self.embedding_copies.items():
+            yield from _embedding_copy_faults(module, tensor, base)
         for pair in self.pairs:
             yield from _pair_faults(pair, base, config)
         if config is not None:
-            yield from _target_faults({pair.module for pair in self.pairs}, base, config, spellings)
+            yield from _target_faults({pair.module for pair in self.pairs}, base, config, names_in_file)
 
 
 def _is_form_of(key: re.Match[str]) -> bool:
@@ -120,7 +120,7 @@ def _key_needed(name: str) -> str:
     )
 
 
-def _frozen_copy_faults(module: str, tensor: Tensor, base: BaseModel) -> Iterator[Fault]:
+def _embedding_copy_faults(module: str, tensor: Tensor, base: BaseModel) -> Iterator[Fault]:
     if module not in base.modules:
         yield Fault(_at(tensor), "a copy of an embedding", _module_needed(module, base))
         return
@@ -191,15 +191,15 @@ def _module_needed(module: str, base: BaseModel) -> str:
 
 
 def _target_faults(
-    adapted: set[str], base: BaseModel, config: PeftConfig, spellings: Mapping[str, str]
+    adapted: set[str], base: BaseModel, config: PeftConfig, names_in_file: Mapping[str, str]
 ) -> Iterator[Fault]:
     where = f"{CONFIG_FILE}: target_modules"
     try:
-        targeted = config.targeted({*adapted, *base.modules, *spellings.values()})
+        targeted = config.targeted({*adapted, *base.modules, *names_in_file.values()})
     except AdapterRefused as refused:
         yield from refused.faults
         return
-    if ignored := sorted(module for module in adapted if not targeted & {module, spellings.get(module, module)}):
+    if ignored := sorted(module for module in adapted if not targeted & {module, names_in_file.get(module, module)}):
         yield Fault(
             where,
             f"nothing that names {ignored[0]}, which has tensors (as have {len(ignored) - 1} others like it)",

@@ -58,7 +58,7 @@ _NESTED = frozenset({"arrow_config", "kasa_config", "use_bdlora"})
 """Of these PEFT takes an empty object for one that asks for the defaults."""
 
 # A pattern is matched against every module, by us and by the engine, so one with nested repetition would hang
-# both. Admitted: literals, '.', '\.', '\d', classes, '|' and at most two of '*', '+' and '?'; no groups.
+# both. Allowed: literals, '.', '\.', '\d', classes, '|' and at most two of '*', '+' and '?'; no groups.
 _PATTERN = re.compile(r"\^?(?:[A-Za-z0-9_.|-]|\\[.d]|\[[0-9A-Za-z-]+\]|[*+?])+\$?")
 _PATTERN_FIELDS = frozenset({"rank_pattern", "alpha_pattern"})
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+")
@@ -168,12 +168,7 @@ class PeftConfig(BaseModel):
         Raises:
             AdapterRefused: not JSON, or fields that are missing, unknown or of another kind.
         """
-        try:
-            fields = strict_json.parse(raw)
-        except ValueError as error:
-            raise _refused(f"text that is not JSON ({error})", "the file that PEFT's save_pretrained wrote") from None
-        if not isinstance(fields, dict):
-            raise _refused("JSON that is no object", "the file that PEFT's save_pretrained wrote")
+        fields = parse_fields(raw)
         if fields.get("peft_type", "LORA") != "LORA":  # another method's fields would all read as unknown
             needed = '"LORA": convert with peft.save_as_lora, or train a LoRA'
             raise AdapterRefused([_fault("peft_type", shown(fields["peft_type"]), needed)])
@@ -287,6 +282,22 @@ def _matching(field: str, pattern: str, modules: frozenset[str]) -> frozenset[st
         raise AdapterRefused([_fault(field, shown(pattern), str(unfit))]) from None
 
 
+def parse_fields(raw: bytes) -> dict[str, Any]:
+    """Return the fields of adapter_config.json, of whatever kind of adapter, unchecked.
+
+    Raises:
+        AdapterRefused: not a JSON object.
+    """
+    needed = "the file that PEFT's save_pretrained wrote"
+    try:
+        fields = strict_json.parse(raw)
+    except ValueError as error:
+        raise AdapterRefused([Fault(CONFIG_FILE, f"text that is not JSON ({error})", needed)]) from None
+    if not isinstance(fields, dict):
+        raise AdapterRefused([Fault(CONFIG_FILE, "JSON that is no object", needed)])
+    return fields
+
+
 def shown(value: Any) -> str:
     """``value`` as JSON, short enough for a message."""
     text = json.dumps(value)
@@ -310,10 +321,6 @@ def _ends_with(module: str, names: frozenset[str]) -> bool:
 def _fault(field: str, found: str, needed: str) -> Fault:
     # ascii: a field's name may be the stranger's own text
     return Fault(f"{CONFIG_FILE}: {ascii(field)[1:-1][:MAX_PATTERN_LENGTH]}", found, needed)
-
-
-def _refused(found: str, needed: str) -> AdapterRefused:
-    return AdapterRefused([Fault(CONFIG_FILE, found, needed)])
 
 
 def _invalid_fields(error: ValidationError) -> Iterator[Fault]:

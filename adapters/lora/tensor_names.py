@@ -1,4 +1,4 @@
-"""The many ways in which tools spell one tensor's name, and the one that PEFT writes.
+"""Normalizes tensor names: the many that tools write for one tensor become the one that PEFT writes.
 
 Known: PEFT (``base_model.model.``), a PEFT model wrapped once more (the prefix doubled), a bare transformers model (no
 prefix), multimodal wrappers of a text model (``language_model``), torch.compile (``_orig_mod``), FSDP, activation
@@ -30,7 +30,7 @@ _COPY = re.compile(r"(?:base_layer\.|original_module\.|modules_to_save\.(?:[^.]+
 
 @dataclass(frozen=True, slots=True)
 class TensorKey:
-    """A tensor's name in the file, and what it means: ``part`` of ``module``.
+    """A parsed tensor name: ``part`` of ``module``.
 
     ``module`` is None where the name holds no module of the base; ``part`` is then the whole name.
     """
@@ -38,8 +38,8 @@ class TensorKey:
     raw: str
     module: str | None
     part: str
-    spelt: str
-    """The module as the file spells it, without PEFT's own prefix: what its patterns were written for."""
+    name_in_file: str
+    """The module's name in the file, without PEFT's own prefix; the config's patterns were written for it."""
 
     @property
     def canonical(self) -> str:
@@ -47,21 +47,21 @@ class TensorKey:
         return self.raw if self.module is None else f"{PREFIX}{self.module}.{self.part}"
 
     def factor(self) -> tuple[str, str | None] | None:
-        """The LoRA part as PEFT names it and the adapter's name in the key; None: no tensor of a LoRA."""
+        """Return the LoRA part as PEFT names it and the adapter's name in the key; None: no tensor of a LoRA."""
         if self.module is None or (match := _FACTOR.fullmatch(self.part)) is None:
             return None
         bare = "embedding" in match["part"] or "magnitude" in match["part"]
         return (match["part"] if bare else f"{match['part']}.weight"), match["adapter"]
 
-    def copied(self) -> str | None:
-        """The base's tensor that this one would replace (``model.norm.weight``); None: it is no such copy."""
+    def base_tensor(self) -> str | None:
+        """Return the base's tensor of which this is a copy (``model.norm.weight``); None: it is no copy."""
         if self.module is None or (match := _COPY.fullmatch(self.part)) is None:
             return None
         return f"{self.module}.{match['kind']}"
 
 
-class Keys:
-    """Reads names against the modules of one base model."""
+class TensorKeyParser:
+    """Parses tensor names against the modules of one base model."""
 
     def __init__(self, modules: Iterable[str]) -> None:
         """``modules``: those of the base that tensors may belong to, whether or not they may carry a LoRA."""
@@ -71,18 +71,18 @@ class Keys:
             core = _core(module.split("."))
             self._by_core[core] = None if core in self._by_core else module  # ambiguous: no variant is mapped
 
-    def read(self, raw: str) -> TensorKey:
-        """Take ``raw`` apart at the end of the longest module's name that it holds."""
-        return self._as_peft_spells(raw) or self._as_others_spell(raw) or TensorKey(raw, None, raw, raw)
+    def parse(self, raw: str) -> TensorKey:
+        """Split ``raw`` after the longest name of a module that it holds."""
+        return self._parse_exact(raw) or self._parse_variant(raw) or TensorKey(raw, None, raw, raw)
 
-    def _as_peft_spells(self, raw: str) -> TensorKey | None:
+    def _parse_exact(self, raw: str) -> TensorKey | None:
         parts = raw.removeprefix(PREFIX).split(".")
         for length in range(len(parts) - 1, 0, -1):
             if (module := ".".join(parts[:length])) in self._modules:
                 return TensorKey(raw, module, ".".join(parts[length:]), module)
         return None
 
-    def _as_others_spell(self, raw: str) -> TensorKey | None:
+    def _parse_variant(self, raw: str) -> TensorKey | None:
         core = _core(raw.split("."))
         for length in range(len(core) - 1, 0, -1):
             if (module := self._by_core.get(core[:length])) is not None:
@@ -92,18 +92,19 @@ class Keys:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """A file's tensors by the names that PEFT would give them, and how the file spells those."""
+class NormalizedHeader:
+    """A file's header with the names that PEFT would give its tensors, and the names in the file."""
 
     header: Header
     keys: Mapping[str, TensorKey]
+    """By the names in ``header``."""
     faults: tuple[Fault, ...]
-    """Names that stand for the same tensor, or for those of several adapters."""
+    """Names that mean the same tensor, or tensors of several adapters."""
 
     @classmethod
     def of(cls, header: Header, keys: Iterable[TensorKey], *, is_lora: bool = True) -> Self:
-        """Give the tensors of ``keys``, each a name in ``header``, their names; others are left out."""
-        named: dict[str, TensorKey] = {}
+        """Normalize the names of the tensors of ``keys``, each a name in ``header``; other tensors are left out."""
+        by_name: dict[str, TensorKey] = {}
         faults = []
         adapters: Counter[str | None] = Counter()
         for key in keys:
@@ -112,41 +113,40 @@ class Named:
                 part, adapter = factor
                 adapters[adapter] += 1
                 name = f"{PREFIX}{key.module}.{part}"
-            if named.setdefault(name, key) is not key:
-                where = f"{WEIGHTS_FILE}: {key.raw}"
-                faults.append(Fault(where, f"the same tensor as {named[name].raw}", "one of them: save again"))
+            if by_name.setdefault(name, key) is not key:
+                found = f"the same tensor as {by_name[name].raw}"
+                faults.append(Fault(f"{WEIGHTS_FILE}: {key.raw}", found, "one of them: save again"))
         if len(adapters) > 1:
-            listed = ", ".join(sorted(str(adapter) for adapter in adapters))
-            faults.append(
-                Fault(WEIGHTS_FILE, f"tensors of several adapters: {listed}", "one adapter: save each by itself")
-            )
-        tensors = {name: replace(header.tensors[key.raw], name=name) for name, key in named.items()}
-        return cls(replace(header, tensors=tensors), named, tuple(faults))
+            found = f"tensors of several adapters: {', '.join(sorted(map(str, adapters)))}"
+            faults.append(Fault(WEIGHTS_FILE, found, "one adapter: save each by itself"))
+        tensors = {name: replace(header.tensors[key.raw], name=name) for name, key in by_name.items()}
+        return cls(replace(header, tensors=tensors), by_name, tuple(faults))
+
+    def notes(self, base: str) -> list[str]:
+        """Return the note for a report that tensors have other names in the file; ``base``: the base model's name."""
+        renamed = sum(name != key.raw for name, key in self.keys.items())
+        return [f"{renamed} tensors had other names than PEFT gives them for {base}"] if renamed else []
 
     @property
-    def respelt(self) -> int:
-        """How many tensors have another name in the file."""
-        return sum(name != key.raw for name, key in self.keys.items())
-
-    @property
-    def spellings(self) -> Mapping[str, str]:
-        """How the file spells each module."""
-        return {key.module: key.spelt for key in self.keys.values() if key.module is not None}
+    def names_in_file(self) -> Mapping[str, str]:
+        """The name in the file of each module."""
+        return {key.module: key.name_in_file for key in self.keys.values() if key.module is not None}
 
     def pattern_faults(self, config: PeftConfig) -> Iterator[Fault]:
-        """Yield a fault where a pattern means one thing for the file's name of a module and another for the base's."""
-        for module, spelt in self.spellings.items():
-            ours = config.rank_of(module), config.alpha_of(module)
-            theirs = config.rank_of(spelt), config.alpha_of(spelt)
-            if ours != theirs:
-                yield Fault(
-                    f"{CONFIG_FILE}: alpha_pattern",
-                    f"rank and alpha {ours} for {module}, but {theirs} for {spelt}, as {WEIGHTS_FILE} names it",
-                    "patterns that mean the same for both, such as the last parts of module names",
+        """Yield a fault where a pattern gives a module's name in the file another rank or alpha than its own name."""
+        for module, name_in_file in self.names_in_file.items():
+            expected = config.rank_of(module), config.alpha_of(module)
+            in_file = config.rank_of(name_in_file), config.alpha_of(name_in_file)
+            if expected != in_file:
+                found = (
+                    f"rank and alpha {expected} for {module}, but {in_file} for {name_in_file}, its name in the file"
                 )
+                needed = "patterns that mean the same for both, such as the last parts of module names"
+                yield Fault(f"{CONFIG_FILE}: alpha_pattern", found, needed)
 
 
 def _core(parts: list[str]) -> tuple[str, ...]:
+    """Return the parts of a name without the wrappers' and without the outer models'."""
     kept = [part for part in parts if part not in _WRAPPERS]
     start = next((at for at, part in enumerate(kept) if part not in _OUTER), len(kept))
     return tuple(kept[start:])

@@ -10,7 +10,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from adapters.base_model import BaseModel
-from adapters.checks.inspection import AdapterLimits, inspect
+from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from adapters.errors import AdapterRefused, BaseModelUnreadable, Fault
 from adapters.lora.ranks import SERVABLE_RANKS
 from trainer.methods.endings import BaseRefused, SpecRefused, WarmStartRefused
@@ -104,7 +104,7 @@ def _inspect(spec: RunSpec) -> None:
     """Put the warm start through the door: PEFT leaves out what is missing and skips what fits nowhere."""
     assert spec.warm_start is not None
     try:
-        report = inspect(spec.warm_start, BaseModel.from_directory(spec.base, spec.base.name), _ANY_SIZE)
+        report = inspect_adapter(spec.warm_start, BaseModel.from_directory(spec.base, spec.base.name), _ANY_SIZE).report
     except AdapterRefused as refused:
         raise WarmStartRefused(refused) from refused
     except BaseModelUnreadable as unreadable:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from adapters.base_model import BaseModel
-from adapters.checks.inspection import AdapterLimits, inspect
+from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from adapters.checks.report import InspectionReport
 from adapters.errors import AdapterRefused, Fault
 
@@ -165,7 +165,7 @@ def admit(tmp_path: Path) -> Callable[..., InspectionReport]:
     def through_the_door(
         adapter: AdapterFiles, base: BaseModel = TIED_BASE, limits: AdapterLimits = LIMITS
     ) -> InspectionReport:
-        return inspect(adapter.write(tmp_path / "adapter"), base, limits)
+        return inspect_adapter(adapter.write(tmp_path / "adapter"), base, limits).report
 
     return through_the_door
 

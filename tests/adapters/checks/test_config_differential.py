@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from adapters.checks.inspection import AdapterLimits, inspect
+from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from adapters.errors import AdapterRefused
 from adapters.lora.peft_config import PeftConfig
 
@@ -168,7 +168,7 @@ def test_the_door_answers_with_a_report_or_a_refusal(tmp_path_factory, plain, ti
     adapter.extra[CONFIG] = raw
     directory = adapter.write(tmp_path_factory.getbasetemp() / "mutated")
     try:
-        inspect(directory, tiny_base, AdapterLimits(max_rank=16, max_bytes=1 << 20))
+        inspect_adapter(directory, tiny_base, AdapterLimits(max_rank=16, max_bytes=1 << 20))
     except AdapterRefused as refusal:
         refused = refusal
     else:

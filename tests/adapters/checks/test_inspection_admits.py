@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adapters.base_model import BaseModel
-from adapters.checks.inspection import AdapterLimits, inspect
+from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from adapters.errors import AdapterRefused
 
 PREFIX = "base_model.model."
@@ -159,7 +159,7 @@ def tune(tmp_path):
 )
 def test_a_real_adapter_of_a_real_model_comes_through(choice, tied, tune, tmp_path):
     base, tuned = tune(tied=tied, **choice)
-    report = inspect(tmp_path / "adapter", base, AdapterLimits(max_rank=8, max_bytes=1 << 20))
+    report = inspect_adapter(tmp_path / "adapter", base, AdapterLimits(max_rank=8, max_bytes=1 << 20)).report
     adapted = [name for name, module in tuned.named_modules() if isinstance(module, peft.tuners.lora.LoraLayer)]
     assert report.modules == len(adapted)
     assert report.rank == 4
@@ -171,7 +171,7 @@ EMBEDDINGS = ["lm_head", "embed_tokens", "q_proj"]
 
 def test_a_real_adapter_of_untied_embeddings_comes_through(tune, tmp_path):
     base, _ = tune(tied=False, target_modules=EMBEDDINGS)
-    report = inspect(tmp_path / "adapter", base, AdapterLimits(max_rank=8, max_bytes=1 << 20))
+    report = inspect_adapter(tmp_path / "adapter", base, AdapterLimits(max_rank=8, max_bytes=1 << 20)).report
     assert report.target_modules == ("embed_tokens", "lm_head", "q_proj")
 
 
@@ -179,4 +179,4 @@ def test_a_real_adapter_of_untied_embeddings_comes_through(tune, tmp_path):
 def test_a_real_adapter_of_tied_embeddings_is_refused(tune, tmp_path):
     base, _ = tune(tied=True, target_modules=EMBEDDINGS)
     with pytest.raises(AdapterRefused, match="embeddings are tied"):
-        inspect(tmp_path / "adapter", base, AdapterLimits(max_rank=8, max_bytes=1 << 20))
+        inspect_adapter(tmp_path / "adapter", base, AdapterLimits(max_rank=8, max_bytes=1 << 20))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from adapters.checks.inspection import AdapterLimits, inspect
+from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from adapters.errors import MAX_FAULTS, AdapterRefused
 
 CONFIG = "adapter_config.json"
@@ -295,7 +295,7 @@ def test_does_not_follow_a_link(plain, tmp_path, tiny_base):
     (directory / CONFIG).symlink_to(elsewhere / CONFIG)
     os.link(elsewhere / WEIGHTS, directory / WEIGHTS)
     with pytest.raises(AdapterRefused) as refused:
-        inspect(directory, tiny_base, AdapterLimits(max_rank=16, max_bytes=1 << 20))
+        inspect_adapter(directory, tiny_base, AdapterLimits(max_rank=16, max_bytes=1 << 20))
     assert [(fault.where, fault.found) for fault in refused.value.faults] == [
         (CONFIG, "a link or another special file")
     ]
@@ -305,7 +305,7 @@ def test_refuses_a_directory_inside(plain, tmp_path, tiny_base):
     directory = plain().write(tmp_path / "adapter")
     (directory / "checkpoint-8").mkdir()
     with pytest.raises(AdapterRefused) as refused:
-        inspect(directory, tiny_base, AdapterLimits(max_rank=16, max_bytes=1 << 20))
+        inspect_adapter(directory, tiny_base, AdapterLimits(max_rank=16, max_bytes=1 << 20))
     assert [(fault.where, fault.found) for fault in refused.value.faults] == [("checkpoint-8", "a directory")]
 
 

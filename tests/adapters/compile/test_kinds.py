@@ -13,7 +13,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from adapters.checks.inspection import AdapterLimits, inspect
+from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from adapters.compile import kinds
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.compiler import EXACT_ERROR, MAX_ERROR
@@ -89,7 +89,7 @@ def test_an_adapter_of_low_rank_is_compiled_exactly(
     difference = (answers(source) - answers(out)).abs()
     assert difference.max() < 2e-4
     assert difference.mean() < 2e-5
-    assert inspect(out, base.model, AdapterLimits(64, 1 << 24)).rank == report.rank
+    assert inspect_adapter(out, base.model, AdapterLimits(64, 1 << 24)).report.rank == report.rank
 
 
 @pytest.mark.parametrize(("kind", "fields"), FULL_RANK, ids=[row[0] for row in FULL_RANK])

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from adapters.base_model import BaseModel
-from adapters.checks.inspection import AdapterLimits, inspect
+from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from adapters.compile import ties
 from adapters.errors import AdapterRefused
 from adapters.lora.merge.merge import MergeBounds, merge
@@ -129,7 +129,7 @@ async def test_one_version_with_weight_1_stays_what_it_is(write_lora: WriteLora,
 async def test_the_door_admits_a_merge_of_one_rank(write_lora: WriteLora, merged: Merge, lora_base: BaseModel):
     terms = [(write_lora(1, modules=EVERYWHERE, rank=3), 0.5), (write_lora(2, rank=5, use_rslora=True), -1.5)]
     out, _ = await merged(*terms)
-    report = inspect(out, lora_base, AdapterLimits(MAX_RANK, 1 << 20))
+    report = inspect_adapter(out, lora_base, AdapterLimits(MAX_RANK, 1 << 20)).report
     assert report.ranks == {8: 5}  # of q_proj in layer 0, which both adapt
     assert report.notes == ()
     targets = json.loads((out / CONFIG_FILE).read_text())["target_modules"]
@@ -241,7 +241,7 @@ async def test_peft_merges_in_a_process_of_its_own(write_lora: WriteLora, merged
     assert Manifest.of(one) == Manifest.of(same)
     assert Manifest.of(one) != Manifest.of(other)
     assert (report["method"], report["density"], report["seed"], report["rank"]) == ("dare_ties", 0.5, 3, 4)
-    assert inspect(one, lora_base, AdapterLimits(MAX_RANK, 1 << 20)).dtypes == (lora_base.dtype,)
+    assert inspect_adapter(one, lora_base, AdapterLimits(MAX_RANK, 1 << 20)).report.dtypes == (lora_base.dtype,)
 
 
 def test_a_recipe_is_an_origin_that_can_be_read():

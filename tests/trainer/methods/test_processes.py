@@ -11,7 +11,7 @@ from threading import Event as Flag
 import pytest
 
 from adapters.base_model import BaseModel
-from adapters.checks.inspection import AdapterLimits, inspect
+from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from embedded import BASE
 from trainer.methods import supervised
 from trainer.methods.launch import SHARED
@@ -77,7 +77,7 @@ def test_two_processes_make_what_one_makes(whole: RunDirectory, rows: Path, make
     assert all((whole.path / name).exists() for name in RESULT_FILES)
     base = BaseModel.from_directory(BASE, "base")
     for checkpoint in whole.checkpoints():
-        assert inspect(checkpoint.adapter, base, AdapterLimits(max_rank=8, max_bytes=1 << 30)).rank == 8
+        assert inspect_adapter(checkpoint.adapter, base, AdapterLimits(max_rank=8, max_bytes=1 << 30)).report.rank == 8
 
 
 def test_stopped_and_then_killed_they_go_on_to_the_same_bytes(whole: RunDirectory, rows: Path, make_run) -> None:

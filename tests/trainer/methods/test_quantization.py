@@ -9,7 +9,7 @@ from bitsandbytes.nn import Linear4bit
 from safetensors import safe_open
 
 from adapters.base_model import BaseModel
-from adapters.checks.inspection import AdapterLimits, inspect
+from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from embedded import ADAPTERS, BASE, DATA
 from embedded.recipe import score, skills
 from trainer.methods import base_model, dpo, supervised
@@ -40,10 +40,8 @@ def test_its_adapter_judges_held_out_reviews_right_on_the_base_that_serves(make_
     adapter = run.checkpoints()[-1].adapter
     rows = skills.read(DATA, "sentiment", "heldout")[:40]
     assert score.exact_match(*score.load(BASE, adapter), rows) >= 0.85
-    assert (
-        inspect(adapter, BaseModel.from_directory(BASE, "base"), AdapterLimits(max_rank=16, max_bytes=1 << 30)).rank
-        == 16
-    )
+    base, limits = BaseModel.from_directory(BASE, "base"), AdapterLimits(max_rank=16, max_bytes=1 << 30)
+    assert inspect_adapter(adapter, base, limits).report.rank == 16
     with safe_open(adapter / "adapter_model.safetensors", "pt") as weights:
         names = set(weights.keys())
         assert {str(weights.get_slice(name).get_dtype()) for name in names} == {"BF16"}

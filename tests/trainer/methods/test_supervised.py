@@ -7,7 +7,7 @@ import pytest
 from safetensors import safe_open
 
 from adapters.base_model import BaseModel
-from adapters.checks.inspection import AdapterLimits, inspect
+from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from embedded import BASE, DATA
 from embedded.recipe import score, skills
 from trainer.methods import supervised
@@ -30,7 +30,9 @@ def test_the_door_admits_every_checkpoint(sentiment: RunDirectory) -> None:
             "adapter_config.json",
             "adapter_model.safetensors",
         ]
-        assert inspect(checkpoint.adapter, base, AdapterLimits(max_rank=16, max_bytes=1 << 30)).rank == 16
+        assert (
+            inspect_adapter(checkpoint.adapter, base, AdapterLimits(max_rank=16, max_bytes=1 << 30)).report.rank == 16
+        )
 
 
 def test_an_adapter_is_stored_as_its_base_is_and_names_no_path(sentiment: RunDirectory) -> None:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from adapters.base_model import BaseModel
 from adapters.checks.canonicalizer import canonicalize
-from adapters.checks.inspection import AdapterLimits, inspect
+from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from embedded import ADAPTERS, BASE, DATA
 from trainer.methods import dpo, kto, supervised
 from trainer.methods.__main__ import main
@@ -97,9 +97,8 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(make_run, rows, meth
     assert [data["train_loss"] for data in told(run)] == [data["train_loss"] for data in told(whole)]
     adapter = run.checkpoints()[-1].adapter
     assert sorted(path.name for path in adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
-    assert (
-        inspect(adapter, BaseModel.from_directory(BASE, "base"), AdapterLimits(max_rank=8, max_bytes=1 << 30)).rank == 8
-    )
+    base, limits = BaseModel.from_directory(BASE, "base"), AdapterLimits(max_rank=8, max_bytes=1 << 30)
+    assert inspect_adapter(adapter, base, limits).report.rank == 8
     assert (adapter / "adapter_model.safetensors").read_bytes() != (SQL / "adapter_model.safetensors").read_bytes()
 
 
