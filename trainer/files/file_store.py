@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Sequence, Set
 from contextlib import AsyncExitStack, ExitStack
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -235,11 +236,7 @@ async def _existing(connection: AsyncConnection, file_id: str, *, is_locked: boo
 
 def _open_new(path: Path, opened: ExitStack) -> BinaryIO:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return opened.enter_context(open(path, "xb", opener=_open_private))
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    return opened.enter_context(open(path, "xb", opener=partial(os.open, mode=0o600)))  # "x" refuses symbolic links too
 
 
 def _append(file: BinaryIO, digest: hashlib._Hash, piece: bytes) -> None:
