@@ -10,13 +10,15 @@ from server.http.errors import error_body
 
 
 class Download(FileResponse):
-    """Sends a file. A range that it does not have is refused with OpenAI's body; starlette's own is plain text."""
+    """Sends a file. An invalid range is refused with OpenAI's error body; starlette's own is plain text."""
+
+    media_type = "application/octet-stream"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
         refusal: Message | None = None
 
-        async def send_in_our_words(message: Message) -> None:
+        async def send_or_refuse(message: Message) -> None:
             nonlocal refusal
             if message["type"] == "http.response.start" and message["status"] >= 400:
                 refusal = message
@@ -25,11 +27,11 @@ class Download(FileResponse):
             else:
                 await send(message)
 
-        await super().__call__(scope, receive, send_in_our_words)
+        await super().__call__(scope, receive, send_or_refuse)
 
 
 def _refused(start: Message, reason: str) -> JSONResponse:
-    text = f"the file has no such range ({reason or 'it is shorter'}): ask for another, or leave Range out to get all"
+    text = f"the file has no such range ({reason or 'it is shorter'}): send another Range, or none for the whole file"
     size = Headers(raw=start["headers"]).get("content-range")
     headers = {} if size is None else {"Content-Range": size}
     return JSONResponse(error_body(text, start["status"], param="Range"), start["status"], headers)

@@ -1,15 +1,17 @@
-"""The edge: one table turns the drawn error tree into HTTP. A test proves it total.
+"""Errors as HTTP responses: one table maps the error tree to statuses. A test proves that it covers every error.
 
 Bodies are OpenAI's: ``{"error": {"message", "type", "param", "code", …}}``; ``/v1/messages`` answers as Anthropic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
 
 from adapters import errors as adapter_errors
 from adapters.errors import PatchbayError
@@ -66,6 +68,20 @@ _TYPES = {
     429: "rate_limit_error",
 }
 
+ERROR_RESPONSE: Final[dict[str, Any]] = {
+    "description": "Refused, or failed.",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["error"],
+                "properties": {"error": {"type": "object", "required": ["message", "type", "param", "code"]}},
+            }
+        }
+    },
+}
+"""The response that every route declares in the OpenAPI schema beside its own."""
+
 
 def status_of(error: PatchbayError) -> int:
     """Return the HTTP status of ``error``: that of its nearest ancestor in the table."""
@@ -91,7 +107,38 @@ def error_response(error: PatchbayError, path: str) -> JSONResponse:
     return JSONResponse(body, status, headers)
 
 
-async def respond(request: Request, error: Exception) -> JSONResponse:
-    """Answer ``error`` for FastAPI's exception machinery."""
-    assert isinstance(error, PatchbayError)
+async def _refused(request: Request, error: PatchbayError) -> JSONResponse:
     return error_response(error, request.url.path)
+
+
+async def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+    first = error.errors()[0]
+    is_json = first["type"] != "json_invalid"  # its ``loc`` is a position in the text
+    field = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"} and is_json) or "body"
+    found = "" if first["type"] == "missing" or not is_json else f" (found {first.get('input')!r:.100})"
+    return JSONResponse(error_body(f"{field}: {first['msg']}{found}", 400, param=field, code="invalid_request"), 400)
+
+
+async def _disconnected(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=499)  # for the log: the client is gone
+
+
+async def _not_routed(request: Request, error: HTTPException) -> JSONResponse:
+    message = str(error.detail)
+    if error.status_code in {404, 405}:
+        message = f"there is no {request.method} {request.url.path}; /docs lists the routes"
+    return JSONResponse(error_body(message, error.status_code), error.status_code, error.headers)
+
+
+async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
+    return JSONResponse(error_body("an unexpected error; the server's log has it under this request's id", 500), 500)
+
+
+HANDLERS: Final[dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]]] = {
+    PatchbayError: _refused,
+    RequestValidationError: _invalid,
+    HTTPException: _not_routed,
+    ClientDisconnect: _disconnected,
+    Exception: _unexpected,
+}
+"""The response to each kind of exception that a route raises."""

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from server.http.schemas.adapters import Json, adapter_json, list_json
+from server.http.schemas.adapters import AdapterObject, DeletedAdapter
+from server.http.schemas.response import ListObject
 from server.operations.deletion import delete_adapter
-from server.routes.inputs import DEFAULT_PAGE, PageLimit, StateOf
+from server.routes.dependencies import DEFAULT_PAGE, PageLimit, StateDep
 
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"])
 
 
 @router.get("")
-async def list_adapters(state: StateOf, after: str | None = None, limit: PageLimit = DEFAULT_PAGE) -> Json:
+async def list_adapters(
+    state: StateDep, after: str | None = None, limit: PageLimit = DEFAULT_PAGE
+) -> ListObject[AdapterObject]:
     """List adapters by name; ``after`` is the last name of the page before."""
     adapters, has_more = state.registry.catalog.adapters(after=after, limit=limit)
-    return list_json([adapter_json(adapter) for adapter in adapters], has_more=has_more)
+    return ListObject[AdapterObject].from_entries(map(AdapterObject.from_adapter, adapters), has_more=has_more)
 
 
 @router.get("/{name}")
-async def show(name: str, state: StateOf) -> Json:
+async def show(name: str, state: StateDep) -> AdapterObject:
     """Show an adapter."""
-    return adapter_json(state.registry.catalog.adapter(name))
+    return AdapterObject.from_adapter(state.registry.catalog.adapter(name))
 
 
 @router.delete("/{name}")
-async def delete(name: str, state: StateOf) -> Json:
+async def delete(name: str, state: StateDep) -> DeletedAdapter:
     """Delete an adapter with all versions and aliases. Requests in flight finish; version numbers are never reused."""
     await delete_adapter(state, name)
-    return {"object": "adapter", "name": name, "deleted": True}
+    return DeletedAdapter(name=name)

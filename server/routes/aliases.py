@@ -1,4 +1,4 @@
-"""Aliases: moved by compare-and-set, rolled back, deleted."""
+"""Aliases: listed, shown, moved by compare-and-set, rolled back, deleted."""
 
 from __future__ import annotations
 
@@ -6,60 +6,56 @@ from fastapi import APIRouter
 
 from adapters.names import DEFAULT_ALIAS
 from adapters.registry.registry import UNSET
-from server.http.schemas.adapters import Json, MoveBody, PromoteBody, RollbackBody, alias_json, list_json, move_json
+from server.http.schemas.aliases import AliasHistory, AliasObject, DeletedAlias, MoveBody, PromoteBody, RollbackBody
+from server.http.schemas.response import ListObject
 from server.operations.aliases import move_alias, roll_back
-from server.routes.inputs import StateOf
+from server.routes.dependencies import StateDep
 
 router = APIRouter(prefix="/v1/adapters/{name}", tags=["aliases"])
 
 
 @router.get("/aliases")
-async def list_aliases(name: str, state: StateOf) -> Json:
+async def list_aliases(name: str, state: StateDep) -> ListObject[AliasObject]:
     """List the aliases of an adapter."""
-    aliases = state.registry.catalog.adapter(name).aliases.values()
-    return list_json([alias_json(alias) for alias in aliases], has_more=False)
+    return ListObject[AliasObject].from_entries(state.registry.catalog.adapter(name).aliases.values())
 
 
 @router.get("/aliases/{alias}")
-async def show(name: str, alias: str, state: StateOf) -> Json:
-    """Show where an alias points, and every move it made."""
+async def show(name: str, alias: str, state: StateDep) -> AliasHistory:
+    """Show the version that an alias points to, and every move of the alias."""
     moves = await state.registry.moves(name, alias)
-    return {
-        **alias_json(state.registry.catalog.alias(name, alias)),
-        "moves": [move_json(move) for move in moves],
-    }
+    return AliasHistory.from_moves(state.registry.catalog.alias(name, alias), moves)
 
 
 @router.put("/aliases/{alias}")
-async def move(name: str, alias: str, body: MoveBody, state: StateOf) -> Json:
+async def move(name: str, alias: str, body: MoveBody, state: StateDep) -> AliasObject:
     """Point an alias to a version. With ``expected`` or ``generation`` the loser of a race gets 412."""
     state.registry.catalog.adapter(name)
-    return alias_json(
-        await move_alias(
-            state,
-            name,
-            alias,
-            body.version,
-            expected=body.expected if "expected" in body.model_fields_set else UNSET,
-            generation=UNSET if body.generation is None else body.generation,
-        )
+    moved = await move_alias(
+        state,
+        name,
+        alias,
+        body.version,
+        expected=body.expected if "expected" in body.model_fields_set else UNSET,
+        generation=UNSET if body.generation is None else body.generation,
     )
+    return AliasObject.model_validate(moved)
 
 
 @router.delete("/aliases/{alias}")
-async def delete(name: str, alias: str, state: StateOf) -> Json:
+async def delete(name: str, alias: str, state: StateDep) -> DeletedAlias:
     """Delete an alias; the version it pointed to stays."""
     await state.registry.delete_alias(name, alias)
-    return {"object": "adapter.alias", "adapter": name, "alias": alias, "deleted": True}
+    return DeletedAlias(adapter=name, alias=alias)
 
 
 @router.post("/promote")
-async def promote(name: str, body: PromoteBody, state: StateOf) -> Json:
+async def promote(name: str, body: PromoteBody, state: StateDep) -> AliasObject:
     """Point ``stable`` to a version."""
-    return alias_json(await move_alias(state, name, DEFAULT_ALIAS, body.version))
+    return AliasObject.model_validate(await move_alias(state, name, DEFAULT_ALIAS, body.version))
 
 
 @router.post("/rollback")
-async def rollback(name: str, state: StateOf, body: RollbackBody | None = None) -> Json:
-    """Point an alias back to where it pointed before its last move."""
-    return alias_json(await roll_back(state, name, (body or RollbackBody()).alias))
+async def rollback(name: str, state: StateDep, body: RollbackBody | None = None) -> AliasObject:
+    """Point an alias back to the version before its last move."""
+    return AliasObject.model_validate(await roll_back(state, name, (body or RollbackBody()).alias))

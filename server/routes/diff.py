@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter
 
@@ -11,23 +12,23 @@ from adapters.lora.diff import Diff
 from adapters.lora.stored_lora import StoredLora
 from adapters.names import parse_reference
 from adapters.storage.disk import in_thread
-from server.http.schemas.adapters import DiffBody, Json
+from server.http.schemas.diff import DiffBody, DiffObject
 from server.operations.compare_versions import compare_versions
-from server.routes.inputs import StateOf
+from server.routes.dependencies import StateDep
 
 router = APIRouter(prefix="/v1/adapters", tags=["versions"])
 
 
 @router.post("/diff")  # GET would take this name from an adapter that is called so
-async def diff(body: DiffBody, state: StateOf) -> Json:
+async def diff(body: DiffBody, state: StateDep) -> DiffObject:
     """Compare what two versions add to the base model's weights, and what the engine answers with each of them."""
     a, b = (state.registry.catalog.resolve(parse_reference(text)) for text in (body.a, body.b))
     if a.base_fingerprint != b.base_fingerprint:
         raise WrongBase(f"{a.name} and {b.name} were made for different base models, so they do not compare", param="b")
-    compared = await in_thread(_compare, *[await state.blobs.path(version.digest) for version in (a, b)])
+    weights = await in_thread(_compare, *[await state.blobs.path(version.digest) for version in (a, b)])
     answers = await compare_versions(state.engine, a, b)
-    return {"object": "adapter.diff", "a": a.name, "b": b.name, **answers, **compared}
+    return DiffObject(a=a.name, b=b.name, **answers, **weights)
 
 
-def _compare(a: Path, b: Path) -> Json:
+def _compare(a: Path, b: Path) -> dict[str, Any]:
     return Diff.of(StoredLora.open(a), StoredLora.open(b)).to_json()

@@ -13,9 +13,9 @@ from adapters.storage.disk import in_thread, space_needed
 from server.errors import InvalidRequest
 from server.http.download import Download
 from server.http.multipart import MultipartStream
-from server.http.schemas.adapters import Json
-from server.http.schemas.fine_tuning import file_json, page_json
-from server.routes.inputs import StateOf
+from server.http.schemas.files import FileObject
+from server.http.schemas.response import DeletedObject, ListObject
+from server.routes.dependencies import StateDep
 from trainer.errors import FileTooLarge, InvalidField
 from trainer.files.file import UPLOADABLE
 from trainer.files.file_store import EXPIRY_S
@@ -44,7 +44,7 @@ _FORM: Final[Mapping[str, Any]] = {
 @router.post(
     "", openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}}
 )
-async def upload(request: Request, state: StateOf) -> Json:
+async def upload(request: Request, state: StateDep) -> FileObject:
     """Store a file: multipart/form-data with ``purpose``, ``file`` and, in brackets, ``expires_after``.
 
     The fields come in any order, so the file waits on disk until the last of them is known.
@@ -61,41 +61,41 @@ async def upload(request: Request, state: StateOf) -> Json:
         file = await state.records.files.create(
             fields["purpose"], fields["file"], _pieces(staged), expires_after_s=expires_after_s
         )
-    return file_json(file)
+    return FileObject.model_validate(file)
 
 
 @router.get("")
 async def list_files(
-    state: StateOf,
+    state: StateDep,
     after: str | None = None,
     limit: int = MAX_LIMIT,
     order: Literal["asc", "desc"] = "desc",
     purpose: Annotated[str | None, Query(description="Only files for this.")] = None,
-) -> Json:
+) -> ListObject[FileObject]:
     """List the files; ``after`` is a file's id."""
     page = await state.records.files.list(after=after, limit=limit, newest_first=order == "desc", purpose=purpose)
-    return page_json(page, file_json)
+    return ListObject[FileObject].from_entries(page.data, has_more=page.has_more)
 
 
 @router.get("/{file_id}")
-async def show(file_id: str, state: StateOf) -> Json:
+async def show(file_id: str, state: StateDep) -> FileObject:
     """Show a file."""
-    return file_json(await state.records.files.get(file_id))
+    return FileObject.model_validate(await state.records.files.get(file_id))
 
 
-@router.get("/{file_id}/content")
-async def content(file_id: str, state: StateOf) -> Download:
+@router.get("/{file_id}/content", response_class=Download)
+async def content(file_id: str, state: StateDep) -> Download:
     """Download a file; ranges are answered."""
     file = await state.records.files.get(file_id)
     path = await state.records.files.content(file_id)
-    return Download(path, filename=file.filename, media_type="application/octet-stream")
+    return Download(path, filename=file.filename, media_type=Download.media_type)
 
 
 @router.delete("/{file_id}")
-async def delete(file_id: str, state: StateOf) -> Json:
+async def delete(file_id: str, state: StateDep) -> DeletedObject:
     """Delete a file that no unfinished job needs."""
     await state.records.files.delete(file_id)
-    return {"object": "file", "id": file_id, "deleted": True}
+    return DeletedObject(object="file", id=file_id)
 
 
 async def _receive(stream: MultipartStream, staged: IO[bytes], limit: int) -> dict[str, str]:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncIterator, Mapping
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
-from server.http.schemas.adapters import Json, list_json
-from server.http.schemas.fine_tuning import (
-    checkpoint_json,
-    event_json,
-    job_json,
-    page_json,
-    permission_json,
-)
+from server.http.schemas.checkpoints import CheckpointObject, PermissionObject
+from server.http.schemas.events import EventObject
 from server.http.schemas.fine_tuning_requests import JobBody, PermissionsBody
+from server.http.schemas.jobs import JobObject
+from server.http.schemas.models import PublishedModel
+from server.http.schemas.response import DeletedObject, ListObject
 from server.operations.run_publisher import RunPublisher
-from server.routes.inputs import StateOf
+from server.routes.dependencies import StateDep
 from server.routes.servability import servable_extension
 from trainer.errors import InvalidField
 from trainer.jobs.events import Event
@@ -28,125 +24,136 @@ from trainer.jobs.events import Event
 router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"])
 
 _METADATA: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
+_EVENT_STREAM: Final = "text/event-stream"
 
 
 @router.post("/jobs")
-async def create(body: JobBody, state: StateOf) -> Json:
+async def create(body: JobBody, state: StateDep) -> JobObject:
     """Create a job; its files are checked next, and then it waits for a worker or has failed."""
     job = await state.records.jobs.create(body.draft(servable_extension(body, state)))
     state.job_preflight.notify()
-    return job_json(job)
+    return JobObject.from_job(job)
 
 
 @router.get("/jobs")
-async def list_jobs(request: Request, state: StateOf, after: str | None = None, limit: int = 20) -> Json:
+async def list_jobs(
+    request: Request,
+    state: StateDep,
+    after: str | None = None,
+    limit: int = 20,
+    metadata: Annotated[str | None, Query(description="Jobs with `metadata[k]=v`; `null`: jobs without any.")] = None,
+) -> ListObject[JobObject]:
     """List the jobs, newest first: those that carry ``metadata[k]=v``, or with ``metadata=null`` those without any."""
-    return page_json(await state.records.jobs.list(after=after, limit=limit, metadata=_wanted(request)), job_json)
+    page = await state.records.jobs.list(after=after, limit=limit, metadata=_pairs(request, metadata))
+    return ListObject[JobObject].from_entries(map(JobObject.from_job, page.data), has_more=page.has_more)
 
 
 @router.get("/jobs/{job_id}")
-async def show(job_id: str, state: StateOf) -> Json:
+async def show(job_id: str, state: StateDep) -> JobObject:
     """Show a job."""
-    return job_json(await state.records.jobs.get(job_id))
+    return JobObject.from_job(await state.records.jobs.get(job_id))
 
 
 @router.post("/jobs/{job_id}/cancel")
-async def cancel(job_id: str, state: StateOf) -> Json:
+async def cancel(job_id: str, state: StateDep) -> JobObject:
     """End a job at once."""
-    return job_json(await state.records.jobs.cancel(job_id))
+    return JobObject.from_job(await state.records.jobs.cancel(job_id))
 
 
 @router.post("/jobs/{job_id}/pause")
-async def pause(job_id: str, state: StateOf) -> Json:
+async def pause(job_id: str, state: StateDep) -> JobObject:
     """Pause a job, a running one after its next checkpoint."""
-    return job_json(await state.records.jobs.pause(job_id))
+    return JobObject.from_job(await state.records.jobs.pause(job_id))
 
 
 @router.post("/jobs/{job_id}/resume")
-async def resume(job_id: str, state: StateOf) -> Json:
+async def resume(job_id: str, state: StateDep) -> JobObject:
     """Let a paused job go on."""
-    return job_json(await state.records.jobs.resume(job_id))
+    return JobObject.from_job(await state.records.jobs.resume(job_id))
 
 
-@router.get("/jobs/{job_id}/events", response_model=None)
+@router.get(
+    "/jobs/{job_id}/events",
+    response_model=ListObject[EventObject],
+    responses={200: {"content": {_EVENT_STREAM: {"schema": {"type": "string"}}}}},
+)
 async def events(
-    job_id: str,
-    state: StateOf,
-    *,
-    after: str | None = None,
-    limit: int = 20,
-    stream: bool = False,
-) -> Json | Response:
+    job_id: str, state: StateDep, *, after: str | None = None, limit: int = 20, stream: bool = False
+) -> ListObject[EventObject] | StreamingResponse:
     """List a job's events, newest first. With ``stream`` all since ``after`` come as they happen, oldest first."""
     page = await state.records.events.list(job_id, after=after, limit=limit)
-    if not stream:
-        return page_json(page, event_json)
-    return StreamingResponse(_sent(state.records.events.follow(job_id, after=after)), media_type="text/event-stream")
+    if stream:
+        return StreamingResponse(_sent(state.records.events.follow(job_id, after=after)), media_type=_EVENT_STREAM)
+    return ListObject[EventObject].from_entries(page.data, has_more=page.has_more)
 
 
 @router.post("/jobs/{job_id}/checkpoints/{step}/publish")
-async def publish_checkpoint(job_id: str, step: int, state: StateOf) -> Json:
-    """Publish a checkpoint from its run directory, for a worker beside the server; done once, however often asked."""
-    return {"object": "model", "id": await RunPublisher(state).checkpoint(job_id, step)}
+async def publish_checkpoint(job_id: str, step: int, state: StateDep) -> PublishedModel:
+    """Publish a checkpoint from its run directory, for a worker beside the server; repeating it changes nothing."""
+    return PublishedModel(id=await RunPublisher(state).checkpoint(job_id, step))
 
 
 @router.post("/jobs/{job_id}/publish")
-async def publish_result(job_id: str, state: StateOf) -> Json:
-    """Publish a job's result from its run directory, for a worker beside the server; done once, however often asked."""
-    return {"object": "model", "id": await RunPublisher(state).result(job_id)}
+async def publish_result(job_id: str, state: StateDep) -> PublishedModel:
+    """Publish a job's result from its run directory, for a worker beside the server; repeating it changes nothing."""
+    return PublishedModel(id=await RunPublisher(state).result(job_id))
 
 
 @router.get("/jobs/{job_id}/checkpoints")
-async def checkpoints(job_id: str, state: StateOf, after: str | None = None, limit: int = 10) -> Json:
+async def checkpoints(
+    job_id: str, state: StateDep, after: str | None = None, limit: int = 10
+) -> ListObject[CheckpointObject]:
     """List a job's checkpoints, newest first."""
-    return page_json(await state.records.checkpoints.list(job_id, after=after, limit=limit), checkpoint_json)
+    page = await state.records.checkpoints.list(job_id, after=after, limit=limit)
+    return ListObject[CheckpointObject].from_entries(page.data, has_more=page.has_more)
 
 
 @router.get("/checkpoints/{checkpoint:path}/permissions")
 async def permissions(
     checkpoint: str,
-    state: StateOf,
+    state: StateDep,
     after: str | None = None,
     limit: int = 10,
     order: Literal["ascending", "descending"] = "descending",
     project_id: str | None = None,
-) -> Json:
+) -> ListObject[PermissionObject]:
     """List the permissions recorded on a checkpoint. They have no effect, as ``enforced`` says."""
     page = await state.records.checkpoints.permissions(
         checkpoint, after=after, limit=limit, newest_first=order == "descending", project_id=project_id
     )
-    return page_json(page, permission_json)
+    return ListObject[PermissionObject].from_entries(page.data, has_more=page.has_more)
 
 
 @router.post("/checkpoints/{checkpoint:path}/permissions")
-async def permit(checkpoint: str, body: PermissionsBody, state: StateOf) -> Json:
+async def permit(checkpoint: str, body: PermissionsBody, state: StateDep) -> ListObject[PermissionObject]:
     """Record permissions of other projects on a checkpoint, for OpenAI's clients; they have no effect.
 
     This server has no projects: every key with access to inference may use every checkpoint.
     """
     permitted = await state.records.checkpoints.permit(checkpoint, body.project_ids)
-    return list_json([permission_json(permission) for permission in permitted], has_more=False)
+    return ListObject[PermissionObject].from_entries(permitted)
 
 
 @router.delete("/checkpoints/{checkpoint:path}/permissions/{permission_id}")
-async def forbid(checkpoint: str, permission_id: str, state: StateOf) -> Json:
+async def forbid(checkpoint: str, permission_id: str, state: StateDep) -> DeletedObject:
     """Delete a permission that was recorded on a checkpoint."""
     await state.records.checkpoints.forbid(checkpoint, permission_id)
-    return {"object": "checkpoint.permission", "id": permission_id, "deleted": True}
+    return DeletedObject(object="checkpoint.permission", id=permission_id)
 
 
-def _wanted(request: Request) -> Mapping[str, str] | None:
-    """Return the pairs of metadata that are asked for; None: jobs without any."""
-    query = request.query_params
-    pairs = {found[1]: value for name, value in query.items() if (found := _METADATA.fullmatch(name))}
-    if "metadata" not in query:
+def _pairs(request: Request, metadata: str | None) -> Mapping[str, str] | None:
+    """Return the pairs of metadata that the listed jobs must carry; None: jobs without metadata."""
+    query = request.query_params.items()
+    pairs = {found[1]: value for name, value in query if (found := _METADATA.fullmatch(name))}
+    if metadata is None:
         return pairs
-    if query["metadata"] != "null" or pairs:
-        raise InvalidField("metadata is asked for as metadata[key]=value, or as metadata=null alone", param="metadata")
+    if metadata != "null" or pairs:
+        raise InvalidField("filter by metadata[key]=value, or by metadata=null alone", param="metadata")
     return None
 
 
 async def _sent(events: AsyncIterator[Event]) -> AsyncIterator[str]:
+    """Yield ``events`` as server-sent events. ASCII only: some clients end a line at U+2028 too."""
     async for event in events:
-        yield f"data: {json.dumps(event_json(event))}\n\n"
+        yield f"data: {EventObject.model_validate(event).model_dump_json(ensure_ascii=True)}\n\n"
     yield "data: [DONE]\n\n"

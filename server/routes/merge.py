@@ -9,9 +9,10 @@ from fastapi import APIRouter
 from adapters.lora.merge.recipe import Ingredient, MergeMethod, MergeRecipe
 from adapters.names import check_adapter_name, check_alias, parse_reference
 from server.errors import InvalidRequest
-from server.http.schemas.adapters import Json, MergeBody, published_json
+from server.http.schemas.merge import MergeBody
+from server.http.schemas.versions import ReportedVersion
 from server.operations.publish import check_name_is_free, publish_merge
-from server.routes.inputs import StateOf
+from server.routes.dependencies import StateDep
 from server.state import AppState
 
 router = APIRouter(prefix="/v1/adapters", tags=["versions"])
@@ -21,12 +22,13 @@ DEFAULT_SEED: Final = 0
 
 
 @router.post("/{name}/merge", status_code=201)
-async def merge(name: str, body: MergeBody, state: StateOf) -> Json:
+async def merge(name: str, body: MergeBody, state: StateDep) -> ReportedVersion:
     """Publish a weighted combination of versions as the next version of an adapter. It can be called at once."""
     check_name_is_free(state, check_adapter_name(name))
     if body.alias is not None:
         check_alias(body.alias)
-    return published_json(await publish_merge(state, name, _recipe(body, state), alias=body.alias), state)
+    published = await publish_merge(state, name, _recipe(body, state), alias=body.alias)
+    return ReportedVersion.from_published(published, state.registry.catalog, state.engine)
 
 
 def _recipe(body: MergeBody, state: AppState) -> MergeRecipe:

@@ -1,36 +1,44 @@
-"""What load balancers, container runtimes and Prometheus ask: is it alive, does it answer, how is it doing."""
+"""The server process: liveness, readiness, residents, metrics."""
 
 from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse, Response
+from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from server.current_engine import EngineState
-from server.routes.inputs import StateOf
+from server.http.schemas.process import HealthObject, ReadinessObject, ResidentObject
+from server.http.schemas.response import ListObject
+from server.routes.dependencies import StateDep
 
 router = APIRouter(tags=["process"])
 
 
 @router.get("/health")
-async def health() -> dict[str, str]:
+async def health() -> HealthObject:
     """Answer as long as the process lives, also while the engine does not."""
-    return {"status": "alive"}
+    return HealthObject()
 
 
-@router.get("/ready")
-async def ready(state: StateOf) -> JSONResponse:
+@router.get("/ready", responses={503: {"model": ReadinessObject}})
+async def ready(state: StateDep, response: Response) -> ReadinessObject:
     """200 while inference is answered, else 503 with the engine's state."""
     status = "draining" if state.admission.is_draining else state.engine.state
-    if status is EngineState.READY:
-        return JSONResponse({"status": status})
-    return JSONResponse({"status": status}, 503, {"Retry-After": "1"})
+    if status is not EngineState.READY:
+        response.status_code, response.headers["Retry-After"] = 503, "1"
+    return ReadinessObject(status=status)
 
 
-@router.get("/metrics")
-async def metrics(state: StateOf) -> Response:
-    """Our series and vLLM's, for Prometheus."""
+@router.get("/v1/residents")
+async def residents(state: StateDep) -> ListObject[ResidentObject]:
+    """List the residents, least recently used first, with the number of requests that use each."""
+    return ListObject[ResidentObject].from_entries(state.engine.serving().residency.views())
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(state: StateDep) -> PlainTextResponse:
+    """Return patchbay's series and vLLM's, for Prometheus."""
     page = await asyncio.to_thread(state.metrics.page)  # thousands of lines: no stream should wait for them
-    return Response(page, media_type=CONTENT_TYPE_LATEST)
+    return PlainTextResponse(page, media_type=CONTENT_TYPE_LATEST)

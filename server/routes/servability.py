@@ -8,7 +8,7 @@ from adapters.errors import InvalidName, NameTaken, NotFound
 from adapters.names import check_adapter_name
 from server.engine.protocol import EngineInfo
 from server.gateway.resolve import resolve
-from server.http.schemas.adapters import Json
+from server.http.schemas.body import Json
 from server.http.schemas.fine_tuning_requests import JobBody
 from server.operations.publish import check_name_is_free
 from server.state import AppState

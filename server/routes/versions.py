@@ -19,18 +19,19 @@ from adapters.versions import Version
 from server.errors import InvalidRequest
 from server.http.download import Download
 from server.http.multipart import MultipartStream
-from server.http.schemas.adapters import (
-    Json,
+from server.http.schemas.response import DeletedObject, ListObject
+from server.http.schemas.versions import (
     PublishFields,
+    ReportedVersion,
     SourceBody,
-    list_json,
-    published_json,
-    version_json,
+    VersionFile,
+    VersionFileList,
+    VersionObject,
 )
 from server.operations import residents
 from server.operations.deletion import delete_version
 from server.operations.publish import check_name_is_free, publish_version
-from server.routes.inputs import DEFAULT_PAGE, PageLimit, StateOf
+from server.routes.dependencies import DEFAULT_PAGE, PageLimit, StateDep
 from server.state import AppState
 
 router = APIRouter(prefix="/v1/adapters/{name}/versions", tags=["versions"])
@@ -44,9 +45,9 @@ _NUMBER = re.compile(r"[0-9]{1,10}")
 async def publish(
     name: str,
     request: Request,
-    state: StateOf,
+    state: StateDep,
     query: Annotated[PublishFields, Query()],
-) -> Json:
+) -> ReportedVersion:
     """Publish a version: the two files as multipart/form-data, or JSON with a ``source``. It can be called at once."""
     check_name_is_free(state, check_adapter_name(name))
     source: Source
@@ -60,7 +61,8 @@ async def publish(
     options = PublishOptions(**stated)
     if options.alias is not None:
         check_alias(options.alias)
-    return published_json(await publish_version(state, name, source, options), state)
+    published = await publish_version(state, name, source, options)
+    return ReportedVersion.from_published(published, state.registry.catalog, state.engine)
 
 
 async def _source_body(request: Request) -> SourceBody:
@@ -73,83 +75,91 @@ async def _source_body(request: Request) -> SourceBody:
 
 
 @router.get("")
-async def list_versions(name: str, state: StateOf, after: str | None = None, limit: PageLimit = DEFAULT_PAGE) -> Json:
+async def list_versions(
+    name: str, state: StateDep, after: str | None = None, limit: PageLimit = DEFAULT_PAGE
+) -> ListObject[VersionObject]:
     """List the versions of an adapter, oldest first; ``after`` is a version's id (``sql@7``) or number."""
     number = None if after is None else _number(after.rpartition("@")[2])
     versions, has_more = state.registry.catalog.versions(name, after=number, limit=limit)
-    return list_json([version_json(version, state) for version in versions], has_more=has_more)
+    entries = [_shown(state, version) for version in versions]
+    return ListObject[VersionObject].from_entries(entries, has_more=has_more)
 
 
 @router.get("/{version}")
-async def show(name: str, version: str, state: StateOf) -> Json:
+async def show(name: str, version: str, state: StateDep) -> ReportedVersion:
     """Show a version with the report of its inspection."""
     found = _find(state, name, version)
-    return {**version_json(found, state), "report": await state.registry.report(found)}
+    report = await state.registry.report(found)
+    return ReportedVersion.from_version(found, state.registry.catalog, state.engine, report=report)
 
 
 @router.get("/{version}/content")
-async def content(name: str, version: str, state: StateOf, form: Form = "served") -> Json:
+async def content(name: str, version: str, state: StateDep, form: Form = "served") -> VersionFileList:
     """List the files of a version: as they are served, or as they came where they had to be compiled."""
     digest = _digest(_find(state, name, version), form)
     directory = await state.blobs.path(digest)
     query = "" if form == "served" else f"?form={form}"
     files = [
-        {
-            "name": file,
-            "size_bytes": (directory / file).stat().st_size,
-            "path": f"/v1/adapters/{name}/versions/{version}/content/{file}{query}",
-        }
+        VersionFile(
+            name=file,
+            size_bytes=(directory / file).stat().st_size,
+            path=f"/v1/adapters/{name}/versions/{version}/content/{file}{query}",
+        )
         for file in names_in(directory)
     ]
-    return {"object": "list", "digest": digest, "data": files}
+    return VersionFileList(digest=digest, data=files)
 
 
-@router.get("/{version}/content/{file:path}")
-async def download(name: str, version: str, file: str, state: StateOf, form: Form = "served") -> Download:
+@router.get("/{version}/content/{file:path}", response_class=Download)
+async def download(name: str, version: str, file: str, state: StateDep, form: Form = "served") -> Download:
     """Download one file of a version; ranges are answered."""
     directory = await state.blobs.path(_digest(_find(state, name, version), form))
     if file not in (names := names_in(directory)):
         raise InvalidRequest(f"this version has the files {', '.join(names)}, not {file!r}", param="file")
-    return Download(directory / file, filename=Path(file).name)
+    return Download(directory / file, filename=Path(file).name, media_type=Download.media_type)
 
 
 @router.post("/{version}/load")
-async def load(name: str, version: str, state: StateOf) -> Json:
+async def load(name: str, version: str, state: StateDep) -> VersionObject:
     """Make a version resident ahead of its first request."""
     found = _find(state, name, version)
     await residents.make_resident(state, found)
-    return version_json(found, state)
+    return _shown(state, found)
 
 
 @router.post("/{version}/unload")
-async def unload(name: str, version: str, state: StateOf) -> Json:
+async def unload(name: str, version: str, state: StateDep) -> VersionObject:
     """Unload a version as soon as no request holds it. A later request loads it again."""
     found = _find(state, name, version)
     if found.is_pinned:
         raise InvalidRequest(f"{found.name} is pinned; unpin it first", param="version")
     await state.engine.serving().residency.unload(found)
-    return version_json(found, state)
+    return _shown(state, found)
 
 
 @router.post("/{version}/pin")
-async def pin(name: str, version: str, state: StateOf) -> Json:
+async def pin(name: str, version: str, state: StateDep) -> VersionObject:
     """Keep a version resident, also across restarts."""
     found = _find(state, name, version)
-    return version_json(await residents.pin(state, found), state)
+    return _shown(state, await residents.pin(state, found))
 
 
 @router.post("/{version}/unpin")
-async def unpin(name: str, version: str, state: StateOf) -> Json:
+async def unpin(name: str, version: str, state: StateDep) -> VersionObject:
     """Let a version be evicted again."""
-    return version_json(await residents.unpin(state, _find(state, name, version)), state)
+    return _shown(state, await residents.unpin(state, _find(state, name, version)))
 
 
 @router.delete("/{version}")
-async def delete(name: str, version: str, state: StateOf) -> Json:
+async def delete(name: str, version: str, state: StateDep) -> DeletedObject:
     """Delete a version that no alias points to. Requests in flight finish on it; its number is never used again."""
     found = _find(state, name, version)
     await delete_version(state, found)
-    return {"object": "adapter.version", "id": found.name, "deleted": True}
+    return DeletedObject(object="adapter.version", id=found.name)
+
+
+def _shown(state: AppState, version: Version) -> VersionObject:
+    return VersionObject.from_version(version, state.registry.catalog, state.engine)
 
 
 def _digest(version: Version, form: Form) -> str:

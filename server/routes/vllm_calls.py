@@ -15,7 +15,7 @@ from server.errors import InvalidRequest
 from server.http.schemas.body import Body
 from server.operations.deletion import delete_model
 from server.operations.publish import check_name_is_free, publish_version
-from server.routes.inputs import StateOf
+from server.routes.dependencies import StateDep
 
 router = APIRouter(prefix="/v1", tags=["vllm"])
 
@@ -35,8 +35,8 @@ class UnloadBody(Body):
     lora_int_id: int | None = None
 
 
-@router.post("/load_lora_adapter")
-async def load_lora_adapter(body: LoadBody, state: StateOf) -> PlainTextResponse:
+@router.post("/load_lora_adapter", response_class=PlainTextResponse)
+async def load_lora_adapter(body: LoadBody, state: StateDep) -> PlainTextResponse:
     """Publish the adapter at ``lora_path`` (a directory or a hub id) under ``lora_name`` and make it resident.
 
     ``load_inplace`` publishes a further version and moves ``stable`` to it; streams in flight finish on the old one.
@@ -55,8 +55,8 @@ async def load_lora_adapter(body: LoadBody, state: StateOf) -> PlainTextResponse
     return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
 
-@router.post("/unload_lora_adapter")
-async def unload_lora_adapter(body: UnloadBody, state: StateOf) -> PlainTextResponse:
+@router.post("/unload_lora_adapter", response_class=PlainTextResponse)
+async def unload_lora_adapter(body: UnloadBody, state: StateDep) -> PlainTextResponse:
     """Delete the adapter ``lora_name``: after this call its name is unknown, as with vLLM.
 
     A fine-tuned name deletes the version that it means, with the aliases that point to it.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic_core import PydanticCustomError
 
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+
+
+Json = dict[str, Any]
 
 
 class Body(BaseModel):

@@ -35,7 +35,7 @@ async def test_a_range_that_makes_no_sense_is_refused_with_openai_s_body(client:
     response = await client.get("/", headers={"range": asked})
     error = response.json()["error"]
     assert (response.status_code, error["type"], error["param"]) == (400, "invalid_request_error", "Range")
-    assert "leave Range out" in error["message"]
+    assert "none for the whole file" in error["message"]
 
 
 async def test_a_range_behind_the_end_is_refused_with_the_size_of_the_file(client: httpx.AsyncClient) -> None:

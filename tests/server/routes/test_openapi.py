@@ -1,7 +1,7 @@
-"""Whatever is asked of the routes, they answer: never with a 5xx, and what they refuse with OpenAI's body.
+"""Every route answers any request as its OpenAPI schema declares: never with a 5xx, refusals with OpenAI's error body.
 
-Schemathesis makes the requests out of the OpenAPI schema: what it allows, what it forbids, and the borders in between.
-Half of what names something is replaced by what exists, so that not all of it is a 404.
+Schemathesis makes the requests out of the schema: valid ones, invalid ones, and the borders in between. Half of the
+names are replaced by names that exist, so that not every response is a 404.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from schemathesis import APIOperation, Case, CheckContext, GenerationMode, Response
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
 from trainer.jobs.checkpoints import CheckpointDraft
 
@@ -84,6 +85,7 @@ class Api:
         response = case.call(base_url=self.url, session=self.session, timeout=TIMEOUT_S)
         case.validate_response(response, checks=[not_a_server_error, refuses_as_openai_does])
         if response.status_code < 400:
+            case.validate_response(response, checks=[content_type_conformance, response_schema_conformance])
             self.answered.add(f"{case.method} {case.operation.path}")
 
 

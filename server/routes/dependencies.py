@@ -1,0 +1,20 @@
+"""Dependencies of the routes: the server's state and the size of a page."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
+
+from server.state import AppState
+
+
+async def _state(request: Request) -> AppState:  # async: FastAPI calls a plain function in a thread
+    state: AppState = request.app.state.app_state
+    return state
+
+
+StateDep = Annotated[AppState, Depends(_state)]
+
+PageLimit = Annotated[int, Query(ge=1, le=200, description="Entries on the page, at most.")]
+DEFAULT_PAGE = 50
