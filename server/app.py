@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from server.gateway.authenticate import Authenticator
 from server.gateway.gateway import Gateway
 from server.http.errors import ERROR_RESPONSE, HANDLERS
+from server.http.query import refuse_unknown_parameters
 from server.routes import (
     adapters,
     aliases,
@@ -31,6 +32,7 @@ def build_app(state: AppState) -> Gateway:
         title="patchbay",
         docs_url="/docs",
         redoc_url=None,
+        dependencies=[Depends(refuse_unknown_parameters)],
         exception_handlers=HANDLERS,
         responses={"default": ERROR_RESPONSE},
     )
