@@ -23,24 +23,20 @@ from server.cli.output import (
     show_json,
     show_listing,
     show_note,
+    show_publication,
     show_table,
 )
-from server.cli.publication import show_publication
 from server.cli.settings import settings_command
 
 app = typer.Typer(no_args_is_help=True, help="Publish, inspect, promote, merge, export and delete adapters.")
 app.command()(merge)
 app.command()(diff)
 
-Ref = Annotated[
-    str, typer.Argument(metavar="REF", help="sql@7, sql@canary, sql (`stable`), or a fine-tuned name, ft:…")
-]
+Ref = Annotated[str, typer.Argument(metavar="REF", help="sql@7, sql@canary, sql (alias `stable`), or ft:…")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of an adapter.")]
 AdapterVersion = Annotated[str, typer.Argument(metavar="VERSION", help="Number of a version, or an alias.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete without confirmation.")]
-BaseDirectory = typer.Option(
-    metavar="DIR", exists=True, file_okay=False, help="Base for --merged; else the embedded one."
-)
+BaseDirectory = typer.Option(metavar="DIR", exists=True, file_okay=False, help="For --merged; else the embedded base.")
 ExpectedVersion = typer.Option(metavar="VERSION|none", help="Move only an alias that points there; else from anywhere.")
 
 
@@ -77,15 +73,11 @@ def show(ref: Ref, *, as_json: AsJson = False, url: Url = None, api_key: ApiKey 
 
 @app.command()
 def push(
-    source: Annotated[
-        str, typer.Argument(metavar="DIR_OR_HF_ID", help="PEFT directory, or hub id: org/repo, org/repo@revision.")
-    ],
+    source: Annotated[str, typer.Argument(metavar="DIR_OR_HF_ID", help="PEFT directory, or org/repo[@revision].")],
     *,
     name: Annotated[str | None, typer.Option(help="Adapter; without it, the directory's or repository's name.")] = None,
     alias: AliasToMove = None,
-    allow_inert: Annotated[
-        bool, typer.Option("--allow-inert", help="Accept answers equal to the base model's.")
-    ] = False,
+    allow_inert: Annotated[bool, typer.Option("--allow-inert", help="Accept an adapter without any effect.")] = False,
     compress_to: Annotated[
         int | None, typer.Option(min=1, metavar="RANK", help="Rank to reduce to, with a reported error; else lossless.")
     ] = None,
@@ -110,9 +102,7 @@ def pull(
     ref: Ref,
     directory: Annotated[Path, typer.Argument(metavar="DIR", file_okay=False, help="Created if it does not exist.")],
     *,
-    original: Annotated[
-        bool, typer.Option("--original", help="Files before they were compiled to plain LoRA.")
-    ] = False,
+    original: Annotated[bool, typer.Option("--original", help="Files as they were before compilation.")] = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
@@ -127,9 +117,7 @@ def pull(
 def export(
     ctx: typer.Context,
     ref: Ref,
-    target: Annotated[
-        str, typer.Argument(metavar="DIR_OR_HF", help="New directory, or hf://org/repo, hf://org/repo@branch.")
-    ],
+    target: Annotated[str, typer.Argument(metavar="DIR_OR_HF", help="New directory, or hf://org/repo[@branch].")],
     *,
     merged: Annotated[bool, typer.Option("--merged", help="Export the base model with the adapter merged in.")] = False,
     base: Annotated[Path | None, BaseDirectory] = None,
@@ -212,7 +200,7 @@ _add_residency_command("unload", "Unload a version once no request uses it.")
 @app.command()
 def rm(
     target: Annotated[
-        str, typer.Argument(metavar="REF_OR_NAME", help="sql (all versions), sql@7, ft:…, or alias sql@canary.")
+        str, typer.Argument(metavar="REF_OR_NAME", help="sql (whole), sql@7, ft:…, or alias sql@canary.")
     ],
     *,
     yes: Yes = False,
@@ -240,10 +228,8 @@ def _deletion(target: str) -> tuple[str, str]:
         return f"/v1/adapters/{target}", f"adapter '{target}' with all its versions"
     if reference.version is not None:
         return _path(reference), f"version '{reference}'"
-    return (
-        f"/v1/adapters/{reference.adapter}/aliases/{reference.alias}",
-        f"alias '{reference.alias}' of '{reference.adapter}'",
-    )
+    adapter, alias = reference.adapter, reference.alias
+    return f"/v1/adapters/{adapter}/aliases/{alias}", f"alias '{alias}' of '{adapter}'"
 
 
 def _path(version: Reference) -> str:

@@ -55,9 +55,8 @@ def export_version(server: ApiClient, path: str, target: ExportTarget, *, merge_
 
 def _check_digest(files: Path, version: Json) -> None:
     if Manifest.of(files).digest != version["digest"]:
-        raise CommandFailed(
-            ExitCode.REFUSED, f"the files received are not those of {version['id']} (digests differ); try again"
-        )
+        message = f"the files received are not those of {version['id']} (digests differ); try again"
+        raise CommandFailed(ExitCode.REFUSED, message)
 
 
 def _check_base(directory: Path, version: Json) -> None:

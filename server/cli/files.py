@@ -115,9 +115,7 @@ def _destination(path: Path | None, name: str) -> Path:
         return path
     own = Path(name).name  # untrusted, and becomes a path
     if own in ("", ".."):
-        raise CommandFailed(
-            ExitCode.USAGE, f"the file's name {name!r} is not usable here; name the file to write as PATH"
-        )
+        raise CommandFailed(ExitCode.USAGE, f"{name!r} cannot be a file's name; name the file to write as PATH")
     to = (path or Path()) / own
     if to.exists():
         raise CommandFailed(ExitCode.USAGE, f"{to} exists already; to overwrite it, name it as PATH")

@@ -96,14 +96,9 @@ def _with_key_ring(ctx: typer.Context, act: Callable[[KeyRing], Awaitable[_Resul
 
 
 def _key_json(key: ApiKey) -> dict[str, Any]:
-    return {
-        "id": key.id,
-        "name": key.name,
-        "scopes": sorted(key.scopes),
-        "last4": key.last4,
-        "created_at": int(key.created_at.timestamp()),
-        "revoked_at": None if key.revoked_at is None else int(key.revoked_at.timestamp()),
-    }
+    times = {"created_at": key.created_at, "revoked_at": key.revoked_at}
+    values = {"id": key.id, "name": key.name, "scopes": sorted(key.scopes), "last4": key.last4}
+    return values | {name: time and int(time.timestamp()) for name, time in times.items()}
 
 
 def _key_row(key: dict[str, Any]) -> list[object]:

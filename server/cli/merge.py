@@ -11,8 +11,7 @@ from adapters.lora.merge.recipe import MergeMethod
 from adapters.names import check_adapter_name, check_alias
 from server.cli.client import ApiKey, Json, Url, connect, without_none
 from server.cli.failure import CommandFailed, ExitCode
-from server.cli.output import AsJson, show_json, show_note, spinner
-from server.cli.publication import show_publication
+from server.cli.output import AsJson, show_json, show_note, show_publication, spinner
 
 AliasToMove = Annotated[str | None, typer.Option(help="Alias to point to the new version; without it, none.")]
 

@@ -89,6 +89,12 @@ def show_marked(parts: Iterable[tuple[str, bool]]) -> None:
     console.print(whole, soft_wrap=True)
 
 
+def show_publication(version: Mapping[str, Any]) -> None:
+    """Print a version that was just published, in one line."""
+    aliases = ", ".join(version["aliases"]) or "none"
+    typer.echo(f"{version['id']}: rank {version['rank']}, {format_bytes(version['size_bytes'])}, aliases: {aliases}")
+
+
 def show_note(text: str) -> None:
     """Print a line that is not part of the result, to stderr."""
     typer.echo(text, err=True)

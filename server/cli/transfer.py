@@ -34,9 +34,8 @@ def push(server: ApiClient, name: str, source: str, options: PublishOptions) -> 
     if Path(source).is_dir():
         return _upload(server, path, Path(source), options)
     if "://" not in source and not _HUB_ID.fullmatch(source):
-        raise CommandFailed(
-            ExitCode.USAGE, f"'{source}' is neither a directory here nor a hub id such as org/repo@revision"
-        )
+        message = f"'{source}' is neither a directory here nor a hub id such as org/repo@revision"
+        raise CommandFailed(ExitCode.USAGE, message)
     body = {"source": source if "://" in source else f"hf://{source}"}
     with spinner(f"publishing {body['source']}"):
         return server.post(path, {**body, **options.stated()})
@@ -45,9 +44,8 @@ def push(server: ApiClient, name: str, source: str, options: PublishOptions) -> 
 def _upload(server: ApiClient, path: str, directory: Path, options: PublishOptions) -> Json:
     missing = [file for file in FILES if not (directory / file).is_file()]
     if missing:
-        raise CommandFailed(
-            ExitCode.USAGE, f"{directory} has no {' and no '.join(missing)}; name a directory that PEFT saved"
-        )
+        message = f"{directory} has no {' and no '.join(missing)}; name a directory that PEFT saved"
+        raise CommandFailed(ExitCode.USAGE, message)
     with ExitStack() as opened:
         progress = opened.enter_context(transfer_progress())
         files = {
