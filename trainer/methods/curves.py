@@ -1,6 +1,6 @@
-"""A run's curves, out of its events: thinned for the report, whole in ``metrics.csv``, drawn in ``loss.png``.
+"""A run's curves, read from its events: thinned for the report, whole in ``metrics.csv``, drawn in ``loss.png``.
 
-Out of events and not out of the Trainer's memory, so that a run that died and went on has whole curves.
+Read from events and not from the Trainer's memory, so that a run that died and went on has whole curves.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Curve = Sequence[tuple[int, float]]
 
 
 def curves(events: Iterable[RunEvent]) -> Mapping[str, Curve]:
-    """Return the curve of every metric that the events tell of, in the order of ``COLUMNS``."""
+    """Return the curve of every metric in the events, in the order of ``COLUMNS``."""
     points: dict[str, dict[int, float]] = {name: {} for name in COLUMNS[1:]}
-    for told in events:
-        if told.type == "metrics":
-            for name in points.keys() & told.data.keys():
-                points[name][told.data["step"]] = told.data[name]
+    for run_event in events:
+        if run_event.type == "metrics":
+            for name in points.keys() & run_event.data.keys():
+                points[name][run_event.data["step"]] = run_event.data[name]
     return {name: sorted(curve.items()) for name, curve in points.items() if curve}
 
 

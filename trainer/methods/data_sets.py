@@ -109,5 +109,5 @@ def load(path: Path, spec: RunSpec, renderer: Renderer, reporter: Reporter) -> D
         raise DataRefused(path.name, faults)
     if dropped:
         message = f"{len(dropped)} rows of {path.name} are too long and were left out"
-        reporter.tell(event(message, data={"lines": dropped[:1000]}, level="warn"))
+        reporter.report(event(message, data={"lines": dropped[:1000]}, level="warn"))
     return Dataset.from_dict({name: [row[name] for row in rows] for name in rows[0]})

@@ -1,12 +1,12 @@
 """How a run may end before its last step. The child turns each into its exit status.
 
 RunEnded
-├── SpecRefused         what the run is told to do cannot be done
+├── SpecRefused         the spec cannot be trained
 ├── BaseRefused         the base's directory lacks what training needs
 ├── WarmStartRefused    the adapter to go on from does not fit the base; carries every reason
 ├── DataRefused         the rows cannot be trained on; carries every reason
 ├── NotFinite           loss or gradient is no longer a finite number
-└── Stopped             SIGTERM; what is done is in a checkpoint
+└── Stopped             SIGTERM; the steps done are in a checkpoint
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from trainer.run_directory import Exit
 
 
 class RunEnded(Exception):
-    """Root of the tree; the message is what the job's owner reads."""
+    """Root of the tree; its message is an event of the job."""
 
     status: ClassVar[Exit]
     level: ClassVar[Literal["info", "error"]] = "error"
 
     @property
     def data(self) -> Mapping[str, Any]:
-        """Extra keys of the event that tells of it."""
+        """Extra keys of the event."""
         return {}
 
 
 class SpecRefused(RunEnded):
-    """What the run is told to do cannot be done."""
+    """The spec cannot be trained."""
 
     status = Exit.REFUSED
 
@@ -62,7 +62,7 @@ class DataRefused(RunEnded):
     """The rows cannot be trained on; ``faults`` has every reason."""
 
     status = Exit.REFUSED
-    TOLD: ClassVar[int] = 100
+    LISTED: ClassVar[int] = 100
 
     def __init__(self, file: str, faults: Sequence[LineFault]) -> None:
         self.faults = tuple(faults)
@@ -70,8 +70,8 @@ class DataRefused(RunEnded):
 
     @property
     def data(self) -> Mapping[str, Any]:
-        """``faults``: the first ``TOLD`` of them."""
-        return {"faults": [fault.to_json() for fault in self.faults[: self.TOLD]]}
+        """``faults``: the first ``LISTED`` of them."""
+        return {"faults": [fault.to_json() for fault in self.faults[: self.LISTED]]}
 
 
 class NotFinite(RunEnded):
@@ -87,7 +87,7 @@ class NotFinite(RunEnded):
 
 
 class Stopped(RunEnded):
-    """SIGTERM; what is done is in a checkpoint."""
+    """SIGTERM; the steps done are in a checkpoint."""
 
     status = Exit.STOPPED
     level = "info"

@@ -16,10 +16,10 @@ POLL_S: Final = 0.05
 
 @contextmanager
 def alone(run: RunDirectory, stop: Flag) -> Iterator[None]:
-    """Wait until no other child is at work in ``run``, and keep others waiting meanwhile.
+    """Hold the lock of ``run`` during the block; waits until no other child holds it.
 
-    An orphan of a killed worker may still be dying when the next worker starts a child. The kernel gives the lock
-    back with the process, however it ends.
+    An orphan of a killed worker may still be dying when the next worker starts a child. The kernel
+    releases the lock with the process, however it ends.
 
     Raises:
         Stopped: ``stop`` was set first.
@@ -32,5 +32,5 @@ def alone(run: RunDirectory, stop: Flag) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if stop.wait(POLL_S):
-                    raise Stopped("stopped while another process was at work on the run") from None
+                    raise Stopped("stopped while another process worked on the run") from None
         yield

@@ -1,4 +1,4 @@
-"""The processes that share a run: the first of them writes, and all decide alike. A run of one process is the first."""
+"""The processes that share a run: the first of them writes, and all decide alike. A single process is the first."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import distributed
 
 
 def meet() -> None:
-    """Join the other processes that accelerate's launcher started; each takes a GPU, or talks through the CPU."""
+    """Join the other processes that accelerate's launcher started; each uses a GPU, or gloo on the CPU."""
     PartialState(cpu=not torch.cuda.is_available())
 
 
@@ -23,10 +23,10 @@ def wait() -> None:
         distributed.barrier()
 
 
-def agreed(said: bool) -> bool:  # noqa: FBT001 - an answer
-    """Return what the first process said; every process has to ask."""
+def agreed(decision: bool) -> bool:  # noqa: FBT001 - a value to broadcast
+    """Return the first process's ``decision``; every process has to call this."""
     if not distributed.is_initialized():
-        return said
-    answer = [said]
-    distributed.broadcast_object_list(answer, src=0)
-    return answer[0]
+        return decision
+    decisions = [decision]
+    distributed.broadcast_object_list(decisions, src=0)
+    return decisions[0]

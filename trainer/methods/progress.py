@@ -1,10 +1,10 @@
-"""What the Trainer's loop tells us: events for the job, checkpoints on their steps, and when to stop."""
+"""Callback of the Trainer's loop: events for the job, checkpoints, and when to stop."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any, Final
@@ -30,7 +30,7 @@ _NAMES: Final[Mapping[str, str]] = {
     "eval_rewards/accuracies": "valid_preference_accuracy",
     "eval_rewards/margins": "valid_reward_margin",
 }
-"""The Trainer's words for numbers, and ours (OpenAI's where it has one)."""
+"""The Trainer's names of metrics, and ours (OpenAI's where it has one)."""
 _FINITE: Final[Mapping[str, str]] = {
     "loss": "the loss",
     "grad_norm": "the gradient's norm",
@@ -39,69 +39,71 @@ _FINITE: Final[Mapping[str, str]] = {
 
 
 class Reporter:
-    """Appends events, each once: a run that goes on after a crash does some steps again, to the same numbers.
+    """Appends events, each once: a run that goes on after a crash repeats some steps, with the same numbers.
 
-    Of the processes that share a run, the first alone says something.
+    Of the processes that share a run, only the first appends events.
     """
 
     def __init__(self, run: RunDirectory) -> None:
         if peers.is_first():
             run.mend_events()
-        told = run.events()
+        reported = run.events()
         self._run = run
         self._listeners: list[Callable[[RunEvent], None]] = []
-        self._is_new = not told
-        self._trained = max(
-            (told_event.data["step"] for told_event in told if "train_loss" in told_event.data), default=0
-        )
-        self._validated = max(
-            (told_event.data["step"] for told_event in told if "full_valid_loss" in told_event.data), default=0
-        )
-        self._saved = {told_event.data["checkpoint"] for told_event in told if "checkpoint" in told_event.data}
+        self._is_new = not reported
+        self._trained = _last_step(reported, "train_loss")
+        self._validated = _last_step(reported, "full_valid_loss")
+        self._saved = {earlier.data["checkpoint"] for earlier in reported if "checkpoint" in earlier.data}
         for checkpoint in run.checkpoints():  # killed between a checkpoint and its event
             self.saved(checkpoint)
 
-    def tell(self, told: RunEvent) -> None:
-        """Append an event as it is."""
+    def report(self, run_event: RunEvent) -> None:
+        """Append an event and pass it to the listeners."""
         if peers.is_first():
-            self._run.append(told)
+            self._run.append(run_event)
             for listener in self._listeners:
-                listener(told)
+                listener(run_event)
 
     def add_listener(self, listener: Callable[[RunEvent], None]) -> None:
-        """Have ``listener`` hear every event, those of earlier starts first."""
-        for told in self._run.events():
-            listener(told)
+        """Call ``listener`` with every event, those of earlier starts first."""
+        for run_event in self._run.events():
+            listener(run_event)
         self._listeners.append(listener)
 
-    def begins(self, what: str, numbers: Hyperparameters) -> None:
-        """Tell what the run will be, on its first start."""
+    def started(self, data_set: str, numbers: Hyperparameters) -> None:
+        """Report the data set and the numbers, on the run's first start."""
         if self._is_new:
-            self.tell(event(f"Training on {what}, {numbers.steps} steps", data=numbers.to_json()))
+            self.report(event(f"Training on {data_set}, {numbers.steps} steps", data=numbers.to_json()))
 
     def trained(self, step: int, steps: int, data: Mapping[str, Any]) -> None:
-        """Tell of a training step."""
+        """Report a training step."""
         if step > self._trained:
-            self.tell(event(f"Step {step}/{steps}: training loss={data['train_loss']:.4f}", data=data, kind="metrics"))
+            self.report(
+                event(f"Step {step}/{steps}: training loss={data['train_loss']:.4f}", data=data, kind="metrics")
+            )
             self._trained = step
 
     def validated(self, step: int, steps: int, data: Mapping[str, Any]) -> None:
-        """Tell of a validation."""
+        """Report a validation."""
         if step > self._validated:
             loss = data["full_valid_loss"]
-            self.tell(event(f"Step {step}/{steps}: validation loss={loss:.4f}", data=data, kind="metrics"))
+            self.report(event(f"Step {step}/{steps}: validation loss={loss:.4f}", data=data, kind="metrics"))
             self._validated = step
 
     def saved(self, checkpoint: RunCheckpoint) -> None:
-        """Tell of a checkpoint that is complete."""
+        """Report a complete checkpoint."""
         if checkpoint.name not in self._saved:
             data = {"step": checkpoint.step, "checkpoint": checkpoint.name, "metrics": checkpoint.marker.metrics}
-            self.tell(event(f"RunCheckpoint saved at step {checkpoint.step}", data=data))
+            self.report(event(f"Checkpoint saved at step {checkpoint.step}", data=data))
             self._saved.add(checkpoint.name)
 
 
+def _last_step(events: Iterable[RunEvent], metric: str) -> int:
+    return max((earlier.data["step"] for earlier in events if metric in earlier.data), default=0)
+
+
 class Progress(TrainerCallback):  # type: ignore[misc]  # no types
-    """The callback that owns when to validate, when to save and when to stop."""
+    """Decides when to validate, when to save and when to stop."""
 
     def __init__(
         self,
@@ -152,15 +154,15 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Tell of a step or a validation; end the run at the first number that is not finite.
+        """Report a step or a validation; end the run at the first number that is not finite.
 
         Raises:
             NotFinite: before anything of this step is saved.
         """
         logs = logs or {}
-        for name, spoken in _FINITE.items():
+        for name, label in _FINITE.items():
             if name in logs and not math.isfinite(logs[name]):
-                raise NotFinite(spoken, state.global_step)
+                raise NotFinite(label, state.global_step)
         data = {"step": state.global_step, "total_steps": state.max_steps} | _named(logs)
         if "loss" in logs:
             self._reporter.trained(state.global_step, state.max_steps, data | self._pace(state))
@@ -169,7 +171,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
             self._reporter.validated(state.global_step, state.max_steps, data)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Stop when validation has not got better for as long as the spec is patient."""
+        """Stop when the validation loss has not fallen for ``patience`` checkpoints."""
         losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
         best = losses.index(min(losses))
         if self._patience is not None and len(losses) - 1 - best >= self._patience:
@@ -198,7 +200,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
 
     def _stop_early(self, step: int) -> None:
         message = f"Stopping early at step {step}: {self._patience} checkpoints without a better validation loss"
-        self._reporter.tell(event(message, data={"step": step}))
+        self._reporter.report(event(message, data={"step": step}))
 
     def _pace(self, state: TrainerState) -> dict[str, float]:
         now, tokens = time.monotonic(), int(state.num_input_tokens_seen)
@@ -213,6 +215,6 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
 
 
 def _named(logs: Mapping[str, Any]) -> dict[str, float]:
-    """What has a finite value: a mean over nothing has none."""
+    """Return the finite metrics by our names: a mean over nothing is not finite."""
     found = {ours: float(logs[theirs]) for theirs, ours in _NAMES.items() if theirs in logs}
     return {name: value for name, value in found.items() if math.isfinite(value)}

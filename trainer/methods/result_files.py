@@ -1,4 +1,4 @@
-"""What a finished run leaves for people: its numbers as CSV, and its loss as a picture."""
+"""Result files of a finished run: its metrics as CSV, and a plot of its loss."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from trainer.run_directory import LOSS_PLOT, METRICS_FILE, RunDirectory
 
 
 def write(run: RunDirectory) -> None:
-    """Write the files that ``run``, which has its result, does not have yet; each is whole or not there."""
+    """Write those result files that ``run`` does not have yet; each is complete or absent. ``run`` has its result."""
     result, spec = run.result(), run.spec()
     assert result is not None, "the result files come after the result"
     drawn = curves(run.events())

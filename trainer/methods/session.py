@@ -63,7 +63,7 @@ class Session:
         """Return the run's numbers and report them, on its first start; ``unit`` is the plural of one row."""
         width = base_model.width(self._spec)
         self.numbers = resolve(self._spec, rows=len(self.rows), width=width, longest=self._longest)
-        self._reporter.begins(f"{len(self.rows)} {unit}", self.numbers)
+        self._reporter.started(f"{len(self.rows)} {unit}", self.numbers)
         return self.numbers
 
     def train(self, trainer: type[Trainer], config: type[TrainingArguments], **arguments: Any) -> None:
@@ -145,7 +145,7 @@ class Session:
         if not before or not before[-1].marker.last:
             if before:
                 step = before[-1].step
-                self._reporter.tell(event(f"Going on from step {step}", data={"step": step}))
+                self._reporter.report(event(f"Going on from step {step}", data={"step": step}))
             training.train(resume_from_checkpoint=str(before[-1].state) if before else None)
 
     def _conclude(self) -> None:

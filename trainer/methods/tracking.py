@@ -1,7 +1,7 @@
-"""A run's metrics in a tracking library too. Whatever that does, the run goes on: it is told of, and waited for little.
+"""Sends a run's metrics to wandb too. A failure of wandb is reported and never ends the run, nor delays it for long.
 
-Who its user is and where it sends things wandb reads from its own environment: ``WANDB_API_KEY``, ``WANDB_BASE_URL``,
-``WANDB_MODE``. It gets the metrics by our names and the hyperparameters, nothing else of the machine or the rows.
+wandb reads its user and server from its own environment: ``WANDB_API_KEY``, ``WANDB_BASE_URL``, ``WANDB_MODE``. It
+receives the metrics by our names and the hyperparameters, nothing else of the machine or the rows.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from trainer.run_directory import RunDirectory, RunEvent, event
 OPEN_S: Final = 60.0
 """How long wandb's server may take to answer for the first time; training goes on meanwhile."""
 CLOSE_S: Final = 10.0
-"""How long a run that has ended waits for what was not sent yet."""
+"""How long a run that has ended waits for metrics that are not sent yet."""
 
 
 @contextmanager
 def tracked(run: RunDirectory, numbers: Hyperparameters, reporter: Reporter) -> Iterator[None]:
-    """Send the run's metrics wherever its creator wanted them, for as long as the block is; it never raises."""
-    wanted = run.integrations() if peers.is_first() else []
-    trackers = [Tracker(run, integration["wandb"], numbers, reporter.tell) for integration in wanted]
+    """Send the run's metrics to its job's integrations during the block; never raises."""
+    integrations = run.integrations() if peers.is_first() else []
+    trackers = [Tracker(run, integration["wandb"], numbers, reporter.report) for integration in integrations]
     for tracker in trackers:
-        reporter.add_listener(tracker.hear)
+        reporter.add_listener(tracker.enqueue)
     try:
         yield
     finally:
@@ -39,13 +39,13 @@ def tracked(run: RunDirectory, numbers: Hyperparameters, reporter: Reporter) -> 
 
 
 class Tracker:
-    """A run of wandb's, on a thread of its own.
+    """A run in wandb, sent on a thread of its own.
 
     Args:
-        run: its metrics go there; a run that goes on after a crash goes on there too.
-        options: OpenAI's: ``project``, and perhaps ``name``, ``entity`` and ``tags``.
+        run: its name is the id in wandb, so that a run that goes on after a crash goes on there too.
+        options: OpenAI's ``project``, and optionally ``name``, ``entity`` and ``tags``.
         numbers: shown beside the metrics.
-        tell: says in the job's events where they are, or why they are not.
+        report: appends an event to the job, with the run's address in wandb or the reason of a failure.
     """
 
     def __init__(
@@ -53,33 +53,33 @@ class Tracker:
         run: RunDirectory,
         options: Mapping[str, Any],
         numbers: Hyperparameters,
-        tell: Callable[[RunEvent], None],
+        report: Callable[[RunEvent], None],
     ) -> None:
         self._run = run
         self._options = options
         self._numbers = numbers
-        self._tell = tell
-        self._heard: SimpleQueue[RunEvent | None] = SimpleQueue()
+        self._report = report
+        self._queue: SimpleQueue[RunEvent | None] = SimpleQueue()
         self._sending = ThreadPoolExecutor(1).submit(self._send)
-        self._sending.add_done_callback(self._tell_failure)
+        self._sending.add_done_callback(self._report_failure)
 
-    def hear(self, told: RunEvent) -> None:
-        """Send it on, at some later time."""
-        self._heard.put(told)
+    def enqueue(self, run_event: RunEvent) -> None:
+        """Send the event later, from the tracker's thread."""
+        self._queue.put(run_event)
 
     def close(self) -> None:
-        """Send what was heard, unless that takes longer than ``CLOSE_S``."""
-        self._heard.put(None)
+        """Wait up to ``CLOSE_S`` until all events are sent."""
+        self._queue.put(None)
         if not wait([self._sending], CLOSE_S).done:
-            self._tell(event("wandb did not take all of the metrics in time; the job ends without it", level="warn"))
+            self._report(event("wandb did not take all of the metrics in time; the job ends without it", level="warn"))
 
     def _send(self) -> None:
         session = self._open()
-        self._tell_where(session.url)
-        while (told := self._heard.get()) is not None:
-            step = told.data.get("step", 0)
-            if told.type == "metrics" and step >= session.starting_step:
-                session.log({name: value for name, value in told.data.items() if name != "step"}, step=step)
+        self._report_address(session.url)
+        while (run_event := self._queue.get()) is not None:
+            step = run_event.data.get("step", 0)
+            if run_event.type == "metrics" and step >= session.starting_step:
+                session.log({name: value for name, value in run_event.data.items() if name != "step"}, step=step)
         session.finish()
 
     def _open(self) -> Any:
@@ -101,12 +101,12 @@ class Tracker:
             settings=_settings(wandb, folder),
         )
 
-    def _tell_where(self, url: str | None) -> None:
-        if not any(told.data.get("tracked") == "wandb" and told.data["url"] == url for told in self._run.events()):
+    def _report_address(self, url: str | None) -> None:
+        if {"tracked": "wandb", "url": url} not in [earlier.data for earlier in self._run.events()]:
             where = f"at {url}" if url is not None else "offline, with the run"
-            self._tell(event(f"wandb keeps the metrics {where}", data={"tracked": "wandb", "url": url}))
+            self._report(event(f"wandb keeps the metrics {where}", data={"tracked": "wandb", "url": url}))
 
-    def _tell_failure(self, sending: Future[None]) -> None:
+    def _report_failure(self, sending: Future[None]) -> None:
         error = sending.exception()
         if isinstance(error, ModuleNotFoundError):
             reason = f"{error.name} is not installed where jobs are trained; patchbay's extra 'wandb' has it"
@@ -114,11 +114,11 @@ class Tracker:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
         else:
             return
-        self._tell(event(f"wandb does not take the metrics, and the job goes on without: {reason}", level="warn"))
+        self._report(event(f"wandb does not take the metrics, and the job goes on without: {reason}", level="warn"))
 
 
 def _settings(wandb: Any, folder: Path) -> Any:
-    """Return what keeps wandb to itself: no code, no console, no machine, nothing that waits for long."""
+    """Return settings by which wandb collects no code, console or machine data and waits for nothing long."""
     return wandb.Settings(
         console="off",
         disable_code=True,
