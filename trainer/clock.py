@@ -1,4 +1,4 @@
-"""The database's clock: the only one that leases, ages and expiry are measured with."""
+"""The database's clock, by which all leases, ages and expiries are measured."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sqlalchemy.sql.functions import FunctionElement
 from adapters.storage.database import UtcDateTime
 
 Clock = Callable[[AsyncConnection], Awaitable[datetime]]
-"""Reads the time inside a transaction. Tests hand the stores one that runs ahead."""
+"""Reads the time inside a transaction. Tests pass one that runs ahead."""
 
 
 class _Now(FunctionElement[datetime]):
-    """The time at which the statement runs, not the one at which its transaction began."""
+    """The time of the statement, not of the start of its transaction."""
 
     type = UtcDateTime()
     inherit_cache = True

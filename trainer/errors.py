@@ -1,10 +1,10 @@
-"""What can go wrong while adapters are made: the trainer's branches of the tree in ``adapters.errors``.
+"""Errors of training jobs: the trainer's branches of the tree in ``adapters.errors``.
 
 PatchbayError
-├── InvalidField           a field of a file or a job may not be so; ``param`` names it
+├── InvalidField           a field of a file or a job has a value that is not allowed; ``param`` names it
 ├── FileTooLarge           a file with more bytes than the server accepts
 ├── FileCorrupt            the bytes of an uploaded file are gone or cut short
-├── PreflightDied          the check of a job's files ended without a verdict
+├── PreflightDied          the preflight of a job ended without a report
 ├── PublicationRefused     a server refused what a worker beside another one wants to publish
 ├── (NotFound)
 │   ├── FileNotFound
@@ -25,7 +25,7 @@ from adapters.errors import Conflict, NotFound, PatchbayError
 
 
 class InvalidField(PatchbayError):
-    """A field of a file or a job may not be so; ``param`` names it."""
+    """A field of a file or a job has a value that is not allowed; ``param`` names it."""
 
     code = "invalid_field"
 
@@ -46,7 +46,7 @@ class FileCorrupt(PatchbayError):
 
 
 class PreflightDied(PatchbayError):
-    """The check of a job's files ended without a verdict; ``log`` is the end of what it said."""
+    """The preflight of a job ended without a report; ``log`` is the end of its output."""
 
     code = "validation_died"
 
@@ -56,7 +56,7 @@ class PreflightDied(PatchbayError):
 
 
 class PublicationRefused(PatchbayError):
-    """The server refused to publish what a run made, for the reason in its own words."""
+    """The server refused to publish a run's adapter; the message is the server's."""
 
     code = "publication_refused"
 
@@ -92,7 +92,7 @@ class FileInUse(Conflict):
 
 
 class IllegalTransition(Conflict):
-    """The job's state does not allow what was asked."""
+    """The job's state does not allow the request."""
 
     code = "illegal_transition"
 
@@ -107,6 +107,6 @@ class IllegalTransition(Conflict):
 
 
 class LeaseLost(Conflict):
-    """The worker no longer holds the job: what it wrote was refused, and nothing of it was kept."""
+    """The worker no longer holds the job: its write was refused as a whole."""
 
     code = "lease_lost"

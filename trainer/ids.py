@@ -1,4 +1,4 @@
-"""Ids as OpenAI writes them: a prefix and 24 characters that nobody can guess."""
+"""Ids in OpenAI's form: a prefix and 24 random characters."""
 
 from __future__ import annotations
 

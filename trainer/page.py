@@ -1,4 +1,4 @@
-"""Lists as OpenAI pages them: so many after an id, and whether there are more."""
+"""Pages of lists as in OpenAI's API: a number of entries after an id, and whether there are more."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """A stretch of a list; the next one follows the id of the last of ``data``."""
+    """A page of a list; the next one starts after the id of the last of ``data``."""
 
     data: tuple[T, ...]
     has_more: bool
@@ -38,7 +38,7 @@ async def read_page(
     ``table`` has the columns ``number``, by which it is ordered, and ``id``.
 
     Raises:
-        InvalidField: nothing has the id ``after``, or ``limit`` is out of bounds.
+        InvalidField: no row has the id ``after``, or ``limit`` is out of bounds.
     """
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidField(f"limit is a number from 1 to {MAX_LIMIT}", param="limit")
@@ -52,12 +52,14 @@ async def read_page(
 
 
 async def number_of(connection: AsyncConnection, table: Table, after: str) -> int:
-    """Return where in its table the row with the id ``after`` stands.
+    """Return the ``number`` of the row with the id ``after``.
 
     Raises:
-        InvalidField: nothing has that id.
+        InvalidField: no row has that id.
     """
     last = (await connection.execute(select(table.c.number).where(table.c.id == after))).scalar_one_or_none()
     if last is None:
-        raise InvalidField(f"nothing to list has the id '{after}': leave `after` out to begin anew", param="after")
+        raise InvalidField(
+            f"no entry of this list has the id '{after}': leave `after` out for the first page", param="after"
+        )
     return int(last)

@@ -1,4 +1,4 @@
-"""Everything durable about training, over one database and one directory."""
+"""The trainer's stores, over one database and one directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.schema import MIGRATIONS, VERSION_TABLE
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """The trainer's stores. Processes that share database and directory see the same."""
+    """The stores. Processes that share the database and the directory see the same content."""
 
     files: FileStore
     jobs: JobStore
@@ -35,9 +35,9 @@ class Records:
         max_deaths: int = MAX_DEATHS,
         clock: Clock = database_clock,
     ) -> Records:
-        """Bring the tables in ``database`` up to date; files go to ``data_dir/files``.
+        """Migrate the tables in ``database`` and open the stores; files go to ``data_dir/files``.
 
-        Closing the database stays with the caller.
+        The caller closes the database.
         """
         await database.migrate(MIGRATIONS, VERSION_TABLE)
         return cls(

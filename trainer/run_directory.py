@@ -1,23 +1,23 @@
-"""The directory in which the worker and its child process meet.
+"""The directory of a run: what the worker and its child process write for each other.
 
 ::
 
     RUN_DIR/
-      spec.json                 worker → child: what to do (RunSpec)
+      spec.json                 worker → child: the RunSpec
       events.jsonl              child → worker: one event a line, only ever appended
       checkpoints/step-N/       whole once it carries this name
         COMPLETE                the Marker as JSON, written last
         adapter/                a PEFT directory: adapter_config.json, adapter_model.safetensors
         state/                  what resuming needs; only the newest checkpoint keeps it
-      result.json               child → worker: how it ended, once it has
-      metrics.csv, loss.png     RESULT_FILES, for people; written after result.json, when the child's status is 0
-      check.json                child → worker: the preflight (``--preflight``)
-      integrations.json         worker → child: which tracking libraries get the metrics too
-      lock                      held by the one child that works here
+      result.json               child → worker: the RunResult, once it has ended
+      metrics.csv, loss.png     RESULT_FILES, for people; written after result.json, before the child ends
+      check.json                child → worker: the preflight's report (``--preflight``)
+      integrations.json         worker → child: tracking libraries that receive the metrics too
+      lock                      held by the child that works here
       warm_start/               an adapter to go on from: a copy, its version may be deleted
       scratch/                  the child's own
 
-Whoever starts the child again on the same directory has it go on from the newest checkpoint.
+A child started again on the same directory goes on from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from trainer.run_spec import RunSpec
 
 COMPLETE: Final = "COMPLETE"
 METRICS_FILE: Final = "metrics.csv"
-"""One row a step: what the events said of it."""
+"""One row a step: its metrics, from the events."""
 LOSS_PLOT: Final = "loss.png"
 RESULT_FILES: Final = (METRICS_FILE, LOSS_PLOT)
-"""What a finished run leaves for people."""
+"""Files of a finished run for people."""
 _STEP: Final = "step-"
 
 
 class Exit(IntEnum):
-    """Exit statuses of the child that mean something; any other: it died, and may be started again."""
+    """Exit statuses of the child; with any other it died, and may be started again."""
 
     FINISHED = 0
     REFUSED = 2
@@ -53,12 +53,12 @@ class Exit(IntEnum):
     NOT_FINITE = 3
     """Loss or gradient is no longer a finite number; checkpoints from before are good."""
     STOPPED = 4
-    """SIGTERM: a checkpoint was written; starting again goes on from there."""
+    """SIGTERM: a checkpoint was written; starting again goes on from it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunEvent:
-    """One line of ``events.jsonl``, in the words of OpenAI's job events."""
+    """One line of ``events.jsonl``, with the fields of OpenAI's job events."""
 
     type: Literal["message", "metrics"]
     level: Literal["info", "warn", "error"]
@@ -70,16 +70,16 @@ class RunEvent:
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """What a checkpoint says of itself."""
+    """Facts about a checkpoint, in its file ``COMPLETE``."""
 
     step: int
     metrics: Mapping[str, Any]
     """OpenAI's names: train_loss, train_mean_token_accuracy, full_valid_loss, ..."""
     trained_tokens: int
     seconds: float
-    """Of training up to here, over all starts."""
+    """Seconds of training up to here, over all starts."""
     last: bool
-    """No step follows: all are done, or validation stopped getting better."""
+    """Whether no step follows: all are done, or the validation loss stopped falling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class RunCheckpoint:
 
     @property
     def state(self) -> Path:
-        """The training state; gone once a newer checkpoint has its own."""
+        """The training state; deleted once a newer checkpoint has its own."""
         return self.path / "state"
 
 
@@ -121,11 +121,11 @@ class RunResult:
     trained_tokens: int
     """Tokens that went through the model in training, prompts included, padding not."""
     seconds: float
-    """Of training, over all starts, from each start's first step."""
+    """Seconds of training over all starts, from each start's first step."""
     peak_memory_bytes: int
-    """Of the device with a GPU, of the process without."""
+    """Of the GPU, or of the process where there is none."""
     renderer_sha256: str
-    """Of the chat template and tokenizer that made the ids."""
+    """Of the chat template and tokenizer that made the token ids."""
     hyperparameters: Mapping[str, Any]
     """With every "auto" resolved."""
     metrics: Mapping[str, Any]
@@ -135,7 +135,7 @@ class RunResult:
 
 
 class RunDirectory:
-    """Reads and writes the files above. One child at a time; any number of readers."""
+    """Reads and writes the files above: one writing child at a time, any number of readers."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -150,11 +150,11 @@ class RunDirectory:
         self.write("spec.json", spec.to_json())
 
     def spec(self) -> RunSpec:
-        """Return what the run is told to do.
+        """Return the run's spec.
 
         Raises:
             OSError: there is no spec.
-            ValueError: it is not one.
+            ValueError: it is not a spec.
         """
         return RunSpec.from_json(json.loads((self.path / "spec.json").read_bytes()))
 
@@ -173,16 +173,16 @@ class RunDirectory:
         fsync_directory(self.path)
 
     def append(self, event: RunEvent) -> None:
-        """Append an event; it is with the operating system when this returns."""
+        """Append an event; it survives the process, but not a power cut, when this returns."""
         line = json.dumps(asdict(event)).encode() + b"\n"
         with self.events_file.open("ab", buffering=0) as file:
             file.write(line)
 
     def events_since(self, position: int) -> tuple[list[RunEvent], int]:
-        """Return the events behind byte ``position``, and the position behind them; a half-written line is not one.
+        """Return the events after byte ``position``, and the position after them; a half-written line is left out.
 
-        A position stays good for ever, across a power cut too: what is returned is on the disk. Costs one ``stat``
-        when nothing is new.
+        A position stays valid, across a power cut too: returned events are on the disk. Costs one ``stat`` when nothing
+        is new.
         """
         try:
             if self.events_file.stat().st_size <= position:
@@ -201,7 +201,7 @@ class RunDirectory:
         return self.events_since(0)[0]
 
     def mend_events(self) -> None:
-        """Cut off half a line that a killed child left at the end; the next event starts on a line of its own."""
+        """Remove the half-written line that a killed child may have left at the end."""
         if self.events_file.exists():
             raw = self.events_file.read_bytes()
             os.truncate(self.events_file, raw.rfind(b"\n") + 1)
@@ -237,15 +237,15 @@ class RunDirectory:
         return self.checkpoint(int(result.best_checkpoint.removeprefix(_STEP)))
 
     def checkpoint_path(self, step: int) -> Path:
-        """Where the checkpoint of ``step`` stands once it is complete."""
+        """Return the directory of the checkpoint of ``step``, which exists once it is complete."""
         return self.checkpoints_folder / f"{_STEP}{step}"
 
     def write_preflight(self, report: Mapping[str, Any]) -> None:
-        """Say what the preflight found."""
+        """Write the preflight's report."""
         self.write("check.json", report)
 
     def preflight(self) -> dict[str, Any]:
-        """Return what the preflight found.
+        """Return the preflight's report.
 
         Raises:
             OSError: there was none.
@@ -254,23 +254,23 @@ class RunDirectory:
         return report
 
     def write_integrations(self, integrations: Sequence[Mapping[str, Any]]) -> None:
-        """Say where the metrics go too: OpenAI's ``integrations``. They decide nothing about the weights."""
+        """Write OpenAI's ``integrations``: where the metrics go too. They have no effect on the weights."""
         self.write("integrations.json", {"integrations": [dict(integration) for integration in integrations]})
 
     def integrations(self) -> Sequence[Mapping[str, Any]]:
-        """Return where the metrics go too."""
+        """Return the job's ``integrations``."""
         try:
-            said = json.loads((self.path / "integrations.json").read_bytes())
+            value = json.loads((self.path / "integrations.json").read_bytes())
         except FileNotFoundError:
             return ()
-        return tuple(said["integrations"])
+        return tuple(value["integrations"])
 
     def write_result(self, result: RunResult) -> None:
-        """Say how the run ended; after this only the result files are written."""
+        """Write the result; after this only the result files are written."""
         self.write("result.json", asdict(result))
 
     def result(self) -> RunResult | None:
-        """Return how the run ended, None while it has not."""
+        """Return the result; None while the run has none."""
         try:
             return RunResult(**json.loads((self.path / "result.json").read_bytes()))
         except FileNotFoundError:
@@ -284,5 +284,5 @@ def event(
     level: Literal["info", "warn", "error"] = "info",
     kind: Literal["message", "metrics"] = "message",
 ) -> RunEvent:
-    """Return an event of this moment."""
+    """Return an event with the current time."""
     return RunEvent(kind, level, message, data or {}, time.time())

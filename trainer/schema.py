@@ -1,7 +1,7 @@
-"""The trainer's tables: files, jobs, and what jobs leave behind.
+"""The trainer's tables: files, jobs, and their events and checkpoints.
 
-``number`` is the order of creation, by which lists are paged; ``id`` is what callers know. A deleted file stays as
-a tombstone, because jobs name it for ever.
+``number`` is the order of creation, by which lists are paged; ``id`` is used in the API. A deleted file stays as
+a tombstone, because jobs go on naming it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from adapters.storage.database import UtcDateTime
 from trainer.ids import MAX_ID_LENGTH
 
 VERSION_TABLE: Final = "alembic_version_trainer"
-"""Where Alembic notes how far these tables are migrated."""
+"""Alembic's table of the revision of these tables."""
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
@@ -73,7 +73,7 @@ jobs = Table(
         nullable=False,
         index=True,
     ),
-    # what was asked for
+    # the request
     Column("organization_id", String(64), nullable=False),
     Column("model", String(MAX_MODEL_LENGTH), nullable=False),
     Column("training_file", ForeignKey("files.id"), nullable=False, index=True),
@@ -84,14 +84,14 @@ jobs = Table(
     Column("metadata", _Json),
     Column("integrations", _Json),
     Column("extension", _Json, nullable=False),
-    # who works on it
+    # the worker
     Column("token", Integer, nullable=False),  # grows with each claim; a write with an older one is refused
-    Column("worker", String(128)),  # NULL: nobody holds it
+    Column("worker", String(128)),  # NULL: none holds it
     Column("lease_until", UtcDateTime),
     Column("deaths", Integer, nullable=False),  # attempts that died since its last new checkpoint
     Column("estimated_finish", UtcDateTime),
     Column("events_position", BigInteger, nullable=False, server_default="0"),  # bytes of its run's events in the log
-    # what came of it
+    # the outcome
     Column("finished_at", UtcDateTime),
     Column("fine_tuned_model", String(MAX_MODEL_LENGTH)),
     Column("trained_tokens", BigInteger),

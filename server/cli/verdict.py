@@ -1,4 +1,4 @@
-"""What a preflight found, as people read it: verdict, faults, warnings, tokens, the mask, what training takes."""
+"""Prints a preflight's report: verdict, faults, warnings, tokens, the mask, time and memory of the run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _LISTED: Final = {
 
 
 def show_verdict(spec: RunSpec, report: Report, cost_per_hour: float | None) -> None:
-    """Print what the preflight of ``spec`` found; ``cost_per_hour`` is that of this machine."""
+    """Print the preflight's report on ``spec``; ``cost_per_hour`` is that of this machine."""
     files = list(_files(spec, report))
     show_text(_verdict(spec, report, files), style="bold green" if report["ok"] else "bold red")
     for name, found in files:
@@ -61,7 +61,7 @@ def show_verdict(spec: RunSpec, report: Report, cost_per_hour: float | None) -> 
 
 
 def _files(spec: RunSpec, report: Report) -> Iterator[tuple[str, Report]]:
-    """Yield the name of each file that was read, and what was found in it."""
+    """Yield the name and report of each file that was read."""
     for path, found in ((spec.training_file, report["training"]), (spec.validation_file, report["validation"])):
         if path is not None and found is not None:
             yield str(path), found
@@ -111,7 +111,7 @@ def _listed(lines: Sequence[int], count: int) -> str:
 
 
 def _lines(lines: Sequence[int], count: int) -> str:
-    """Return the first of ``count`` line numbers in words."""
+    """Return the first of ``count`` line numbers as text."""
     first = ", ".join(map(str, lines[:SHOWN_LINES]))
     more = f" and {count - SHOWN_LINES:,} more" if count > SHOWN_LINES else ""
     return f"line{'s'[: count > 1]} {first}{more}"
@@ -125,7 +125,7 @@ def _show_preview(rows: Sequence[Sequence[tuple[str, bool]]]) -> None:
 
 
 def _cut(text: str) -> str:
-    """Return ``text``, of a long one its two ends."""
+    """Return ``text``, or the two ends of a long one."""
     half = SHOWN_CHARACTERS // 2
     left_out = len(text) - SHOWN_CHARACTERS
     return text if left_out <= 0 else f"{text[:half]} […{left_out:,} characters…] {text[-half:]}"
@@ -146,7 +146,7 @@ def _estimate(estimate: Report, cost_per_hour: float | None) -> dict[str, object
 
 
 def _short(value: object) -> object:
-    """Return a number with the digits that people read."""
+    """Return a number with three significant digits or two decimals."""
     if not isinstance(value, float):
         return value
     return f"{value:.2f}" if value >= 1 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""The base model as training wants it, with a fresh adapter on it or one to go on from."""
+"""The base model in training, with a fresh adapter or the adapter of a warm start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainer.options import ALL_LINEAR
 from trainer.run_spec import RunSpec
 
 _ANY_SIZE: Final = AdapterLimits(max_rank=SERVABLE_RANKS[-1], max_bytes=2**63)
-"""What the server serves of it is the server's to say."""
+"""The server checks what it can serve; here any size may be trained."""
 _USUAL_SCALE: Final = 2
 """alpha / rank of a fresh adapter."""
 _UNTRAINED: Final = ("embed_tokens", "lm_head")
@@ -26,14 +26,14 @@ _UNTRAINED: Final = ("embed_tokens", "lm_head")
 
 
 def load(spec: RunSpec) -> tuple[Any, LoraConfig | None]:
-    """Return the model, and the config of the adapter that TRL is to put on it: None where a warm start brings its own.
+    """Return the model and the config of the adapter that TRL adds to it; None where a warm start brings its own.
 
     On a CPU in float32 (nothing there is faster in bfloat16, and sums are exact enough to repeat); on a GPU in the
-    dtype that the base is stored in. Where the spec says so its linear modules are quantised, all but the output head.
+    dtype that the base is stored in. With ``quantization`` its linear modules are quantised, all but the output head.
 
     Raises:
-        SpecRefused: the base has no such targets; what quantises it is not installed.
-        BaseRefused: the base's files do not tell whether the warm start fits.
+        SpecRefused: the base has no such targets; bitsandbytes is needed and not installed.
+        BaseRefused: the base's files cannot be read, to check the warm start against them.
         WarmStartRefused: the warm start is no LoRA for this base.
     """
     if spec.threads is not None:
@@ -43,7 +43,7 @@ def load(spec: RunSpec) -> tuple[Any, LoraConfig | None]:
     model = _base(spec)
     if spec.warm_start is not None:
         known = LoraConfig.from_pretrained(spec.warm_start)
-        known.base_model_name_or_path = str(spec.base)  # whatever the adapter calls it: PEFT would ask the hub
+        known.base_model_name_or_path = str(spec.base)  # PEFT would look the adapter's own name up on the hub
         return _rescaled(PeftModel.from_pretrained(model, spec.warm_start, config=known, is_trainable=True)), None
     config = LoraConfig(
         r=spec.rank,
@@ -56,7 +56,7 @@ def load(spec: RunSpec) -> tuple[Any, LoraConfig | None]:
 
 
 def _rescaled(model: Any) -> Any:
-    """Split the change into scale and weights as for a fresh adapter. It stays the same; the steps have the usual size.
+    """Give the adapter the scale of a fresh one, with the same product, so that steps have the usual size.
 
     Served versions have a scale of 1, with which Adam's steps would be half as wide.
     """
@@ -80,7 +80,7 @@ def _base(spec: RunSpec) -> Any:
     if spec.quantization is None:
         return AutoModelForCausalLM.from_pretrained(spec.base, dtype=dtype, local_files_only=True)
     try:
-        import bitsandbytes  # noqa: F401 - transformers quantises by it
+        import bitsandbytes  # noqa: F401 - transformers quantises with it
     except ImportError as missing:
         raise SpecRefused(
             "quantization needs bitsandbytes where jobs are trained: patchbay's extras 'cpu' and 'cuda' have it"
@@ -101,7 +101,7 @@ def _base(spec: RunSpec) -> Any:
 
 
 def _inspect(spec: RunSpec) -> None:
-    """Put the warm start through the door: PEFT leaves out what is missing and skips what fits nowhere."""
+    """Inspect the warm start: PEFT leaves out missing tensors and skips those that fit no module."""
     assert spec.warm_start is not None
     try:
         report = inspect_adapter(spec.warm_start, BaseModel.from_directory(spec.base, spec.base.name), _ANY_SIZE).report
@@ -136,19 +136,19 @@ def _targets(spec: RunSpec, model: Any) -> str | list[str]:
 
 
 def export_dtype(spec: RunSpec) -> str:
-    """The dtype that adapters are written in, as safetensors names it: the base's, else float32."""
+    """Return the dtype of exported adapters, as safetensors names it: the base's, else float32."""
     stored = AutoConfig.from_pretrained(spec.base, local_files_only=True).dtype
     return {torch.bfloat16: "BF16", torch.float16: "F16"}.get(stored, "F32")
 
 
 def linear_modules(adapted: Any) -> frozenset[str]:
-    """The names of the linear modules of a base model that PEFT put adapters on."""
+    """Return the names of the linear modules of a base model with PEFT's adapters on it."""
     named = adapted.get_base_model().named_modules()
     linear = (name for name, part in named if isinstance(part, torch.nn.Linear) and ".lora_" not in name)
     return frozenset(name.removesuffix(".base_layer") for name in linear)
 
 
 def width(spec: RunSpec) -> int:
-    """The base's hidden size, which its learning rate depends on."""
+    """Return the base's hidden size, which its learning rate depends on."""
     size: int = AutoConfig.from_pretrained(spec.base, local_files_only=True).get_text_config().hidden_size
     return size

@@ -1,4 +1,4 @@
-"""From what transformers' Trainer saves to a checkpoint that is whole or absent."""
+"""Checkpoints made from the folders that transformers' Trainer saves: complete or absent."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from trainer.methods.endings import NotFinite
 from trainer.run_directory import COMPLETE, Marker, RunCheckpoint, RunDirectory
 
 REFERENCE: Final = "ref"
-"""TRL's copy of the adapter that a warm start brings. It is made again at each start; saved, it would be all that
-transformers restores, and the trained adapter would start anew."""
+"""TRL's copy of the adapter of a warm start. It is made again at each start; if it were saved, transformers would
+restore it alone, and the trained adapter would start anew."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportForm:
-    """What an exported adapter says of its base: the linear modules that it has, its name, the dtype to store in."""
+    """Facts of the base that an exported adapter needs: its linear modules, the dtype to store in, its name."""
 
     modules: Collection[str]
     dtype: str
@@ -37,11 +37,11 @@ class ExportForm:
 def complete(run: RunDirectory, saved: Path, marker: Marker, form: ExportForm) -> RunCheckpoint:
     """Move the Trainer's folder ``saved`` into place as a checkpoint, with the adapter exported in ``form``.
 
-    Until the last rename nothing carries the checkpoint's name; after it the states of older checkpoints go. The last
+    The checkpoint's name appears with the last rename; after it the states of older checkpoints are deleted. The last
     checkpoint has no state: nothing goes on from it, and its user is waiting.
 
     Raises:
-        NotFinite: the step left weights that are no finite numbers; there is no checkpoint of it.
+        NotFinite: a weight is not a finite number; there is no checkpoint of this step.
     """
     target = run.checkpoint_path(marker.step)
     staged = target.with_name(f".{target.name}")
@@ -64,7 +64,7 @@ def complete(run: RunDirectory, saved: Path, marker: Marker, form: ExportForm) -
 
 
 def _export(saved: Path, adapter: Path, step: int, form: ExportForm) -> None:
-    """Write the two files in canonical form: no path of this machine in them, the same bytes for the same weights."""
+    """Write the adapter in canonical form: no path of this machine in it, the same bytes for the same weights."""
     if not all(bool(torch.isfinite(tensor).all()) for tensor in load_file(saved / WEIGHTS_FILE).values()):
         raise NotFinite("a weight of the adapter", step)
     lora = StoredLora.open(saved)

@@ -80,22 +80,22 @@ def resolve(spec: RunSpec, *, rows: int, width: int, longest: int) -> Hyperparam
 
 
 def pack_length(longest: int, limit: int) -> int:
-    """Tokens in a pack: ``PACK_TOKENS``, more if a row is longer, never more than the base takes."""
+    """Return the tokens in a pack: ``PACK_TOKENS``, more if a row is longer, never more than the base takes."""
     return min(limit, max(longest, PACK_TOKENS))
 
 
 def auto_batch(rows: int) -> int:
-    """A power of two that leaves about ``STEPS_PER_EPOCH`` steps in an epoch, at most ``MAX_BATCH``."""
+    """Return a power of two that leaves about ``STEPS_PER_EPOCH`` steps in an epoch, at most ``MAX_BATCH``."""
     return min(MAX_BATCH, 1 << max(0, round(math.log2(rows / STEPS_PER_EPOCH))))
 
 
 def auto_epochs(steps_per_epoch: int) -> int:
-    """As many epochs as reach ``AIM_STEPS``, at most ``MAX_EPOCHS``: more memorize the rows."""
+    """Return as many epochs as reach ``AIM_STEPS``, at most ``MAX_EPOCHS``: more memorize the rows."""
     return min(MAX_EPOCHS, math.ceil(AIM_STEPS / steps_per_epoch))
 
 
 def base_rate(method: TrainingMethod, width: int) -> float:
-    """The rate for a base of hidden size ``width``: 1 / width, so 2.4e-4 at 4096, 5e-4 at 2000 and 3.9e-3 at 256.
+    """Return the rate for a base of hidden size ``width``: 1 / width, 2.4e-4 at 4096, 5e-4 at 2000, 3.9e-3 at 256.
 
     The exponent is muP's (arXiv:2203.03466: Adam's rate falls as 1 / width); Tinker's own fit for Llama, 0.78, agrees
     within a fifth from 2000 to 5000 and gives too little for a base as small as ours.
@@ -104,7 +104,7 @@ def base_rate(method: TrainingMethod, width: int) -> float:
 
 
 def _micro_batch(share: int, longest: int, least: int) -> int:
-    """The largest divisor of a process's ``share`` of a batch, from ``least`` up, whose rows fit ``TOKENS_AT_ONCE``
-    even if all are long."""
+    """Return the largest divisor of ``share``, a process's part of a batch, from ``least`` up, of which so many longest
+    rows fit ``TOKENS_AT_ONCE``."""
     divisors = [size for size in range(least, share + 1) if share % size == 0]
     return max((size for size in divisors if size * longest <= TOKENS_AT_ONCE), default=divisors[0])

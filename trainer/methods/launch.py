@@ -7,8 +7,8 @@
         ├── trainer.methods RUN_DIR --shared     the first has the lock and does all the writing
         └── trainer.methods RUN_DIR --shared
 
-Each dies with the one above it, however that ended. A request to stop is a file: the launcher would hand a signal on to
-each process at another step, and has no way to tell how the first of them ended.
+Each dies with the one above it, however that ended. A request to stop is a file: the launcher would pass a signal on to
+each process at a different step. The first process's exit status is a file too: the launcher does not return it.
 """
 
 from __future__ import annotations
@@ -24,39 +24,39 @@ from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec
 
 SHARED: Final = "--shared"
-"""What a process is told that shares its run with others."""
+"""Argument of a process that shares its run with others."""
 DIED: Final = 1
-"""The exit status where the first process could not tell its own."""
+"""The exit status if the first process did not write its own."""
 POLL_S: Final = 0.1
 
 
 class StopFile(Flag):
-    """Set once there is a file at ``path``; lets one process ask others to stop."""
+    """A flag that is set while there is a file at ``path``, so that one process can stop others."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
 
     def set(self) -> None:
-        """Ask."""
+        """Create the file."""
         self._path.touch()
 
     def clear(self) -> None:
-        """Forget what was asked of an earlier start."""
+        """Delete the file of an earlier start."""
         self._path.unlink(missing_ok=True)
 
     def is_set(self) -> bool:
-        """Whether somebody asked."""
+        """Whether the file exists."""
         return self._path.exists()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait ``timeout`` seconds, and tell whether somebody asked."""
+        """Wait ``timeout`` seconds; return whether the flag is set."""
         super().wait(timeout)
         return self.is_set()
 
 
 def stop_file(run: RunDirectory) -> StopFile:
-    """Return where the processes of ``run`` see that they are to stop."""
+    """Return the flag that stops the processes of ``run``."""
     return StopFile(run.scratch / "stop")
 
 
@@ -66,10 +66,10 @@ def write_end(run: RunDirectory, status: int) -> None:
 
 
 def launch(run: RunDirectory, spec: RunSpec, stop: Flag) -> int:
-    """Train in ``spec.processes`` processes; return the exit status of the first, as if it were this one's."""
+    """Train in ``spec.processes`` processes; return the exit status of the first."""
     run.scratch.mkdir(exist_ok=True)
-    asked = stop_file(run)
-    asked.clear()
+    stop_all = stop_file(run)
+    stop_all.clear()
     _end(run).unlink(missing_ok=True)
     with subprocess.Popen(  # noqa: S603 - no word of it is anybody else's
         _command(run, spec),
@@ -80,13 +80,13 @@ def launch(run: RunDirectory, spec: RunSpec, stop: Flag) -> int:
     ) as launcher:
         while launcher.poll() is None:
             if stop.wait(POLL_S):
-                asked.set()
+                stop_all.set()
                 break
     return int(_end(run).read_text()) if _end(run).exists() else launcher.returncode or DIED
 
 
 def _command(run: RunDirectory, spec: RunSpec) -> list[str]:
-    """Return the command line; what is left out of it, accelerate would warn of or take from a file of its own."""
+    """Return the command line. It is complete: accelerate warns of missing options or reads them from its own file."""
     launcher = python_command("accelerate.commands.launch")
     machine = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     processes = [

@@ -1,4 +1,4 @@
-"""A run's loss as a picture, for a glance: did it fall, did validation follow, which checkpoint was taken."""
+"""Plots a run's loss in training and validation, and marks the checkpoint taken as the result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BLUE, _ORANGE, _GREY, _INK = "#2f6fb3", "#d9702b", "#d6d9dd", "#33383d"
 
 
 def draw(drawn: Mapping[str, Curve], spec: RunSpec, result: RunResult) -> bytes:
-    """Return the picture as PNG bytes. Draws without a display and without pyplot's state."""
+    """Return the plot as PNG bytes. Needs no display and leaves pyplot's state alone."""
     figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -73,7 +73,7 @@ def _draw_validation(axes: Axes, curve: Curve) -> None:
 
 
 def _draw_best(axes: Axes, drawn: Mapping[str, Curve], result: RunResult) -> None:
-    """Mark the checkpoint that was taken, on the curve that it was taken by."""
+    """Mark the best checkpoint on the curve that decided it."""
     step = int(result.metrics["step"])
     losses = dict(drawn.get("full_valid_loss") or drawn.get("train_loss", []))
     axes.axvline(step, color=_INK, linewidth=0.8, linestyle=(0, (4, 4)), zorder=0)

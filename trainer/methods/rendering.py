@@ -1,9 +1,9 @@
-"""The one renderer: rows become token ids, and a mask of what is trained, with the tokenizer and template that serve.
+"""Renders rows to token ids and a mask of trained tokens, with the tokenizer and chat template that serve.
 
 The mask comes from rendering twice: a prompt as the server renders it before an answer (with the generation prompt),
-and the talk up to that answer's end. What the second has beyond the first is the answer. Where a template renders
-earlier turns otherwise once the talk goes on (several drop thoughts), a row becomes one sequence for each trained
-answer, each exactly what the server would have asked and got.
+and the conversation up to that answer's end. The answer is the rest of the second beyond the first. Where a template
+renders earlier turns differently once more turns follow (several drop thoughts), a row becomes one sequence for each
+trained answer, each exactly the prompt and answer that the server would have had.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ IGNORED: Final = -100
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Token ids, and for each whether it is trained. Nothing stands behind the last trained token."""
+    """Token ids, and for each whether it is trained. The last token is a trained one."""
 
     ids: list[int]
     trained: list[bool]
@@ -68,7 +68,7 @@ class Renderer:
     def conversation(self, row: Conversation, faults: LineFaults) -> list[Rendered]:
         """Return the row as one sequence, or as one for each trained answer where the template rewrites earlier turns.
 
-        Empty, and a fault noted, where the template refuses the row.
+        Empty, and a fault added, where the template refuses the row.
         """
         whole = self._text(row.messages, row.tools, faults)
         if whole is None:
@@ -113,7 +113,7 @@ class Renderer:
         return bool(ids) and ids[-1] in self.stop_ids
 
     def _span(self, row: Conversation, index: int, ids: list[int], faults: LineFaults) -> tuple[int, int] | None:
-        """Return where answer ``index`` stands in the whole row's ``ids``; None where the parts do not add up to it."""
+        """Return the span of answer ``index`` in the whole row's ``ids``; None where the parts differ from them."""
         asked = self._text(row.messages[:index], row.tools, faults, asking=True)
         upto = None if faults else self._text(row.messages[: index + 1], row.tools, faults)
         if asked is None or upto is None:
@@ -133,7 +133,7 @@ class Renderer:
         return rendered
 
     def _end(self, ids: list[int]) -> int:
-        """Return the length of an answer through its end-of-turn token; templates write a line end behind it."""
+        """Return the length of an answer up to its end-of-turn token; templates write a line end after it."""
         stops = [index for index, token in enumerate(ids) if token in self.stop_ids]
         return stops[-1] + 1 if stops else len(ids)
 
@@ -148,7 +148,7 @@ class Renderer:
                 add_generation_prompt=asking,
             )
         except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            # whatever a template may run into
+            # any error that a template's code may raise
             found = f"{type(error).__name__}: {shown(str(error))}"
             faults.add(FaultKind.TEMPLATE_REFUSES, "", found, "messages that the base's chat template takes")
             return None
@@ -160,13 +160,13 @@ class Renderer:
 
     @property
     def sha256(self) -> str:
-        """Digest of what makes ids of messages: the template, the vocabulary, the tokenizer's rules."""
+        """Return the digest of the chat template, the vocabulary and the tokenizer's rules."""
         rules = self.tokenizer.backend_tokenizer.to_str()
         return hashlib.sha256(f"{self.tokenizer.chat_template}\0{rules}".encode()).hexdigest()
 
 
 def _stop_ids(base: Path, eos: int | None) -> frozenset[int]:
-    """The tokens on which the server stops: the tokenizer's own and those of ``generation_config.json``."""
+    """Return the tokens on which the server stops: the tokenizer's own and those of ``generation_config.json``."""
     stops: set[int | None] = {eos}
     if (base / "generation_config.json").exists():
         more = GenerationConfig.from_pretrained(base, local_files_only=True).eos_token_id

@@ -1,4 +1,4 @@
-"""What the renderer makes of a file: its tokens, the mask, and the lines that training would stumble over."""
+"""Token counts of a training file, a preview of its mask, and the lines with faults that only the renderer finds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Lines:
     count: int = 0
 
     def add(self, line: int) -> None:
-        """Note a line."""
+        """Add a line."""
         self.count += 1
         if len(self.first) < MOST_LINES:
             self.first.append(line)
@@ -45,22 +45,22 @@ class Tally:
 
     sequences: int = 0
     tokens: int = 0
-    """That go through the model in one epoch."""
+    """Tokens that go through the model in one epoch."""
     trained_tokens: int = 0
     longest: int = 0
     without_stop: Lines = field(default_factory=Lines)
-    """Of which a trained answer does not end in a token that the server stops on: EOS would not be learned."""
+    """Lines with a trained answer that does not end in a token that the server stops on: EOS would not be learned."""
     without_loss: Lines = field(default_factory=Lines)
-    """Of which no token is trained."""
+    """Lines without a trained token."""
     too_long: Lines = field(default_factory=Lines)
-    """With more tokens than fit; they are refused, or left out, never cut."""
+    """Lines with more tokens than fit; they are refused, or left out, never cut."""
     preview: list[list[tuple[str, bool]]] = field(default_factory=list)
     _lines: array[int] = field(default_factory=lambda: array("q"))
     _tokens: array[int] = field(default_factory=lambda: array("q"))
-    """Of each of ``_lines``, its longest sequence's."""
+    """For each of ``_lines``, the tokens of its longest sequence."""
 
     def add(self, line: int, made: list[data_sets.Columns], renderer: Renderer) -> None:
-        """Count one row."""
+        """Count the sequences of one row."""
         for sequence in made:
             answer = data_sets.answer(sequence)
             self.sequences += 1
@@ -89,7 +89,7 @@ class Tally:
         return chosen
 
     def to_json(self) -> Mapping[str, Any]:
-        """The counts as JSON values.
+        """Return the counts as JSON values.
 
         ``without_stop``, ``without_loss`` and ``too_long`` list the first line numbers, ``lines`` counts all of them;
         ``preview`` is a list of [text, is trained] for each of the first sequences.
@@ -107,7 +107,7 @@ class Tally:
 
 
 def tally(path: Path, spec: RunSpec, renderer: Renderer, report: FileReport) -> Tally:
-    """Count a file's tokens, and add to its ``report`` what only the renderer finds, each fault in its line's place.
+    """Count a file's tokens, and add to its ``report`` the faults that only the renderer finds, in the order of lines.
 
     Raises:
         OSError: the file cannot be read.
