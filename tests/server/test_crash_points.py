@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from adapters.base_model import BaseModel
 from adapters.crash_points import KILLED
 from adapters.publisher import CRASH_POINTS
+from tests.server.opened import MakeAdapter, Opening
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESS = Path(__file__).with_name("serving_process.py")
@@ -56,7 +56,7 @@ async def stored(client: httpx.AsyncClient) -> dict[int, dict[str, bytes]]:
 
 @pytest.mark.parametrize("point", CRASH_POINTS)
 async def test_an_upload_that_the_server_dies_in_is_a_whole_version_or_none(
-    point: str, opening: Any, start: Start, make_adapter: Any, data_dir: Path
+    point: str, opening: Opening, start: Start, make_adapter: MakeAdapter, data_dir: Path
 ) -> None:
     first, second = (dict(make_adapter(seed).multipart().values()) for seed in (1, 2))
     async with opening() as opened:

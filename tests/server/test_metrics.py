@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry
 
 from server.engine.protocol import Generation
 from server.metrics import OTHER, AdapterMetrics, Metrics
-from tests.server.conftest import Opened, Opening, Until
+from tests.server.opened import Opened, Opening
+from tests.until import Until
 
 ReadSample = Callable[..., float]
 

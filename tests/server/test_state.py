@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+import httpx
 import pytest
 
+from adapters.base_model import BaseModel
 from server.engine.fake import FakeBuilder, Knobs
+from tests.server.opened import MakeAdapter, Opened, Opening
+from tests.until import Until
 
 
-async def test_control_routes_answer_while_the_engine_is_down(opening: Any, base: Any, until: Any) -> None:
+async def test_control_routes_answer_while_the_engine_is_down(opening: Opening, base: BaseModel, until: Until) -> None:
     knobs = Knobs()
     async with opening(builder=FakeBuilder(base, knobs=knobs)) as opened:
         await opened.publish("sql")
@@ -35,14 +38,16 @@ async def test_control_routes_answer_while_the_engine_is_down(opening: Any, base
         assert (upload.status_code, upload.json()["error"]["code"]) == (503, "engine_not_ready")
 
 
-async def test_control_routes_answer_before_the_first_start(opening: Any, base: Any) -> None:
+async def test_control_routes_answer_before_the_first_start(opening: Opening, base: BaseModel) -> None:
     async with opening(builder=FakeBuilder(base, knobs=Knobs(start_s=3600)), ready=False) as opened:
         assert (await opened.client.get("/v1/adapters")).json()["data"] == []
         assert (await opened.client.get("/ready")).json() == {"status": "starting"}
         assert (await opened.chat("sql")).status_code == 503
 
 
-async def test_pinned_versions_are_resident_again_after_a_rebuild(opened: Any, client: Any, until: Any) -> None:
+async def test_pinned_versions_are_resident_again_after_a_rebuild(
+    opened: Opened, client: httpx.AsyncClient, until: Until
+) -> None:
     await opened.publish("sql")
     assert (await client.post("/v1/adapters/sql/versions/1/pin")).status_code == 200
     opened.engine.die()
@@ -54,7 +59,7 @@ async def test_pinned_versions_are_resident_again_after_a_rebuild(opened: Any, c
 
 
 async def test_what_was_resident_is_resident_again_after_a_restart(
-    opening: Any, until: Any, data_dir: Path, base: Any
+    opening: Opening, until: Until, data_dir: Path, base: BaseModel
 ) -> None:
     async with opening() as opened:
         for name in ("sql", "poet"):
@@ -66,7 +71,7 @@ async def test_what_was_resident_is_resident_again_after_a_restart(
         assert reopened.residents == {"poet@1": ("resident", 0), "sql@1": ("resident", 0)}
 
 
-async def test_one_damaged_blob_does_not_keep_the_others_from_being_served(opening: Any, data_dir: Path) -> None:
+async def test_one_damaged_blob_does_not_keep_the_others_from_being_served(opening: Opening, data_dir: Path) -> None:
     async with opening() as opened:
         for seed, name in enumerate(("sql", "poet")):
             digest = (await opened.publish(name, seed))["digest"]
@@ -80,7 +85,7 @@ async def test_one_damaged_blob_does_not_keep_the_others_from_being_served(openi
         assert (damaged.status_code, damaged.json()["error"]["code"]) == (424, "blob_corrupt")
 
 
-async def test_a_version_made_for_another_base_is_not_loaded_into_this_one(opening: Any, base: Any) -> None:
+async def test_a_version_made_for_another_base_is_not_loaded_into_this_one(opening: Opening, base: BaseModel) -> None:
     async with opening() as opened:
         await opened.publish("sql")
         await opened.client.post("/v1/adapters/sql/versions/1/pin")
@@ -96,7 +101,7 @@ async def test_a_version_made_for_another_base_is_not_loaded_into_this_one(openi
         assert reopened.engine.loads == []
 
 
-async def test_an_empty_registry_gets_the_examples(opening: Any, make_adapter: Any, tmp_path: Path) -> None:
+async def test_an_empty_registry_gets_the_examples(opening: Opening, make_adapter: MakeAdapter, tmp_path: Path) -> None:
     examples = tmp_path / "examples"
     for seed, name in enumerate(("poet", "sql")):
         make_adapter(seed).write(examples / name)
@@ -111,14 +116,14 @@ async def test_an_empty_registry_gets_the_examples(opening: Any, make_adapter: A
         assert [entry["name"] for entry in listed] == ["sql"]
 
 
-async def test_two_servers_live_in_one_process(opening: Any, tmp_path: Path) -> None:
+async def test_two_servers_live_in_one_process(opening: Opening, tmp_path: Path) -> None:
     async with opening() as one, opening(data_dir=tmp_path / "other") as two:
         await one.publish("sql")
         assert await one.answer("sql") == "sql@1"
         assert (await two.chat("sql")).status_code == 404
 
 
-async def test_orphaned_blobs_are_swept(opening: Any, data_dir: Path, until: Any) -> None:
+async def test_orphaned_blobs_are_swept(opening: Opening, data_dir: Path, until: Until) -> None:
     async with opening(sweep_interval_s=0.01) as opened:
         old, kept, young = [(await opened.publish(name, seed))["digest"] for seed, name in enumerate(("a", "b", "c"))]
         for digest in (old, kept):
@@ -129,7 +134,7 @@ async def test_orphaned_blobs_are_swept(opening: Any, data_dir: Path, until: Any
         assert {kept, young} == {path.name for path in data_dir.glob("sha256/*/*")}
 
 
-async def test_what_a_crash_left_of_an_upload_is_swept(opening: Any, data_dir: Path, until: Any) -> None:
+async def test_what_a_crash_left_of_an_upload_is_swept(opening: Opening, data_dir: Path, until: Until) -> None:
     orphan = data_dir / "training" / "files" / "file-orphan"
     orphan.parent.mkdir(parents=True)
     orphan.write_bytes(b"half")
@@ -145,7 +150,7 @@ def test_nothing_that_trains_is_imported_by_the_process_that_serves() -> None:
     assert run.stdout.strip() == "[]"
 
 
-async def test_another_process_s_writes_arrive(opening: Any, until: Any) -> None:
+async def test_another_process_s_writes_arrive(opening: Opening, until: Until) -> None:
     async with opening(follow_interval_s=0.01) as one, opening(follow_interval_s=0.01) as two:
         await one.publish("sql")
         await until(lambda: "sql" in two.state.registry.catalog)
@@ -169,7 +174,9 @@ async def test_a_failing_background_loop_is_started_again() -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"a": 1}', '["x"]', "[999]"])
-async def test_an_unreadable_journal_costs_a_cold_start_and_no_more(opening: Any, data_dir: Path, content: str) -> None:
+async def test_an_unreadable_journal_costs_a_cold_start_and_no_more(
+    opening: Opening, data_dir: Path, content: str
+) -> None:
     data_dir.mkdir()
     (data_dir / "residents.json").write_text(content)
     async with opening() as opened:

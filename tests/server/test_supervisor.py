@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from server.current_engine import CurrentEngine, EngineState
+from adapters.base_model import BaseModel
+from server.current_engine import CurrentEngine, EngineState, RunningEngine
 from server.engine.fake import FakeBuilder
-from server.engine.protocol import StartRefused
+from server.engine.protocol import Engine, StartRefused
 from server.errors import EngineNotReady
 from server.metrics import EngineMetrics
 from server.residency.quarantine import Quarantine
 from server.residency.residency import Residency
 from server.scheduling.fair_scheduler import FairScheduler
 from server.supervisor import EXIT_ENGINE, EXIT_REFUSED, Supervisor
+from tests.until import Until
 
 
 class SupervisedRun(NamedTuple):
@@ -29,15 +32,19 @@ class SupervisedRun(NamedTuple):
     current: CurrentEngine
 
 
+Supervised = Callable[..., AbstractAsyncContextManager[SupervisedRun]]
+"""Takes a builder and the supervisor's options."""
+
+
 @pytest.fixture
-def supervised(base: Any, collectors: Any, tmp_path: Path) -> Any:
+def supervised(base: BaseModel, collectors: CollectorRegistry, tmp_path: Path) -> Supervised:
     """Runs a supervisor of fake engines for the length of a block."""
     metrics = EngineMetrics(collectors)
 
     async def locate(digest: str) -> Path:
         return tmp_path
 
-    def make_residency(engine: Any) -> Residency:
+    def make_residency(engine: Engine) -> Residency:
         return Residency(
             engine,
             locate=locate,
@@ -49,15 +56,15 @@ def supervised(base: Any, collectors: Any, tmp_path: Path) -> Any:
             metrics=metrics,
         )
 
-    def make_scheduler(engine: Any) -> FairScheduler:
+    def make_scheduler(engine: Engine) -> FairScheduler:
         return FairScheduler(engine.slots, engine.batch, turn_s=1.0)
 
-    async def after_start(serving: Any, _before: Any) -> None:
+    async def after_start(running: RunningEngine, _last_residents: object) -> None:
         return
 
     @asynccontextmanager
-    async def running(builder: Any, **given: Any) -> AsyncIterator[SupervisedRun]:
-        fields = {"after_start": after_start, "max_deaths": 3, "window_s": 60.0, "backoff_s": (0.0,), **given}
+    async def running(builder: FakeBuilder, **options: Any) -> AsyncIterator[SupervisedRun]:
+        fields = {"after_start": after_start, "max_deaths": 3, "window_s": 60.0, "backoff_s": (0.0,), **options}
         current = CurrentEngine()
         supervisor = Supervisor(
             builder,
@@ -78,7 +85,9 @@ def supervised(base: Any, collectors: Any, tmp_path: Path) -> Any:
     return running
 
 
-async def test_a_started_engine_serves(supervised: Any, base: Any, until: Any, collectors: Any) -> None:
+async def test_a_started_engine_serves(
+    supervised: Supervised, base: BaseModel, until: Until, collectors: CollectorRegistry
+) -> None:
     builder = FakeBuilder(base)
     async with supervised(builder) as run:
         assert (run.current.state, run.current.served_names) == (EngineState.STARTING, ())
@@ -92,7 +101,7 @@ async def test_a_started_engine_serves(supervised: Any, base: Any, until: Any, c
 
 
 async def test_a_death_shows_at_once_and_another_engine_takes_over(
-    supervised: Any, base: Any, until: Any, collectors: Any
+    supervised: Supervised, base: BaseModel, until: Until, collectors: CollectorRegistry
 ) -> None:
     builder = FakeBuilder(base)
     async with supervised(builder) as run:
@@ -108,11 +117,11 @@ async def test_a_death_shows_at_once_and_another_engine_takes_over(
         assert collectors.get_sample_value("patchbay_engine_ready") == 1
 
 
-async def test_it_is_not_ready_before_it_warmed_up(supervised: Any, base: Any, until: Any) -> None:
+async def test_it_is_not_ready_before_it_warmed_up(supervised: Supervised, base: BaseModel, until: Until) -> None:
     may_end, seen = asyncio.Event(), []
 
-    async def after_start(serving: Any, _before: Any) -> None:
-        seen.append(serving)
+    async def after_start(running: RunningEngine, _last_residents: object) -> None:
+        seen.append(running)
         await may_end.wait()
 
     async with supervised(FakeBuilder(base), after_start=after_start) as run:
@@ -123,12 +132,14 @@ async def test_it_is_not_ready_before_it_warmed_up(supervised: Any, base: Any, u
         await until(lambda: run.current.is_ready)
 
 
-async def test_an_engine_that_dies_while_it_warms_up_is_replaced(supervised: Any, base: Any, until: Any) -> None:
+async def test_an_engine_that_dies_while_it_warms_up_is_replaced(
+    supervised: Supervised, base: BaseModel, until: Until
+) -> None:
     builder = FakeBuilder(base)
 
-    async def after_start(serving: Any, _before: Any) -> None:
+    async def after_start(running: RunningEngine, _last_residents: object) -> None:
         if len(builder.engines) == 1:
-            serving.engine.die()
+            running.engine.die()
 
     async with supervised(builder, after_start=after_start) as run:
         await until(lambda: run.current.is_ready)
@@ -136,7 +147,7 @@ async def test_an_engine_that_dies_while_it_warms_up_is_replaced(supervised: Any
 
 
 async def test_failed_starts_are_tried_again_with_longer_and_longer_waits(
-    supervised: Any, base: Any, until: Any
+    supervised: Supervised, base: BaseModel, until: Until
 ) -> None:
     builder = FakeBuilder(base)
     builder.knobs.start_failures = 2
@@ -157,7 +168,9 @@ async def test_failed_starts_are_tried_again_with_longer_and_longer_waits(
             assert asked[-1] == expected  # the last wait stays
 
 
-async def test_an_engine_that_served_long_enough_starts_the_waits_anew(supervised: Any, base: Any, until: Any) -> None:
+async def test_an_engine_that_served_long_enough_starts_the_waits_anew(
+    supervised: Supervised, base: BaseModel, until: Until
+) -> None:
     builder = FakeBuilder(base)
     async with supervised(builder, window_s=0.0, backoff_s=(0.0, 3600.0)) as run:
         for number in range(1, 4):
@@ -166,7 +179,7 @@ async def test_an_engine_that_served_long_enough_starts_the_waits_anew(supervise
 
 
 async def test_too_many_deaths_end_it_with_an_exit_code_for_the_service_manager(
-    supervised: Any, base: Any, until: Any
+    supervised: Supervised, base: BaseModel, until: Until
 ) -> None:
     builder = FakeBuilder(base)
     async with supervised(builder, max_deaths=3) as run:
@@ -184,7 +197,7 @@ async def test_too_many_deaths_end_it_with_an_exit_code_for_the_service_manager(
             run.current.serving()
 
 
-async def test_a_start_that_can_never_succeed_is_not_tried_twice(supervised: Any, base: Any) -> None:
+async def test_a_start_that_can_never_succeed_is_not_tried_twice(supervised: Supervised, base: BaseModel) -> None:
     class Refusing(FakeBuilder):
         asked = 0
 
@@ -198,7 +211,7 @@ async def test_a_start_that_can_never_succeed_is_not_tried_twice(supervised: Any
         assert EXIT_REFUSED == 2
 
 
-async def test_stopping_stops_the_engine(supervised: Any, base: Any, until: Any) -> None:
+async def test_stopping_stops_the_engine(supervised: Supervised, base: BaseModel, until: Until) -> None:
     builder = FakeBuilder(base)
     async with supervised(builder) as run:
         await until(lambda: run.current.is_ready)

@@ -22,14 +22,9 @@ from adapters.names import Reference
 from adapters.registry.registry import Registry
 from adapters.storage.database import Database
 from adapters.versions import Version
+from tests.until import until
 
 AddVersion = Callable[..., Awaitable[Version]]
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not is_so():
-            await asyncio.sleep(0)
 
 
 async def test_versions_are_numbered_from_one_and_the_first_becomes_stable(registry: Registry, add: AddVersion):

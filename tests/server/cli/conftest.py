@@ -22,7 +22,7 @@ from server.cli import app
 from server.engine.fake import FakeBuilder
 from server.settings import PREFIX
 from server.state import AppState
-from tests.server.conftest import Listening, MakeAdapter, Opened, Opening
+from tests.server.opened import Listening, MakeAdapter, Opened, Opening
 from trainer.jobs.queue import Claim, Queue
 
 ADAPTERS = ("json", "sentiment", "sql")

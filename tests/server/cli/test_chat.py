@@ -6,7 +6,7 @@ from functools import partial
 
 from adapters.names import FineTunedName
 from tests.server.cli.conftest import Patchbay, Running
-from tests.server.conftest import Until
+from tests.until import Until
 
 
 def test_one_message_prints_the_answer_alone(call: Patchbay) -> None:

@@ -27,7 +27,7 @@ from server.cli.failure import CommandFailed
 from server.engine.fake import FakeBuilder
 from tests.adapters.hub_stand_in import Fault, HubStandIn, listed
 from tests.server.cli.conftest import Patchbay, Running
-from tests.server.conftest import Listening, Opening
+from tests.server.opened import Listening, Opening
 
 TOKEN = "hf_writes"
 REPOSITORY = "org/sql"

@@ -24,7 +24,7 @@ from server.engine.protocol import ComputedNaN, Demand, Engine, Generation, Resi
 from server.engine.vllm.builder import VllmBuilder
 from server.engine.vllm.engine import VllmEngine
 from server.engine.vllm.flags import EMBEDDED_FLAGS
-from tests.server.conftest import AdapterFiles
+from tests.server.opened import AdapterFiles
 
 
 @dataclass

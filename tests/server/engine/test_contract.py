@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from server.engine.protocol import Engine, LoadFailed, Resident
-from tests.server.conftest import Caller
 from tests.server.engine.conftest import LoadedIds, MakeResident, RecordingHooks
+from tests.server.opened import Caller
 
 CHAT = "/v1/chat/completions"
 

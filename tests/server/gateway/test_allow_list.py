@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.engine.fake import FakeBuilder
+from adapters.base_model import BaseModel
+from server.engine.fake import FakeBuilder, FakeEngine
+from server.engine.protocol import EngineHooks
 from server.gateway.inference_routes import INFERENCE_ROUTES
+from tests.server.opened import Opening
 
 MOUNTED_BY_VLLM = [
     "/pause",
@@ -74,7 +78,7 @@ OTHER_SPELLINGS = [
 class Mounted:
     """An engine like vLLM: it answers every path and notes who came."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: FakeEngine) -> None:
         self._engine = engine
         self.asked: list[str] = []
         self.paths = frozenset([*MOUNTED_BY_VLLM, *INFERENCE_ROUTES])
@@ -84,7 +88,7 @@ class Mounted:
 
     @property
     def app(self) -> Any:
-        async def answer(scope: Any, receive: Any, send: Any) -> None:
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             self.asked.append(scope["path"])
             await JSONResponse({"reached": scope["path"]})(scope, receive, send)
 
@@ -93,14 +97,16 @@ class Mounted:
 
 class MountingBuilder(FakeBuilder):
     @asynccontextmanager
-    async def start(self, hooks: Any) -> AsyncIterator[Any]:
+    async def start(self, hooks: EngineHooks) -> AsyncIterator[Any]:
         async with super().start(hooks) as engine:
             self.engines[-1] = Mounted(engine)  # type: ignore[call-overload]
             yield self.engines[-1]
 
 
 @pytest.mark.parametrize("path", MOUNTED_BY_VLLM + OTHER_SPELLINGS)
-async def test_a_route_that_is_not_listed_never_reaches_the_engine(opening: Any, base: Any, path: str) -> None:
+async def test_a_route_that_is_not_listed_never_reaches_the_engine(
+    opening: Opening, base: BaseModel, path: str
+) -> None:
     async with opening(builder=MountingBuilder(base)) as opened:
         for method in ("GET", "POST", "PUT", "DELETE"):
             status, _ = await raw(opened.app, method, path)
@@ -108,7 +114,7 @@ async def test_a_route_that_is_not_listed_never_reaches_the_engine(opening: Any,
         assert opened.engine.asked == []
 
 
-async def test_the_listed_routes_reach_it_by_post_and_by_nothing_else(opening: Any, base: Any) -> None:
+async def test_the_listed_routes_reach_it_by_post_and_by_nothing_else(opening: Opening, base: BaseModel) -> None:
     async with opening(builder=MountingBuilder(base)) as opened:
         for path in INFERENCE_ROUTES:
             assert (await raw(opened.app, "POST", path))[0] == 200
@@ -117,7 +123,7 @@ async def test_the_listed_routes_reach_it_by_post_and_by_nothing_else(opening: A
         assert sorted(opened.engine.asked) == sorted(INFERENCE_ROUTES)
 
 
-async def raw(app: Any, method: str, path: str) -> tuple[int, bytes]:
+async def raw(app: ASGIApp, method: str, path: str) -> tuple[int, bytes]:
     """Call the app without a client that would tidy the path up."""
     sent: list[Any] = []
     scope = {
@@ -137,7 +143,7 @@ async def raw(app: Any, method: str, path: str) -> tuple[int, bytes]:
     async def receive() -> Any:
         return {"type": "http.request", "body": b"{}", "more_body": False}
 
-    async def send(message: Any) -> None:
+    async def send(message: Message) -> None:
         sent.append(message)
 
     await app(scope, receive, send)

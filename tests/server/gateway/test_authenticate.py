@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import httpx
 import pytest
 
 from server.access.api_key import Scope
 from server.gateway.authenticate import OPEN, scope_of
 from server.gateway.inference_routes import INFERENCE_ROUTES
+from tests.server.opened import Opened
 
 
-def routes(opened: Any) -> list[tuple[str, str]]:
+def routes(opened: Opened) -> list[tuple[str, str]]:
     """Return (method, path) of everything the process answers, parameters filled in."""
     control = opened.app._control
     mounted = [
@@ -33,7 +35,7 @@ def bearer(secret: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {secret}"}
 
 
-async def test_every_route_but_health_and_readiness_needs_a_key(opened: Any, client: Any) -> None:
+async def test_every_route_but_health_and_readiness_needs_a_key(opened: Opened, client: httpx.AsyncClient) -> None:
     await opened.state.keys.create("first", [Scope.ADMIN])
     found = routes(opened)
     assert len([route for route in found if isinstance(route, tuple)]) > 25
@@ -48,17 +50,19 @@ async def test_every_route_but_health_and_readiness_needs_a_key(opened: Any, cli
             assert response.json()["error"]["code"] == "invalid_api_key"
 
 
-async def test_a_path_that_is_not_there_needs_a_key_too(opened: Any, client: Any) -> None:
+async def test_a_path_that_is_not_there_needs_a_key_too(opened: Opened, client: httpx.AsyncClient) -> None:
     await opened.state.keys.create("first", [Scope.ADMIN])
     assert (await client.get("/nowhere")).status_code == 401
     assert (await client.get("/health/")).status_code == 401
 
 
-async def test_an_empty_ring_lets_everybody_in(client: Any) -> None:
+async def test_an_empty_ring_lets_everybody_in(client: httpx.AsyncClient) -> None:
     assert (await client.get("/v1/models")).status_code == 200
 
 
-async def test_a_key_for_inference_asks_and_lists_and_does_nothing_else(opened: Any, client: Any) -> None:
+async def test_a_key_for_inference_asks_and_lists_and_does_nothing_else(
+    opened: Opened, client: httpx.AsyncClient
+) -> None:
     _, secret = await opened.state.keys.create("app", [Scope.INFER])
     client.headers.update(bearer(secret))
     for method, path in routes(opened):
@@ -75,7 +79,7 @@ async def test_a_key_for_inference_asks_and_lists_and_does_nothing_else(opened: 
     assert (await client.get("/v1/models")).status_code == 200
 
 
-async def test_a_key_for_administration_does_everything(opened: Any, client: Any) -> None:
+async def test_a_key_for_administration_does_everything(opened: Opened, client: httpx.AsyncClient) -> None:
     _, secret = await opened.state.keys.create("ops", [Scope.ADMIN])
     client.headers.update(bearer(secret))
     await opened.publish("sql")
@@ -94,20 +98,22 @@ async def test_a_key_for_administration_does_everything(opened: Any, client: Any
         {"Authorization": "Bearer {secret}x"},
     ],
 )
-async def test_anything_but_a_known_key_is_refused(opened: Any, client: Any, headers: dict[str, str]) -> None:
+async def test_anything_but_a_known_key_is_refused(
+    opened: Opened, client: httpx.AsyncClient, headers: dict[str, str]
+) -> None:
     _, secret = await opened.state.keys.create("ops", [Scope.ADMIN])
     sent = {name: value.format(secret=secret) for name, value in headers.items()}
     assert (await client.get("/v1/models", headers=sent)).status_code == 401
 
 
 @pytest.mark.parametrize("header", ["Authorization: Bearer ", "authorization: bearer ", "x-api-key: "])
-async def test_openai_s_header_and_anthropic_s_are_read(opened: Any, client: Any, header: str) -> None:
+async def test_openai_s_header_and_anthropic_s_are_read(opened: Opened, client: httpx.AsyncClient, header: str) -> None:
     _, secret = await opened.state.keys.create("app", [Scope.INFER])
     name, prefix = header.split(": ")
     assert (await client.get("/v1/models", headers={name: prefix + secret})).status_code == 200
 
 
-async def test_a_revoked_key_is_refused_and_the_server_stays_closed(opened: Any, client: Any) -> None:
+async def test_a_revoked_key_is_refused_and_the_server_stays_closed(opened: Opened, client: httpx.AsyncClient) -> None:
     key, secret = await opened.state.keys.create("ops", [Scope.ADMIN])
     await opened.state.keys.revoke(key.id)
     assert (await client.get("/v1/models", headers=bearer(secret))).status_code == 401

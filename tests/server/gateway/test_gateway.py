@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from typing import Any
 
 import httpx
 import pytest
 
 from server.http.errors import error_response
+from tests.server.opened import Listening, Opened, Opening
+from tests.until import Until
 
 
 def words(stream: str) -> set[str]:
@@ -19,24 +20,24 @@ def words(stream: str) -> set[str]:
     return {event["choices"][0]["delta"]["content"].strip() for event in events}
 
 
-async def test_a_request_id_is_echoed(client: Any) -> None:
+async def test_a_request_id_is_echoed(client: httpx.AsyncClient) -> None:
     response = await client.get("/health", headers={"x-request-id": "mine"})
     assert response.headers["x-request-id"] == "mine"
 
 
-async def test_a_request_without_id_gets_one_of_its_own(opened: Any) -> None:
+async def test_a_request_without_id_gets_one_of_its_own(opened: Opened) -> None:
     ids = [(await response).headers["x-request-id"] for response in (opened.chat("base"), opened.chat("nobody"))]
     assert all(re.fullmatch(r"[0-9a-f]{32}", number) for number in ids)
     assert len(set(ids)) == 2
 
 
-async def test_an_overlong_request_id_is_cut(client: Any) -> None:
+async def test_an_overlong_request_id_is_cut(client: httpx.AsyncClient) -> None:
     response = await client.get("/health", headers={"x-request-id": "x" * 1000})
     assert response.headers["x-request-id"] == "x" * 128
 
 
 async def test_a_stream_finishes_on_its_version_and_the_next_request_is_on_the_new_one(
-    opened: Any, client: Any
+    opened: Opened, client: httpx.AsyncClient
 ) -> None:
     await opened.publish("sql")
     await opened.publish("sql", 2)
@@ -48,7 +49,9 @@ async def test_a_stream_finishes_on_its_version_and_the_next_request_is_on_the_n
     assert words(await caller.rest()) == {"sql@1"}
 
 
-async def test_a_stream_finishes_though_its_adapter_is_deleted(opened: Any, client: Any, until: Any) -> None:
+async def test_a_stream_finishes_though_its_adapter_is_deleted(
+    opened: Opened, client: httpx.AsyncClient, until: Until
+) -> None:
     await opened.publish("sql")
     caller = opened.call("sql")
     await caller.start()
@@ -60,7 +63,7 @@ async def test_a_stream_finishes_though_its_adapter_is_deleted(opened: Any, clie
     await until(lambda: opened.residents == {})
 
 
-async def test_a_version_is_held_for_as_long_as_its_stream_runs(opened: Any) -> None:
+async def test_a_version_is_held_for_as_long_as_its_stream_runs(opened: Opened) -> None:
     await opened.publish("sql")
     caller = opened.call("sql")
     await caller.start()
@@ -70,7 +73,7 @@ async def test_a_version_is_held_for_as_long_as_its_stream_runs(opened: Any) -> 
     assert opened.residents["sql@1"] == ("resident", 0)
 
 
-async def test_a_client_that_leaves_gives_its_leases_back(opened: Any) -> None:
+async def test_a_client_that_leaves_gives_its_leases_back(opened: Opened) -> None:
     await opened.publish("sql")
     caller = opened.call("sql", words=10**6)
     await caller.start()
@@ -79,7 +82,9 @@ async def test_a_client_that_leaves_gives_its_leases_back(opened: Any) -> None:
     assert opened.residents["sql@1"] == ("resident", 0)
 
 
-async def test_a_connection_that_breaks_gives_its_leases_back(opened: Any, listening: Any, until: Any) -> None:
+async def test_a_connection_that_breaks_gives_its_leases_back(
+    opened: Opened, listening: Listening, until: Until
+) -> None:
     await opened.publish("sql")
     async with listening(opened.app) as url, httpx.AsyncClient(base_url=url) as client:
         body = {"model": "sql", "stream": True, "max_tokens": 10**9}
@@ -90,7 +95,7 @@ async def test_a_connection_that_breaks_gives_its_leases_back(opened: Any, liste
         await until(lambda: opened.residents["sql@1"] == ("resident", 0))
 
 
-async def test_a_client_that_leaves_during_a_cold_start_gives_its_lease_back(opened: Any, until: Any) -> None:
+async def test_a_client_that_leaves_during_a_cold_start_gives_its_lease_back(opened: Opened, until: Until) -> None:
     await opened.publish("sql")
     opened.builder.knobs.load_s = 0.05
     caller = opened.call("sql")
@@ -99,7 +104,7 @@ async def test_a_client_that_leaves_during_a_cold_start_gives_its_lease_back(ope
     await until(lambda: opened.residents == {"sql@1": ("resident", 0)})
 
 
-async def test_a_draining_server_takes_nothing_new_and_finishes_what_it_has(opened: Any) -> None:
+async def test_a_draining_server_takes_nothing_new_and_finishes_what_it_has(opened: Opened) -> None:
     caller = opened.call("base")
     await caller.start()
     draining = asyncio.create_task(opened.state.admission.drain(20))
@@ -112,13 +117,13 @@ async def test_a_draining_server_takes_nothing_new_and_finishes_what_it_has(open
     assert await draining
 
 
-async def test_a_drain_whose_time_is_up_says_so(opened: Any) -> None:
+async def test_a_drain_whose_time_is_up_says_so(opened: Opened) -> None:
     caller = opened.call("base")
     await caller.start()
     assert not await opened.state.admission.drain(0.01)
 
 
-async def test_one_request_too_many_is_told_to_come_again(opening: Any) -> None:
+async def test_one_request_too_many_is_told_to_come_again(opening: Opening) -> None:
     async with opening(max_in_flight=1) as opened:
         caller = opened.call("base")
         await caller.start()
@@ -130,7 +135,7 @@ async def test_one_request_too_many_is_told_to_come_again(opening: Any) -> None:
         assert (await opened.chat("base")).status_code == 200
 
 
-async def test_a_request_for_which_no_room_is_found_is_told_to_come_again(opening: Any) -> None:
+async def test_a_request_for_which_no_room_is_found_is_told_to_come_again(opening: Opening) -> None:
     async with opening(max_residents=2, load_wait_s=0.01) as opened:
         for seed, name in enumerate(("one", "two", "three")):
             await opened.publish(name, seed)
@@ -145,7 +150,7 @@ async def test_a_request_for_which_no_room_is_found_is_told_to_come_again(openin
         assert await opened.answer("three") == "three@1"
 
 
-async def test_an_adapter_the_engine_cannot_load_is_refused_in_our_words(opened: Any) -> None:
+async def test_an_adapter_the_engine_cannot_load_is_refused_in_our_words(opened: Opened) -> None:
     await opened.publish_cold("sql")
     opened.builder.knobs.is_refusing_loads = True
     refused = await opened.chat("sql")
@@ -154,7 +159,7 @@ async def test_an_adapter_the_engine_cannot_load_is_refused_in_our_words(opened:
     assert await opened.answer("sql") == "sql@1"
 
 
-async def test_a_death_in_a_stream_is_told_in_the_stream(opened: Any) -> None:
+async def test_a_death_in_a_stream_is_told_in_the_stream(opened: Opened) -> None:
     await opened.publish("sql")
     caller = opened.call("sql")
     await caller.start()
@@ -163,7 +168,7 @@ async def test_a_death_in_a_stream_is_told_in_the_stream(opened: Any) -> None:
     assert "EngineCore died" in await caller.rest()
 
 
-async def test_a_dead_engine_is_not_asked(opened: Any) -> None:
+async def test_a_dead_engine_is_not_asked(opened: Opened) -> None:
     await opened.publish("sql")
     opened.engine.die()
     for model in ("sql", "base", "nobody"):
@@ -172,14 +177,14 @@ async def test_a_dead_engine_is_not_asked(opened: Any) -> None:
         assert int(refused.headers["retry-after"]) > 0
 
 
-async def test_embeddings_of_a_chat_model_are_refused_with_what_they_take(client: Any) -> None:
+async def test_embeddings_of_a_chat_model_are_refused_with_what_they_take(client: httpx.AsyncClient) -> None:
     response = await client.post("/v1/embeddings", json={"model": "base", "input": "x"})
     assert (response.status_code, response.json()["error"]["code"]) == (404, "unsupported_by_base")
     assert "an embedding model" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
-async def test_errors_are_anthropic_s_on_anthropic_s_routes(client: Any, path: str) -> None:
+async def test_errors_are_anthropic_s_on_anthropic_s_routes(client: httpx.AsyncClient, path: str) -> None:
     response = await client.post(path, json={"model": "base"})
     assert response.status_code == 404
     assert response.json()["type"] == "error"
@@ -187,7 +192,7 @@ async def test_errors_are_anthropic_s_on_anthropic_s_routes(client: Any, path: s
     assert response.json()["error"]["message"]
 
 
-async def test_errors_are_openai_s_elsewhere(opened: Any) -> None:
+async def test_errors_are_openai_s_elsewhere(opened: Opened) -> None:
     from adapters.errors import AdapterNotFound
 
     body = json.loads(error_response(AdapterNotFound("none", param="model"), "/v1/responses").body)
@@ -195,7 +200,7 @@ async def test_errors_are_openai_s_elsewhere(opened: Any) -> None:
     assert body == {"error": error}
 
 
-async def test_a_route_that_is_not_there_is_an_openai_error(client: Any) -> None:
+async def test_a_route_that_is_not_there_is_an_openai_error(client: httpx.AsyncClient) -> None:
     for method, path, status in (
         ("GET", "/nowhere", 404),
         ("PATCH", "/v1/adapters", 405),
@@ -207,7 +212,7 @@ async def test_a_route_that_is_not_there_is_an_openai_error(client: Any) -> None
 
 
 async def test_an_adapter_under_which_the_engine_computes_nan_is_quarantined(
-    opened: Any, client: Any, until: Any
+    opened: Opened, client: httpx.AsyncClient, until: Until
 ) -> None:
     for name in ("sql", "poet"):
         await opened.publish(name)
@@ -222,7 +227,7 @@ async def test_an_adapter_under_which_the_engine_computes_nan_is_quarantined(
     assert [await opened.answer(model) for model in ("poet", "base")] == ["poet@1", "base"]
 
 
-async def test_a_quarantine_outlives_the_engine_and_not_the_next_version(opened: Any, until: Any) -> None:
+async def test_a_quarantine_outlives_the_engine_and_not_the_next_version(opened: Opened, until: Until) -> None:
     await opened.publish("sql")
     opened.builder.knobs.effect = float("nan")
     caller = opened.call("sql")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from adapters.names import FineTunedName
 from server.operations.aliases import move_alias
+from tests.server.opened import Opened
 
 MALFORMED = [
     "sql@",
@@ -31,7 +30,7 @@ MALFORMED = [
 RESULT = FineTunedName("ft:Qwen/Qwen3-8B:patchbay::abc")
 
 
-async def test_an_adapter_answers_by_name_alias_and_version(opened: Any) -> None:
+async def test_an_adapter_answers_by_name_alias_and_version(opened: Opened) -> None:
     await opened.publish("sql")
     await opened.publish("sql", 2, alias="canary")
     assert await opened.answer("sql") == "sql@1"
@@ -41,7 +40,7 @@ async def test_an_adapter_answers_by_name_alias_and_version(opened: Any) -> None
     assert await opened.answer("base") == "base"
 
 
-async def test_a_fine_tuned_name_is_answered_by_its_version_wherever_the_aliases_move(opened: Any) -> None:
+async def test_a_fine_tuned_name_is_answered_by_its_version_wherever_the_aliases_move(opened: Opened) -> None:
     for seed in (1, 2):
         await opened.publish("sql", seed)
     await opened.state.registry.name_result("sql", 2, RESULT, report={})
@@ -50,7 +49,7 @@ async def test_a_fine_tuned_name_is_answered_by_its_version_wherever_the_aliases
     assert await opened.answer(RESULT.text) == "sql@2"
 
 
-async def test_a_fine_tuned_name_that_was_never_given_or_deleted_is_an_unknown_model(opened: Any) -> None:
+async def test_a_fine_tuned_name_that_was_never_given_or_deleted_is_an_unknown_model(opened: Opened) -> None:
     await opened.publish("sql")
     await opened.state.registry.name_result("sql", 1, RESULT, report={})
     await opened.state.registry.delete_version("sql", 1, with_aliases=True)
@@ -59,7 +58,7 @@ async def test_a_fine_tuned_name_that_was_never_given_or_deleted_is_an_unknown_m
         assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
 
 
-async def test_the_response_names_the_version_that_answered(opened: Any) -> None:
+async def test_the_response_names_the_version_that_answered(opened: Opened) -> None:
     published = await opened.publish("sql")
     response = await opened.chat("sql")
     assert response.json()["model"] == "sql@1"
@@ -67,13 +66,13 @@ async def test_the_response_names_the_version_that_answered(opened: Any) -> None
     assert response.headers["x-patchbay-digest"] == published["digest"]
 
 
-async def test_an_answer_of_the_base_carries_no_adapter(opened: Any) -> None:
+async def test_an_answer_of_the_base_carries_no_adapter(opened: Opened) -> None:
     response = await opened.chat("base")
     assert "x-patchbay-adapter" not in response.headers
     assert "x-patchbay-digest" not in response.headers
 
 
-async def test_an_unknown_model_is_openai_s_404_and_never_the_base(opened: Any) -> None:
+async def test_an_unknown_model_is_openai_s_404_and_never_the_base(opened: Opened) -> None:
     response = await opened.chat("nobody")
     assert response.status_code == 404
     error = response.json()["error"]
@@ -84,20 +83,20 @@ async def test_an_unknown_model_is_openai_s_404_and_never_the_base(opened: Any) 
 
 
 @pytest.mark.parametrize("model", MALFORMED)
-async def test_a_malformed_name_is_an_unknown_model(opened: Any, model: str) -> None:
+async def test_a_malformed_name_is_an_unknown_model(opened: Opened, model: str) -> None:
     await opened.publish("sql")
     response = await opened.chat(model)
     assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
 
 
 @pytest.mark.parametrize(("model", "code"), [("sql@7", "version_not_found"), ("sql@beta", "alias_not_found")])
-async def test_an_unknown_version_or_alias_says_what_exists(opened: Any, model: str, code: str) -> None:
+async def test_an_unknown_version_or_alias_says_what_exists(opened: Opened, model: str, code: str) -> None:
     await opened.publish("sql")
     response = await opened.chat(model)
     assert (response.status_code, response.json()["error"]["code"]) == (404, code)
     assert "its versions: 1" in response.json()["error"]["message"]
 
 
-async def test_an_unknown_model_is_refused_alike_in_a_stream(opened: Any) -> None:
+async def test_an_unknown_model_is_refused_alike_in_a_stream(opened: Opened) -> None:
     response = await opened.chat("nobody", stream=True)
     assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")

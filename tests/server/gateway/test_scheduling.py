@@ -8,18 +8,21 @@ from typing import Any
 
 import pytest
 
+from tests.server.opened import Caller, Opened, Opening
+from tests.until import Until
+
 NAMES = ("one", "two", "three", "four", "five")
 SLOTS = 4
 
 
 @pytest.fixture
-def waiting(opened: Any) -> Callable[[], int]:
+def waiting(opened: Opened) -> Callable[[], int]:
     """How many generations wait for their turn, as Prometheus sees it."""
     return lambda: int(opened.state.metrics.registry.get_sample_value("patchbay_turns_waiting"))
 
 
 @pytest.fixture
-async def crowded(opened: Any) -> list[Any]:
+async def crowded(opened: Opened) -> list[Caller]:
     """Five adapters, and a stream on each of the first four: no slot is free."""
     for seed, name in enumerate(NAMES):
         await opened.publish(name, seed)
@@ -31,7 +34,7 @@ async def crowded(opened: Any) -> list[Any]:
 
 
 async def test_a_request_without_a_slot_waits_until_one_is_free(
-    opened: Any, crowded: Any, waiting: Any, until: Any
+    opened: Opened, crowded: list[Caller], waiting: Callable[[], int], until: Until
 ) -> None:
     late = asyncio.ensure_future(opened.answer("five"))
     await until(lambda: waiting() == 1)
@@ -46,7 +49,7 @@ async def test_a_request_without_a_slot_waits_until_one_is_free(
 
 
 async def test_a_client_that_leaves_while_it_waits_leaves_nothing(
-    opened: Any, crowded: Any, waiting: Any, until: Any
+    opened: Opened, crowded: list[Caller], waiting: Callable[[], int], until: Until
 ) -> None:
     late = opened.call("five")
     await late.start()
@@ -57,7 +60,7 @@ async def test_a_client_that_leaves_while_it_waits_leaves_nothing(
 
 
 async def test_those_who_wait_for_an_engine_that_dies_are_told_to_come_again(
-    opened: Any, crowded: Any, waiting: Any, until: Any
+    opened: Opened, crowded: list[Caller], waiting: Callable[[], int], until: Until
 ) -> None:
     late = asyncio.ensure_future(opened.chat("five"))
     await until(lambda: waiting() == 1)
@@ -69,7 +72,7 @@ async def test_those_who_wait_for_an_engine_that_dies_are_told_to_come_again(
 
 
 async def test_a_version_that_is_quarantined_while_its_requests_wait_answers_none_of_them(
-    opened: Any, crowded: Any, waiting: Any, until: Any
+    opened: Opened, crowded: list[Caller], waiting: Callable[[], int], until: Until
 ) -> None:
     late = asyncio.ensure_future(opened.chat("five"))
     await until(lambda: waiting() == 1)
@@ -79,7 +82,9 @@ async def test_a_version_that_is_quarantined_while_its_requests_wait_answers_non
     assert (await late).json()["error"]["code"] == "adapter_quarantined"
 
 
-async def test_a_drain_lets_those_who_wait_have_their_turn(opened: Any, crowded: Any, waiting: Any, until: Any) -> None:
+async def test_a_drain_lets_those_who_wait_have_their_turn(
+    opened: Opened, crowded: list[Caller], waiting: Callable[[], int], until: Until
+) -> None:
     late = asyncio.ensure_future(opened.answer("five"))
     await until(lambda: waiting() == 1)
     draining = asyncio.ensure_future(opened.state.admission.drain(20))
@@ -89,14 +94,16 @@ async def test_a_drain_lets_those_who_wait_have_their_turn(opened: Any, crowded:
     assert await draining
 
 
-async def test_a_probe_takes_its_turn_among_the_adapters(opened: Any, crowded: Any, waiting: Any, until: Any) -> None:
+async def test_a_probe_takes_its_turn_among_the_adapters(
+    opened: Opened, crowded: list[Caller], waiting: Callable[[], int], until: Until
+) -> None:
     publishing: Awaitable[Any] = asyncio.ensure_future(opened.publish("six", 6))
     await until(lambda: waiting() == 1)
     await crowded[1].rest()
     assert (await publishing)["id"] == "six@1"
 
 
-async def test_an_adapter_that_had_its_share_leaves_room_for_others(opening: Any) -> None:
+async def test_an_adapter_that_had_its_share_leaves_room_for_others(opening: Opening) -> None:
     async with opening(max_in_flight=4) as opened:
         for seed, name in enumerate(("sql", "poet")):
             await opened.publish(name, seed)

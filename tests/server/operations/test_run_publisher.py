@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import Any
 
 import pytest
 
 from adapters.names import FineTunedName
 from server.operations.run_publisher import RunPublisher
-from trainer.jobs.job import JobDraft
+from tests.server.opened import Opened
+from trainer.jobs.job import Job, JobDraft
 from trainer.run_directory import COMPLETE, Marker, RunDirectory, RunResult
 
 METHOD = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1}}}
@@ -19,11 +20,11 @@ CURVES = {"train_loss": [[1, 2.0], [6, 0.5]]}
 
 
 @pytest.fixture
-async def ran(opened: Any) -> Any:
+async def ran(opened: Opened) -> Job:
     """A job whose run left checkpoints at steps 3 and 6, the better one first."""
     state = opened.state
 
-    async def rows() -> Any:
+    async def rows() -> AsyncIterator[bytes]:
         yield b"{}\n"
 
     file = await state.records.files.create("fine-tune", "train.jsonl", rows())
@@ -45,16 +46,16 @@ async def ran(opened: Any) -> Any:
 
 
 @pytest.fixture
-def publisher(opened: Any) -> RunPublisher:
+def publisher(opened: Opened) -> RunPublisher:
     return RunPublisher(opened.state)
 
 
-def name(job: Any, step: int | None = None) -> str:
+def name(job: Job, step: int | None = None) -> str:
     return str(FineTunedName.of("base", "patchbay", "sql", job.id.removeprefix("ftjob-"), step))
 
 
 async def test_a_checkpoint_can_be_chatted_with_at_once_and_moves_no_alias(
-    opened: Any, ran: Any, publisher: RunPublisher
+    opened: Opened, ran: Job, publisher: RunPublisher
 ) -> None:
     assert await publisher.checkpoint(ran.id, 3) == name(ran, 3)
     assert await opened.answer(name(ran, 3)) == "sql@1"
@@ -62,7 +63,7 @@ async def test_a_checkpoint_can_be_chatted_with_at_once_and_moves_no_alias(
 
 
 async def test_the_result_is_the_best_checkpoint_resident_and_stable(
-    opened: Any, ran: Any, publisher: RunPublisher
+    opened: Opened, ran: Job, publisher: RunPublisher
 ) -> None:
     for step in (3, 6):
         await publisher.checkpoint(ran.id, step)
@@ -72,7 +73,7 @@ async def test_the_result_is_the_best_checkpoint_resident_and_stable(
 
 
 async def test_whoever_asks_and_however_often_a_run_is_published_once(
-    opened: Any, ran: Any, publisher: RunPublisher
+    opened: Opened, ran: Job, publisher: RunPublisher
 ) -> None:
     asked = [f"/v1/fine_tuning/jobs/{ran.id}{path}/publish" for path in ("/checkpoints/3", "/checkpoints/6", "")] * 3
     answers = await asyncio.gather(*map(opened.client.post, asked), publisher.result(ran.id))
@@ -84,7 +85,7 @@ async def test_whoever_asks_and_however_often_a_run_is_published_once(
     )
 
 
-async def test_a_version_tells_how_it_was_trained(opened: Any, ran: Any, publisher: RunPublisher) -> None:
+async def test_a_version_tells_how_it_was_trained(opened: Opened, ran: Job, publisher: RunPublisher) -> None:
     await publisher.result(ran.id)
     told = (await opened.client.get("/v1/adapters/sql/versions/1")).json()["report"]["training"]
     file = await opened.state.records.files.get(ran.training_file)
@@ -108,13 +109,13 @@ async def test_a_version_tells_how_it_was_trained(opened: Any, ran: Any, publish
     }
 
 
-async def test_a_run_is_published_when_the_engine_is_back(opened: Any, ran: Any, publisher: RunPublisher) -> None:
+async def test_a_run_is_published_when_the_engine_is_back(opened: Opened, ran: Job, publisher: RunPublisher) -> None:
     opened.engine.die()
     assert await publisher.result(ran.id) == name(ran)
     assert await opened.answer("sql") == "sql@1"
 
 
-async def test_what_is_not_there_is_not_published(opened: Any, ran: Any) -> None:
+async def test_what_is_not_there_is_not_published(opened: Opened, ran: Job) -> None:
     jobs = "/v1/fine_tuning/jobs"
     for path, code in (
         ("ftjob-x/publish", "job_not_found"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from adapters.base_model import BaseModel
 from adapters.errors import AdapterRefused
 from server.current_engine import CurrentEngine, EngineState, RunningEngine
 from server.engine.fake import FakeBuilder, FakeEngine, Knobs
@@ -23,12 +24,13 @@ from server.probe.verdict import ReferenceScores
 from server.residency.quarantine import Quarantine
 from server.residency.residency import Residency
 from server.scheduling.fair_scheduler import FairScheduler
+from tests.server.opened import MakeAdapter
 
 
 class Rig:
     """A probe of a fake engine, and how often that engine scored the base model."""
 
-    def __init__(self, base: Any, directory: Path) -> None:
+    def __init__(self, base: BaseModel, directory: Path) -> None:
         self.knobs = Knobs()
         self.builder = FakeBuilder(base, knobs=self.knobs)
         self.directory = directory
@@ -71,7 +73,7 @@ async def engine(rig: Rig) -> AsyncIterator[FakeEngine]:
 
 
 @pytest.fixture
-def rig(base: Any, make_adapter: Any, tmp_path: Path) -> Rig:
+def rig(base: BaseModel, make_adapter: MakeAdapter, tmp_path: Path) -> Rig:
     return Rig(base, make_adapter().write(tmp_path / "adapter"))
 
 
@@ -118,7 +120,7 @@ async def test_the_base_is_scored_once_in_an_engine_s_life(rig: Rig) -> None:
     class Counting(FakeEngine):
         of_base = 0
 
-        async def score(self, resident: Resident | None, prompts: Any) -> list[list[float]]:
+        async def score(self, resident: Resident | None, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
             self.of_base += resident is None
             return await super().score(resident, prompts)
 
@@ -132,7 +134,7 @@ async def test_the_base_is_scored_once_in_an_engine_s_life(rig: Rig) -> None:
 
 async def test_a_dead_engine_is_not_the_adapter_s_fault(rig: Rig, engine: FakeEngine) -> None:
     class Dying(FakeEngine):
-        async def score(self, resident: Resident | None, prompts: Any) -> list[list[float]]:
+        async def score(self, resident: Resident | None, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
             self.die()
             return await super().score(resident, prompts)
 
@@ -147,7 +149,7 @@ async def test_probes_wait_for_each_other_but_not_for_ever(rig: Rig) -> None:
     class Busy(FakeEngine):
         running = 0
 
-        async def score(self, resident: Resident | None, prompts: Any) -> list[list[float]]:
+        async def score(self, resident: Resident | None, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
             self.running += 1
             assert self.running == 1
             await asyncio.Event().wait()
@@ -169,7 +171,7 @@ def test_the_prompts_are_the_same_for_ever() -> None:
 
 async def test_an_adapter_is_compared_with_what_peft_makes_of_it(rig: Rig, engine: FakeEngine) -> None:
     class Agreeing:
-        async def of(self, adapter: Path, prompts: Any) -> ReferenceScores:
+        async def of(self, adapter: Path, prompts: Sequence[Sequence[int]]) -> ReferenceScores:
             assert adapter == rig.directory
             return ReferenceScores(*((await engine.score(None, prompts),) * 2))
 
@@ -186,7 +188,7 @@ async def test_an_adapter_is_compared_with_what_peft_makes_of_it(rig: Rig, engin
 
 async def test_an_adapter_that_nobody_can_compare_is_published_with_a_note(rig: Rig, engine: FakeEngine) -> None:
     class Gone:
-        async def of(self, adapter: Path, prompts: Any) -> ReferenceScores:
+        async def of(self, adapter: Path, prompts: Sequence[Sequence[int]]) -> ReferenceScores:
             raise NoReference("the process ended")
 
     rig.compare_with(Gone())

@@ -15,6 +15,7 @@ import pytest
 import embedded
 from adapters.errors import AdapterRefused
 from server.probe.reference import NoReference, PeftReference, fits
+from tests.until import Until
 
 PROMPTS = [[5, 17, 300, 41], [9, 8, 7], [1000, 2000]]
 
@@ -60,7 +61,7 @@ async def test_what_peft_does_not_load_is_refused_in_its_words(reference: PeftRe
     assert (await reference.of(embedded.ADAPTERS / "sql", PROMPTS)).adapter
 
 
-async def test_an_idle_process_ends_and_the_next_question_starts_another(until: Any) -> None:
+async def test_an_idle_process_ends_and_the_next_question_starts_another(until: Until) -> None:
     reference = reference_of(embedded.BASE, idle_s=0.0)
     first = await reference.of(embedded.ADAPTERS / "sql", PROMPTS)
     await until(lambda: reference.process_id is None)
@@ -68,7 +69,7 @@ async def test_an_idle_process_ends_and_the_next_question_starts_another(until: 
     await reference.aclose()
 
 
-async def test_a_process_that_was_killed_is_missed_once(until: Any) -> None:
+async def test_a_process_that_was_killed_is_missed_once(until: Until) -> None:
     reference = reference_of(embedded.BASE)
     asking = asyncio.ensure_future(reference.of(embedded.ADAPTERS / "sql", PROMPTS))
     await until(lambda: reference.process_id is not None)
@@ -107,7 +108,7 @@ asyncio.run(main())
 """
 
 
-async def test_the_process_dies_with_a_server_that_is_killed(until: Any) -> None:
+async def test_the_process_dies_with_a_server_that_is_killed(until: Until) -> None:
     arguments = [sys.executable, "-c", KILLED, str(embedded.BASE), str(embedded.ADAPTERS / "sql")]
     server = await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.PIPE)
     told, _ = await server.communicate()

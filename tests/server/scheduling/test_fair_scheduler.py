@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -11,6 +10,7 @@ from server.engine.protocol import Batch, Demand, Generation
 from server.errors import EngineNotReady
 from server.scheduling.adapter_queue import Turn, TurnState
 from server.scheduling.fair_scheduler import LOOKAHEAD, FairScheduler
+from tests.until import Until
 
 SEQUENCES = 16
 PLACES = SEQUENCES + SEQUENCES // LOOKAHEAD
@@ -177,7 +177,7 @@ def test_a_line_pays_for_what_its_generations_came_to(play: Play) -> None:
     assert done[1] > 3 * done[2]
 
 
-async def test_a_caller_that_leaves_while_it_waits_gives_its_turn_up(play: Play, until: Any) -> None:
+async def test_a_caller_that_leaves_while_it_waits_gives_its_turn_up(play: Play, until: Until) -> None:
     play.ask(1), play.ask(2)
     leaver = asyncio.ensure_future(play.scheduler.turn(3, WORDS))
     stayer = asyncio.ensure_future(play.scheduler.turn(3, WORDS))
@@ -188,7 +188,7 @@ async def test_a_caller_that_leaves_while_it_waits_gives_its_turn_up(play: Play,
     stayer.cancel()
 
 
-async def test_a_caller_that_leaves_as_its_turn_comes_gives_it_back(play: Play, until: Any) -> None:
+async def test_a_caller_that_leaves_as_its_turn_comes_gives_it_back(play: Play, until: Until) -> None:
     first = play.ask(1)
     play.ask(2)
     leaver = asyncio.ensure_future(play.scheduler.turn(3, WORDS))
@@ -199,7 +199,7 @@ async def test_a_caller_that_leaves_as_its_turn_comes_gives_it_back(play: Play, 
     assert states(play.ask(4)) == {"taken"}
 
 
-async def test_those_who_wait_are_told_when_the_engine_is_gone(play: Play, until: Any) -> None:
+async def test_those_who_wait_are_told_when_the_engine_is_gone(play: Play, until: Until) -> None:
     held = [*play.ask(1), *play.ask(2)]
     waiting = [asyncio.ensure_future(play.scheduler.turn(key, WORDS)) for key in (3, 3, 4)]
     await until(lambda: play.scheduler.waiting == 3)
