@@ -1,4 +1,4 @@
-"""Starting and ending a child process: ``python -P -m MODULE``, which dies with this process."""
+"""Starts and ends a child process: ``python -P -m MODULE``, which dies with this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from asyncio.subprocess import Process
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from adapters.processes.limits import ResourceLimits
 from patchbay import check_packages
@@ -21,6 +21,7 @@ NICENESS: Final = 10
 
 _LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before a fork
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+_TAIL_BYTES: Final = 2000
 
 
 def python_command(module: str, *arguments: str) -> list[str]:
@@ -63,6 +64,14 @@ async def start(
         preexec_fn=partial(set_up_child, niceness, limits),
         **streams,
     )
+
+
+def log_tail(log: IO[bytes]) -> str:
+    """Return the end of what a child wrote into the file ``log``; empty once that is closed."""
+    if log.closed:
+        return ""
+    size = os.fstat(log.fileno()).st_size  # and pread: the child moves the position
+    return os.pread(log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace").strip()
 
 
 async def end(process: Process) -> int:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from adapters.errors import WorkerProcessDied
 from adapters.processes import child
 from adapters.processes.answers import result_of
-from adapters.processes.child_log import ChildLog
 from adapters.processes.environment import child_environment
 from adapters.processes.idle_timer import IdleTimer
 from adapters.processes.limits import LimitExceeded, ResourceLimits
@@ -27,7 +27,7 @@ class _ForkServer:
     process: Process
     control: socket.socket
     setup: Mapping[str, Any]
-    log: ChildLog
+    log: IO[bytes]
 
     def release(self) -> None:
         """Have the process end by itself after its last child."""
@@ -93,7 +93,7 @@ class ForkPool:
             answer = await _ask(server, question)
             if answer:
                 return answer.splitlines()
-            died = WorkerProcessDied("the process that works on adapters died", log=server.log.tail())
+            died = WorkerProcessDied("the process that works on adapters died", log=child.log_tail(server.log))
             if self._server is server:
                 self._release()  # asyncio may learn of its exit a moment later
             if answer is not None:
@@ -116,7 +116,7 @@ class ForkPool:
 
 async def _start(module: str, setup: Mapping[str, Any]) -> _ForkServer:
     ours, theirs = socket.socketpair()
-    log = ChildLog()
+    log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
     with theirs:
         process = await child.start(
             module,

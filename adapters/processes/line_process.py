@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from adapters.errors import WorkerProcessDied
 from adapters.processes import child
 from adapters.processes.answers import result_of
-from adapters.processes.child_log import ChildLog
 from adapters.processes.environment import child_environment
 from adapters.processes.limits import LimitExceeded, ResourceLimits
 
@@ -23,7 +23,7 @@ _LONGEST_ANSWER: Final = 16 << 20
 class LineProcess:
     """A running ``python -m MODULE``. A question that fails ends it."""
 
-    def __init__(self, module: str, process: Process, log: ChildLog, limits: ResourceLimits | None) -> None:
+    def __init__(self, module: str, process: Process, log: IO[bytes], limits: ResourceLimits | None) -> None:
         self._module = module
         self._process = process
         self._log = log
@@ -34,7 +34,7 @@ class LineProcess:
         cls, module: str, *arguments: str, threads: int | None = None, limits: ResourceLimits | None = None
     ) -> LineProcess:
         """Start the process, low in priority; ``limits`` hold for all of its life."""
-        log = ChildLog()
+        log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         process = await child.start(
             module,
             *arguments,
@@ -72,7 +72,7 @@ class LineProcess:
                 status = await self._process.wait()
                 if self._limits is not None:
                     self._limits.check_status(status)
-                raise WorkerProcessDied(f"{self._module} ended with status {status}", log=self._log.tail())
+                raise WorkerProcessDied(f"{self._module} ended with status {status}", log=child.log_tail(self._log))
         except TimeoutError:
             await self.aclose()
             raise LimitExceeded(f"{within_s:g} seconds") from None

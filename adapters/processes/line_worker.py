@@ -8,7 +8,6 @@ import sys
 from contextlib import suppress
 
 from adapters.processes.answers import Work, answer_of
-from adapters.processes.child_log import clear_log
 
 
 def serve_lines(work: Work) -> None:
@@ -16,6 +15,7 @@ def serve_lines(work: Work) -> None:
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
         for line in sys.stdin:
-            with suppress(OSError):  # stderr is no file where a person runs this
-                clear_log()
+            with suppress(OSError):  # stderr is a log file of this question only, unless a person runs this
+                os.lseek(2, 0, os.SEEK_SET)
+                os.ftruncate(2, 0)
             print(json.dumps(answer_of(work, json.loads(line))), file=answers, flush=True)

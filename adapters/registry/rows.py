@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, Select, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.errors import AdapterNotFound, AliasMoved, NameTaken, VersionNotFound
@@ -243,41 +243,36 @@ async def living_digests(connection: AsyncConnection) -> set[str]:
 async def changes(connection: AsyncConnection, since: int) -> tuple[list[Adapter], list[str]]:
     """Return the adapters that changed since the clock showed ``since``, and the names of those deleted."""
     changed = adapters.c.revision > since
-    living = changed & adapters.c.deleted_at.is_(None)
-    rows = (await connection.execute(select(adapters).where(changed))).all()
-    found_versions: dict[int, list[AnyRow]] = defaultdict(list)
-    for row in await connection.execute(
-        select(*VERSION_COLUMNS)
-        .join(adapters, adapters.c.id == versions.c.adapter_id)
-        .where(living, versions.c.deleted_at.is_(None))
-        .order_by(versions.c.number)
-    ):
-        found_versions[row.adapter_id].append(row)
-    found_aliases: dict[int, list[AnyRow]] = defaultdict(list)
-    for row in await connection.execute(
-        select(aliases)
-        .join(adapters, adapters.c.id == aliases.c.adapter_id)
-        .where(living, aliases.c.version.is_not(None))
-        .order_by(aliases.c.name)
-    ):
-        found_aliases[row.adapter_id].append(row)
-    found_names: dict[int, dict[str, int]] = defaultdict(dict)
-    for row in await connection.execute(
+    living = (changed, adapters.c.deleted_at.is_(None))
+    is_living_version = versions.c.deleted_at.is_(None)
+    of_version = adapters.c.id == versions.c.adapter_id
+    found_versions = select(*VERSION_COLUMNS).join(adapters, of_version).where(*living, is_living_version)
+    found_aliases = select(aliases).join(adapters).where(*living, aliases.c.version.is_not(None))
+    found_names = (
         select(versions.c.adapter_id, fine_tuned_names.c.name, versions.c.number)
         .join(versions, versions.c.id == fine_tuned_names.c.version_id)
-        .join(adapters, adapters.c.id == versions.c.adapter_id)
-        .where(living, versions.c.deleted_at.is_(None))
-        .order_by(versions.c.number, fine_tuned_names.c.name)
-    ):
-        found_names[row.adapter_id][row.name] = row.number
+        .join(adapters, of_version)
+        .where(*living, is_living_version)
+    )
+    rows = (await connection.execute(select(adapters).where(changed))).all()
+    version_rows = await _by_adapter(connection, found_versions.order_by(versions.c.number))
+    alias_rows = await _by_adapter(connection, found_aliases.order_by(aliases.c.name))
+    name_rows = await _by_adapter(connection, found_names.order_by(versions.c.number, fine_tuned_names.c.name))
     return (
         [
-            _adapter(row, found_versions[row.id], found_aliases[row.id], found_names[row.id])
+            _adapter(row, version_rows[row.id], alias_rows[row.id], name_rows[row.id])
             for row in rows
             if row.deleted_at is None
         ],
         [row.name for row in rows if row.deleted_at is not None],
     )
+
+
+async def _by_adapter(connection: AsyncConnection, statement: Select[Any]) -> dict[int, list[AnyRow]]:
+    grouped: dict[int, list[AnyRow]] = defaultdict(list)
+    for row in await connection.execute(statement):
+        grouped[row.adapter_id].append(row)
+    return grouped
 
 
 def version_value(adapter: str, row: AnyRow) -> Version:
@@ -290,11 +285,11 @@ def alias_value(adapter: str, row: AnyRow) -> Alias:
     return Alias(adapter, row.name, row.version, row.generation, row.updated_at)
 
 
-def _adapter(row: AnyRow, its_versions: list[AnyRow], its_aliases: list[AnyRow], its_names: dict[str, int]) -> Adapter:
+def _adapter(row: AnyRow, version_rows: list[AnyRow], alias_rows: list[AnyRow], name_rows: list[AnyRow]) -> Adapter:
     return Adapter(
         name=row.name,
         created_at=row.created_at,
-        versions=MappingProxyType({found.number: version_value(row.name, found) for found in its_versions}),
-        aliases=MappingProxyType({found.name: alias_value(row.name, found) for found in its_aliases}),
-        fine_tuned=MappingProxyType(its_names),
+        versions=MappingProxyType({found.number: version_value(row.name, found) for found in version_rows}),
+        aliases=MappingProxyType({found.name: alias_value(row.name, found) for found in alias_rows}),
+        fine_tuned=MappingProxyType({found.name: found.number for found in name_rows}),
     )

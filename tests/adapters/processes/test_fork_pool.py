@@ -24,12 +24,12 @@ async def test_it_ends_when_nothing_is_asked_for_long_and_starts_again(
     setup = {"name": "tiny", "fingerprint": "f", "dtype": "BF16", "modules": modules}
     limits = {"max_rank": 16, "max_bytes": 1 << 20}
     seen = set()
-    async with aclosing(ForkPool("adapters.checks.__main__", idle_s=0.01)) as nursery:
+    async with aclosing(ForkPool("adapters.checks.__main__", idle_s=0.01)) as pool:
         for number in range(2):
             question = {"directory": str(write_lora()), "out": str(tmp_path / f"out{number}"), "limits": limits}
-            working = asyncio.create_task(nursery.ask(setup, question, AMPLE))
+            working = asyncio.create_task(pool.ask(setup, question, AMPLE))
             async with asyncio.timeout(60):
-                while (process_id := nursery.process_id) is None:
+                while (process_id := pool.process_id) is None:
                     await asyncio.sleep(0.01)
                 assert (await working)["report"]["rank"] == 4
                 while Path(f"/proc/{process_id}").exists():
@@ -43,7 +43,7 @@ async def test_it_ends_when_nothing_is_asked_for_long_and_starts_again(
     [("adapters.checks.__main__", "KeyError: 'modules'"), ("adapters.processes.nothing", "No module named")],
 )
 async def test_one_that_cannot_start_says_why(program: str, reason: str) -> None:
-    async with aclosing(ForkPool(program)) as nursery:
+    async with aclosing(ForkPool(program)) as pool:
         with pytest.raises(WorkerProcessDied, match="the process that works on adapters died") as died:
-            await nursery.ask({}, {}, AMPLE)
+            await pool.ask({}, {}, AMPLE)
     assert reason in died.value.log
