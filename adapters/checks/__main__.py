@@ -1,4 +1,4 @@
-"""Inspects uploads and makes them canonical: the process of ``adapters.checks.inspector``."""
+"""Inspects uploads and makes them canonical: the child process of ``adapters.checks.inspector``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which base model an adapter was trained on, as its config says, against the one that is served."""
+"""Compares the base model that an adapter's config names with the one that is served."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ FORCE = "publish it with force_base=true (--force-base)"
 _PARTS = re.compile(r"[/\\]")
 _WORDS = re.compile(r"[-_.]")
 _REPACKED = re.compile(r"unsloth|bnb|awq|gptq|gguf|fp8|int[48]|[48]bit|w\d{1,2}a\d{1,2}|quantized")
-"""Words that those append who upload a model again, quantised."""
+"""Suffixes of the names of quantised copies."""
 _FAMILY = re.compile(r"(?P<family>\w{1,80}?)(?:For[A-Z]\w{0,80}|LMHeadModel|Model)")
 
 
 @dataclass(frozen=True, slots=True)
 class BaseIdentity:
-    """What the served base model is called: its names by their cores, and the families of its architectures."""
+    """The served base model's names, by their cores, and the families of its architectures."""
 
     shown_as: str
     cores: frozenset[str]
@@ -33,16 +33,16 @@ class BaseIdentity:
 
     @classmethod
     def of(cls, names: tuple[str, ...], directory: Path, architectures: tuple[str, ...]) -> Self:
-        """``names``: those it is served by; ``directory``: where it lies, whose name is one of its own.
+        """``names``: those it is served by. The name of its ``directory`` is one more.
 
-        So is that of a snapshot in the hub's cache, a commit: our own training runs call the base model so.
+        So is that of a snapshot in the hub's cache, a commit: our own training runs name the base model by it.
         """
-        place = directory.absolute()
-        cores = {_core(name) for name in (*names, str(place), place.name)}
+        path = directory.absolute()
+        cores = {_core(name) for name in (*names, str(path), path.name)}
         return cls(names[0], frozenset(cores), frozenset(filter(None, map(_family, architectures))))
 
     def check(self, directory: Path) -> None:
-        """Look at what the adapter in ``directory`` declares. Nothing declared, nothing to say; unreadable: the door.
+        """Check the base model that the adapter in ``directory`` declares, if its config can be read.
 
         Raises:
             AdapterRefused: it declares another base model, or another architecture.
@@ -71,7 +71,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _core(name: str) -> str:
-    """Return what two names of one model have in common: the last part, in small letters, without a packing's words."""
+    """Return the part that names of one model share: the last, in lower case, without suffixes of quantised copies."""
     parts = _PARTS.split(name.strip().rstrip("/\\"))
     is_snapshot = len(parts) > 2 and parts[-2] == "snapshots"  # in the hub's cache, where it is named by its commit
     last = parts[-3].rpartition("--")[2] if is_snapshot else parts[-1]

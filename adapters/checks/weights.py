@@ -1,4 +1,4 @@
-"""Looks at every number of an adapter's file, a chunk at a time."""
+"""Scans every number of an adapter's file, a chunk at a time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _FORMATS: Mapping[str, _Format] = {
 
 @dataclass(frozen=True, slots=True)
 class WeightScan:
-    """What the numbers of a file are like: ``zero`` names the tensors in which every number is 0."""
+    """The result of a scan; ``zero`` names the tensors in which every number is 0."""
 
     max_abs: float
     zero: frozenset[str]
@@ -47,7 +47,7 @@ class WeightScan:
 
 
 def scan(path: Path, header: Header) -> WeightScan:
-    """Read every tensor of ``WEIGHT_DTYPES`` in ``path``; others are passed over.
+    """Read every tensor of ``WEIGHT_DTYPES`` in ``path``; skip others.
 
     A kind of fault (NaN, infinity, a magnitude above ``MAX_MAGNITUDE``) is reported once, at the first tensor
     that shows it. Holds at most ``CHUNK_BYTES`` of the file in memory.
@@ -84,7 +84,7 @@ def check_magnitude(module: str, factors: Factors) -> None:
 
 
 def _magnitude(file: BinaryIO, data_start: int, tensor: Tensor) -> float:
-    """The largest absolute value: NaN if there is one, 0 for a tensor without elements."""
+    """Return the largest absolute value: NaN if there is one, 0 for a tensor without elements."""
     form = _FORMATS[tensor.dtype]
     # With the sign cleared, IEEE numbers are ordered as their bits are: finite < infinity < NaN.
     largest = max((int(bits.max()) for bits in _chunks(file, data_start, tensor, form)), default=0)

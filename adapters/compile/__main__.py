@@ -28,11 +28,11 @@ OUT_OF_MEMORY: Final = 3
 
 def main() -> int:
     """Run the program; return its exit status."""
-    given = _arguments()
+    arguments = _arguments()
     torch.set_num_threads(1)  # sums in one order: equal adapters become equal bytes; and the engine needs the cores
     try:
         with redirect_stdout(sys.stderr):
-            status, answer = _compiled(given)
+            status, answer = _compiled(arguments)
     except (MemoryError, OSError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -51,10 +51,12 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _compiled(given: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    bounds = CompileBounds(given.max_rank, given.compress_to)
+def _compiled(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    bounds = CompileBounds(arguments.max_rank, arguments.compress_to)
     try:
-        return COMPILED, compile_directory(given.source, given.out, BaseWeights(given.base), bounds).to_json()
+        return COMPILED, compile_directory(
+            arguments.source, arguments.out, BaseWeights(arguments.base), bounds
+        ).to_json()
     except AdapterRefused as refused:
         return REFUSED, {"faults": [asdict(fault) for fault in islice(refused.faults, MAX_FAULTS)]}
 

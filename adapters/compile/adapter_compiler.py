@@ -19,7 +19,7 @@ class AdapterCompiler:
     """Compiles adapters, several at once. The child starts on the first call, which takes ten seconds more."""
 
     def __init__(self) -> None:
-        self._pool = ForkPool("adapters.compile.ready", idle_s=IDLE_S)
+        self._pool = ForkPool("adapters.compile.worker", idle_s=IDLE_S)
 
     async def compile(
         self,

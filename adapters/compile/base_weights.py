@@ -1,4 +1,4 @@
-"""The base model's own numbers, read one tensor at a time."""
+"""The base model's weights, read one tensor at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NUMBERS = 4 << 20
 
 
 class BaseWeights:
-    """The safetensors files of a base model; keeps nothing of them in memory but what they hold where."""
+    """The safetensors files of a base model; only their headers stay in memory."""
 
     def __init__(self, directory: Path) -> None:
         """Read the files' headers.
@@ -41,7 +41,7 @@ class BaseWeights:
         return self._files.keys()
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor of that name, as stored."""
+        """Return the tensor of that name, in its stored dtype."""
         return self._files[name].read(self._tensor(name))
 
     def equals(self, name: str, file: TensorFile, copy: Tensor) -> bool:
@@ -55,7 +55,7 @@ class BaseWeights:
         )
 
     def names_of(self, name: str) -> Iterator[str]:
-        """``name`` if there is such a tensor; for a tied output head, the embedding that it shares."""
+        """Yield ``name`` if there is such a tensor; for a tied output head, the embedding whose weight it shares."""
         if name in self._files:
             yield name
         elif name == f"{HEAD}.weight":

@@ -1,4 +1,4 @@
-"""From an adapter of any kind to the canonical one, or to the reason why not."""
+"""Compiles an adapter of any kind to the canonical form, or refuses it with the reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adapters.errors import AdapterRefused, Fault
 from adapters.lora.canonical_form import CanonicalForm, write
 from adapters.lora.compile_report import CompileReport
 from adapters.lora.factors import Factors, Spectrum, TruncationLoss, numerical_rank, percentage, rank_within
-from adapters.lora.first_adapter import LOFTQ
+from adapters.lora.initial_adapter import LOFTQ
 from adapters.lora.ranks import rank_fault, server_option
 from adapters.storage.manifest import CONFIG_FILE
 
@@ -29,14 +29,14 @@ COPIES_DROPPED: Final = "copies of the base model's own weights were left out"
 
 @dataclass(frozen=True, slots=True)
 class CompileBounds:
-    """``max_rank``: what the engine holds. ``compress_to``: a rank up to it to cut at, whatever is lost."""
+    """``max_rank``: the engine's largest. ``compress_to``: a rank up to it to cut at, whatever is lost."""
 
     max_rank: int
     compress_to: int | None = None
 
     @property
     def rank(self) -> int:
-        """The largest rank that may come out."""
+        """The largest rank of the result."""
         return self.max_rank if self.compress_to is None else self.compress_to
 
 
@@ -87,7 +87,7 @@ def _from_lora(source: CompileSource, directory: Path, base: BaseWeights, bounds
     rank_before = lora.stored.rank
     if lora.config.use_dora:
         return _cut(_spectra(source, lora, base, bounds), lora.kind, rank_before, bounds)
-    if lora.start == LOFTQ:
+    if lora.init == LOFTQ:
         from adapters.compile import loftq  # bitsandbytes takes seconds to import: others go without
 
         changes = loftq.changes(lora, lora.initial(directory, base), base)

@@ -1,4 +1,4 @@
-"""Which of PEFT's methods change nothing but weights."""
+"""The methods of PEFT that change weights alone, and why the others are refused."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ CHANGES = frozenset(
     {"ADALORA", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LOHA", "LOKR"}
     | {"MISS", "OFT", "PEANUT", "PVERA", "RANDLORA", "ROAD", "SHIRA", "SUPERTUNING", "VBLORA", "VERA", "WAVEFT"}
 )
-"""Methods whose change to a weight follows from their file and that weight: a test holds each to PEFT's own answers."""
+"""Methods whose change to a weight follows from their file and that weight; a test compares each with PEFT."""
 
 RENAMED = {"BONE": "MISS"}
-"""Names that PEFT 0.21 no longer knows."""
+"""Names that PEFT 0.21 no longer knows, and their successors."""
 
 _PROMPTS = "tokens or keys put before the prompt, which are no change to the weights"
 _PARTS = "parts that PEFT draws from the base model anew at each load and does not save"
@@ -31,9 +31,9 @@ _REFUSED: Mapping[str, str] = {
     "LN_TUNING": "changed layer norms, which all adapters share",
     "BEFT": "biases, which all adapters share",
     "TRAINABLE_TOKENS": "changed embeddings, which all adapters share",
-    "XLORA": "a mixture of adapters that is weighed anew for each token",
-    "POLY": "a mixture of adapters that is weighed for each task",
-    "LILY": "adapters that are weighed anew for each token",
+    "XLORA": "a mixture of adapters that is weighted anew for each token",
+    "POLY": "a mixture of adapters that is weighted for each task",
+    "LILY": "adapters that are weighted anew for each token",
     "SHADOW": "a second model beside the base",
     "ADAMSS": _PARTS,
     "FROD": _PARTS,
@@ -45,7 +45,7 @@ _REFUSED: Mapping[str, str] = {
 
 
 def refusal(kind: Any) -> Fault | None:
-    """The fault of an adapter of PEFT's type ``kind``; None if it may be compiled."""
+    """Return the fault of an adapter of PEFT's type ``kind``; None if it can be compiled."""
     if not isinstance(kind, str):
         return Fault(f"{CONFIG_FILE}: peft_type", shown(kind), '"LORA", or another of PEFT\'s types')
     if kind == "LORA" or RENAMED.get(kind, kind) in CHANGES:

@@ -1,8 +1,8 @@
-"""LoftQ: what was trained is a LoRA on a quantised copy of the base, and starts as the best LoRA for what that lost.
+"""LoftQ: a LoRA that was trained on a quantised copy of the base, and starts as the best LoRA for the quantiser's loss.
 
 Li et al. 2023, "LoftQ: LoRA-Fine-Tuning-Aware Quantization for Large Language Models", arXiv 2310.08659, as PEFT has it
 in ``peft.utils.loftq_utils.loftq_init``. The copy Q is in no file, but follows from the base W and two numbers in the
-config; that the first adapter is the best one for W - Q proves that it is the right copy.
+config; that the initial adapter is the best one for W - Q proves that it is the right copy.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from adapters.storage.manifest import CONFIG_FILE, INITIAL
 
 NF4, INT8 = 4, 8
 MAX_ITERATIONS = 10
-"""Each takes a weight apart once more; the paper takes five, PEFT one."""
+"""Each decomposes every weight once more; the paper takes five, PEFT one."""
 TOLERANCE = 0.05
-"""× the first adapter. In bfloat16 it misses by 0.002; a wrong base, block, kind or iteration, by 0.2 and more."""
+"""× the initial adapter. In bfloat16 it misses by 0.002; a wrong base, block, kind or iteration, by 0.2 and more."""
 _BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True)
 class LoftqRecipe:
-    """How the copy was made: in ``bits`` a weight, by so many ``iterations``."""
+    """How the quantised copy was made: ``bits`` per weight, and the number of ``iterations``."""
 
     bits: int
     iterations: int
@@ -45,7 +45,7 @@ class LoftqRecipe:
         """Read ``loftq_config``, with PEFT's defaults.
 
         Raises:
-            AdapterRefused: what it says is nothing that PEFT does, or more work than is done here.
+            AdapterRefused: values that PEFT does not implement, or more than ``MAX_ITERATIONS``.
         """
         fields = config.loftq_config or {}
         bits, iterations = fields.get("loftq_bits", NF4), fields.get("loftq_iter", 1)
@@ -61,7 +61,7 @@ class LoftqRecipe:
         return cls(bits, iterations)
 
     def copy_of(self, weight: Tensor, rank: int) -> Tensor:
-        """The quantised copy of ``weight``, made for a LoRA of ``rank``; both in float32."""
+        """Return the quantised copy of ``weight``, made for a LoRA of ``rank``; both in float32."""
         copy = self._quantised(weight)
         for _ in range(self.iterations - 1):
             copy = self._quantised(weight - _best(weight - copy, rank))
@@ -81,7 +81,7 @@ def changes(last: UploadedLora, initial: UploadedLora, base: BaseWeights) -> Ite
     """Yield each module and what was trained less the base's weight: [out_features, in_features], float64.
 
     Raises:
-        AdapterRefused: a config that PEFT would not follow, or ``initial`` is not the start on a copy of this base.
+        AdapterRefused: a config that PEFT does not implement, or ``initial`` does not belong to a copy of this base.
     """
     recipe = LoftqRecipe.of(last.config)
     trained = LinearSum([(last.stored, 1.0)])
@@ -126,7 +126,7 @@ def _best(lost: Tensor, rank: int) -> Tensor:
 def _other_copy(module: str, base: BaseWeights, recipe: LoftqRecipe) -> Fault:
     return Fault(
         f"{INITIAL}: {module}",
-        f"a first adapter that does not make up for what {base.model.name} loses in {recipe.bits} bits by LoftQ "
+        f"a initial adapter that does not make up for what {base.model.name} loses in {recipe.bits} bits by LoftQ "
         f"(loftq_iter={recipe.iterations}): another base model or another quantiser",
         "the adapter as get_peft_model made it on this base model in the precision that it is stored in, saved before "
         "training, and the loftq_config that it was made with",

@@ -10,7 +10,7 @@ from adapters.base_model import BaseModel
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.source import CompileSource
 from adapters.errors import AdapterRefused, Fault
-from adapters.lora.first_adapter import LOFTQ, start_of
+from adapters.lora.initial_adapter import LOFTQ, base_changing_init
 from adapters.lora.lora_tensors import LoraTensors
 from adapters.lora.peft_config import PeftConfig, shown
 from adapters.lora.stored_lora import LinearSum, StoredLora
@@ -31,7 +31,7 @@ class UploadedLora:
 
     @classmethod
     def of(cls, source: CompileSource, base: BaseModel) -> UploadedLora:
-        """Check config and tensors as the checks at publication do, but admit DoRA and changed initialisations.
+        """Check config and tensors as at publication, but allow DoRA and initialisations that change the base.
 
         Raises:
             AdapterRefused: with every fault found.
@@ -40,7 +40,7 @@ class UploadedLora:
         faults = [fault for fault in config.unservable() if fault.where not in _JUDGED_HERE]
         if not isinstance(config.use_dora, bool | None):
             faults.append(Fault(f"{CONFIG_FILE}: use_dora", shown(config.use_dora), "true or false"))
-        faults.extend(_start_faults(config))
+        faults.extend(_init_faults(config))
         header = source.without(MAGNITUDE) if config.use_dora else source.header
         faults.extend(LoraTensors.of(header).faults(base, config, source.normalized.names_in_file))
         if not faults:
@@ -55,24 +55,24 @@ class UploadedLora:
         return self.stored.config
 
     @property
-    def start(self) -> str | None:
+    def init(self) -> str | None:
         """The initialisation that takes part of the base model's weights out; None: it has none."""
-        return start_of(self.config.init_lora_weights)
+        return base_changing_init(self.config.init_lora_weights)
 
     @property
     def kind(self) -> str:
-        """``lora``, ``rslora``, ``dora``, or the name of a changed initialisation."""
+        """``lora``, ``rslora``, ``dora``, or the name of an initialisation that changes the base."""
         if self.config.use_dora:
             return "dora"
-        return self.start or ("rslora" if self.config.use_rslora else "lora")
+        return self.init or ("rslora" if self.config.use_rslora else "lora")
 
     def learnt(self, directory: Path, base: BaseWeights) -> LinearSum:
-        """Return what was trained: for a changed initialisation, the adapter less the initial one. Not for LoftQ.
+        """Return what was trained: the adapter, less the initial one if there has to be one. Not for LoftQ.
 
         Raises:
             AdapterRefused: there is no initial adapter where one is needed, or it is another's.
         """
-        if self.start is None:
+        if self.init is None:
             return LinearSum([(self.stored, 1.0)])
         return LinearSum([(self.stored, 1.0), (self.initial(directory, base).stored, -1.0)])
 
@@ -86,29 +86,31 @@ class UploadedLora:
             raise AdapterRefused([_no_initial(self)])
         initial = UploadedLora.of(CompileSource.read(directory / INITIAL, base), base.model)
         # PEFT's examples have the initial adapter say that it is plain, so that it can be loaded as it is
-        if initial.start not in {None, self.start} or initial.stored.shapes != self.stored.shapes:
+        if initial.init not in {None, self.init} or initial.stored.shapes != self.stored.shapes:
             needed = "the adapter that this one was trained from: the same initialisation, modules and ranks"
             raise AdapterRefused([Fault(INITIAL, "another adapter", needed)])
         return initial
 
 
-def _start_faults(config: PeftConfig) -> Iterator[Fault]:
+def _init_faults(config: PeftConfig) -> Iterator[Fault]:
     where = f"{CONFIG_FILE}: init_lora_weights"
-    if start_of(config.init_lora_weights) is None:
+    if base_changing_init(config.init_lora_weights) is None:
         yield from (fault for fault in config.unservable() if fault.where == where)
     elif config.use_dora:
-        yield Fault(where, shown(config.init_lora_weights), "one of DoRA and a changed start, not both")
+        yield Fault(
+            where, shown(config.init_lora_weights), "DoRA or an initialisation that changes the base model, not both"
+        )
 
 
 def _no_initial(lora: UploadedLora) -> Fault:
     # PEFT converts the other initialisations, and not LoftQ: what the quantisation lost would be left out
     otherwise = (
         "plain LoRA that was trained with init_lora_weights=true, on a quantised base too (QLoRA)"
-        if lora.start == LOFTQ
-        else "plain LoRA from save_pretrained(..., path_initial_model_for_weight_conversion=<the first adapter>)"
+        if lora.init == LOFTQ
+        else "plain LoRA from save_pretrained(..., path_initial_model_for_weight_conversion=<the initial adapter>)"
     )
     return Fault(
         f"{CONFIG_FILE}: init_lora_weights",
         f"{shown(lora.config.init_lora_weights)}, which changes the base model, and no {INITIAL}/ beside the files",
-        f"the first adapter's two files in {INITIAL}/ (save_pretrained before training), or {otherwise}",
+        f"the initial adapter's two files in {INITIAL}/ (save_pretrained before training), or {otherwise}",
     )

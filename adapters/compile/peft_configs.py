@@ -1,4 +1,4 @@
-"""The configs of PEFT's methods, read strictly: PEFT gets known fields only, and none that names a place or a file."""
+"""Reads the configs of PEFT's methods strictly: PEFT gets known fields only, none with a path or a repository."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from adapters.lora.peft_config import shown
 from adapters.storage.manifest import CONFIG_FILE
 
 _IDENTITY = frozenset(field.name for field in dataclasses.fields(PeftConfig))
-"""Where an adapter comes from. PEFT would look some of them up, on the hub too: it never sees them."""
+"""An adapter's origin. PEFT would look some of these up, on the hub too, so it never gets them."""
 _CHECKED_ELSEWHERE = frozenset({"modules_to_save"})
 _UNSERVED: Mapping[str, str] = {
     "alora_invocation_tokens": "no activated LoRA",
@@ -36,14 +36,14 @@ _UNSERVED: Mapping[str, str] = {
     "use_qalora": "this method by itself",
     "velora_config": "this method by itself",
 }
-"""Fields of any method that ask for what no change to a weight expresses."""
+"""Fields of any method that no change to a weight expresses, with what is needed instead."""
 
 
 def config_of(kind: str, fields: Mapping[str, Any]) -> PeftConfig:
-    """The config of a method other than LoRA, without anything that names a place or a file.
+    """Return the config of a method other than LoRA, without fields that name a path or a repository.
 
     Raises:
-        AdapterRefused: fields that PEFT does not know, that change what no weight expresses, or of a wrong kind.
+        AdapterRefused: fields that PEFT does not know, that no change to a weight expresses, or of a wrong type.
     """
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING[RENAMED.get(kind, kind)]
     if faults := list(_field_faults(fields, {field.name for field in dataclasses.fields(config_class)})):
@@ -58,7 +58,7 @@ def config_of(kind: str, fields: Mapping[str, Any]) -> PeftConfig:
 
 
 def dora_config_of(config: LoraFields, modules: Sequence[str]) -> PeftConfig:
-    """The config of a DoRA on ``modules``, from fields that were checked."""
+    """Return the config of a DoRA on ``modules``, from checked fields."""
     return LoraConfig(
         r=config.r,
         lora_alpha=config.lora_alpha,

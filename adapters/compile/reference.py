@@ -1,7 +1,7 @@
 """PEFT's scores of an adapter: ``python -m adapters.compile.reference BASE``, a process that answers line by line.
 
 In:  ``{"adapter": DIRECTORY, "prompts": [[token id, …], …]}``
-Out: ``{"base": [[score, …], …], "adapter": [[score, …], …]}``, or ``{"refused": REASON}`` where PEFT takes it not.
+Out: ``{"base": [[score, …], …], "adapter": [[score, …], …]}``, or ``{"refused": REASON}`` where PEFT does not load it.
 
 A score is the natural log-probability of a token, given those before it; the first token has none. All arithmetic is
 in float32, on the CPU, on the threads that OMP_NUM_THREADS says. The base is loaded once, its scores are kept.
@@ -24,25 +24,25 @@ Prompts = list[list[int]]
 Scores = list[list[float]]
 
 
-class Peft:
-    """The base model in ``directory``, and adapters on it, one after the other."""
+class ReferenceModel:
+    """Scores prompts with the base model in ``directory``, and with one adapter on it at a time."""
 
     def __init__(self, directory: str) -> None:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
         self._base = model.eval()
-        self._known: tuple[Prompts, Scores] | None = None
+        self._cached: tuple[Prompts, Scores] | None = None
 
-    def of_base(self, prompts: Prompts) -> Scores:
+    def base_scores(self, prompts: Prompts) -> Scores:
         """Return the base model's own scores."""
-        if self._known is None or self._known[0] != prompts:
-            self._known = prompts, _scores(self._base, prompts)
-        return self._known[1]
+        if self._cached is None or self._cached[0] != prompts:
+            self._cached = prompts, _scores(self._base, prompts)
+        return self._cached[1]
 
-    def of_adapter(self, directory: str, prompts: Prompts) -> Scores:
-        """Return the scores with the adapter in ``directory``; the base is afterwards as it was.
+    def adapter_scores(self, directory: str, prompts: Prompts) -> Scores:
+        """Return the scores with the adapter in ``directory``; the base is unchanged afterwards.
 
         Raises:
-            ValueError, RuntimeError, TypeError, KeyError, OSError: PEFT's or torch's reason not to take it.
+            ValueError, RuntimeError, TypeError, KeyError, OSError: PEFT or torch cannot load the adapter.
         """
         adapted = PeftModel.from_pretrained(self._base, directory).eval()
         try:
@@ -53,7 +53,7 @@ class Peft:
 
 
 def _scores(model: Any, prompts: Prompts) -> Scores:
-    """One pass over the weights for all prompts: what follows a shorter one is padding, which it does not look at."""
+    """Score all prompts in one batch; shorter ones are padded on the right, under the attention mask."""
     longest = max(map(len, prompts))
     ids = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts])
     mask = torch.tensor([[1] * len(prompt) + [0] * (longest - len(prompt)) for prompt in prompts])
@@ -63,14 +63,14 @@ def _scores(model: Any, prompts: Prompts) -> Scores:
     return [row[: len(prompt) - 1].tolist() for row, prompt in zip(likely, prompts, strict=True)]
 
 
-def _answer(peft: Peft, asked: dict[str, Any]) -> dict[str, Any]:
-    prompts = asked["prompts"]
-    base = peft.of_base(prompts)
+def _answer(model: ReferenceModel, question: dict[str, Any]) -> dict[str, Any]:
+    prompts = question["prompts"]
+    base = model.base_scores(prompts)
     try:
-        return {"base": base, "adapter": peft.of_adapter(asked["adapter"], prompts)}
-    except (ValueError, RuntimeError, TypeError, KeyError, OSError) as why:
-        return {"refused": f"{type(why).__name__}: {why}"}
+        return {"base": base, "adapter": model.adapter_scores(question["adapter"], prompts)}
+    except (ValueError, RuntimeError, TypeError, KeyError, OSError) as error:
+        return {"refused": f"{type(error).__name__}: {error}"}
 
 
 if __name__ == "__main__":
-    serve_lines(partial(_answer, Peft(sys.argv[1])))
+    serve_lines(partial(_answer, ReferenceModel(sys.argv[1])))

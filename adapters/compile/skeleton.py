@@ -1,8 +1,8 @@
-"""The change that any PEFT tuner makes to a base model's weights, worked out by PEFT, one module at a time.
+"""The change that any PEFT tuner makes to a base model's weights, computed by PEFT, one module at a time.
 
-PEFT meets a skeleton: the base's linear modules under their names, all of them, so that it finds its targets and
-shares what it shares between layers; but their weights are one zero stretched to the right shape. A module gets its
-true weight while its change is taken, in float64, and gives it back.
+PEFT gets a skeleton: all linear modules of the base under their names, so that it finds its targets and shares
+parameters between layers; but their weights are one zero expanded to the right shape. A module has its true weight, in
+float64, only while its change is computed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from adapters.storage.number_formats import WEIGHT_DTYPES
 _INDEX_DTYPES = frozenset({"BOOL", "I32", "I64", "U8"})
 _PROBES = 4
 _TOLERANCE = 1e-5
-"""Some tuners compute parts in float32 whatever they are given."""
+"""Some tuners compute parts in float32 whatever the dtype of their inputs."""
 
 PEFT_ERRORS = (
     ArithmeticError,
@@ -41,7 +41,7 @@ PEFT_ERRORS = (
     TypeError,
     ValueError,
 )
-"""What PEFT raises, in this or that place, for a config that it cannot make sense of."""
+"""What PEFT raises for a config that it cannot apply."""
 
 
 def changes(source: CompileSource, config: PeftConfig, base: BaseWeights) -> Iterator[tuple[str, Tensor]]:
@@ -76,7 +76,7 @@ def _adapted(source: CompileSource, config: PeftConfig, base: BaseWeights) -> Pe
 
 
 def _resize(model: PeftModel, config: PeftConfig) -> None:
-    """Give AdaLoRA's modules the ranks that training left them; PEFT does so while it loads."""
+    """Resize AdaLoRA's modules to the ranks that training left them, as PEFT does while it loads."""
     if config.peft_type == "ADALORA" and config.rank_pattern:
         model.base_model.resize_modules_by_rank_pattern(config.rank_pattern, "default")
         config.rank_pattern = None
@@ -94,21 +94,23 @@ def _skeleton(base: BaseWeights) -> nn.Module:
                 parent.add_module(part, nn.Module())
             parent = parent.get_submodule(part)
         linear = nn.Linear(in_features, out_features, bias=f"{module}.bias" in base.tensors, device="meta")
-        linear.weight = _stretched(linear.weight)
+        linear.weight = _placeholder(linear.weight)
         if linear.bias is not None:
-            linear.bias = _stretched(linear.bias)
+            linear.bias = _placeholder(linear.bias)
         parent.add_module(name, linear)
     return root
 
 
-def _stretched(like: Tensor) -> nn.Parameter:
+def _placeholder(like: Tensor) -> nn.Parameter:
     return nn.Parameter(torch.zeros((), dtype=torch.float64).expand(like.shape), requires_grad=False)
 
 
 def _coverage_faults(source: CompileSource, expected: Mapping[str, Tensor]) -> Iterator[Fault]:
     found = source.header.tensors
     for name in sorted(found.keys() - expected.keys()):
-        yield Fault(at(found[name]), "a tensor that PEFT does not read", f"the tensors that {CONFIG_FILE} speaks of")
+        yield Fault(
+            at(found[name]), "a tensor that PEFT does not read", f"the tensors of the modules that {CONFIG_FILE} names"
+        )
     for name in sorted(expected.keys() - found.keys()):
         needed = f"one of shape {list(expected[name].shape)}: save again"
         yield Fault(f"{WEIGHTS_FILE}: {name}", "no such tensor", needed)
@@ -129,16 +131,16 @@ def _change(module: str, layer: BaseTunerLayer, base: BaseWeights) -> Tensor:
     if linear.bias is not None:
         linear.bias.data = base.read(f"{module}.bias").double()
     inputs = torch.randn(_PROBES, weight.shape[1], dtype=weight.dtype, generator=torch.Generator().manual_seed(0))
-    inputs[0] = 0  # what comes out for nothing is a bias
+    inputs[0] = 0  # the output for zeros is a bias
     plain = linear(inputs)
     try:
-        with torch.sparse.check_sparse_tensor_invariants():  # a stranger's indices: unchecked they reach any memory
+        with torch.sparse.check_sparse_tensor_invariants():  # uploaded indices: unchecked they reach any memory
             seen = layer(inputs) - plain
             layer.merge()
     except PEFT_ERRORS as error:
         raise config_refused(error) from None
     change: Tensor = linear.weight.data - weight
-    linear.weight = _stretched(weight)
+    linear.weight = _placeholder(weight)
     missed = float(torch.linalg.norm(seen - inputs @ change.T))
     if not missed <= _TOLERANCE * float(torch.linalg.norm(seen)) + 1e-9 * float(torch.linalg.norm(plain)):
         raise AdapterRefused(
@@ -154,11 +156,11 @@ def _change(module: str, layer: BaseTunerLayer, base: BaseWeights) -> Tensor:
 
 
 def config_refused(error: Exception) -> AdapterRefused:
-    """The refusal for what PEFT raised; an allocation that failed is raised again."""
+    """Return the refusal for an error of PEFT; a failed allocation is raised again."""
     if is_out_of_memory(error):
         raise error
-    said = ascii(str(error))[1:-1]
-    found = f"a config that PEFT refuses ({type(error).__name__}: {said[:300]})"
+    text = ascii(str(error))[1:-1]
+    found = f"a config that PEFT refuses ({type(error).__name__}: {text[:300]})"
     return AdapterRefused(
         [Fault(CONFIG_FILE, found, "the config that belongs to these weights and to this base model")]
     )

@@ -27,7 +27,7 @@ DTYPES: Mapping[str, torch.dtype] = {
     "F32": torch.float32,
     "F64": torch.float64,
 }
-"""What can be read."""
+"""The dtypes that can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class TensorFile:
     header: Header
 
     def read(self, tensor: Tensor) -> torch.Tensor:
-        """The numbers of ``tensor``, one of the header's."""
+        """Return ``tensor``, one of the header's."""
         return self.numbers(tensor, 0, math.prod(tensor.shape)).reshape(tensor.shape)
 
     def numbers(self, tensor: Tensor, start: int, count: int) -> torch.Tensor:
-        """Up to ``count`` numbers of ``tensor`` in a row, from the one at ``start``."""
+        """Return up to ``count`` consecutive numbers of ``tensor`` from index ``start``."""
         dtype = DTYPES[tensor.dtype]
         begin = tensor.begin + start * dtype.itemsize
         size = min(count * dtype.itemsize, tensor.end - begin)

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from adapters import strict_json
 from adapters.errors import AdapterRefused, Fault
-from adapters.lora.first_adapter import LOFTQ
+from adapters.lora.initial_adapter import LOFTQ
 from adapters.lora.module_pattern import matching
 from adapters.storage.manifest import CONFIG_FILE, INITIAL
 
@@ -190,7 +190,7 @@ class PeftConfig(BaseModel):
             yield _fault("task_type", shown(self.task_type), "an adapter for CAUSAL_LM")
         if str(self.init_lora_weights).lower() == LOFTQ:
             needed = (
-                "an initialisation that keeps the base model: send the first adapter too, its two files in "
+                "an initialisation that keeps the base model: send the initial adapter too, its two files in "
                 f"{INITIAL}/, or train with init_lora_weights=true, on a quantised base too (QLoRA)"
             )
             yield _fault("init_lora_weights", shown(self.init_lora_weights), needed)
@@ -198,7 +198,7 @@ class PeftConfig(BaseModel):
             yield _fault(
                 "init_lora_weights",
                 shown(self.init_lora_weights),
-                "an initialisation that keeps the base model: send the first adapter too, its two files in "
+                "an initialisation that keeps the base model: send the initial adapter too, its two files in "
                 f"{INITIAL}/, or convert with peft's save_pretrained(path_initial_model_for_weight_conversion=...), "
                 "which writes a plain LoRA",
             )

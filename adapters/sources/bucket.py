@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from adapters.errors import SourceForbidden, SourceNotFound, SourceUnavailable
-from adapters.lora import first_adapter
+from adapters.lora import initial_adapter
 from adapters.sources.rules import BUCKET_SCHEMES, plain_bucket_url
 from adapters.storage.disk import in_thread
 from adapters.storage.manifest import FILES, INITIAL
@@ -39,7 +39,7 @@ class BucketSource:
         with store_errors(self._url, SourceUnavailable):
             for name in FILES:
                 await self._copy(store, name, staged)
-            if await in_thread(first_adapter.is_needed, staged.path) and (first := await _first_folder(store)):
+            if await in_thread(initial_adapter.is_needed, staged.path) and (first := await _first_folder(store)):
                 for name in FILES:
                     await self._copy(store, f"{first}/{name}", staged, to=f"{INITIAL}/{name}")
         return self._url
@@ -52,7 +52,7 @@ class BucketSource:
 
 
 async def _first_folder(store: ObjectStore) -> str | None:
-    for folder in first_adapter.FOLDERS:
+    for folder in initial_adapter.FOLDERS:
         if await has_object(store, f"{folder}/{FILES[0]}"):
             return folder
     return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from adapters.errors import SourceForbidden, SourceNotFound
-from adapters.lora import first_adapter
+from adapters.lora import initial_adapter
 from adapters.storage.disk import in_thread
 from adapters.storage.manifest import FILES, INITIAL
 from adapters.storage.staging import BUFFER_BYTES, Staged
@@ -34,8 +34,8 @@ class DirectorySource:
         directory = await in_thread(self._checked, self._path)
         for name in FILES:
             await self._copy(directory, name, staged)
-        first = await in_thread(first_adapter.folder_in, directory)
-        if first is not None and await in_thread(first_adapter.is_needed, staged.path):
+        first = await in_thread(initial_adapter.folder_in, directory)
+        if first is not None and await in_thread(initial_adapter.is_needed, staged.path):
             for name in FILES:
                 await self._copy(directory, f"{first}/{name}", staged, to=f"{INITIAL}/{name}")
         return self._origin or directory.as_uri()

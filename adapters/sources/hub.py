@@ -13,7 +13,7 @@ from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from adapters.errors import SourceError, SourceForbidden, SourceNotFound, SourceUnavailable
-from adapters.lora import first_adapter
+from adapters.lora import initial_adapter
 from adapters.sources.hub_hosts import HubHosts
 from adapters.storage.disk import in_thread
 from adapters.storage.manifest import FILES, INITIAL, FileEntry
@@ -69,7 +69,7 @@ class HubSource:
                 self._check_listing(listed)
                 for name in FILES:
                     await self._download(client, info.sha, listed[name], name, staged)
-                if await in_thread(first_adapter.is_needed, staged.path) and (first := _first_folder(listed)):
+                if await in_thread(initial_adapter.is_needed, staged.path) and (first := _first_folder(listed)):
                     for name in FILES:
                         await self._download(client, info.sha, listed[f"{first}/{name}"], f"{INITIAL}/{name}", staged)
         return f"hf://{self._repo}@{info.sha}"
@@ -152,7 +152,7 @@ class HubSource:
 
 def _first_folder(listed: Mapping[str, RepoSibling]) -> str | None:
     return next(
-        (folder for folder in first_adapter.FOLDERS if all(f"{folder}/{name}" in listed for name in FILES)), None
+        (folder for folder in initial_adapter.FOLDERS if all(f"{folder}/{name}" in listed for name in FILES)), None
     )
 
 

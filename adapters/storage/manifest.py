@@ -1,4 +1,4 @@
-"""The files of a version (two, or four with a first adapter), and the digest that names exactly these bytes."""
+"""The files of a version (two, or four with a initial adapter), and the digest that names exactly these bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WEIGHTS_FILE: Final = "adapter_model.safetensors"
 FILES: Final = (CONFIG_FILE, WEIGHTS_FILE)
 """The files of an adapter; pickles are not accepted."""
 INITIAL: Final = "initial"
-"""The folder of the first adapter, see ``adapters.lora.first_adapter``."""
+"""The folder of the initial adapter, see ``adapters.lora.initial_adapter``."""
 INITIAL_FILES: Final = (f"{INITIAL}/{CONFIG_FILE}", f"{INITIAL}/{WEIGHTS_FILE}")
 """Both or neither are present."""
 EVERY_FILE: Final = (*FILES, *INITIAL_FILES)

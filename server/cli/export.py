@@ -77,7 +77,7 @@ def _merged(base: Path, adapter: Path, out: Path) -> Path:
     question = {"base": str(base.absolute()), "adapter": str(adapter), "out": str(out)}
     try:
         with spinner("merging"):
-            answer = asyncio.run(line_process.run("adapters.compile.merged", question))
+            answer = asyncio.run(line_process.run("adapters.compile.merged_model", question))
     except (WorkerProcessDied, LimitExceeded) as failed:
         last = getattr(failed, "log", "").splitlines()[-_SHOWN_LINES:]
         raise CommandFailed(ExitCode.REFUSED, f"merging failed: {failed}", *last) from None

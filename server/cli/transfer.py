@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from adapters.lora import first_adapter
+from adapters.lora import initial_adapter
 from adapters.publish_options import PublishOptions
 from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL
 from server.cli.client import ApiClient, Json
@@ -58,8 +58,8 @@ def _upload(server: ApiClient, path: str, directory: Path, options: PublishOptio
 def _files_of(directory: Path) -> dict[str, Path]:
     """Return the files of ``directory`` to send, by upload name, with the initial adapter's if they are needed."""
     files = {file: directory / file for file in FILES}
-    first = first_adapter.folder_in(directory)
-    if first is None or not first_adapter.is_needed(directory):
+    first = initial_adapter.folder_in(directory)
+    if first is None or not initial_adapter.is_needed(directory):
         return files
     return files | {f"{INITIAL}/{file}": directory / first / file for file in FILES}
 

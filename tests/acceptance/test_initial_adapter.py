@@ -1,4 +1,4 @@
-"""An adapter that was trained from a changed start, with its first adapter beside it, on the real engine."""
+"""An adapter that was trained from a changed start, with its initial adapter beside it, on the real engine."""
 
 from __future__ import annotations
 

@@ -62,9 +62,9 @@ class Kind:
     needed: str | None = None
     """A part of what the refusal says is needed; None: it is served."""
     is_converted: bool = False
-    """Saved by PEFT as the difference to its first adapter."""
+    """Saved by PEFT as the difference to its initial adapter."""
     is_started: bool = False
-    """Sent with its first adapter."""
+    """Sent with its initial adapter."""
 
     def config(self) -> Any:
         if self.peft == "LORA":
@@ -172,12 +172,12 @@ KINDS: dict[str, Kind] = {
     "PiSSA, converted": Kind(fields={"init_lora_weights": "pissa"}, is_converted=True),
     "OLoRA": Kind(fields={"init_lora_weights": "olora"}, needed=CONVERT),
     "OLoRA, converted": Kind(fields={"init_lora_weights": "olora"}, is_converted=True),
-    "PiSSA, with its first adapter": Kind(fields={"init_lora_weights": "pissa"}, is_started=True),
-    "OLoRA, with its first adapter": Kind(fields={"init_lora_weights": "olora"}, is_started=True),
+    "PiSSA, with its initial adapter": Kind(fields={"init_lora_weights": "pissa"}, is_started=True),
+    "OLoRA, with its initial adapter": Kind(fields={"init_lora_weights": "olora"}, is_started=True),
     "LoftQ": Kind(spoil=with_fields(init_lora_weights="loftq"), needed="init_lora_weights=true"),
-    "LoftQ, with its first adapter": Kind(fields={"loftq": NF4}, is_started=True, needed=LOSS),
-    "LoftQ, with its first adapter, cut": Kind(fields={"loftq": NF4}, is_started=True, query=CUT),
-    "LoftQ in eight bits, with its first adapter, cut": Kind(fields={"loftq": INT8}, is_started=True, query=CUT),
+    "LoftQ, with its initial adapter": Kind(fields={"loftq": NF4}, is_started=True, needed=LOSS),
+    "LoftQ, with its initial adapter, cut": Kind(fields={"loftq": NF4}, is_started=True, query=CUT),
+    "LoftQ in eight bits, with its initial adapter, cut": Kind(fields={"loftq": INT8}, is_started=True, query=CUT),
     "DoRA": Kind(fields={"use_dora": True}, needed="--compress-to R"),
     "DoRA, cut": Kind(fields={"use_dora": True}, query=CUT),
     "LoRA with lora_bias": Kind(fields={"lora_bias": True}, needed="lora_bias=False"),

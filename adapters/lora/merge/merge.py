@@ -130,7 +130,7 @@ async def _through_peft(
         "out": str(out),
     }
     try:
-        await line_process.run("adapters.compile.ties", request, threads=1, limits=resource_limits)
+        await line_process.run("adapters.compile.peft_merge", request, threads=1, limits=resource_limits)
     except LimitExceeded as exceeded:
         raise AdapterTooCostly(
             f"merging took more than {exceeded}: merge fewer versions or linear, or give the server more "

@@ -19,7 +19,7 @@ from torch import nn
 
 from adapters.base_model import BaseModel
 from adapters.checks.inspection import AdapterLimits, inspect_adapter
-from adapters.compile import ties
+from adapters.compile import peft_merge
 from adapters.errors import AdapterRefused
 from adapters.lora.merge.merge import MergeBounds, merge
 from adapters.lora.merge.recipe import Ingredient, MergeMethod, MergeRecipe
@@ -227,7 +227,7 @@ def test_ties_and_dare_do_what_peft_does(method: MergeMethod, write_lora: WriteL
     torch.manual_seed(5)
     expected = combine(method, ["one", "other"], [0.7, -0.4], adapted, 0.4, "total")
     torch.manual_seed(5)
-    made = ties.merge([(StoredLora.open(path), weight) for path, weight in terms], QUERY, method, 0.4)
+    made = peft_merge.merge([(StoredLora.open(path), weight) for path, weight in terms], QUERY, method, 0.4)
     np.testing.assert_allclose(made.a, expected[0], rtol=1e-6)
     np.testing.assert_allclose(made.b, expected[1], rtol=1e-6)
 

@@ -1,4 +1,4 @@
-"""Compiles uploads, torch and PEFT loaded once: the process of ``adapters.compile.adapter_compiler``."""
+"""The child process of ``adapters.compile.adapter_compiler``: loads torch and PEFT once, forks for each upload."""
 
 from __future__ import annotations
 
