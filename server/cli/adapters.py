@@ -73,7 +73,9 @@ def show(ref: Ref, *, as_json: AsJson = False, url: Url = None, api_key: ApiKey 
 
 @app.command()
 def push(
-    source: Annotated[str, typer.Argument(metavar="DIR_OR_HF_ID", help="PEFT directory, or org/repo[@revision].")],
+    source: Annotated[
+        str, typer.Argument(metavar="DIR_OR_HF_ID", help="PEFT directory, org/repo or org/repo@revision.")
+    ],
     *,
     name: Annotated[str | None, typer.Option(help="Adapter; without it, the directory's or repository's name.")] = None,
     alias: AliasToMove = None,
@@ -117,7 +119,9 @@ def pull(
 def export(
     ctx: typer.Context,
     ref: Ref,
-    target: Annotated[str, typer.Argument(metavar="DIR_OR_HF", help="New directory, or hf://org/repo[@branch].")],
+    target: Annotated[
+        str, typer.Argument(metavar="DIR_OR_HF", help="New directory, or hf://org/repo, also with @branch.")
+    ],
     *,
     merged: Annotated[bool, typer.Option("--merged", help="Export the base model with the adapter merged in.")] = False,
     base: Annotated[Path | None, BaseDirectory] = None,
