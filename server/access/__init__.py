@@ -1,1 +1,1 @@
-"""Who may call: API keys and their scopes."""
+"""Access control: API keys and their scopes."""

@@ -1,4 +1,4 @@
-"""A key, as it is kept: never the secret itself, only what is needed to recognise it."""
+"""An API key as it is stored: a hash of the secret, never the secret."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ _SECRET: Final = re.compile(rf"pb_([a-z0-9]{{{ID_LENGTH}}})_[A-Za-z0-9_-]{{43}}"
 
 
 class Scope(StrEnum):
-    """What a key may do."""
+    """A permission of an API key."""
 
     INFER = "infer"
-    """Ask models, and list them."""
+    """Inference, and the list of models."""
     ADMIN = "admin"
-    """Everything, inference included."""
+    """All routes, inference included."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key without its secret. It counts until ``revoked_at``; times are UTC."""
+    """A key without its secret. It is valid until ``revoked_at``; times are UTC."""
 
     id: str
     name: str
     scopes: frozenset[Scope]
     sha256: str
-    """Hex digest of the whole secret. 256 random bits need no slow hash: there is nothing to guess."""
+    """SHA-256 of the whole secret in hex digits. A slow hash is not needed: 256 random bits cannot be guessed."""
     last4: str
-    """The secret's last four characters, for people who ask which one they hold."""
+    """The secret's last four characters, by which its holder can recognise it."""
     created_at: datetime
     revoked_at: datetime | None
 
     def matches(self, secret: str) -> bool:
-        """Return whether ``secret`` is this key's, in a time that tells nothing about it."""
+        """Return whether ``secret`` is this key's; the comparison takes constant time."""
         return compare_digest(self.sha256, digest_of(secret))
 
 
@@ -53,9 +53,9 @@ def mint_secret() -> tuple[str, str]:
 
 
 def id_of(secret: str) -> str | None:
-    """Return the id that ``secret`` names; None if it is no secret of ours."""
-    ours = _SECRET.fullmatch(secret)
-    return None if ours is None else ours[1]
+    """Return the key id inside ``secret``; None if the text does not have the form of a secret."""
+    match = _SECRET.fullmatch(secret)
+    return None if match is None else match[1]
 
 
 def digest_of(secret: str) -> str:

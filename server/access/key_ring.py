@@ -1,4 +1,4 @@
-"""The key ring: all keys, durable in the database, looked up in memory."""
+"""The key ring: all API keys, stored in the database and looked up in memory."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _log = structlog.get_logger(__name__)
 
 
 class KeyRing:
-    """The keys of all processes that share a database.
+    """The API keys of all processes that share a database.
 
-    A write is in the database and in this ring before its method returns; other processes' writes arrive with
-    ``refresh``, which ``follow`` calls at an interval. ``find`` and ``is_empty`` never touch the database.
+    A write is in the database and in this ring before its method returns; writes of other processes arrive with
+    ``refresh``, which ``follow`` calls at an interval. ``find`` and ``is_empty`` read memory alone.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._keys: dict[str, ApiKey] = {}
-        self._seen = (0, 0)  # keys and revocations at the last refresh: both only ever grow
+        self._counts: tuple[int, ...] = (0, 0)  # keys and revocations at the last refresh; neither ever shrinks
         self._change_count: int | None = None
         self._refreshing = asyncio.Lock()
 
     @classmethod
     async def open(cls, database: Database) -> KeyRing:
-        """Bring the table in ``database`` up to date and read it; closing it stays with the caller."""
+        """Migrate the table in ``database`` and read it; the caller closes the database."""
         await database.migrate(MIGRATIONS, VERSION_TABLE)
         ring = cls(database)
         await ring.refresh()
@@ -50,11 +50,11 @@ class KeyRing:
 
     @property
     def is_empty(self) -> bool:
-        """True only if no key was ever created: revoking the last one must not open the server."""
+        """True if no key was ever created: revoking the last one does not open the server."""
         return not self._keys
 
     def find(self, secret: str) -> ApiKey | None:
-        """Return the key whose secret this is; None if there is none or it was revoked."""
+        """Return the key with this secret; None if there is none or it was revoked."""
         key = self._keys.get(id_of(secret) or "")
         return key if key is not None and key.revoked_at is None and key.matches(secret) else None
 
@@ -63,7 +63,7 @@ class KeyRing:
         return sorted(self._keys.values(), key=lambda key: (key.created_at, key.id))
 
     async def create(self, name: str, scopes: Collection[Scope]) -> tuple[ApiKey, str]:
-        """Create a key and return it with its secret, which is kept nowhere. ``admin`` brings all scopes.
+        """Create a key; return it with its secret, which is not stored. ``admin`` includes all scopes.
 
         Raises:
             InvalidName: the name is empty, too long or not printable.
@@ -90,35 +90,35 @@ class KeyRing:
         return self._keys[key_id], secret
 
     async def revoke(self, key_id: str) -> ApiKey:
-        """Revoke a key for good and return it; one that is revoked already keeps its first ``revoked_at``.
+        """Revoke a key for good and return it; a second revocation does not change ``revoked_at``.
 
         Raises:
             NotFound: no key has this id.
         """
-        living = (keys.c.id == key_id) & keys.c.revoked_at.is_(None)
+        unrevoked = (keys.c.id == key_id) & keys.c.revoked_at.is_(None)
         async with self._database.write() as connection:
-            await connection.execute(update(keys).where(living).values(revoked_at=datetime.now(UTC)))
+            await connection.execute(update(keys).where(unrevoked).values(revoked_at=datetime.now(UTC)))
         await self.refresh()
         if key_id not in self._keys:
             raise NotFound(f"no key has the id '{key_id}'; `patchbay keys list` shows them", param="id")
         return self._keys[key_id]
 
     async def refresh(self) -> None:
-        """Bring the ring up to the database; nearly free when nobody has committed anything."""
+        """Read the keys again if they changed. Costs no query while the change counter stands still."""
         change_count = self._database.change_count()
         if change_count is not None and change_count == self._change_count:
             return
         count = select(func.count(), func.count(keys.c.revoked_at)).select_from(keys)
         async with self._refreshing, self._database.read() as connection:
-            made, revoked = (await connection.execute(count)).one()
-            if (made, revoked) != self._seen:
+            counts = tuple((await connection.execute(count)).one())
+            if counts != self._counts:
                 rows = await connection.execute(select(keys))
                 self._keys = {row.id: _key(row) for row in rows}
-                self._seen = (made, revoked)
+                self._counts = counts
         self._change_count = change_count
 
     async def follow(self, interval_s: float) -> None:
-        """Refresh every ``interval_s`` seconds until cancelled; while the database is away, the ring stays."""
+        """Refresh every ``interval_s`` seconds until cancelled; an unreachable database is logged and tried again."""
         while True:
             await asyncio.sleep(interval_s)
             try:

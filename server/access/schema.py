@@ -1,4 +1,4 @@
-"""The table of keys. Rows are never removed: a ring that ever had a key never lets strangers in again."""
+"""The table of keys. Rows are never removed: once a key existed, requests without one stay refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import CHAR, JSON, Column, MetaData, String, Table
 from adapters.storage.database import UtcDateTime
 
 VERSION_TABLE: Final = "alembic_version_keys"
-"""Where Alembic notes how far this table is migrated."""
+"""The table in which Alembic records the migrations of this one."""
 
 metadata: Final = MetaData()
 

@@ -1,1 +1,1 @@
-"""How the server speaks HTTP: errors, uploads and downloads."""
+"""HTTP: request and response schemas, query parameters, errors, uploads and downloads."""

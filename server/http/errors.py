@@ -5,7 +5,7 @@ Bodies are OpenAI's: ``{"error": {"message", "type", "param", "code", …}}``; `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from fastapi.exceptions import RequestValidationError
@@ -18,43 +18,38 @@ from adapters.errors import PatchbayError
 from server import errors as server_errors
 from trainer import errors as trainer_errors
 
-STATUS: Mapping[type[PatchbayError], int] = {
-    PatchbayError: 500,
-    adapter_errors.InvalidName: 400,
-    adapter_errors.NotFound: 404,
-    adapter_errors.Conflict: 409,
-    adapter_errors.AliasMoved: 412,  # not 409: OpenAI's client retries a 409, and a lost compare-and-set must not be
-    adapter_errors.AdapterRefused: 400,
-    adapter_errors.AdapterTooCostly: 400,
-    adapter_errors.WorkerProcessDied: 500,
-    adapter_errors.SafetensorsMalformed: 400,
-    adapter_errors.BaseModelUnreadable: 500,
-    adapter_errors.WrongBase: 409,
-    adapter_errors.SourceError: 400,
-    adapter_errors.SourceForbidden: 403,
-    adapter_errors.SourceNotFound: 404,
-    adapter_errors.SourceUnavailable: 502,
-    adapter_errors.SourceTooLarge: 413,
-    adapter_errors.BlobCorrupt: 424,
-    adapter_errors.BlobStoreUnavailable: 502,
-    adapter_errors.StorageUnavailable: 503,
-    adapter_errors.StorageFull: 507,
-    server_errors.Unauthenticated: 401,
-    server_errors.Forbidden: 403,
-    server_errors.Unavailable: 503,
-    server_errors.Overloaded: 429,
-    server_errors.AdapterQuarantined: 424,  # not 409: OpenAI's client would try again
-    server_errors.InvalidRequest: 400,
-    server_errors.MissingScope: 400,
-    server_errors.RouteUnsupported: 404,
-    trainer_errors.InvalidField: 400,
-    trainer_errors.FileTooLarge: 413,
-    trainer_errors.FileCorrupt: 424,
-    trainer_errors.PreflightDied: 500,
-    trainer_errors.PublicationRefused: 502,
-    trainer_errors.IllegalTransition: 400,  # as OpenAI answers; its client would try a 409 again
-    trainer_errors.FileInUse: 400,  # for the same reason
+_BY_STATUS: Final[Mapping[int, Sequence[type[PatchbayError]]]] = {
+    400: (
+        adapter_errors.AdapterRefused,
+        adapter_errors.AdapterTooCostly,
+        adapter_errors.InvalidName,
+        adapter_errors.SafetensorsMalformed,
+        adapter_errors.SourceError,
+        server_errors.InvalidRequest,
+        server_errors.MissingScope,
+        trainer_errors.FileInUse,  # not 409, nor those below: OpenAI's client retries a 409
+        trainer_errors.IllegalTransition,
+        trainer_errors.InvalidField,
+    ),
+    401: (server_errors.Unauthenticated,),
+    403: (adapter_errors.SourceForbidden, server_errors.Forbidden),
+    404: (adapter_errors.NotFound, adapter_errors.SourceNotFound, server_errors.RouteUnsupported),
+    409: (adapter_errors.Conflict, adapter_errors.WrongBase),
+    412: (adapter_errors.AliasMoved,),  # a lost compare-and-set
+    413: (adapter_errors.SourceTooLarge, trainer_errors.FileTooLarge),
+    424: (adapter_errors.BlobCorrupt, server_errors.AdapterQuarantined, trainer_errors.FileCorrupt),
+    429: (server_errors.Overloaded,),
+    500: (
+        PatchbayError,
+        adapter_errors.BaseModelUnreadable,
+        adapter_errors.WorkerProcessDied,
+        trainer_errors.PreflightDied,
+    ),
+    502: (adapter_errors.BlobStoreUnavailable, adapter_errors.SourceUnavailable, trainer_errors.PublicationRefused),
+    503: (adapter_errors.StorageUnavailable, server_errors.Unavailable),
+    507: (adapter_errors.StorageFull,),
 }
+STATUS: Final = {error: status for status, errors in _BY_STATUS.items() for error in errors}
 
 _TYPES = {
     400: "invalid_request_error",

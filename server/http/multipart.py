@@ -1,4 +1,4 @@
-"""Multipart uploads as they arrive: each file part is a stream of chunks, so nothing is held in memory or spooled."""
+"""Multipart uploads as streams: each file part is read in chunks as it arrives, neither held in memory nor spooled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_HEADER_BYTES = 8 * 1024
 
 
 class _Part:
-    """One part: its name, and a queue of what has been parsed of it but not read yet."""
+    """One part: its headers, and the chunks that are parsed but not read yet."""
 
     def __init__(self) -> None:
         self.chunks: deque[bytes] = deque()
@@ -34,7 +34,7 @@ class _Part:
 
     @property
     def file_name(self) -> str | None:
-        """The file's name; None where the client gave none."""
+        """The file's name; None if the client sent none."""
         return self._option(b"filename") or None
 
     def _option(self, key: bytes) -> str | None:
@@ -46,11 +46,11 @@ class MultipartStream:
     """Reads the parts of ``request`` in order; a part must be read to its end before the next.
 
     Args:
-        request: what arrives.
-        needed: what the form should hold, for the message to who sent none.
+        request: the upload.
+        needed: the parts that the form must have, for the error message.
 
     Raises:
-        InvalidRequest: the body is no multipart form, or breaks off.
+        InvalidRequest: the body is not a multipart form, or is cut off.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class MultipartStream:
             "on_part_data": self._on_part_data,
             "on_part_end": self._on_part_end,
         }
-        with _parsed():  # it looks at the boundary's length
+        with _parsing():  # checks the boundary's length
             self._parser = MultipartParser(boundary, callbacks)
 
     async def parts(self) -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
-        """Yield (file name, chunks) for each part; the field's name stands in for a missing one, or if it is a path.
+        """Yield (file name, chunks) for each part; the field's name instead if it is a path or there is no file name.
 
-        Clients such as curl cut the folders off a file's name.
+        Clients such as curl remove the directories from a file name.
         """
         async for name, file_name, chunks in self.fields():
             yield (name if "/" in name else file_name or name), chunks
@@ -89,7 +89,7 @@ class MultipartStream:
         """Yield (field name, file name, chunks) for each part."""
         while await self._has_part():
             part = self._parts[0]
-            while not (part.chunks or part.is_complete):  # the headers end where the data begin
+            while not (part.chunks or part.is_complete):  # until then its headers may be incomplete
                 await self._feed()
             yield part.name, part.file_name, self._chunks(part)
             async for _ in self._chunks(part):
@@ -107,17 +107,17 @@ class MultipartStream:
             while part.chunks:
                 yield part.chunks.popleft()
             if not part.is_complete and not await self._feed():
-                raise InvalidRequest("the upload broke off before its end; send it again")
+                raise _cut_off()
 
     async def _feed(self) -> bool:
         """Parse the next chunk of the body; False at its end."""
         async for chunk in self._body:
             if chunk:
-                with _parsed():
+                with _parsing():
                     self._parser.write(chunk)
                 return True
         if any(not part.is_complete for part in self._parts):
-            raise InvalidRequest("the upload broke off before its end; send it again")
+            raise _cut_off()
         return False
 
     # -- the parser's callbacks --------------------------------------------------------------------------------
@@ -145,9 +145,13 @@ class MultipartStream:
 
 
 @contextmanager
-def _parsed() -> Iterator[None]:
-    """Say in our own words what the parser finds wrong."""
+def _parsing() -> Iterator[None]:
+    """Turn the parser's errors into ``InvalidRequest``."""
     try:
         yield
     except FormParserError as malformed:
         raise InvalidRequest(f"the multipart body is malformed: {malformed}") from malformed
+
+
+def _cut_off() -> InvalidRequest:
+    return InvalidRequest("the upload broke off before its end; send it again")

@@ -1,1 +1,1 @@
-"""The control routes: adapters, versions, aliases, models, and the process itself."""
+"""The control routes: adapters, versions, aliases, models, files, fine-tuning, and the process itself."""

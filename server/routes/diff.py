@@ -19,9 +19,9 @@ from server.routes.dependencies import StateDep
 router = APIRouter(prefix="/v1/adapters", tags=["versions"])
 
 
-@router.post("/diff")  # GET would take this name from an adapter that is called so
+@router.post("/diff")  # GET would hide an adapter called "diff"
 async def diff(body: DiffBody, state: StateDep) -> DiffObject:
-    """Compare what two versions add to the base model's weights, and what the engine answers with each of them."""
+    """Compare two versions: what they add to the base model's weights, and the engine's scores with each."""
     a, b = (state.registry.catalog.resolve(parse_reference(text)) for text in (body.a, body.b))
     if a.base_fingerprint != b.base_fingerprint:
         raise WrongBase(f"{a.name} and {b.name} were made for different base models, so they do not compare", param="b")

@@ -1,4 +1,4 @@
-"""Files: uploaded in pieces, listed, downloaded, deleted. OpenAI's routes."""
+"""Files: uploaded, listed, downloaded, deleted. OpenAI's routes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _FORM: Final[Mapping[str, Any]] = {
     },
     "additionalProperties": False,
 }
-"""For the OpenAPI schema: the form is read as it arrives, so FastAPI does not see it."""
+"""The form in the OpenAPI schema: it is read as a stream, so FastAPI does not know it."""
 
 
 @router.post(
@@ -47,11 +47,11 @@ _FORM: Final[Mapping[str, Any]] = {
 async def upload(request: Request, state: StateDep) -> FileObject:
     """Store a file: multipart/form-data with ``purpose``, ``file`` and, in brackets, ``expires_after``.
 
-    The fields come in any order, so the file waits on disk until the last of them is known.
+    The fields come in any order, so the file is staged on disk until all of them are known.
     """
     stream = MultipartStream(request, needed="the fields purpose and file")
     data_dir = state.settings.data_dir
-    with space_needed(data_dir), TemporaryFile(dir=data_dir) as staged:  # it has no name: a crash leaves nothing
+    with space_needed(data_dir), TemporaryFile(dir=data_dir) as staged:  # unnamed: a crash leaves nothing
         fields = await _receive(stream, staged, state.settings.max_file_bytes)
         _check_purpose(fields.get("purpose"))
         if "file" not in fields:
@@ -70,7 +70,7 @@ async def list_files(
     after: str | None = None,
     limit: int = MAX_LIMIT,
     order: Literal["asc", "desc"] = "desc",
-    purpose: Annotated[str | None, Query(description="Only files for this.")] = None,
+    purpose: Annotated[str | None, Query(description="List only files for this purpose.")] = None,
 ) -> ListObject[FileObject]:
     """List the files; ``after`` is a file's id."""
     page = await state.records.files.list(after=after, limit=limit, newest_first=order == "desc", purpose=purpose)
@@ -99,11 +99,11 @@ async def delete(file_id: str, state: StateDep) -> DeletedObject:
 
 
 async def _receive(stream: MultipartStream, staged: IO[bytes], limit: int) -> dict[str, str]:
-    """Write the file to ``staged`` and return the form's fields as text, of the file its name."""
+    """Write the file to ``staged``; return the form's fields as text, with the file's name for the file."""
     fields: dict[str, str] = {}
     async for name, file_name, chunks in stream.fields():
         if name not in _FIELDS or name in fields:
-            raise InvalidRequest(f"the form has {name!r:.100} twice, or no such field is known", param=name[:100])
+            raise InvalidRequest(f"the form has {name!r:.100} twice, or the field is unknown", param=name[:100])
         if name == "file":
             fields[name] = _SEPARATOR.split(file_name or "file")[-1]
             await _stage(chunks, staged, limit)
@@ -151,7 +151,7 @@ def _check_purpose(purpose: str | None) -> None:
 
 
 def _expiry(fields: dict[str, str]) -> int | None:
-    """Return after how many seconds the file expires; None: nobody said."""
+    """Return the seconds from upload to expiry; None: the form has no expiry."""
     anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
     if anchor is None and seconds is None:
         return None

@@ -1,4 +1,4 @@
-"""Merges: a new version out of others."""
+"""Merges: a new version made of others."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ async def merge(name: str, body: MergeBody, state: StateDep) -> ReportedVersion:
 def _recipe(body: MergeBody, state: AppState) -> MergeRecipe:
     density, seed = body.density, body.seed
     if density is not None and body.method is MergeMethod.LINEAR:
-        raise InvalidRequest("linear adds versions up whole; density is for ties and dare", param="density")
+        raise InvalidRequest("method linear adds whole versions up; only ties and dare have a density", param="density")
     if seed is not None and not body.method.is_random:
-        raise InvalidRequest(f"nothing in {body.method} is random; seed is for dare", param="seed")
+        raise InvalidRequest(f"method {body.method} is not random; only dare has a seed", param="seed")
     if not any(each.weight for each in body.versions):
-        raise InvalidRequest("every weight is 0, and that would be the base model; give one another", param="versions")
+        raise InvalidRequest("every weight is 0, which makes the base model; give one another value", param="versions")
     if density is None and body.method is not MergeMethod.LINEAR:
         density = DEFAULT_DENSITY
     if seed is None and body.method.is_random:

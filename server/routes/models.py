@@ -1,4 +1,4 @@
-"""OpenAI's model routes: the base, the adapters and what jobs made. https://platform.openai.com/docs/api-reference/models"""
+"""OpenAI's model routes: the base, the adapters and fine-tuned models. https://platform.openai.com/docs/api-reference/models"""
 
 from __future__ import annotations
 

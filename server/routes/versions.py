@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from adapters.names import check_adapter_name, check_alias
@@ -41,12 +42,16 @@ Form = Literal["served", "original"]
 _NUMBER = re.compile(r"[0-9]{1,10}")
 
 
+async def _version(name: str, version: str, state: StateDep) -> Version:
+    return state.registry.catalog.version(name, _number(version))
+
+
+VersionDep = Annotated[Version, Depends(_version)]
+
+
 @router.post("", status_code=201)
 async def publish(
-    name: str,
-    request: Request,
-    state: StateDep,
-    query: Annotated[PublishFields, Query()],
+    name: str, request: Request, state: StateDep, query: Annotated[PublishFields, Query()]
 ) -> ReportedVersion:
     """Publish a version: the two files as multipart/form-data, or JSON with a ``source``. It can be called at once."""
     check_name_is_free(state, check_adapter_name(name))
@@ -68,10 +73,8 @@ async def publish(
 async def _source_body(request: Request) -> SourceBody:
     try:
         return SourceBody.model_validate_json(await request.body())
-    except ValidationError as wrong:
-        first = wrong.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "body"
-        raise InvalidRequest(f"{field}: {first['msg']}", param=field) from wrong
+    except ValidationError as invalid:
+        raise RequestValidationError(invalid.errors()) from invalid
 
 
 @router.get("")
@@ -86,24 +89,23 @@ async def list_versions(
 
 
 @router.get("/{version}")
-async def show(name: str, version: str, state: StateDep) -> ReportedVersion:
+async def show(version: VersionDep, state: StateDep) -> ReportedVersion:
     """Show a version with the report of its inspection."""
-    found = _find(state, name, version)
-    report = await state.registry.report(found)
-    return ReportedVersion.from_version(found, state.registry.catalog, state.engine, report=report)
+    report = await state.registry.report(version)
+    return ReportedVersion.from_version(version, state.registry.catalog, state.engine, report=report)
 
 
 @router.get("/{version}/content")
-async def content(name: str, version: str, state: StateDep, form: Form = "served") -> VersionFileList:
-    """List the files of a version: as they are served, or as they came where they had to be compiled."""
-    digest = _digest(_find(state, name, version), form)
+async def content(version: VersionDep, state: StateDep, form: Form = "served") -> VersionFileList:
+    """List the files of a version: as served, or as uploaded if they had to be compiled."""
+    digest = _digest(version, form)
     directory = await state.blobs.path(digest)
     query = "" if form == "served" else f"?form={form}"
     files = [
         VersionFile(
             name=file,
             size_bytes=(directory / file).stat().st_size,
-            path=f"/v1/adapters/{name}/versions/{version}/content/{file}{query}",
+            path=f"/v1/adapters/{version.adapter}/versions/{version.number}/content/{file}{query}",
         )
         for file in names_in(directory)
     ]
@@ -111,51 +113,47 @@ async def content(name: str, version: str, state: StateDep, form: Form = "served
 
 
 @router.get("/{version}/content/{file:path}", response_class=Download)
-async def download(name: str, version: str, file: str, state: StateDep, form: Form = "served") -> Download:
+async def download(version: VersionDep, file: str, state: StateDep, form: Form = "served") -> Download:
     """Download one file of a version; ranges are answered."""
-    directory = await state.blobs.path(_digest(_find(state, name, version), form))
+    directory = await state.blobs.path(_digest(version, form))
     if file not in (names := names_in(directory)):
         raise InvalidRequest(f"this version has the files {', '.join(names)}, not {file!r}", param="file")
     return Download(directory / file, filename=Path(file).name, media_type=Download.media_type)
 
 
 @router.post("/{version}/load")
-async def load(name: str, version: str, state: StateDep) -> VersionObject:
-    """Make a version resident ahead of its first request."""
-    found = _find(state, name, version)
-    await residents.make_resident(state, found)
-    return _shown(state, found)
+async def load(version: VersionDep, state: StateDep) -> VersionObject:
+    """Load a version ahead of its first request."""
+    await residents.make_resident(state, version)
+    return _shown(state, version)
 
 
 @router.post("/{version}/unload")
-async def unload(name: str, version: str, state: StateDep) -> VersionObject:
-    """Unload a version as soon as no request holds it. A later request loads it again."""
-    found = _find(state, name, version)
-    if found.is_pinned:
-        raise InvalidRequest(f"{found.name} is pinned; unpin it first", param="version")
-    await state.engine.serving().residency.unload(found)
-    return _shown(state, found)
+async def unload(version: VersionDep, state: StateDep) -> VersionObject:
+    """Unload a version as soon as no request uses it. A later request loads it again."""
+    if version.is_pinned:
+        raise InvalidRequest(f"{version.name} is pinned; unpin it first", param="version")
+    await state.engine.serving().residency.unload(version)
+    return _shown(state, version)
 
 
 @router.post("/{version}/pin")
-async def pin(name: str, version: str, state: StateDep) -> VersionObject:
+async def pin(version: VersionDep, state: StateDep) -> VersionObject:
     """Keep a version resident, also across restarts."""
-    found = _find(state, name, version)
-    return _shown(state, await residents.pin(state, found))
+    return _shown(state, await residents.pin(state, version))
 
 
 @router.post("/{version}/unpin")
-async def unpin(name: str, version: str, state: StateDep) -> VersionObject:
+async def unpin(version: VersionDep, state: StateDep) -> VersionObject:
     """Let a version be evicted again."""
-    return _shown(state, await residents.unpin(state, _find(state, name, version)))
+    return _shown(state, await residents.unpin(state, version))
 
 
 @router.delete("/{version}")
-async def delete(name: str, version: str, state: StateDep) -> DeletedObject:
+async def delete(version: VersionDep, state: StateDep) -> DeletedObject:
     """Delete a version that no alias points to. Requests in flight finish on it; its number is never used again."""
-    found = _find(state, name, version)
-    await delete_version(state, found)
-    return DeletedObject(object="adapter.version", id=found.name)
+    await delete_version(state, version)
+    return DeletedObject(object="adapter.version", id=version.name)
 
 
 def _shown(state: AppState, version: Version) -> VersionObject:
@@ -166,11 +164,7 @@ def _digest(version: Version, form: Form) -> str:
     return (version.original_digest if form == "original" else None) or version.digest
 
 
-def _find(state: AppState, name: str, version: str) -> Version:
-    return state.registry.catalog.version(name, _number(version))
-
-
 def _number(text: str) -> int:
     if not _NUMBER.fullmatch(text):
-        raise InvalidRequest(f"version {text!r} is no number; aliases are under /aliases", param="version")
+        raise InvalidRequest(f"version {text!r} is not a number; aliases are under /aliases", param="version")
     return int(text)

@@ -1,4 +1,4 @@
-"""vLLM's own two calls, so that its existing clients work unchanged. Such an adapter passes the checks of any upload.
+"""vLLM's two calls, so that its clients work unchanged. The adapters pass the same checks as uploads.
 
 https://docs.vllm.ai/en/latest/features/lora.html#dynamically-serving-lora-adapters
 """
@@ -59,12 +59,12 @@ async def load_lora_adapter(body: LoadBody, state: StateDep) -> PlainTextRespons
 async def unload_lora_adapter(body: UnloadBody, state: StateDep) -> PlainTextResponse:
     """Delete the adapter ``lora_name``: after this call its name is unknown, as with vLLM.
 
-    A fine-tuned name deletes the version that it means, with the aliases that point to it.
+    A fine-tuned name deletes the version that it means and the aliases that point to that version.
     """
     name, catalog = body.lora_name, state.registry.catalog
     named = parse_reference(name)
     versions = [catalog.resolve(named)] if isinstance(named, FineTunedName) else catalog.adapter(name).versions.values()
     if body.lora_int_id is not None and body.lora_int_id not in {version.id for version in versions}:
-        raise InvalidRequest(f"'{name}' has no version of id {body.lora_int_id}", param="lora_int_id")
+        raise InvalidRequest(f"'{name}' has no version with the id {body.lora_int_id}", param="lora_int_id")
     await delete_model(state, name)
     return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")

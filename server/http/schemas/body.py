@@ -16,9 +16,9 @@ Json = dict[str, Any]
 
 
 class Body(BaseModel):
-    """A JSON body. A key that is not known is an error: a typo is never ignored.
+    """A JSON body. An unknown key is an error, so that a typo is never ignored.
 
-    So is text that a database refuses: JSON can escape NUL, and half a surrogate pair, for which UTF-8 has no bytes.
+    Text that databases refuse is an error too: JSON can escape NUL, and half a surrogate pair, which UTF-8 lacks.
     """
 
     model_config = ConfigDict(extra="forbid")
