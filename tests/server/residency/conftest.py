@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -17,57 +13,17 @@ from adapters.versions import Version
 from server.engine.fake import FakeEngine, Knobs
 from server.metrics import EngineMetrics
 from server.residency.quarantine import Quarantine
-from server.residency.residency import Lease, Residency
-
-
-@dataclass
-class Rig:
-    """A residency with everything that a test turns."""
-
-    engine: FakeEngine
-    knobs: Knobs
-    residency: Residency
-    metrics: EngineMetrics
-    pins: set[int]
-    corrupt: set[str]
-    collectors: CollectorRegistry
-
-    def begin(self, version: Version) -> asyncio.Task[Lease]:
-        return asyncio.ensure_future(self.residency.lease(version))
-
-    @property
-    def loaded(self) -> set[int]:
-        """Ids of the residents that the engine has loaded."""
-        return set(self.engine.residents)
-
-    async def touch(self, *versions: Version) -> None:
-        """Lease each and give it back."""
-        for version in versions:
-            (await self.residency.lease(version)).release()
-
-    @property
-    def states(self) -> dict[str, str]:
-        return {view.version.name: str(view.state) for view in self.residency.views()}
-
-    def count(self, name: str) -> float:
-        value = self.collectors.get_sample_value(name)
-        assert value is not None
-        return value
-
-
-async def settle() -> None:
-    """Let every task run until it waits for something from outside."""
-    for _ in range(20):
-        await asyncio.sleep(0)
+from server.residency.residency import Residency
+from tests.server.residency.rig import BuildRig, MakeVersion, Rig, Settle, settle
 
 
 @pytest.fixture(name="settle")
-def settle_() -> Any:
+def settle_() -> Settle:
     return settle
 
 
 @pytest.fixture
-def version() -> Callable[..., Version]:
+def version() -> MakeVersion:
     """Makes version ``number`` (which is its id too) of an adapter."""
 
     def make(number: int, adapter: str = "sql", size_bytes: int = 1000) -> Version:
@@ -84,7 +40,7 @@ def files(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def rig(files: Path) -> Callable[..., Rig]:
+def rig(files: Path) -> BuildRig:
     """Builds a residency of some capacity."""
 
     def build(*, capacity: int = 2, max_bytes: int = 10**6, wait_s: float = 60.0, is_stepped: bool = False) -> Rig:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,9 +13,10 @@ from adapters.versions import Version
 from server.engine.protocol import LoadFailed, Resident
 from server.errors import AdapterQuarantined, EngineNotReady, ResidencyFull
 from server.residency.entry import Entry, ResidentState
+from tests.server.residency.rig import BuildRig, MakeVersion, Settle
 
 
-async def test_fifty_first_leases_at_once_load_once(rig: Any, version: Any, settle: Any) -> None:
+async def test_fifty_first_leases_at_once_load_once(rig: BuildRig, version: MakeVersion, settle: Settle) -> None:
     it = rig(is_stepped=True)
     waiting = [it.begin(version(1)) for _ in range(50)]
     await settle()
@@ -30,7 +30,7 @@ async def test_fifty_first_leases_at_once_load_once(rig: Any, version: Any, sett
     assert (it.engine.loads, it.residency.views()[0].leases) == (["sql@1"], 0)
 
 
-async def test_a_warm_lease_does_not_touch_the_event_loop(rig: Any, version: Any) -> None:
+async def test_a_warm_lease_does_not_touch_the_event_loop(rig: BuildRig, version: MakeVersion) -> None:
     it = rig()
     await it.touch(version(1))
     with pytest.raises(StopIteration) as finished:  # a coroutine that ends in its first step never waited
@@ -38,7 +38,7 @@ async def test_a_warm_lease_does_not_touch_the_event_loop(rig: Any, version: Any
     assert finished.value.value.version.name == "sql@1"
 
 
-async def test_the_least_recently_used_goes_first(rig: Any, version: Any) -> None:
+async def test_the_least_recently_used_goes_first(rig: BuildRig, version: MakeVersion) -> None:
     it = rig(capacity=3)
     one, two, three, four, five = map(version, range(1, 6))
     await it.touch(one, two, three, one)
@@ -48,7 +48,7 @@ async def test_the_least_recently_used_goes_first(rig: Any, version: Any) -> Non
     assert it.loaded == {1, 4, 5}
 
 
-async def test_a_held_version_is_never_evicted(rig: Any, version: Any) -> None:
+async def test_a_held_version_is_never_evicted(rig: BuildRig, version: MakeVersion) -> None:
     it = rig(capacity=2)
     held = await it.residency.lease(version(1))
     await it.touch(version(2), version(3), version(4))
@@ -59,7 +59,7 @@ async def test_a_held_version_is_never_evicted(rig: Any, version: Any) -> None:
     assert it.engine.unloads[-1] == "sql@1"
 
 
-async def test_a_pinned_version_is_never_evicted_until_it_is_let_go(rig: Any, version: Any) -> None:
+async def test_a_pinned_version_is_never_evicted_until_it_is_let_go(rig: BuildRig, version: MakeVersion) -> None:
     it = rig(capacity=2)
     it.pins.add(1)
     await it.touch(version(1), version(2), version(3))
@@ -69,21 +69,21 @@ async def test_a_pinned_version_is_never_evicted_until_it_is_let_go(rig: Any, ve
     assert it.loaded == {3, 4}
 
 
-async def test_pins_that_fill_every_room_give_up_the_least_recently_used(rig: Any, version: Any) -> None:
+async def test_pins_that_fill_every_room_give_up_the_least_recently_used(rig: BuildRig, version: MakeVersion) -> None:
     it = rig(capacity=2, wait_s=5)
     it.pins.update({1, 2})
     await it.touch(version(1), version(2), version(3))
     assert it.loaded == {2, 3}
 
 
-async def test_a_large_adapter_takes_the_room_of_several_small_ones(rig: Any, version: Any) -> None:
+async def test_a_large_adapter_takes_the_room_of_several_small_ones(rig: BuildRig, version: MakeVersion) -> None:
     it = rig(capacity=10, max_bytes=3000)
     await it.touch(version(1), version(2), version(3), version(4, size_bytes=2000))
     assert it.loaded == {3, 4}
     assert (it.count("patchbay_residents"), it.count("patchbay_resident_bytes")) == (2, 3000)
 
 
-async def test_an_adapter_larger_than_all_room_is_resident_alone(rig: Any, version: Any) -> None:
+async def test_an_adapter_larger_than_all_room_is_resident_alone(rig: BuildRig, version: MakeVersion) -> None:
     it = rig(capacity=10, max_bytes=3000)
     await it.touch(version(1), version(2, size_bytes=5000))
     assert it.loaded == {2}
@@ -91,7 +91,7 @@ async def test_an_adapter_larger_than_all_room_is_resident_alone(rig: Any, versi
     assert it.loaded == {3}
 
 
-async def test_pins_that_fill_all_bytes_give_up_the_least_recently_used(rig: Any, version: Any) -> None:
+async def test_pins_that_fill_all_bytes_give_up_the_least_recently_used(rig: BuildRig, version: MakeVersion) -> None:
     it = rig(capacity=10, max_bytes=2000, wait_s=5)
     it.pins.update({1, 2})
     await it.touch(version(1), version(2), version(3))
@@ -99,7 +99,7 @@ async def test_pins_that_fill_all_bytes_give_up_the_least_recently_used(rig: Any
 
 
 async def test_warming_stops_where_room_ends_and_evicts_nothing_for_what_was_used_longer_ago(
-    rig: Any, version: Any
+    rig: BuildRig, version: MakeVersion
 ) -> None:
     it = rig(capacity=10, max_bytes=2500)
     await it.residency.warm([version(1), version(2), version(3), version(4, size_bytes=400)])
@@ -107,7 +107,7 @@ async def test_warming_stops_where_room_ends_and_evicts_nothing_for_what_was_use
     assert it.count("patchbay_adapter_evictions_total") == 0
 
 
-async def test_no_room_is_said_after_the_wait_and_leaves_nothing_behind(rig: Any, version: Any) -> None:
+async def test_no_room_is_said_after_the_wait_and_leaves_nothing_behind(rig: BuildRig, version: MakeVersion) -> None:
     it = rig(capacity=1, wait_s=0.01)
     held = await it.residency.lease(version(1))
     with pytest.raises(ResidencyFull, match="all 1 residents are pinned or in use"):
@@ -121,7 +121,7 @@ async def test_no_room_is_said_after_the_wait_and_leaves_nothing_behind(rig: Any
 
 
 async def test_a_cold_lease_gets_the_room_of_the_first_lease_that_comes_back(
-    rig: Any, version: Any, settle: Any
+    rig: BuildRig, version: MakeVersion, settle: Settle
 ) -> None:
     it = rig(capacity=1)
     held = await it.residency.lease(version(1))
@@ -132,7 +132,7 @@ async def test_a_cold_lease_gets_the_room_of_the_first_lease_that_comes_back(
     assert (await cold).version.name == "sql@2"
 
 
-async def test_unpinning_makes_room_once_anything_moves(rig: Any, version: Any, settle: Any) -> None:
+async def test_unpinning_makes_room_once_anything_moves(rig: BuildRig, version: MakeVersion, settle: Settle) -> None:
     it = rig(capacity=2)
     it.pins.add(1)
     await it.touch(version(1))
@@ -144,7 +144,7 @@ async def test_unpinning_makes_room_once_anything_moves(rig: Any, version: Any, 
     assert (await cold).version.name == "sql@3"
 
 
-async def test_releasing_twice_counts_once(rig: Any, version: Any) -> None:
+async def test_releasing_twice_counts_once(rig: BuildRig, version: MakeVersion) -> None:
     it = rig()
     first, second = [await it.residency.lease(version(1)) for _ in range(2)]
     first.release()
@@ -154,7 +154,7 @@ async def test_releasing_twice_counts_once(rig: Any, version: Any) -> None:
     assert it.residency.views()[0].leases == 0
 
 
-async def test_an_unload_waits_for_the_last_lease(rig: Any, version: Any, settle: Any) -> None:
+async def test_an_unload_waits_for_the_last_lease(rig: BuildRig, version: MakeVersion, settle: Settle) -> None:
     it = rig()
     held = await it.residency.lease(version(1))
     assert await it.residency.unload(version(1)) is ResidentState.DRAINING
@@ -164,7 +164,9 @@ async def test_an_unload_waits_for_the_last_lease(rig: Any, version: Any, settle
     assert (it.loaded, it.states) == (set(), {})
 
 
-async def test_a_new_lease_during_a_drain_is_served_and_does_not_end_it(rig: Any, version: Any, settle: Any) -> None:
+async def test_a_new_lease_during_a_drain_is_served_and_does_not_end_it(
+    rig: BuildRig, version: MakeVersion, settle: Settle
+) -> None:
     it = rig()
     first = await it.residency.lease(version(1))
     await it.residency.unload(version(1))
@@ -176,7 +178,7 @@ async def test_a_new_lease_during_a_drain_is_served_and_does_not_end_it(rig: Any
     assert it.states == {}
 
 
-async def test_a_load_calls_a_drain_off(rig: Any, version: Any, settle: Any) -> None:
+async def test_a_load_calls_a_drain_off(rig: BuildRig, version: MakeVersion, settle: Settle) -> None:
     it = rig()
     lease = await it.residency.lease(version(1))
     await it.residency.unload(version(1))
@@ -187,7 +189,9 @@ async def test_a_load_calls_a_drain_off(rig: Any, version: Any, settle: Any) -> 
     assert it.engine.unloads == []
 
 
-async def test_a_lease_during_an_unload_waits_and_loads_again(rig: Any, version: Any, settle: Any) -> None:
+async def test_a_lease_during_an_unload_waits_and_loads_again(
+    rig: BuildRig, version: MakeVersion, settle: Settle
+) -> None:
     it = rig()
     await it.touch(version(1))
     it.knobs.is_stepped = True
@@ -203,13 +207,15 @@ async def test_a_lease_during_an_unload_waits_and_loads_again(rig: Any, version:
     assert it.engine.loads == ["sql@1", "sql@1"]
 
 
-async def test_an_unload_of_what_is_absent_does_nothing(rig: Any, version: Any) -> None:
+async def test_an_unload_of_what_is_absent_does_nothing(rig: BuildRig, version: MakeVersion) -> None:
     it = rig()
     assert await it.residency.unload(version(1)) is None
     assert it.engine.unloads == []
 
 
-async def test_an_unload_while_loading_takes_effect_after_the_load(rig: Any, version: Any, settle: Any) -> None:
+async def test_an_unload_while_loading_takes_effect_after_the_load(
+    rig: BuildRig, version: MakeVersion, settle: Settle
+) -> None:
     it = rig(is_stepped=True)
     leasing = it.begin(version(1))
     await settle()
@@ -223,7 +229,9 @@ async def test_an_unload_while_loading_takes_effect_after_the_load(rig: Any, ver
     assert (it.loaded, it.states) == (set(), {})
 
 
-async def test_a_refused_load_leaves_nothing_and_the_next_lease_loads_again(rig: Any, version: Any) -> None:
+async def test_a_refused_load_leaves_nothing_and_the_next_lease_loads_again(
+    rig: BuildRig, version: MakeVersion
+) -> None:
     it = rig(capacity=1)
     it.knobs.load_errors["sql@1"] = LoadFailed("spoiled")
     with pytest.raises(AdapterRefused, match="spoiled"):
@@ -235,7 +243,7 @@ async def test_a_refused_load_leaves_nothing_and_the_next_lease_loads_again(rig:
     assert it.count("patchbay_adapter_load_failures_total") == 1
 
 
-async def test_damaged_bytes_never_reach_the_engine(rig: Any, version: Any) -> None:
+async def test_damaged_bytes_never_reach_the_engine(rig: BuildRig, version: MakeVersion) -> None:
     it = rig(capacity=1)
     it.corrupt.add(version(1).digest)
     with pytest.raises(BlobCorrupt):
@@ -244,7 +252,7 @@ async def test_damaged_bytes_never_reach_the_engine(rig: Any, version: Any) -> N
     await it.touch(version(2))
 
 
-async def test_everyone_who_waits_learns_of_a_failed_load(rig: Any, version: Any, settle: Any) -> None:
+async def test_everyone_who_waits_learns_of_a_failed_load(rig: BuildRig, version: MakeVersion, settle: Settle) -> None:
     it = rig(is_stepped=True)
     it.knobs.load_errors["sql@1"] = LoadFailed("spoiled")
     waiting = [it.begin(version(1)) for _ in range(3)]
@@ -254,7 +262,7 @@ async def test_everyone_who_waits_learns_of_a_failed_load(rig: Any, version: Any
     assert [type(error) for error in errors] == [AdapterRefused] * 3
 
 
-async def test_an_error_that_nobody_foresaw_reaches_those_who_wait(rig: Any, version: Any) -> None:
+async def test_an_error_that_nobody_foresaw_reaches_those_who_wait(rig: BuildRig, version: MakeVersion) -> None:
     it = rig(capacity=1)
     it.knobs.load_errors["sql@1"] = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
@@ -263,7 +271,9 @@ async def test_an_error_that_nobody_foresaw_reaches_those_who_wait(rig: Any, ver
     await it.touch(version(2))
 
 
-async def test_an_engine_that_dies_during_a_load_says_try_again(rig: Any, version: Any, settle: Any) -> None:
+async def test_an_engine_that_dies_during_a_load_says_try_again(
+    rig: BuildRig, version: MakeVersion, settle: Settle
+) -> None:
     it = rig(is_stepped=True)
     waiting = [it.begin(version(1)), it.begin(version(2))]
     await settle()
@@ -273,7 +283,7 @@ async def test_an_engine_that_dies_during_a_load_says_try_again(rig: Any, versio
     assert it.states == {}
 
 
-async def test_an_unload_from_a_dead_engine_is_an_unload(rig: Any, version: Any) -> None:
+async def test_an_unload_from_a_dead_engine_is_an_unload(rig: BuildRig, version: MakeVersion) -> None:
     it = rig()
     await it.touch(version(1))
     it.engine.die()
@@ -281,7 +291,7 @@ async def test_an_unload_from_a_dead_engine_is_an_unload(rig: Any, version: Any)
     assert it.states == {}
 
 
-async def test_more_cold_loads_than_room_all_get_their_turn(rig: Any, version: Any) -> None:
+async def test_more_cold_loads_than_room_all_get_their_turn(rig: BuildRig, version: MakeVersion) -> None:
     it = rig(capacity=2)
 
     async def request(number: int) -> str:
@@ -295,7 +305,9 @@ async def test_more_cold_loads_than_room_all_get_their_turn(rig: Any, version: A
     assert len(it.loaded) == 2
 
 
-async def test_a_client_that_leaves_during_a_cold_start_leaves_no_lease(rig: Any, version: Any, settle: Any) -> None:
+async def test_a_client_that_leaves_during_a_cold_start_leaves_no_lease(
+    rig: BuildRig, version: MakeVersion, settle: Settle
+) -> None:
     it = rig(is_stepped=True)
     leaving, staying = it.begin(version(1)), it.begin(version(1))
     await settle()
@@ -307,14 +319,14 @@ async def test_a_client_that_leaves_during_a_cold_start_leaves_no_lease(rig: Any
     assert it.residency.views()[0].leases == 0
 
 
-async def test_a_trial_is_loaded_for_the_block_and_leaves_nothing(rig: Any, files: Path) -> None:
+async def test_a_trial_is_loaded_for_the_block_and_leaves_nothing(rig: BuildRig, files: Path) -> None:
     it = rig()
     async with it.residency.trial(Resident(7, "trial@7", files)) as engine:
         assert (engine, engine.residents.keys(), it.states) == (it.engine, {7}, {})
     assert (it.engine.loads, it.engine.unloads, it.loaded) == (["trial@7"], ["trial@7"], set())
 
 
-async def test_a_trial_that_the_engine_refuses_has_nothing_to_unload(rig: Any, files: Path) -> None:
+async def test_a_trial_that_the_engine_refuses_has_nothing_to_unload(rig: BuildRig, files: Path) -> None:
     it = rig()
     it.knobs.load_errors["trial@8"] = LoadFailed("spoiled")
     with pytest.raises(AdapterRefused, match="spoiled"):
@@ -327,7 +339,7 @@ async def test_a_trial_that_the_engine_refuses_has_nothing_to_unload(rig: Any, f
     assert it.engine.unloads == []
 
 
-async def test_a_trial_called_off_while_it_loads_leaves_nothing(rig: Any, settle: Any, files: Path) -> None:
+async def test_a_trial_called_off_while_it_loads_leaves_nothing(rig: BuildRig, settle: Settle, files: Path) -> None:
     it = rig(is_stepped=True)
 
     async def try_out() -> None:
@@ -346,7 +358,7 @@ async def test_a_trial_called_off_while_it_loads_leaves_nothing(rig: Any, settle
     assert it.loaded == set()
 
 
-async def test_closing_releases_those_who_wait(rig: Any, version: Any, settle: Any) -> None:
+async def test_closing_releases_those_who_wait(rig: BuildRig, version: MakeVersion, settle: Settle) -> None:
     it = rig(capacity=1, is_stepped=True)
     loading, waiting = it.begin(version(1)), it.begin(version(2))
     await settle()
@@ -356,7 +368,7 @@ async def test_closing_releases_those_who_wait(rig: Any, version: Any, settle: A
             await asyncio.wait_for(task, 1)
 
 
-async def test_closing_releases_those_whose_load_has_not_begun(rig: Any, version: Any) -> None:
+async def test_closing_releases_those_whose_load_has_not_begun(rig: BuildRig, version: MakeVersion) -> None:
     it = rig(is_stepped=True)
     leasing = it.begin(version(1))
     await asyncio.sleep(0)  # the lease has asked for the load; the load has not run
@@ -366,7 +378,7 @@ async def test_closing_releases_those_whose_load_has_not_begun(rig: Any, version
         await asyncio.wait_for(leasing, 1)
 
 
-async def test_warming_goes_on_past_what_cannot_be_loaded(rig: Any, version: Any) -> None:
+async def test_warming_goes_on_past_what_cannot_be_loaded(rig: BuildRig, version: MakeVersion) -> None:
     it = rig(capacity=4)
     one, two, three, four, five = map(version, range(1, 6))
     it.knobs.load_errors[one.name] = LoadFailed("spoiled")
@@ -375,14 +387,14 @@ async def test_warming_goes_on_past_what_cannot_be_loaded(rig: Any, version: Any
     assert it.states == {three.name: "resident", four.name: "resident"}
 
 
-async def test_warming_a_dead_engine_is_no_success(rig: Any, version: Any) -> None:
+async def test_warming_a_dead_engine_is_no_success(rig: BuildRig, version: MakeVersion) -> None:
     it = rig()
     it.engine.die()
     with pytest.raises(EngineNotReady):
         await it.residency.warm([version(1)])
 
 
-async def test_loads_evictions_and_residents_are_counted(rig: Any, version: Any) -> None:
+async def test_loads_evictions_and_residents_are_counted(rig: BuildRig, version: MakeVersion) -> None:
     it = rig(capacity=2)
     await it.touch(version(1), version(2), version(3))
     assert it.count("patchbay_adapter_load_seconds_count") == 3
@@ -401,7 +413,9 @@ async def test_an_entry_moves_only_as_drawn(version: Callable[[int], Version]) -
     assert entry.state is ResidentState.RESIDENT
 
 
-async def test_a_quarantined_version_is_refused_and_goes_with_its_last_lease(rig: Any, version: Any) -> None:
+async def test_a_quarantined_version_is_refused_and_goes_with_its_last_lease(
+    rig: BuildRig, version: MakeVersion
+) -> None:
     it = rig()
     lease = await it.residency.lease(version(1))
     refusal = it.residency.quarantine(version(1))

@@ -14,6 +14,7 @@ from adapters.errors import AdapterRefused
 from server.engine.protocol import LoadFailed, Resident
 from server.residency.entry import ResidentState
 from server.residency.residency import Lease
+from tests.server.residency.rig import BuildRig, MakeVersion, Settle
 
 CAPACITY = 2
 numbers = st.integers(1, 5)
@@ -171,7 +172,7 @@ class Histories(RuleBasedStateMachine):
 
 
 @pytest.mark.filterwarnings("error")
-def test_every_history_keeps_the_invariants(rig: Any, version: Any, settle: Any) -> None:
+def test_every_history_keeps_the_invariants(rig: BuildRig, version: MakeVersion, settle: Settle) -> None:
     fixtures = {"build": staticmethod(rig), "make_version": staticmethod(version), "settle": staticmethod(settle)}
     machine = type("HistoriesOfThisRig", (Histories,), fixtures)
     run_state_machine_as_test(
