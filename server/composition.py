@@ -242,4 +242,4 @@ async def _sweep(blobs: Blobs, registry: Registry, records: Records, settings: S
         if removed:
             log.info("swept orphaned blobs", digests=removed)
         if gone := await records.files.sweep(settings.sweep_grace_s):
-            log.info("swept files that expired or that nobody owns", files=gone)
+            log.info("swept files that expired or have no owner", files=gone)

@@ -71,7 +71,7 @@ class Plan:
         return slots * rank * (self.shapes.linear + self.shapes.vocabulary) * NUMBER_BYTES
 
     def tokens(self, size: int) -> int:
-        """Return how many tokens of KV cache fit in ``size`` bytes."""
+        """Return the number of tokens of KV cache that fit in ``size`` bytes."""
         return size // (self.shapes.kv_numbers * NUMBER_BYTES)
 
     @property

@@ -66,7 +66,7 @@ class _Scored:
     base: Scores
 
 
-class Reference(Protocol):
+class ReferenceScorer(Protocol):
     """Computes scores with PEFT; ``server.probe.reference.PeftReference`` does."""
 
     async def of(self, adapter: Path, prompts: Sequence[Sequence[int]]) -> ReferenceScores:
@@ -86,7 +86,7 @@ class Probe:
     def __init__(
         self,
         engine: CurrentEngine,
-        reference: Reference | None,
+        reference: ReferenceScorer | None,
         *,
         patience_s: float = PATIENCE_S,
     ) -> None:
@@ -111,7 +111,10 @@ class Probe:
         number = next(self._ids)
         candidate = Resident(number, f"trial@{number}", directory)
         try:
-            async with asyncio.timeout(self._patience_s), self._turn:  # one probe at a time, so as to slow nobody down
+            async with (
+                asyncio.timeout(self._patience_s),
+                self._turn,
+            ):  # one probe at a time, so that others in the batch are not slowed down
                 scored = await self._scored(candidate)
         except TimeoutError as busy:
             raise EngineNotReady(

@@ -18,7 +18,7 @@ from server.engine.fake import FakeBuilder, FakeEngine, Knobs
 from server.engine.protocol import EngineInfo, Resident
 from server.errors import EngineNotReady
 from server.metrics import EngineMetrics
-from server.probe.probe import Probe, Reference, prompts_for
+from server.probe.probe import Probe, ReferenceScorer, prompts_for
 from server.probe.reference import NoReference
 from server.probe.verdict import ReferenceScores
 from server.residency.quarantine import Quarantine
@@ -38,7 +38,7 @@ class Rig:
         self.info = EngineInfo(base, ("base",), 16, directory)
         self.probe = Probe(self.engine, None)
 
-    def compare_with(self, reference: Reference) -> None:
+    def compare_with(self, reference: ReferenceScorer) -> None:
         self.probe = Probe(self.engine, reference)
 
     def serve(self, engine: FakeEngine) -> None:
