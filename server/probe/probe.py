@@ -114,7 +114,7 @@ class Probe:
             async with (
                 asyncio.timeout(self._patience_s),
                 self._turn,
-            ):  # one probe at a time, so that others in the batch are not slowed down
+            ):  # one probe at a time: less load beside traffic
                 scored = await self._scored(candidate)
         except TimeoutError as busy:
             raise EngineNotReady(
