@@ -63,7 +63,7 @@ WORDS: Final = listed(
     """
     apple river stone cloud garden window paper winter summer bridge forest mountain music dinner coffee
     sugar butter pepper orange lemon silver copper iron water fire wind storm rain snow light shadow
-    morning evening night road street server door floor wall roof tree leaf flower grass field farm
+    morning evening night road street house door floor wall roof tree leaf flower grass field farm
     horse sheep wolf bear eagle shark tiger lion mouse train boat plane truck bicycle engine wheel
     metal glass wood cotton wool leather plastic island ocean beach sand desert valley hill lake
     spring autumn planet star moon sun comet rocket robot magnet battery circuit signal letter
