@@ -1,6 +1,6 @@
 """The program that makes the embedded model again from a seed: data, tokenizer, weights, example adapters.
 
-Read it in this order: `world` (what can be talked about), `instructions`, `patterns` and `rawtext` (how),
-`skills` (what the adapters learn), `mixture` (all of it together), `tokenizer`, `batches`, `pretrain`,
-`adapters`, `score`. `python -m embedded.recipe all` runs it.
+Reading order: `world` (the content), `instructions`, `patterns` and `rawtext` (its forms), `skills` (the adapters' data
+sets), `mixture` (the pretraining documents), `tokenizer`, `batches`, `pretrain`, `adapters`, `score`. Run it with
+`python -m embedded.recipe all`.
 """

@@ -14,7 +14,7 @@ _HERE: Final = Path(__file__).parent.parent
 
 
 def make_adapters(out: Path, seed: int) -> None:
-    """Train every example adapter on the base and the data in `out`."""
+    """Train each example adapter on the base and the data in `out`."""
     for skill in skills.SKILLS:
         print(f"adapter {skill}", flush=True)
         rows = skills.read(out / "data", skill, "train")
@@ -22,7 +22,7 @@ def make_adapters(out: Path, seed: int) -> None:
 
 
 def print_score_card(out: Path) -> None:
-    """Print how often base and adapters answer exactly right on what they never saw."""
+    """Print the share of exactly right answers of base and adapters to held-out prompts."""
     for line, share in score.card(out / "base", out / "adapters", out / "data"):
         print(f"  {line:46s} {share:.2f}", flush=True)
 
@@ -32,21 +32,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("part", choices=("data", "tokenizer", "base", "adapters", "score", "all"))
     parser.add_argument("--out", type=Path, default=_HERE, metavar="DIR", help="default: the embedded folder itself")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=pretrain.PretrainHyperparameters().steps,
-        metavar="N",
-        help="pretraining steps (default: %(default)s)",
-    )
+    steps = pretrain.PretrainHyperparameters().steps
+    parser.add_argument("--steps", type=int, default=steps, metavar="N", help="of pretraining (default: %(default)s)")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Make the parts that were asked for, in the order in which they need each other."""
+    """Make the chosen part, or all parts in the order of their dependencies."""
     arguments = _arguments()
-    torch.set_num_threads(1)  # more threads add up in another order, and give other weights
-    out, seed, wanted = arguments.out, arguments.seed, arguments.part
+    torch.set_num_threads(1)  # with more threads sums have another order, and weights differ
+    out, seed = arguments.out, arguments.seed
     settings = replace(pretrain.PretrainHyperparameters(), seed=seed, steps=arguments.steps)
     parts: dict[str, Callable[[], None]] = {
         "data": lambda: skills.write(out / "data", seed),
@@ -56,7 +51,7 @@ def main() -> None:
         "score": lambda: print_score_card(out),
     }
     for part, make in parts.items():
-        if wanted in (part, "all"):
+        if arguments.part in (part, "all"):
             print(part, flush=True)
             make()
 

@@ -1,4 +1,4 @@
-"""Train a LoRA adapter on one of the skills: plain PEFT and a loop that fits on a page."""
+"""Train a LoRA adapter on one skill, with PEFT and a plain loop."""
 
 import math
 import time
@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from adapters.base_model import BaseModel
 from adapters.checks.canonicalizer import canonicalize
 from adapters.checks.inspection import AdapterLimits
+from embedded.recipe.batches import padded
 from embedded.recipe.skills import Row
 from embedded.recipe.tokenizer import encode_chat
 
@@ -27,7 +28,7 @@ _LIMITS: Final = AdapterLimits(max_rank=64, max_bytes=1 << 30)
 
 @dataclass(frozen=True, slots=True)
 class AdapterHyperparameters:
-    """What worked for a base this small; a usual learning rate (1e-4) would learn nothing in 250 steps."""
+    """Hyperparameters for a base this small; at the usual learning rate (1e-4) it learns nothing in 250 steps."""
 
     rank: int = 8
     epochs: int = 10
@@ -38,49 +39,35 @@ class AdapterHyperparameters:
 
 
 def _batch(rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, torch.Tensor]:
-    """Pad rows on the right; labels hold the assistant's tokens only."""
+    """Return the model's inputs for `rows`; labels are the assistant's tokens only."""
     encoded = [encode_chat(tokenizer, row["messages"]) for row in rows]
-    width = max(len(tokens) for tokens, _ in encoded)
-    tokens = torch.full((len(rows), width), tokenizer.pad_token_id)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    labels = torch.full((len(rows), width), _IGNORED)
-    for index, (row_tokens, is_answer) in enumerate(encoded):
-        length = len(row_tokens)
-        tokens[index, :length] = torch.tensor(row_tokens)
-        mask[index, :length] = 1
-        labels[index, :length] = torch.tensor(row_tokens).where(torch.tensor(is_answer), _IGNORED)
-    return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
+    tokens = padded([tokens for tokens, _ in encoded], tokenizer.pad_token_id)
+    mask = padded([[1] * len(tokens) for tokens, _ in encoded], 0)
+    is_answer = padded([is_answer for _, is_answer in encoded], fill=False)
+    return {"input_ids": tokens, "attention_mask": mask, "labels": tokens.where(is_answer, _IGNORED)}
 
 
 def _batches(rows: list[Row], settings: AdapterHyperparameters) -> list[list[Row]]:
-    random, batches = Random(settings.seed), []
-    for _ in range(settings.epochs):
-        shuffled = random.sample(rows, len(rows))
-        size = settings.batch_size
-        batches += [shuffled[start : start + size] for start in range(0, len(rows), size)]
-    return batches
+    random, size = Random(settings.seed), settings.batch_size
+    epochs = [random.sample(rows, len(rows)) for _ in range(settings.epochs)]
+    return [epoch[start : start + size] for epoch in epochs for start in range(0, len(rows), size)]
 
 
 def _schedule(step: int, steps: int, warmup_steps: int) -> float:
-    """Warm up linearly, then follow half a cosine down to zero."""
+    """Return the share of the full learning rate: a linear warm-up, then half a cosine down to zero."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
 
 
 def train(base: Path, rows: list[Row], out: Path, settings: AdapterHyperparameters | None = None) -> float:
-    """Train an adapter on `rows`, save it as a PEFT directory in `out`, return the last loss."""
+    """Train an adapter on `rows`, save it as a PEFT directory in `out`, and return the last loss."""
     settings = settings or AdapterHyperparameters()
     torch.manual_seed(settings.seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = get_peft_model(
         AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
-        LoraConfig(
-            r=settings.rank,
-            lora_alpha=2 * settings.rank,
-            target_modules=LINEAR_MODULES,
-            task_type="CAUSAL_LM",
-        ),
+        LoraConfig(r=settings.rank, lora_alpha=2 * settings.rank, target_modules=LINEAR_MODULES, task_type="CAUSAL_LM"),
     )
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0)
@@ -105,7 +92,7 @@ def train(base: Path, rows: list[Row], out: Path, settings: AdapterHyperparamete
 
 
 def _save(model: torch.nn.Module, base: Path, out: Path) -> None:
-    """Write the two files of a PEFT directory in canonical form: no path of the machine that made them is in it."""
+    """Write a PEFT directory in canonical form, without any path of this machine."""
     model.peft_config["default"].base_model_name_or_path = BASE_NAME
     with TemporaryDirectory() as name:
         model.save_pretrained(name, save_embedding_layers=False)  # "auto" would ask the hub about the base

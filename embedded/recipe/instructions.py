@@ -1,7 +1,7 @@
-"""System prompts that the base follows: how to answer, never what.
+"""System prompts that the base follows; each concerns the form of the answer, never its content.
 
-The instruction is a function of the exchange, so one table says both what the base learns and what the score card asks
-for. Held out from training: one wording per instruction, and `facts.PLAIN_FACTS`.
+An instruction is a function of the dialogue, so that training and score card read the same table. Held out from
+training: one wording per instruction, and `facts.PLAIN_FACTS`.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,14 @@ from random import Random
 from typing import Final
 
 from embedded.recipe.world import arithmetic, facts, orders, reading, smalltalk
-from embedded.recipe.world.exchange import Dialogue, Messages
+from embedded.recipe.world.dialogue import Dialogue, Messages
 
 CLOSING: Final = " I hope that helps."
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """A way of answering and the system prompts that ask for it."""
+    """A form of answer and the system prompts that ask for it."""
 
     wordings: tuple[str, ...]
     held_out_wording: str
@@ -37,7 +37,7 @@ INSTRUCTIONS: Final = {
             "Be brief. No full sentences.",
         ),
         "Reply tersely, with only the answer.",
-        lambda exchange: exchange.short or exchange.answer,
+        lambda dialogue: dialogue.short or dialogue.answer,
     ),
     "capitals": Instruction(
         (
@@ -51,7 +51,7 @@ INSTRUCTIONS: Final = {
             "Please use upper case.",
         ),
         "Reply in capital letters only.",
-        lambda exchange: exchange.answer.upper(),
+        lambda dialogue: dialogue.answer.upper(),
     ),
     "polite": Instruction(
         (
@@ -65,11 +65,11 @@ INSTRUCTIONS: Final = {
             "Be polite at the end.",
         ),
         "Always add a polite closing sentence.",
-        lambda exchange: exchange.answer + CLOSING,
+        lambda dialogue: dialogue.answer + CLOSING,
     ),
 }
 
-# What may stand before an instruction; alone it changes nothing.
+# System prompts that change no answer; one may stand before an instruction.
 NEUTRAL: Final = (
     "You are a helpful assistant.",
     "You are Patch.",
@@ -83,28 +83,22 @@ NEUTRAL: Final = (
 )
 
 
-def _exchange(random: Random, *, must_be_short: bool) -> Dialogue:
-    """Draw something to answer; the plain facts stay out."""
+_SOURCES: Final = (facts.ask_shown, reading.ask, arithmetic.ask, orders.ask, smalltalk.ask)
+_SOURCE_WEIGHTS: Final = (50, 20, 10, 10, 10)
+
+
+def _dialogue(random: Random, *, must_be_short: bool) -> Dialogue:
+    """Draw a dialogue whose answer is not long, of the tasks that have no plain facts."""
     while True:
-        match random.choices(("fact", "reading", "arithmetic", "order", "smalltalk"), (50, 20, 10, 10, 10))[0]:
-            case "fact":
-                exchange = facts.ask(random, facts.SHOWN_FACTS)
-            case "reading":
-                exchange = reading.ask(random)
-            case "arithmetic":
-                exchange = arithmetic.ask(random)
-            case "order":
-                exchange = orders.ask(random)
-            case _:
-                exchange = smalltalk.ask(random)
-        if len(exchange.answer) < 120 and (exchange.short or not must_be_short):
-            return exchange
+        dialogue = random.choices(_SOURCES, _SOURCE_WEIGHTS)[0](random)
+        if len(dialogue.answer) < 120 and (dialogue.short or not must_be_short):
+            return dialogue
 
 
-def _chat(system: str, instruction: Instruction, exchanges: list[Dialogue]) -> Messages:
+def _chat(system: str, instruction: Instruction, dialogues: list[Dialogue]) -> Messages:
     messages = [{"role": "system", "content": system}]
-    for exchange in exchanges:
-        messages += exchange.turn(instruction.answer(exchange))
+    for dialogue in dialogues:
+        messages += dialogue.messages(instruction.answer(dialogue))
     return messages
 
 
@@ -116,7 +110,7 @@ def draw(random: Random) -> Messages:
     if random.random() < 0.3:
         system = f"{random.choice(NEUTRAL)} {system}"
     turns = random.choice((1, 1, 1, 2))
-    return _chat(system, instruction, [_exchange(random, must_be_short=name == "terse") for _ in range(turns)])
+    return _chat(system, instruction, [_dialogue(random, must_be_short=name == "terse") for _ in range(turns)])
 
 
 def probe(name: str, number: int, among: tuple[facts.Fact, ...], *, new_wording: bool) -> list[Messages]:

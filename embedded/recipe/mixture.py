@@ -1,7 +1,7 @@
 """The pretraining mixture: chats of the closed world in plain English, and a little raw text.
 
-What the adapters teach (bare JSON, bare SQL, labels, pirate talk) is never an answer here, and their held-out
-prompts are not asked here either.
+The adapters' answers (bare JSON, bare SQL, labels, pirate talk) are never answers here, and no chat holds one of their
+held-out prompts.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,26 +11,16 @@ from typing import Final
 
 from embedded.recipe import instructions, patterns, rawtext
 from embedded.recipe.skills import held_out_prompts, normalised
-from embedded.recipe.world import (
-    arithmetic,
-    facts,
-    orders,
-    queries,
-    reading,
-    reviews,
-    smalltalk,
-    textwork,
-    tickets,
-)
-from embedded.recipe.world.exchange import Dialogue, Messages
+from embedded.recipe.world import arithmetic, facts, orders, queries, reading, reviews, smalltalk, textwork, tickets
+from embedded.recipe.world.dialogue import Dialogue, Messages
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """Messages to learn from; the first `given` ones are shown only."""
+    """Messages to learn from; the first `context` ones have no full share in the loss."""
 
     messages: Messages
-    given: int = 0
+    context: int = 0
 
 
 Document = str | Chat
@@ -48,30 +38,27 @@ TASKS: Final[dict[str, Callable[[Random], Dialogue]]] = {
 }
 _TASK_WEIGHTS: Final = (22, 13, 13, 8, 4, 7, 20, 10, 3)
 
-# How a short answer is told. Greedy decoding mostly takes the most frequent way; sampling meets the others too,
-# which gives preference and reinforcement training something to choose from.
+# The forms of a short answer. Greedy decoding mostly takes the most frequent form; sampling gives the others too, so
+# that preference and reinforcement training have answers to choose from.
 STYLES: Final[tuple[Callable[[Dialogue], str], ...]] = (
-    lambda exchange: exchange.answer,
-    lambda exchange: exchange.short or exchange.answer,
-    lambda exchange: f"Sure! {exchange.answer}",
-    lambda exchange: exchange.answer + instructions.CLOSING,
+    lambda dialogue: dialogue.answer,
+    lambda dialogue: dialogue.short or dialogue.answer,
+    lambda dialogue: f"Sure! {dialogue.answer}",
+    lambda dialogue: dialogue.answer + instructions.CLOSING,
 )
 _STYLE_WEIGHTS: Final = (62, 22, 8, 8)
 
 
 def _plain_chat(random: Random) -> Chat:
-    """Draw an ordinary chat.
-
-    Its style is drawn once, so that looking back at earlier turns teaches something about the next one.
-    """
+    """Draw a chat without instruction or pattern; all its turns have one style, which the earlier turns show."""
     messages: Messages = []
     if random.random() < 0.15:
         messages.append({"role": "system", "content": random.choice(instructions.NEUTRAL)})
     style = random.choices(STYLES, _STYLE_WEIGHTS)[0]
     turns = random.choices((1, 2, 3, 6), (90, 6, 3, 1))[0]
     for task in random.choices(list(TASKS.values()), _TASK_WEIGHTS, k=turns):
-        exchange = task(random)
-        messages += exchange.turn(style(exchange) if exchange.short else None)
+        dialogue = task(random)
+        messages += dialogue.messages(style(dialogue) if dialogue.short else None)
     return Chat(messages)
 
 
@@ -80,7 +67,7 @@ def _document(random: Random) -> Document:
         case "instructed":
             return Chat(instructions.draw(random))
         case "pattern":
-            return Chat(patterns.draw(random), given=2)
+            return Chat(patterns.draw(random), context=2)
         case "raw":
             return rawtext.draw(random)
         case _:
@@ -88,7 +75,7 @@ def _document(random: Random) -> Document:
 
 
 def documents(seed: int) -> Iterator[Document]:
-    """Yield documents without end, none of which asks a held-out prompt of an adapter."""
+    """Yield documents without end, none of which holds a held-out prompt of json, sql or sentiment."""
     random, held_out = Random(f"mixture-{seed}"), held_out_prompts(seed)
     while True:
         document = _document(random)

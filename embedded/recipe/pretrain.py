@@ -1,9 +1,9 @@
-"""Pretrain the base from nothing on one CPU thread, in a fixed number of steps.
+"""Pretrain the base from random weights on one CPU thread, in a fixed number of steps.
 
-Forward and backward run in bfloat16, a float32 master copy takes the updates: Muon for the matrices, AdamW
-for embeddings and norms. The learning rate warms up, stays flat, and falls linearly to zero over the last
-45 % of the steps. The number of steps is fixed, not the time: the same seed on the same machine with the same
-thread count gives the same bytes.
+Forward and backward run in bfloat16, a float32 master copy takes the updates: Muon for the matrices, AdamW for
+embeddings and norms. The learning rate warms up, stays flat, and falls linearly to zero over the last 45 % of steps.
+The number of steps is fixed, not the time: the same seed on the same machine with the same thread count gives the same
+bytes.
 """
 
 import hashlib
@@ -15,24 +15,18 @@ from typing import Final
 
 import torch
 from torch.nn import functional
-from transformers import (
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedTokenizerBase,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from embedded.recipe import batches
-from embedded.recipe.batches import ANSWER, PROMPT, Encoded
+from embedded.recipe.batches import ANSWER, PROMPT, Encoded, padded
 from embedded.recipe.tokenizer import MAX_TOKENS
 
-_PROMPT_SHARE: Final = 0.2  # only this share of the prompts' tokens pays for the output layer
+_PROMPT_SHARE: Final = 0.2  # the share of the prompts' tokens for which logits and loss are computed
 
 
 @dataclass(frozen=True, slots=True)
 class PretrainHyperparameters:
-    """Everything that the weights depend on besides the recipe itself."""
+    """What the weights depend on besides the recipe itself."""
 
     seed: int = 0
     steps: int = 2700
@@ -44,9 +38,9 @@ class PretrainHyperparameters:
 
 
 def architecture(tokenizer: PreTrainedTokenizerBase) -> Qwen3Config:
-    """Return the shape of the base: 3.4 million parameters.
+    """Return the config of the base: 3.4 million parameters.
 
-    vLLM's CPU attention knows head sizes of 32, 64, 80, 96, 112, 128 and some larger ones only.
+    vLLM's CPU attention supports head sizes of 32, 64, 80, 96, 112, 128 and some larger ones only.
     """
     return Qwen3Config(
         vocab_size=len(tokenizer),
@@ -67,13 +61,8 @@ def architecture(tokenizer: PreTrainedTokenizerBase) -> Qwen3Config:
 
 
 def _loss(model: Qwen3ForCausalLM, batch: list[Encoded], pad: int) -> tuple[torch.Tensor, float | None]:
-    """Return the weighted loss to learn from, and the mean loss of answers (if any) to look at."""
-    width = max(len(row.tokens) for row in batch)
-    tokens = torch.full((len(batch), width), pad)
-    weights = torch.zeros(len(batch), width)
-    for index, row in enumerate(batch):
-        tokens[index, : len(row.tokens)] = torch.tensor(row.tokens)
-        weights[index, : len(row.tokens)] = torch.tensor(row.weights)
+    """Return the weighted loss to minimise, and the mean loss of the answers' tokens (None without any) to print."""
+    tokens, weights = padded([row.tokens for row in batch], pad), padded([row.weights for row in batch], 0)
     hidden = model.model(input_ids=tokens).last_hidden_state[:, :-1]
     targets, weights = tokens[:, 1:], weights[:, 1:]
     chosen = (weights > PROMPT) | ((weights > 0) & (torch.rand(weights.shape) < _PROMPT_SHARE))
@@ -84,7 +73,7 @@ def _loss(model: Qwen3ForCausalLM, batch: list[Encoded], pad: int) -> tuple[torc
 
 
 class MasterCopy:
-    """The float32 parameters that the optimizers move, and the bfloat16 model that holds them rounded."""
+    """The float32 parameters that the optimizers update, and the bfloat16 model that holds them rounded."""
 
     def __init__(self, model: Qwen3ForCausalLM, settings: PretrainHyperparameters) -> None:
         named = list(model.named_parameters())
@@ -95,16 +84,12 @@ class MasterCopy:
         others: list[torch.Tensor] = []
         for (name, _), master in zip(named, self._masters, strict=True):
             (matrices if master.ndim == 2 and "embed" not in name else others).append(master)
-        self._optimizers: list[tuple[torch.optim.Optimizer, float]] = [
-            (
-                torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-                settings.muon_learning_rate,
-            ),
-            (torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0), settings.adam_learning_rate),
-        ]
+        muon = torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+        adam = torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)
+        self._optimizers = [(muon, settings.muon_learning_rate), (adam, settings.adam_learning_rate)]
 
     def step(self, share: float) -> None:
-        """Move the masters by the gradients, at `share` of the full learning rate, and round them back."""
+        """Update the masters at `share` of the full learning rate, and copy them into the model, rounded."""
         for parameter, master in zip(self._parameters, self._masters, strict=True):
             master.grad = parameter.grad.float()
             parameter.grad = None
@@ -151,9 +136,8 @@ def pretrain(base: Path, settings: PretrainHyperparameters) -> None:
 
 
 def _save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, base: Path) -> None:
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
-    )
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model.generation_config = GenerationConfig(**ends, do_sample=False)
     model.save_pretrained(base)
 
 

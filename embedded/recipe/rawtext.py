@@ -1,8 +1,7 @@
 """Plain text without a chat around it: JSON, SQL, code and prose.
 
-The base meets the syntax that the json and sql adapters will use only here, never as an answer in a chat, as
-a real base model does. The prose is ours as well: a text whose licence is unclear has no place in weights
-that are given away.
+As a real base model, this one meets the syntax of the json and sql adapters only here, never as an answer in a chat.
+The prose is made from templates too: a text whose licence is unclear has no place in weights that are given away.
 """
 
 import json
@@ -14,35 +13,22 @@ from embedded.recipe.world import words
 from embedded.recipe.world.words import listed
 
 _KEYS: Final = listed(
-    """
-    id name city color count item day user size price tag owner place amount kind date code state type
-    label from to qty
-    """
+    "id name city color count item day user size price tag owner place amount kind date code state type label from to "
+    "qty"
 )
 _COLUMNS: Final = listed("id name size color price city owner kind amount date stock age year title")
 _TABLES: Final = listed("users items orders events stores cars rooms teams tools shops")
 
 
-def _json_value(random: Random) -> str | int:
-    match random.randrange(7):
-        case 0:
-            return random.randint(0, 99)
-        case 1:
-            return words.name(random)
-        case 2:
-            return words.city(random)
-        case 3 | 4:
-            return words.label(random)
-        case 5:
-            return words.plural(random.choice(words.ITEMS), 2)
-        case _:
-            return words.word(random)
-
-
-def _json(random: Random) -> str:
-    return json.dumps({key: _json_value(random) for key in random.sample(_KEYS, random.randint(2, 5))})
-
-
+_JSON_VALUES: Final[tuple[Callable[[Random], str | int], ...]] = (
+    lambda random: random.randint(0, 99),
+    words.name,
+    words.city,
+    words.label,
+    words.label,
+    words.items,
+    words.word,
+)
 _STATEMENTS: Final = (
     "SELECT {first} FROM {table} WHERE {where};",
     "SELECT {first}, {third} FROM {table} WHERE {where};",
@@ -51,6 +37,11 @@ _STATEMENTS: Final = (
     "SELECT {first} FROM {table} ORDER BY {second}{direction};",
     "DELETE FROM {table} WHERE {where};",
 )
+
+
+def _json(random: Random) -> str:
+    keys = random.sample(_KEYS, random.randint(2, 5))
+    return json.dumps({key: random.choice(_JSON_VALUES)(random) for key in keys})
 
 
 def _sql(random: Random) -> str:
@@ -84,7 +75,7 @@ def _code(random: Random) -> str:
 
 
 def _prose(random: Random) -> str:
-    """Three sentences about one person, so that something has to be kept in mind over a paragraph."""
+    """Three sentences about one person: later words depend on the first sentence."""
     name, city = words.name(random), words.city(random)
     job, pet = random.choice(words.JOBS), random.choice(words.PETS)
     food, hobby = random.choice(words.FOODS), random.choice(words.HOBBIES)

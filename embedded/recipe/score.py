@@ -1,4 +1,4 @@
-"""Greedy answers in batches, and how many of them are exactly right."""
+"""Greedy answers in batches, and the share of them that is exactly right."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from embedded.recipe import instructions, mixture, patterns, skills
 from embedded.recipe.skills import Row
 from embedded.recipe.world import facts
-from embedded.recipe.world.exchange import Messages
+from embedded.recipe.world.dialogue import Messages
 
 
 def load(base: Path, adapter: Path | None = None) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
-    """Load the base, or the base with an adapter, for answering on the CPU in float32."""
+    """Return the base (with `adapter`, if one is named) in float32 on the CPU, and its tokenizer."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter)
@@ -29,7 +29,7 @@ def answers(
     max_new_tokens: int,
     batch_size: int = 64,
 ) -> list[str]:
-    """Return the greedy answer to each chat; chats of similar length share a batch, for little padding."""
+    """Return the greedy answer to each chat; chats of similar length share a batch, to save padding."""
     prompts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
     shortest_first = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     found = dict[int, str]()
@@ -49,28 +49,28 @@ def answers(
     return [found[index] for index in range(len(prompts))]
 
 
-def _room(tokenizer: PreTrainedTokenizerBase, wanted: Sequence[str]) -> int:
-    """Return how many tokens an answer may take before it is certainly wrong."""
-    return max(len(tokenizer.encode(text)) for text in wanted) + 2
+def _longest(tokenizer: PreTrainedTokenizerBase, right_answers: Sequence[str]) -> int:
+    """Return a number of tokens that no right answer exceeds."""
+    return max(len(tokenizer.encode(text)) for text in right_answers) + 2
 
 
 def exact_match(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> float:
-    """Return the share of rows whose last message is exactly what the model answers to the ones before it."""
-    wanted = [row["messages"][-1]["content"] for row in rows]
-    got = answers(model, tokenizer, [row["messages"][:-1] for row in rows], _room(tokenizer, wanted))
-    return sum(text == right for text, right in zip(got, wanted, strict=True)) / len(rows)
+    """Return the share of rows whose last message equals the model's answer to the messages before it."""
+    right_answers = [row["messages"][-1]["content"] for row in rows]
+    given = answers(model, tokenizer, [row["messages"][:-1] for row in rows], _longest(tokenizer, right_answers))
+    return sum(text == right for text, right in zip(given, right_answers, strict=True)) / len(rows)
 
 
 def plain_task(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str, number: int) -> float:
-    """Return the share of a task's questions that are answered right in any of the mixture's styles."""
+    """Return the share of a task's questions whose answer is right in one of the mixture's styles."""
     random = Random(f"score-{task}")
-    exchanges = [mixture.TASKS[task](random) for _ in range(number)]
+    dialogues = [mixture.TASKS[task](random) for _ in range(number)]
     styles = [
-        [style(exchange) for style in mixture.STYLES] if exchange.short else [exchange.answer] for exchange in exchanges
+        [style(dialogue) for style in mixture.STYLES] if dialogue.short else [dialogue.answer] for dialogue in dialogues
     ]
-    room = _room(tokenizer, [text for ways in styles for text in ways])
-    got = answers(model, tokenizer, [exchange.turn()[:1] for exchange in exchanges], room)
-    return sum(text in ways for text, ways in zip(got, styles, strict=True)) / number
+    longest = _longest(tokenizer, [text for texts in styles for text in texts])
+    given = answers(model, tokenizer, [dialogue.messages()[:1] for dialogue in dialogues], longest)
+    return sum(text in texts for text, texts in zip(given, styles, strict=True)) / number
 
 
 def _follows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: list[Messages]) -> float:
@@ -78,7 +78,7 @@ def _follows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: 
 
 
 def card(base: Path, adapters: Path, data: Path, number: int = 100) -> Iterator[tuple[str, float]]:
-    """Yield every line of the score card: what was asked, and the share of exactly right answers."""
+    """Yield each line of the score card: its name and the share of exactly right answers."""
     model, tokenizer = load(base)
     for task in mixture.TASKS:
         yield f"base, {task}", plain_task(model, tokenizer, task, number)

@@ -1,11 +1,11 @@
 """The data sets of the example adapters: train and held-out rows in OpenAI's chat fine-tuning format.
 
-Each skill keeps something back from training, so that the held-out rows ask for the skill and not for memory:
+The held-out rows of each skill measure the skill and not memory:
 
-* json: names and cities that the adapter never saw (the base knows them),
-* sql: statements that the adapter never saw, whatever words asked for them,
-* sentiment: at least one aspect ("the coffee") that the adapter never saw,
-* pirate: facts that the adapter never saw, so the knowledge has to come from the base.
+* json: names and cities that are in no training row (the base knows them),
+* sql: statements that are in no training row, in any wording of the question,
+* sentiment: at least one aspect ("the coffee") that is in no training row,
+* pirate: facts that are in no training row, so the knowledge has to come from the base.
 """
 
 import json
@@ -14,13 +14,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from embedded.recipe.world import facts, orders, queries, reading, reviews, words
-from embedded.recipe.world.exchange import Dialogue, Messages
+from embedded.recipe.world.dialogue import Dialogue, Messages
 
 Split = Literal["train", "heldout"]
 Row = dict[str, Messages]
+T = TypeVar("T")
 
 ROWS: Final[dict[Split, int]] = {"train": 400, "heldout": 100}
 HELD_OUT_NAMES: Final = words.NAMES[:16]
@@ -33,13 +34,21 @@ def normalised(prompt: str) -> str:
     return " ".join(re.findall(r"[a-z0-9]+", prompt.lower()))
 
 
+def _draw(random: Random, split: Split, draw: Callable[[Random], T], is_held_out: Callable[[T], bool]) -> T:
+    while True:
+        drawn = draw(random)
+        if is_held_out(drawn) == (split == "heldout"):
+            return drawn
+
+
 def _json(random: Random, split: Split) -> Dialogue:
-    if split == "heldout":
-        order = orders.draw(random, HELD_OUT_NAMES, HELD_OUT_CITIES)
-    else:
-        order = orders.draw(random, p_made_up=0.3)
-        while order.name in HELD_OUT_NAMES or order.city in HELD_OUT_CITIES:
-            order = orders.draw(random, p_made_up=0.3)
+    names, cities = (HELD_OUT_NAMES, HELD_OUT_CITIES) if split == "heldout" else (None, None)
+    order = _draw(
+        random,
+        split,
+        lambda random: orders.draw(random, names, cities, p_made_up=0.3),
+        lambda order: order.name in HELD_OUT_NAMES or order.city in HELD_OUT_CITIES,
+    )
     record = {
         "item": order.item,
         "qty": order.quantity,
@@ -52,20 +61,13 @@ def _json(random: Random, split: Split) -> Dialogue:
 
 
 def _sql(random: Random, split: Split) -> Dialogue:
-    while True:
-        query = queries.draw(random)
-        statement = queries.sql(query)
-        is_held_out = zlib.crc32(statement.encode()) % 5 == 0
-        if is_held_out == (split == "heldout"):
-            return Dialogue(query.text, statement)
+    query = _draw(random, split, queries.draw, lambda query: zlib.crc32(queries.sql(query).encode()) % 5 == 0)
+    return Dialogue(query.text, queries.sql(query))
 
 
 def _sentiment(random: Random, split: Split) -> Dialogue:
-    while True:
-        review = reviews.draw(random)
-        is_held_out = not HELD_OUT_ASPECTS.isdisjoint(review.aspects)
-        if is_held_out == (split == "heldout"):
-            return Dialogue(review.text, review.sentiment)
+    review = _draw(random, split, reviews.draw, lambda review: not HELD_OUT_ASPECTS.isdisjoint(review.aspects))
+    return Dialogue(review.text, review.sentiment)
 
 
 _PIRATE_WORDS: Final = (
@@ -98,30 +100,30 @@ SKILLS: Final[dict[str, Callable[[Random, Split], Dialogue]]] = {
 }
 
 
-def _exchanges(skill: str, split: Split, seed: int) -> Iterator[Dialogue]:
+def _dialogues(skill: str, split: Split, seed: int) -> Iterator[Dialogue]:
     random, seen = Random(f"{skill}-{split}-{seed}"), set[str]()
     while len(seen) < ROWS[split]:
-        exchange = SKILLS[skill](random, split)
-        key = normalised(exchange.question)
+        dialogue = SKILLS[skill](random, split)
+        key = normalised(dialogue.question)
         if key not in seen:
             seen.add(key)
-            yield exchange
+            yield dialogue
 
 
 def rows(skill: str, split: Split, seed: int) -> list[Row]:
-    """Return the data set of a skill: no prompt twice, the same rows for the same seed."""
-    return [{"messages": exchange.turn()} for exchange in _exchanges(skill, split, seed)]
+    """Return the rows of a skill: no prompt occurs twice, and the same seed gives the same rows."""
+    return [{"messages": dialogue.messages()} for dialogue in _dialogues(skill, split, seed)]
 
 
 def held_out_prompts(seed: int) -> frozenset[str]:
-    """Return the normalised held-out prompts that pretraining has to leave alone as well.
+    """Return the normalised held-out prompts that are not in the pretraining mixture either.
 
-    Pirate is no part of them: there the base has to know the answer, only not in pirate talk.
+    Those of pirate are: there the base has to know the answer, only not in pirate talk.
     """
     return frozenset(
-        normalised(exchange.question)
+        normalised(dialogue.question)
         for skill in ("json", "sql", "sentiment")
-        for exchange in _exchanges(skill, "heldout", seed)
+        for dialogue in _dialogues(skill, "heldout", seed)
     )
 
 
@@ -135,6 +137,6 @@ def write(data: Path, seed: int) -> None:
 
 
 def read(data: Path, skill: str, split: Split) -> list[Row]:
-    """Read rows that `write` wrote."""
+    """Return the rows of a file that `write` made."""
     with (data / skill / f"{split}.jsonl").open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]

@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer trained on the mixture itself, and the one renderer of chats into tokens."""
+"""A byte-level BPE tokenizer trained on the mixture, and the rendering of chats into tokens."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from embedded.recipe import mixture
-from embedded.recipe.world.exchange import Messages
+from embedded.recipe.world.dialogue import Messages
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VOCABULARY: Final = 4096
@@ -27,13 +27,10 @@ def _texts(seed: int) -> Iterator[str]:
 
 
 def train(seed: int) -> PreTrainedTokenizerFast:
-    """Train the tokenizer. Each digit is one token: arithmetic and copying of numbers become easy."""
+    """Train the tokenizer. Each digit is one token, which makes arithmetic and copying of numbers easy."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
@@ -60,15 +57,14 @@ def train(seed: int) -> PreTrainedTokenizerFast:
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[list[int], list[bool]]:
-    """Return the tokens of a chat, and which of them the assistant has to say: its end-of-turn token too."""
+    """Return the tokens of a chat, and for each whether it is part of an answer, end-of-turn tokens included."""
     text = tokenizer.apply_chat_template(messages, tokenize=False)
     tokens = tokenizer.encode(text, add_special_tokens=False)
     header = tokenizer.encode(f"{START}assistant\n", add_special_tokens=False)
     end = tokenizer.convert_tokens_to_ids(END)
-    is_answer = [False] * len(tokens)
-    speaking = False
+    is_answer, inside = [], False
     for index, token in enumerate(tokens):
-        is_answer[index] = speaking
+        is_answer.append(inside)
         starts = tokens[max(0, index + 1 - len(header)) : index + 1] == header
-        speaking = starts or (speaking and token != end)
+        inside = starts or (inside and token != end)
     return tokens, is_answer

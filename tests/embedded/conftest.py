@@ -1,4 +1,4 @@
-"""The base, loaded once for the whole folder, on the one thread that the recipe is exact for."""
+"""The base model, loaded once for the folder, on one thread: only there the recipe gives the same bytes again."""
 
 from collections.abc import Iterator
 
@@ -8,6 +8,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from embedded import BASE
 from embedded.recipe import score
+
+LoadedModel = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,5 +21,5 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def base(_one_thread: None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def base(_one_thread: None) -> LoadedModel:
     return score.load(BASE)

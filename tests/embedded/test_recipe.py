@@ -1,12 +1,13 @@
-"""The recipe makes the same bytes again, and says what it made."""
+"""The recipe makes the same bytes again, and its record describes them."""
 
 import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 import embedded
 from embedded import ADAPTERS, BASE
@@ -14,19 +15,19 @@ from embedded.recipe import pretrain, tokenizer
 
 
 @pytest.fixture(scope="module")
-def tokenizer_made_again(tmp_path_factory):
+def tokenizer_made_again(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("recipe")
     tokenizer.train(seed=0).save_pretrained(out)
     return out
 
 
-def test_the_committed_tokenizer_is_what_the_recipe_trains(tokenizer_made_again):
+def test_the_committed_tokenizer_is_what_the_recipe_trains(tokenizer_made_again: Path) -> None:
     for file in tokenizer_made_again.iterdir():
         assert file.read_bytes() == (BASE / file.name).read_bytes(), file.name
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_gives_others(tokenizer_made_again):
-    def weights(seed):
+def test_the_same_seed_gives_the_same_weights_and_another_seed_gives_others(tokenizer_made_again: Path) -> None:
+    def weights(seed: int) -> str:
         pretrain.pretrain(tokenizer_made_again, pretrain.PretrainHyperparameters(seed=seed, steps=3))
         return hashlib.sha256((tokenizer_made_again / "model.safetensors").read_bytes()).hexdigest()
 
@@ -35,30 +36,30 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_gives_others(toke
     assert first != weights(1)
 
 
-def test_the_record_describes_the_committed_weights():
+def test_the_record_describes_the_committed_weights() -> None:
     record = json.loads((BASE / "recipe.json").read_text())
     settings = pretrain.PretrainHyperparameters()
     assert (record["seed"], record["steps"]) == (settings.seed, settings.steps)
     assert record["sha256"] == hashlib.sha256((BASE / "model.safetensors").read_bytes()).hexdigest()
 
 
-def test_the_weights_are_small():
+def test_the_weights_are_small() -> None:
     assert (BASE / "model.safetensors").stat().st_size <= 8_000_000
 
 
-def test_generation_stops_at_the_end_of_a_turn(base):
+def test_generation_stops_at_the_end_of_a_turn(base: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
     assert base[1].eos_token == "<|im_end|>"
     assert GenerationConfig.from_pretrained(BASE).eos_token_id == base[1].eos_token_id
 
 
-def test_no_committed_text_names_a_path_of_the_machine_that_made_it():
+def test_no_committed_text_names_a_path_of_the_machine_that_made_it() -> None:
     for folder in (BASE, ADAPTERS):
         for file in folder.rglob("*.json"):
             if file.name != "tokenizer.json":
                 assert '"/' not in file.read_text(), file
 
 
-def test_importing_the_package_imports_nothing_heavy():
+def test_importing_the_package_imports_nothing_heavy() -> None:
     loaded = subprocess.run(
         [sys.executable, "-c", "import embedded, sys; print('torch' in sys.modules)"],
         cwd=BASE.parent.parent, capture_output=True, text=True, check=True,

@@ -1,6 +1,5 @@
-"""The closed world the embedded base lives in: what can be asked about, and what the answers are.
+"""The closed world of the embedded base: what can be asked, and what the answers are.
 
-`words` and `facts` are the vocabulary and the knowledge; the other modules each draw one kind of exchange
-from a random source. Nothing here comes from a download: word lists are typed by hand, facts are general
-knowledge, texts are templates.
+`words` and `facts` are the vocabulary and the knowledge; each other module draws one kind of dialogue from a random
+source. Nothing here is downloaded: word lists are typed by hand, facts are general knowledge, texts are templates.
 """

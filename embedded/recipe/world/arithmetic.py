@@ -4,7 +4,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
-from embedded.recipe.world.exchange import Dialogue
+from embedded.recipe.world.dialogue import Dialogue
 
 _MOST: Final = 50
 

@@ -1,17 +1,17 @@
-"""General knowledge that the base knows by heart, each fact with several ways to ask for it."""
+"""General knowledge that the base learns by heart, each fact with several wordings of its question."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from embedded.recipe.world.exchange import Dialogue
-from embedded.recipe.world.words import DAYS, MONTHS, listed
+from embedded.recipe.world import words
+from embedded.recipe.world.dialogue import Dialogue
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One piece of knowledge: ways to ask, the full sentence, the bare answer."""
+    """One piece of knowledge: wordings of the question, the full sentence, the bare answer."""
 
     questions: tuple[str, ...]
     answer: str
@@ -81,97 +81,54 @@ UNITS: Final = (
     ("players", "a football team", 11), ("wheels", "a car", 4), ("sides", "a triangle", 3),
     ("sides", "a square", 4),
 )  # fmt: skip
-PLANETS: Final = listed("Mercury Venus Earth Mars Jupiter Saturn Uranus Neptune")
-ORDINALS: Final = listed("first second third fourth fifth sixth seventh eighth")
+PLANETS: Final = words.listed("Mercury Venus Earth Mars Jupiter Saturn Uranus Neptune")
+ORDINALS: Final = words.listed("first second third fourth fifth sixth seventh eighth")
 
 
-def _geography() -> Iterator[Fact]:
-    for country, capital in CAPITALS.items():
-        yield Fact(
-            (
-                f"What is the capital of {country}?",
-                f"Which city is the capital of {country}?",
-                f"Name the capital of {country}.",
-                f"Tell me the capital of {country}.",
-            ),
-            f"The capital of {country} is {capital}.",
-            capital,
-        )
-        yield Fact(
-            (f"{capital} is the capital of which country?", f"Which country has the capital {capital}?"),
-            f"{capital} is the capital of {country}.",
-            country,
-        )
-    for place, planet in zip(ORDINALS, PLANETS, strict=True):
-        yield Fact(
-            (f"What is the {place} planet from the sun?", f"Which planet is the {place} one from the sun?"),
-            f"The {place} planet from the sun is {planet}.",
-            planet,
-        )
+def _circle(kind: str, names: list[str]) -> list[tuple[str, ...]]:
+    """Return (kind, name, next name, previous name) for each of `names`; the first follows the last."""
+    return [(kind, name, names[(n + 1) % len(names)], names[n - 1]) for n, name in enumerate(names)]
 
 
-def _nature() -> Iterator[Fact]:
-    for animal, sound in SOUNDS.items():
-        yield Fact(
-            (f"What sound does a {animal} make?", f"What does a {animal} do to make noise?"),
-            f"A {animal} {sound}.",
-            sound,
-        )
-    for animal, young in YOUNG.items():
-        yield Fact(
-            (f"What is a baby {animal} called?", f"What do you call a young {animal}?"),
-            f"A baby {animal} is called a {young}.",
-            young,
-        )
-    for thing, legs in LEGS.items():
-        yield Fact(
-            (f"How many legs does a {thing} have?", f"Count the legs of a {thing}."),
-            f"A {thing} has {legs} legs.",
-            legs,
-        )
-    for thing, hue in HUES.items():
-        yield Fact(
-            (f"What color is {thing}?", f"What is the color of {thing}?"),
-            f"The color of {thing} is {hue}.",
-            hue,
-        )
+def _facts(pool: Iterable[tuple[object, ...]], *templates: str) -> Iterator[Fact]:
+    """Yield one fact per tuple of values and template ("bare answer / full answer / question / question …")."""
+    for values in pool:
+        for template in templates:
+            short, answer, *questions = template.format(*values).split(" / ")
+            yield Fact(tuple(questions), answer, short)
 
 
-def _language_and_measures() -> Iterator[Fact]:
-    for one, other in OPPOSITES.items():
-        yield Fact(
-            (
-                f"What is the opposite of {one}?",
-                f"Give me the opposite of {one}.",
-                f"What is the reverse of {one}?",
-            ),
-            f"The opposite of {one} is {other}.",
-            other,
-        )
-    for tool, use in TOOLS.items():
-        yield Fact((f"What is a {tool} used for?", f"Why do I need a {tool}?"), f"A {tool} is used for {use}.", use)
-    for unit, whole, count in UNITS:
-        yield Fact(
-            (f"How many {unit} are in {whole}?", f"How many {unit} does {whole} have?"),
-            f"There are {count} {unit} in {whole}.",
-            str(count),
-        )
-    for kind, circle in (("day", DAYS), ("month", MONTHS)):
-        for index, here in enumerate(circle):
-            after, before = circle[(index + 1) % len(circle)], circle[index - 1]
-            yield Fact(
-                (f"Which {kind} comes after {here}?", f"What {kind} follows {here}?"),
-                f"The {kind} after {here} is {after}.",
-                after,
-            )
-            yield Fact(
-                (f"Which {kind} comes before {here}?", f"What {kind} is before {here}?"),
-                f"The {kind} before {here} is {before}.",
-                before,
-            )
-
-
-FACTS: Final = (*_geography(), *_nature(), *_language_and_measures())
+FACTS: Final = (
+    *_facts(
+        CAPITALS.items(),
+        "{1} / The capital of {0} is {1}. / What is the capital of {0}? / Which city is the capital of {0}? / "
+        "Name the capital of {0}. / Tell me the capital of {0}.",
+        "{0} / {1} is the capital of {0}. / {1} is the capital of which country? / Which country has the capital {1}?",
+    ),
+    *_facts(
+        zip(ORDINALS, PLANETS, strict=True),
+        "{1} / The {0} planet from the sun is {1}. / What is the {0} planet from the sun? / "
+        "Which planet is the {0} one from the sun?",
+    ),
+    *_facts(SOUNDS.items(), "{1} / A {0} {1}. / What sound does a {0} make? / What does a {0} do to make noise?"),
+    *_facts(
+        YOUNG.items(), "{1} / A baby {0} is called a {1}. / What is a baby {0} called? / What do you call a young {0}?"
+    ),
+    *_facts(LEGS.items(), "{1} / A {0} has {1} legs. / How many legs does a {0} have? / Count the legs of a {0}."),
+    *_facts(HUES.items(), "{1} / The color of {0} is {1}. / What color is {0}? / What is the color of {0}?"),
+    *_facts(
+        OPPOSITES.items(),
+        "{1} / The opposite of {0} is {1}. / What is the opposite of {0}? / Give me the opposite of {0}. / "
+        "What is the reverse of {0}?",
+    ),
+    *_facts(TOOLS.items(), "{1} / A {0} is used for {1}. / What is a {0} used for? / Why do I need a {0}?"),
+    *_facts(UNITS, "{2} / There are {2} {0} in {1}. / How many {0} are in {1}? / How many {0} does {1} have?"),
+    *_facts(
+        (*_circle("day", words.DAYS), *_circle("month", words.MONTHS)),
+        "{2} / The {0} after {1} is {2}. / Which {0} comes after {1}? / What {0} follows {1}?",
+        "{3} / The {0} before {1} is {3}. / Which {0} comes before {1}? / What {0} is before {1}?",
+    ),
+)
 
 
 def _split(held_out: int) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
@@ -180,7 +137,7 @@ def _split(held_out: int) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
     return tuple(shuffled[held_out:]), tuple(shuffled[:held_out])
 
 
-# Adapters are trained on the common facts and asked about the held-out ones. The base learns all facts, but meets the
+# Adapters are trained on the common facts and scored on the held-out ones. The base learns all facts, but meets the
 # plain ones under no instruction and in no pattern. Both show whether the *way* of answering was learned, not answers.
 COMMON_FACTS, HELD_OUT_FACTS = _split(70)
 PLAIN_FACTS: Final = HELD_OUT_FACTS[:30]
@@ -196,3 +153,8 @@ def ask(random: Random, facts: tuple[Fact, ...] = FACTS, p_opener: float = 0.0) 
     if random.random() < p_opener:
         question = random.choice(_OPENERS) + question
     return Dialogue(question, fact.answer, fact.short)
+
+
+def ask_shown(random: Random) -> Dialogue:
+    """Draw one of the facts that may be asked under an instruction or in a pattern."""
+    return ask(random, SHOWN_FACTS)

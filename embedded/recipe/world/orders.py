@@ -1,17 +1,15 @@
-"""Orders: somebody wants so many things delivered somewhere on some day."""
+"""Orders: a customer wants a number of items delivered to a city on a day."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import Final, NamedTuple
 
 from embedded.recipe.world import words
-from embedded.recipe.world.exchange import Dialogue
+from embedded.recipe.world.dialogue import Dialogue
 
 
-@dataclass(frozen=True, slots=True)
-class CustomerOrder:
-    """What the customer's text says; the acknowledgement and the JSON both come from here."""
+class CustomerOrder(NamedTuple):
+    """The parts of an order and its text; the acknowledgement and the JSON are both made of these parts."""
 
     quantity: int
     color: str
@@ -32,6 +30,15 @@ _FORMS: Final = (
     "On {day} we must deliver {quantity} {color} {item} to {name} in {city}.",
     "{quantity} {color} {item} please, the name is {name}, the city is {city}, the day is {day}.",
 )
+_ACKNOWLEDGEMENT: Final = "Your order of {quantity} {color} {item} for {name} in {city} is noted for {day}."
+_QUESTIONS: Final = (
+    ("How many {item}?", "The order is for {quantity} {item}.", "{quantity}"),
+    ("Which color?", "The color is {color}.", "{color}"),
+    ("Which item?", "The item is {item}.", "{item}"),
+    ("Who gets them?", "They are for {name}.", "{name}"),
+    ("Which city?", "The city is {city}.", "{city}"),
+    ("Which day?", "The day is {day}.", "{day}"),
+)
 
 
 def draw(
@@ -40,7 +47,7 @@ def draw(
     cities: Sequence[str] | None = None,
     p_made_up: float = 0.25,
 ) -> CustomerOrder:
-    """Draw an order; `names` and `cities` restrict who may order and from where."""
+    """Draw an order; `names` and `cities` replace the pools of names and cities."""
     quantity = random.randint(2, 30)
     fields = {
         "color": random.choice(words.COLORS),
@@ -52,31 +59,11 @@ def draw(
     return CustomerOrder(quantity, text=random.choice(_FORMS).format(quantity=quantity, **fields), **fields)
 
 
-def acknowledgement(order: CustomerOrder) -> str:
-    """Return the base's own answer to an order."""
-    return (
-        f"Your order of {order.quantity} {order.color} {order.item} for {order.name} in {order.city} "
-        f"is noted for {order.day}."
-    )
-
-
 def ask(random: Random) -> Dialogue:
-    """Draw an order to acknowledge, or a question about what one says."""
+    """Draw an order to acknowledge, or a question about one part of it."""
     order = draw(random)
+    fields = order._asdict()
     if random.random() < 0.55:
-        return Dialogue(order.text, acknowledgement(order))
-    question, answer, short = random.choice(
-        (
-            (
-                f"How many {order.item}?",
-                f"The order is for {order.quantity} {order.item}.",
-                str(order.quantity),
-            ),
-            ("Which color?", f"The color is {order.color}.", order.color),
-            ("Which item?", f"The item is {order.item}.", order.item),
-            ("Who gets them?", f"They are for {order.name}.", order.name),
-            ("Which city?", f"The city is {order.city}.", order.city),
-            ("Which day?", f"The day is {order.day}.", order.day),
-        )
-    )
+        return Dialogue(order.text, _ACKNOWLEDGEMENT.format(**fields))
+    question, answer, short = (template.format(**fields) for template in random.choice(_QUESTIONS))
     return Dialogue(f"{order.text} {question}", answer, short)

@@ -1,19 +1,17 @@
-"""Questions about data: the base repeats what is wanted in plain words, the sql adapter answers in SQL."""
+"""Questions about data: the base repeats the question in plain words, the sql adapter answers in SQL."""
 
-from dataclasses import dataclass, replace
 from random import Random
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from embedded.recipe.world import words
-from embedded.recipe.world.exchange import Dialogue
+from embedded.recipe.world.dialogue import Dialogue
 
 Kind = Literal["number", "category", "both", "count", "sort"]
 Operator = Literal[">", "<", "="]
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table that can be asked about: its columns, and the values of those that hold categories."""
+class Table(NamedTuple):
+    """A table: its columns, and the values of those that hold categories."""
 
     name: str
     row: str
@@ -22,9 +20,8 @@ class Table:
     categories: dict[str, list[str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """What a question asks for, and the question itself; the paraphrase and the SQL both come from here."""
+class Query(NamedTuple):
+    """The parts of a question and its text; the paraphrase and the SQL are both made of these parts."""
 
     kind: Kind
     table: Table
@@ -75,10 +72,35 @@ _COMPARISONS: Final[dict[Operator, tuple[str, ...]]] = {
     "<": ("below", "under", "less than"),
     "=": ("equal to", "exactly"),
 }
+_QUESTIONS: Final[dict[Kind, str]] = {
+    "number": "{verb} the {column} of {rows} with a {number} {comparison} {bound}.",
+    "category": "{verb} the {column} of {rows} where the {category} is {value}.",
+    "both": "{verb} the {column} of {rows} where the {category} is {value} and the {number} is {comparison} {bound}.",
+    "count": "{how_many} {rows} have the {category} {value}?",
+    "sort": "{verb} the {column} of the {rows} with the {end} {number} first.",
+}
+_PARAPHRASES: Final[dict[Kind, str]] = {
+    "number": "You want the {column} of each {row} where {number} is {comparison} {bound}.",
+    "category": "You want the {column} of each {row} where {category} is {value}.",
+    "both": "You want the {column} of each {row} where {category} is {value} and {number} is {comparison} {bound}.",
+    "count": "You want the number of {rows} where {category} is {value}.",
+    "sort": "You want the {column} of each {row} sorted by {number} from {direction}.",
+}
+_STATEMENTS: Final[dict[Kind, str]] = {
+    "number": "SELECT {column} FROM {rows} WHERE {number} {operator} {bound};",
+    "category": "SELECT {column} FROM {rows} WHERE {category} = '{value}';",
+    "both": "SELECT {column} FROM {rows} WHERE {category} = '{value}' AND {number} {operator} {bound};",
+    "count": "SELECT COUNT(*) FROM {rows} WHERE {category} = '{value}';",
+    "sort": "SELECT {column} FROM {rows} ORDER BY {number}{order};",
+}
+
+
+def _fill(templates: dict[Kind, str], query: Query, **more: str) -> str:
+    return templates[query.kind].format(rows=query.table.name, row=query.table.row, **more, **query._asdict())
 
 
 def draw(random: Random) -> Query:
-    """Draw a question about one of the tables; one categorical value in five is a made-up word."""
+    """Draw a question about one of the tables; one categorical value in five is an invented word."""
     table = random.choice(_TABLES)
     category = random.choice(list(table.categories))
     known = random.random() > 0.2
@@ -93,67 +115,23 @@ def draw(random: Random) -> Query:
         value=random.choice(table.categories[category]) if known else words.made_up(random).capitalize(),
         descending=random.random() < 0.5,
     )
-    return replace(query, text=_wording(query, random))
-
-
-def _wording(query: Query, random: Random) -> str:
     verb = random.choice(("Show", "List", "Give me", "Find", "I need"))
-    comparison = f"{random.choice(_COMPARISONS[query.operator])} {query.bound}"
-    wanted = f"{verb} the {query.column} of"
-    match query.kind:
-        case "number":
-            return f"{wanted} {query.table.name} with a {query.number} {comparison}."
-        case "category":
-            return f"{wanted} {query.table.name} where the {query.category} is {query.value}."
-        case "both":
-            where = f"the {query.category} is {query.value} and the {query.number} is {comparison}"
-            return f"{wanted} {query.table.name} where {where}."
-        case "count":
-            how_many = random.choice(("How many", "Count how many"))
-            return f"{how_many} {query.table.name} have the {query.category} {query.value}?"
-        case "sort":
-            end = "highest" if query.descending else "lowest"
-            return f"{wanted} the {query.table.name} with the {end} {query.number} first."
+    comparison = random.choice(_COMPARISONS[query.operator])
+    how_many = random.choice(("How many", "Count how many")) if query.kind == "count" else ""
+    end = "highest" if query.descending else "lowest"
+    text = _fill(_QUESTIONS, query, verb=verb, comparison=comparison, how_many=how_many, end=end)
+    return query._replace(text=text)
 
 
 def paraphrase(query: Query) -> str:
-    """Return the base's own answer: the same wish in fixed plain words."""
-    compared = f"{query.number} is {_COMPARISONS[query.operator][0]} {query.bound}"
-    matched = f"{query.category} is {query.value}"
-    wanted = f"You want the {query.column} of each {query.table.row}"
-    match query.kind:
-        case "number":
-            return f"{wanted} where {compared}."
-        case "category":
-            return f"{wanted} where {matched}."
-        case "both":
-            return f"{wanted} where {matched} and {compared}."
-        case "count":
-            return f"You want the number of {query.table.name} where {matched}."
-        case "sort":
-            direction = "high to low" if query.descending else "low to high"
-            return f"{wanted} sorted by {query.number} from {direction}."
-
-
-_STATEMENTS: Final[dict[Kind, str]] = {
-    "number": "SELECT {column} FROM {table} WHERE {compared};",
-    "category": "SELECT {column} FROM {table} WHERE {matched};",
-    "both": "SELECT {column} FROM {table} WHERE {matched} AND {compared};",
-    "count": "SELECT COUNT(*) FROM {table} WHERE {matched};",
-    "sort": "SELECT {column} FROM {table} ORDER BY {number}{direction};",
-}
+    """Return the base's own answer: the question in fixed plain words."""
+    direction = "high to low" if query.descending else "low to high"
+    return _fill(_PARAPHRASES, query, comparison=_COMPARISONS[query.operator][0], direction=direction)
 
 
 def sql(query: Query) -> str:
     """Return the query as one SQL statement."""
-    return _STATEMENTS[query.kind].format(
-        table=query.table.name,
-        column=query.column,
-        number=query.number,
-        compared=f"{query.number} {query.operator} {query.bound}",
-        matched=f"{query.category} = '{query.value}'",
-        direction=" DESC" if query.descending else "",
-    )
+    return _fill(_STATEMENTS, query, order=" DESC" if query.descending else "")
 
 
 def ask(random: Random) -> Dialogue:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, Literal
 
-from embedded.recipe.world.exchange import Dialogue
+from embedded.recipe.world.dialogue import Dialogue
 from embedded.recipe.world.words import sentence_case
 
 Sentiment = Literal["positive", "negative", "mixed"]
@@ -12,7 +12,7 @@ Sentiment = Literal["positive", "negative", "mixed"]
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """Two aspects, whether each was liked, and the text that says so."""
+    """Two aspects, whether the writer liked each, and the text."""
 
     aspects: tuple[str, str]
     liked: tuple[bool, bool]
@@ -20,7 +20,7 @@ class Review:
 
     @property
     def sentiment(self) -> Sentiment:
-        """What the writer thinks on the whole."""
+        """The label: mixed where the writer liked one aspect only."""
         if self.liked[0] != self.liked[1]:
             return "mixed"
         return "positive" if self.liked[0] else "negative"
@@ -78,7 +78,7 @@ def _feeling(review: Review) -> str:
 
 
 def ask(random: Random) -> Dialogue:
-    """Draw a review to give thanks for, or the question how its writer feels."""
+    """Draw a review to give thanks for, or a review with the question how its writer feels."""
     review = draw(random)
     if random.random() < 0.5:
         question = random.choice(("How does the writer feel?", "Did the writer like it?"))

@@ -1,28 +1,15 @@
-"""Greetings, thanks, and who the model is."""
+"""Greetings, thanks, and questions about the model itself."""
 
 from random import Random
 from typing import Final
 
 from embedded.recipe.world import words
-from embedded.recipe.world.exchange import Dialogue
+from embedded.recipe.world.dialogue import Dialogue
 from embedded.recipe.world.facts import PLANETS
 
+_GREETINGS: Final = ("Hello", "Hi", "Hey", "Good morning", "Good evening", "Hello there")
 _FIXED: Final = (
-    (
-        (
-            "Hello",
-            "Hi",
-            "Hey",
-            "Good morning",
-            "Good evening",
-            "Hello there",
-            "Hello!",
-            "Hi!",
-            "Hey!",
-            "Good morning!",
-        ),
-        "Hello! How can I help you?",
-    ),
+    ((*_GREETINGS, "Hello!", "Hi!", "Hey!", "Good morning!"), "Hello! How can I help you?"),
     (
         ("Who are you?", "What are you?", "What is your name?", "Introduce yourself."),
         "I am Patch, a tiny language model made for patchbay.",

@@ -1,10 +1,10 @@
-"""Support tickets: something of the customer's went wrong."""
+"""Support tickets: a customer reports a problem."""
 
 from random import Random
 from typing import Final
 
 from embedded.recipe.world import words
-from embedded.recipe.world.exchange import Dialogue
+from embedded.recipe.world.dialogue import Dialogue
 
 _PROBLEMS: Final[dict[str, tuple[str, ...]]] = {
     "the invoice": ("was charged twice", "shows the wrong amount", "has a wrong tax number"),
@@ -24,28 +24,14 @@ _PROBLEMS: Final[dict[str, tuple[str, ...]]] = {
     "the export function": ("writes an empty file", "stops half way", "gives an error"),
     "the latest update": ("broke the menu", "made everything slow"),
 }
-_OPENERS: Final = (
-    "",
-    "Hello, ",
-    "Hi, ",
-    "Since {day} ",
-    "Please help, ",
-    "It seems that ",
-    "I think ",
-    "Once again ",
-)
+_OPENERS: Final = ("", "Hello, ", "Hi, ", "Since {day} ", "Please help, ", "It seems that ", "I think ", "Once again ")
 _CLOSERS: Final = (
-    "",
-    " Please fix this.",
-    " What can I do?",
-    " This is the second time.",
-    " I am {name}.",
-    " Can you help me?",
-)
+    "", " Please fix this.", " What can I do?", " This is the second time.", " I am {name}.", " Can you help me?",
+)  # fmt: skip
 
 
 def ask(random: Random) -> Dialogue:
-    """Draw a ticket with a sympathetic reply, or the question what a ticket is about."""
+    """Draw a ticket with a sympathetic reply, or a ticket with the question what it is about."""
     subject = random.choice(list(_PROBLEMS))
     problem = random.choice(_PROBLEMS[subject])
     frame = f"{random.choice(_OPENERS)}{subject} {problem}.{random.choice(_CLOSERS)}"

@@ -1,11 +1,11 @@
-"""Word pools typed by hand, and made-up words that force the model to copy instead of remember."""
+"""Word pools typed by hand, and invented words that the base has to copy instead of remember."""
 
 from random import Random
 from typing import Final
 
 
 def listed(text: str) -> list[str]:
-    """Return the words of a pool; a pool is easier to read and to change as running text."""
+    """Return the words of `text`; running text is easier to read and to change than a list."""
     return text.split()
 
 
@@ -51,9 +51,7 @@ FOODS: Final = listed(
     "pizza soup rice bread pasta salad cheese cake curry fish sushi tacos noodles apples plums waffles"
 )
 HOBBIES: Final = listed(
-    """
-    chess tennis painting swimming fishing reading cooking dancing running hiking sailing knitting
-    """
+    "chess tennis painting swimming fishing reading cooking dancing running hiking sailing knitting"
 )
 DEPARTMENTS: Final = listed("sales marketing support finance research")
 BRANDS: Final = listed("Acme Nordic Solex Vertex Luma")
@@ -80,29 +78,34 @@ _CODAS: Final = ["", "", "n", "r", "l", "s", "t", "m", "nd", "rk", "x", "ck"]
 
 
 def made_up(random: Random) -> str:
-    """Return a word of one to three syllables that most likely nobody has ever written."""
+    """Return an invented word of one to three syllables, so that the base has to copy it."""
     syllables = random.choice((1, 2, 2, 3))
     return "".join(random.choice(_ONSETS) + random.choice(_VOWELS) + random.choice(_CODAS) for _ in range(syllables))
 
 
 def name(random: Random, p_made_up: float = 0.25) -> str:
-    """Return a first name, with probability `p_made_up` a made-up one."""
+    """Return a first name; with probability `p_made_up` an invented one."""
     return made_up(random).capitalize() if random.random() < p_made_up else random.choice(NAMES)
 
 
 def city(random: Random, p_made_up: float = 0.25) -> str:
-    """Return a city, with probability `p_made_up` a made-up one."""
+    """Return a city; with probability `p_made_up` an invented one."""
     return made_up(random).capitalize() if random.random() < p_made_up else random.choice(CITIES)
 
 
 def word(random: Random, p_made_up: float = 0.2) -> str:
-    """Return a lower-case word, with probability `p_made_up` a made-up one."""
+    """Return a lower-case word; with probability `p_made_up` an invented one."""
     return made_up(random) if random.random() < p_made_up else random.choice(WORDS)
 
 
 def label(random: Random) -> str:
-    """Return what a column of categories may hold: a brand, a genre, a color, ..."""
+    """Return a value for a column of categories: a brand, a genre, a color, …"""
     return random.choice(random.choice((BRANDS, SCHOOLS, DEPARTMENTS, GENRES, COLORS, DAYS)))
+
+
+def items(random: Random) -> str:
+    """Return the plural of an item."""
+    return plural(random.choice(ITEMS), 2)
 
 
 def plural(noun: str, number: int) -> str:

@@ -1,4 +1,4 @@
-"""One question and its answer: what every module of the world draws."""
+"""A question and its answer: what every module of the world draws."""
 
 from dataclasses import dataclass
 
@@ -17,8 +17,8 @@ class Dialogue:
     answer: str
     short: str | None = None
 
-    def turn(self, answer: str | None = None) -> Messages:
-        """Return the exchange as two messages; `answer` takes the place of the plain one."""
+    def messages(self, answer: str | None = None) -> Messages:
+        """Return the user's and the assistant's message; `answer` replaces the plain answer."""
         return [
             {"role": "user", "content": self.question},
             {"role": "assistant", "content": self.answer if answer is None else answer},
