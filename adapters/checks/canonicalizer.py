@@ -74,11 +74,8 @@ def _is_canonical(directory: Path, form: CanonicalForm) -> bool:
 
 
 def _unread_copy(module: str) -> Fault:
-    return Fault(
-        f"{WEIGHTS_FILE}: {module}",
-        "a copy of the base model's embedding, among names that PEFT does not give tensors",
-        "no copy: save with save_embedding_layers=False",
-    )
+    found = "a copy of the base model's embedding, among names that PEFT does not give tensors"
+    return Fault(f"{WEIGHTS_FILE}: {module}", found, "no copy: save with save_embedding_layers=False")
 
 
 def _made(inspected: InspectedAdapter, form: CanonicalForm, rounding: float) -> CompileReport:

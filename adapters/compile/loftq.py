@@ -50,10 +50,10 @@ class LoftqRecipe:
         fields = config.loftq_config or {}
         bits, iterations = fields.get("loftq_bits", NF4), fields.get("loftq_iter", 1)
         faults = []
-        if not _is_whole(bits) or bits not in {NF4, INT8}:
+        if type(bits) is not int or bits not in {NF4, INT8}:  # not isinstance: True is an int to Python
             needed = f"{NF4} or {INT8}: PEFT's LoftQ has no other quantisations"
             faults.append(Fault(f"{CONFIG_FILE}: loftq_config.loftq_bits", shown(bits), needed))
-        if not _is_whole(iterations) or not 1 <= iterations <= MAX_ITERATIONS:
+        if type(iterations) is not int or not 1 <= iterations <= MAX_ITERATIONS:
             needed = f"a whole number from 1 to {MAX_ITERATIONS}"
             faults.append(Fault(f"{CONFIG_FILE}: loftq_config.loftq_iter", shown(iterations), needed))
         if faults:
@@ -131,7 +131,3 @@ def _other_copy(module: str, base: BaseWeights, recipe: LoftqRecipe) -> Fault:
         "the adapter as get_peft_model made it on this base model in the precision that it is stored in, saved before "
         "training, and the loftq_config that it was made with",
     )
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

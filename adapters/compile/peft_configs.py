@@ -12,26 +12,17 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from adapters.compile.kinds import RENAMED
 from adapters.compile.skeleton import PEFT_ERRORS, config_refused
 from adapters.errors import AdapterRefused, Fault
+from adapters.lora.peft_config import UNSERVED, shown
 from adapters.lora.peft_config import PeftConfig as LoraFields
-from adapters.lora.peft_config import shown
 from adapters.storage.manifest import CONFIG_FILE
 
 _IDENTITY = frozenset(field.name for field in dataclasses.fields(PeftConfig))
 """An adapter's origin. PEFT would look some of these up, on the hub too, so it never gets them."""
 _CHECKED_ELSEWHERE = frozenset({"modules_to_save"})
 _UNSERVED: Mapping[str, str] = {
-    "alora_invocation_tokens": "no activated LoRA",
-    "arrow_config": "one plain adapter",
-    "kasa_config": "an unchanged base model",
-    "layer_replication": "the base model's own layers",
+    **{field: needed for field, needed in UNSERVED.items() if field not in _CHECKED_ELSEWHERE},
     "loftq_config": "an unchanged base model",
-    "lora_bias": "no biases: train with lora_bias=False",
-    "megatron_config": "an adapter for transformers' own layers",
-    "monteclora_config": "weights that are not sampled",
     "sample_at_inference": "an adapter that answers alike twice: save with sample_at_inference=False",
-    "target_parameters": "target_modules instead",
-    "trainable_token_indices": "no new tokens: all adapters share one embedding",
-    "use_bdlora": "no block-diagonal LoRA",
     "use_dora": "this method by itself",
     "use_qalora": "this method by itself",
     "velora_config": "this method by itself",

@@ -143,15 +143,9 @@ def _change(module: str, layer: BaseTunerLayer, base: BaseWeights) -> Tensor:
     linear.weight = _placeholder(weight)
     missed = float(torch.linalg.norm(seen - inputs @ change.T))
     if not missed <= _TOLERANCE * float(torch.linalg.norm(seen)) + 1e-9 * float(torch.linalg.norm(plain)):
-        raise AdapterRefused(
-            [
-                Fault(
-                    f"{WEIGHTS_FILE}: {PREFIX}{module}",
-                    "an adapter whose effect is no matrix added to the weight (a bias, or a function of the input)",
-                    "LoRA, or another method that PEFT merges into the weights without a loss",
-                )
-            ]
-        )
+        found = "an adapter whose effect is no matrix added to the weight (a bias, or a function of the input)"
+        needed = "LoRA, or another method that PEFT merges into the weights without a loss"
+        raise AdapterRefused([Fault(f"{WEIGHTS_FILE}: {PREFIX}{module}", found, needed)])
     return change
 
 

@@ -7,6 +7,7 @@ which vLLM reads them.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.base_model import EMBEDDING
-from adapters.lora.factors import Factors, Rounding
+from adapters.lora.factors import Factors
 from adapters.lora.stored_lora import LinearSum, StoredLora
 from adapters.lora.tensor_names import PREFIX
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
@@ -104,16 +105,20 @@ def write(directory: Path, form: CanonicalForm, factors_of: Callable[[str], Fact
     ``factors_of`` is called once for each module, in the order in which they are stored; factors of a smaller rank
     than the form's are padded with 0.
     """
-    rounding = Rounding(form.dtype)
+    moved = whole = 0.0
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG_FILE).write_bytes(form.config)
     with (directory / WEIGHTS_FILE).open("wb") as file:
         file.write(form.header)
         for module in form.modules:
-            stored = rounding.round(factors_of(module)).padded(form.rank)
-            file.write(encode(stored.a, form.dtype))
-            file.write(encode(stored.b, form.dtype))
-    return rounding.error
+            factors = factors_of(module)
+            stored = factors.rounded(form.dtype)
+            moved += factors.minus(stored).squared_norm
+            whole += factors.squared_norm
+            padded = stored.padded(form.rank)
+            file.write(encode(padded.a, form.dtype))
+            file.write(encode(padded.b, form.dtype))
+    return math.sqrt(moved / whole) if whole else 0.0
 
 
 def _name(module: str, side: str) -> str:

@@ -1,4 +1,4 @@
-"""What the compiler did to an adapter."""
+"""The report on how an adapter was brought into canonical form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How two LoRAs differ in what they add to the base model's weights. Nothing of a weight's size is ever formed."""
+"""Compares what two LoRAs add to the base model's weights, without forming a matrix of a weight's size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LAYER = re.compile(r"(?:.+\.)?\d+(?=\.)")
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a and b add to the same weights, as squares that add up over modules. Norms are Frobenius norms."""
+    """Measures of what a and b add to the same weights, as squares that add up over modules. Frobenius norms."""
 
     squared_a: float
     squared_b: float
@@ -27,10 +27,10 @@ class Comparison:
     inner: float
     """The inner product of both, each taken as one long vector."""
     output_overlap: float | None
-    """How far the spaces that both write to are the same: |Uaᵀ Ub|² / the smaller rank, for orthonormal bases of the
+    """How much the output spaces of both coincide: |Uaᵀ Ub|² / the smaller rank, for orthonormal bases of the
     column spaces of B. 1: one lies in the other; 0: orthogonal. Over many modules the mean; None: none is in both."""
     input_overlap: float | None
-    """The same of what they read: the row spaces of A."""
+    """The same of the input spaces: the row spaces of A."""
 
     @classmethod
     def together(cls, parts: Sequence[Self]) -> Self:
@@ -57,7 +57,7 @@ class Comparison:
         return min(1.0, max(-1.0, self.inner / norms)) if norms else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
+        """Return the measures as JSON values."""
         return {
             "norm_a": math.sqrt(self.squared_a),
             "norm_b": math.sqrt(self.squared_b),

@@ -53,6 +53,10 @@ class Factors:
             return self
         return Factors(np.pad(self.b, ((0, 0), (0, added))), np.pad(self.a, ((0, added), (0, 0))))
 
+    def rounded(self, dtype: str) -> Factors:
+        """The factors as ``dtype`` stores them."""
+        return Factors(rounded(self.b, dtype), rounded(self.a, dtype))
+
     def minus(self, other: Factors) -> Factors:
         """The difference of both changes, in float64, as (b - b')·a + b'·(a - a').
 
@@ -162,24 +166,3 @@ class TruncationLoss:
 def percentage(error: float) -> str:
     """Return a relative error for a message."""
     return f"{error * 100:.3g} %"
-
-
-class Rounding:
-    """Rounds factors to ``dtype``, and adds up how far their products move."""
-
-    def __init__(self, dtype: str) -> None:
-        self.dtype = dtype
-        self._moved = 0.0
-        self._whole = 0.0
-
-    def round(self, factors: Factors) -> Factors:
-        """Return ``factors`` as ``dtype`` stores them."""
-        stored = Factors(rounded(factors.b, self.dtype), rounded(factors.a, self.dtype))
-        self._moved += factors.minus(stored).squared_norm
-        self._whole += factors.squared_norm
-        return stored
-
-    @property
-    def error(self) -> float:
-        """The error of all products together."""
-        return math.sqrt(self._moved / self._whole) if self._whole > 0 else 0.0

@@ -1,4 +1,4 @@
-"""The tensors of an adapter, paired by module, held against the base model and the config."""
+"""Pairs an adapter's tensors by module and checks them against the base model and the config."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 from adapters.storage.number_formats import WEIGHT_DTYPES
 from adapters.storage.safetensors_header import Header, Tensor
 
-# What vLLM's parse_fine_tuned_lora_name reads to the right module; it takes the prefix as optional.
+# The keys that vLLM's parse_fine_tuned_lora_name maps to the right module; the prefix is optional to it.
 _KEY = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+)"
     r"\.(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<lookup>[AB]))"
@@ -50,7 +50,7 @@ class LoraTensors:
     embedding_copies: Mapping[str, Tensor]
     """Copies of the base model's embeddings by module; the engine does not read them."""
     twice: tuple[Tensor, ...]
-    """Keys that name a factor which another key named before."""
+    """Second keys for a factor."""
     unknown: tuple[Tensor, ...]
     """Keys that the engine cannot read."""
 
@@ -79,16 +79,13 @@ class LoraTensors:
         )
 
     def faults(self, base: BaseModel, config: PeftConfig | None, names_in_file: Mapping[str, str]) -> Iterator[Fault]:
-        """Yield what keeps these tensors from serving on ``base`` as ``config`` says (None: unreadable).
+        """Yield the faults of these tensors for ``base`` and ``config`` (None: unreadable).
 
-        ``names_in_file``: modules as the file spells them, for which its config was written.
+        ``names_in_file``: the modules' names in the file, for which its config was written.
         """
         if not self.pairs and not self.unknown:
-            yield Fault(
-                WEIGHTS_FILE,
-                "no LoRA tensors",
-                "lora_A and lora_B of each module: save again (under FSDP or ZeRO-3, gather first)",
-            )
+            needed = "lora_A and lora_B of each module: save again (under FSDP or ZeRO-3, gather first)"
+            yield Fault(WEIGHTS_FILE, "no LoRA tensors", needed)
         for tensor in self.unknown:
             yield Fault(_at(tensor), "a key that no engine reads", _key_needed(tensor.name))
         for tensor in self.twice:
@@ -127,11 +124,8 @@ def _embedding_copy_faults(module: str, tensor: Tensor, base: BaseModel) -> Iter
     shape = base.modules[module]
     expected = shape[::-1] if module.endswith(EMBEDDING) else shape
     if tensor.shape != expected:
-        yield Fault(
-            _at(tensor),
-            f"shape {list(tensor.shape)}",
-            f"{list(expected)}, that of {base.name}: train without adding tokens to the vocabulary",
-        )
+        needed = f"{list(expected)}, that of {base.name}: train without adding tokens to the vocabulary"
+        yield Fault(_at(tensor), f"shape {list(tensor.shape)}", needed)
 
 
 def _pair_faults(pair: Pair, base: BaseModel, config: PeftConfig | None) -> Iterator[Fault]:
@@ -158,10 +152,8 @@ def _factor_faults(tensor: Tensor, expected: tuple[int, int], rank_axis: int, ba
         return
     reasons = []
     if len(tensor.shape) != 2 or tensor.shape[rank_axis] != expected[rank_axis]:
-        reasons.append(
-            f"rank {expected[rank_axis]} is what r and rank_pattern in {CONFIG_FILE} say: send the "
-            "config that belongs to these weights"
-        )
+        asked = f"rank {expected[rank_axis]} is what r and rank_pattern in {CONFIG_FILE} say"
+        reasons.append(f"{asked}: send the config that belongs to these weights")
     if len(tensor.shape) != 2 or tensor.shape[1 - rank_axis] != expected[1 - rank_axis]:
         reasons.append(f"train on {base.name}, this adapter was made for a model of another size")
     yield Fault(_at(tensor), f"shape {list(tensor.shape)}", f"{list(expected)}: {'; '.join(reasons)}")
@@ -181,12 +173,10 @@ def _module_needed(module: str, base: BaseModel) -> str:
         return f"a layer of {base.name}: train on it, this adapter was made for a deeper model"
     for known in base.modules:
         if known.endswith(f".{module}") or module.endswith(f".{known}"):
-            return f"base_model.model.{known}.…: rename the keys, no tool that is known spells it so"
+            return f"base_model.model.{known}.…: rename the keys, no known tool writes these"
     if module.rpartition(".")[2] in {EMBEDDING, HEAD}:
-        return (
-            f"a linear layer of {base.name}: its embeddings are tied, so they carry no LoRA; train with "
-            'target_modules="all-linear"'
-        )
+        tied = f"a linear layer of {base.name}: its embeddings are tied, so they carry no LoRA"
+        return f'{tied}; train with target_modules="all-linear"'
     return f"a linear layer of {base.name}, such as {next(iter(base.modules), 'none')}: train on this base model"
 
 
@@ -200,22 +190,16 @@ def _target_faults(
         yield from refused.faults
         return
     if ignored := sorted(module for module in adapted if not targeted & {module, names_in_file.get(module, module)}):
-        yield Fault(
-            where,
-            f"nothing that names {ignored[0]}, which has tensors (as have {len(ignored) - 1} others like it)",
-            "every module that has tensors: PEFT would ignore these and answer differently",
-        )
+        found = f"nothing that names {ignored[0]}, which has tensors (as have {len(ignored) - 1} others like it)"
+        yield Fault(where, found, "every module that has tensors: PEFT would ignore these and answer differently")
     if isinstance(config.target_modules, str):
         return
     expected = _suffixes(targeted & base.modules.keys())
     present = _suffixes(adapted)
     for target in config.target_modules:
         if target in expected and target not in present:
-            yield Fault(
-                where,
-                f"{shown(target)}, for which {WEIGHTS_FILE} has no tensors",
-                "tensors for each target: save again, or leave the target out if it was never trained",
-            )
+            needed = "tensors for each target: save again, or leave the target out if it was never trained"
+            yield Fault(where, f"{shown(target)}, for which {WEIGHTS_FILE} has no tensors", needed)
 
 
 def _suffixes(modules: Set[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""adapter_config.json as PEFT 0.21 writes it: what it means, and what of it no engine of ours can serve."""
+"""adapter_config.json as PEFT 0.21 writes it: its meaning, and the fields that the engine cannot serve."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
 
 _TASKS = frozenset({None, "CAUSAL_LM", "FEATURE_EXTRACTION"})
 
-_UNSERVED: Mapping[str, str] = {
+UNSERVED: Mapping[str, str] = {
     "use_dora": "plain LoRA: train with use_dora=False, or have this one cut to it with --compress-to R (compress_to "
     "over HTTP), which reports what is lost",
     "lora_bias": "train with lora_bias=False",
@@ -52,13 +52,13 @@ _UNSERVED: Mapping[str, str] = {
     "monteclora_config": "plain LoRA: sampled adapter weights are not served",
     "runtime_config": "none: it is no part of what save_pretrained writes",
 }
-"""Fields that change what the adapter computes, and the way out."""
+"""Fields that change what the adapter computes, with what is needed instead."""
 
 _NESTED = frozenset({"arrow_config", "kasa_config", "use_bdlora"})
 """Of these PEFT takes an empty object for one that asks for the defaults."""
 
-# A pattern is matched against every module, by us and by the engine, so one with nested repetition would hang
-# both. Allowed: literals, '.', '\.', '\d', classes, '|' and at most two of '*', '+' and '?'; no groups.
+# A pattern is matched against every module, here and in the engine: one with nested repetition would hang both.
+# Allowed: literals, '.', '\.', '\d', classes, '|' and at most two of '*', '+' and '?'; no groups.
 _PATTERN = re.compile(r"\^?(?:[A-Za-z0-9_.|-]|\\[.d]|\[[0-9A-Za-z-]+\]|[*+?])+\$?")
 _PATTERN_FIELDS = frozenset({"rank_pattern", "alpha_pattern"})
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+")
@@ -107,7 +107,7 @@ _Value = TypeVar("_Value")
 
 
 class PeftConfig(BaseModel):
-    """Every field of PEFT's LoraConfig. Of those that only steer training no more than their type is looked at.
+    """Every field of PEFT's LoraConfig. Fields that only steer training are checked for their type alone.
 
     A description says what a field must hold; it becomes the fault's ``needed``.
     """
@@ -161,7 +161,7 @@ class PeftConfig(BaseModel):
 
     @classmethod
     def parse(cls, raw: bytes) -> PeftConfig:
-        """Read the bytes of adapter_config.json. What can be read is not yet servable: see ``unservable``.
+        """Parse the content of adapter_config.json; whether it can be served: see ``unservable``.
 
         A key that PEFT 0.21 does not know is a fault, unless its value is empty (null, false, []...).
 
@@ -179,8 +179,8 @@ class PeftConfig(BaseModel):
             raise AdapterRefused(list(_invalid_fields(error))) from None
 
     def unservable(self) -> Iterator[Fault]:
-        """Yield a fault for each field that asks for what the engine does not do, or not as PEFT does it."""
-        for field, needed in _UNSERVED.items():
+        """Yield a fault for each field that the engine does not implement, or not as PEFT does."""
+        for field, needed in UNSERVED.items():
             value = getattr(self, field)
             if value or (field in _NESTED and value is not None):
                 yield _fault(field, shown(value), needed)
@@ -188,26 +188,19 @@ class PeftConfig(BaseModel):
             yield _fault("bias", shown(self.bias), '"none": train without biases')
         if self.task_type not in _TASKS:
             yield _fault("task_type", shown(self.task_type), "an adapter for CAUSAL_LM")
-        if str(self.init_lora_weights).lower() == LOFTQ:
-            needed = (
-                "an initialisation that keeps the base model: send the initial adapter too, its two files in "
-                f"{INITIAL}/, or train with init_lora_weights=true, on a quantised base too (QLoRA)"
-            )
-            yield _fault("init_lora_weights", shown(self.init_lora_weights), needed)
-        elif isinstance(self.init_lora_weights, str) and self.init_lora_weights.lower() not in _PLAIN_INITS:
-            yield _fault(
-                "init_lora_weights",
-                shown(self.init_lora_weights),
-                "an initialisation that keeps the base model: send the initial adapter too, its two files in "
-                f"{INITIAL}/, or convert with peft's save_pretrained(path_initial_model_for_weight_conversion=...), "
-                "which writes a plain LoRA",
-            )
+        init = self.init_lora_weights
+        if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
+            otherwise = "convert by PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) to plain LoRA"
+            if init.lower() == LOFTQ:
+                otherwise = "train with init_lora_weights=true, on a quantised base too (QLoRA)"
+            needed = "an initialisation that keeps the base model: send the initial adapter too, its two files in "
+            yield _fault("init_lora_weights", shown(init), f"{needed}{INITIAL}/, or {otherwise}")
         yield from self._layer_faults()
         if not self.target_modules:
             yield _fault("target_modules", shown(self.target_modules), "the names of the modules that carry a LoRA")
 
     def _layer_faults(self) -> Iterator[Fault]:
-        # What PEFT raises for: one who wrote these fields by hand means something that they do not say.
+        # PEFT raises for these; written by hand they are a mistake.
         for field in ("layers_to_transform", "layers_pattern"):
             if isinstance(self.target_modules, str) and (value := getattr(self, field)) is not None:
                 yield _fault(field, shown(value), "null, or target_modules as a list of module names")
@@ -319,7 +312,7 @@ def _ends_with(module: str, names: frozenset[str]) -> bool:
 
 
 def _fault(field: str, found: str, needed: str) -> Fault:
-    # ascii: a field's name may be the stranger's own text
+    # ascii: a field's name may be any text
     return Fault(f"{CONFIG_FILE}: {ascii(field)[1:-1][:MAX_PATTERN_LENGTH]}", found, needed)
 
 

@@ -1,1 +1,1 @@
-"""New versions out of others: weighted combinations of what they add to the base model's weights."""
+"""Merging: new versions as weighted combinations of others."""

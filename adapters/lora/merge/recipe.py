@@ -1,4 +1,4 @@
-"""What a merged version is made of."""
+"""The recipe of a merged version."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adapters.versions import Version
 
 
 class MergeMethod(StrEnum):
-    """How versions are combined. All but ``linear`` go over the factors number by number, as PEFT does."""
+    """How versions are combined. All but ``linear`` combine the factors element by element, as PEFT does."""
 
     LINEAR = "linear"
     """The sum of what the versions add to the weights, exactly."""
@@ -19,17 +19,17 @@ class MergeMethod(StrEnum):
     DARE_LINEAR = "dare_linear"
     """Random numbers of each, scaled up for those left out (https://arxiv.org/abs/2311.03099)."""
     DARE_TIES = "dare_ties"
-    """Both."""
+    """DARE's random dropping followed by TIES' sign election."""
 
     @property
     def is_random(self) -> bool:
-        """Whether a seed decides what it comes to."""
+        """Whether the result depends on a seed."""
         return self in {MergeMethod.DARE_LINEAR, MergeMethod.DARE_TIES}
 
 
 @dataclass(frozen=True, slots=True)
 class Ingredient:
-    """A version and how much of it goes in; a weight below 0 takes its effect away."""
+    """A version and its weight; a weight below 0 subtracts its effect."""
 
     version: Version
     weight: float
@@ -37,7 +37,7 @@ class Ingredient:
 
 @dataclass(frozen=True, slots=True)
 class MergeRecipe:
-    """What to merge, and how. ``str`` of it is the origin that the version keeps."""
+    """The versions to merge, and how. As ``str`` it is the merged version's origin."""
 
     ingredients: tuple[Ingredient, ...]
     """Versions for the same base model, at least one with a weight other than 0."""
@@ -56,7 +56,7 @@ class MergeRecipe:
         return f"merge:{self.method}({', '.join(parts)})"
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values, each version with its digest."""
+        """Return the recipe as JSON values, each version with its digest."""
         return {
             "method": str(self.method),
             "versions": [

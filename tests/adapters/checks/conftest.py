@@ -160,23 +160,23 @@ def plain() -> Callable[..., AdapterFiles]:
 
 @pytest.fixture
 def admit(tmp_path: Path) -> Callable[..., InspectionReport]:
-    """Writes the adapter and takes it through the door."""
+    """Writes the adapter and inspects it."""
 
-    def through_the_door(
+    def inspected(
         adapter: AdapterFiles, base: BaseModel = TIED_BASE, limits: AdapterLimits = LIMITS
     ) -> InspectionReport:
         return inspect_adapter(adapter.write(tmp_path / "adapter"), base, limits).report
 
-    return through_the_door
+    return inspected
 
 
 @pytest.fixture
 def refuse(admit: Callable[..., InspectionReport]) -> Callable[..., tuple[Fault, ...]]:
-    """Takes the adapter to the door, which must refuse it, and gives the faults."""
+    """Inspects an adapter that must be refused, and gives the faults."""
 
-    def faults_of(adapter: AdapterFiles, **at_the_door: Any) -> tuple[Fault, ...]:
+    def faults_of(adapter: AdapterFiles, **options: Any) -> tuple[Fault, ...]:
         with pytest.raises(AdapterRefused) as refused:
-            admit(adapter, **at_the_door)
+            admit(adapter, **options)
         return refused.value.faults
 
     return faults_of

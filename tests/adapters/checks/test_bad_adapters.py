@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_there_are_more_than_a_hundred():
 
 
 @pytest.mark.parametrize("kind", [kind for kind, bad in BAD.items() if bad.found_by in {"door", "upload"}])
-def test_the_door_refuses_it_with_what_to_do(base, tmp_path, kind):
+def test_it_is_refused_with_what_to_do(base: BaseModel, tmp_path: Path, kind: str):
     directory, out = tmp_path / "adapter", tmp_path / "out"
     shutil.copytree(embedded.ADAPTERS / "sql", directory)
     out.mkdir()

@@ -87,7 +87,7 @@ def test_a_base_from_the_hubs_cache_is_known_by_its_name_there_and_by_its_commit
 
 
 @pytest.mark.parametrize("config", [b"", b"[]", b"{", b"\xff", b'{"base_model_name_or_path": 3, "auto_mapping": []}'])
-def test_a_config_that_cannot_be_read_is_left_to_the_door(tmp_path: Path, config: bytes) -> None:
+def test_a_config_that_cannot_be_read_is_left_to_the_inspection(tmp_path: Path, config: bytes) -> None:
     (tmp_path / CONFIG_FILE).write_bytes(config)
     SERVED.check(tmp_path)
 

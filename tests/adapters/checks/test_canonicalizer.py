@@ -1,4 +1,4 @@
-"""Whatever LoRA the door admits becomes one form: the same change to the weights, and the same bytes for it."""
+"""Any LoRA that passes the checks becomes one form: the same change to the weights, and the same bytes for it."""
 
 from __future__ import annotations
 
@@ -119,9 +119,9 @@ def test_names_that_other_tools_give_are_the_same_adapter(files: AdapterFiles, t
     files.tensors = {SPELLINGS[tool](name): tensor for name, tensor in reversed(files.tensors.items())}
     canonical, served = canonical_of(files, base_in("BF16"))
     assert served == meant
-    respelt = len(set(files.tensors) - plain)  # a tool that renames attention alone renames nothing elsewhere
-    told = f"{respelt} tensors had other names than PEFT gives them for tiny"
-    assert list(canonical.made.notes if canonical.made else ()) == ([told] if respelt else [])
+    renamed = len(set(files.tensors) - plain)  # a tool that renames attention alone renames nothing elsewhere
+    told = f"{renamed} tensors had other names than PEFT gives them for tiny"
+    assert list(canonical.made.notes if canonical.made else ()) == ([told] if renamed else [])
 
 
 def made(canonical: Canonical) -> CompileReport:
@@ -155,7 +155,7 @@ def test_the_report_says_how_it_was_made(
     assert 0 < report.rounding < 2 * STEP["BF16"]
 
 
-def test_what_the_door_noted_of_the_original_is_noted_still(plain: Callable[..., AdapterFiles]) -> None:
+def test_what_the_inspection_noted_of_the_original_is_noted_still(plain: Callable[..., AdapterFiles]) -> None:
     files = plain(base_model_name_or_path="another/model")
     files.tensors = {name: tensor for name, tensor in files.tensors.items() if "layers.1" not in name}
     canonical, served = canonical_of(files, base_in("BF16"))

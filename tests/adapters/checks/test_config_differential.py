@@ -163,7 +163,7 @@ def test_what_we_admit_peft_takes_and_gives_each_module_the_same(tmp_path_factor
 
 @fuzzed
 @given(texts())
-def test_the_door_answers_with_a_report_or_a_refusal(tmp_path_factory, plain, tiny_base, raw):
+def test_the_inspection_answers_with_a_report_or_a_refusal(tmp_path_factory, plain, tiny_base, raw):
     adapter = plain()
     adapter.extra[CONFIG] = raw
     directory = adapter.write(tmp_path_factory.getbasetemp() / "mutated")

@@ -42,15 +42,15 @@ def blobs(tmp_path: Path) -> Blobs:
 
 @pytest.fixture
 def publisher(registry: Registry, blobs: Blobs, staging: Staging, base: BaseWeights) -> Publisher:
-    """With the door and the compiler themselves, in this process."""
+    """With the inspection and the compiler themselves, in this process."""
 
-    async def door(directory: Path, out: Path) -> Canonical:
+    async def inspect(directory: Path, out: Path) -> Canonical:
         return canonicalize(directory, out, base.model, AdapterLimits(max_rank=16, max_bytes=1 << 30))
 
     async def compiler(source: Path, out: Path, compress_to: int | None) -> CompileReport:
         return compile_directory(source, out, base, CompileBounds(16, compress_to))
 
-    return Publisher(registry, blobs, staging, door, compiler=compiler)
+    return Publisher(registry, blobs, staging, inspect, compiler=compiler)
 
 
 @pytest.fixture

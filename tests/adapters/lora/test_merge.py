@@ -126,7 +126,7 @@ async def test_one_version_with_weight_1_stays_what_it_is(write_lora: WriteLora,
     assert (report["rank_before"], report["rank"], report["error"], report["rounding"]) == (4, 4, 0, 0)
 
 
-async def test_the_door_admits_a_merge_of_one_rank(write_lora: WriteLora, merged: Merge, lora_base: BaseModel):
+async def test_a_merge_passes_the_checks_with_one_rank(write_lora: WriteLora, merged: Merge, lora_base: BaseModel):
     terms = [(write_lora(1, modules=EVERYWHERE, rank=3), 0.5), (write_lora(2, rank=5, use_rslora=True), -1.5)]
     out, _ = await merged(*terms)
     report = inspect_adapter(out, lora_base, AdapterLimits(MAX_RANK, 1 << 20)).report
