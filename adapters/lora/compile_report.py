@@ -9,13 +9,13 @@ from typing import Any, Self
 
 @dataclass(frozen=True, slots=True)
 class CompileReport:
-    """How an adapter became plain LoRA. Errors are relative Frobenius norms: |made - meant| / |meant|."""
+    """How an adapter became plain LoRA. Errors are Frobenius norms: |result - original| / |original|."""
 
     kind: str
     """``lora``, ``rslora``, ``dora``, ``pissa``, ... or PEFT's name of another type in lower case."""
     method: str
     """``as is``: only names, dtype and padding may differ; ``folded``: the scale, or the initial adapter, went into
-    the factors; ``exact``: factored, the error is at most ``factors.EXACT_ERROR``; ``svd``: factored with a loss."""
+    the factors; ``exact``: factored, the error is at most ``compiler.EXACT_ERROR``; ``svd``: factored with a loss."""
     rank_before: int | None
     """The largest rank that the adapter had; None where its kind has none."""
     rank: int

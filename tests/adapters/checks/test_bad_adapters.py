@@ -1,4 +1,4 @@
-"""The bad adapters of the acceptance test, at the door alone: what files can tell needs no engine."""
+"""The bad adapters of the acceptance test, inspected alone: faults of files need no engine."""
 
 from __future__ import annotations
 

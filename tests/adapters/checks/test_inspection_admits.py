@@ -122,7 +122,7 @@ def test_notes_another_declared_base(declared, notes, plain, admit):
 
 @pytest.fixture
 def tune(tmp_path):
-    """Saves a real model and a real adapter for it; gives the door's view of the model, and the tuned model."""
+    """Saves a real model and a real adapter for it; gives the checks' BaseModel of it, and the tuned model."""
 
     def save_both(*, tied, **choice):
         config = LlamaConfig(

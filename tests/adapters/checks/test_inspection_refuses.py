@@ -22,7 +22,7 @@ Q0_A, Q0_B = f"{Q0}.lora_A.weight", f"{Q0}.lora_B.weight"
 
 
 class Kind(NamedTuple):
-    """One kind of bad adapter: how to make it of a good one, and what the door must say."""
+    """One kind of bad adapter: how to make it of a good one, and what the fault must say."""
 
     spoil: Callable
     where: str
