@@ -59,7 +59,8 @@ def sharing(run: RunDirectory) -> list[str]:
             arguments = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:  # it ended meanwhile
             continue
-        if os.fsencode(run.path) in arguments and SHARED.encode() in arguments and b"accelerate" not in arguments[2]:
+        is_shared = os.fsencode(run.path) in arguments and SHARED.encode() in arguments
+        if is_shared and b"accelerate.commands.launch" not in arguments:
             found.append(process.name)
     return found
 
