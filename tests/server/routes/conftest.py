@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 from openai import AsyncOpenAI
+
+from tests.server.opened import Listening, Opened
+
+ChatRows = Callable[..., bytes]
+Official = Callable[[Opened], AbstractAsyncContextManager[AsyncOpenAI]]
 
 
 def chat_rows(count: int = 12) -> bytes:
@@ -20,17 +24,17 @@ def chat_rows(count: int = 12) -> bytes:
 
 
 @pytest.fixture(name="chat_rows")
-def chat_rows_() -> Callable[..., bytes]:
+def chat_rows_() -> ChatRows:
     """Makes a training file of so many conversations."""
     return chat_rows
 
 
 @pytest.fixture
-def official(listening: Any) -> Callable[[Any], Any]:
+def official(listening: Listening) -> Official:
     """Opens OpenAI's own client of an opened server."""
 
     @asynccontextmanager
-    async def connected(opened: Any) -> AsyncIterator[AsyncOpenAI]:
+    async def connected(opened: Opened) -> AsyncIterator[AsyncOpenAI]:
         async with (
             listening(opened.app) as url,
             AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
@@ -41,7 +45,7 @@ def official(listening: Any) -> Callable[[Any], Any]:
 
 
 @pytest.fixture
-async def openai(opened: Any, official: Any) -> AsyncIterator[AsyncOpenAI]:
+async def openai(opened: Opened, official: Official) -> AsyncIterator[AsyncOpenAI]:
     async with official(opened) as client:
         yield client
 

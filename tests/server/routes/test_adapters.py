@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import httpx
+
+from tests.server.opened import Opened
 
 
-async def test_adapters_are_listed_in_pages_by_name(opened: Any, client: Any) -> None:
+async def test_adapters_are_listed_in_pages_by_name(opened: Opened, client: httpx.AsyncClient) -> None:
     for name in ("c", "a", "b"):
         await opened.publish(name)
     first = (await client.get("/v1/adapters", params={"limit": 2})).json()
@@ -15,7 +17,7 @@ async def test_adapters_are_listed_in_pages_by_name(opened: Any, client: Any) ->
     assert ([entry["name"] for entry in second["data"]], second["has_more"]) == (["c"], False)
 
 
-async def test_an_adapter_shows_its_aliases_and_its_newest_version(opened: Any, client: Any) -> None:
+async def test_an_adapter_shows_its_aliases_and_its_newest_version(opened: Opened, client: httpx.AsyncClient) -> None:
     await opened.publish("sql")
     await opened.publish("sql", 2, alias="canary")
     shown = (await client.get("/v1/adapters/sql")).json()
@@ -29,13 +31,15 @@ async def test_an_adapter_shows_its_aliases_and_its_newest_version(opened: Any, 
     }
 
 
-async def test_an_unknown_adapter_is_not_found(client: Any) -> None:
+async def test_an_unknown_adapter_is_not_found(client: httpx.AsyncClient) -> None:
     for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/versions"), ("GET", "/aliases"), ("POST", "/rollback")):
         response = await client.request(method, f"/v1/adapters/nobody{path}")
         assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found"), path
 
 
-async def test_a_deleted_adapter_is_gone_and_numbering_goes_on_under_its_name(opened: Any, client: Any) -> None:
+async def test_a_deleted_adapter_is_gone_and_numbering_goes_on_under_its_name(
+    opened: Opened, client: httpx.AsyncClient
+) -> None:
     for seed in (1, 2):
         await opened.publish("sql", seed)
     await client.post("/v1/adapters/sql/versions/2/pin")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import httpx
 import pytest
+
+from tests.server.opened import Opened
 
 DIFF = "/v1/adapters/diff"
 
 
 @pytest.fixture(autouse=True)
-async def two_versions(opened: Any) -> None:
+async def two_versions(opened: Opened) -> None:
     await opened.publish("sql", 1)
     await opened.publish("sql", 2, alias="canary")
 
 
-async def test_two_versions_are_compared_module_by_module(client: Any) -> None:
+async def test_two_versions_are_compared_module_by_module(client: httpx.AsyncClient) -> None:
     response = await client.post(DIFF, json={"a": "sql", "b": "sql@canary"})
     found = response.json()
     assert response.status_code == 200
@@ -27,13 +28,13 @@ async def test_two_versions_are_compared_module_by_module(client: Any) -> None:
     assert abs(found["total"]["cosine"]) < 0.2
 
 
-async def test_a_version_and_itself_are_the_same(client: Any) -> None:
+async def test_a_version_and_itself_are_the_same(client: httpx.AsyncClient) -> None:
     total = (await client.post(DIFF, json={"a": "sql@1", "b": "sql"})).json()["total"]
     assert (total["distance"], total["relative_distance"]) == (0, 0)
     assert [total["cosine"], total["output_overlap"], total["input_overlap"]] == pytest.approx([1, 1, 1])
 
 
-async def test_what_the_engine_answers_is_compared_too(opened: Any, client: Any) -> None:
+async def test_what_the_engine_answers_is_compared_too(opened: Opened, client: httpx.AsyncClient) -> None:
     opened.builder.knobs.effect = 0.5
     found = (await client.post(DIFF, json={"a": "sql", "b": "sql@canary"})).json()
     answers = found["answers"]
@@ -48,7 +49,7 @@ async def test_what_the_engine_answers_is_compared_too(opened: Any, client: Any)
     ("knobs", "why"), [({"is_scoring": False}, "not scored"), ({"effect": float("nan")}, "no numbers")]
 )
 async def test_weights_are_compared_also_where_answers_cannot_be(
-    opened: Any, client: Any, knobs: Any, why: str
+    opened: Opened, client: httpx.AsyncClient, knobs: dict[str, float], why: str
 ) -> None:
     for knob, value in knobs.items():
         setattr(opened.builder.knobs, knob, value)
@@ -58,12 +59,12 @@ async def test_weights_are_compared_also_where_answers_cannot_be(
     assert found["total"]["relative_distance"] > 1
 
 
-async def test_an_adapter_may_be_called_diff(opened: Any, client: Any) -> None:
+async def test_an_adapter_may_be_called_diff(opened: Opened, client: httpx.AsyncClient) -> None:
     await opened.publish("diff", 3)
     assert (await client.get(DIFF)).json()["name"] == "diff"
 
 
-async def test_versions_for_different_bases_do_not_compare(opened: Any, client: Any) -> None:
+async def test_versions_for_different_bases_do_not_compare(opened: Opened, client: httpx.AsyncClient) -> None:
     await opened.state.registry.add_version(
         "old", digest="0" * 64, base_fingerprint="other", rank=8, size_bytes=1, source="upload", report={}
     )
@@ -71,7 +72,7 @@ async def test_versions_for_different_bases_do_not_compare(opened: Any, client: 
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "wrong_base")
 
 
-async def test_what_is_not_there_is_named(client: Any) -> None:
+async def test_what_is_not_there_is_named(client: httpx.AsyncClient) -> None:
     for b, status, code in (("sql@9", 404, "version_not_found"), ("a/b", 400, "invalid_name")):
         refused = await client.post(DIFF, json={"a": "sql", "b": b})
         assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)

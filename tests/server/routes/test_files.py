@@ -6,9 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai as client_library
 import pytest
 from openai import AsyncOpenAI
+
+from tests.server.opened import Opening
+
+Form = list[tuple[str, tuple[str | None, bytes]]]
 
 FILES = "/v1/files"
 PURPOSE = ("purpose", (None, b"fine-tune"))
@@ -65,7 +70,7 @@ async def test_files_are_listed_in_pages_newest_first_of_one_purpose_or_all(open
         [PURPOSE, ANCHOR, SECONDS, FILE],
     ],
 )
-async def test_the_fields_come_in_any_order(client: Any, form: Any) -> None:
+async def test_the_fields_come_in_any_order(client: httpx.AsyncClient, form: Form) -> None:
     file = (await client.post(FILES, files=form)).json()
     assert (file["purpose"], file["filename"], file["bytes"]) == ("fine-tune", "train.jsonl", 3)
     assert file["expires_at"] - file["created_at"] == 3600
@@ -73,7 +78,7 @@ async def test_the_fields_come_in_any_order(client: Any, form: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../train.jsonl", "C:\\data\\train.jsonl", "/srv/train.jsonl"])
-async def test_a_file_s_name_is_never_a_path(client: Any, name: str) -> None:
+async def test_a_file_s_name_is_never_a_path(client: httpx.AsyncClient, name: str) -> None:
     file = await client.post(FILES, files=[PURPOSE, ("file", (name, b"x"))])
     assert file.json()["filename"] == "train.jsonl"
 
@@ -97,7 +102,7 @@ async def test_a_file_s_name_is_never_a_path(client: Any, name: str) -> None:
     ],
 )
 async def test_a_form_that_is_not_in_order_is_refused_and_leaves_nothing(
-    client: Any, data_dir: Path, form: Any, param: str
+    client: httpx.AsyncClient, data_dir: Path, form: Form, param: str
 ) -> None:
     response = await client.post(FILES, files=form)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
@@ -105,12 +110,12 @@ async def test_a_form_that_is_not_in_order_is_refused_and_leaves_nothing(
     assert list(data_dir.glob("training/files/*")) == []
 
 
-async def test_what_is_no_form_is_told_what_to_send(client: Any) -> None:
+async def test_what_is_no_form_is_told_what_to_send(client: httpx.AsyncClient) -> None:
     response = await client.post(FILES, json={"purpose": "fine-tune"})
     assert (response.status_code, "purpose and file" in response.json()["error"]["message"]) == (400, True)
 
 
-async def test_a_file_that_is_too_large_is_refused_while_it_arrives(opening: Any) -> None:
+async def test_a_file_that_is_too_large_is_refused_while_it_arrives(opening: Opening) -> None:
     async with opening(max_file_bytes=2_000_000) as opened:
         for size, status in ((2_000_000, 200), (2_000_001, 413)):
             response = await opened.client.post(FILES, files=[PURPOSE, ("file", ("a", b"x" * size))])
@@ -119,12 +124,12 @@ async def test_a_file_that_is_too_large_is_refused_while_it_arrives(opening: Any
 
 
 @pytest.mark.parametrize(("name", "value"), [("limit", "0"), ("limit", "x"), ("after", "file-x"), ("order", "up")])
-async def test_a_page_that_cannot_be_is_refused(client: Any, name: str, value: str) -> None:
+async def test_a_page_that_cannot_be_is_refused(client: httpx.AsyncClient, name: str, value: str) -> None:
     response = await client.get(FILES, params={name: value})
     assert (response.status_code, response.json()["error"]["param"]) == (400, name)
 
 
-async def test_files_survive_a_restart(opening: Any) -> None:
+async def test_files_survive_a_restart(opening: Opening) -> None:
     async with opening() as opened:
         file = (await opened.client.post(FILES, files=[PURPOSE, FILE])).json()
     async with opening() as reopened:

@@ -9,11 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai as client_library
 import pytest
 from openai import AsyncOpenAI
+from openai.types.fine_tuning import FineTuningJob
 
+from tests.server.opened import Opened, Opening
+from tests.server.routes.conftest import ChatRows, Official
 from trainer.errors import PreflightDied
+from trainer.job_preflight import Preflight
 from trainer.jobs.checkpoints import CheckpointDraft
 from trainer.jobs.job import JobDraft
 from trainer.run_directory import RunDirectory
@@ -25,9 +30,11 @@ NUMBERS = {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 1.0}
 WANDB = {"type": "wandb", "wandb": {"project": "p", "name": "n", "entity": "e", "tags": ["a"]}}
 
 Upload = Callable[..., Awaitable[str]]
+Create = Callable[..., Awaitable[FineTuningJob]]
+Refused = Callable[..., Awaitable[dict[str, Any]]]
 
 
-async def decided(openai: AsyncOpenAI, job_id: str) -> Any:
+async def decided(openai: AsyncOpenAI, job_id: str) -> FineTuningJob:
     """Return the job once its files were checked."""
     async with asyncio.timeout(20):
         while (job := await openai.fine_tuning.jobs.retrieve(job_id)).status == "validating_files":
@@ -36,10 +43,10 @@ async def decided(openai: AsyncOpenAI, job_id: str) -> Any:
 
 
 @pytest.fixture
-def create(openai: AsyncOpenAI, upload: Upload) -> Callable[..., Awaitable[Any]]:
+def create(openai: AsyncOpenAI, upload: Upload) -> Create:
     """Creates a job and returns it once its files were checked."""
 
-    async def created(**fields: Any) -> Any:
+    async def created(**fields: Any) -> FineTuningJob:
         fields = {"model": "base", "training_file": fields.pop("training_file", None) or await upload(), **fields}
         return await decided(openai, (await openai.fine_tuning.jobs.create(**fields)).id)
 
@@ -47,7 +54,7 @@ def create(openai: AsyncOpenAI, upload: Upload) -> Callable[..., Awaitable[Any]]
 
 
 @pytest.fixture
-def refused(client: Any, openai: AsyncOpenAI, upload: Upload) -> Callable[..., Awaitable[dict[str, Any]]]:
+def refused(client: httpx.AsyncClient, openai: AsyncOpenAI, upload: Upload) -> Refused:
     """Asks for a job that may not be, and returns the error."""
 
     async def refusal(**fields: Any) -> dict[str, Any]:
@@ -86,19 +93,19 @@ async def test_a_job_waits_for_a_worker_once_its_files_are_in_order(openai: Asyn
     assert needed.value.code == "file_in_use"
 
 
-async def test_hyperparameters_at_the_top_are_still_understood(create: Any) -> None:
+async def test_hyperparameters_at_the_top_are_still_understood(create: Create) -> None:
     job = (await create(hyperparameters={"n_epochs": 3})).to_dict()
     assert job["method"] == {"type": "supervised", "supervised": {"hyperparameters": NUMBERS}}
 
 
-async def test_a_file_of_another_method_fails_the_job(create: Any) -> None:
+async def test_a_file_of_another_method_fails_the_job(create: Create) -> None:
     job = await create(method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.5}}})
     assert (job.status, job.hyperparameters.to_dict()["beta"]) == ("failed", 0.5)
     assert (job.error.code, job.error.param) == ("invalid_training_file", "training_file")
     assert "for method dpo" in job.error.message
 
 
-async def test_methods_beyond_openai_s_are_asked_for_the_same_way(create: Any, upload: Upload) -> None:
+async def test_methods_beyond_openai_s_are_asked_for_the_same_way(create: Create, upload: Upload) -> None:
     rows = [{"prompt": f"{n}?", "completion": "yes", "label": n % 2 == 0} for n in range(12)]
     training = await upload("\n".join(map(json.dumps, rows)).encode())
     job = await create(training_file=training, method={"type": "kto"})
@@ -106,7 +113,7 @@ async def test_methods_beyond_openai_s_are_asked_for_the_same_way(create: Any, u
 
 
 async def test_a_job_with_faulty_files_fails_with_every_fault_in_its_events(
-    openai: AsyncOpenAI, create: Any, upload: Upload, chat_rows: Any
+    openai: AsyncOpenAI, create: Create, upload: Upload, chat_rows: ChatRows
 ) -> None:
     training = await upload(chat_rows() + b'{"messages": []}\n{"messages": 1}\nno json\n{"a": 1}\n\n[]\n')
     job = await create(training_file=training)
@@ -118,12 +125,12 @@ async def test_a_job_with_faulty_files_fails_with_every_fault_in_its_events(
     assert [fault["line"] for fault in data["training_file"]["faults"]] == [13, 14, 15, 16, 17, 18]
 
 
-async def test_a_faulty_validation_file_is_named(create: Any, upload: Upload) -> None:
+async def test_a_faulty_validation_file_is_named(create: Create, upload: Upload) -> None:
     job = await create(validation_file=await upload(b"no json\n"))
     assert (job.error.code, job.error.param) == ("invalid_validation_file", "validation_file")
 
 
-async def test_a_file_whose_bytes_are_gone_fails_the_job(create: Any, upload: Upload, data_dir: Path) -> None:
+async def test_a_file_whose_bytes_are_gone_fails_the_job(create: Create, upload: Upload, data_dir: Path) -> None:
     training = await upload()
     (data_dir / "training" / "files" / training).unlink()
     job = await create(training_file=training)
@@ -131,7 +138,7 @@ async def test_a_file_whose_bytes_are_gone_fails_the_job(create: Any, upload: Up
 
 
 async def test_a_job_that_is_cancelled_while_it_is_checked_stays_cancelled(
-    openai: AsyncOpenAI, upload: Upload, create: Any
+    openai: AsyncOpenAI, upload: Upload, create: Create
 ) -> None:
     jobs, training = openai.fine_tuning.jobs, await upload()
     job = await jobs.create(model="base", training_file=training)
@@ -140,7 +147,9 @@ async def test_a_job_that_is_cancelled_while_it_is_checked_stays_cancelled(
     assert (await jobs.retrieve(job.id)).status == "cancelled"
 
 
-async def test_a_job_that_a_crash_left_unchecked_is_checked_at_the_next_start(opening: Any, chat_rows: Any) -> None:
+async def test_a_job_that_a_crash_left_unchecked_is_checked_at_the_next_start(
+    opening: Opening, chat_rows: ChatRows
+) -> None:
     method = {"type": "supervised", "supervised": {"hyperparameters": AUTO}}
     async with opening() as opened:
         files = {"file": ("a", chat_rows()), "purpose": (None, "fine-tune")}
@@ -152,7 +161,7 @@ async def test_a_job_that_a_crash_left_unchecked_is_checked_at_the_next_start(op
 
 
 async def test_a_job_of_a_method_that_this_release_does_not_know_fails_and_holds_nobody_up(
-    opened: Any, openai: AsyncOpenAI, upload: Upload, create: Any
+    opened: Opened, openai: AsyncOpenAI, upload: Upload, create: Create
 ) -> None:
     draft = JobDraft("base", await upload(), {"type": "unheard of", "unheard of": {}})
     job = await opened.state.records.jobs.create(draft)
@@ -162,7 +171,7 @@ async def test_a_job_of_a_method_that_this_release_does_not_know_fails_and_holds
 
 
 async def test_a_job_whose_check_dies_fails_and_holds_nobody_up(
-    opening: Any, official: Any, chat_rows: Any, quick_preflight: Any
+    opening: Opening, official: Official, chat_rows: ChatRows, quick_preflight: Preflight
 ) -> None:
     async def dies_of_packing(spec: Any) -> dict[str, Any]:
         if spec.packing:
@@ -226,16 +235,16 @@ async def test_a_job_whose_check_dies_fails_and_holds_nobody_up(
         ({"model": "nobody@3"}, "model"),
     ],
 )
-async def test_a_job_that_cannot_be_is_refused_at_once(refused: Any, fields: dict[str, Any], param: str) -> None:
+async def test_a_job_that_cannot_be_is_refused_at_once(refused: Refused, fields: dict[str, Any], param: str) -> None:
     assert (await refused(**fields))["param"] == param
 
 
-async def test_a_job_without_leave_to_report_elsewhere_is_told_what_gives_it(refused: Any) -> None:
+async def test_a_job_without_leave_to_report_elsewhere_is_told_what_gives_it(refused: Refused) -> None:
     assert "--integration wandb" in (await refused(integrations=[WANDB]))["message"]
 
 
 async def test_a_job_s_integrations_reach_its_run_where_the_operator_allows_them(
-    opening: Any, official: Any, chat_rows: Any
+    opening: Opening, official: Official, chat_rows: ChatRows
 ) -> None:
     async with opening(integrations=("wandb",)) as opened, official(opened) as openai:
         file = await openai.files.create(file=("a", chat_rows()), purpose="fine-tune")
@@ -247,7 +256,7 @@ async def test_a_job_s_integrations_reach_its_run_where_the_operator_allows_them
 
 
 async def test_a_run_is_shared_by_as_many_processes_as_the_operator_says(
-    opening: Any, official: Any, chat_rows: Any
+    opening: Opening, official: Official, chat_rows: ChatRows
 ) -> None:
     async with opening(train_processes=2) as opened, official(opened) as openai:
         file = await openai.files.create(file=("a", chat_rows()), purpose="fine-tune")
@@ -260,7 +269,7 @@ async def test_a_run_is_shared_by_as_many_processes_as_the_operator_says(
 
 @pytest.mark.parametrize("fields", [{"model": "sql"}, {"extra_body": {"warm_start": "sql@stable"}}])
 async def test_a_job_goes_on_from_the_version_that_a_reference_meant_when_it_was_created(
-    opened: Any, create: Any, fields: dict[str, Any]
+    opened: Opened, create: Create, fields: dict[str, Any]
 ) -> None:
     await opened.publish("sql", seed=1)
     job = (await create(**fields)).to_dict()
@@ -282,13 +291,15 @@ async def test_a_job_goes_on_from_the_version_that_a_reference_meant_when_it_was
     ],
 )
 async def test_a_warm_start_is_said_once_and_keeps_its_own_shape(
-    opened: Any, refused: Any, fields: dict[str, Any], param: str
+    opened: Opened, refused: Refused, fields: dict[str, Any], param: str
 ) -> None:
     await opened.publish("sql")
     assert (await refused(**fields))["param"] == param
 
 
-async def test_a_job_without_a_rank_gets_one_that_the_engine_takes(opening: Any, official: Any, chat_rows: Any) -> None:
+async def test_a_job_without_a_rank_gets_one_that_the_engine_takes(
+    opening: Opening, official: Official, chat_rows: ChatRows
+) -> None:
     async with opening() as opened, official(opened) as openai:
         file = await openai.files.create(file=("a", chat_rows()), purpose="fine-tune")
         jobs = openai.fine_tuning.jobs
@@ -298,12 +309,12 @@ async def test_a_job_without_a_rank_gets_one_that_the_engine_takes(opening: Any,
     assert (usual.to_dict()["rank"], small.to_dict()["rank"]) == (16, 8)
 
 
-async def test_a_file_for_another_purpose_is_refused(openai: AsyncOpenAI, refused: Any) -> None:
+async def test_a_file_for_another_purpose_is_refused(openai: AsyncOpenAI, refused: Refused) -> None:
     file = await openai.files.create(file=("a", b"x"), purpose="batch")
     assert "purpose" in (await refused(training_file=file.id))["message"]
 
 
-async def test_jobs_are_listed_in_pages_newest_first_and_by_their_metadata(openai: AsyncOpenAI, create: Any) -> None:
+async def test_jobs_are_listed_in_pages_newest_first_and_by_their_metadata(openai: AsyncOpenAI, create: Create) -> None:
     jobs = [await create(metadata={"team": "a", "n": str(n)} if n % 2 else None) for n in range(4)]
     ids = [job.id for job in reversed(jobs)]
     assert [job.id async for job in openai.fine_tuning.jobs.list(limit=1)] == ids
@@ -316,12 +327,12 @@ async def test_jobs_are_listed_in_pages_newest_first_and_by_their_metadata(opena
 
 
 @pytest.mark.parametrize("query", ["metadata=x", "metadata=null&metadata[a]=b"])
-async def test_metadata_asked_for_in_another_way_is_refused(client: Any, query: str) -> None:
+async def test_metadata_asked_for_in_another_way_is_refused(client: httpx.AsyncClient, query: str) -> None:
     response = await client.get(f"{JOBS}?{query}")
     assert (response.status_code, response.json()["error"]["param"]) == (400, "metadata")
 
 
-async def test_a_job_is_paused_resumed_and_cancelled(openai: AsyncOpenAI, create: Any) -> None:
+async def test_a_job_is_paused_resumed_and_cancelled(openai: AsyncOpenAI, create: Create) -> None:
     jobs = openai.fine_tuning.jobs
     job = await create()
     assert (await jobs.pause(job.id)).to_dict()["status"] == "paused"
@@ -343,7 +354,7 @@ async def test_an_unknown_job_is_not_found(openai: AsyncOpenAI) -> None:
         assert missing.value.code == "job_not_found"
 
 
-async def test_events_are_listed_in_pages_newest_first(openai: AsyncOpenAI, create: Any) -> None:
+async def test_events_are_listed_in_pages_newest_first(openai: AsyncOpenAI, create: Create) -> None:
     job = await create()
     events = [event async for event in openai.fine_tuning.jobs.list_events(job.id, limit=1)]
     assert [event.message.partition(":")[0] for event in events] == [
@@ -356,7 +367,7 @@ async def test_events_are_listed_in_pages_newest_first(openai: AsyncOpenAI, crea
     }
 
 
-async def test_events_are_followed_until_the_job_has_ended(openai: AsyncOpenAI, create: Any) -> None:
+async def test_events_are_followed_until_the_job_has_ended(openai: AsyncOpenAI, create: Create) -> None:
     job = await create()
     stream: Any = {"stream": "true"}
     lines: list[str] = []
@@ -375,7 +386,7 @@ async def test_events_are_followed_until_the_job_has_ended(openai: AsyncOpenAI, 
 
 @pytest.mark.parametrize(("job", "after", "status"), [("ftjob-x", None, 404), (None, "ftevent-x", 400)])
 async def test_what_cannot_be_followed_is_an_error_and_no_stream(
-    client: Any, create: Any, job: str | None, after: str | None, status: int
+    client: httpx.AsyncClient, create: Create, job: str | None, after: str | None, status: int
 ) -> None:
     params = {"stream": "true"} | ({} if after is None else {"after": after})
     response = await client.get(f"{JOBS}/{job or (await create()).id}/events", params=params)
@@ -383,7 +394,7 @@ async def test_what_cannot_be_followed_is_an_error_and_no_stream(
 
 
 async def test_checkpoints_are_listed_and_shared_with_other_projects(
-    opened: Any, openai: AsyncOpenAI, create: Any
+    opened: Opened, openai: AsyncOpenAI, create: Create
 ) -> None:
     job, queue = await create(), opened.state.records.queue
     claim = await queue.take("worker", 60)
@@ -413,7 +424,7 @@ async def test_checkpoints_are_listed_and_shared_with_other_projects(
         await permissions.list("ft:base:me::abc:ckpt-step-3")
 
 
-async def test_training_needs_the_scope_of_an_operator(opened: Any, client: Any) -> None:
+async def test_training_needs_the_scope_of_an_operator(opened: Opened, client: httpx.AsyncClient) -> None:
     secret = (await opened.state.keys.create("app", frozenset({"infer"})))[1]
     for path in ("/v1/files", JOBS):
         response = await client.get(path, headers={"authorization": f"Bearer {secret}"})

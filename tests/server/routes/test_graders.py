@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 import openai as client_library
 import pytest
 from openai import AsyncOpenAI
+from openai.resources.fine_tuning.alpha import AsyncGraders
 from openai.types.fine_tuning.alpha.grader_run_response import GraderRunResponse, MetadataErrors
 
 from server.access.key_ring import Scope
+from tests.server.opened import Listening, Opened, Opening
+from tests.server.routes.conftest import Official
+from tests.until import Until
+
+Refused = Callable[[dict[str, Any]], Awaitable[tuple[int, dict[str, Any]]]]
 
 GRADERS = "/v1/fine_tuning/alpha/graders"
 CHECK = {
@@ -39,15 +46,15 @@ MULTI = {"type": "multi", "name": "both", "graders": {"a": CHECK, "b": SIMILAR},
 
 
 @pytest.fixture
-def graders(openai: AsyncOpenAI) -> Any:
+def graders(openai: AsyncOpenAI) -> AsyncGraders:
     return openai.fine_tuning.alpha.graders
 
 
 @pytest.fixture
-def refused(client: Any) -> Any:
+def refused(client: httpx.AsyncClient) -> Refused:
     """Asks both routes for what may not be, and returns the error that both give."""
 
-    async def refusal(grader: Any) -> Any:
+    async def refusal(grader: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         body = {"grader": grader, "model_sample": "Paris", "item": {"city": "Paris"}}
         tried = await client.post(f"{GRADERS}/run", json=body)
         checked = await client.post(f"{GRADERS}/validate", json={"grader": grader})
@@ -61,7 +68,7 @@ def troubles(errors: MetadataErrors) -> set[str]:
     return {name for name, value in errors.to_dict().items() if value}
 
 
-async def test_a_grade_has_openais_shape_and_all_its_fields(graders: Any) -> None:
+async def test_a_grade_has_openais_shape_and_all_its_fields(graders: AsyncGraders) -> None:
     graded = await graders.run(grader=CHECK, model_sample="Paris", item={"city": "Paris"})
     said = graded.to_dict()
     GraderRunResponse.model_validate(said)  # the client takes whatever comes; its types are the contract
@@ -84,24 +91,24 @@ async def test_a_grade_has_openais_shape_and_all_its_fields(graders: Any) -> Non
     }
 
 
-async def test_graders_are_combined(graders: Any) -> None:
+async def test_graders_are_combined(graders: AsyncGraders) -> None:
     graded = await graders.run(grader=MULTI, model_sample="Pari", item={"city": "Paris"})
     assert graded.sub_rewards == {"a": 0, "b": pytest.approx(8 / 9)}
     assert graded.reward == pytest.approx(4 / 9)
 
 
 @pytest.mark.parametrize("grader", [CHECK, SIMILAR, SCORE, LABEL, MULTI])
-async def test_a_grader_that_would_do_is_returned_as_it_came(graders: Any, grader: Any) -> None:
+async def test_a_grader_that_would_do_is_returned_as_it_came(graders: AsyncGraders, grader: dict[str, Any]) -> None:
     assert (await graders.with_raw_response.validate(grader=grader)).http_response.json() == {"grader": grader}
 
 
-async def test_what_is_not_in_the_item_is_a_grade_of_nothing_that_says_so(graders: Any) -> None:
+async def test_what_is_not_in_the_item_is_a_grade_of_nothing_that_says_so(graders: AsyncGraders) -> None:
     graded = await graders.run(grader=CHECK, model_sample="Paris")
     assert (graded.reward, troubles(graded.metadata.errors)) == (0, {"invalid_variable_error"})
     assert graded.metadata.message == "there is no item.city"
 
 
-async def test_a_model_is_asked_through_the_gateway_and_metered(opened: Any, graders: Any) -> None:
+async def test_a_model_is_asked_through_the_gateway_and_metered(opened: Opened, graders: AsyncGraders) -> None:
     await opened.publish_cold("sql")
     graded = await graders.run(grader={**SCORE, "model": "sql@stable"}, model_sample="4")
     assert troubles(graded.metadata.errors) == {"model_grader_parse_error"}  # the fake says who it is, and no number
@@ -113,7 +120,9 @@ async def test_a_model_is_asked_through_the_gateway_and_metered(opened: Any, gra
     assert 'patchbay_requests_total{adapter="sql",status="200"} 1.0' in metrics
 
 
-async def test_a_model_that_cannot_answer_is_a_grade_of_nothing_with_its_reason(opened: Any, graders: Any) -> None:
+async def test_a_model_that_cannot_answer_is_a_grade_of_nothing_with_its_reason(
+    opened: Opened, graders: AsyncGraders
+) -> None:
     opened.state.admission.is_draining = True
     graded = await graders.run(grader=SCORE, model_sample="4")
     assert troubles(graded.metadata.errors) == {
@@ -123,7 +132,7 @@ async def test_a_model_that_cannot_answer_is_a_grade_of_nothing_with_its_reason(
     assert "shutting down" in graded.metadata.errors.api_model_grader_server_error_details
 
 
-async def test_a_model_that_dies_is_a_grade_of_nothing(opened: Any, graders: Any, until: Any) -> None:
+async def test_a_model_that_dies_is_a_grade_of_nothing(opened: Opened, graders: AsyncGraders, until: Until) -> None:
     opened.builder.knobs.token_s = 0.2
     grading = asyncio.create_task(graders.run(grader=SCORE, model_sample="4"))
     await until(lambda: opened.state.admission._in_flight == 1)
@@ -131,7 +140,7 @@ async def test_a_model_that_dies_is_a_grade_of_nothing(opened: Any, graders: Any
     assert "model_grader_server_error" in troubles((await grading).metadata.errors)
 
 
-async def test_a_caller_asks_models_under_its_own_key(opening: Any, official: Any) -> None:
+async def test_a_caller_asks_models_under_its_own_key(opening: Opening, official: Official) -> None:
     async with opening(allow_anonymous=True) as opened:
         _, secret = await opened.state.keys.create("ops", [Scope.ADMIN])
         async with official(opened) as openai:
@@ -160,7 +169,9 @@ async def test_a_caller_asks_models_under_its_own_key(opening: Any, official: An
         ({"type": "python", "source": "def grade(sample, item): return 1"}, "grader.type", "runs no code"),
     ],
 )
-async def test_a_malformed_grader_is_refused_by_its_field(refused: Any, grader: Any, param: str, reason: str) -> None:
+async def test_a_malformed_grader_is_refused_by_its_field(
+    refused: Refused, grader: dict[str, Any], param: str, reason: str
+) -> None:
     status, error = await refused(grader)
     assert (status, error["type"], error["param"]) == (400, "invalid_request_error", param)
     assert reason in error["message"]
@@ -176,12 +187,16 @@ async def test_a_malformed_grader_is_refused_by_its_field(refused: Any, grader: 
         ({"grader": CHECK, "model_sample": "a", "reference_answer": "a"}, "reference_answer"),
     ],
 )
-async def test_a_malformed_request_is_refused_by_its_field(client: Any, body: Any, param: str) -> None:
+async def test_a_malformed_request_is_refused_by_its_field(
+    client: httpx.AsyncClient, body: dict[str, Any], param: str
+) -> None:
     response = await client.post(f"{GRADERS}/run", json=body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
-async def test_graders_that_ask_nobody_work_while_the_engine_is_down(opened: Any, client: Any, until: Any) -> None:
+async def test_graders_that_ask_nobody_work_while_the_engine_is_down(
+    opened: Opened, client: httpx.AsyncClient, until: Until
+) -> None:
     opened.builder.knobs.start_s = 3600
     opened.engine.die()
     await until(lambda: opened.state.engine.state == "rebuilding")
@@ -191,7 +206,7 @@ async def test_graders_that_ask_nobody_work_while_the_engine_is_down(opened: Any
     assert (asking.status_code, asking.json()["error"]["code"]) == (503, "engine_not_ready")
 
 
-async def test_the_server_answers_others_while_long_texts_are_compared(opened: Any, listening: Any) -> None:
+async def test_the_server_answers_others_while_long_texts_are_compared(opened: Opened, listening: Listening) -> None:
     body = {"grader": {**SIMILAR, "evaluation_metric": "meteor"}, "model_sample": "ab " * 30_000}
     body = {**body, "item": {"city": "ba " * 30_000}}
     answered = 0

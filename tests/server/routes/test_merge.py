@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
+
+from tests.server.opened import Opened
 
 MERGE = "/v1/adapters/blend/merge"
 
 
 @pytest.fixture(autouse=True)
-async def two_adapters(opened: Any) -> None:
+async def two_adapters(opened: Opened) -> None:
     await opened.publish("sql", 1)
     await opened.publish("json", 2)
 
@@ -19,7 +22,7 @@ def terms(**weights: float) -> list[dict[str, Any]]:
     return [{"reference": name, "weight": weight} for name, weight in weights.items()]
 
 
-async def test_a_merge_is_a_version_that_can_be_called_at_once(opened: Any, client: Any) -> None:
+async def test_a_merge_is_a_version_that_can_be_called_at_once(opened: Opened, client: httpx.AsyncClient) -> None:
     response = await client.post(MERGE, json={"versions": terms(sql=0.5, json=-0.25)})
     made = response.json()
     assert response.status_code == 201
@@ -29,7 +32,7 @@ async def test_a_merge_is_a_version_that_can_be_called_at_once(opened: Any, clie
     assert made == (await client.get("/v1/adapters/blend/versions/1")).json()
 
 
-async def test_its_report_tells_what_it_was_made_of(opened: Any, client: Any) -> None:
+async def test_its_report_tells_what_it_was_made_of(opened: Opened, client: httpx.AsyncClient) -> None:
     digests = [opened.state.registry.catalog.version(name, 1).digest for name in ("sql", "json")]
     report = (await client.post(MERGE, json={"versions": terms(sql=1, json=2), "compress_to": 8})).json()["report"]
     assert (report["ranks"], report["target_modules"]) == ({"8": 2}, ["q_proj", "v_proj"])
@@ -42,19 +45,19 @@ async def test_its_report_tells_what_it_was_made_of(opened: Any, client: Any) ->
     assert 0.05 < merged["error"] <= merged["worst_error"] < 1
 
 
-async def test_a_merge_can_be_the_next_version_of_what_it_is_made_of(opened: Any, client: Any) -> None:
+async def test_a_merge_can_be_the_next_version_of_what_it_is_made_of(opened: Opened, client: httpx.AsyncClient) -> None:
     body = {"versions": [*terms(sql=0.5), {"reference": "json@stable", "weight": 0.5}], "alias": "canary"}
     made = (await client.post("/v1/adapters/sql/merge", json=body)).json()
     assert (made["id"], made["aliases"]) == ("sql@2", ["canary"])
     assert await opened.answer("sql") == "sql@1"
 
 
-async def test_what_peft_merges_takes_the_same_way(client: Any) -> None:
+async def test_what_peft_merges_takes_the_same_way(client: httpx.AsyncClient) -> None:
     made = (await client.post(MERGE, json={"versions": terms(sql=0.5, json=0.5), "method": "dare_ties"})).json()
     assert (made["rank"], made["source"]) == (8, "merge:dare_ties(sql@1*0.5, json@1*0.5, density=0.5, seed=0)")
 
 
-async def test_a_rank_above_the_servers_is_refused_with_what_a_cut_would_lose(client: Any) -> None:
+async def test_a_rank_above_the_servers_is_refused_with_what_a_cut_would_lose(client: httpx.AsyncClient) -> None:
     refused = await client.post(MERGE, json={"versions": [*terms(sql=1, json=1), *terms(sql=-1)]})
     error = refused.json()["error"]
     assert (refused.status_code, error["code"], error["param"]) == (400, "adapter_refused", "versions")
@@ -82,7 +85,9 @@ async def test_a_rank_above_the_servers_is_refused_with_what_a_cut_would_lose(cl
         ({"scale": 1}, "scale"),
     ],
 )
-async def test_a_recipe_that_makes_no_sense_is_refused(client: Any, changes: Any, param: str) -> None:
+async def test_a_recipe_that_makes_no_sense_is_refused(
+    client: httpx.AsyncClient, changes: dict[str, Any], param: str
+) -> None:
     refused = await client.post(MERGE, json={"versions": terms(sql=1), **changes})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
 
@@ -97,12 +102,14 @@ async def test_a_recipe_that_makes_no_sense_is_refused(client: Any, changes: Any
         ("/v1/adapters/base/merge", "sql", 409, "name_taken"),
     ],
 )
-async def test_names_are_checked_as_everywhere(client: Any, path: str, reference: str, status: int, code: str) -> None:
+async def test_names_are_checked_as_everywhere(
+    client: httpx.AsyncClient, path: str, reference: str, status: int, code: str
+) -> None:
     refused = await client.post(path, json={"versions": [{"reference": reference, "weight": 1}]})
     assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
 
 
-async def test_a_version_for_another_base_is_not_merged(opened: Any, client: Any) -> None:
+async def test_a_version_for_another_base_is_not_merged(opened: Opened, client: httpx.AsyncClient) -> None:
     await opened.state.registry.add_version(
         "old", digest="0" * 64, base_fingerprint="other", rank=8, size_bytes=1, source="upload", report={}
     )
@@ -110,7 +117,7 @@ async def test_a_version_for_another_base_is_not_merged(opened: Any, client: Any
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "wrong_base")
 
 
-async def test_nothing_is_left_behind(opened: Any, client: Any) -> None:
+async def test_nothing_is_left_behind(opened: Opened, client: httpx.AsyncClient) -> None:
     for weight in (1, 0):
         await client.post(MERGE, json={"versions": terms(sql=weight)})
     staging = opened.state.settings.data_dir / "staging"

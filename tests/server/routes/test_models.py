@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Any
 
+import httpx
 import openai
 import pytest
+from starlette.types import ASGIApp, Message
 
 from adapters.names import FineTunedName
 from adapters.versions import Adapter, Alias, Version
+from tests.server.opened import Listening, Opened
 
 RESULT = FineTunedName("ft:Qwen/Qwen3-8B:patchbay:sql:abc")
 CHECKPOINT = FineTunedName(f"{RESULT}:ckpt-step-88")
 
 
 @pytest.fixture
-async def trained(opened: Any) -> Any:
+async def trained(opened: Opened) -> Opened:
     """``sql`` has two versions; the second is `stable`, the result of a job and its checkpoint."""
     for seed in (1, 2):
         await opened.publish("sql", seed)
@@ -28,7 +30,7 @@ async def trained(opened: Any) -> Any:
 
 
 @pytest.fixture
-async def sdk(opened: Any, listening: Any) -> AsyncIterator[openai.AsyncOpenAI]:
+async def sdk(opened: Opened, listening: Listening) -> AsyncIterator[openai.AsyncOpenAI]:
     async with (
         listening(opened.app) as url,
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
@@ -36,7 +38,7 @@ async def sdk(opened: Any, listening: Any) -> AsyncIterator[openai.AsyncOpenAI]:
         yield client
 
 
-async def test_openai_s_client_lists_shows_and_deletes(opened: Any, sdk: openai.AsyncOpenAI) -> None:
+async def test_openai_s_client_lists_shows_and_deletes(opened: Opened, sdk: openai.AsyncOpenAI) -> None:
     published = await opened.publish("sql")
     await opened.publish("sql", 2, alias="canary")
     assert [model.id async for model in sdk.models.list()] == ["base", "sql"]
@@ -55,7 +57,7 @@ async def test_openai_s_client_lists_shows_and_deletes(opened: Any, sdk: openai.
         await sdk.models.delete("sql")
 
 
-async def test_openai_s_client_chats_and_streams(opened: Any, sdk: openai.AsyncOpenAI) -> None:
+async def test_openai_s_client_chats_and_streams(opened: Opened, sdk: openai.AsyncOpenAI) -> None:
     await opened.publish("sql")
     answer = await sdk.chat.completions.create(model="sql", messages=[{"role": "user", "content": "hello"}])
     assert (answer.model, answer.choices[0].message.content) == ("sql@1", "sql@1")
@@ -68,7 +70,7 @@ async def test_openai_s_client_chats_and_streams(opened: Any, sdk: openai.AsyncO
 
 
 async def test_openai_s_client_finds_a_fine_tuned_model_and_its_checkpoints(
-    trained: Any, sdk: openai.AsyncOpenAI
+    trained: Opened, sdk: openai.AsyncOpenAI
 ) -> None:
     listed = {model.id: model async for model in sdk.models.list()}
     assert list(listed) == ["base", "sql", RESULT.text]
@@ -81,7 +83,7 @@ async def test_openai_s_client_finds_a_fine_tuned_model_and_its_checkpoints(
     assert answer.model == "sql@2"
 
 
-async def test_openai_s_client_deletes_a_fine_tuned_model(trained: Any, sdk: openai.AsyncOpenAI) -> None:
+async def test_openai_s_client_deletes_a_fine_tuned_model(trained: Opened, sdk: openai.AsyncOpenAI) -> None:
     deleted = await sdk.models.delete(RESULT.text)
     assert (deleted.id, deleted.deleted) == (RESULT.text, True)
     for name in (RESULT, CHECKPOINT):
@@ -94,7 +96,7 @@ async def test_openai_s_client_deletes_a_fine_tuned_model(trained: Any, sdk: ope
     assert (await trained.chat("sql")).json()["error"]["code"] == "alias_not_found"
 
 
-async def test_a_pinned_fine_tuned_model_is_not_deleted(trained: Any, client: Any) -> None:
+async def test_a_pinned_fine_tuned_model_is_not_deleted(trained: Opened, client: httpx.AsyncClient) -> None:
     await client.post("/v1/adapters/sql/versions/2/pin")
     response = await client.delete(f"/v1/models/{RESULT}")
     assert (response.status_code, response.json()["error"]["code"]) == (409, "version_in_use")
@@ -102,19 +104,21 @@ async def test_a_pinned_fine_tuned_model_is_not_deleted(trained: Any, client: An
 
 
 @pytest.mark.parametrize("model", ["ft:base:patchbay:sql", "org/model"])
-async def test_what_can_name_nothing_is_not_deleted(client: Any, model: str) -> None:
+async def test_what_can_name_nothing_is_not_deleted(client: httpx.AsyncClient, model: str) -> None:
     response = await client.delete(f"/v1/models/{model}")
     assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_name")
 
 
-async def test_deleting_a_version_by_the_model_route_does_not_delete_the_adapter(opened: Any, client: Any) -> None:
+async def test_deleting_a_version_by_the_model_route_does_not_delete_the_adapter(
+    opened: Opened, client: httpx.AsyncClient
+) -> None:
     await opened.publish("sql")
     response = await client.delete("/v1/models/sql@1")
     assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_name")
     assert await opened.answer("sql") == "sql@1"
 
 
-async def test_the_base_is_not_deleted(client: Any) -> None:
+async def test_the_base_is_not_deleted(client: httpx.AsyncClient) -> None:
     assert (await client.delete("/v1/models/base")).status_code == 404
     assert (await client.get("/v1/models/base")).status_code == 200
 
@@ -122,12 +126,12 @@ async def test_the_base_is_not_deleted(client: Any) -> None:
 @pytest.mark.parametrize(
     "model", ["nobody", "sql@9", "sql@beta", "org/model", "sql@", "a b", "ft:base:patchbay::abc", "ft:"]
 )
-async def test_an_unknown_model_is_not_found(opened: Any, client: Any, model: str) -> None:
+async def test_an_unknown_model_is_not_found(opened: Opened, client: httpx.AsyncClient, model: str) -> None:
     await opened.publish("sql")
     assert (await client.get(f"/v1/models/{model}")).status_code == 404
 
 
-async def test_thousands_of_models_come_in_pieces_and_all_of_them(opened: Any, client: Any) -> None:
+async def test_thousands_of_models_come_in_pieces_and_all_of_them(opened: Opened, client: httpx.AsyncClient) -> None:
     opened.state.registry.catalog.replace([adapter(f"adapter-{number:04}", number) for number in range(3000)], [])
     pieces = []
     async with client.stream("GET", "/v1/models") as response:
@@ -145,16 +149,16 @@ def adapter(name: str, number: int) -> Adapter:
     return Adapter(name, now, {1: version}, {"stable": Alias(name, "stable", 1, 1, now)})
 
 
-async def messages(app: Any) -> list[Any]:
+async def messages(app: ASGIApp) -> list[Message]:
     """Return what the app sends for the list, message by message."""
-    sent: list[Any] = []
+    sent: list[Message] = []
     scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "GET"}
     scope |= {"path": "/v1/models", "raw_path": b"/v1/models", "root_path": "", "query_string": b"", "headers": []}
 
-    async def receive() -> Any:
+    async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    async def send(message: Any) -> None:
+    async def send(message: Message) -> None:
         sent.append(message)
 
     await app(scope, receive, send)

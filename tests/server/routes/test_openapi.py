@@ -21,6 +21,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
+from tests.server.opened import Listening, Opened
 from trainer.jobs.checkpoints import CheckpointDraft
 
 EXAMPLES = 25
@@ -89,7 +90,7 @@ class Api:
             self.answered.add(f"{case.method} {case.operation.path}")
 
 
-def modes_of(operation: Any) -> list[GenerationMode]:
+def modes_of(operation: APIOperation) -> list[GenerationMode]:
     """Nothing can be wrong about a path alone: its parts are free text."""
     return list(GenerationMode) if operation.query or operation.body else [GenerationMode.POSITIVE]
 
@@ -109,7 +110,7 @@ def refuses_as_openai_does(_context: CheckContext, response: Response, case: Cas
 
 
 @pytest.fixture
-async def known(opened: Any, chat_rows: Callable[..., bytes]) -> Known:
+async def known(opened: Opened, chat_rows: Callable[..., bytes]) -> Known:
     """What exists, by the field that takes it: an adapter, files, an ended job, one with a checkpoint, others."""
     client, queue = opened.client, opened.state.records.queue
     versions = [str((await opened.publish("sql", seed))["version"]) for seed in (1, 2)]
@@ -165,7 +166,7 @@ def what_a_job_takes(file_id: str) -> Known:
 
 
 @pytest.fixture
-async def api(opened: Any, listening: Any, known: Known) -> AsyncIterator[Api]:
+async def api(opened: Opened, listening: Listening, known: Known) -> AsyncIterator[Api]:
     async with listening(opened.app) as url:
         with requests.Session() as session:
             schema = await asyncio.to_thread(schemathesis.openapi.from_url, f"{url}/openapi.json")

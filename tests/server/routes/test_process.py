@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import httpx
+
+from tests.server.opened import Opened, Opening
+from tests.until import Until
 
 
-async def test_a_living_process_says_so_without_an_engine(opening: Any) -> None:
+async def test_a_living_process_says_so_without_an_engine(opening: Opening) -> None:
     async with opening(ready=False, builder=None) as opened:
         assert (await opened.client.get("/health")).json() == {"status": "alive"}
 
 
-async def test_readiness_follows_the_engine(opening: Any, until: Any) -> None:
+async def test_readiness_follows_the_engine(opening: Opening, until: Until) -> None:
     async with opening() as opened:
         ready = await opened.client.get("/ready")
         assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
@@ -23,13 +26,13 @@ async def test_readiness_follows_the_engine(opening: Any, until: Any) -> None:
         assert (await opened.client.get("/ready")).status_code == 200
 
 
-async def test_a_draining_process_is_not_ready(opened: Any, client: Any) -> None:
+async def test_a_draining_process_is_not_ready(opened: Opened, client: httpx.AsyncClient) -> None:
     assert await opened.state.admission.drain(0.1)
     response = await client.get("/ready")
     assert (response.status_code, response.json()) == (503, {"status": "draining"})
 
 
-async def test_residents_are_listed_least_recently_used_first(opened: Any, client: Any) -> None:
+async def test_residents_are_listed_least_recently_used_first(opened: Opened, client: httpx.AsyncClient) -> None:
     for name in ("sql", "poet"):
         await opened.publish(name)
     for name in ("sql", "poet", "sql"):
@@ -42,7 +45,9 @@ async def test_residents_are_listed_least_recently_used_first(opened: Any, clien
     ]
 
 
-async def test_the_metrics_page_shows_our_series_and_those_of_the_whole_process(opened: Any, client: Any) -> None:
+async def test_the_metrics_page_shows_our_series_and_those_of_the_whole_process(
+    opened: Opened, client: httpx.AsyncClient
+) -> None:
     await opened.publish("sql")
     await opened.answer("sql")
     response = await client.get("/metrics")

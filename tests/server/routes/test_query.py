@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import httpx
 import openai as client_library
@@ -12,6 +11,7 @@ from fastapi.routing import APIRoute
 from openai import AsyncOpenAI
 
 from server.app import ROUTES
+from tests.server.opened import Opened
 
 JOBS = "/v1/fine_tuning/jobs"
 
@@ -50,7 +50,7 @@ async def test_an_unknown_path_is_not_found_whatever_its_query(client: httpx.Asy
     assert (await client.get("/v1/nowhere?a=1")).status_code == 404
 
 
-async def test_openai_s_client_sends_known_parameters_only(openai: AsyncOpenAI, opened: Any) -> None:
+async def test_openai_s_client_sends_known_parameters_only(openai: AsyncOpenAI, opened: Opened) -> None:
     file = await openai.files.create(file=("a", b"x"), purpose="fine-tune")
     await openai.files.list(after=file.id, limit=1, order="asc", purpose="fine-tune")
     await openai.models.list()

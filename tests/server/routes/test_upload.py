@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+
+from tests.server.opened import Listening, MakeAdapter, Opened, Opening
+from tests.until import Until
 
 PATH = "/v1/adapters/sql/versions"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -19,17 +23,17 @@ def part(name: str, content: bytes, *, field: str = "file") -> bytes:
     )
 
 
-async def send(client: httpx.AsyncClient, body: Any, path: str = PATH) -> httpx.Response:
+async def send(client: httpx.AsyncClient, body: bytes | AsyncIterator[bytes], path: str = PATH) -> httpx.Response:
     return await client.post(path, content=body, headers={"content-type": "multipart/form-data; boundary=B"})
 
 
-async def nothing_is_left(opened: Any, data_dir: Path) -> None:
+async def nothing_is_left(opened: Opened, data_dir: Path) -> None:
     assert "sql" not in opened.state.registry.catalog
     assert list((data_dir / "staging").glob("*")) == []
     assert list(data_dir.glob("sha256/*/*")) == []
 
 
-async def test_an_upload_is_a_version_that_answers_at_once(opened: Any, client: Any) -> None:
+async def test_an_upload_is_a_version_that_answers_at_once(opened: Opened, client: httpx.AsyncClient) -> None:
     files = opened.make_adapter().multipart()
     response = await client.post(PATH, files=files)
     assert response.status_code == 201
@@ -48,7 +52,9 @@ async def test_an_upload_is_a_version_that_answers_at_once(opened: Any, client: 
     assert await opened.answer("sql") == "sql@1"
 
 
-async def test_the_engine_tries_an_upload_before_it_is_a_version(opened: Any, client: Any, data_dir: Path) -> None:
+async def test_the_engine_tries_an_upload_before_it_is_a_version(
+    opened: Opened, client: httpx.AsyncClient, data_dir: Path
+) -> None:
     opened.builder.knobs.is_refusing_loads = True
     response = await client.post(PATH, files=opened.make_adapter().multipart())
     assert (response.status_code, response.json()["error"]["code"]) == (400, "adapter_refused")
@@ -56,7 +62,7 @@ async def test_the_engine_tries_an_upload_before_it_is_a_version(opened: Any, cl
     assert opened.engine.residents == {}
 
 
-async def test_the_probe_s_numbers_are_in_the_version_s_report(opened: Any, client: Any) -> None:
+async def test_the_probe_s_numbers_are_in_the_version_s_report(opened: Opened, client: httpx.AsyncClient) -> None:
     published = await opened.publish("sql")
     probe = published["report"]["probe"]
     assert (probe["effect"], probe["notes"]) == ({"mean": 0.25, "max": 0.25}, [])
@@ -65,7 +71,7 @@ async def test_the_probe_s_numbers_are_in_the_version_s_report(opened: Any, clie
 
 @pytest.mark.parametrize("said", ["query", "body"])
 async def test_an_inert_adapter_is_a_version_only_where_that_is_allowed(
-    opening: Any, make_adapter: Any, data_dir: Path, tmp_path: Path, said: str
+    opening: Opening, make_adapter: MakeAdapter, data_dir: Path, tmp_path: Path, said: str
 ) -> None:
     make_adapter().write(tmp_path / "sources" / "sql")
     async with opening(source_dirs=(tmp_path / "sources",)) as opened:
@@ -85,7 +91,7 @@ async def test_an_inert_adapter_is_a_version_only_where_that_is_allowed(
 
 @pytest.mark.parametrize("said", ["query", "body"])
 async def test_an_adapter_for_another_base_is_a_version_only_where_that_is_forced(
-    opening: Any, make_adapter: Any, data_dir: Path, tmp_path: Path, said: str
+    opening: Opening, make_adapter: MakeAdapter, data_dir: Path, tmp_path: Path, said: str
 ) -> None:
     make_adapter(base_model_name_or_path="org/other-7b").write(tmp_path / "sources" / "sql")
     async with opening(source_dirs=(tmp_path / "sources",)) as opened:
@@ -108,7 +114,9 @@ async def test_an_adapter_for_another_base_is_a_version_only_where_that_is_force
         assert merged.status_code == 201, merged.text
 
 
-async def test_forcing_the_base_does_not_make_other_shapes_fit(opened: Any, client: Any, data_dir: Path) -> None:
+async def test_forcing_the_base_does_not_make_other_shapes_fit(
+    opened: Opened, client: httpx.AsyncClient, data_dir: Path
+) -> None:
     files = opened.make_adapter(rank=32, base_model_name_or_path="org/other-7b").multipart()
     response = await client.post(PATH, files=files, params={"force_base": "true"})
     assert (response.status_code, response.json()["error"]["code"]) == (400, "adapter_refused")
@@ -116,7 +124,7 @@ async def test_forcing_the_base_does_not_make_other_shapes_fit(opened: Any, clie
 
 
 async def test_an_adapter_that_breaks_the_engine_s_arithmetic_never_becomes_a_version(
-    opened: Any, client: Any, data_dir: Path
+    opened: Opened, client: httpx.AsyncClient, data_dir: Path
 ) -> None:
     opened.builder.knobs.effect = float("nan")
     response = await client.post(PATH, files=opened.make_adapter().multipart(), params={"allow_inert": "true"})
@@ -125,7 +133,7 @@ async def test_an_adapter_that_breaks_the_engine_s_arithmetic_never_becomes_a_ve
     assert opened.engine.residents == {}
 
 
-async def test_a_refusal_carries_every_fault(opened: Any, client: Any, data_dir: Path) -> None:
+async def test_a_refusal_carries_every_fault(opened: Opened, client: httpx.AsyncClient, data_dir: Path) -> None:
     files = opened.make_adapter(rank=32, zero=True, bias="all", use_dora=True).multipart()
     response = await client.post(PATH, files=files)
     assert response.status_code == 400
@@ -137,12 +145,12 @@ async def test_a_refusal_carries_every_fault(opened: Any, client: Any, data_dir:
     await nothing_is_left(opened, data_dir)
 
 
-async def test_further_uploads_are_further_versions(opened: Any) -> None:
+async def test_further_uploads_are_further_versions(opened: Opened) -> None:
     assert [(await opened.publish("sql", seed))["version"] for seed in (1, 2, 2)] == [1, 2, 3]
     assert await opened.answer("sql") == "sql@1"
 
 
-async def test_an_upload_may_move_an_alias(opened: Any, client: Any) -> None:
+async def test_an_upload_may_move_an_alias(opened: Opened, client: httpx.AsyncClient) -> None:
     await opened.publish("sql")
     published = await opened.publish("sql", 2, alias="stable")
     assert published["aliases"] == ["stable"]
@@ -151,19 +159,19 @@ async def test_an_upload_may_move_an_alias(opened: Any, client: Any) -> None:
 
 @pytest.mark.parametrize("alias", ["7", "", "a b", "-x"])
 async def test_an_alias_that_is_no_name_is_refused_before_anything_is_kept(
-    opened: Any, client: Any, data_dir: Path, alias: str
+    opened: Opened, client: httpx.AsyncClient, data_dir: Path, alias: str
 ) -> None:
     response = await client.post(PATH, files=opened.make_adapter().multipart(), params={"alias": alias})
     assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_name")
     await nothing_is_left(opened, data_dir)
 
 
-async def test_a_name_that_is_none_is_refused(opened: Any, client: Any) -> None:
+async def test_a_name_that_is_none_is_refused(opened: Opened, client: httpx.AsyncClient) -> None:
     response = await client.post("/v1/adapters/-x/versions", files=opened.make_adapter().multipart())
     assert (response.status_code, response.json()["error"]["param"]) == (400, "name")
 
 
-async def test_the_name_of_the_base_is_taken(opened: Any, client: Any) -> None:
+async def test_the_name_of_the_base_is_taken(opened: Opened, client: httpx.AsyncClient) -> None:
     response = await client.post("/v1/adapters/base/versions", files=opened.make_adapter().multipart())
     assert (response.status_code, response.json()["error"]["code"]) == (409, "name_taken")
 
@@ -174,13 +182,13 @@ async def test_the_name_of_the_base_is_taken(opened: Any, client: Any) -> None:
 @pytest.mark.parametrize("size", [1, 7, 100, 10**6])
 @pytest.mark.parametrize("is_weights_first", [False, True])
 async def test_parts_come_in_any_order_and_in_any_pieces(
-    opened: Any, client: Any, size: int, is_weights_first: bool
+    opened: Opened, client: httpx.AsyncClient, size: int, is_weights_first: bool
 ) -> None:
     files = opened.make_adapter()
     parts = [part(CONFIG, files.config), part(WEIGHTS, files.weights)]
     body = b"".join(reversed(parts) if is_weights_first else parts) + b"--B--\r\n"
 
-    async def pieces() -> Any:
+    async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(body), size):
             yield body[start : start + size]
 
@@ -191,7 +199,7 @@ async def test_parts_come_in_any_order_and_in_any_pieces(
     assert ((kept / CONFIG).read_bytes(), (kept / WEIGHTS).read_bytes()) == (files.config, files.weights)
 
 
-async def test_a_field_without_file_name_is_known_by_its_own(opened: Any, client: Any) -> None:
+async def test_a_field_without_file_name_is_known_by_its_own(opened: Opened, client: httpx.AsyncClient) -> None:
     files = opened.make_adapter()
     body = b"".join(
         f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + content + b"\r\n"
@@ -200,7 +208,9 @@ async def test_a_field_without_file_name_is_known_by_its_own(opened: Any, client
     assert (await send(client, body + b"--B--\r\n")).status_code == 201
 
 
-async def test_broken_uploads_are_refused_and_leave_nothing(opened: Any, client: Any, data_dir: Path) -> None:
+async def test_broken_uploads_are_refused_and_leave_nothing(
+    opened: Opened, client: httpx.AsyncClient, data_dir: Path
+) -> None:
     files = opened.make_adapter()
     config, weights = part(CONFIG, files.config), part(WEIGHTS, files.weights)
     bodies = {
@@ -226,13 +236,13 @@ async def test_broken_uploads_are_refused_and_leave_nothing(opened: Any, client:
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data", "application/x-www-form-urlencoded", ""])
-async def test_a_body_that_is_neither_says_what_to_send(client: Any, kind: str) -> None:
+async def test_a_body_that_is_neither_says_what_to_send(client: httpx.AsyncClient, kind: str) -> None:
     response = await client.post(PATH, content=b"x", headers={"content-type": kind} if kind else {})
     assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_request")
     assert "adapter_config.json and adapter_model.safetensors" in response.json()["error"]["message"]
 
 
-async def test_more_bytes_than_are_accepted_are_refused(opening: Any, data_dir: Path) -> None:
+async def test_more_bytes_than_are_accepted_are_refused(opening: Opening, data_dir: Path) -> None:
     async with opening(max_upload_bytes=1000) as opened:
         response = await opened.client.post(PATH, files=opened.make_adapter().multipart())
         assert (response.status_code, response.json()["error"]["code"]) == (413, "source_too_large")
@@ -240,11 +250,11 @@ async def test_more_bytes_than_are_accepted_are_refused(opening: Any, data_dir: 
 
 
 async def test_a_client_that_leaves_in_the_middle_leaves_nothing(
-    opened: Any, listening: Any, data_dir: Path, until: Any
+    opened: Opened, listening: Listening, data_dir: Path, until: Until
 ) -> None:
     body = part(CONFIG, opened.make_adapter().config) + part(WEIGHTS, b"x" * 10**6)
 
-    async def pieces() -> Any:
+    async def pieces() -> AsyncIterator[bytes]:
         yield body[:-100]
         await until(lambda: any((data_dir / "staging").glob("*/*")))
         raise ConnectionError("gone")
@@ -259,7 +269,9 @@ async def test_a_client_that_leaves_in_the_middle_leaves_nothing(
 # -- sources -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_directory_that_is_allowed_is_published(opening: Any, make_adapter: Any, tmp_path: Path) -> None:
+async def test_a_directory_that_is_allowed_is_published(
+    opening: Opening, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
     make_adapter().write(tmp_path / "sources" / "sql")
     async with opening(source_dirs=(tmp_path / "sources",)) as opened:
         source = f"file://{tmp_path}/sources/sql"
@@ -269,7 +281,9 @@ async def test_a_directory_that_is_allowed_is_published(opening: Any, make_adapt
         assert response.json()["aliases"] == ["canary", "stable"]
 
 
-async def test_a_directory_that_is_not_allowed_is_not_read(opening: Any, make_adapter: Any, tmp_path: Path) -> None:
+async def test_a_directory_that_is_not_allowed_is_not_read(
+    opening: Opening, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
     make_adapter().write(tmp_path / "elsewhere")
     (tmp_path / "sources").mkdir()
     (tmp_path / "sources" / "link").symlink_to(tmp_path / "elsewhere")
@@ -279,7 +293,7 @@ async def test_a_directory_that_is_not_allowed_is_not_read(opening: Any, make_ad
             assert (response.status_code, response.json()["error"]["code"]) == (403, "source_forbidden")
 
 
-async def test_nothing_there_is_a_404_that_is_no_unknown_model(opening: Any, tmp_path: Path) -> None:
+async def test_nothing_there_is_a_404_that_is_no_unknown_model(opening: Opening, tmp_path: Path) -> None:
     (tmp_path / "sources" / "empty").mkdir(parents=True)
     async with opening(source_dirs=(tmp_path / "sources",)) as opened:
         response = await opened.client.post(PATH, json={"source": f"file://{tmp_path}/sources/empty"})
@@ -287,7 +301,7 @@ async def test_nothing_there_is_a_404_that_is_no_unknown_model(opening: Any, tmp
 
 
 @pytest.mark.parametrize("source", ["ftp://x/y", "http://x/y", "/etc", "", "hf://", "hf://a/../b", "s3://bucket/x"])
-async def test_a_source_that_is_not_read_is_forbidden(client: Any, source: str) -> None:
+async def test_a_source_that_is_not_read_is_forbidden(client: httpx.AsyncClient, source: str) -> None:
     response = await client.post(PATH, json={"source": source})
     assert (response.status_code, response.json()["error"]["code"]) == (403, "source_forbidden")
 
@@ -302,13 +316,15 @@ async def test_a_source_that_is_not_read_is_forbidden(client: Any, source: str) 
         ("", "body"),
     ],
 )
-async def test_a_body_that_is_wrong_names_the_field(client: Any, body: Any, field: str) -> None:
+async def test_a_body_that_is_wrong_names_the_field(
+    client: httpx.AsyncClient, body: dict[str, Any], field: str
+) -> None:
     response = await client.post(PATH, json=body)
     assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_request")
     assert response.json()["error"]["param"] == field
 
 
-async def test_a_body_that_is_no_json_is_refused(client: Any) -> None:
+async def test_a_body_that_is_no_json_is_refused(client: httpx.AsyncClient) -> None:
     for path, method in ((PATH, "POST"), ("/v1/adapters/sql/aliases/stable", "PUT")):
         for content in (b"{", b"", b'{"source": "\\ud800"}', json.dumps({"version": 1}).encode()[:-1]):
             response = await client.request(method, path, content=content, headers={"content-type": "application/json"})

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import httpx
 import pytest
 
 from adapters.names import FineTunedName
+from tests.server.opened import Opened, Opening
+from tests.until import Until
 
 VERSIONS = "/v1/adapters/sql/versions"
 
 
-async def test_a_version_is_shown_with_its_report(opened: Any, client: Any) -> None:
+async def test_a_version_is_shown_with_its_report(opened: Opened, client: httpx.AsyncClient) -> None:
     published = await opened.publish("sql")
     assert (await client.get(f"{VERSIONS}/1")).json() == published
 
 
-async def test_a_version_is_shown_with_all_its_names(opened: Any, client: Any) -> None:
+async def test_a_version_is_shown_with_all_its_names(opened: Opened, client: httpx.AsyncClient) -> None:
     names = ["ft:base:patchbay:sql:abc", "ft:base:patchbay:sql:abc:ckpt-step-88"]
     for seed in (1, 2):
         await opened.publish("sql", seed)
@@ -28,7 +29,7 @@ async def test_a_version_is_shown_with_all_its_names(opened: Any, client: Any) -
     assert (await client.get(f"{VERSIONS}/2")).json()["report"]["loss"] == 1
 
 
-async def test_versions_are_listed_in_pages_oldest_first(opened: Any, client: Any) -> None:
+async def test_versions_are_listed_in_pages_oldest_first(opened: Opened, client: httpx.AsyncClient) -> None:
     for seed in range(5):
         await opened.publish("sql", seed)
     first = (await client.get(VERSIONS, params={"limit": 2})).json()
@@ -43,19 +44,19 @@ async def test_versions_are_listed_in_pages_oldest_first(opened: Any, client: An
 
 
 @pytest.mark.parametrize("limit", ["0", "201", "-1", "x", "1.5"])
-async def test_a_page_has_1_to_200_entries(client: Any, limit: str) -> None:
+async def test_a_page_has_1_to_200_entries(client: httpx.AsyncClient, limit: str) -> None:
     response = await client.get("/v1/adapters", params={"limit": limit})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "limit")
 
 
 @pytest.mark.parametrize("number", ["x", "1x", "-1", "²", "٣", "1.0", "9" * 5000, "stable"])
-async def test_a_version_that_is_no_number_is_refused(opened: Any, client: Any, number: str) -> None:
+async def test_a_version_that_is_no_number_is_refused(opened: Opened, client: httpx.AsyncClient, number: str) -> None:
     await opened.publish("sql")
     for response in (await client.get(f"{VERSIONS}/{number}"), await client.get(VERSIONS, params={"after": number})):
         assert (response.status_code, response.json()["error"]["param"]) == (400, "version")
 
 
-async def test_an_unknown_version_says_which_there_are(opened: Any, client: Any) -> None:
+async def test_an_unknown_version_says_which_there_are(opened: Opened, client: httpx.AsyncClient) -> None:
     await opened.publish("sql")
     for method, path in (
         ("GET", "9"),
@@ -72,7 +73,7 @@ async def test_an_unknown_version_says_which_there_are(opened: Any, client: Any)
         assert (response.status_code, response.json()["error"]["code"]) == (404, "version_not_found"), path
 
 
-async def test_what_was_uploaded_is_downloaded(opened: Any, client: Any) -> None:
+async def test_what_was_uploaded_is_downloaded(opened: Opened, client: httpx.AsyncClient) -> None:
     files = opened.make_adapter().multipart()
     published = await opened.publish("sql")
     listed = (await client.get(f"{VERSIONS}/1/content")).json()
@@ -83,7 +84,7 @@ async def test_what_was_uploaded_is_downloaded(opened: Any, client: Any) -> None
         assert (await client.get(entry["path"])).content == content
 
 
-async def test_a_range_of_a_file_is_downloaded(opened: Any, client: Any) -> None:
+async def test_a_range_of_a_file_is_downloaded(opened: Opened, client: httpx.AsyncClient) -> None:
     await opened.publish("sql")
     path = f"{VERSIONS}/1/content/adapter_model.safetensors"
     response = await client.get(path, headers={"range": "bytes=8-17"})
@@ -91,14 +92,16 @@ async def test_a_range_of_a_file_is_downloaded(opened: Any, client: Any) -> None
 
 
 @pytest.mark.parametrize("file", ["README.md", "..%2f..%2fregistry.db", "adapter_config.json%00"])
-async def test_no_other_file_is_downloaded(opened: Any, client: Any, file: str) -> None:
+async def test_no_other_file_is_downloaded(opened: Opened, client: httpx.AsyncClient, file: str) -> None:
     await opened.publish("sql")
     response = await client.get(f"{VERSIONS}/1/content/{file}")
     assert response.status_code in {400, 404}
     assert response.json()["error"]["message"]
 
 
-async def test_a_version_is_loaded_ahead_of_its_first_request_and_unloaded(opened: Any, client: Any) -> None:
+async def test_a_version_is_loaded_ahead_of_its_first_request_and_unloaded(
+    opened: Opened, client: httpx.AsyncClient
+) -> None:
     await opened.publish_cold("sql")
     assert (await client.get(f"{VERSIONS}/1")).json()["residency"] is None
     loaded = await client.post(f"{VERSIONS}/1/load")
@@ -110,7 +113,7 @@ async def test_a_version_is_loaded_ahead_of_its_first_request_and_unloaded(opene
     assert opened.engine.residents == {}
 
 
-async def test_an_unload_in_use_is_a_drain(opened: Any, client: Any, until: Any) -> None:
+async def test_an_unload_in_use_is_a_drain(opened: Opened, client: httpx.AsyncClient, until: Until) -> None:
     await opened.publish("sql")
     caller = opened.call("sql")
     await caller.start()
@@ -119,7 +122,7 @@ async def test_an_unload_in_use_is_a_drain(opened: Any, client: Any, until: Any)
     await until(lambda: opened.residents == {})
 
 
-async def test_a_pinned_version_stays_until_it_is_unpinned(opened: Any, client: Any) -> None:
+async def test_a_pinned_version_stays_until_it_is_unpinned(opened: Opened, client: httpx.AsyncClient) -> None:
     await opened.publish("sql")
     pinned = (await client.post(f"{VERSIONS}/1/pin")).json()
     assert (pinned["is_pinned"], pinned["residency"]) == (True, "resident")
@@ -129,7 +132,7 @@ async def test_a_pinned_version_stays_until_it_is_unpinned(opened: Any, client: 
     assert (await client.post(f"{VERSIONS}/1/unload")).json()["residency"] is None
 
 
-async def test_one_resident_stays_free_of_pins(opening: Any) -> None:
+async def test_one_resident_stays_free_of_pins(opening: Opening) -> None:
     async with opening(max_residents=2) as opened:
         for name in ("one", "two"):
             await opened.publish(name)
@@ -139,7 +142,7 @@ async def test_one_resident_stays_free_of_pins(opening: Any) -> None:
         assert (refused.status_code, "one@1" in refused.json()["error"]["message"]) == (400, True)
 
 
-async def test_a_version_in_use_is_not_deleted(opened: Any, client: Any) -> None:
+async def test_a_version_in_use_is_not_deleted(opened: Opened, client: httpx.AsyncClient) -> None:
     await opened.publish("sql")
     await opened.publish("sql", 2)
     await client.post(f"{VERSIONS}/2/pin")
@@ -149,7 +152,9 @@ async def test_a_version_in_use_is_not_deleted(opened: Any, client: Any) -> None
         assert holder in response.json()["error"]["message"]
 
 
-async def test_a_deleted_version_is_gone_and_its_number_is_not_used_again(opened: Any, client: Any) -> None:
+async def test_a_deleted_version_is_gone_and_its_number_is_not_used_again(
+    opened: Opened, client: httpx.AsyncClient
+) -> None:
     for seed in (1, 2):
         await opened.publish("sql", seed)
     await opened.answer("sql@2")
@@ -161,7 +166,7 @@ async def test_a_deleted_version_is_gone_and_its_number_is_not_used_again(opened
     assert (await opened.publish("sql", 3))["version"] == 3
 
 
-async def test_what_an_alias_points_to_is_resident_once_published(opened: Any) -> None:
+async def test_what_an_alias_points_to_is_resident_once_published(opened: Opened) -> None:
     assert (await opened.publish("sql", 1))["residency"] == "resident"
     assert (await opened.publish("sql", 2))["residency"] is None
     assert (await opened.publish("sql", 3, alias="canary"))["residency"] == "resident"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import httpx
 import pytest
+
+from tests.server.opened import Opened
 
 JOBS = "/v1/fine_tuning/jobs"
 ADAPTER = "/v1/adapters/sql"
@@ -26,20 +27,20 @@ ADAPTER = "/v1/adapters/sql"
     ],
 )
 async def test_text_that_a_database_refuses_is_refused_with_its_field(
-    opened: Any, client: Any, path: str, body: str, param: str, character: str
+    opened: Opened, client: httpx.AsyncClient, path: str, body: str, param: str, character: str
 ) -> None:
     content = "{" + body.replace("X", character) + "}"
     response = await client.post(path, content=content, headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
-async def test_an_emoji_that_json_wrote_as_a_surrogate_pair_is_text(client: Any) -> None:
+async def test_an_emoji_that_json_wrote_as_a_surrogate_pair_is_text(client: httpx.AsyncClient) -> None:
     body = '{"model": "base", "training_file": "\\ud83d\\ude00"}'
     response = await client.post(JOBS, content=body, headers={"content-type": "application/json"})
     assert "'😀' does not exist" in response.json()["error"]["message"]
 
 
-async def test_a_body_that_is_nested_deeply_is_refused(client: Any) -> None:
+async def test_a_body_that_is_nested_deeply_is_refused(client: httpx.AsyncClient) -> None:
     for depth in (300, 900, 100_000):
         body = '{"model": "base", "training_file": "a", "integrations": ' + "[" * depth + "]" * depth + "}"
         response = await client.post(JOBS, content=body, headers={"content-type": "application/json"})
