@@ -51,14 +51,12 @@ _BY_STATUS: Final[Mapping[int, Sequence[type[PatchbayError]]]] = {
 }
 STATUS: Final = {error: status for status, errors in _BY_STATUS.items() for error in errors}
 
-_TYPES = {
-    400: "invalid_request_error",
+_TYPES: Final = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     409: "conflict_error",
     412: "conflict_error",
-    413: "invalid_request_error",
     424: "server_error",
     429: "rate_limit_error",
 }
