@@ -9,7 +9,7 @@ import typer
 
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.settings import SettingsCommand, settings_of
-from server.engine.vllm.cpu import fork_server
+from server.engine.vllm import patches
 from server.engine.vllm.flags import print_engine_help
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def serve(ctx: typer.Context, *, help_engine: HelpEngine = False) -> None:
 
 
 def _serve(chosen: Settings) -> int:
-    fork_server.begin()
+    patches.prepare_import()
     from server import process, settings
 
     try:

@@ -1,1 +1,1 @@
-"""The thing that generates: vLLM behind one small protocol, and a fake of it for fault injection."""
+"""The engine that generates: a protocol, a fake for tests, and vLLM."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.engine.vllm.cpu.thread_binding import predicted
+from server.engine.vllm.cpu.thread_binding import predict_variables
 
 STREAMS = 8
 
@@ -150,7 +150,7 @@ def test_an_engine_is_forked_from_what_is_imported_already_and_its_worker_is_bou
     (forkserver,) = (pid for pid, title in below if "forkserver" in title)
     (worker,) = (pid for pid, title in below if "Worker" in title)
     assert {pid for pid, _ in processes_below(forkserver)} >= {worker, engine_core_of(forkserver)}
-    bound = predicted(os.environ)
+    bound = predict_variables(os.environ)
     assert os.sched_getaffinity(worker) == {int(bound["GOMP_CPU_AFFINITY"].split()[0])}
     assert os.sched_getaffinity(engine_core_of(forkserver)) == os.sched_getaffinity(0)
 

@@ -1,1 +1,1 @@
-"""vLLM as the engine: the only package that imports vLLM, and the only place where vLLM is patched."""
+"""vLLM as the engine: the only package that imports vLLM. ``patches`` is the register of what is patched there."""

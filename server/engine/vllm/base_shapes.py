@@ -1,4 +1,4 @@
-"""The base model's shapes, from its files where they tell, else from the architecture that its config names."""
+"""The base model's shapes: from its safetensors files where possible, else from the architecture in its config."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 
 
 def read_base(args: Namespace, name: str) -> tuple[BaseModel, Path]:
-    """Return the base model that vLLM's parsed ``args`` name, and its directory. A hub model is fetched, as vLLM does.
+    """Return the base model of vLLM's parsed ``args``, and its directory. A hub model is downloaded, as vLLM does.
 
     Raises:
-        StartRefused: there is no such model, or it cannot be read.
+        StartRefused: the model does not exist, or cannot be read.
     """
     try:
         directory = _directory(args.model, args.revision)
         if args.load_format != "dummy":
-            with suppress(BaseModelUnreadable):  # quantised, or not in safetensors: the architecture tells
+            with suppress(BaseModelUnreadable):  # quantised, or not in safetensors
                 return BaseModel.from_directory(directory, name), directory
         return _from_architecture(directory, name), directory
     except (OSError, ValueError, BaseModelUnreadable) as why:
@@ -54,5 +54,5 @@ def _from_architecture(directory: Path, name: str) -> BaseModel:
     if not config.tie_word_embeddings:
         path, embedding = next((p, m) for p, m in model.named_modules() if m is model.get_input_embeddings())
         modules[path] = (embedding.embedding_dim, embedding.num_embeddings)
-    # the file's own text and not what transformers makes of it: the fingerprint must not depend on the way here
+    # the file's text rather than transformers' config object: the fingerprint must be the same either way
     return BaseModel.from_shapes(name, json.loads((directory / "config.json").read_text()), modules)

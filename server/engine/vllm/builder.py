@@ -1,6 +1,6 @@
-"""Starts vLLM engines. Imports nothing of vLLM itself: that takes seconds, and the server is open by then.
+"""Starts vLLM engines. vLLM is imported in the first call, which takes seconds, and not with this module.
 
-What blocks runs in a thread, so that control routes answer while an engine starts.
+Blocking calls run in a thread, so that control routes answer while an engine starts.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from server.engine.protocol import EngineHooks, EngineInfo
+from server.engine.vllm import patches
 from server.engine.vllm.base_shapes import read_base
-from server.engine.vllm.cpu import fork_server
 from server.engine.vllm.flags import parse_flags
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ STATISTICS_INTERVAL_S = 10.0
 
 
 class VllmBuilder:
-    """Starts vLLM engines for ``model`` (a directory or a hub id) with vLLM's own ``flags``.
+    """Starts vLLM engines.
 
     Args:
         model: directory or hub id of the base model.
         flags: vLLM's flags as typed on the command line.
-        capacity: how many residents we will hold at once.
+        capacity: limit on the residents at once.
     """
 
     def __init__(self, model: str, flags: Sequence[str], *, capacity: int) -> None:
@@ -44,11 +44,11 @@ class VllmBuilder:
     async def info(self) -> EngineInfo:
         """See ``EngineBuilder.info``."""
         if self._info is None:
-            self._info = await asyncio.to_thread(self._read_offer)
+            self._info = await asyncio.to_thread(self._read_info)
         return self._info
 
-    def _read_offer(self) -> EngineInfo:
-        fork_server.begin()
+    def _read_info(self) -> EngineInfo:
+        patches.prepare_import()
         with no_collections():
             args = self._args = parse_flags(self._model, self._flags, capacity=self._capacity)
             names = tuple(args.served_model_name or [self._model])
@@ -62,9 +62,9 @@ class VllmBuilder:
         client = await self._build_client()
         statistics = None
         try:
-            from server.engine.vllm.engine import hold
+            from server.engine.vllm.engine import open_engine
 
-            engine = await hold(client, self._args, hooks)
+            engine = await open_engine(client, self._args, hooks)
             statistics = asyncio.create_task(_log_statistics(client), name="vllm-statistics")
             yield engine
         finally:
@@ -73,7 +73,7 @@ class VllmBuilder:
             await asyncio.to_thread(client.shutdown, SHUTDOWN_S)
 
     async def _build_client(self) -> Any:
-        """Build vLLM's client in a thread; when cancelled, end the processes it waits for, so that it ends too."""
+        """Build vLLM's client in a thread; when cancelled, end the processes that the thread waits for."""
 
         def build() -> Any:
             with no_collections():
@@ -89,14 +89,14 @@ class VllmBuilder:
                 for process in multiprocessing.active_children():
                     process.terminate()
                 await asyncio.wait([building], timeout=0.1)
-            with suppress(Exception):  # it failed because we ended its processes; if it did not, it must be closed
+            with suppress(Exception):  # it fails, since its processes ended; if not, it is shut down
                 (await building).shutdown(SHUTDOWN_S)
             raise
 
 
 @contextmanager
 def no_collections() -> Iterator[None]:
-    """Import without garbage collections, a sixth of the time; afterwards none looks at what was imported."""
+    """Disable garbage collection, which takes a sixth of an import; freeze what the block has imported."""
     gc.disable()
     try:
         yield
@@ -106,7 +106,7 @@ def no_collections() -> Iterator[None]:
 
 
 async def _log_statistics(client: Any) -> None:
-    """vLLM's lifespan would do this; that of a held app does not run."""
+    """Log vLLM's statistics, in place of the lifespan of vLLM's app, which does not run here."""
     while True:
         await asyncio.sleep(STATISTICS_INTERVAL_S)
         await client.do_log_stats()

@@ -1,11 +1,11 @@
-"""An adapter's weights on their way into a slot of a GPU, copied there beside the steps of the model.
+"""Copies of an adapter's weights in a GPU's memory, made beside the steps of the model, to write a slot from.
 
 vLLM writes a slot from pinned memory of the host in the stream that computes, and every row of the batch waits for the
-bus. Here a stream of its own has brought the weights to the device before vLLM asks, and a slot is written within it.
+bus. Here a stream of its own has brought the weights to the device before; the slot is written within the device.
 
     read, cast, packed, pinned (host)  ──side stream──▶  copies (device)  ──computing stream──▶  slot
 
-The host's own stay what vLLM keeps: an adapter that lost its slot comes back from there.
+vLLM keeps the host's tensors: an adapter that lost its slot comes back from there.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from server.engine.vllm import patches
+
 if TYPE_CHECKING:
     from vllm.lora.lora_model import LoRAModel
 
 ALIGNMENT = 256
-"""Bytes; what CUDA's own allocations keep to."""
+"""Bytes; the same as of CUDA's own allocations."""
 
 logger = logging.getLogger(__name__)
 
 
 class DeviceCopies:
-    """Copies of ``model``'s factors in one piece of ``device``'s memory; begun on the stream of the moment."""
+    """Copies of ``model``'s factors in one piece of ``device``'s memory; started on the current stream."""
 
     def __init__(self, model: LoRAModel, device: Any) -> None:
         self._model = model
@@ -43,15 +45,15 @@ class DeviceCopies:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within, ``model`` holds the copies; afterwards its own factors again."""
+        """Put the copies in the place of ``model``'s own factors for the length of the block."""
         own = [(weights, weights.lora_a, weights.lora_b) for weights in self._model.loras.values()]
         try:
             for weights, lora_a, lora_b in own:
-                weights.lora_a, weights.lora_b = self._copy_of(lora_a), self._copy_of(lora_b)
+                patches.replace_factors(weights, self._copy_of(lora_a), self._copy_of(lora_b))
             yield
         finally:
-            for weights, lora_a, lora_b in own:
-                weights.lora_a, weights.lora_b = lora_a, lora_b
+            for factors in own:
+                patches.replace_factors(*factors)
 
     def _copy_of(self, factor: Any) -> Any:
         if isinstance(factor, list):
@@ -68,13 +70,13 @@ def _factors(model: LoRAModel) -> Iterator[Tensor]:
 
 
 class Copier(Protocol):
-    """Brings adapters to a device that has memory of its own."""
+    """Copies adapters to a device that has memory of its own."""
 
     def copy(self, model: LoRAModel) -> DeviceCopies | None:
-        """Return finished copies; None if there is no room. Called in a thread beside the engine's loop."""
+        """Return finished copies; None if the device's memory is full. Called in a thread beside the engine's loop."""
 
     def release(self, copies: DeviceCopies) -> None:
-        """Give their memory back once what the engine's loop has asked for so far is done. Called in that loop."""
+        """Free the memory once the work that the engine's loop has queued so far is done. Called in that loop."""
 
 
 class SideStream:
@@ -86,7 +88,7 @@ class SideStream:
         self._is_full = False
 
     def copy(self, model: LoRAModel) -> DeviceCopies | None:
-        """See ``Copier.copy``. Once there was no room none is looked for: each search halts the device."""
+        """See ``Copier.copy``. After one failure there is no second attempt: each halts the device."""
         if self._is_full:
             return None
         try:
@@ -94,7 +96,7 @@ class SideStream:
                 copies = DeviceCopies(model, self._device)
         except torch.OutOfMemoryError:
             self._is_full = True
-            logger.warning("no room on %s for copies of adapters: slots are written from the host", self._device)
+            logger.warning("the memory of %s is full: slots are written from the host", self._device)
             return None
         done = torch.cuda.Event(blocking=True)  # sleeps; polling would take the interpreter from the loop
         done.record(self._stream)
@@ -102,10 +104,10 @@ class SideStream:
         return copies
 
     def release(self, copies: DeviceCopies) -> None:
-        """See ``Copier.release``: the allocator waits for the computing stream, which reads what another one wrote."""
+        """See ``Copier.release``. The allocator waits for the computing stream, which reads the copies."""
         copies.memory.record_stream(torch.cuda.current_stream(self._device))
 
 
-def copier_to(device: Any) -> Copier | None:
-    """Return what brings adapters to ``device``; None where slots are in the host's memory."""
+def copier_for(device: Any) -> Copier | None:
+    """Return the copier for ``device``; None where slots are in the host's memory."""
     return SideStream(device) if torch.device(device).type == "cuda" else None

@@ -1,4 +1,4 @@
-"""vLLM's own flags, passed through ``patchbay serve``: parsed by vLLM, unknown ones refused, ours kept ours."""
+"""vLLM's own flags, passed through ``patchbay serve``: vLLM parses them; those that patchbay sets are refused."""
 
 from __future__ import annotations
 
@@ -24,30 +24,29 @@ OWNED = {
     "--ssl-keyfile": "terminate TLS in front of patchbay",
     "--ssl-certfile": "terminate TLS in front of patchbay",
 }
-"""Flags of vLLM's server that would work against ours, and what to do instead."""
+"""Flags of vLLM's server that conflict with patchbay, and what to use instead."""
 
 EMBEDDED_FLAGS = (
     *("--served-model-name", "embedded-base"),
     "--enforce-eager",  # compiling takes longer than it saves on three million parameters
     *("--kv-cache-memory-bytes", str(256 * 2**20)),  # else vLLM claims nearly all memory of the machine
 )
-"""What the embedded base is served with; flags typed by the operator come later and win."""
+"""The flags of the embedded base; flags typed by the operator come later and win."""
 
 SLOTS = 8
-"""Adapters that share a batch where the operator does not say. With vLLM's own default, one, a cold adapter waits for
-every stream of another to end."""
+"""Default of ``--max-loras``. With vLLM's own, one, a cold adapter waits for every stream of another to end."""
 
 WORKER_EXTENSION = "server.engine.vllm.worker_extension.WorkerExtension"
 
 SPARE_HOST_ADAPTERS = 4
-"""vLLM's own LRU stays this far above our capacity, so that it never evicts: trial loads and the like fit between."""
+"""vLLM's own LRU holds this many more than ``capacity``, so that it never evicts: trial loads fit in between."""
 
 
 def parse_flags(model: str, flags: Sequence[str], *, capacity: int) -> Namespace:
-    """Return vLLM's parsed arguments for ``model`` with LoRA on and room for ``capacity`` residents. Imports vLLM.
+    """Return vLLM's parsed arguments for ``model``, with LoRA enabled for ``capacity`` residents. Imports vLLM.
 
     Raises:
-        StartRefused: a flag is unknown, malformed or ours.
+        StartRefused: a flag is unknown, malformed or set by patchbay.
     """
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -60,10 +59,10 @@ def parse_flags(model: str, flags: Sequence[str], *, capacity: int) -> Namespace
     parser.set_defaults(max_loras=min(SLOTS, capacity))
     try:
         args: Namespace = parser.parse_args([model, *flags])
-        for flag, instead in OWNED.items():  # by what was set: a flag has short forms, and --config sets any of them
+        for flag, replacement in OWNED.items():  # by value: a flag has short forms, and --config sets any
             dest = flag.removeprefix("--").replace("-", "_")
             if getattr(args, dest) != parser.get_default(dest):
-                raise StartRefused(f"{flag} is patchbay's to set: {instead}")
+                raise StartRefused(f"{flag} is patchbay's to set: {replacement}")
         args.model = model
         args.enable_lora = True
         args.worker_extension_cls = WORKER_EXTENSION
@@ -75,7 +74,7 @@ def parse_flags(model: str, flags: Sequence[str], *, capacity: int) -> Namespace
 
 
 def print_engine_help() -> None:
-    """Print vLLM's own flags, those that ``patchbay serve`` passes through."""
+    """Print the flags of vLLM that ``patchbay serve`` passes through."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 

@@ -89,9 +89,10 @@ def test_processes_that_vllm_starts_import_nothing_from_the_working_directory(na
     found = tmp_path / "found"
     program = f"""
 from multiprocessing import get_context
+from server.engine.vllm import patches
 from server.engine.vllm.cpu import fork_server
-fork_server.PRELOADED = ("server.errors",)
-fork_server.begin()
+fork_server.PRELOAD = ("server.errors",)
+patches.prepare_import()
 process = get_context("forkserver").Process(
     target=exec, args=("import server, pathlib; pathlib.Path({str(found)!r}).write_text(server.__file__)",)
 )

@@ -91,9 +91,9 @@ LoadedIds = Callable[[], Awaitable[set[int]]]
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run the contract with the fake, in one step and stepped, or with the engine that ``--engine`` names."""
-    if "kind" in metafunc.fixturenames:
+    if "engine_kind" in metafunc.fixturenames:
         name = str(metafunc.config.getoption("--engine"))
-        metafunc.parametrize("kind", ["fake", "stepped fake"] if name == "fake" else [name])
+        metafunc.parametrize("engine_kind", ["fake", "stepped fake"] if name == "fake" else [name])
 
 
 @pytest.fixture
@@ -111,9 +111,9 @@ async def vllm_engine() -> AsyncIterator[tuple[VllmEngine, CurrentHooks]]:
 
 
 @pytest.fixture
-def knobs(kind: str) -> Knobs:
+def knobs(engine_kind: str) -> Knobs:
     """How the fake of this test behaves."""
-    return Knobs(is_stepped=kind == "stepped fake")
+    return Knobs(is_stepped=engine_kind == "stepped fake")
 
 
 @pytest.fixture
@@ -132,9 +132,9 @@ async def fake_engine(hooks: RecordingHooks, base: BaseModel, knobs: Knobs) -> A
 
 
 @pytest.fixture
-def engine(kind: str, hooks: RecordingHooks, request: pytest.FixtureRequest) -> Engine:
+def engine(engine_kind: str, hooks: RecordingHooks, request: pytest.FixtureRequest) -> Engine:
     """The engine under contract."""
-    if kind != "vllm":
+    if engine_kind != "vllm":
         fake: FakeEngine = request.getfixturevalue("fake_engine")
         return fake
     vllm: tuple[VllmEngine, CurrentHooks] = request.getfixturevalue("vllm_engine")
@@ -156,8 +156,8 @@ def loaded(engine: Engine) -> LoadedIds:
 
 
 @pytest.fixture
-def base_name(kind: str) -> str:
-    return "embedded-base" if kind == "vllm" else "base"
+def base_name(engine_kind: str) -> str:
+    return "embedded-base" if engine_kind == "vllm" else "base"
 
 
 @pytest.fixture(scope="session")
@@ -167,13 +167,15 @@ def ids() -> Iterator[int]:
 
 
 @pytest.fixture
-def resident(kind: str, ids: Iterator[int], tmp_path: Path, make_adapter: Callable[..., AdapterFiles]) -> MakeResident:
+def resident(
+    engine_kind: str, ids: Iterator[int], tmp_path: Path, make_adapter: Callable[..., AdapterFiles]
+) -> MakeResident:
     """Makes an adapter that the engine under contract can load."""
 
     def make(name: str = "sql@1") -> Resident:
         number = next(ids)
         path = tmp_path / str(number)
-        if kind != "vllm":
+        if engine_kind != "vllm":
             return Resident(number, name, make_adapter(number).write(path))
         return Resident(number, name, Path(shutil.copytree(embedded.ADAPTERS / "sql", path)))
 
@@ -181,10 +183,10 @@ def resident(kind: str, ids: Iterator[int], tmp_path: Path, make_adapter: Callab
 
 
 @pytest.fixture
-def sick_resident(kind: str, engine: Engine, knobs: Knobs, resident: MakeResident) -> Resident:
+def sick_resident(engine_kind: str, engine: Engine, knobs: Knobs, resident: MakeResident) -> Resident:
     """An adapter that loads and makes the model compute NaN: its weights are NaN, which the checks refuse."""
     sick = resident("sick@1")
-    if kind != "vllm":
+    if engine_kind != "vllm":
         knobs.effect = float("nan")
     else:
         weights = sick.path / "adapter_model.safetensors"

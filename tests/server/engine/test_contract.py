@@ -130,13 +130,13 @@ async def test_a_stream_is_one_generation_that_ends_with_it(
 
 
 async def test_a_generation_is_finished_before_its_caller_has_read_it(
-    engine: Engine, hooks: RecordingHooks, kind: str, base_name: str, caller_of: type[Caller], until: Until
+    engine: Engine, hooks: RecordingHooks, engine_kind: str, base_name: str, caller_of: type[Caller], until: Until
 ) -> None:
     caller = caller_of(engine.app, CHAT, stream_of(base_name))
     await caller.start()
     await caller.message()
     ((_, generation),) = hooks.generations
-    if kind == "vllm":  # the fake writes no faster than its caller reads
+    if engine_kind == "vllm":  # the fake writes no faster than its caller reads
         await until(generation.is_finished)
     assert "[DONE]" in await caller.rest()
     assert generation.generated_tokens == 5

@@ -1,1 +1,1 @@
-"""What only vLLM's CPU build needs: dense LoRA products, a fork server, idle sleep, thread binding."""
+"""What only vLLM's CPU build needs: dense LoRA products, a fork server, a prediction of its thread binding."""

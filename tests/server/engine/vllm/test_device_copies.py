@@ -15,8 +15,10 @@ from vllm.lora.lora_weights import LoRALayerWeights, PackedLoRALayerWeights
 
 import embedded
 from server.engine.protocol import Engine, Resident
-from server.engine.vllm.builder import VllmBuilder, flags
-from server.engine.vllm.device_copies import DeviceCopies, SideStream, copier_to
+from server.engine.vllm import flags
+from server.engine.vllm.builder import VllmBuilder
+from server.engine.vllm.device_copies import DeviceCopies, SideStream, copier_for
+from tests.server.engine.conftest import RecordingHooks
 
 
 def factor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -24,7 +26,7 @@ def factor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 
 
 def model() -> Any:
-    """An adapter as vLLM packs it: a layer of one piece, and one of three of which the adapter has two."""
+    """An adapter as vLLM packs it: a layer of one slice, and one of three, of which the adapter has two."""
     plain = LoRALayerWeights("o", 4, 8, factor(4, 6), factor(5, 4, dtype=torch.float32))
     strided = factor(4, 3).t()
     packed = PackedLoRALayerWeights(
@@ -42,7 +44,7 @@ def hold_the_same(some: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
     return all(torch.equal(one.cpu(), other.cpu()) for one, other in zip(some, others, strict=True))
 
 
-def test_copies_take_the_places_of_the_factors_for_as_long_as_a_slot_is_written() -> None:
+def test_copies_replace_the_factors_while_a_slot_is_written() -> None:
     adapter = model()
     own = tensors(adapter)
     copies = DeviceCopies(adapter, "cpu")
@@ -53,7 +55,7 @@ def test_copies_take_the_places_of_the_factors_for_as_long_as_a_slot_is_written(
     assert all(one is other for one, other in zip(tensors(adapter), own, strict=True))
 
 
-def test_a_slot_that_could_not_be_written_leaves_the_adapter_its_own_factors() -> None:
+def test_a_failed_write_of_a_slot_leaves_the_adapter_its_own_factors() -> None:
     adapter = model()
     own = tensors(adapter)
     with pytest.raises(ValueError, match="no free slot"), DeviceCopies(adapter, "cpu").in_place():
@@ -62,27 +64,27 @@ def test_a_slot_that_could_not_be_written_leaves_the_adapter_its_own_factors() -
 
 
 def test_a_device_without_memory_of_its_own_needs_no_copies() -> None:
-    assert copier_to(torch.device("cpu")) is None
+    assert copier_for(torch.device("cpu")) is None
 
 
-def test_an_adapter_for_which_there_was_no_room_is_written_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_adapter_without_device_memory_is_written_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.Stream", lambda _: None)
     monkeypatch.setattr("torch.cuda.stream", nullcontext)
-    asked: list[object] = []
+    attempts: list[object] = []
 
-    def full(*of: object) -> DeviceCopies:
-        asked.append(of)
+    def full(*arguments: object) -> DeviceCopies:
+        attempts.append(arguments)
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr("server.engine.vllm.device_copies.DeviceCopies", full)
     stream = SideStream("cuda")
     assert stream.copy(model()) is None
     assert stream.copy(model()) is None
-    assert len(asked) == 1  # each further try would halt the device
+    assert len(attempts) == 1  # each further try would halt the device
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA's streams and allocator: needs an NVIDIA GPU")
-def test_a_side_stream_brings_what_the_computing_stream_reads() -> None:
+def test_a_side_stream_copies_what_the_computing_stream_reads() -> None:
     adapter = model()
     own = [part.clone() for part in tensors(adapter)]
     side = SideStream("cuda")
@@ -99,12 +101,12 @@ def test_a_side_stream_brings_what_the_computing_stream_reads() -> None:
 
 
 @pytest.fixture
-async def copying_engine(monkeypatch: pytest.MonkeyPatch, hooks: Any) -> AsyncIterator[Engine]:
-    """The real engine with one slot; its worker copies zeros in place of what it was sent."""
+async def copying_engine(monkeypatch: pytest.MonkeyPatch, hooks: RecordingHooks) -> AsyncIterator[Engine]:
+    """The real engine with one slot; its worker copies zeros in place of the adapter."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.setattr(flags, "WORKER_EXTENSION", "copying_worker.CopyingWorker")
-    given = (*flags.EMBEDDED_FLAGS, "--kv-cache-memory-bytes", str(16 * 2**20), "--max-loras", "1")
-    async with VllmBuilder(str(embedded.BASE), given, capacity=4).start(hooks) as engine:
+    engine_flags = (*flags.EMBEDDED_FLAGS, "--kv-cache-memory-bytes", str(16 * 2**20), "--max-loras", "1")
+    async with VllmBuilder(str(embedded.BASE), engine_flags, capacity=4).start(hooks) as engine:
         yield engine
 
 

@@ -1,10 +1,11 @@
-"""What a worker says of an adapter that it prepared is heard, whatever else happens at that moment."""
+"""A worker's reply about an adapter that it prepared arrives, whatever else happens at that moment."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,50 +13,53 @@ from typing import Any
 import pytest
 
 from server.engine.protocol import EngineGone, LoadFailed, Resident
-from server.engine.vllm.preparation import PULSE_S, Preparations
+from server.engine.vllm.preparation import POLL_S, PreparationClient
+
+Answer = Callable[[str], object]
+"""Gets the address to reply to."""
 
 
 class Client:
-    """vLLM's, with one worker that answers as it is told to."""
+    """vLLM's client, with one worker whose reply is ``answer``."""
 
     vllm_config = SimpleNamespace(parallel_config=SimpleNamespace(world_size=1, nnodes=1))
     errored = False
 
-    def __init__(self, answer: Any) -> None:
+    def __init__(self, answer: Answer) -> None:
         self._answer = answer
 
     async def collective_rpc(self, _: str, args: tuple[Any, ...]) -> None:
         asyncio.get_running_loop().call_later(0.01, self._answer, args[-1])
 
 
-def say(reply: str, reason: bytes = b"") -> None:
+def send(reply: str, reason: bytes = b"") -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
         line.sendto(reason, reply)
 
 
-async def prepared(answer: Any) -> None:
+async def prepare(answer: Answer) -> None:
     client: Any = Client(answer)
-    await asyncio.wait_for(Preparations(client).prepare(Resident(1, "sql@1", Path("sql"))), 20 * PULSE_S)
+    await asyncio.wait_for(PreparationClient(client).prepare(Resident(1, "sql@1", Path("sql"))), 20 * POLL_S)
 
 
-async def test_an_answer_that_comes_with_the_end_of_a_pulse_is_not_lost() -> None:
+async def test_a_reply_at_the_end_of_a_poll_is_not_lost() -> None:
     def while_the_loop_is_busy(reply: str) -> None:
-        say(reply)
-        time.sleep(2 * PULSE_S)  # the answer and the end of the pulse are noticed in one turn of the loop
+        send(reply)
+        time.sleep(2 * POLL_S)  # the loop sees the reply and the end of the poll in one turn
 
-    await prepared(while_the_loop_is_busy)
+    await prepare(while_the_loop_is_busy)
 
 
-async def test_an_answer_may_take_many_pulses() -> None:
-    await prepared(lambda reply: asyncio.get_running_loop().call_later(3 * PULSE_S, say, reply))
+async def test_a_reply_may_take_many_polls() -> None:
+    await prepare(lambda reply: asyncio.get_running_loop().call_later(3 * POLL_S, send, reply))
 
 
 async def test_a_worker_that_refuses_is_quoted() -> None:
     with pytest.raises(LoadFailed, match="no such tensor"):
-        await prepared(lambda reply: say(reply, b"no such tensor"))
+        await prepare(lambda reply: send(reply, b"no such tensor"))
 
 
 async def test_a_dead_engine_is_not_waited_for() -> None:
     client: Any = Client(lambda _: setattr(client, "errored", True))
     with pytest.raises(EngineGone):
-        await Preparations(client).prepare(Resident(1, "sql@1", Path("sql")))
+        await PreparationClient(client).prepare(Resident(1, "sql@1", Path("sql")))

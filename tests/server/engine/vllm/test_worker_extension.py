@@ -1,4 +1,4 @@
-"""Adapters prepared in a worker: what stands in for vLLM's manager is a few lines that note what is asked of them."""
+"""Adapters prepared in a worker, with a stand-in for vLLM's manager that records its calls."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from vllm.lora.request import LoRARequest
 
-from server.engine.vllm.worker_extension import Preparation
+from server.engine.vllm.worker_extension import PreparedAdapters
 
 
 class Manager:
-    """What vLLM's manager does in the engine's loop: reads an adapter, and packs it when it is added."""
+    """Reads and packs an adapter, as vLLM's manager does in the engine's loop."""
 
     def __init__(self) -> None:
         self.read: list[str] = []
@@ -44,7 +44,7 @@ class Manager:
 
 
 class Device:
-    """Memory of a device that notes what lies in it and when it is given back."""
+    """A copier that records which adapters are in the memory of the device."""
 
     def __init__(self) -> None:
         self.held: list[int] = []
@@ -62,7 +62,7 @@ class Device:
         return Copies()
 
     def release(self, copies: Any) -> None:
-        """Nothing is late here."""
+        """No computing stream has to be waited for."""
 
 
 def request(number: int, path: str = "fine") -> LoRARequest:
@@ -70,67 +70,67 @@ def request(number: int, path: str = "fine") -> LoRARequest:
 
 
 @pytest.fixture
-def line(tmp_path: Path) -> Iterator[Any]:
+def receiver(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
         bound.setblocking(False)
         bound.bind(str(tmp_path / "reply"))
         yield bound
 
 
-async def answer(line: Any) -> str:
-    return (await asyncio.get_running_loop().sock_recv(line, 65536)).decode()
+async def reply(receiver: socket.socket) -> str:
+    return (await asyncio.get_running_loop().sock_recv(receiver, 65536)).decode()
 
 
-async def test_what_is_prepared_is_read_and_packed_once_and_nothing_is_left_to_do_when_it_is_loaded(line: Any) -> None:
+async def test_a_prepared_adapter_is_read_and_packed_once_and_loaded_without_either(receiver: socket.socket) -> None:
     manager = Manager()
-    prepared = Preparation(manager, None)
-    prepared.begin(request(1), line.getsockname())
-    assert await answer(line) == ""
+    prepared = PreparedAdapters(manager, None)
+    prepared.prepare(request(1), receiver.getsockname())
+    assert await reply(receiver) == ""
     assert (manager.read, manager.packed) == (["sql@1"], [1])
     assert manager.add(request(1)).id == 1
     assert (manager.read, manager.packed) == (["sql@1"], [1])
 
 
-async def test_what_was_not_prepared_is_loaded_as_ever(line: Any) -> None:
+async def test_an_adapter_that_was_not_prepared_is_loaded_by_vllm(receiver: socket.socket) -> None:
     manager = Manager()
-    Preparation(manager, None)
+    PreparedAdapters(manager, None)
     manager.add(request(2))
     assert (manager.read, manager.packed) == (["sql@2"], [2])
 
 
-async def test_a_refusal_is_told_in_its_own_words_and_the_next_one_is_prepared(line: Any) -> None:
+async def test_a_refusal_is_reported_in_its_own_words_and_the_next_adapter_is_prepared(receiver: socket.socket) -> None:
     manager = Manager()
-    prepared = Preparation(manager, None)
-    prepared.begin(request(1, "broken"), line.getsockname())
-    prepared.begin(request(2), line.getsockname())
-    assert await answer(line) == "these are no weights"
-    assert await answer(line) == ""
+    prepared = PreparedAdapters(manager, None)
+    prepared.prepare(request(1, "broken"), receiver.getsockname())
+    prepared.prepare(request(2), receiver.getsockname())
+    assert await reply(receiver) == "these are no weights"
+    assert await reply(receiver) == ""
     assert manager.packed == [2]
 
 
-async def test_what_was_dropped_is_read_anew(line: Any) -> None:
+async def test_a_dropped_adapter_is_read_again(receiver: socket.socket) -> None:
     manager = Manager()
-    prepared = Preparation(manager, None)
-    prepared.begin(request(1), line.getsockname())
-    await answer(line)
+    prepared = PreparedAdapters(manager, None)
+    prepared.prepare(request(1), receiver.getsockname())
+    await reply(receiver)
     prepared.drop(1)
-    prepared.begin(request(2), line.getsockname())  # the same thread: when this is done, so is the drop
-    await answer(line)
+    prepared.prepare(request(2), receiver.getsockname())  # the same thread: when this is done, so is the drop
+    await reply(receiver)
     manager.add(request(1))
     assert manager.read == ["sql@1", "sql@2", "sql@1"]
     assert manager.packed == [1, 2, 1]
 
 
-async def test_a_device_holds_what_is_prepared_until_it_is_in_its_slot_or_dropped(line: Any) -> None:
+async def test_a_device_holds_a_prepared_adapter_until_it_is_in_its_slot_or_dropped(receiver: socket.socket) -> None:
     manager, device = Manager(), Device()
-    prepared = Preparation(manager, None, device)
+    prepared = PreparedAdapters(manager, None, device)
     for number in (1, 2):
-        prepared.begin(request(number), line.getsockname())
-        await answer(line)
+        prepared.prepare(request(number), receiver.getsockname())
+        await reply(receiver)
     assert device.held == [1, 2]
     manager.add(request(1))
     assert device.held == [2]
     prepared.drop(2)
-    prepared.begin(request(3, "broken"), line.getsockname())
-    await answer(line)
+    prepared.prepare(request(3, "broken"), receiver.getsockname())
+    await reply(receiver)
     assert device.held == []

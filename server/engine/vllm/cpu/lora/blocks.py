@@ -1,7 +1,8 @@
-"""A step's rows cut into blocks, each of which every LoRA layer handles with one pair of matrix products.
+"""A step's rows split into blocks, each of which takes one pair of matrix products in every LoRA layer.
 
-A block either is a run of rows of one slot, or mixes short runs: it is then multiplied with all slots of its window,
-and what a row has no part in is masked. That is work for nothing, but for a few rows cheaper than a product more.
+A block is either one run of rows with the same slot, or several short runs. The latter is multiplied with all slots of
+its window, and the products with other slots than a row's own are masked. For a few rows this wasted work is cheaper
+than one more product.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LONG = 8192
-"""Masked numbers (rows · other slots · rank) that cost as much as a product more; measured, see docs/decisions/009."""
+"""Masked numbers (rows · other slots · rank) that cost as much as one more product; measured, docs/decisions/009."""
 
 
 class SlotRun(NamedTuple):
@@ -26,7 +27,7 @@ class SlotRun(NamedTuple):
 
 
 class Block:
-    """Rows ``start`` to ``stop`` and the window of slots, ``low`` to ``high``, that theirs lie in.
+    """Rows ``start`` to ``stop``, and the window of slots ``low`` to ``high`` that contains their slots.
 
     ``window`` and ``used`` are bit sets of slots: those of the window, and those that rows use.
     """
@@ -39,25 +40,25 @@ class Block:
         self.window = (1 << self.high) - (1 << self.low)
         self.used = sum(1 << slot for slot in slots)
         self.is_one_slot = len(runs) == 1
-        self._foreign: dict[tuple[int, int], Tensor] = {}
+        self._masks: dict[tuple[int, int], Tensor] = {}
 
-    def alone(self) -> list[Block]:
-        """Return the runs of slots as a block each."""
+    def by_run(self) -> list[Block]:
+        """Return one block for each run that has a slot."""
         return [Block([run]) for run in self.runs if run.slot >= 0]
 
-    def foreign(self, slices: int, rank: int) -> Tensor:
-        """Return which columns are of other slots than the row's; bool [rows, window · slices · rank]."""
+    def foreign_mask(self, slices: int, rank: int) -> Tensor:
+        """Return the mask of columns that belong to other slots than the row's; bool [rows, window · slices · rank]."""
         import torch
 
-        if (slices, rank) not in self._foreign:
+        if (slices, rank) not in self._masks:
             own = torch.tensor([run.slot for run in self.runs for _ in range(run.start, run.stop)])
             foreign = own.unsqueeze(1) != torch.arange(self.low, self.high)
-            self._foreign[slices, rank] = foreign.repeat_interleave(slices * rank, dim=1)
-        return self._foreign[slices, rank]
+            self._masks[slices, rank] = foreign.repeat_interleave(slices * rank, dim=1)
+        return self._masks[slices, rank]
 
 
-def cut(slots: Iterable[int], rank: int) -> list[Block]:
-    """Cut rows, given by their slots, into blocks for adapters of ``rank``; rows of the base model may lie in none."""
+def split_rows(slots: Iterable[int], rank: int) -> list[Block]:
+    """Return the blocks of rows with these slots, for adapters of ``rank``; rows of the base model may be in none."""
     runs, start = [], 0
     for slot, rows in groupby(slots):
         stop = start + sum(1 for _ in rows)

@@ -1,8 +1,7 @@
-"""vLLM's CPU LoRA ops, mended: each row gathers its own slot's weights, and rows of the base model stay untouched.
+"""vLLM's LoRA operations for CPUs, corrected: each row gathers its own slot's weights; base rows stay untouched.
 
-vLLM marks a row without adapter with slot −1. Its torch ops (0.28 to 0.32) index the stacked weights with it, and −1
-wraps around to the last slot: in a mixed batch base rows are answered by whatever adapter lies there. GPU kernels skip
-them.
+vLLM marks a row without adapter with slot −1. Its torch operations (0.28 to 0.32) index the stacked weights with it,
+and −1 is the last slot: in a mixed batch, rows of the base model get the adapter there. GPU kernels skip them.
 
 Shapes: T tokens, S slots, H hidden, r rank, O out. ``slots`` is [T] (or [1], for all rows), −1 where a row has no
 adapter; weights are [S, r, H] to shrink and [S, O, r] to expand, some layers with an extra dimension of size 1 after S.
@@ -10,16 +9,19 @@ adapter; weights are [S, r, H] to shrink and [S, O, r] to expand, some layers wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Operation = Callable[..., None]
+
 
 def _products(inputs: Tensor, weights: Tensor, slots: Tensor, like: Tensor) -> Tensor:
     """Return each row's product with its own slot's weights, in the dtype of ``like``; zero for rows of slot −1.
 
-    ``where`` and not a multiplication by zero: a NaN in some slot must not reach the rows that do not use it.
+    ``where`` rather than a multiplication by zero: a NaN in some slot must not reach the rows that do not use it.
     """
     import torch
 
@@ -60,54 +62,22 @@ def bgmv_expand_slice(
         part.copy_(products)
 
 
-def _by_token(slots: Tensor, lengths: Tensor) -> Tensor:
-    """Turn one slot a sequence into one slot a token."""
-    import torch
+def _by_sequence(operation: Operation) -> Operation:
+    """Return ``operation`` with one slot for each sequence instead of each token, and vLLM's arguments for that."""
 
-    return torch.repeat_interleave(slots, lengths)
+    def by_sequence(inputs: Tensor, weights: Tensor, output: Tensor, *metadata: Any) -> None:
+        _starts, lengths, slots, _batches, _longest, _tokens, *rest = metadata
+        operation(inputs, weights, output, slots.repeat_interleave(lengths), *rest)
 
-
-def sgmv_shrink(
-    inputs: Tensor,
-    weights: Tensor,
-    output: Tensor,
-    _start: Tensor,
-    lengths: Tensor,
-    slots: Tensor,
-    *rest: Any,
-) -> None:
-    """As ``bgmv_shrink``, with one slot a sequence. ``rest``: batches, longest, tokens, scaling."""
-    *_, scaling = rest
-    bgmv_shrink(inputs, weights, output, _by_token(slots, lengths), scaling)
+    return by_sequence
 
 
-def sgmv_expand(
-    inputs: Tensor,
-    weights: Tensor,
-    output: Tensor,
-    _start: Tensor,
-    lengths: Tensor,
-    slots: Tensor,
-    *rest: Any,
-) -> None:
-    """As ``bgmv_expand``, with one slot a sequence. ``rest``: batches, longest, tokens, add_inputs."""
-    *_, add_inputs = rest
-    bgmv_expand(inputs, weights, output, _by_token(slots, lengths), add_inputs)
-
-
-def sgmv_expand_slice(
-    inputs: Tensor,
-    weights: Tensor,
-    output: Tensor,
-    _start: Tensor,
-    lengths: Tensor,
-    slots: Tensor,
-    *rest: Any,
-) -> None:
-    """As ``bgmv_expand_slice``, one slot a sequence. ``rest``: batches, longest, tokens, offset, size, add_inputs."""
-    *_, offset, size, add_inputs = rest
-    bgmv_expand_slice(inputs, weights, output, _by_token(slots, lengths), offset, size, add_inputs)
-
-
-OPS = (bgmv_shrink, bgmv_expand, bgmv_expand_slice, sgmv_shrink, sgmv_expand, sgmv_expand_slice)
+OPERATIONS: dict[str, Operation] = {
+    "bgmv_shrink": bgmv_shrink,
+    "bgmv_expand": bgmv_expand,
+    "bgmv_expand_slice": bgmv_expand_slice,
+    "sgmv_shrink": _by_sequence(bgmv_shrink),
+    "sgmv_expand": _by_sequence(bgmv_expand),
+    "sgmv_expand_slice": _by_sequence(bgmv_expand_slice),
+}
 """By their names in vLLM's wrapper."""

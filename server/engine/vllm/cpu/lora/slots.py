@@ -1,8 +1,8 @@
 """One layer's adapter weights of all slots, laid out so that any window of slots is one matrix.
 
 vLLM keeps a tensor per slice of the layer (q, k and v; gate and up) and slot. Here all slices to shrink are one tensor,
-and those to expand are transposed and stacked where slices are of one width. vLLM's tensors become views of ours, so
-that what it writes into a slot is packed by being written.
+and those to expand are transposed, and stacked where slices have the same width. vLLM's tensors become views of these,
+so that the weights it writes into a slot need no packing.
 
 Shapes: S slots, n slices, r rank, H hidden, O out, t rows of a block, W slots of its window.
 """
@@ -10,18 +10,21 @@ Shapes: S slots, n slices, r rank, H hidden, O out, t rows of a block, W slots o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from server.engine.vllm.cpu.lora.blocks import Block
 
+if TYPE_CHECKING:
+    from vllm.lora.layers import BaseLayerWithLoRA
+
 
 class Window(NamedTuple):
-    """Views of a layer's weights of neighbouring slots; kept, because making one takes as long as small arithmetic."""
+    """Views of a layer's weights in neighbouring slots; cached, because making one takes as long as a small product."""
 
     shrinking: Tensor | None
     """[W · n · r, H]."""
@@ -32,7 +35,7 @@ class Window(NamedTuple):
 class SlotWeights:
     """The weights of one layer; ``written`` and ``broken`` are bit sets of slots.
 
-    ``written``: an adapter has weights here. Others need no arithmetic.
+    ``written``: an adapter has weights in the slot. Other slots need no arithmetic.
     ``broken``: the weights to expand hold NaN or infinities. Zero times NaN is NaN, so such a slot is never masked: its
     rows, and those of other slots in its window, are multiplied run by run.
     """
@@ -53,12 +56,12 @@ class SlotWeights:
         self._windows: dict[tuple[int, int], Window] = {}
 
     def shrinking_views(self) -> tuple[Tensor, ...]:
-        """Return the slices' weights as vLLM holds them: [S, 1, r, H] each."""
+        """Return the slices' weights in vLLM's shape: [S, 1, r, H] each."""
         assert self._shrinking is not None
         return tuple(self._shrinking[:, index : index + 1] for index in range(self.slices))
 
     def expanding_views(self) -> tuple[Tensor, ...]:
-        """Return the slices' weights as vLLM holds them: [S, 1, O, r] each."""
+        """Return the slices' weights in vLLM's shape: [S, 1, O, r] each."""
         return tuple(
             part.view(self.slots, self.rank, -1).transpose(1, 2).unsqueeze(1)
             for same in self._expanding
@@ -66,7 +69,7 @@ class SlotWeights:
         )
 
     def is_filled_by(self, lora_a: Any, lora_b: Any) -> bool:
-        """Whether these weights, as vLLM holds them on the host, overwrite all that a slot holds."""
+        """Whether these factors, in vLLM's shape on the host, overwrite a whole slot."""
         if self._shrinking is None:
             return False
         down, up = ([part] if isinstance(part, Tensor) else part for part in (lora_a, lora_b))
@@ -77,7 +80,7 @@ class SlotWeights:
         return ([tuple(part.shape) for part in down], [tuple(part.shape) for part in up]) == full
 
     def note_written(self, slot: int) -> None:
-        """Take note that something was written into ``slot``."""
+        """Note that weights were written into ``slot``."""
         rows = slice(slot * self.rank, (slot + 1) * self.rank)
         self.written |= 1 << slot
         if all(_is_finite(part[rows]) for same in self._expanding for part in same):
@@ -86,7 +89,7 @@ class SlotWeights:
             self.broken |= 1 << slot
 
     def note_cleared(self, slot: int) -> None:
-        """Take note that ``slot`` holds zeros."""
+        """Note that ``slot`` holds zeros."""
         self.written &= ~(1 << slot)
         self.broken &= ~(1 << slot)
 
@@ -97,7 +100,7 @@ class SlotWeights:
             assert weights is not None
             shrunk = torch.nn.functional.linear(inputs[block.start : block.stop].to(self.dtype), weights)
             if not block.is_one_slot:
-                shrunk.masked_fill_(block.foreign(self.slices, self.rank), 0)
+                shrunk.masked_fill_(block.foreign_mask(self.slices, self.rank), 0)
             self._expand(output[block.start : block.stop], shrunk, block, scale)
 
     def add_shrunk(self, output: Tensor, shrunk: Tensor, blocks: Iterable[Block]) -> None:
@@ -105,7 +108,7 @@ class SlotWeights:
         for block in self._work(blocks):
             rows = shrunk[block.start : block.stop].to(self.dtype)
             if not block.is_one_slot:
-                rows = rows.repeat(1, block.high - block.low).masked_fill_(block.foreign(1, self.rank), 0)
+                rows = rows.repeat(1, block.high - block.low).masked_fill_(block.foreign_mask(1, self.rank), 0)
             self._expand(output[block.start : block.stop], rows, block, 1.0)
 
     def _window(self, low: int, high: int) -> Window:
@@ -118,7 +121,7 @@ class SlotWeights:
     def _work(self, blocks: Iterable[Block]) -> Iterable[Block]:
         for block in blocks:
             if block.used & self.written:
-                yield from block.alone() if block.window & self.broken and not block.is_one_slot else (block,)
+                yield from block.by_run() if block.window & self.broken and not block.is_one_slot else (block,)
 
     def _expand(self, output: Tensor, shrunk: Tensor, block: Block, scale: float) -> None:
         """``output += scale · shrunk @ B`` over the block's window; output [t, ≥ sum of O], shrunk [t, W · n · r]."""
@@ -146,12 +149,15 @@ class SlotWeights:
 
 
 def _is_finite(part: Tensor) -> bool:
-    """Whether all of ``part`` is finite; its sum, which is fast, tells nearly always."""
+    """Whether all of ``part`` is finite; its sum, which is fast, is nearly always enough."""
     return math.isfinite(part.sum()) or bool(part.isfinite().all())
 
 
-def watch(layer: Any, weights: SlotWeights) -> None:
-    """Make ``weights`` know what vLLM writes into the slots of ``layer``, and spare it clearing what need not be."""
+def tracked_writes(layer: BaseLayerWithLoRA, weights: SlotWeights) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Return ``set_lora`` and ``reset_lora`` of ``layer``, which also note in ``weights`` what they write.
+
+    They skip clearing a slot that is clear already, or that is overwritten as a whole.
+    """
     write, clear = layer.set_lora, layer.reset_lora
     is_filling = False
 
@@ -162,11 +168,11 @@ def watch(layer: Any, weights: SlotWeights) -> None:
             write(index, lora_a, lora_b)  # clears the slot first, through the function below
         finally:
             is_filling = False
-            weights.note_written(index)  # also if it failed half-way: what is there must be cleared some time
+            weights.note_written(index)  # also after a failure half-way: the slot must be cleared before its next use
 
     def reset_lora(index: int) -> None:
         if weights.written >> index & 1 and not is_filling:
             clear(index)
             weights.note_cleared(index)
 
-    layer.set_lora, layer.reset_lora = set_lora, reset_lora
+    return set_lora, reset_lora

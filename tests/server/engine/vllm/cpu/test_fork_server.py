@@ -1,4 +1,4 @@
-"""How a process of vLLM is started: forked where that comes to the same, else spawned."""
+"""How a process of vLLM is started: forked where that is equivalent, else spawned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[5]
 
 
 def start(kind: str, circumstance: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what the started process says of itself, and what its starter says."""
+    """Return the state that the started process prints, and what its starter prints."""
     command = [sys.executable, str(Path(__file__).with_name("process_starter.py")), kind, circumstance]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)

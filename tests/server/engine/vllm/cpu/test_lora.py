@@ -1,4 +1,4 @@
-"""LoRA of whole layers on the CPU: vLLM's own layers write the slots, a plain loop over rows says what is right."""
+"""LoRA of whole layers on the CPU: vLLM's own layers write the slots; a plain loop over rows is the reference."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vllm.config.lora import LoRAConfig
 from vllm.lora.layers import LogitsProcessorWithLoRA, LoRAMapping, VocabParallelEmbeddingWithLoRA
 from vllm.lora.layers.column_parallel_linear import MergedColumnParallelLinearWithLoRA
 
-from server.engine.vllm.cpu.lora import _set_mapping
-from server.engine.vllm.cpu.lora.blocks import LONG, cut
+from server.engine.vllm.cpu.lora.blocks import LONG, split_rows
 from server.engine.vllm.cpu.lora.wrapper import DenseWrapper
+from server.engine.vllm.patches import _set_mapping
 
 SLOTS, RANK, HIDDEN, VOCABULARY = 4, 8, 24, 40
 WIDTHS = ((12,), (12, 12), (16, 8, 8), (8, 8, 8))
@@ -62,8 +62,8 @@ def adapter(seed: int, widths: Sequence[int], rank: int = RANK, dtype: torch.dty
     return down, [torch.randn(width, rank, generator=generator).to(dtype) for width in widths]
 
 
-def begin(step: DenseWrapper, slots: Sequence[int], sampled: Sequence[int] = ()) -> None:
-    """Begin a step of rows that use ``slots``; the adapter in slot n has id n + 1."""
+def start_step(step: DenseWrapper, slots: Sequence[int], sampled: Sequence[int] = ()) -> None:
+    """Start a step of rows that use ``slots``; the adapter in slot n has id n + 1."""
     mapping = LoRAMapping(tuple(slot + 1 for slot in slots), tuple(slot + 1 for slot in sampled), is_prefill=True)
     step.update_metadata(mapping, list(range(1, SLOTS + 1)), SLOTS + 1, VOCABULARY)
 
@@ -105,7 +105,7 @@ def test_each_row_gets_its_own_slot_s_adapter_and_base_rows_stay_exact(runs, wid
     for slot, (down, up) in adapters.items():
         layer.set_lora(slot, *adapter(99, widths))  # what lay there before must not shine through
         layer.set_lora(slot, down, up)
-    begin(step, slots)
+    start_step(step, slots)
     inputs, before = rows(len(slots), HIDDEN), rows(len(slots), sum(widths), 1)
     output = add(layer, inputs, before)
     assert torch.allclose(output.double(), expected(adapters, slots, inputs, before), atol=1e-3)
@@ -115,14 +115,14 @@ def test_each_row_gets_its_own_slot_s_adapter_and_base_rows_stay_exact(runs, wid
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("widths", WIDTHS)
-def test_half_precision_is_as_near_to_the_truth_as_its_last_bit(widths, dtype):
+def test_half_precision_is_exact_to_its_last_bit(widths, dtype):
     slots = [0, 3, -1, 1, 1, 2]
     step = wrapper(dtype)
     layer = linear(step, widths, dtype)
     adapters = {slot: adapter(slot, widths, dtype=dtype) for slot in range(SLOTS)}
     for slot, (down, up) in adapters.items():
         layer.set_lora(slot, down, up)
-    begin(step, slots)
+    start_step(step, slots)
     inputs, before = rows(len(slots), HIDDEN, dtype=dtype), rows(len(slots), sum(widths), 1, dtype)
     truth = expected(adapters, slots, inputs, before)
     assert (add(layer, inputs, before) - truth).abs().max() <= truth.abs().max() * torch.finfo(dtype).eps
@@ -136,7 +136,7 @@ def test_what_is_not_finite_in_one_slot_stays_with_its_own_rows(side, spoil):
     layer = linear(step, (16, 8, 8))
     for slot in range(SLOTS):
         layer.set_lora(slot, *adapter(slot, (16, 8, 8)))
-    begin(step, slots)
+    start_step(step, slots)
     inputs, before = rows(len(slots), HIDDEN), rows(len(slots), 32, 1)
     sound = add(layer, inputs, before)
     broken = adapter(2, (16, 8, 8))
@@ -160,7 +160,7 @@ def test_an_adapter_that_could_not_be_written_whole_leaves_nothing_behind():
     assert not any(part.any() for part in (*layer.lora_a_stacked, *layer.lora_b_stacked))
     layer.set_lora(0, down, up)
     layer.reset_lora(0)
-    begin(step, [0, 1])
+    start_step(step, [0, 1])
     before = rows(2, 12)
     assert torch.equal(add(layer, rows(2, HIDDEN), before), before)
 
@@ -180,7 +180,7 @@ def test_sampled_rows_and_a_prompt_s_rows_get_logits_of_their_own_slots():
     for slot, ((down,), (up,)) in adapters.items():
         layer.set_lora(slot, down, up)
     tokens = [1, 1, -1, 2, 2, 2]
-    begin(step, tokens, sampled=(1, -1, 2))
+    start_step(step, tokens, sampled=(1, -1, 2))
     hidden = rows(len(tokens), HIDDEN)
 
     def logits(inputs: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ def test_logits_of_a_wider_dtype_than_the_adapters_get_them_too():
     layer = linear(step, (12,), torch.bfloat16)
     adapters = {0: adapter(0, (12,), dtype=torch.bfloat16)}
     layer.set_lora(0, *adapters[0])
-    begin(step, [0, -1])
+    start_step(step, [0, -1])
     inputs, before = rows(2, HIDDEN, dtype=torch.bfloat16).float(), torch.zeros(2, 12)
     assert torch.allclose(
         add(layer, inputs, before).double(), expected(adapters, [0, -1], inputs, before), rtol=0.02, atol=0.1
@@ -222,7 +222,7 @@ def test_embeddings_get_their_own_slot_s_adapter():
         ups[slot] = rows(16, RANK, slot)
         layer.set_lora(slot, rows(RANK, VOCABULARY, slot + 10), ups[slot])
     slots = [0, 3, -1, 1, 3]
-    begin(step, slots)
+    start_step(step, slots)
     before, shrunk = rows(5, 16), rows(5, RANK, 1)
     output = before.clone()
     step.add_lora_embedding(output, shrunk, layer.lora_b_stacked, add_input=True)
@@ -234,7 +234,7 @@ def test_embeddings_get_their_own_slot_s_adapter():
 @given(runs=RUNS)
 def test_blocks_cover_each_row_with_an_adapter_once_and_long_runs_stand_alone(runs):
     slots = [slot for slot, count in runs for _ in range(count)]
-    blocks = cut(slots, RANK)
+    blocks = split_rows(slots, RANK)
     covered = [row for block in blocks for row in range(block.start, block.stop)]
     assert covered == sorted(set(covered))
     assert {row for row, slot in enumerate(slots) if slot >= 0} <= set(covered)

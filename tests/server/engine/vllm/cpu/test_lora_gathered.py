@@ -1,7 +1,8 @@
-"""The mended CPU LoRA ops beside vLLM's own: the same numbers for rows with adapters, and none for rows without."""
+"""The corrected CPU LoRA operations beside vLLM's own: the same for rows with adapters, nothing for rows without."""
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -33,21 +34,21 @@ def before(columns: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 def shrink(
-    ops: Any, slots: torch.Tensor, output: torch.Tensor, inputs: torch.Tensor, weights: torch.Tensor
+    ops: ModuleType, slots: torch.Tensor, output: torch.Tensor, inputs: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
     ops.bgmv_shrink(inputs, weights, output, slots, 0.5)
     return output
 
 
 def expand(
-    ops: Any, slots: torch.Tensor, output: torch.Tensor, inputs: torch.Tensor, weights: torch.Tensor
+    ops: ModuleType, slots: torch.Tensor, output: torch.Tensor, inputs: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
     ops.bgmv_expand(inputs, weights, output, slots, True)
     return output
 
 
 def expand_slice(
-    ops: Any, slots: torch.Tensor, output: torch.Tensor, inputs: torch.Tensor, weights: torch.Tensor
+    ops: ModuleType, slots: torch.Tensor, output: torch.Tensor, inputs: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
     ops.bgmv_expand_slice(inputs, weights, output, slots, 3, OUT, True)
     return output
@@ -105,14 +106,14 @@ def test_one_slot_a_sequence_is_one_slot_a_token(is_4d: bool) -> None:
     rest = (torch.tensor([0, 2, 3]), LENGTHS, BY_SEQUENCE, len(LENGTHS), 3, TOKENS)
     inputs, weights = tensors(RANK, HIDDEN, torch.float32, is_4d)
     output = before(RANK)
-    gathered.sgmv_shrink(inputs, weights, output, *rest, 0.5)
+    gathered.OPERATIONS["sgmv_shrink"](inputs, weights, output, *rest, 0.5)
     assert torch.equal(output, shrink(gathered, by_token, before(RANK), inputs, weights))
     inputs, weights = tensors(OUT, RANK, torch.float32, is_4d)
     output = before(OUT)
-    gathered.sgmv_expand(inputs, weights, output, *rest, True)
+    gathered.OPERATIONS["sgmv_expand"](inputs, weights, output, *rest, True)
     assert torch.equal(output, expand(gathered, by_token, before(OUT), inputs, weights))
     output = before(OUT + 5)
-    gathered.sgmv_expand_slice(inputs, weights, output, *rest, 3, OUT, True)
+    gathered.OPERATIONS["sgmv_expand_slice"](inputs, weights, output, *rest, 3, OUT, True)
     assert torch.equal(output, expand_slice(gathered, by_token, before(OUT + 5), inputs, weights))
 
 

@@ -1,4 +1,4 @@
-"""What is foretold about a worker's threads is what vLLM then sets."""
+"""The predict_variables variables of a worker are those that vLLM sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from vllm.platforms import current_platform
 from vllm.utils.ompmultiprocessing import OMPProcessManager
 
-from server.engine.vllm.cpu.thread_binding import VARIABLES, predicted
+from server.engine.vllm.cpu.thread_binding import VARIABLES, predict_variables
 
 
 def set_by_vllm(monkeypatch: pytest.MonkeyPatch, preloaded: str, **variables: str) -> dict[str, Any]:
@@ -34,13 +34,13 @@ def test_the_fork_server_is_started_with_what_vllm_will_set(
     operator: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert current_platform.is_cpu()
-    told = predicted(operator)
-    assert told == set_by_vllm(monkeypatch, told["LD_PRELOAD"], **operator)
+    predicted = predict_variables(operator)
+    assert predicted == set_by_vllm(monkeypatch, predicted["LD_PRELOAD"], **operator)
 
 
 def test_another_openmp_runtime_is_left_to_vllm() -> None:
-    assert predicted({"LD_PRELOAD": "/usr/lib/libiomp5.so"}) == {}
+    assert predict_variables({"LD_PRELOAD": "/usr/lib/libiomp5.so"}) == {}
 
 
 def test_a_list_that_is_none_is_left_to_vllm() -> None:
-    assert predicted({"VLLM_CPU_OMP_THREADS_BIND": "0-1|2-3"}) == {}
+    assert predict_variables({"VLLM_CPU_OMP_THREADS_BIND": "0-1|2-3"}) == {}
