@@ -75,7 +75,7 @@ async def resume(job_id: str, state: StateDep) -> JobObject:
 @router.get(
     "/jobs/{job_id}/events",
     response_model=ListObject[EventObject],
-    responses={200: {"content": {_EVENT_STREAM: {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {_EVENT_STREAM: {}}}},
 )
 async def events(
     job_id: str, state: StateDep, *, after: str | None = None, limit: int = 20, stream: bool = False
