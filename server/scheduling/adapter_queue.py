@@ -62,36 +62,23 @@ QUEUE_STATES = StateMachine(
 )
 
 
+@dataclass(slots=True, eq=False)
 class Turn:
     """The right of one generation to be in the engine, or its wait for that right."""
 
-    __slots__ = (
-        "charge",
-        "generation",
-        "is_unread",
-        "prompt_tokens",
-        "queue",
-        "requested_at",
-        "sequences",
-        "state",
-        "taken_at",
-        "waiter",
-    )
-
-    def __init__(self, queue: AdapterQueue, *, prompt_tokens: int, sequences: int, charge: int, now: float) -> None:
-        self.queue = queue
-        self.prompt_tokens = prompt_tokens
-        self.sequences = sequences
-        self.charge = charge
-        """Tokens that its queue is charged for it; an estimate until the turn is over."""
-        self.state = TurnState.WAITING
-        self.requested_at = now
-        self.taken_at = now
-        self.is_unread = False
-        """True from taking it until the engine has read its prompt."""
-        self.waiter: asyncio.Future[None] | None = None
-        self.generation: Generation | None = None
-        """Source of the tokens that its queue is charged when the turn is over."""
+    queue: AdapterQueue
+    prompt_tokens: int
+    sequences: int
+    charge: int
+    """Tokens that its queue is charged for it; an estimate until the turn is over."""
+    requested_at: float
+    taken_at: float
+    state: TurnState = TurnState.WAITING
+    is_unread: bool = False
+    """True from taking it until the engine has read its prompt."""
+    waiter: asyncio.Future[None] | None = None
+    generation: Generation | None = None
+    """Source of the tokens that its queue is charged when the turn is over."""
 
     @property
     def waited_s(self) -> float:

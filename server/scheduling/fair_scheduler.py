@@ -93,13 +93,8 @@ class FairScheduler:
             state = _OPEN if key is None else _QUEUED
             queue = self._queues[key] = AdapterQueue(key, deque(), state)
         expected = min(demand.max_tokens, int(self._mean_tokens) + 1)
-        turn = Turn(
-            queue,
-            prompt_tokens=demand.prompt_tokens,
-            sequences=demand.sequences,
-            charge=demand.prompt_tokens + demand.sequences * expected,
-            now=self._clock(),
-        )
+        charge, now = demand.prompt_tokens + demand.sequences * expected, self._clock()
+        turn = Turn(queue, demand.prompt_tokens, demand.sequences, charge, requested_at=now, taken_at=now)
         if not self.waiting and self._has_place and self._has_slot_for(queue):
             self._take(turn)
             return turn
