@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fastapi import Depends, FastAPI
 
-from server.gateway.authenticate import Authenticator
 from server.gateway.gateway import Gateway
 from server.http.errors import ERROR_RESPONSE, HANDLERS
 from server.http.query import refuse_unknown_parameters
@@ -40,10 +39,6 @@ def build_app(state: AppState) -> Gateway:
         control.include_router(routes.router)
     control.state.app_state = state
     gateway = control.state.gateway = Gateway(
-        control=control,
-        hooks=state.hooks,
-        engine=state.engine,
-        authenticator=Authenticator(state.keys),
-        admission=state.admission,
+        control=control, hooks=state.hooks, engine=state.engine, keys=state.keys, admission=state.admission
     )
     return gateway

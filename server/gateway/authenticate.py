@@ -12,38 +12,30 @@ OPEN = frozenset({"/health", "/ready"})
 """Routes for load balancers and container runtimes, which have no key."""
 
 
-class Authenticator:
-    """Checks the bearer key of a request against ``keys``. While no key exists, every request passes."""
+def authenticate(keys: KeyRing, method: str, path: str, headers: Mapping[str, str]) -> None:
+    """Check the bearer key of a request; returns if it may pass. While no key exists, every request passes.
 
-    def __init__(self, keys: KeyRing) -> None:
-        self._keys = keys
-
-    def authenticate(self, method: str, path: str, headers: Mapping[str, str]) -> None:
-        """Check the key of a request; returns if it may pass.
-
-        Raises:
-            Unauthenticated: no key, or one that is unknown or revoked.
-            Forbidden: the key lacks the scope of the route.
-        """
-        if path in OPEN or self._keys.is_empty:
-            return
-        secret = _bearer(headers)
-        if not secret:
-            raise Unauthenticated(
-                "this server needs an API key: send `Authorization: Bearer <key>`; an operator makes one with "
-                "`patchbay keys create`"
-            )
-        key = self._keys.find(secret)
-        if key is None:
-            raise Unauthenticated(
-                "this API key is unknown or revoked; an operator makes one with `patchbay keys create`"
-            )
-        needed = scope_of(method, path)
-        if needed not in key.scopes:
-            raise Forbidden(
-                f"key '{key.name}' has no scope '{needed}', which {method} {path} needs; make one with "
-                f"`patchbay keys create --scope {needed}`"
-            )
+    Raises:
+        Unauthenticated: no key, or one that is unknown or revoked.
+        Forbidden: the key lacks the scope of the route.
+    """
+    if path in OPEN or keys.is_empty:
+        return
+    secret = _bearer(headers)
+    if not secret:
+        raise Unauthenticated(
+            "this server needs an API key: send `Authorization: Bearer <key>`; an operator makes one with "
+            "`patchbay keys create`"
+        )
+    key = keys.find(secret)
+    if key is None:
+        raise Unauthenticated("this API key is unknown or revoked; an operator makes one with `patchbay keys create`")
+    needed = scope_of(method, path)
+    if needed not in key.scopes:
+        raise Forbidden(
+            f"key '{key.name}' has no scope '{needed}', which {method} {path} needs; make one with "
+            f"`patchbay keys create --scope {needed}`"
+        )
 
 
 def scope_of(method: str, path: str) -> Scope:

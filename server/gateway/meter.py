@@ -13,17 +13,6 @@ from server.metrics import AdapterMetrics
 class _Series:
     """The series of one label, looked up once: a look-up in Prometheus's client costs more than the counting."""
 
-    __slots__ = (
-        "errors",
-        "first_token",
-        "generated_tokens",
-        "in_flight",
-        "inter_token",
-        "prompt_tokens",
-        "queue_wait",
-        "turn_wait",
-    )
-
     def __init__(self, metrics: AdapterMetrics, label: str) -> None:
         self.errors = metrics.errors.labels(label)
         self.first_token = metrics.first_token.labels(label)
@@ -72,17 +61,12 @@ class Meter:
             series.in_flight.dec()
             series.prompt_tokens.inc(generation.prompt_tokens)
             series.generated_tokens.inc(generation.generated_tokens)
-            for histogram, seconds in (
-                (series.first_token, _later(generation.first_token_s, waited_s)),
-                (series.inter_token, generation.inter_token_s),
-                (series.queue_wait, _later(generation.queue_s, waited_s)),
-            ):
-                if seconds is not None:
-                    histogram.observe(seconds)
+            if generation.first_token_s is not None:
+                series.first_token.observe(waited_s + generation.first_token_s)
+            if generation.inter_token_s is not None:
+                series.inter_token.observe(generation.inter_token_s)
+            if generation.queue_s is not None:
+                series.queue_wait.observe(waited_s + generation.queue_s)
 
     def _label(self, version: Version | None) -> str:
         return self.BASE if version is None else self._metrics.label(version.adapter)
-
-
-def _later(seconds: float | None, by_s: float) -> float | None:
-    return None if seconds is None else seconds + by_s

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
@@ -25,21 +26,14 @@ from server.gateway.resolve import resolve
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
 class RequestHooks:
-    """The ``EngineHooks`` of every engine of a server.
+    """The ``EngineHooks`` of every engine of a server."""
 
-    Args:
-        catalog: the registry in memory.
-        admission: refuses requests beyond an adapter's share of the requests in flight.
-        meter: counts responses and generations.
-        engine: the engine that runs now.
-    """
-
-    def __init__(self, catalog: Catalog, admission: Admission, meter: Meter, engine: CurrentEngine) -> None:
-        self._catalog = catalog
-        self._admission = admission
-        self._meter = meter
-        self._engine = engine
+    catalog: Catalog
+    admission: Admission
+    meter: Meter
+    engine: CurrentEngine
 
     @contextmanager
     def request(self) -> Iterator[RequestContext]:
@@ -51,17 +45,16 @@ class RequestHooks:
         finally:
             current_request.reset(token)
             context.close()
-            self._meter.answered(context.version, context.status)
+            self.meter.answered(context.version, context.status)
 
     async def resolve(self, model: str) -> Resident:
-        """See ``EngineHooks.resolve``."""
         context = current_request.get()
         if (resident := context.resident_for(model)) is not None:
             return resident
         try:
-            running = self._engine.serving()
-            context.model, context.version = model, resolve(model, self._catalog, running.info)
-            context.leave = self._admission.enter(context.version.adapter)
+            running = self.engine.serving()
+            context.model, context.version = model, resolve(model, self.catalog, running.info)
+            context.leave = self.admission.enter(context.version.adapter)
             started = perf_counter()
             context.lease = await running.residency.lease(context.version)
             context.cold_s = perf_counter() - started
@@ -71,17 +64,16 @@ class RequestHooks:
         return context.lease.resident
 
     def resolved(self, model: str) -> Resident | None:
-        """See ``EngineHooks.resolved``."""
         return current_request.get().resident_for(model)
 
     @asynccontextmanager
     async def generation(self, resident: Resident | None, demand: Demand) -> AsyncIterator[Generation]:
-        """See ``EngineHooks.generation``. Takes its own lease: a background response outlives its HTTP request."""
+        """Takes its own lease: a background response outlives its HTTP request."""
         context = current_request.get()
         version = None if resident is None else context.version
         with ExitStack() as stack:
             try:
-                running = self._engine.serving()
+                running = self.engine.serving()
                 if version is not None:
                     stack.callback((await running.residency.lease(version)).release)
                 turn = await running.scheduler.turn(None if version is None else version.id, demand)
@@ -93,10 +85,10 @@ class RequestHooks:
                 raise
             generation = turn.generation = Generation(on_first_output=partial(running.scheduler.read, turn))
             try:
-                with self._meter.generation(version, generation, cold_s=context.cold_s, turn_s=turn.waited_s):
+                with self.meter.generation(version, generation, cold_s=context.cold_s, turn_s=turn.waited_s):
                     yield generation
             except ComputedNaN as nan:
                 assert version is not None
                 log.error("quarantined: the engine computed NaN", version=version.name)
-                context.refusal = self._engine.serving().residency.quarantine(version)
+                context.refusal = self.engine.serving().residency.quarantine(version)
                 raise context.refusal from nan

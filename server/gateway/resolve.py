@@ -17,22 +17,18 @@ def resolve(model: str, catalog: Catalog, info: EngineInfo) -> Version:
         WrongBase: the version was made for another base model than the one served.
     """
     try:
-        reference = parse_reference(model)
-    except InvalidName as malformed:
-        raise _unknown(model, info) from malformed
-    try:
-        version = catalog.resolve(reference)
-    except AdapterNotFound as unknown:
-        raise _unknown(model, info) from unknown
+        version = catalog.resolve(parse_reference(model))
+    except (InvalidName, AdapterNotFound) as unknown:
+        raise AdapterNotFound(
+            f"The model `{model[:200]}` does not exist. GET /v1/models lists the adapters; the base model is "
+            f"`{info.served_names[0]}`.",
+            param="model",
+        ) from unknown
     return check_base(version, info)
 
 
 def check_base(version: Version, info: EngineInfo) -> Version:
-    """Return ``version`` if it was made for the base model that is served.
-
-    Raises:
-        WrongBase: it was made for another base model.
-    """
+    """Return ``version``; raises WrongBase if it was made for another base model than the one served."""
     if version.base_fingerprint != info.base.fingerprint:
         raise WrongBase(
             f"{version.name} was made for another base model than '{info.served_names[0]}', which is served here; "
@@ -40,11 +36,3 @@ def check_base(version: Version, info: EngineInfo) -> Version:
             param="model",
         )
     return version
-
-
-def _unknown(model: str, info: EngineInfo) -> AdapterNotFound:
-    return AdapterNotFound(
-        f"The model `{model[:200]}` does not exist. GET /v1/models lists the adapters; the base model is "
-        f"`{info.served_names[0]}`.",
-        param="model",
-    )

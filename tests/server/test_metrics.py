@@ -112,7 +112,7 @@ async def test_latencies_are_observed_where_the_engine_tells_them(opened: Opened
     await opened.answer("base")
     assert value("time_to_first_token_seconds_count", adapter="(base)") == 0
     generation = Generation(prompt_tokens=5, first_token_s=0.25, queue_s=0.125)
-    with opened.state.hooks._meter.generation(None, generation, cold_s=1.0, turn_s=0.5):
+    with opened.state.hooks.meter.generation(None, generation, cold_s=1.0, turn_s=0.5):
         pass
     assert value("prompt_tokens_total", adapter="(base)") == 5
     assert value("time_to_first_token_seconds_sum", adapter="(base)") == 1.75

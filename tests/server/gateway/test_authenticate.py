@@ -16,7 +16,7 @@ from tests.server.opened import Opened
 
 def routes(opened: Opened) -> list[tuple[str, str]]:
     """Return (method, path) of everything the process answers, parameters filled in."""
-    control = opened.app._control
+    control = opened.app.control
     mounted = [
         (method, re.sub(r"\{[^}]+\}", "1", route.path)) for route in flat(control.routes) for method in route.methods
     ]
