@@ -31,7 +31,6 @@ class GraderClient:
     headers: Mapping[str, str]
 
     def check(self, model: str) -> None:
-        """See ``Models.check``."""
         running = self.state.engine.serving()
         if _CHAT not in running.engine.paths:
             raise RouteUnsupported(f"no model of this server can grade; that takes {needs(_CHAT)}")
@@ -39,7 +38,6 @@ class GraderClient:
             resolve(model, self.state.registry.catalog, running.info)
 
     async def ask(self, question: Question) -> GraderAnswer:
-        """See ``Models.ask``."""
         body = {
             "model": question.model,
             "messages": question.messages,
@@ -59,11 +57,10 @@ class GraderClient:
 
     @property
     def can_embed(self) -> bool:
-        """See ``Models.can_embed``."""
         return _EMBEDDINGS in self.state.engine.serving().engine.paths
 
     async def embed(self, *texts: str) -> Sequence[Sequence[float]]:
-        """See ``Models.embed``; the base model makes the vectors."""
+        """The base model makes the vectors."""
         response = await self._post(_EMBEDDINGS, {"model": self.state.engine.served_names[0], "input": texts})
         return [each["embedding"] for each in sorted(response["data"], key=lambda each: int(each["index"]))]
 

@@ -61,14 +61,13 @@ class ModelGrader(Grader):
         """
 
     def check(self, models: Models, where: str) -> None:
-        """See ``Grader.check``."""
         try:
             models.check(self.model)
         except (NotFound, WrongBase) as unknown:
             raise InvalidField(unknown.message, param=f"{where}.model") from unknown
 
     async def score(self, sample: Sample, models: Models) -> Grade:
-        """See ``Grader.score``. The tokens of an answer without a score are counted too."""
+        """The tokens of an answer without a score are counted too."""
         messages = [message.rendered(sample) for message in self.input]
         pattern = rf'\{{"steps": {_STEPS}, "result": ({self.result_pattern})\}}'
         sampling = {"max_completion_tokens": MAX_TOKENS, **self.sampling}
@@ -123,18 +122,16 @@ class ScoreModelGrader(ModelGrader):
 
     @property
     def sampling(self) -> Mapping[str, Any]:
-        """See ``ModelGrader.sampling``."""
         return {} if self.sampling_params is None else self.sampling_params.model_dump(exclude_none=True, by_alias=True)
 
     @property
     def result_pattern(self) -> str:
-        """See ``ModelGrader.result_pattern``: as many digits as the bounds have, a sign if the low one is negative."""
+        """As many digits as the bounds have, a sign if the low one is negative."""
         low, high = self.range
         digits = len(str(int(max(abs(low), abs(high)))))
         return rf"{'-?' if low < 0 else ''}(0|[1-9][0-9]{{0,{digits - 1}}})(\.[0-9]{{1,6}})?"
 
     def grade_of(self, result: Any) -> Grade:
-        """See ``ModelGrader.grade_of``."""
         if isinstance(result, bool) or not isinstance(result, int | float):
             raise _no_result(result)
         low, high = self.range
@@ -162,11 +159,9 @@ class LabelModelGrader(ModelGrader):
 
     @property
     def result_pattern(self) -> str:
-        """See ``ModelGrader.result_pattern``."""
         return "|".join(re.escape(json.dumps(label, ensure_ascii=False)) for label in self.labels)
 
     def grade_of(self, result: Any) -> Grade:
-        """See ``ModelGrader.grade_of``."""
         if result not in self.labels:
             raise _no_result(result)
         return Grade(float(result in self.passing_labels), {"label": result})

@@ -45,12 +45,11 @@ class MultiGrader(Grader):
         return text
 
     def check(self, models: Models, where: str) -> None:
-        """See ``Grader.check``."""
         for name, grader in self.graders.items():
             grader.check(models, f"{where}.graders.{name}")
 
     async def score(self, sample: Sample, models: Models) -> Grade:
-        """See ``Grader.score``. All graders run concurrently."""
+        """All graders run concurrently."""
         grades = await asyncio.gather(*(grader.grade(sample, models) for grader in self.graders.values()))
         by_name = dict(zip(self.graders, grades, strict=True))
         rewards = {name: grade.reward for name, grade in by_name.items()}

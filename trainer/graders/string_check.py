@@ -18,7 +18,6 @@ class StringCheckGrader(Grader):
     operation: Literal["eq", "ne", "like", "ilike"]
 
     async def score(self, sample: Sample, models: Models) -> Grade:
-        """See ``Grader.score``."""
         text, reference = render(self.input, sample), render(self.reference, sample)
         match self.operation:
             case "eq":

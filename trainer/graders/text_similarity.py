@@ -133,7 +133,6 @@ class TextSimilarityGrader(Grader):
     ]
 
     def check(self, models: Models, where: str) -> None:
-        """See ``Grader.check``."""
         if self.evaluation_metric == "cosine" and not models.can_embed:
             raise InvalidField(
                 "cosine compares embeddings, and this server's base model makes none: start the server with an "
@@ -142,7 +141,7 @@ class TextSimilarityGrader(Grader):
             )
 
     async def score(self, sample: Sample, models: Models) -> Grade:
-        """See ``Grader.score``. Runs in a thread: the longest texts take 0.2 s."""
+        """Runs in a thread: the longest texts take 0.2 s."""
         text, reference = render(self.input, sample), render(self.reference, sample)
         longest = max(len(text), len(reference))
         if longest > MAX_CHARACTERS:
