@@ -62,8 +62,6 @@ async def open_app(
     """Open every part and start the engine. Control routes answer at once, inference when the engine is ready.
 
     Args:
-        settings: the operator's settings.
-        builder: starts engines.
         bundled_adapters: directory of adapters to register at the first start, a subdirectory each.
         compiles: whether other PEFT kinds are compiled to plain LoRA.
         inspector: checks uploads in child processes; None: this server has its own.
@@ -74,29 +72,41 @@ async def open_app(
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     engine = CurrentEngine()
+    must_fit = settings.probe_reference == "auto"
     async with (
         Registry.open(settings.database) as registry,
-        _opened_inspector(inspector) as inspector,
+        aclosing(Inspector()) if inspector is None else nullcontext(inspector) as inspector,
         aclosing(AdapterCompiler()) as compiler,
-        aclosing(_make_reference(settings, engine)) as reference,
+        aclosing(PeftReference(engine.base_directory, threads=_training_threads(1), must_fit=must_fit)) as reference,
     ):
         keys = await KeyRing.open(registry.database)
         check_exposure(settings, has_keys=not keys.is_empty)
         records = await Records.open(registry.database, settings.training_dir, max_file_bytes=settings.max_file_bytes)
         blobs = Blobs(settings.data_dir, remote=None if settings.blob_url is None else RemoteBlobs(settings.blob_url))
-        metrics = _make_metrics(settings)
+        metrics = Metrics(
+            settings.metric_adapters, capacity=settings.max_residents, capacity_bytes=settings.resident_bytes
+        )
         admission = Admission(settings.max_in_flight)
         hooks = RequestHooks(registry.catalog, admission, Meter(metrics.adapters), engine)
         checks = UploadChecks(engine, settings, inspector, compiler)
         probe = Probe(engine, None if settings.probe_reference == "off" else reference)
-        publisher = _make_publisher(settings, registry, blobs, checks, probe, compiles=compiles)
+        publisher = Publisher(
+            registry,
+            blobs,
+            Staging(settings.data_dir, max_bytes=settings.max_upload_bytes),
+            checks=checks.canonicalize,
+            check_base=checks.check_base,
+            compiler=checks.compile if compiles else None,
+            probe=probe,
+            crash_points=CrashPoints(settings.fault_at),
+        )
         journal = ResidentsJournal(settings.data_dir / "residents.json")
         supervisor = Supervisor(
             builder,
             hooks,
             engine,
             make_residency=partial(_make_residency, settings, registry, blobs, metrics, Quarantine()),
-            make_scheduler=partial(_make_scheduler, settings),
+            make_scheduler=lambda engine: FairScheduler(engine.slots, engine.batch, turn_s=settings.turn_s),
             after_start=partial(_after_start, registry, publisher, inspector, journal, bundled_adapters),
             max_deaths=settings.max_engine_deaths,
             window_s=settings.engine_death_window_s,
@@ -104,72 +114,45 @@ async def open_app(
         )
         job_preflight = _make_job_preflight(settings, records, engine, registry, blobs, preflight)
         state = AppState(
-            settings=settings,
-            registry=registry,
-            blobs=blobs,
-            publisher=publisher,
-            keys=keys,
-            metrics=metrics,
-            admission=admission,
-            hooks=hooks,
-            engine=engine,
-            supervisor=supervisor,
-            records=records,
-            job_preflight=job_preflight,
+            settings,
+            registry,
+            blobs,
+            publisher,
+            keys,
+            metrics,
+            admission,
+            hooks,
+            engine,
+            supervisor,
+            records,
+            job_preflight,
         )
-        worker = Worker(records, settings.runs_dir, RunPublisher(state), worker_name())
-        async with (
-            background(
-                supervisor=supervisor.run,
-                registry=partial(registry.follow, settings.follow_interval_s),
-                keys=partial(keys.follow, settings.follow_interval_s),
-                journal=partial(journal.persist, lambda: engine.serving().residency.versions()),
-                sweeper=partial(_sweep, blobs, registry, records, settings),
-                job_preflight=job_preflight.run,
-            ),
-            background(worker=worker.run) if settings.worker else nullcontext(),
-        ):
+        async with _running(state, journal):
             yield state
 
 
 @asynccontextmanager
-async def _opened_inspector(shared: Inspector | None) -> AsyncIterator[Inspector]:
-    """Yield ``shared``, which its owner closes; None: a new one, closed at the end."""
-    if shared is not None:
-        yield shared
-        return
-    async with aclosing(Inspector()) as inspector:
-        yield inspector
+async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[None]:
+    """Run the background loops for the block; the worker ends first, while the others still serve it."""
+    settings, engine = state.settings, state.engine
+    worker = Worker(state.records, settings.runs_dir, RunPublisher(state), worker_name())
+    async with (
+        background(
+            supervisor=state.supervisor.run,
+            registry=partial(state.registry.follow, settings.follow_interval_s),
+            keys=partial(state.keys.follow, settings.follow_interval_s),
+            journal=partial(journal.persist, lambda: engine.serving().residency.versions()),
+            sweeper=partial(_sweep, state),
+            job_preflight=state.job_preflight.run,
+        ),
+        background(worker=worker.run) if settings.worker else nullcontext(),
+    ):
+        yield
 
 
 def _training_threads(processes: int) -> int:
     """Return the CPU threads of each process of a run: together they leave half of the cores to the server."""
     return max(1, (os.cpu_count() or 1) // 2 // processes)
-
-
-def _make_publisher(
-    settings: Settings, registry: Registry, blobs: Blobs, checks: UploadChecks, probe: Probe, *, compiles: bool
-) -> Publisher:
-    return Publisher(
-        registry,
-        blobs,
-        Staging(settings.data_dir, max_bytes=settings.max_upload_bytes),
-        checks=checks.canonicalize,
-        check_base=checks.check_base,
-        compiler=checks.compile if compiles else None,
-        probe=probe,
-        crash_points=CrashPoints(settings.fault_at),
-    )
-
-
-def _make_reference(settings: Settings, engine: CurrentEngine) -> PeftReference:
-    return PeftReference(
-        engine.base_directory, threads=_training_threads(1), must_fit=settings.probe_reference == "auto"
-    )
-
-
-def _make_metrics(settings: Settings) -> Metrics:
-    return Metrics(settings.metric_adapters, capacity=settings.max_residents, capacity_bytes=settings.resident_bytes)
 
 
 def _make_job_preflight(
@@ -187,7 +170,7 @@ def _make_job_preflight(
 
 
 def _make_residency(
-    settings: Settings, registry: Registry, blobs: Blobs, metrics: Metrics, quarantine: Quarantine, engine: Engine
+    settings: Settings, registry: Registry, blobs: Blobs, metrics: Metrics, quarantined: Quarantine, engine: Engine
 ) -> Residency:
     return Residency(
         engine,
@@ -196,13 +179,9 @@ def _make_residency(
         max_bytes=settings.resident_bytes,
         wait_s=settings.load_wait_s,
         is_pinned=registry.catalog.is_pinned,
-        quarantine=quarantine,
+        quarantined=quarantined,
         metrics=metrics.engine,
     )
-
-
-def _make_scheduler(settings: Settings, engine: Engine) -> FairScheduler:
-    return FairScheduler(engine.slots, engine.batch, turn_s=settings.turn_s)
 
 
 async def _after_start(
@@ -235,11 +214,11 @@ async def _version_directory(registry: Registry, blobs: Blobs, name: str) -> Pat
     return await blobs.path(registry.catalog.resolve(Reference.parse(name)).digest)
 
 
-async def _sweep(blobs: Blobs, registry: Registry, records: Records, settings: Settings) -> None:
+async def _sweep(state: AppState) -> None:
+    settings = state.settings
     while True:
         await asyncio.sleep(settings.sweep_interval_s)
-        removed = await blobs.sweep(await registry.digests(), settings.sweep_grace_s)
-        if removed:
+        if removed := await state.blobs.sweep(await state.registry.digests(), settings.sweep_grace_s):
             log.info("swept orphaned blobs", digests=removed)
-        if gone := await records.files.sweep(settings.sweep_grace_s):
+        if gone := await state.records.files.sweep(settings.sweep_grace_s):
             log.info("swept files that expired or have no owner", files=gone)

@@ -128,7 +128,7 @@ class CurrentEngine:
         if not self.is_ready:
             return None
         residency = self.serving().residency
-        return "quarantined" if residency.is_quarantined(version) else residency.state(version)
+        return "quarantined" if version in residency.quarantined else residency.state(version)
 
     def not_ready(self) -> EngineNotReady:
         """Return the error for requests that need an engine while none answers."""

@@ -39,9 +39,9 @@ RESIDENT_STATES = StateMachine(
 
 
 class Entry:
-    """One version's stay with the engine, from its load to its end."""
+    """One version's stay with the engine, from its load to its end; ``leases`` counts the requests that use it."""
 
-    __slots__ = ("_state", "gone", "leases", "loaded", "version")
+    __slots__ = ("gone", "leases", "loaded", "state", "version")
 
     def __init__(self, version: Version) -> None:
         loop = asyncio.get_running_loop()
@@ -51,13 +51,8 @@ class Entry:
         """The resident, or why there is none."""
         self.gone: asyncio.Future[None] = loop.create_future()
         """Done when the engine has forgotten it."""
-        self._state = ResidentState.LOADING
-
-    @property
-    def state(self) -> ResidentState:
-        """Where it stands."""
-        return self._state
+        self.state = ResidentState.LOADING
 
     def become(self, state: ResidentState) -> None:
         """Move to ``state``, as ``RESIDENT_STATES`` allows."""
-        self._state = RESIDENT_STATES.move(self._state, state)
+        self.state = RESIDENT_STATES.move(self.state, state)

@@ -13,7 +13,6 @@ class Quarantine:
         self._ids: set[int] = set()
 
     def add(self, version: Version) -> None:
-        """Quarantine ``version``."""
         self._ids.add(version.id)
 
     def __contains__(self, version: Version) -> bool:

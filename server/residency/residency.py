@@ -11,9 +11,10 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from adapters.errors import AdapterRefused, Fault, PatchbayError
 from adapters.versions import Version
@@ -25,15 +26,6 @@ from server.residency.quarantine import Quarantine
 
 Locate = Callable[[str], Awaitable[Path]]
 """Takes a digest, returns the verified local directory. Raises BlobCorrupt if the bytes no longer match."""
-
-
-@dataclass(frozen=True, slots=True)
-class ResidentView:
-    """One resident as operators see it."""
-
-    version: Version
-    state: ResidentState
-    leases: int
 
 
 class Lease:
@@ -54,6 +46,7 @@ class Lease:
             self._residency._released(entry)
 
 
+@dataclass(eq=False)
 class Residency:
     """The residents of ``engine``, limited in number and bytes; the least recently used is evicted first.
 
@@ -63,36 +56,27 @@ class Residency:
         capacity: residents at once; the engine's own limit is higher.
         max_bytes: limit on the size of all residents' files; a larger version is resident alone.
         wait_s: seconds that a cold request waits for an idle resident before ``ResidencyFull``.
-        quarantine: versions that must not be loaded.
+        quarantined: versions that must not be loaded.
         is_pinned: whether a version must stay resident; called at each eviction, so that the answer is current.
         metrics: counts loads, evictions and residents.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        locate: Locate,
-        capacity: int,
-        max_bytes: int,
-        wait_s: float,
-        is_pinned: Callable[[Version], bool],
-        quarantine: Quarantine,
-        metrics: EngineMetrics,
-    ) -> None:
-        self._engine = engine
-        self._locate = locate
-        self._capacity = capacity
-        self._max_bytes = max_bytes
-        self._wait_s = wait_s
-        self._is_pinned = is_pinned
-        self._quarantine = quarantine
-        self._metrics = metrics
-        self._entries: OrderedDict[int, Entry] = OrderedDict()
-        self._count = 0
-        self._bytes = 0
-        self._may_evict = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+    engine: Engine
+    _: KW_ONLY
+    locate: Locate
+    capacity: int
+    max_bytes: int
+    wait_s: float
+    is_pinned: Callable[[Version], bool]
+    quarantined: Quarantine
+    metrics: EngineMetrics
+    _entries: OrderedDict[int, Entry] = field(default_factory=OrderedDict, init=False)
+    _count: int = field(default=0, init=False)
+    _bytes: int = field(default=0, init=False)
+    _may_evict: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _tasks: set[asyncio.Task[object]] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
         self._report_metrics()
 
     def state(self, version: Version) -> ResidentState | None:
@@ -100,9 +84,9 @@ class Residency:
         entry = self._entries.get(version.id)
         return None if entry is None else entry.state
 
-    def views(self) -> list[ResidentView]:
+    def entries(self) -> list[Entry]:
         """Return every entry, least recently used first."""
-        return [ResidentView(entry.version, entry.state, entry.leases) for entry in self._entries.values()]
+        return list(self._entries.values())
 
     def versions(self) -> list[Version]:
         """Return the versions that the engine holds, most recently used first."""
@@ -168,25 +152,14 @@ class Residency:
         Its cached prefixes need no clean-up: they are keyed by its own name, which no request reaches, and the engine
         clears their blocks before it uses them again.
         """
-        self._quarantine.add(version)
-        self._spawn(self._unload_when_free(version))
-        return self._quarantine.refusal(version)
-
-    async def _unload_when_free(self, version: Version) -> None:
-        await self.unload(version)
+        self.quarantined.add(version)
+        self._spawn(self.unload(version))
+        return self.quarantined.refusal(version)
 
     def check(self, version: Version) -> None:
-        """Check that ``version`` may be served.
-
-        Raises:
-            AdapterQuarantined: the version is quarantined.
-        """
-        if version in self._quarantine:
-            raise self._quarantine.refusal(version)
-
-    def is_quarantined(self, version: Version) -> bool:
-        """Whether requests for ``version`` are refused."""
-        return version in self._quarantine
+        """Raise AdapterQuarantined if ``version`` is quarantined."""
+        if version in self.quarantined:
+            raise self.quarantined.refusal(version)
 
     def reconsider(self) -> None:
         """Let waiting loads look for an idle resident again, after a pin was removed."""
@@ -203,7 +176,7 @@ class Residency:
         loading = asyncio.ensure_future(self._engine_load(resident))
         try:
             await asyncio.shield(loading)
-            yield self._engine
+            yield self.engine
         finally:
             await asyncio.shield(asyncio.ensure_future(self._end_trial(loading, resident)))
 
@@ -211,7 +184,7 @@ class Residency:
         """Unload what a trial loaded; a trial that was cancelled during its load is loaded first."""
         with suppress(PatchbayError, EngineGone):  # refused, or the engine died: there is nothing to unload
             await loading
-            await self._engine.unload(resident)
+            await self.engine.unload(resident)
 
     async def warm(self, versions: Sequence[Version]) -> list[Version]:
         """Load ``versions`` ahead of traffic, in order, within capacity; return those that failed.
@@ -220,7 +193,7 @@ class Residency:
             EngineNotReady: the engine died.
         """
         failed = []
-        for version in versions[: self._capacity]:
+        for version in versions[: self.capacity]:
             if not self._has_capacity(version):  # versions used more recently must not be evicted for it
                 continue
             try:
@@ -241,13 +214,13 @@ class Residency:
                 self._forget(entry, _not_ready())
             elif entry.state is ResidentState.UNLOADING:
                 self._mark_gone(entry)
-        self._metrics.residents.set(0)
-        self._metrics.resident_bytes.set(0)
+        self.metrics.residents.set(0)
+        self.metrics.resident_bytes.set(0)
 
     # -- inside ------------------------------------------------------------------------------------------------
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        task: asyncio.Task[object] = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -267,7 +240,7 @@ class Residency:
             raise
         except (PatchbayError, OSError) as why:
             if not isinstance(why, ResidencyFull):
-                self._metrics.load_failures.inc()
+                self.metrics.load_failures.inc()
             self._forget(entry, why)
             return
         except Exception as unforeseen:
@@ -279,8 +252,8 @@ class Residency:
         self._may_evict.set()
 
     def _report_metrics(self) -> None:
-        self._metrics.residents.set(self._count)
-        self._metrics.resident_bytes.set(self._bytes)
+        self.metrics.residents.set(self._count)
+        self.metrics.resident_bytes.set(self._bytes)
 
     def _forget(self, entry: Entry, why: Exception) -> None:
         del self._entries[entry.version.id]
@@ -294,19 +267,19 @@ class Residency:
     async def _reserve_and_load(self, version: Version) -> Resident:
         await self._reserve(version)
         try:
-            path = await self._locate(version.digest)
+            path = await self.locate(version.digest)
             resident = Resident(version.id, version.name, path)
             started = perf_counter()
             await self._engine_load(resident)
         except BaseException:
             self._release_capacity(version)
             raise
-        self._metrics.load_seconds.observe(perf_counter() - started)
+        self.metrics.load_seconds.observe(perf_counter() - started)
         return resident
 
     async def _engine_load(self, resident: Resident) -> None:
         try:
-            await self._engine.load(resident)
+            await self.engine.load(resident)
         except LoadFailed as refused:
             fault = Fault(resident.name, f"an adapter the engine does not take: {refused}", "one that vLLM can serve")
             raise AdapterRefused([fault]) from refused
@@ -315,21 +288,21 @@ class Residency:
 
     async def _reserve(self, version: Version) -> None:
         """Reserve capacity for ``version``: evict, or wait for a lease to be released if every resident is in use."""
-        deadline = asyncio.get_running_loop().time() + self._wait_s
+        deadline = asyncio.get_running_loop().time() + self.wait_s
         while not self._has_capacity(version):
             victim = self._victim(version)
             if victim is None:
                 await self._wait_for_a_lease(deadline)
                 continue
-            self._metrics.evictions.inc()
+            self.metrics.evictions.inc()
             self._start_unload(victim)
             await asyncio.shield(victim.gone)
         self._count += 1
         self._bytes += version.size_bytes
 
     def _has_capacity(self, version: Version) -> bool:
-        fits = self._bytes + version.size_bytes <= self._max_bytes or not self._count
-        return fits and self._count < self._capacity
+        fits = self._bytes + version.size_bytes <= self.max_bytes or not self._count
+        return fits and self._count < self.capacity
 
     async def _wait_for_a_lease(self, deadline: float) -> None:
         self._may_evict.clear()
@@ -340,7 +313,7 @@ class Residency:
             raise ResidencyFull(
                 f"all {self._count} residents are pinned or in use; try again, unpin one, or start the server "
                 "with a larger --max-residents or --max-resident-bytes",
-                retry_after_s=max(1, round(self._wait_s / 4)),
+                retry_after_s=max(1, round(self.wait_s / 4)),
             ) from late
 
     def _release_capacity(self, version: Version) -> None:
@@ -352,7 +325,7 @@ class Residency:
     def _victim(self, wanted: Version) -> Entry | None:
         """Return the least recently used idle resident; a pinned one only where pins alone exceed the capacity."""
         idle = [entry for entry in self._entries.values() if entry.state is ResidentState.RESIDENT and not entry.leases]
-        evictable = [entry for entry in idle if not self._is_pinned(entry.version)]
+        evictable = [entry for entry in idle if not self.is_pinned(entry.version)]
         if not evictable and self._is_full_of_pins(wanted):
             evictable = idle
         return evictable[0] if evictable else None
@@ -360,9 +333,9 @@ class Residency:
     def _is_full_of_pins(self, wanted: Version) -> bool:
         """Whether pins alone exceed the capacity: set by two callers at once, or before the limit was lowered."""
         loaded = [entry.version for entry in self._entries.values() if entry.loaded.done()]
-        pinned = [version for version in loaded if self._is_pinned(version)]
+        pinned = [version for version in loaded if self.is_pinned(version)]
         size = sum(version.size_bytes for version in pinned) + wanted.size_bytes
-        return len(pinned) >= self._capacity or size > self._max_bytes
+        return len(pinned) >= self.capacity or size > self.max_bytes
 
     def _start_unload(self, entry: Entry) -> None:
         entry.become(ResidentState.UNLOADING)
@@ -371,7 +344,7 @@ class Residency:
     async def _unload(self, entry: Entry) -> None:
         try:
             with suppress(EngineGone):  # the resident ended with the engine
-                await self._engine.unload(entry.loaded.result())
+                await self.engine.unload(entry.loaded.result())
         finally:
             self._mark_gone(entry)
             self._release_capacity(entry.version)

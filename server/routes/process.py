@@ -34,7 +34,7 @@ async def ready(state: StateDep, response: Response) -> ReadinessObject:
 @router.get("/v1/residents")
 async def residents(state: StateDep) -> ListObject[ResidentObject]:
     """List the residents, least recently used first, with the number of requests that use each."""
-    return ListObject[ResidentObject].from_entries(state.engine.serving().residency.views())
+    return ListObject[ResidentObject].from_entries(state.engine.serving().residency.entries())
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

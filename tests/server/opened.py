@@ -131,7 +131,7 @@ class Opened:
     @property
     def residents(self) -> dict[str, tuple[str, int]]:
         """Name → state and leases, least recently used first."""
-        views = self.state.engine.running().residency.views()
+        views = self.state.engine.running().residency.entries()
         return {view.version.name: (str(view.state), view.leases) for view in views}
 
     async def publish(self, name: str, seed: int = 1, *, alias: str | None = None) -> dict[str, Any]:

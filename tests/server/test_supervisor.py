@@ -52,7 +52,7 @@ def supervised(base: BaseModel, collectors: CollectorRegistry, tmp_path: Path) -
             max_bytes=10**9,
             wait_s=1,
             is_pinned=lambda version: False,
-            quarantine=Quarantine(),
+            quarantined=Quarantine(),
             metrics=metrics,
         )
 

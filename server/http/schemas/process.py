@@ -24,7 +24,7 @@ class ReadinessObject(ResponseObject):
 
 
 class ResidentObject(ResponseObject):
-    """A ``ResidentView``; ``leases`` counts the requests that use the version."""
+    """An ``Entry`` of the residency; ``leases`` counts the requests that use the version."""
 
     object: Literal["resident"] = "resident"
     id: str = Field(validation_alias=AliasPath("version", "name"))

@@ -64,5 +64,5 @@ def test_an_engine_that_dies_while_answering_is_an_error(call: Patchbay, server:
 
 async def _die_when_asked(server: Running, until: Until) -> None:
     residency = server.state.engine.serving().residency
-    await until(lambda: any(view.leases for view in residency.views()))
+    await until(lambda: any(view.leases for view in residency.entries()))
     server.builder.engines[-1].die()

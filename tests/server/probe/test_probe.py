@@ -53,7 +53,7 @@ class Rig:
             max_bytes=10**9,
             wait_s=1,
             is_pinned=lambda _: False,
-            quarantine=Quarantine(),
+            quarantined=Quarantine(),
             metrics=metrics,
         )
         scheduler = FairScheduler(1, FakeEngine.batch, turn_s=0.0)

@@ -63,7 +63,7 @@ def rig(files: Path) -> BuildRig:
             max_bytes=max_bytes,
             wait_s=wait_s,
             is_pinned=lambda version: version.id in pins,
-            quarantine=Quarantine(),
+            quarantined=Quarantine(),
             metrics=metrics,
         )
         return Rig(engine, knobs, residency, metrics, pins, corrupt, registry)

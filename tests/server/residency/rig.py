@@ -41,7 +41,7 @@ class Rig:
 
     @property
     def states(self) -> dict[str, str]:
-        return {view.version.name: str(view.state) for view in self.residency.views()}
+        return {view.version.name: str(view.state) for view in self.residency.entries()}
 
     def count(self, name: str) -> float:
         value = self.collectors.get_sample_value(name)

@@ -132,14 +132,14 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def the_residency_and_the_engine_agree(self) -> None:
-        views = self.it.residency.views()
+        views = self.it.residency.entries()
         assert {view.version.id for view in views if view.state is not ResidentState.LOADING} == self.it.loaded
         unloading = {view.version.id for view in views if view.state is ResidentState.UNLOADING}
         assert unloading == {number for act, number in self.it.engine.pending if act == "unload"}
 
     @invariant()
     def leases_are_those_held_and_those_awaited(self) -> None:
-        for view in self.it.residency.views():
+        for view in self.it.residency.entries():
             number = view.version.id
             held = sum(lease.resident.id == number for lease in self.held)
             awaited = list(self.waiting.values()).count(number)
@@ -153,7 +153,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def a_drain_ends_with_the_last_lease(self) -> None:
-        assert all(view.leases for view in self.it.residency.views() if view.state is ResidentState.DRAINING)
+        assert all(view.leases for view in self.it.residency.entries() if view.state is ResidentState.DRAINING)
 
     def teardown(self) -> None:
         """Everybody who still waits is served in the end, however the history left things."""
