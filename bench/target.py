@@ -23,22 +23,22 @@ PATCHBAY: Final = str(Path(sys.executable).with_name("patchbay"))
 OFFLINE: Final = "HF_HUB_OFFLINE=1"
 UPDATING: Final = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
 STOCK_ENVIRONMENT: Final = ("VLLM_PLUGINS=", "VLLM_LOGGING_LEVEL=WARNING", "VLLM_NO_USAGE_STATS=1", UPDATING)
-"""Without our plugins, which are installed beside it, and with as little logging as ours."""
+"""Without patchbay's plugins, which are installed too, and with as little logging as patchbay's."""
 
 Kind = Literal["patchbay", "vllm"]
 
 
 @dataclass(frozen=True)
-class Stand:
-    """What both servers are started with.
+class ServerConfig:
+    """The configuration of both servers.
 
     Attributes:
         base: directory of the base model.
         slots: adapters that can share a batch (vLLM's ``--max-loras``).
         residents: adapters held in memory at once (``--max-residents``, vLLM's ``--max-cpu-loras``).
-        rank: highest of an adapter.
-        adapters: directory of each, by name.
-        flags: further ones of the engine.
+        rank: highest rank of an adapter.
+        adapters: directories of the adapters, by name.
+        flags: further engine flags.
     """
 
     base: Path
@@ -50,8 +50,8 @@ class Stand:
 
     @property
     def engine_flags(self) -> tuple[str, ...]:
-        """What both pass to the engine."""
-        highest = 1 << max(3, (self.rank - 1).bit_length())  # of the ranks that vLLM takes as a limit
+        """The flags that both pass to the engine."""
+        highest = 1 << max(3, (self.rank - 1).bit_length())  # the next limit that vLLM accepts
         limits = ("--max-loras", str(self.slots), "--max-lora-rank", str(highest))
         return ("--served-model-name", "base", *limits, *self.flags)
 
@@ -66,10 +66,10 @@ class BenchTarget:
     log: Path
 
     async def until_ready(self) -> None:
-        """Wait until it answers.
+        """Wait until the server is ready.
 
         Raises:
-            RuntimeError: it ended instead; the end of its log is in the message.
+            RuntimeError: the server ended; the message holds the end of its log.
         """
         route = {"patchbay": "/ready", "vllm": "/health"}[self.kind]
         async with asyncio.timeout(PATIENCE_S), httpx.AsyncClient(base_url=self.url) as http:
@@ -84,8 +84,8 @@ class BenchTarget:
 
 
 @asynccontextmanager
-async def running(command: Sequence[str], kind: Kind, port: int, log: Path) -> AsyncIterator[BenchTarget]:
-    """Run a server, ready or not yet, and end it."""
+async def run_server(command: Sequence[str], kind: Kind, port: int, log: Path) -> AsyncIterator[BenchTarget]:
+    """Start a server, without waiting until it is ready, and end it with all its processes."""
     with log.open("a") as output:
         process = subprocess.Popen(["env", OFFLINE, *command], stdout=output, stderr=output, start_new_session=True)
     try:
@@ -94,62 +94,62 @@ async def running(command: Sequence[str], kind: Kind, port: int, log: Path) -> A
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(END_S)
-        with suppress(ProcessLookupError):  # stock vLLM leaves its engine behind when it is ended while it starts
+        with suppress(ProcessLookupError):  # stock vLLM leaves its engine process behind if terminated while it starts
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-def launch(kind: Kind, stand: Stand, port: int, root: Path) -> AbstractAsyncContextManager[BenchTarget]:
-    """Run a server of ``kind`` for ``stand``; its log, and our state, lie below ``root``."""
-    command = patchbay_command(stand, port, root / "data") if kind == "patchbay" else stock_command(stand, port)
-    return running(command, kind, port, root / f"{kind}.log")
+def launch(kind: Kind, config: ServerConfig, port: int, root: Path) -> AbstractAsyncContextManager[BenchTarget]:
+    """Start a server of ``kind``; its log, and patchbay's data directory, are below ``root``."""
+    command = patchbay_command(config, port, root / "data") if kind == "patchbay" else stock_command(config, port)
+    return run_server(command, kind, port, root / f"{kind}.log")
 
 
-def patchbay_command(stand: Stand, port: int, data_dir: Path) -> list[str]:
-    """Return `patchbay serve`; adapters are not compared with PEFT: bench makes a thousand, and knows what they are."""
-    state = ("--port", str(port), "--data-dir", str(data_dir), "--max-residents", str(stand.residents))
+def patchbay_command(config: ServerConfig, port: int, data_dir: Path) -> list[str]:
+    """Return the command of `patchbay serve`, without comparison with PEFT: up to a thousand adapters are uploaded."""
+    state = ("--port", str(port), "--data-dir", str(data_dir), "--max-residents", str(config.residents))
     own = ("--no-worker", "--probe-reference", "off", *state)
-    return [PATCHBAY, "serve", str(stand.base), *own, *stand.engine_flags]
+    return [PATCHBAY, "serve", str(config.base), *own, *config.engine_flags]
 
 
-def stock_command(stand: Stand, port: int) -> list[str]:
-    """Return stock vLLM; its console script does not work in the CPU build, so the module is run."""
-    server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(stand.base)]
+def stock_command(config: ServerConfig, port: int) -> list[str]:
+    """Return the command of stock vLLM: the module, as its console script does not work in the CPU build."""
+    server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(config.base)]
     place = ("--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log")
-    lora = ("--enable-lora", "--max-cpu-loras", str(max(stand.slots, stand.residents)))
-    modules = [f"{name}={directory}" for name, directory in stand.adapters.items()]
+    lora = ("--enable-lora", "--max-cpu-loras", str(max(config.slots, config.residents)))
+    modules = [f"{name}={directory}" for name, directory in config.adapters.items()]
     named = ["--lora-modules", *modules] if modules else []
-    return ["env", *STOCK_ENVIRONMENT, *server, *place, *lora, *stand.engine_flags, *named]
+    return ["env", *STOCK_ENVIRONMENT, *server, *place, *lora, *config.engine_flags, *named]
 
 
 @asynccontextmanager
-async def standing(stand: Stand, kinds: Sequence[Kind], root: Path) -> AsyncIterator[list[BenchTarget]]:
-    """Run a server of each kind beside the others, with all adapters of ``stand`` in their registries."""
+async def run_servers(config: ServerConfig, kinds: Sequence[Kind], root: Path) -> AsyncIterator[list[BenchTarget]]:
+    """Run a server of each kind, all at once, and register the adapters of ``config`` with each."""
     async with AsyncExitStack() as stack:
-        started = [launch(kind, stand, free_port(), root) for kind in kinds]
+        started = [launch(kind, config, free_port(), root) for kind in kinds]
         targets = [await stack.enter_async_context(server) for server in started]
         for target in targets:
             await target.until_ready()
             if target.kind == "patchbay":
-                await upload(target.url, stand.adapters)
+                await upload(target.url, config.adapters)
         yield targets
 
 
 @asynccontextmanager
-async def serving(data_dir: Path, *arguments: str) -> AsyncIterator[str]:
-    """Run `patchbay serve` with the embedded base and its examples; gives its URL once it is ready."""
+async def run_patchbay(data_dir: Path, *arguments: str) -> AsyncIterator[str]:
+    """Run `patchbay serve` with the embedded base and its examples; yields its URL once it is ready."""
     port = free_port()
     command = [PATCHBAY, "serve", "--port", str(port), "--data-dir", str(data_dir), *arguments]
-    async with running(command, "patchbay", port, data_dir.with_suffix(".log")) as target:
+    async with run_server(command, "patchbay", port, data_dir.with_suffix(".log")) as target:
         await target.until_ready()
         yield target.url
 
 
 async def upload(url: str, adapters: Mapping[str, Path], **query: str) -> None:
-    """Upload each directory as a version of the adapter that it is named for.
+    """Upload each directory as a version of the adapter of its name.
 
     Raises:
-        RuntimeError: one was not accepted; with the reason.
+        RuntimeError: an upload was refused; the message holds the reason.
     """
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
         for name, directory in adapters.items():
@@ -160,7 +160,7 @@ async def upload(url: str, adapters: Mapping[str, Path], **query: str) -> None:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port on which no process listens."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
         return port

@@ -1,4 +1,4 @@
-"""What is asked: which adapters, how often, how long. Drawn from a seed, so that two servers are asked the same."""
+"""Requests drawn from a seed: their adapters, times and lengths. Two servers get the same ones."""
 
 from __future__ import annotations
 
@@ -11,25 +11,30 @@ from typing import Final
 import numpy as np
 
 FIRST_TOKEN: Final = 16
-"""Lower ids are special in the tokenizers we know."""
+"""Lower ids are special tokens in the tokenizers in use."""
 ZIPF: Final = 1.0
 
 
 @dataclass(frozen=True)
-class Ask:
+class LoadRequest:
     """One request.
 
     Attributes:
-        at_s: when it is sent, from the start of the load; 0 where the answers of others set the pace.
-        model: whom it asks.
+        at_s: when an open loop sends it, in seconds from the start of the load.
+        model: the model to answer.
         prompt: token ids, or a text.
-        tokens: length of the answer, exactly.
+        tokens: length of the answer.
+        chat: send ``prompt``, a text, as a chat message and not as a completion's prompt.
+        exact: ignore the end-of-sequence token, so that the answer has exactly ``tokens`` tokens.
     """
 
     at_s: float
     model: str
     prompt: tuple[int, ...] | str
     tokens: int
+    _: KW_ONLY
+    chat: bool = False
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class Popularity:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a load is made of; the lengths are of prompts and of answers."""
+    """The distribution of a load's requests over adapters and lengths."""
 
     models: Sequence[str]
     _: KW_ONLY
@@ -96,24 +101,24 @@ class Workload:
     answer: Lengths
     vocabulary: int
 
-    def asks(self, number: int, *, seed: int, rate: float | None = None) -> list[Ask]:
-        """Draw so many requests; with ``rate`` they come by a Poisson process of so many a second.
+    def requests(self, number: int, *, seed: int, rate: float | None = None) -> list[LoadRequest]:
+        """Return ``number`` requests; with ``rate`` their times are a Poisson process of ``rate`` requests a second.
 
-        Loads of other sizes or of more models have other prompts, so that none finds those of another one in a cache.
+        Loads of other sizes or of more models have other prompts, so that no load finds its prompts in a prefix cache.
         """
         random = np.random.default_rng([seed, number, len(self.models)])
         shares = self.popularity.shares(len(self.models))
         times = random.exponential(1 / rate, number).cumsum() if rate else np.zeros(number)
         chosen = random.choice(len(self.models), number, p=shares)
         return [
-            Ask(float(at_s), self.models[index], self._prompt(random), self.answer.draw(random))
+            LoadRequest(float(at_s), self.models[index], self._prompt(random), self.answer.draw(random))
             for at_s, index in zip(times, chosen, strict=True)
         ]
 
-    def for_ever(self, *, seed: int) -> Iterator[Ask]:
-        """Draw requests without end."""
+    def endless(self, *, seed: int) -> Iterator[LoadRequest]:
+        """Yield requests without end."""
         for number in count():
-            yield from self.asks(1, seed=1000 * seed + number)
+            yield from self.requests(1, seed=1000 * seed + number)
 
     def _prompt(self, random: np.random.Generator) -> tuple[int, ...]:
         length = self.prompt.draw(random)

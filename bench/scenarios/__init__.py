@@ -1,1 +1,1 @@
-"""One file each: what is measured, and how small it is by default."""
+"""One file per scenario: a command with its options, and the measurement."""

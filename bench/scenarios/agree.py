@@ -1,6 +1,6 @@
-"""Whether our load generator and the one that vLLM ships measure the same, on either server.
+"""Tokens per second as measured by this load generator and by `vllm bench serve`, on either server.
 
-`vllm bench serve` runs as a process of its own, in turns with ours, with as many clients and the same lengths.
+`vllm bench serve` runs in its own process, alternating with ours, with the same number of clients and the same lengths.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
-import typer
-
+from bench import options
+from bench.comparison import Round, alternate, load_of
 from bench.interval import Interval, mean, ratio
-from bench.options import RESULTS, Bench, EngineFlag, Out, Peer, Repeats, Scene, ShapeName, conduct
+from bench.options import BenchOptions, RunningServers, run_scenario
 from bench.record import Row
 from bench.target import BenchTarget, Kind
-from bench.versus import Act, alternating, asking
 from bench.workload import Lengths, Workload
 
 ADAPTERS: Final = 4
@@ -31,70 +30,69 @@ PROGRAM: Final = (
 )
 """`vllm bench serve` without vLLM's console script, which does not work in its CPU build."""
 
-Clients = Annotated[int, typer.Option(min=1, help="That each wait for an answer before they ask again.")]
-Requests = Annotated[int, typer.Option(min=1, help="Of each load.")]
-
 
 def agree(
     *,
-    peer: Peer = None,
-    shape: ShapeName = "100m",
-    clients: Clients = 8,
-    requests: Requests = 48,
-    repeats: Repeats = 2,
-    engine_flag: EngineFlag = None,
-    out: Out = RESULTS,
+    peer: options.Peer = None,
+    shape: options.ShapeName = "100m",
+    clients: options.Clients = 8,
+    requests: options.Requests = 48,
+    repeats: options.Repeats = 2,
+    engine_flag: options.EngineFlag = None,
+    out: options.Out = options.RESULTS,
 ) -> None:
-    """The same load by this generator and by `vllm bench serve`, on both servers."""
-    bench = Bench(peer, shape, slots=ADAPTERS, flags=tuple(engine_flag or ()))
-    conduct("agree", out, lambda: measure(bench, clients, requests, repeats))
+    """The same load by this load generator and by `vllm bench serve`, on both servers."""
+    bench = BenchOptions(peer, shape, slots=ADAPTERS, flags=engine_flag)
+    run_scenario("agree", out, lambda: measure(bench, clients, requests, repeats))
 
 
-async def measure(bench: Bench, clients: int, requests: int, repeats: int) -> Row:
-    """Let both generators ask both servers."""
-    async with bench.servers(ADAPTERS) as scene:
-        words = Lengths(PROMPT, PROMPT), Lengths(ANSWER, ANSWER)
-        workload = Workload(scene.names, prompt=words[0], answer=words[1], vocabulary=scene.shape.vocabulary)
-        load, theirs = asking(workload, requests, clients=clients), neutral(scene, clients, requests)
+async def measure(bench: BenchOptions, clients: int, requests: int, repeats: int) -> Row:
+    """Measure both servers with both load generators."""
+    async with bench.servers(ADAPTERS) as servers:
+        prompt, answer = Lengths(PROMPT, PROMPT), Lengths(ANSWER, ANSWER)
+        workload = Workload(servers.names, prompt=prompt, answer=answer, vocabulary=servers.shape.vocabulary)
+        load, theirs = load_of(workload, requests, clients=clients), vllm_bench_serve(servers, clients, requests)
 
         async def both(target: BenchTarget, repeat: int) -> tuple[float, float]:
             return (await load(target, repeat)).tokens_per_s, await theirs(target, repeat)
 
-        found = await alternating(scene.targets, repeats, both, warm_up=load)
+        found = await alternate(servers.targets, repeats, both, warm_up=load)
     rows = [_row(kind, pairs) for kind, pairs in found.items()]
-    servers = _servers(found) if len(found) > 1 else {}
-    for name, at in servers.items():
+    ratios = _ratios(found) if len(found) > 1 else {}
+    for name, at in ratios.items():
         print(f"patchbay ÷ vllm by {name}: {Interval(*at)}")
-    return {**bench.facts, "clients": clients, "generators": rows, "patchbay ÷ vllm": servers}
+    return {**bench.facts, "clients": clients, "generators": rows, "patchbay ÷ vllm": ratios}
 
 
-def neutral(scene: Scene, clients: int, requests: int) -> Act[float]:
-    """Return the load of `vllm bench serve`, which gives tokens a second."""
+def vllm_bench_serve(servers: RunningServers, clients: int, requests: int) -> Round[float]:
+    """Return a round of `vllm bench serve`, whose result is tokens per second."""
 
-    async def act(target: BenchTarget, repeat: int) -> float:
-        result = scene.folder / f"{target.kind}-{repeat}.json"
-        command = _command(scene, target, result, clients, requests, repeat)
+    async def run(target: BenchTarget, repeat: int) -> float:
+        result = servers.folder / f"{target.kind}-{repeat}.json"
+        command = _command(servers, target, result, clients, requests, repeat)
         process = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )
-        said, _ = await process.communicate()
+        output, _ = await process.communicate()
         if process.returncode != 0:
-            raise RuntimeError(f"vllm bench serve ended with {process.returncode}:\n{said.decode()[-3000:]}")
+            raise RuntimeError(f"vllm bench serve ended with {process.returncode}:\n{output.decode()[-3000:]}")
         measured = json.loads(result.read_text())
         if measured["completed"] != requests:
             raise RuntimeError(f"vllm bench serve had {measured['completed']} answers of {requests}")
         return float(measured["output_throughput"])
 
-    return act
+    return run
 
 
-def _command(scene: Scene, target: BenchTarget, result: Path, clients: int, requests: int, seed: int) -> list[str]:
-    options = {
+def _command(
+    servers: RunningServers, target: BenchTarget, result: Path, clients: int, requests: int, seed: int
+) -> list[str]:
+    flags = {
         "--backend": "openai",
         "--base-url": target.url,
         "--endpoint": "/v1/completions",
         "--model": "base",
-        "--tokenizer": str(scene.shape.directory),
+        "--tokenizer": str(servers.shape.directory),
         "--dataset-name": "random",
         "--random-input-len": str(PROMPT),
         "--random-output-len": str(ANSWER),
@@ -104,9 +102,9 @@ def _command(scene: Scene, target: BenchTarget, result: Path, clients: int, requ
         "--result-dir": str(result.parent),
         "--result-filename": result.name,
     }
-    words = [word for option in options.items() for word in option]
+    words = [word for flag in flags.items() for word in flag]
     switches = ("--ignore-eos", "--disable-tqdm", "--save-result", "--temperature=0")
-    return [sys.executable, "-c", PROGRAM, *words, *switches, "--lora-modules", *scene.names]
+    return [sys.executable, "-c", PROGRAM, *words, *switches, "--lora-modules", *servers.names]
 
 
 def _row(kind: Kind, pairs: Sequence[tuple[float, float]]) -> Row:
@@ -117,7 +115,7 @@ def _row(kind: Kind, pairs: Sequence[tuple[float, float]]) -> Row:
     return {"server": kind, **rates, "ratio": compared.row()}
 
 
-def _servers(found: Mapping[Kind, Sequence[tuple[float, float]]]) -> Row:
+def _ratios(found: Mapping[Kind, Sequence[tuple[float, float]]]) -> Row:
     by = {"our generator": 0, "vllm bench serve": 1}
     return {
         name: ratio([[p[which]] for p in found["patchbay"]], [[p[which]] for p in found["vllm"]], mean).row()

@@ -1,4 +1,7 @@
-"""What the server itself costs: one adapter that is always resident, by the number of clients."""
+"""Cost of the server per request: tokens per second and time to the first token, by the number of clients.
+
+One adapter, always resident; a closed loop of 1, 8 and 32 clients, against patchbay and stock vLLM in turns.
+"""
 
 from __future__ import annotations
 
@@ -7,56 +10,45 @@ from typing import Annotated
 
 import typer
 
-from bench.options import (
-    RESULTS,
-    AnswerTokens,
-    Bench,
-    EngineFlag,
-    Out,
-    Peer,
-    Prompt,
-    Rank,
-    Repeats,
-    ShapeName,
-    conduct,
-    say,
-    words,
-)
+from bench import options
+from bench.comparison import alternate, load_of, row
+from bench.options import BenchOptions, parse_workload, report_row, run_scenario
 from bench.record import Row
-from bench.versus import alternating, asking, row
 from bench.workload import Workload
 
 FEWEST = 6
 ROUNDS = 2
 
-Clients = Annotated[list[int], typer.Option(min=1, help="That each wait for an answer before they ask again.")]
+ClientCounts = Annotated[
+    list[int], typer.Option("--clients", min=1, help="Concurrent clients; each waits for its answer. Repeat for more.")
+]
 
 
 def overhead(
     *,
-    peer: Peer = None,
-    shape: ShapeName = "100m",
-    rank: Rank = 8,
-    clients: Clients = [1, 8, 32],  # noqa: B006 - typer copies it
-    repeats: Repeats = 3,
-    prompt: Prompt = "32",
-    answer: AnswerTokens = "16",
-    engine_flag: EngineFlag = None,
-    out: Out = RESULTS,
+    peer: options.Peer = None,
+    shape: options.ShapeName = "100m",
+    rank: options.Rank = 8,
+    clients: ClientCounts = [1, 8, 32],  # noqa: B006 - typer copies it
+    repeats: options.Repeats = 3,
+    prompt: options.Prompt = "32",
+    answer: options.AnswerTokens = "16",
+    engine_flag: options.EngineFlag = None,
+    out: options.Out = options.RESULTS,
 ) -> None:
-    """One adapter, by the number of clients: tokens a second and times to the first token."""
-    bench = Bench(peer, shape, rank, flags=tuple(engine_flag or ()))
-    asked = words(prompt, answer)
-    conduct("overhead", out, lambda: measure(bench, clients, repeats, asked))
+    """One adapter, by the number of clients: tokens per second and times to the first token."""
+    bench = BenchOptions(peer, shape, rank, flags=engine_flag)
+    workload = parse_workload(prompt, answer)
+    run_scenario("overhead", out, lambda: measure(bench, clients, repeats, workload))
 
 
-async def measure(bench: Bench, clients: list[int], repeats: int, asked: Workload) -> Row:
-    """Put the load on both servers, for each number of clients."""
+async def measure(bench: BenchOptions, clients: list[int], repeats: int, workload: Workload) -> Row:
+    """Measure the servers with each number of clients."""
     rows: list[Row] = []
     async with bench.servers(1) as (shape, names, targets, _):
-        workload = replace(asked, models=names, vocabulary=shape.vocabulary)
+        workload = replace(workload, models=names, vocabulary=shape.vocabulary)
         for concurrency in clients:
-            load = asking(workload, max(FEWEST, ROUNDS * concurrency), clients=concurrency)
-            loads = await alternating(targets, repeats, load, warm_up=asking(workload, 4, clients=concurrency))
-            say(rows, row(f"{concurrency} client{'s' * (concurrency > 1)}", loads, clients=concurrency))
+            load = load_of(workload, max(FEWEST, ROUNDS * concurrency), clients=concurrency)
+            loads = await alternate(targets, repeats, load, warm_up=load_of(workload, 4, clients=concurrency))
+            report_row(rows, row(f"{concurrency} client{'s' * (concurrency > 1)}", loads, clients=concurrency))
     return {**bench.facts, "rows": rows}

@@ -1,8 +1,8 @@
-"""How the registry's size shows: listing pages, event-loop blocks, resolution, with 10 and with many adapters.
+"""Effect of the registry's size, in milliseconds: pages, the model list, resolution, and blocks of the event loop.
 
-Fills a registry, starts `patchbay serve` on it with the embedded base, and asks over HTTP. A second client asks /health
-without pause; its slowest answer bounds from above how long anything held up the event loop. Resolution is measured
-where callers feel it: a chat of one token by reference, on an adapter that is resident.
+Fills a registry with 10 and with many adapters, starts `patchbay serve` on it with the embedded base, and sends
+requests over HTTP. A second client requests /health without pause; its slowest answer is an upper bound of the time for
+which the event loop was blocked. Resolution is measured as a chat of one token by reference, on a resident adapter.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from sqlalchemy import insert, update
 
 from adapters.registry import schema
 from adapters.registry.registry import Registry
-from bench.options import RESULTS, Out, conduct, say
+from bench import options
+from bench.options import report_row, run_scenario
 from bench.record import Row, summary
 from bench.shape import ADAPTERS
-from bench.target import serving, upload
+from bench.target import run_patchbay, upload
 
 BATCH: Final = 1000
 PAGE: Final = 100
 
-Adapters = Annotated[list[int], typer.Option(min=1, help="How many are registered, a server for each number.")]
-Seconds = Annotated[float, typer.Option(help="That each question is asked for.")]
+Adapters = Annotated[list[int], typer.Option(min=1, help="Number of registered adapters; a server for each number.")]
 
 
 async def fill(data_dir: Path, count: int) -> None:
-    """Register ``count`` adapters of one version each, rows only: nobody will load them."""
+    """Register ``count`` adapters of one version each, rows without blobs: they are never loaded."""
     data_dir.mkdir(parents=True)
     now = datetime.now(UTC)
     async with Registry.open(f"sqlite+aiosqlite:///{data_dir / 'registry.db'}") as registry:
@@ -69,8 +69,8 @@ def _alias(number: int, now: datetime) -> Row:
     return {"adapter_id": number, "name": "stable", "version": 1, "generation": 1, "updated_at": now}
 
 
-async def asked(url: str, seconds: float) -> Row:
-    """Ask the server at ``url`` for ``seconds`` each: pages, the whole model list, resolution; blocks all the while."""
+async def measure_server(url: str, seconds: float) -> Row:
+    """Return milliseconds of each kind of request, sent for ``seconds``, and of /health meanwhile, by case."""
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         await upload(url, {"asked": ADAPTERS / "sql"})
 
@@ -86,57 +86,56 @@ async def asked(url: str, seconds: float) -> Row:
             (await client.post("/v1/chat/completions", json=body)).raise_for_status()
 
         return {
-            "nothing asked": await _probed(url, seconds, lambda _: asyncio.sleep(0.01)),
-            "page of 100": await _probed(url, seconds, page),
-            "whole model list": await _probed(url, seconds, models),
-            "chat of one token": await _probed(url, seconds, chat),
+            "nothing asked": await _beside_health(url, seconds, lambda _: asyncio.sleep(0.01)),
+            "page of 100": await _beside_health(url, seconds, page),
+            "whole model list": await _beside_health(url, seconds, models),
+            "chat of one token": await _beside_health(url, seconds, chat),
         }
 
 
-async def _probed(url: str, seconds: float, act: Callable[[int], Awaitable[None]]) -> Row:
-    """Repeat ``act`` for ``seconds`` beside a prober; milliseconds of both."""
+async def _beside_health(url: str, seconds: float, send: Callable[[int], Awaitable[None]]) -> Row:
+    """Return milliseconds of ``send``, repeated for ``seconds``, and of /health in the same time."""
     done = asyncio.Event()
-    prober = asyncio.create_task(_probe(url, done))
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        started = time.perf_counter()
-        await act(len(times))
-        times.append((time.perf_counter() - started) * 1000)
-    done.set()
-    probes = await prober
-    return {"ms": summary(times), "health_ms": summary(probes)}
-
-
-async def _probe(url: str, done: asyncio.Event) -> list[float]:
-    times = []
     async with httpx.AsyncClient(base_url=url) as client:
-        await client.get("/health")  # connecting is no part of what is measured
-        while not done.is_set():
-            started = time.perf_counter()
+        await client.get("/health")  # the connection's set-up is not measured
+
+        async def health(_: int) -> None:
             (await client.get("/health")).raise_for_status()
-            times.append((time.perf_counter() - started) * 1000)
+
+        probe = asyncio.create_task(_repeat(health, done.is_set))
+        end = time.perf_counter() + seconds
+        times = await _repeat(send, lambda: time.perf_counter() >= end)
+        done.set()
+        return {"ms": summary(times), "health_ms": summary(await probe)}
+
+
+async def _repeat(send: Callable[[int], Awaitable[None]], is_over: Callable[[], bool]) -> list[float]:
+    times: list[float] = []
+    while not is_over():
+        started = time.perf_counter()
+        await send(len(times))
+        times.append((time.perf_counter() - started) * 1000)
     return times
 
 
 def registry(
     *,
     adapters: Adapters = [10, 10_000],  # noqa: B006 - typer copies it
-    seconds: Seconds = 6,
-    out: Out = RESULTS,
+    seconds: options.Seconds = 6,
+    out: options.Out = options.RESULTS,
 ) -> None:
-    """A registry of 10 adapters and of many: pages, the whole model list, resolution, and blocks of the event loop."""
-    conduct("registry", out, lambda: measure(adapters, seconds))
+    """A registry of 10 adapters and of many: pages, the model list, resolution, and blocks of the event loop."""
+    run_scenario("registry", out, lambda: measure(adapters, seconds))
 
 
 async def measure(counts: list[int], seconds: float) -> Row:
-    """Fill a registry, start a server on it and ask, for each size."""
+    """Fill a registry, start a server on it and measure it, for each size."""
     rows: list[Row] = []
     for count in counts:
         with tempfile.TemporaryDirectory() as folder:
             data_dir = Path(folder) / "data"
             await fill(data_dir, count)
-            async with serving(data_dir, "--no-worker") as url:
-                for case, found in (await asked(url, seconds)).items():
-                    say(rows, {"case": f"{case}, {count} adapters", "adapters": count, "patchbay": found})
+            async with run_patchbay(data_dir, "--no-worker") as url:
+                for case, found in (await measure_server(url, seconds)).items():
+                    report_row(rows, {"case": f"{case}, {count} adapters", "adapters": count, "patchbay": found})
     return {"shape": "embedded", "rows": rows}

@@ -1,7 +1,7 @@
-"""An alias that moves while clients ask by it: does a request fail, is a stale version served, how soon the new one?
+"""An alias that moves under load: failed requests, stale answers, and milliseconds to the new version's first token.
 
-Versions are by turns the example adapters ``sql`` and ``json``, whose answers to one question begin differently, so who
-answered is seen in the text and not only in what the server says of itself. Each version is new to the engine.
+Versions alternate between the example adapters ``sql`` and ``json``, whose answers to one question begin differently:
+the text shows which one answered, not only the model's name in the response. Each version is new to the engine.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from typing import Annotated, Final
 import httpx
 import typer
 
+from bench import options
+from bench.comparison import timed_row
 from bench.load import LoadClient, StreamedAnswer
-from bench.options import RESULTS, Out, Slots, conduct, say
+from bench.options import report_row, run_scenario
 from bench.record import Row
 from bench.shape import ADAPTERS
-from bench.target import serving, upload
-from bench.versus import timed_row
-from bench.workload import Ask
+from bench.target import run_patchbay, upload
+from bench.workload import LoadRequest
 
 NAME: Final = "moved"
 SKILLS: Final = ("sql", "json")
 QUESTION: Final = "<|im_start|>user\nList the author of books with a year above 17.<|im_end|>\n<|im_start|>assistant\n"
 TELLING: Final = 5
-"""Characters in which the answers of the two differ."""
+"""Number of first characters in which the answers of the two adapters differ."""
 
-Moves = Annotated[int, typer.Option(min=1, help="Of the alias, each to a version that was never asked before.")]
-Clients = Annotated[int, typer.Option(min=1, help="That ask all the while.")]
+Moves = Annotated[int, typer.Option(min=1, help="Moves of the alias, each to a version without earlier requests.")]
 Pause = Annotated[float, typer.Option(help="Seconds between moves.")]
-Tokens = Annotated[int, typer.Option(min=8, help="Of each answer.")]
+Tokens = Annotated[int, typer.Option(min=8, help="Tokens of each answer.")]
 
 
 @dataclass(frozen=True)
 class Move:
-    """The alias pointed to ``version`` from some moment between these two; seconds from the start of the load."""
+    """The alias points to ``version`` from a moment between these two; in seconds from the start of the load."""
 
     version: int
     sent_s: float
@@ -50,8 +50,8 @@ class Move:
 
 
 @dataclass(frozen=True)
-class Asking:
-    """So many clients ask for answers of so many tokens, and the alias moves every so many seconds."""
+class SwapLoad:
+    """The number of clients, the tokens of an answer, and the seconds between two moves of the alias."""
 
     clients: int
     tokens: int
@@ -61,39 +61,39 @@ class Asking:
 def swap(
     *,
     moves: Moves = 20,
-    clients: Clients = 8,
+    clients: options.Clients = 8,
     pause: Pause = 0.5,
     tokens: Tokens = 24,
-    slots: Slots = 2,
-    out: Out = RESULTS,
+    slots: options.Slots = 2,
+    out: options.Out = options.RESULTS,
 ) -> None:
     """An alias moved under load: failed requests, stale answers, time to the first token of the new version."""
-    conduct("swap", out, lambda: measure(slots, moves, Asking(clients, tokens, pause)))
+    run_scenario("swap", out, lambda: measure(slots, moves, SwapLoad(clients, tokens, pause)))
 
 
-async def measure(slots: int, moves: int, asking: Asking) -> Row:
-    """Move the alias under load, and judge every answer."""
+async def measure(slots: int, moves: int, load: SwapLoad) -> Row:
+    """Move the alias under load, and check every answer."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        async with serving(root / "data", "--no-worker", "--max-loras", str(slots)) as url:
+        async with run_patchbay(root / "data", "--no-worker", "--max-loras", str(slots)) as url:
             for version in range(1, moves + 2):
                 directory = variant(root / f"v{version}", SKILLS[version % 2], strength=1 + version / 100)
                 await upload(url, {NAME: directory}, alias=f"bench-{version}")
             await _move(url, 1)
             async with LoadClient(url) as client:
-                telling = {n: (await client.ask(_ask(f"{NAME}@{n}", asking.tokens))).text[:TELLING] for n in (1, 2)}
-                done, answers = await _moving(client, url, range(2, moves + 2), asking)
+                telling = {n: (await client.send(_request(f"{NAME}@{n}", load.tokens))).text[:TELLING] for n in (1, 2)}
+                done, answers = await _moving(client, url, range(2, moves + 2), load)
     first_ms = [[(first(answers, move) - move.sent_s) * 1000 for move in done]]
     verdicts = Counter(verdict(answer, done, telling) for answer in answers)
     between = [[answer.first_ms for answer in answers if answer.failure is None]]
-    say(rows, timed_row("move sent → first token of the new version", {"patchbay": first_ms}))
-    say(rows, timed_row("first token, all requests", {"patchbay": between}))
+    report_row(rows, timed_row("move sent → first token of the new version", {"patchbay": first_ms}))
+    report_row(rows, timed_row("first token, all requests", {"patchbay": between}))
     print(f"{moves} moves, {len(answers)} answers: {dict(verdicts)}")
     return {
         "shape": "embedded",
         "slots": slots,
-        "clients": asking.clients,
+        "clients": load.clients,
         "moves": moves,
         "answers": dict(verdicts),
         "rows": rows,
@@ -101,7 +101,7 @@ async def measure(slots: int, moves: int, asking: Asking) -> Row:
 
 
 def variant(directory: Path, skill: str, *, strength: float) -> Path:
-    """Write an example adapter whose effect is stronger or weaker: other bytes, and its answers begin as they did."""
+    """Write an example adapter with another scale: other bytes, and its answers begin as before."""
     directory.mkdir(parents=True)
     config = json.loads((ADAPTERS / skill / "adapter_config.json").read_text())
     (directory / "adapter_config.json").write_text(
@@ -113,24 +113,24 @@ def variant(directory: Path, skill: str, *, strength: float) -> Path:
 
 
 async def _moving(
-    client: LoadClient, url: str, versions: Sequence[int], asking: Asking
+    client: LoadClient, url: str, versions: Sequence[int], load: SwapLoad
 ) -> tuple[list[Move], list[StreamedAnswer]]:
-    """Ask by the name without pause, and move its alias; returns the moves and all answers."""
+    """Send requests by the name without pause while its alias moves; return the moves and all answers."""
     over = asyncio.Event()
     started = time.perf_counter()
-    asks = itertools.takewhile(lambda _: not over.is_set(), itertools.repeat(_ask(NAME, asking.tokens)))
-    load = asyncio.create_task(client.closed_loop(asks, asking.clients))
+    request = _request(NAME, load.tokens)
+    answers = asyncio.create_task(client.closed_loop(itertools.repeat(request), load.clients, over.is_set))
     done, followers = [], []
     for version in versions:
-        await asyncio.sleep(asking.pause)
+        await asyncio.sleep(load.pause)
         sent = time.perf_counter()
         await _move(url, version)
         acknowledged = time.perf_counter()
         done.append(Move(version, sent - started, acknowledged - started))
-        followers.append(asyncio.create_task(client.ask(_ask(NAME, asking.tokens), started)))
+        followers.append(asyncio.create_task(client.send(request, started)))
     followed = await asyncio.gather(*followers)
     over.set()
-    return done, [*(await load).answers, *followed]
+    return done, [*(await answers).answers, *followed]
 
 
 async def _move(url: str, version: int) -> None:
@@ -138,24 +138,24 @@ async def _move(url: str, version: int) -> None:
         (await http.put(f"/v1/adapters/{NAME}/aliases/stable", json={"version": version})).raise_for_status()
 
 
-def _ask(model: str, tokens: int) -> Ask:
-    return Ask(0.0, model, QUESTION, tokens)
+def _request(model: str, tokens: int) -> LoadRequest:
+    return LoadRequest(0.0, model, QUESTION, tokens)
 
 
 def first(answers: Sequence[StreamedAnswer], move: Move) -> float:
-    """Return when the first token by the version of ``move`` came to anybody."""
-    return min(answer.came_s[0] for answer in answers if answer.came_s and answered_by(answer) == move.version)
+    """Return when the first token by the version of ``move`` arrived at any client."""
+    return min(answer.arrived_s[0] for answer in answers if answer.arrived_s and answered_by(answer) == move.version)
 
 
 def answered_by(answer: StreamedAnswer) -> int:
-    """Return the version that the server says it was."""
+    """Return the version that the response names."""
     return int(answer.model.partition("@")[2])
 
 
 def verdict(answer: StreamedAnswer, moves: Sequence[Move], telling: dict[int, str]) -> str:
-    """Say whether ``answer`` failed, is of a version that was replaced before it was asked, or is as it should be.
+    """Return "right", "stale" (by a version replaced before the request), "failed", or "not of the version it says".
 
-    ``telling`` has how answers of odd and of even versions begin, by 1 and 2.
+    ``telling`` holds the beginning of the answers of odd versions (key 1) and of even ones (key 2).
     """
     if answer.failure is not None:
         return "failed"
@@ -166,9 +166,9 @@ def verdict(answer: StreamedAnswer, moves: Sequence[Move], telling: dict[int, st
 
 
 def _allowed(answer: StreamedAnswer, moves: Sequence[Move]) -> Iterator[int]:
-    """Yield the versions that the alias pointed to at some moment of the request, up to its first token."""
+    """Yield the versions to which the alias pointed between the sending of the request and its first token."""
     ends = [*(move.acknowledged_s for move in moves[1:]), float("inf")]
     yield from (moves[0].version - 1,) if answer.sent_s <= moves[0].acknowledged_s else ()
     for move, end_s in zip(moves, ends, strict=True):
-        if move.sent_s <= answer.came_s[0] and answer.sent_s <= end_s:
+        if move.sent_s <= answer.arrived_s[0] and answer.sent_s <= end_s:
             yield move.version

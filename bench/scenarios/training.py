@@ -1,15 +1,15 @@
-"""How soon a trained adapter answers, and what a running job costs those who chat beside it.
+"""Time from the last training step to the first right token, and the cost of a running job to concurrent chats.
 
-Starts `patchbay serve` with the embedded base and asks over HTTP.
+Starts `patchbay serve` with the embedded base and measures over HTTP.
 
-publish: jobs on the data set `sentiment`, one after the other. The clock starts when a job's last step is over, as its
-training process notes it in the run directory, and stops at the first token of a streamed answer that is right, by the
-adapter's name. From the last step on the name is asked for every 20 ms, and so are the checkpoints and the job: what is
-said of them is that late at most, plus an answer's time.
+publish: jobs on the data set `sentiment`, one after the other, in milliseconds. The clock starts when the last step
+ends, as the training process notes it in the run directory, and stops at the first token of a right answer by the
+adapter's name. After the last step the name, the checkpoints and the job are polled every 20 ms, so each time is late
+by at most that, plus the time of an answer.
 
-neighbours: 1 client, then 4, each stream one answer of 64 tokens after the other from the adapter `sql`: before a job,
-beside one, and after it, which shows what drifted meanwhile. Ratios are beside ÷ the mean of before and after;
-the job's steps show that it trained meanwhile, and what the clients cost it.
+neighbours: a closed loop of 1, then 4 clients, each streaming answers of 64 tokens from the adapter `sql`: before a
+job, beside it and after it, which shows drift. Ratios are beside ÷ the mean of before and after; the job's steps per
+second show that it trained meanwhile, and what the clients cost it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import httpx
 import typer
 
-from bench.options import RESULTS, Out, conduct, say
+from bench import options
+from bench.comparison import timed_row
+from bench.load import LoadClient, LoadResult
+from bench.options import report_row, run_scenario
 from bench.record import Row, summary
 from bench.shape import ADAPTERS
-from bench.target import serving
-from bench.versus import timed_row
+from bench.target import run_patchbay
+from bench.workload import LoadRequest
 
 POLL_S = 0.02
 PATIENCE_S = 900
@@ -44,58 +46,36 @@ BASE = "embedded-base"
 DATA = ADAPTERS.parent / "data"
 FILES = "/v1/files"
 JOBS = "/v1/fine_tuning/jobs"
-CHAT = "/v1/chat/completions"
 
 T = TypeVar("T")
 
-Jobs = Annotated[int, typer.Option(min=1, help="How many are trained, one after the other.")]
-Epochs = Annotated[int, typer.Option(min=1, help="Of each of them.")]
-Seconds = Annotated[float, typer.Option(help="Of each load.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Number of jobs, one after the other.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Epochs of each job.")]
 
 
-def training(*, jobs: Jobs = 3, epochs: Epochs = 3, seconds: Seconds = 12, out: Out = RESULTS) -> None:
-    """Last training step to first right token, and what a running job costs those who chat beside it."""
-    conduct("training", out, lambda: measure(jobs, epochs, seconds))
-
-
-async def tokens(http: httpx.AsyncClient, model: str, question: str, most: int, **extra: Any) -> AsyncIterator[str]:
-    """Stream an answer; nothing comes while nobody has the name ``model``."""
-    asked = [{"role": "user", "content": question}]
-    body = {"model": model, "messages": asked, "max_tokens": most, "temperature": 0, "stream": True, **extra}
-    async with http.stream("POST", CHAT, json=body) as response:
-        if response.status_code == httpx.codes.NOT_FOUND:
-            return
-        response.raise_for_status()
-        async for line in response.aiter_lines():
-            for choice in _sent(line).get("choices", []):
-                if text := choice["delta"].get("content"):
-                    yield text
-
-
-def _sent(line: str) -> Row:
-    """Return what a line of a server-sent event holds; nothing, if none."""
-    sent: Row = json.loads(line.removeprefix("data: ")) if line.startswith("data: {") else {}
-    if "error" in sent:
-        raise RuntimeError(f"the server broke off: {sent['error']}")
-    return sent
+def training(
+    *, jobs: Jobs = 3, epochs: Epochs = 3, seconds: options.Seconds = 12, out: options.Out = options.RESULTS
+) -> None:
+    """Time from the last training step to the first right token, and the cost of a running job to concurrent chats."""
+    run_scenario("training", out, lambda: measure(jobs, epochs, seconds))
 
 
 def held_out(skill: str) -> list[tuple[str, str]]:
-    """Return questions that no adapter was trained on, and their right answers."""
+    """Return the held-out questions of an example adapter, with their right answers."""
     rows = [json.loads(line)["messages"] for line in (DATA / skill / "heldout.jsonl").read_text().splitlines()]
-    return [(asked["content"], right["content"]) for asked, right in rows]
+    return [(question["content"], answer["content"]) for question, answer in rows]
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> float:
-    """Ask again and again; return the time at which it held."""
+    """Poll ``condition``; return the time at which it held."""
     async with asyncio.timeout(PATIENCE_S):
-        while not await condition():  # noqa: ASYNC110 - over HTTP nothing announces it
+        while not await condition():  # noqa: ASYNC110 - there is no event to wait for over HTTP
             await asyncio.sleep(POLL_S)
     return time.time()
 
 
 class TrainingRun:
-    """A job, and the directory in which its training process writes."""
+    """A job, and the run directory of its training process."""
 
     def __init__(self, http: httpx.AsyncClient, data_dir: Path, job: str) -> None:
         self._http = http
@@ -119,10 +99,10 @@ class TrainingRun:
         return cls(http, data_dir, (await http.post(JOBS, json=body)).raise_for_status().json()["id"])
 
     async def is_(self, wanted: str) -> bool:
-        """Whether this is the job's status.
+        """Return whether the job's status is ``wanted``.
 
         Raises:
-            RuntimeError: it ended in another one.
+            RuntimeError: the job ended with another status.
         """
         job = (await self._http.get(self._route)).raise_for_status().json()
         if job["finished_at"] is not None and job["status"] != wanted:
@@ -130,37 +110,37 @@ class TrainingRun:
         return bool(job["status"] == wanted)
 
     async def has_checkpoint(self, step: int) -> bool:
-        """Whether the checkpoint after ``step`` is listed."""
+        """Return whether the checkpoint after ``step`` is listed."""
         listed = (await self._http.get(f"{self._route}/checkpoints")).raise_for_status().json()["data"]
         return step in [checkpoint["step_number"] for checkpoint in listed]
 
-    async def told_of_last_step(self) -> float:
-        """Follow the job's events; return the time at which that of the last step came.
+    async def last_step_event(self) -> float:
+        """Follow the job's events over HTTP; return the time at which the event of the last step arrived.
 
         Raises:
-            RuntimeError: the job ended without.
+            RuntimeError: the job ended without that event.
         """
         params = {"stream": "true"}
         async with self._http.stream("GET", f"{self._route}/events", params=params, timeout=PATIENCE_S) as response:
             async for line in response.aiter_lines():
-                if _is_last_step(_sent(line)):
+                if line.startswith("data: {") and _is_last_step(json.loads(line.removeprefix("data: "))):
                     return time.time()
         raise RuntimeError("the job ended before its last step")
 
     async def is_over(self) -> bool:
-        """Whether the last step is done, by what the training process writes."""
+        """Return whether the last step is done, by the events in the run directory."""
         return any(map(_is_last_step, self.events()))
 
-    async def has_begun(self) -> bool:
-        """Whether the first step is done."""
+    async def has_started(self) -> bool:
+        """Return whether the first step is done."""
         return self.steps() > 0
 
     def steps(self) -> int:
-        """Return how many steps are done."""
+        """Return the number of steps done."""
         return sum("train_loss" in event["data"] for event in self.events())
 
     def events(self) -> list[Row]:
-        """Return what the training process wrote so far; its times have fractions, those over HTTP have none."""
+        """Return the events in the run directory; their times have fractions of a second, those over HTTP have none."""
         log = self._directory / "events.jsonl"
         if log.exists():
             with log.open("rb") as file:
@@ -172,7 +152,7 @@ class TrainingRun:
         return self._events
 
     async def cancel(self) -> None:
-        """Cancel the job; returns when its training process is gone."""
+        """Cancel the job, and wait until its training process has ended."""
         (await self._http.post(f"{self._route}/cancel")).raise_for_status()
         await until(self._is_left)
 
@@ -190,29 +170,29 @@ def _is_last_step(event: Row) -> bool:
     return "train_loss" in data and data["step"] == data["total_steps"]
 
 
-async def publish(http: httpx.AsyncClient, data_dir: Path, *, jobs: int, epochs: int) -> list[Row]:
-    """Train ``jobs`` adapters, one after the other; a row for each thing that follows the last step, from there on."""
+async def publish(http: httpx.AsyncClient, client: LoadClient, data_dir: Path, *, jobs: int, epochs: int) -> list[Row]:
+    """Train ``jobs`` adapters, one after the other; return a row for each event after the last step."""
     found = []
     for number in range(1, jobs + 1):
         run = await TrainingRun.start(http, data_dir, f"bench-{number}", epochs=epochs, seed=number)
-        found.append(await _published(http, run, f"bench-{number}"))
+        found.append(await _published(client, run, f"bench-{number}"))
     return [timed_row(case, {"patchbay": [[times[case]] for times in found]}) for case in found[0]]
 
 
-async def _published(http: httpx.AsyncClient, run: TrainingRun, name: str) -> dict[str, float]:
+async def _published(client: LoadClient, run: TrainingRun, name: str) -> dict[str, float]:
     async with asyncio.TaskGroup() as watching:
-        told = watching.create_task(run.told_of_last_step())
+        event = watching.create_task(run.last_step_event())
         await until(run.is_over)
         last = next(filter(_is_last_step, run.events()))
         step, since = last["data"]["step"], last["created_at"]
         listed = watching.create_task(until(lambda: run.has_checkpoint(step)))
-        tokens_came = watching.create_task(_first_tokens(http, name))
+        tokens = watching.create_task(_first_tokens(client, name))
         succeeded = watching.create_task(until(lambda: run.is_("succeeded")))
-    first, right = tokens_came.result()
+    first, right = tokens.result()
     saved = next(event for event in run.events() if "checkpoint" in event["data"] and event["data"]["step"] == step)
     moments = {
         "last step → checkpoint saved": saved["created_at"],
-        "last step → event over HTTP": told.result(),
+        "last step → event over HTTP": event.result(),
         "last step → checkpoint listed": listed.result(),
         "last step → first answer": first,
         "last step → first right token": right,
@@ -221,84 +201,71 @@ async def _published(http: httpx.AsyncClient, run: TrainingRun, name: str) -> di
     return {name: (at - since) * 1000 for name, at in moments.items()}
 
 
-async def _first_tokens(http: httpx.AsyncClient, name: str) -> tuple[float, float]:
-    """Return when the first token by ``name`` came, and when the first one of an answer that is right."""
+async def _first_tokens(client: LoadClient, name: str) -> tuple[float, float]:
+    """Return the times of the first token by ``name``, and of the first token of a right answer.
+
+    Raises:
+        RuntimeError: the server refused the request, other than because ``name`` does not exist yet.
+    """
     question, right = held_out("sentiment")[0]
+    request = LoadRequest(0.0, name, question, 8, chat=True, exact=False)
+    epoch = time.perf_counter() - time.time()  # so that times of arrival are those of time.time()
     first: float | None = None
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            text, came = "", 0.0
-            async for token in tokens(http, name, question, 8):
-                text, came = text + token, came or time.time()
-            if text:
-                first = first or came
-            if first is not None and text.strip() == right:
-                return first, came
+            answer = await client.send(request, epoch)
+            if answer.failure is not None and not answer.failure.startswith("BrokenOff: 404"):
+                raise RuntimeError(answer.failure)
+            if answer.arrived_s:
+                first = first or answer.arrived_s[0]
+            if first is not None and answer.text.strip() == right:
+                return first, answer.arrived_s[0]
             await asyncio.sleep(POLL_S)
 
 
-@dataclass
-class TrainingLoad:
-    """What clients saw who asked one question after the other."""
-
-    first_ms: list[float] = field(default_factory=list)
-    between_ms: list[float] = field(default_factory=list)
-
-    async def ask(self, http: httpx.AsyncClient, question: str) -> None:
-        """Have an answer streamed, to its full length."""
-        before, seen = time.perf_counter(), self.first_ms
-        async for _ in tokens(http, "sql", question, TOKENS, ignore_eos=True, skip_special_tokens=False):
-            now = time.perf_counter()
-            seen.append((now - before) * 1000)
-            before, seen = now, self.between_ms
-
-    def row(self, took_s: float) -> Row:
-        """Return it in numbers."""
-        return {
-            "first_token_ms": summary(self.first_ms),
-            "between_tokens_ms": summary(self.between_ms),
-            "tokens_per_s": round((len(self.first_ms) + len(self.between_ms)) / took_s, 1),
-        }
-
-
-async def neighbours(http: httpx.AsyncClient, data_dir: Path, seconds: float) -> Row:
-    """Chat before, beside and after a job."""
-    before = await _loads(http, seconds)
+async def neighbours(http: httpx.AsyncClient, client: LoadClient, data_dir: Path, seconds: float) -> Row:
+    """Measure chats before, beside and after a job."""
+    before = await _loads(client, seconds)
     run = await TrainingRun.start(http, data_dir, "bench-beside", epochs=MOST_EPOCHS, seed=1)
-    await until(run.has_begun)
+    await until(run.has_started)
     alone_per_s, _ = await _pace(run, asyncio.sleep(seconds))
-    beside_per_s, beside = await _pace(run, _loads(http, seconds))
+    beside_per_s, beside = await _pace(run, _loads(client, seconds))
     if not await run.is_("running"):
-        raise RuntimeError("the job was not running all the while")
+        raise RuntimeError("the job ended before the measurement")
     await run.cancel()
-    after = await _loads(http, seconds)
+    after = await _loads(client, seconds)
     ratios = {clients: _ratios(before[clients], beside[clients], after[clients]) for clients in beside}
     steps = {"alone": alone_per_s, "beside": beside_per_s}
     return {"ratios": ratios, "job_steps_per_s": steps, "before": before, "beside": beside, "after": after}
 
 
 async def _pace(run: TrainingRun, meanwhile: Awaitable[T]) -> tuple[float, T]:
-    """Return how many steps a second the job makes while something else is done, and what comes of that."""
-    steps, began = run.steps(), time.perf_counter()
-    came = await meanwhile
-    return round((run.steps() - steps) / (time.perf_counter() - began), 2), came
+    """Return the job's steps per second while ``meanwhile`` runs, and the result of ``meanwhile``."""
+    steps, started = run.steps(), time.perf_counter()
+    result = await meanwhile
+    return round((run.steps() - steps) / (time.perf_counter() - started), 2), result
 
 
-async def _loads(http: httpx.AsyncClient, seconds: float) -> Row:
-    return {f"{clients} clients": await _load(http, clients, seconds) for clients in CLIENTS}
+async def _loads(client: LoadClient, seconds: float) -> Row:
+    return {f"{clients} clients": await _load(client, clients, seconds) for clients in CLIENTS}
 
 
-async def _load(http: httpx.AsyncClient, clients: int, seconds: float) -> Row:
-    load, questions = TrainingLoad(), itertools.cycle(question for question, _ in held_out("sql"))
-    await TrainingLoad().ask(http, next(questions))  # connecting is no part of what is measured
-    began = time.perf_counter()
+async def _load(client: LoadClient, clients: int, seconds: float) -> Row:
+    questions = itertools.cycle(question for question, _ in held_out("sql"))
+    requests = (LoadRequest(0.0, "sql", question, TOKENS, chat=True) for question in questions)
+    await client.send(next(requests))  # the connection's set-up is not measured
+    end = time.perf_counter() + seconds
+    return _load_row(await client.closed_loop(requests, clients, lambda: time.perf_counter() >= end))
 
-    async def client() -> None:
-        while time.perf_counter() - began < seconds:
-            await load.ask(http, next(questions))
 
-    await asyncio.gather(*(client() for _ in range(clients)))
-    return load.row(time.perf_counter() - began)
+def _load_row(load: LoadResult) -> Row:
+    if failures := [answer.failure for answer in load.answers if answer.failure]:
+        raise RuntimeError(f"{len(failures)} requests failed: {failures[0]}")
+    return {
+        "first_token_ms": summary(load.first_ms),
+        "between_tokens_ms": summary(load.between_ms),
+        "tokens_per_s": round((len(load.first_ms) + len(load.between_ms)) / load.took_s, 1),
+    }
 
 
 def _ratios(before: Row, beside: Row, after: Row) -> Row:
@@ -320,14 +287,18 @@ def _at(row: Any, keys: tuple[str, ...]) -> float:
 
 
 async def measure(jobs: int, epochs: int, seconds: float) -> Row:
-    """Measure a fresh server."""
+    """Measure a new server."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as root:
         data_dir = Path(root) / "data"
-        async with serving(data_dir) as url, httpx.AsyncClient(base_url=url, timeout=120) as http:
-            for found in await publish(http, data_dir, jobs=jobs, epochs=epochs):
-                say(rows, found)
-            beside = await neighbours(http, data_dir, seconds)
+        async with (
+            run_patchbay(data_dir) as url,
+            httpx.AsyncClient(base_url=url, timeout=120) as http,
+            LoadClient(url) as client,
+        ):
+            for found in await publish(http, client, data_dir, jobs=jobs, epochs=epochs):
+                report_row(rows, found)
+            beside = await neighbours(http, client, data_dir, seconds)
     print("neighbours, beside a job ÷ without:", json.dumps(beside["ratios"], indent=1))
     print("steps of the job a second:", json.dumps(beside["job_steps_per_s"]))
     return {"shape": "embedded", "rows": rows, "neighbours": beside}

@@ -1,76 +1,18 @@
-"""A small HTTP server that answers as vLLM does, so that what the client notes can be compared with what was sent."""
+"""A stand-in server for the load generator, and the repository."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 
-from bench.load import ROUTE
-
-
-@dataclass
-class StandIn:
-    """What it was asked, in order; ``broken`` models get an error in their stream, ``short`` ones lack a token."""
-
-    asked: list[dict[str, Any]] = field(default_factory=list)
-    pause_s: float = 0.0
-    at_once: int = 0
-    most_at_once: int = 0
-    url: str = ""
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        self.asked.append(body)
-        if body["model"] == "unknown":
-            return web.json_response({"error": {"message": "no such model"}}, status=404)
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        await response.prepare(request)
-        tokens = body["max_tokens"] - (body["model"] == "short")
-        for number in range(tokens):
-            await asyncio.sleep(self.pause_s)
-            await self._send(response, body["model"], [{"index": 0, "text": f"{number} "}])
-            if body["model"] == "broken":
-                await response.write(b'data: {"error": {"message": "engine died"}}\n\n')
-                break
-        await self._send(response, body["model"], [], usage={"completion_tokens": tokens})
-        await response.write(b"data: [DONE]\n\n")
-        self.at_once -= 1
-        return response
-
-    async def _send(self, response: web.StreamResponse, model: str, choices: list[Any], **rest: Any) -> None:
-        event = json.dumps({"model": f"{model}@1", "choices": choices, **rest})
-        await response.write(f"data: {event}\n\n".encode())
-
-
-@asynccontextmanager
-async def _stand_in() -> AsyncIterator[StandIn]:
-    stand_in = StandIn()
-    app = web.Application()
-    app.router.add_post(ROUTE, stand_in.answer)
-    async with TestServer(app) as server:
-        stand_in.url = str(server.make_url(""))
-        yield stand_in
-
-
-@pytest.fixture
-def stand_in_server() -> Callable[[], AbstractAsyncContextManager[StandIn]]:
-    return _stand_in
+from tests.bench.stand_in import StandIn, run_stand_in
 
 
 @pytest.fixture
 async def stand_in() -> AsyncIterator[StandIn]:
-    async with _stand_in() as stand_in:
+    async with run_stand_in() as stand_in:
         yield stand_in
 
 

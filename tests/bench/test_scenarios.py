@@ -1,62 +1,63 @@
-"""Scenarios ask both servers the same, in turns, and their rows say what came of it."""
+"""Scenarios send both servers the same requests, in alternation, and their rows hold the numbers of both."""
 
 from __future__ import annotations
 
 import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from bench.cli import app
-from bench.options import Bench, Scene, words
+from bench.options import BenchOptions, RunningServers, parse_workload
+from bench.record import Row
 from bench.report import tables
 from bench.scenarios import cold, fair, many, overhead
 from bench.shape import Shape
 from bench.target import BenchTarget
+from tests.bench.stand_in import StandIn, run_stand_in
 
-WORDS = words("2-3", "2-3", "zipf")
+WORDS = parse_workload("2-3", "2-3", "zipf")
 
 
 @dataclass(frozen=True)
-class StandInBench(Bench):
+class StandInBench(BenchOptions):
     """A bench whose servers are stand-ins."""
 
-    stand_ins: tuple[Any, ...] = ()
+    stand_ins: tuple[StandIn, ...] = ()
 
     @asynccontextmanager
-    async def servers(self, adapters: int) -> AsyncIterator[Scene]:
+    async def servers(self, adapters: int) -> AsyncIterator[RunningServers]:
         names = [f"a{number}" for number in range(adapters)]
         none = subprocess.Popen(["true"])  # noqa: ASYNC220 - it ends at once
         targets = [
             BenchTarget(kind, stand_in.url, none, Path())
             for kind, stand_in in zip(self.kinds, self.stand_ins, strict=True)
         ]
-        yield Scene(Shape.of("embedded", Path()), names, targets, Path())
+        yield RunningServers(Shape.of("embedded", Path()), names, targets, Path())
         none.wait()
 
 
 @pytest.fixture
-async def both(stand_in_server: Callable[[], Any]) -> AsyncIterator[StandInBench]:
-    async with stand_in_server() as ours, stand_in_server() as theirs:
+async def both() -> AsyncIterator[StandInBench]:
+    async with run_stand_in() as ours, run_stand_in() as theirs:
         yield StandInBench("vllm", "embedded", stand_ins=(ours, theirs))
 
 
 def assert_asked_the_same(bench: StandInBench, models: set[str]) -> None:
     ours, theirs = (
-        Counter((body["model"], tuple(body["prompt"]), body["max_tokens"]) for body in stand_in.asked)
+        Counter((body["model"], tuple(body["prompt"]), body["max_tokens"]) for body in stand_in.bodies)
         for stand_in in bench.stand_ins
     )
     assert ours == theirs
     assert {model for model, _, _ in ours} == models
 
 
-def assert_rows_are_whole(measured: dict[str, Any], cases: list[str]) -> None:
+def assert_rows_are_whole(measured: Row, cases: list[str]) -> None:
     assert [row["case"] for row in measured["rows"]] == cases
     for row in measured["rows"]:
         assert row["patchbay"]["failures"] == row["vllm"]["failures"] == {}
@@ -90,7 +91,7 @@ async def test_cold_visitors_are_each_another_adapter_and_hot_ones_are_not(both:
     visitors = ["neighbours of hot visitors", "hot visitors", "neighbours of cold visitors", "cold visitors"]
     assert_rows_are_whole(measured, visitors)
     for stand_in in both.stand_ins:
-        asked = Counter(body["model"] for body in stand_in.asked)
+        asked = Counter(body["model"] for body in stand_in.bodies)
         assert [asked[f"a{number}"] for number in (2, 3, 4)] == [1, 1, 1]
         assert asked["a1"] >= len(at_s)
     assert measured["stall_p99"].keys() == {"patchbay", "vllm"}
@@ -100,7 +101,7 @@ async def test_fair_asks_the_third_adapter_while_two_are_flooded(both: StandInBe
     measured = await fair.measure(both, WORDS, fair.Traffic(clients=2, seconds=0.3, every=0.05), 1)
     assert_rows_are_whole(measured, ["trickle alone", "trickle", "floods"])
     for stand_in in both.stand_ins:
-        asked = Counter(body["model"] for body in stand_in.asked)
+        asked = Counter(body["model"] for body in stand_in.bodies)
         assert asked["a0"] > 0
         assert asked["a1"] > 0
         assert asked["a2"] > 0

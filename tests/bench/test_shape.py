@@ -51,7 +51,7 @@ def test_a_base_of_8_billion_parameters_takes_no_space_and_has_every_module(tmp_
     shape = Shape.of("8b", tmp_path)
     weights = shape.directory / "model.safetensors"
     assert weights.stat().st_blocks * 512 < 2**20 < 2**33 < weights.stat().st_size
-    door = BaseModel.from_directory(shape.directory, "base")
-    assert {path: door.modules[path] for path in shape.modules()} == shape.modules()
-    assert door.dtype == "BF16"
+    base = BaseModel.from_directory(shape.directory, "base")
+    assert {path: base.modules[path] for path in shape.modules()} == shape.modules()
+    assert base.dtype == "BF16"
     assert shape.flags == ("--load-format", "dummy")

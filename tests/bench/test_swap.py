@@ -1,4 +1,4 @@
-"""Which answers count as stale while an alias moves."""
+"""An answer counts as stale if its version was replaced before the request was sent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from bench.load import StreamedAnswer
 from bench.scenarios.swap import Move, first, verdict
-from bench.workload import Ask
+from bench.workload import LoadRequest
 
 TELLING = {1: "SELEC", 2: '{"cus'}
 MOVES = [Move(2, 1.0, 1.2), Move(3, 2.0, 2.2)]
@@ -16,7 +16,9 @@ def answer(
     version: int, sent_s: float, first_s: float, text: str | None = None, failure: str | None = None
 ) -> StreamedAnswer:
     said = TELLING[2 - version % 2] if text is None else text
-    return StreamedAnswer(Ask(0, "moved", "q", 8), sent_s, (first_s,), 8, f"moved@{version}", f"{said}…", failure)
+    return StreamedAnswer(
+        LoadRequest(0, "moved", "q", 8), sent_s, (first_s,), 8, f"moved@{version}", f"{said}…", failure
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,7 @@ def test_an_answer_by_a_version_that_was_replaced_before_it_was_asked_is_stale(
     assert verdict(answer(version, sent_s, first_s), MOVES, TELLING) == "stale"
 
 
-def test_an_answer_by_a_version_that_nobody_had_yet_is_not_right() -> None:
+def test_an_answer_by_a_version_that_the_alias_had_not_reached_is_not_right() -> None:
     assert verdict(answer(3, 0.1, 0.2), MOVES, TELLING) == "stale"
 
 
@@ -56,5 +58,5 @@ def test_a_failure_is_a_failure() -> None:
     assert verdict(answer(2, 1.3, 1.4, failure="broken off"), MOVES, TELLING) == "failed"
 
 
-def test_the_first_token_of_a_version_may_come_to_anybody() -> None:
+def test_the_first_token_of_a_version_may_arrive_at_any_client() -> None:
     assert first([answer(2, 1.5, 1.9), answer(2, 1.6, 1.8), answer(1, 0.1, 0.2)], MOVES[0]) == 1.8

@@ -1,4 +1,4 @@
-"""What is asked has the distribution that was asked for, and is the same for every server."""
+"""Requests have the distribution of their options, and are the same for every server."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def workload(popularity: str = "zipf", prompt: str = "8", answer: str = "4", mod
 
 
 def test_the_same_seed_asks_the_same_and_another_one_does_not() -> None:
-    assert workload().asks(50, seed=1, rate=2) == workload().asks(50, seed=1, rate=2)
-    assert workload().asks(50, seed=1) != workload().asks(50, seed=2)
+    assert workload().requests(50, seed=1, rate=2) == workload().requests(50, seed=1, rate=2)
+    assert workload().requests(50, seed=1) != workload().requests(50, seed=2)
 
 
 def test_by_zipf_the_second_adapter_is_asked_half_as_often_as_the_first_and_the_third_a_third() -> None:
-    asked = Counter(ask.model for ask in workload(models=3).asks(11_000, seed=0))
+    asked = Counter(request.model for request in workload(models=3).requests(11_000, seed=0))
     assert [asked[name] / asked["a0"] for name in ("a1", "a2")] == pytest.approx([1 / 2, 1 / 3], abs=0.03)
 
 
@@ -34,12 +34,12 @@ def test_an_exponent_makes_the_first_adapter_more_popular() -> None:
 
 
 def test_uniform_asks_all_equally() -> None:
-    asked = Counter(ask.model for ask in workload("uniform").asks(8000, seed=0))
+    asked = Counter(request.model for request in workload("uniform").requests(8000, seed=0))
     assert [asked[name] / 8000 for name in sorted(asked)] == pytest.approx([0.25] * 4, abs=0.02)
 
 
 def test_arrivals_are_a_poisson_process() -> None:
-    times = np.array([ask.at_s for ask in workload().asks(20_000, seed=0, rate=50)])
+    times = np.array([request.at_s for request in workload().requests(20_000, seed=0, rate=50)])
     gaps = np.diff(times)
     assert (gaps >= 0).all()
     assert gaps.mean() == pytest.approx(1 / 50, rel=0.03)
@@ -49,17 +49,17 @@ def test_arrivals_are_a_poisson_process() -> None:
 
 
 def test_requests_without_end_differ_from_each_other() -> None:
-    asks = list(islice(workload().for_ever(seed=0), 20))
-    assert len({ask.prompt for ask in asks}) == 20
+    requests = list(islice(workload().endless(seed=0), 20))
+    assert len({request.prompt for request in requests}) == 20
 
 
 def test_without_a_rate_all_may_be_sent_at_once() -> None:
-    assert {ask.at_s for ask in workload().asks(10, seed=0)} == {0}
+    assert {request.at_s for request in workload().requests(10, seed=0)} == {0}
 
 
 def test_lengths_are_exact_uniform_or_lognormal_around_their_median() -> None:
     def drawn(text: str) -> list[int]:
-        return [len(ask.prompt) for ask in workload(prompt=text).asks(2000, seed=0)]
+        return [len(request.prompt) for request in workload(prompt=text).requests(2000, seed=0)]
 
     assert set(drawn("64")) == {64}
     assert (min(drawn("4-9")), max(drawn("4-9"))) == (4, 9)
@@ -69,7 +69,7 @@ def test_lengths_are_exact_uniform_or_lognormal_around_their_median() -> None:
 
 
 def test_prompts_are_ordinary_tokens_of_the_base() -> None:
-    tokens = {token for ask in workload(prompt="64").asks(200, seed=0) for token in ask.prompt}
+    tokens = {token for request in workload(prompt="64").requests(200, seed=0) for token in request.prompt}
     assert min(tokens) >= FIRST_TOKEN
     assert max(tokens) < 4096
 

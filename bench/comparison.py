@@ -1,4 +1,4 @@
-"""Ours beside theirs: repeats that alternate between the servers, and the row that comes of them."""
+"""Rounds that alternate between two servers, and the rows of results with ours ÷ theirs."""
 
 from __future__ import annotations
 
@@ -8,60 +8,60 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 from bench.interval import Interval, mean, quantile, ratio
-from bench.load import LoadClient, LoadSpec
+from bench.load import LoadClient, LoadResult
 from bench.record import Row, summary
 from bench.target import BenchTarget, Kind
 from bench.workload import Workload
 
-Loads = Mapping[Kind, Sequence[LoadSpec]]
+Loads = Mapping[Kind, Sequence[LoadResult]]
 T = TypeVar("T")
-Act = Callable[[BenchTarget, int], Awaitable[T]]
-"""Puts the load of one repeat, which is its seed, on a server."""
+Round = Callable[[BenchTarget, int], Awaitable[T]]
+"""Sends one round of load to a server; the number is that of the round, and its seed."""
 
 WARM_UP: Final = 10_000
-"""The seed of what is asked before it counts."""
+"""The seed of the warm-up."""
 QUIET_S: Final = 1.5
-"""A worker of vLLM spins for a second after its last step, on the CPU that the other server's is bound to."""
+"""After its last step a worker of vLLM spins for a second on the CPU to which the other server's is bound."""
 P50, P99 = quantile(0.5), quantile(0.99)
 
 
-async def alternating(
-    targets: Sequence[BenchTarget], repeats: int, act: Act[T], *, warm_up: Act[object] | None = None
+async def alternate(
+    targets: Sequence[BenchTarget], repeats: int, run: Round[T], *, warm_up: Round[object] | None = None
 ) -> dict[Kind, list[T]]:
-    """Put each repeat's load on one server after the other, and the next repeat's the other way round.
+    """Return the results of ``repeats`` rounds by server; the order of the servers is reversed after each round.
 
-    Each begins when the other server has gone quiet. Before that each server gets a load that does not count:
-    ``warm_up``, or one more of the same.
+    Each server first gets an unmeasured warm-up: ``warm_up``, or one more round. A pause before each round lets the
+    other server become idle.
     """
     for target in targets:
-        await (warm_up or act)(target, WARM_UP)
+        await (warm_up or run)(target, WARM_UP)
     found: dict[Kind, list[T]] = {target.kind: [] for target in targets}
     for repeat in range(repeats):
         for target in targets if repeat % 2 == 0 else reversed(targets):
             await asyncio.sleep(QUIET_S)
-            found[target.kind].append(await act(target, repeat))
+            found[target.kind].append(await run(target, repeat))
     return found
 
 
-def asking(workload: Workload, requests: int, *, clients: int, rate: float | None = None) -> Act[LoadSpec]:
-    """Return the load of so many requests by ``clients`` that wait, or with ``rate`` by a Poisson process."""
+def load_of(workload: Workload, requests: int, *, clients: int, rate: float | None = None) -> Round[LoadResult]:
+    """Return a round of ``requests``: a closed loop of ``clients``, or with ``rate`` an open Poisson loop."""
 
-    async def act(target: BenchTarget, seed: int) -> LoadSpec:
-        asks = workload.asks(requests, seed=seed, rate=rate)
+    async def run(target: BenchTarget, seed: int) -> LoadResult:
+        drawn = workload.requests(requests, seed=seed, rate=rate)
         async with LoadClient(target.url) as client:
-            return await (client.open_loop(asks) if rate else client.closed_loop(asks, clients))
+            return await (client.open_loop(drawn) if rate else client.closed_loop(drawn, clients))
 
-    return act
+    return run
 
 
 def row(case: str, loads: Loads, **facts: object) -> Row:
-    """Return what the loads of ``case`` came to, by server, and ours ÷ theirs where there are both."""
+    """Return the numbers of ``case`` by server, and ours ÷ theirs where both were measured."""
     compared = {"ratio": {name: at.row() for name, at in ratios(loads).items()}} if len(loads) > 1 else {}
     return {"case": case, **facts, **{kind: numbers(repeats) for kind, repeats in loads.items()}, **compared}
 
 
 def timed_row(case: str, times_ms: Mapping[Kind, Sequence[Sequence[float]]], **facts: object) -> Row:
-    """Return what single times came to, by server and repeat, and ours ÷ theirs."""
+    """Return the times of ``case`` by server (given by round), and ours ÷ theirs where both were measured."""
     found: Row = {"case": case, **facts}
     for kind, repeats in times_ms.items():
         found[kind] = {"ms": summary([value for repeat in repeats for value in repeat])}
@@ -70,8 +70,8 @@ def timed_row(case: str, times_ms: Mapping[Kind, Sequence[Sequence[float]]], **f
     return found
 
 
-def numbers(repeats: Sequence[LoadSpec]) -> Row:
-    """Return a server's numbers over all repeats."""
+def numbers(repeats: Sequence[LoadResult]) -> Row:
+    """Return a server's numbers over all rounds."""
     failures = Counter(answer.failure for load in repeats for answer in load.answers if answer.failure)
     return {
         "tokens_per_s": round(sum(load.tokens_per_s for load in repeats) / len(repeats), 1),
@@ -84,7 +84,7 @@ def numbers(repeats: Sequence[LoadSpec]) -> Row:
 
 
 def ratios(loads: Loads) -> dict[str, Interval]:
-    """Return ours ÷ theirs: more tokens are better, fewer milliseconds are."""
+    """Return ours ÷ theirs: above 1 is better for tokens, below 1 for milliseconds."""
     ours, theirs = loads["patchbay"], loads["vllm"]
     first = [load.first_ms for load in ours], [load.first_ms for load in theirs]
     between = [load.between_ms for load in ours], [load.between_ms for load in theirs]
@@ -99,7 +99,7 @@ def ratios(loads: Loads) -> dict[str, Interval]:
 
 
 def show(measured: Row) -> str:
-    """Return a row as lines to read."""
+    """Return a row as lines of text."""
     lines = [measured["case"]]
     for kind in ("patchbay", "vllm"):
         if found := measured.get(kind):
