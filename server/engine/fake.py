@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -95,7 +94,6 @@ class FakeEngine:
                 call.set_result(None)
 
     async def load(self, resident: Resident) -> None:
-        """See ``Engine.load``."""
         assert resident.id not in self.residents, f"{resident.name} is loaded twice"
         self.loads.append(resident.name)
         await asyncio.sleep(self._knobs.load_s)
@@ -109,7 +107,6 @@ class FakeEngine:
         self.residents[resident.id] = resident
 
     async def unload(self, resident: Resident) -> None:
-        """See ``Engine.unload``."""
         self.unloads.append(resident.name)
         await self._step("unload", resident)
         self.residents.pop(resident.id, None)
@@ -153,12 +150,10 @@ class FakeBuilder:
     engines: list[FakeEngine] = field(default_factory=list)
 
     async def info(self) -> EngineInfo:
-        """See ``EngineBuilder.info``."""
         return EngineInfo(self.base, self.served_names, self.max_rank, self.directory)
 
     @asynccontextmanager
     async def start(self, hooks: EngineHooks) -> AsyncIterator[FakeEngine]:
-        """See ``EngineBuilder.start``."""
         await asyncio.sleep(self.knobs.start_s)
         if self.knobs.start_failures:
             self.knobs.start_failures -= 1
@@ -213,11 +208,8 @@ def _chat_app(engine: FakeEngine, hooks: EngineHooks, knobs: Knobs, served_names
 async def _events(words: AsyncIterator[str]) -> AsyncIterator[str]:
     try:
         async for word in words:
-            yield _event({"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]})
+            chunk = {"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]}
+            yield f"data: {json.dumps(chunk)}\n\n"
     except (EngineGone, PatchbayError):  # as vLLM: the last event has the error
-        yield _event(ENGINE_DIED)
+        yield f"data: {json.dumps(ENGINE_DIED)}\n\n"
     yield "data: [DONE]\n\n"
-
-
-def _event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data)}\n\n"

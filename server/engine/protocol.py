@@ -72,14 +72,6 @@ class Demand:
     """Sequences to generate (``n``)."""
 
 
-def _ignore() -> None:
-    """No-op default."""
-
-
-def _never() -> bool:
-    return False
-
-
 @dataclass(slots=True)
 class Generation:
     """The statistics of one running generation, filled in by the engine. Durations in seconds."""
@@ -92,9 +84,9 @@ class Generation:
     """Mean time between tokens."""
     queue_s: float | None = None
     """Wait in the engine's own queue."""
-    on_first_output: Callable[[], None] = _ignore
+    on_first_output: Callable[[], None] = lambda: None
     """Called once by the engine, with the first output: the prompt has been read."""
-    is_finished: Callable[[], bool] = _never
+    is_finished: Callable[[], bool] = lambda: False
     """Whether the engine has finished the generation, although its caller has not read all of it yet."""
 
 

@@ -42,7 +42,6 @@ class VllmBuilder:
         self._args = Namespace()
 
     async def info(self) -> EngineInfo:
-        """See ``EngineBuilder.info``."""
         if self._info is None:
             self._info = await asyncio.to_thread(self._read_info)
         return self._info
@@ -57,7 +56,6 @@ class VllmBuilder:
 
     @asynccontextmanager
     async def start(self, hooks: EngineHooks) -> AsyncIterator[VllmEngine]:
-        """See ``EngineBuilder.start``."""
         await self.info()
         client = await self._build_client()
         statistics = None

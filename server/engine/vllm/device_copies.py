@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -69,18 +69,8 @@ def _factors(model: LoRAModel) -> Iterator[Tensor]:
                     yield part
 
 
-class Copier(Protocol):
-    """Copies adapters to a device that has memory of its own."""
-
-    def copy(self, model: LoRAModel) -> DeviceCopies | None:
-        """Return finished copies; None if the device's memory is full. Called in a thread beside the engine's loop."""
-
-    def release(self, copies: DeviceCopies) -> None:
-        """Free the memory once the work that the engine's loop has queued so far is done. Called in that loop."""
-
-
 class SideStream:
-    """Copies to a CUDA (or ROCm) device, beside the stream that computes."""
+    """Copies adapters to a CUDA (or ROCm) device, beside the stream that computes."""
 
     def __init__(self, device: Any) -> None:
         self._device = device
@@ -88,7 +78,10 @@ class SideStream:
         self._is_full = False
 
     def copy(self, model: LoRAModel) -> DeviceCopies | None:
-        """See ``Copier.copy``. After one failure there is no second attempt: each halts the device."""
+        """Return finished copies; None if the device's memory is full. Called in a thread beside the engine's loop.
+
+        After one failure there is no second attempt: each halts the device.
+        """
         if self._is_full:
             return None
         try:
@@ -104,10 +97,10 @@ class SideStream:
         return copies
 
     def release(self, copies: DeviceCopies) -> None:
-        """See ``Copier.release``. The allocator waits for the computing stream, which reads the copies."""
+        """Free the memory once the computing stream has read the copies. Called in the engine's loop."""
         copies.memory.record_stream(torch.cuda.current_stream(self._device))
 
 
-def copier_for(device: Any) -> Copier | None:
-    """Return the copier for ``device``; None where slots are in the host's memory."""
+def copier_for(device: Any) -> SideStream | None:
+    """Return the copies' stream for ``device``; None where slots are in the host's memory."""
     return SideStream(device) if torch.device(device).type == "cuda" else None

@@ -6,7 +6,6 @@ import asyncio
 import gc
 from argparse import Namespace
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 from fastapi import FastAPI
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -37,12 +36,12 @@ async def open_engine(client: AsyncLLM, args: Namespace, hooks: EngineHooks) -> 
     tasks = await client.get_supported_tasks()
     app = await asyncio.to_thread(build_app, args, tasks, client.model_config)
     await init_app_state(client, app.state, args, tasks)
-    server = patches.record_engine_death(app)
+    patches.record_engine_death(app)
     patches.resolve_models(app.state.openai_serving_models, ResolvedAdapters(hooks), resolver(hooks))
     _freeze_heap()
     scorer = Scorer(client, generate) if "generate" in tasks else None
     slot_bytes = sum(await client.collective_rpc("slot_bytes"))
-    return VllmEngine(client, app, server, scorer, slots=args.max_loras, slot_bytes=slot_bytes)
+    return VllmEngine(client, app, scorer, slots=args.max_loras, slot_bytes=slot_bytes)
 
 
 def _freeze_heap() -> None:
@@ -57,18 +56,9 @@ def _freeze_heap() -> None:
 class VllmEngine:
     """A running vLLM engine; see ``Engine``."""
 
-    def __init__(
-        self,
-        client: AsyncLLM,
-        app: FastAPI,
-        server: SimpleNamespace,
-        scorer: Scorer | None,
-        *,
-        slots: int,
-        slot_bytes: int,
-    ) -> None:
+    def __init__(self, client: AsyncLLM, app: FastAPI, scorer: Scorer | None, *, slots: int, slot_bytes: int) -> None:
         self._client = client
-        self._server = server
+        self._state = app.state
         self._scorer = scorer
         self._preparation = PreparationClient(client)
         self.app: ASGIApp = app
@@ -82,7 +72,7 @@ class VllmEngine:
     @property
     def is_dead(self) -> bool:
         """True once the core process is gone or vLLM's error handler stops the server."""
-        return bool(self._client.errored or self._server.should_exit)
+        return bool(self._client.errored or self._state.server.should_exit)
 
     async def load(self, resident: Resident) -> None:
         """See ``Engine.load``. A refused load is followed by a removal: vLLM may have written half a slot."""
@@ -97,19 +87,16 @@ class VllmEngine:
             raise LoadFailed(_last_line(why)) from why
 
     async def unload(self, resident: Resident) -> None:
-        """See ``Engine.unload``."""
         try:
             await self._client.remove_lora(resident.id)
         except EngineDeadError as gone:
             raise EngineGone(str(gone)) from gone
 
     def encode(self, text: str) -> list[int]:
-        """See ``Engine.encode``."""
         tokenizer = self._client.tokenizer
         return [] if tokenizer is None else list(tokenizer.encode(text, add_special_tokens=False))
 
     async def score(self, resident: Resident | None, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
-        """See ``Engine.score``."""
         if self._scorer is None:
             raise ScoringUnsupported("the base model generates no text")
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from http import HTTPStatus
 from pathlib import Path
@@ -22,29 +22,24 @@ def lora_request(resident: Resident) -> LoRARequest:
     return LoRARequest(lora_name=resident.name, lora_int_id=resident.id, lora_path=str(resident.path))
 
 
-class ResolvedAdapters(Mapping[str, LoRARequest]):
-    """vLLM's ``lora_requests``, limited to what the hooks resolved in the current request.
+class ResolvedAdapters(dict[str, LoRARequest]):
+    """vLLM's ``lora_requests``: an empty dictionary, in which a look-up finds what the current request has resolved.
 
-    A name is absent until it is resolved, so vLLM always calls ``resolve_lora`` first.
+    A name is absent until it is resolved, so vLLM always calls ``resolve_lora`` first. vLLM iterates to find default
+    multimodal adapters; there are none.
     """
 
     def __init__(self, hooks: EngineHooks) -> None:
         self._hooks = hooks
 
-    def __getitem__(self, model: str) -> LoRARequest:
+    def __contains__(self, model: object) -> bool:
+        return isinstance(model, str) and self._hooks.resolved(model) is not None
+
+    def __missing__(self, model: str) -> LoRARequest:
         resident = self._hooks.resolved(model)
         if resident is None:
             raise KeyError(model)
         return lora_request(resident)
-
-    def __contains__(self, model: object) -> bool:
-        return isinstance(model, str) and self._hooks.resolved(model) is not None
-
-    def __iter__(self) -> Iterator[str]:  # vLLM iterates to find default multimodal adapters; there are none
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
 
 
 def resolver(hooks: EngineHooks) -> Callable[[str], Awaitable[LoRARequest | ErrorResponse]]:
@@ -69,7 +64,9 @@ def metered(generate: Generate, hooks: EngineHooks, running: Mapping[str, Any]) 
     async def metered_generate(
         *args: Any, lora_request: LoRARequest | None = None, **kwargs: Any
     ) -> AsyncGenerator[Any, None]:
-        resident = None if lora_request is None else _resident(lora_request)
+        resident = None
+        if lora_request is not None:
+            resident = Resident(lora_request.lora_int_id, lora_request.lora_name, Path(lora_request.lora_path))
         demand, name = _demand(*args, **kwargs)
         is_one_of_many = demand.sequences > 1  # the statistics are of one child only
         async with hooks.generation(resident, demand) as generation:
@@ -103,10 +100,6 @@ def _demand(
     params = pooling_params if params is None else params
     tokens = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else getattr(prompt, "prompt_token_ids", None)
     return Demand(len(tokens or ()), getattr(params, "max_tokens", 0) or 0, getattr(params, "n", 1)), request_id
-
-
-def _resident(request: LoRARequest) -> Resident:
-    return Resident(request.lora_int_id, request.lora_name, Path(request.lora_path))
 
 
 def _is_nan(output: Any) -> bool:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Generate = Callable[..., AsyncGenerator[Any, None]]
 
 EXIT_ORPHANED: Final = 1
+WATCHER: Final = "parent-watcher"
 SLEEP_S: Final = 50e-6
 """Short beside a step, which takes 2 ms and more; the sleep ends within 0.1 ms."""
 
@@ -70,8 +71,7 @@ def resolve_models(
 
     Why: all serving classes share one list. They look ``model`` up in it, call ``resolve_lora`` if it is not there, and
     look it up a second time. An alias may move in between; the hooks resolve it once a request.
-    vLLM: 0.32.
-    Upstream: none known.
+    vLLM: 0.32. Upstream: none known.
     Obsolete: vLLM resolves ``model`` once a request and keeps no adapter by the name that was asked for.
     """
     models.lora_requests = adapters
@@ -84,31 +84,27 @@ def meter_generations(client: AsyncLLM, generate: Generate, encode: Generate) ->
 
     Why: each generation takes a lease and a turn, is metered, and ends at the first NaN. Every endpoint of vLLM calls
     these two methods, and no hook of vLLM runs before and after them.
-    vLLM: 0.32.
-    Upstream: none known.
+    vLLM: 0.32. Upstream: none known.
     Obsolete: vLLM offers middleware around the generations of its client.
     """
     client.generate, client.encode = generate, encode
 
 
-def record_engine_death(app: FastAPI) -> SimpleNamespace:
-    """Set the ``state.server`` of vLLM's app, and return it: ``should_exit`` becomes true once the engine is dead.
+def record_engine_death(app: FastAPI) -> None:
+    """Set the ``state.server`` of vLLM's app; its ``should_exit`` becomes true once the engine is dead.
 
     Why: vLLM's handler of a dead engine stops the HTTP server that its own launcher has put there; ours runs on.
-    vLLM: 0.32.
-    Upstream: none known.
+    vLLM: 0.32. Upstream: none known.
     Obsolete: the handlers of ``vllm.entrypoints.serve.exception_handling`` read no ``state.server``.
     """
-    server = app.state.server = SimpleNamespace(should_exit=False)
-    return server
+    app.state.server = SimpleNamespace(should_exit=False)
 
 
 def fork_engine_core() -> None:
     """Replace the start method of engine cores by the fork server, where one runs (CPU build).
 
-    Why: a spawned core imports six thousand modules; see ``cpu/fork_server.py``.
-    vLLM: 0.32.
-    Upstream: none known; ``VLLM_WORKER_MULTIPROC_METHOD`` takes ``fork`` and ``spawn`` alone.
+    Why: a spawned process imports six thousand modules; see ``cpu/fork_server.py``.
+    vLLM: 0.32. Upstream: none known; ``VLLM_WORKER_MULTIPROC_METHOD`` takes ``fork`` and ``spawn`` alone.
     Obsolete: vLLM takes ``forkserver``, and a start without this patch is as fast.
     """
     from server.engine.vllm.cpu import fork_server
@@ -131,8 +127,7 @@ def load_prepared_adapters(
     """Replace how a worker reads an adapter, packs it, and writes it into a slot.
 
     Why: vLLM reads, casts and packs between two steps of the model, and every stream waits. A thread has prepared it.
-    vLLM: 0.32.
-    Upstream: none known.
+    vLLM: 0.32. Upstream: none known.
     Obsolete: vLLM loads adapters beside its steps: a stream keeps its pace while ``add_lora`` runs.
     """
     slots = manager._adapter_manager
@@ -145,8 +140,7 @@ def replace_factors(weights: LoRALayerWeights, lora_a: Any, lora_b: Any) -> None
     """Replace the factors of one layer of an adapter.
 
     Why: vLLM writes a slot from pinned host memory in the computing stream; copies on the device are faster.
-    vLLM: 0.32.
-    Upstream: none known.
+    vLLM: 0.32. Upstream: none known.
     Obsolete: as ``load_prepared_adapters``.
     """
     weights.lora_a, weights.lora_b = lora_a, lora_b
@@ -165,10 +159,9 @@ def end_with_parent() -> None:
     Obsolete: without this patch, no engine core is left after ``kill -9`` of the server.
     """
     parent = multiprocessing.parent_process()
-    if parent is None or any(thread.name == _wait_and_exit.__name__ for thread in threading.enumerate()):
+    if parent is None or any(thread.name == WATCHER for thread in threading.enumerate()):
         return
-    name = _wait_and_exit.__name__
-    threading.Thread(target=_wait_and_exit, args=(parent.sentinel,), name=name, daemon=True).start()
+    threading.Thread(target=_wait_and_exit, args=(parent.sentinel,), name=WATCHER, daemon=True).start()
 
 
 def _wait_and_exit(sentinel: int) -> None:
@@ -183,8 +176,7 @@ def fork_workers() -> None:
     """Replace the start method of workers by the fork server, in a process that was forked from it.
 
     Why: as ``fork_engine_core``, which starts the process that starts the workers.
-    vLLM: 0.32.
-    Upstream: none known.
+    vLLM: 0.32. Upstream: none known.
     Obsolete: as ``fork_engine_core``.
     """
     from server.engine.vllm.cpu import fork_server

