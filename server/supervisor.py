@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import KW_ONLY, dataclass, field
 
 import structlog
 
@@ -37,6 +38,7 @@ AfterStart = Callable[[RunningEngine, Sequence[Version] | None], Awaitable[None]
 """Warms up a new engine before traffic; takes the residents of the engine before it, most recently used first."""
 
 
+@dataclass(eq=False)
 class Supervisor:
     """Runs engines of ``builder`` one after the other until it is cancelled or gives up.
 
@@ -52,43 +54,30 @@ class Supervisor:
         backoff_s: waits before the first, second, third… start in a row that failed; the last value repeats.
     """
 
-    def __init__(
-        self,
-        builder: EngineBuilder,
-        hooks: EngineHooks,
-        current: CurrentEngine,
-        *,
-        make_residency: Callable[[Engine], Residency],
-        make_scheduler: Callable[[Engine], FairScheduler],
-        after_start: AfterStart,
-        max_deaths: int,
-        window_s: float,
-        metrics: EngineMetrics,
-        backoff_s: Sequence[float] = BACKOFF_S,
-    ) -> None:
-        self._builder = builder
-        self._hooks = hooks
-        self._current = current
-        self._make_residency = make_residency
-        self._make_scheduler = make_scheduler
-        self._after_start = after_start
-        self._max_deaths = max_deaths
-        self._window_s = window_s
-        self._metrics = metrics
-        self._backoff_s = backoff_s
-        self._deaths: deque[float] = deque()
-        self._last_residents: Sequence[Version] | None = None
-        self.failed = asyncio.Event()
-        self.exit_code: int | None = None
-        """Exit code for the process; set together with ``failed``."""
+    builder: EngineBuilder
+    hooks: EngineHooks
+    current: CurrentEngine
+    _: KW_ONLY
+    make_residency: Callable[[Engine], Residency]
+    make_scheduler: Callable[[Engine], FairScheduler]
+    after_start: AfterStart
+    max_deaths: int
+    window_s: float
+    metrics: EngineMetrics
+    backoff_s: Sequence[float] = BACKOFF_S
+    failed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    exit_code: int | None = field(default=None, init=False)
+    """Exit code for the process; set together with ``failed``."""
+    _deaths: deque[float] = field(default_factory=deque, init=False)
+    _last_residents: Sequence[Version] | None = field(default=None, init=False)
 
     async def run(self) -> None:
         """Supervise until cancelled or ``FAILED``."""
         attempt = 0
         while not self.failed.is_set():
-            await asyncio.sleep(self._backoff_s[min(attempt, len(self._backoff_s) - 1)])
+            await asyncio.sleep(self.backoff_s[min(attempt, len(self.backoff_s) - 1)])
             served_s = await self._run_engine()
-            attempt = 0 if served_s > self._window_s else attempt + 1
+            attempt = 0 if served_s > self.window_s else attempt + 1
 
     async def _run_engine(self) -> float:
         """Start an engine and watch it until it dies; return for how long it served, in seconds."""
@@ -100,56 +89,56 @@ class Supervisor:
                 self._became_ready(ready - started)
                 while not engine.is_dead:  # noqa: ASYNC110  vLLM sets no event of ours when it dies
                     await asyncio.sleep(WATCH_S)
-                self._metrics.ready.set(0)
+                self.metrics.ready.set(0)
         except StartRefused as refused:
             log.error("engine cannot start", reason=str(refused))
             self._fail(EXIT_REFUSED)
             return 0.0
         except Exception:  # supervised: whatever an engine dies of, the next one is tried
-            log.exception("engine failed", while_it_was=self._current.state)
+            log.exception("engine failed", while_it_was=self.current.state)
         finally:
-            if (running := self._current.detach()) is not None:
+            if (running := self.current.detach()) is not None:
                 self._last_residents = running.residency.versions()
-            self._metrics.ready.set(0)
+            self.metrics.ready.set(0)
         self._died()
         return time.monotonic() - ready
 
     async def _start(self, stack: AsyncExitStack) -> Engine:
-        info = await self._builder.info()
-        self._current.set_info(info)
-        engine = await stack.enter_async_context(self._builder.start(self._hooks))
-        residency = self._make_residency(engine)
+        info = await self.builder.info()
+        self.current.set_info(info)
+        engine = await stack.enter_async_context(self.builder.start(self.hooks))
+        residency = self.make_residency(engine)
         stack.push_async_callback(residency.close)
-        scheduler = self._make_scheduler(engine)
-        stack.callback(lambda: scheduler.close(self._current.not_ready()))
+        scheduler = self.make_scheduler(engine)
+        stack.callback(lambda: scheduler.close(self.current.not_ready()))
         running = RunningEngine(engine, residency, scheduler, info)
-        self._current.attach(running)
-        self._metrics.slots.set(engine.slots)
-        self._metrics.slot_bytes.set(engine.slot_bytes)
-        self._metrics.active.set_function(lambda: scheduler.active)
-        self._metrics.waiting.set_function(lambda: scheduler.waiting)
-        await self._after_start(running, self._last_residents)
+        self.current.attach(running)
+        self.metrics.slots.set(engine.slots)
+        self.metrics.slot_bytes.set(engine.slot_bytes)
+        self.metrics.active.set_function(lambda: scheduler.active)
+        self.metrics.waiting.set_function(lambda: scheduler.waiting)
+        await self.after_start(running, self._last_residents)
         return engine
 
     def _became_ready(self, took_s: float) -> None:
-        before = self._current.move_to(EngineState.READY)
+        before = self.current.move_to(EngineState.READY)
         if before is EngineState.REBUILDING:
-            self._metrics.rebuilds.inc()
+            self.metrics.rebuilds.inc()
         log.info("engine ready", took_s=round(took_s, 2), after=before)
-        self._metrics.ready.set(1)
-        self._metrics.start_seconds.set(took_s)
+        self.metrics.ready.set(1)
+        self.metrics.start_seconds.set(took_s)
 
     def _died(self) -> None:
         now = time.monotonic()
         self._deaths.append(now)
-        while self._deaths[0] < now - self._window_s:
+        while self._deaths[0] < now - self.window_s:
             self._deaths.popleft()
-        log.error("engine died", deaths=len(self._deaths), window_s=self._window_s)
-        self._current.move_to(EngineState.REBUILDING)
-        if len(self._deaths) >= self._max_deaths:
+        log.error("engine died", deaths=len(self._deaths), window_s=self.window_s)
+        self.current.move_to(EngineState.REBUILDING)
+        if len(self._deaths) >= self.max_deaths:
             self._fail(EXIT_ENGINE)
 
     def _fail(self, exit_code: int) -> None:
-        self._current.move_to(EngineState.FAILED)
+        self.current.move_to(EngineState.FAILED)
         self.exit_code = exit_code
         self.failed.set()
