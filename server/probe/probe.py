@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from time import perf_counter
@@ -49,6 +50,8 @@ DEMAND: Final = Demand(prompt_tokens=LENGTH, max_tokens=1)
 SEED: Final = 20_240_229
 
 Prompts = tuple[tuple[int, ...], ...]
+Scored = tuple[Prompts, Scores, Scores]
+"""The prompts, and their scores under the candidate and under the base model."""
 
 
 def prompts_for(engine: Engine) -> Prompts:
@@ -59,13 +62,6 @@ def prompts_for(engine: Engine) -> Prompts:
     return (*random_prompts, *(sentence for sentence in sentences if len(sentence) > 1))
 
 
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    prompts: Prompts
-    scores: Scores
-    base: Scores
-
-
 class ReferenceScorer(Protocol):
     """Computes scores with PEFT; ``server.probe.reference.PeftReference`` does."""
 
@@ -73,6 +69,7 @@ class ReferenceScorer(Protocol):
         """Return the scores of ``prompts`` under the adapter in the directory ``adapter`` and under the base model."""
 
 
+@dataclass(eq=False)
 class Probe:
     """The publisher's probe of staged bytes in the engine of ``residency``.
 
@@ -83,19 +80,13 @@ class Probe:
         patience_s: seconds that a probe may wait for a slot and its turn before its publication fails.
     """
 
-    def __init__(
-        self,
-        engine: CurrentEngine,
-        reference: ReferenceScorer | None,
-        *,
-        patience_s: float = PATIENCE_S,
-    ) -> None:
-        self._engine = engine
-        self._reference = reference
-        self._patience_s = patience_s
-        self._ids = count(FIRST_TRIAL_ID)
-        self._turn = asyncio.Lock()
-        self._base_scores: WeakKeyDictionary[Residency, Scores] = WeakKeyDictionary()
+    engine: CurrentEngine
+    reference: ReferenceScorer | None
+    _: KW_ONLY
+    patience_s: float = PATIENCE_S
+    _ids: Iterator[int] = field(default_factory=partial(count, FIRST_TRIAL_ID), init=False)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _base_scores: WeakKeyDictionary[Residency, Scores] = field(default_factory=WeakKeyDictionary, init=False)
 
     async def __call__(self, directory: Path, report: InspectionReport, *, allow_inert: bool) -> Mapping[str, Any]:
         """Probe the adapter in ``directory``.
@@ -111,14 +102,12 @@ class Probe:
         number = next(self._ids)
         candidate = Resident(number, f"trial@{number}", directory)
         try:
-            async with (
-                asyncio.timeout(self._patience_s),
-                self._turn,
-            ):  # one probe at a time: less load beside traffic
+            # One probe at a time: less load beside traffic.
+            async with asyncio.timeout(self.patience_s), self._turn:
                 scored = await self._scored(candidate)
         except TimeoutError as busy:
             raise EngineNotReady(
-                f"the engine had no slot for a probe within {self._patience_s:.0f} s; publish again with less traffic",
+                f"the engine had no slot for a probe within {self.patience_s:.0f} s; publish again with less traffic",
                 retry_after_s=10,
             ) from busy
         except EngineGone as gone:
@@ -126,9 +115,9 @@ class Probe:
         verdict = await self._verdict(directory, scored, allow_inert=allow_inert)
         return {**verdict, "seconds": round(perf_counter() - started, 3)}
 
-    async def _scored(self, candidate: Resident) -> _Scored | str:
+    async def _scored(self, candidate: Resident) -> Scored | str:
         """Return the engine's scores, or the reason why there are none."""
-        running = self._engine.running()
+        running = self.engine.running()
         residency, scheduler = running.residency, running.scheduler
         turn = await scheduler.turn(candidate.id, DEMAND)
         try:
@@ -136,27 +125,27 @@ class Probe:
                 prompts = prompts_for(engine)
                 try:
                     scores = await engine.score(candidate, prompts)
-                    return _Scored(prompts, scores, await self._base_model_scores(residency, engine, prompts))
+                    return prompts, scores, await self._base_model_scores(residency, engine, prompts)
                 except ScoringUnsupported as unsupported:
                     return f"loaded, not scored: {unsupported}"
         finally:
             scheduler.end(turn)
 
-    async def _verdict(self, directory: Path, scored: _Scored | str, *, allow_inert: bool) -> dict[str, Any]:
+    async def _verdict(self, directory: Path, scored: Scored | str, *, allow_inert: bool) -> dict[str, Any]:
         if isinstance(scored, str):
             return {"prompts": 0, "tokens": 0, "effect": None, "reference": None, "notes": [scored]}
-        verdict = judge(scored.scores, scored.base, allow_inert=allow_inert)
-        if (
-            self._reference is None or not self._engine.is_ready
-        ):  # while an engine warms up, loading the base would delay it
+        prompts, scores, base = scored
+        verdict = judge(scores, base, allow_inert=allow_inert)
+        # While an engine warms up, loading the base would delay it.
+        if self.reference is None or not self.engine.is_ready:
             return {**verdict, "reference": None}
         try:
-            reference_scores = await self._reference.of(directory, scored.prompts)
+            reference_scores = await self.reference.of(directory, prompts)
         except NoReference as unknown:
             log.warning("an adapter could not be compared with PEFT", reason=str(unknown))
             notes = [*verdict["notes"], f"not compared with PEFT: {unknown}"]
             return {**verdict, "reference": None, "notes": notes}
-        return {**verdict, "reference": compare(scored.scores, scored.base, reference_scores)}
+        return {**verdict, "reference": compare(scores, base, reference_scores)}
 
     async def _base_model_scores(self, residency: Residency, engine: Engine, prompts: Prompts) -> Scores:
         """Return the base model's scores, computed once for each engine."""

@@ -38,7 +38,6 @@ class Distance:
 
     @classmethod
     def between(cls, these: Scores, those: Scores) -> Distance:
-        """Return the distance between two scorings, compared token by token."""
         apart = [
             abs(this - that)
             for these_, those_ in zip(these, those, strict=True)
@@ -47,7 +46,6 @@ class Distance:
         return cls(sum(apart) / len(apart), max(apart))
 
     def to_json(self) -> dict[str, float]:
-        """The distance as JSON values, rounded to six digits."""
         return {"mean": round(self.mean, 6), "max": round(self.max, 6)}
 
 
@@ -100,11 +98,12 @@ def compare(scores: Scores, base: Scores, reference: ReferenceScores) -> dict[st
 def _check_arithmetic(scores: Scores, base: Scores, counted: int) -> None:
     """Refuse scores that are not finite, or the same for every token: both are left by an overflow."""
     flat = [score for prompt in scores for score in prompt]
-    needed = "finite activations: lower lora_alpha, or train again with a lower learning rate; this run diverged"
     missing = sum(map(len, base)) - counted
     if broken := sum(not isfinite(score) for score in flat) + missing:
-        found = f"no finite log-probability for {broken} of {counted + missing} tokens: the engine's sums overflow"
-        raise AdapterRefused([Fault(WHERE, found, needed)])
-    if len(set(flat)) == 1 < counted:
-        found = f"the same log-probability, {flat[0]:.4f}, for all {counted} tokens: the engine's sums overflow"
-        raise AdapterRefused([Fault(WHERE, found, needed)])
+        found = f"no finite log-probability for {broken} of {counted + missing} tokens"
+    elif len(set(flat)) == 1 < counted:
+        found = f"the same log-probability, {flat[0]:.4f}, for all {counted} tokens"
+    else:
+        return
+    needed = "finite activations: lower lora_alpha, or train again with a lower learning rate; this run diverged"
+    raise AdapterRefused([Fault(WHERE, f"{found}: the engine's sums overflow", needed)])
