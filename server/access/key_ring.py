@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from sqlalchemy import Row, func, insert, select, update
+from pydantic import TypeAdapter
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from adapters.errors import InvalidName, NotFound, StorageUnavailable
@@ -18,11 +19,10 @@ from server.access.api_key import ApiKey, Scope, digest_of, id_of, mint_secret
 from server.access.schema import VERSION_TABLE, keys
 from server.errors import MissingScope
 
-__all__ = ["ApiKey", "KeyRing", "Scope"]
-
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 MAX_NAME_LENGTH: Final = 96
 
+_KEY: Final = TypeAdapter(ApiKey)
 _log = structlog.get_logger(__name__)
 
 
@@ -113,7 +113,7 @@ class KeyRing:
             counts = tuple((await connection.execute(count)).one())
             if counts != self._counts:
                 rows = await connection.execute(select(keys))
-                self._keys = {row.id: _key(row) for row in rows}
+                self._keys = {row.id: _KEY.validate_python(row._asdict()) for row in rows}
                 self._counts = counts
         self._change_count = change_count
 
@@ -125,8 +125,3 @@ class KeyRing:
                 await self.refresh()
             except (StorageUnavailable, SQLAlchemyError, OSError) as error:
                 _log.warning("keys.refresh_failed", error=str(error))
-
-
-def _key(row: Row[tuple[object, ...]]) -> ApiKey:
-    state = row._asdict()
-    return ApiKey(**{**state, "scopes": frozenset(map(Scope, state["scopes"]))})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from server.access.key_ring import KeyRing, Scope
+from server.access.api_key import Scope
+from server.access.key_ring import KeyRing
 from server.errors import Forbidden, Unauthenticated
 from server.gateway.inference_routes import INFERENCE_ROUTES
 

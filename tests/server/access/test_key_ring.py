@@ -13,7 +13,8 @@ from sqlalchemy import text
 
 from adapters.errors import InvalidName, NotFound
 from adapters.storage.database import Database
-from server.access.key_ring import KeyRing, Scope
+from server.access.api_key import Scope
+from server.access.key_ring import KeyRing
 from server.errors import MissingScope
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.access.key_ring import Scope
+from server.access.api_key import Scope
 from tests.server.cli.conftest import Patchbay, Running
 
 
