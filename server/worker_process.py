@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from dataclasses import dataclass
 from typing import Final
 
 import httpx
@@ -27,18 +28,16 @@ _CONNECT_S: Final = 10.0
 _AWAY: Final = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE})
 
 
+@dataclass(frozen=True, slots=True)
 class RemotePublishing:
     """Publishes through the server behind ``http``; waits while it is away. See ``attempt.Publishing``."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
-        self._http = http
+    http: httpx.AsyncClient
 
     async def checkpoint(self, job_id: str, step: int) -> str:
-        """Publish a checkpoint and return its fine-tuned name."""
         return await self._publish(f"/v1/fine_tuning/jobs/{job_id}/checkpoints/{step}/publish")
 
     async def result(self, job_id: str) -> str:
-        """Publish a job's result and return its fine-tuned name."""
         return await self._publish(f"/v1/fine_tuning/jobs/{job_id}/publish")
 
     async def _publish(self, path: str) -> str:
@@ -52,9 +51,9 @@ class RemotePublishing:
     async def _post(self, path: str) -> httpx.Response | None:
         """Return the server's response; None: it is unavailable."""
         try:
-            response = await self._http.post(path)
+            response = await self.http.post(path)
         except httpx.TransportError as away:
-            log.warning("the server is away", url=str(self._http.base_url), reason=str(away))
+            log.warning("the server is away", url=str(self.http.base_url), reason=str(away))
             return None
         return None if response.status_code in _AWAY else response
 

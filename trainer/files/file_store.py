@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Collection, Sequence, Set
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -37,19 +38,17 @@ _LIVING: Final = files.c.deleted_at.is_(None)
 _file: Final = row_reader(File)
 
 
+@dataclass(frozen=True, slots=True)
 class FileStore:
     """Uploaded files and the result files of jobs.
 
     The bytes are durable before the row is: a crash leaves bytes without a row, never a row without bytes.
     """
 
-    def __init__(
-        self, database: Database, directory: Path, *, max_bytes: int = MAX_BYTES, clock: Clock = database_clock
-    ) -> None:
-        self._database = database
-        self._directory = directory
-        self._max_bytes = max_bytes
-        self._clock = clock
+    database: Database
+    directory: Path
+    max_bytes: int = MAX_BYTES
+    clock: Clock = database_clock
 
     async def create(
         self, purpose: str, filename: str, chunks: AsyncIterator[bytes], *, expires_after_s: int | None = None
@@ -65,9 +64,9 @@ class FileStore:
         if expires_after_s is None and purpose == Purpose.BATCH:
             expires_after_s = EXPIRY_S[-1]
         file_id = mint("file-")
-        size_bytes, sha256 = await self._write(self._directory / file_id, chunks)
-        async with self._database.write() as connection:
-            at = await self._clock(connection)
+        size_bytes, sha256 = await self._write(self.directory / file_id, chunks)
+        async with self.database.write() as connection:
+            at = await self.clock(connection)
             row = await connection.execute(
                 insert(files)
                 .values(
@@ -90,7 +89,7 @@ class FileStore:
         Raises:
             FileNotFound: no file has this id.
         """
-        async with self._database.read() as connection:
+        async with self.database.read() as connection:
             return _file(await _existing(connection, file_id))
 
     async def list(
@@ -107,7 +106,7 @@ class FileStore:
             InvalidField: no file has the id ``after``, or ``limit`` is out of bounds.
         """
         where = [_LIVING] if purpose is None else [_LIVING, files.c.purpose == purpose]
-        async with self._database.read() as connection:
+        async with self.database.read() as connection:
             return await read_page(
                 connection, files, _file, *where, after=after, limit=limit, newest_first=newest_first
             )
@@ -120,7 +119,7 @@ class FileStore:
             FileCorrupt: its bytes are gone or cut short.
         """
         file = await self.get(file_id)
-        path = self._directory / file_id
+        path = self.directory / file_id
         if await in_thread(_size, path) != file.size_bytes:
             raise FileCorrupt(f"the bytes of file '{file_id}' are gone or cut short: delete it and upload it again")
         return path
@@ -132,7 +131,7 @@ class FileStore:
             FileNotFound: no file has this id.
             FileInUse: an unfinished job needs it.
         """
-        async with self._database.write() as connection:
+        async with self.database.write() as connection:
             await _existing(connection, file_id, is_locked=True)
             if needed := await _needed_by_jobs(connection, {file_id}):
                 raise FileInUse(
@@ -148,15 +147,15 @@ class FileStore:
         A file that an unfinished job needs stays until the job has ended. Bytes without a row stay until their last
         write is ``grace_s`` old, which must exceed the longest pause of an upload.
         """
-        async with self._database.write() as connection:
-            expired = files.c.expires_at <= await self._clock(connection)
+        async with self.database.write() as connection:
+            expired = files.c.expires_at <= await self.clock(connection)
             due = set(
                 (await connection.execute(select(files.c.id).where(expired, _LIVING).with_for_update())).scalars()
             )
             due -= (await _needed_by_jobs(connection, due)).keys()
             await self._mark_deleted(connection, due)
         horizon = time.time() - grace_s
-        async with self._database.read() as connection:
+        async with self.database.read() as connection:
             living = set((await connection.execute(select(files.c.id).where(_LIVING))).scalars())
         orphans = await in_thread(self._orphans, living, horizon)
         await in_thread(self._remove, due | orphans)
@@ -168,7 +167,7 @@ class FileStore:
         async with AsyncExitStack() as undo:
             undo.push_async_callback(in_thread, path.unlink, missing_ok=True)
             # The inner stack closes the file also when the caller is cancelled while it is being opened.
-            with space_needed(self._directory), ExitStack() as opened:
+            with space_needed(self.directory), ExitStack() as opened:
                 file = await in_thread(_open_new, path, opened)
                 async for chunk in chunks:
                     size += len(chunk)
@@ -183,23 +182,23 @@ class FileStore:
         return size, digest.hexdigest()
 
     def _check_size(self, size: int) -> None:
-        if size > self._max_bytes:
+        if size > self.max_bytes:
             raise FileTooLarge(
-                f"the file has more than the {self._max_bytes} bytes this server accepts: "
+                f"the file has more than the {self.max_bytes} bytes this server accepts: "
                 "split it, or raise the server's limit",
                 param="file",
             )
 
     async def _mark_deleted(self, connection: AsyncConnection, file_ids: Collection[str]) -> None:
-        at = await self._clock(connection)
+        at = await self.clock(connection)
         await connection.execute(update(files).where(files.c.id.in_(file_ids)).values(deleted_at=at))
 
     def _remove(self, file_ids: Collection[str]) -> None:
         for file_id in file_ids:
-            (self._directory / file_id).unlink(missing_ok=True)
+            (self.directory / file_id).unlink(missing_ok=True)
 
     def _orphans(self, living: Set[str], horizon: float) -> set[str]:
-        found = {path.name: path for path in self._directory.glob("file-*")}
+        found = {path.name: path for path in self.directory.glob("file-*")}
         return {name for name in found.keys() - living if _modified(found[name]) <= horizon}
 
 

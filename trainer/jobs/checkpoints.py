@@ -56,6 +56,7 @@ class Permission:
 _permission: Final = row_reader(Permission)
 
 
+@dataclass(frozen=True, slots=True)
 class CheckpointStore:
     """The checkpoints of all jobs (``Queue.record`` writes them), and the permissions on them.
 
@@ -63,9 +64,8 @@ class CheckpointStore:
     may use every checkpoint.
     """
 
-    def __init__(self, database: Database, *, clock: Clock = database_clock) -> None:
-        self._database = database
-        self._clock = clock
+    database: Database
+    clock: Clock = database_clock
 
     async def list(self, job_id: str, *, after: str | None = None, limit: int = 10) -> Page[Checkpoint]:
         """Return the job's checkpoints before the one with the id ``after``, newest first.
@@ -74,7 +74,7 @@ class CheckpointStore:
             JobNotFound: no job has this id.
             InvalidField: no checkpoint has the id ``after``, or ``limit`` is out of bounds.
         """
-        async with self._database.read() as connection:
+        async with self.database.read() as connection:
             of_job = job_checkpoints.c.job_number == (await job_row(connection, job_id)).number
             value = partial(_checkpoint, job_id)
             return await read_page(connection, job_checkpoints, value, of_job, after=after, limit=limit)
@@ -88,7 +88,7 @@ class CheckpointStore:
         """
         if not all(0 < len(project_id) <= MAX_PROJECT_ID_LENGTH for project_id in project_ids):
             raise InvalidField(f"a project's id has 1 to {MAX_PROJECT_ID_LENGTH} characters", param="project_ids")
-        async with self._database.write() as connection:
+        async with self.database.write() as connection:
             await _check_checkpoint(connection, model, is_locked=True)
             return tuple([await self._permit(connection, model, project_id) for project_id in project_ids])
 
@@ -109,7 +109,7 @@ class CheckpointStore:
         """
         table = checkpoint_permissions
         where = [table.c.model == model] + ([] if project_id is None else [table.c.project_id == project_id])
-        async with self._database.read() as connection:
+        async with self.database.read() as connection:
             await _check_checkpoint(connection, model)
             return await read_page(
                 connection, table, _permission, *where, after=after, limit=limit, newest_first=newest_first
@@ -123,7 +123,7 @@ class CheckpointStore:
         """
         table = checkpoint_permissions
         statement = delete(table).where(table.c.id == permission_id, table.c.model == model)
-        async with self._database.write() as connection:
+        async with self.database.write() as connection:
             if (await connection.execute(statement)).rowcount != 1:
                 raise PermissionNotFound(
                     f"checkpoint '{model}' has no permission '{permission_id}'; list them to see which exist",
@@ -134,7 +134,7 @@ class CheckpointStore:
         table, key = checkpoint_permissions, {"model": model, "project_id": project_id}
         row = (await connection.execute(select(table).filter_by(**key))).one_or_none()
         if row is None:
-            new = insert(table).values(id=mint("cp_"), created_at=await self._clock(connection), **key)
+            new = insert(table).values(id=mint("cp_"), created_at=await self.clock(connection), **key)
             row = (await connection.execute(new.returning(*table.c))).one()
         return _permission(row)
 

@@ -67,11 +67,11 @@ class Event:
 _event: Final = row_reader(Event)
 
 
+@dataclass(frozen=True, slots=True)
 class EventLog:
     """The events of all jobs, for readers."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    database: Database
 
     async def list(self, job_id: str, *, after: str | None = None, limit: int = 20) -> Page[Event]:
         """Return the job's events before the one with the id ``after``, newest first.
@@ -80,7 +80,7 @@ class EventLog:
             JobNotFound: no job has this id.
             InvalidField: no event has the id ``after``, or ``limit`` is out of bounds.
         """
-        async with self._database.read() as connection:
+        async with self.database.read() as connection:
             of_job = job_events.c.job_number == (await job_row(connection, job_id)).number
             return await read_page(connection, job_events, _event, of_job, after=after, limit=limit)
 
@@ -95,10 +95,10 @@ class EventLog:
         """
         last = 0
         if after is not None:
-            async with self._database.read() as connection:
+            async with self.database.read() as connection:
                 last = await number_of(connection, job_events, after)
         while True:
-            async with self._database.read() as connection:
+            async with self.database.read() as connection:
                 job = await job_row(connection, job_id)
                 newer = (job_events.c.job_number == job.number, job_events.c.number > last)
                 statement = select(job_events).where(*newer).order_by(job_events.c.number).limit(_BATCH)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -39,15 +39,16 @@ _MESSAGES: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
 class JobStore:
     """The jobs in a database that several processes may share.
 
-    Each change of state is one conditional UPDATE; its event is written in the same transaction.
+    Each change of state is one conditional UPDATE; its event is written in the same transaction. A change that the
+    job's state does not allow raises IllegalTransition, and an unknown ``job_id`` JobNotFound.
     """
 
-    def __init__(self, database: Database, *, clock: Clock = database_clock) -> None:
-        self._database = database
-        self._clock = clock
+    database: Database
+    clock: Clock = database_clock
 
     async def create(self, draft: JobDraft) -> Job:
         """Create a job in ``validating_files``; workers take it once it is admitted.
@@ -55,11 +56,11 @@ class JobStore:
         Raises:
             InvalidField: one of its files does not exist or has another purpose.
         """
-        async with self._database.write() as connection:
+        async with self.database.write() as connection:
             await _check_file(connection, "training_file", draft.training_file)
             if draft.validation_file is not None:
                 await _check_file(connection, "validation_file", draft.validation_file)
-            at = await self._clock(connection)
+            at = await self.clock(connection)
             values = {
                 **_DRAFT.dump_python(draft, mode="json"),
                 "id": mint("ftjob-"),
@@ -78,12 +79,7 @@ class JobStore:
         return rows.job_of(row)
 
     async def get(self, job_id: str) -> Job:
-        """Return a job.
-
-        Raises:
-            JobNotFound: no job has this id.
-        """
-        async with self._database.read() as connection:
+        async with self.database.read() as connection:
             return rows.job_of(await rows.job_row(connection, job_id))
 
     async def list(
@@ -97,65 +93,41 @@ class JobStore:
             InvalidField: no job has the id ``after``, or ``limit`` is out of bounds.
         """
         where = [jobs.c.metadata.is_(None)] if metadata is None else [_carries(*pair) for pair in metadata.items()]
-        async with self._database.read() as connection:
+        async with self.database.read() as connection:
             return await read_page(connection, jobs, rows.job_of, *where, after=after, limit=limit)
 
     async def unvalidated(self) -> Sequence[Job]:
         """Return the jobs whose files are not validated yet, oldest first; a crash may have left some."""
         statement = select(jobs).where(jobs.c.state == JobState.VALIDATING_FILES).order_by(jobs.c.number)
-        async with self._database.read() as connection:
+        async with self.database.read() as connection:
             return [rows.job_of(row) for row in await connection.execute(statement)]
 
     async def admit(self, job_id: str, method: Json, *, data: Json | None = None) -> Job:
         """Queue a job whose files are accepted, with ``method`` as the preflight resolved it: no "auto" is left.
 
         ``data`` goes into the event: the findings of the preflight.
-
-        Raises:
-            JobNotFound: no job has this id.
-            IllegalTransition: it is not being validated; it may have been cancelled.
         """
         return await self._move(Verb.ADMIT, job_id, data=data, method=dict(method))
 
     async def reject(self, job_id: str, error: Failure, *, data: Json | None = None) -> Job:
-        """Fail a job whose files are refused. ``data`` goes into the event: every fault.
-
-        Raises:
-            JobNotFound: no job has this id.
-            IllegalTransition: it is not being validated; it may have been cancelled.
-        """
+        """Fail a job whose files are refused. ``data`` goes into the event: every fault."""
         return await self._move(Verb.REJECT, job_id, data=data, error=asdict(error))
 
     async def pause(self, job_id: str) -> Job:
-        """Pause a job; a running one is ``pausing`` until its worker has saved a checkpoint.
-
-        Raises:
-            JobNotFound: no job has this id.
-            IllegalTransition: it is neither queued nor running.
-        """
+        """Pause a queued or running job; a running one is ``pausing`` until its worker has saved a checkpoint."""
         return await self._move(Verb.PAUSE, job_id)
 
     async def resume(self, job_id: str) -> Job:
-        """Queue a paused job again, or let a ``pausing`` one continue; resets its count of deaths.
-
-        Raises:
-            JobNotFound: no job has this id.
-            IllegalTransition: it is neither paused nor pausing.
-        """
+        """Queue a paused job again, or let a ``pausing`` one continue; resets its count of deaths."""
         return await self._move(Verb.RESUME, job_id, deaths=0)
 
     async def cancel(self, job_id: str) -> Job:
-        """End a job at once; its worker stops at the next heartbeat. Its checkpoints stay.
-
-        Raises:
-            JobNotFound: no job has this id.
-            IllegalTransition: it has ended already.
-        """
+        """End an unfinished job at once; its worker stops at the next heartbeat. Its checkpoints stay."""
         return await self._move(Verb.CANCEL, job_id)
 
     async def _move(self, verb: Verb, job_id: str, *, data: Json | None = None, **values: Any) -> Job:
-        async with self._database.write() as connection:
-            at = await self._clock(connection)
+        async with self.database.write() as connection:
+            at = await self.clock(connection)
             row = await rows.move(connection, verb, at, jobs.c.id == job_id, **values)
             if row is None:
                 raise rows.illegal(verb, await rows.job_row(connection, job_id))

@@ -52,18 +52,21 @@ class Claim:
     """Seconds without a renewal after which the attempt counts as dead."""
 
 
+@dataclass(frozen=True, slots=True)
 class Queue:
-    """The queued and held jobs. Each write except ``take`` belongs to a claim; superseded claims are refused."""
+    """The queued and held jobs. Each write except ``take`` belongs to a claim.
 
-    def __init__(self, database: Database, *, max_deaths: int = MAX_DEATHS, clock: Clock = database_clock) -> None:
-        self._database = database
-        self._max_deaths = max_deaths
-        self._clock = clock
+    A write raises LeaseLost if the job is no longer the claim's, or was cancelled.
+    """
+
+    database: Database
+    max_deaths: int = MAX_DEATHS
+    clock: Clock = database_clock
 
     async def take(self, worker: str, lease_s: float) -> Claim | None:
         """Take the oldest queued job; None if there is none. Before that, jobs with expired leases are retried."""
-        async with self._database.write() as connection:
-            at = await self._clock(connection)
+        async with self.database.write() as connection:
+            at = await self.clock(connection)
             await self._end_expired(connection, at)
             oldest = select(jobs.c.number).where(jobs.c.state == JobState.QUEUED).order_by(jobs.c.number).limit(1)
             number = (await connection.execute(oldest.with_for_update(skip_locked=True))).scalar_one_or_none()
@@ -79,14 +82,10 @@ class Queue:
         return Claim(job, worker, job.token, lease_s)
 
     async def heartbeat(self, claim: Claim) -> ClaimOrder:
-        """Renew the lease; return the order to the worker.
-
-        Raises:
-            LeaseLost: the job is no longer this claim's.
-        """
-        async with self._database.write() as connection:
+        """Renew the lease; return the order to the worker. A cancelled job does not raise: the order is ``STOP``."""
+        async with self.database.write() as connection:
             try:
-                row = await self._renew(connection, claim, await self._clock(connection))
+                row = await self._renew(connection, claim, await self.clock(connection))
             except LeaseLost:
                 job = await rows.job_row(connection, claim.job.id)
                 if (job.token, job.state) == (claim.token, JobState.CANCELLED):
@@ -111,12 +110,9 @@ class Queue:
             checkpoints: recorded; one of a step that has one is skipped: an attempt that resumed earlier repeats steps.
             position: bytes of the run's event file that are in the log with this call.
             remaining_s: estimated seconds to the end of the job.
-
-        Raises:
-            LeaseLost: the job is no longer this claim's, or was cancelled.
         """
-        async with self._database.write() as connection:
-            at = await self._clock(connection)
+        async with self.database.write() as connection:
+            at = await self.clock(connection)
             values: dict[str, Any] = {} if position is None else {"events_position": position}
             if remaining_s is not None:
                 values["estimated_finish"] = at + timedelta(seconds=remaining_s)
@@ -130,11 +126,7 @@ class Queue:
     async def succeed(
         self, claim: Claim, *, fine_tuned_model: str, trained_tokens: int, result_files: Sequence[str] = ()
     ) -> Job:
-        """End a job whose model was published. ``result_files``: ids of files.
-
-        Raises:
-            LeaseLost: the job is no longer this claim's, or was cancelled.
-        """
+        """End a job whose model was published. ``result_files``: ids of files."""
         messages = (f"New fine-tuned model created: {fine_tuned_model}", "The job has successfully completed")
         return await self._end(
             Verb.SUCCEED,
@@ -146,21 +138,13 @@ class Queue:
         )
 
     async def fail(self, claim: Claim, error: Failure, *, data: Json | None = None) -> Job:
-        """Fail a job that another attempt would not save. ``data`` goes into the event.
-
-        Raises:
-            LeaseLost: the job is no longer this claim's, or was cancelled.
-        """
+        """Fail a job that another attempt would not save. ``data`` goes into the event."""
         return await self._end(Verb.FAIL, claim, [_failed(error, data)], error=asdict(error))
 
     async def release(self, claim: Claim) -> Job:
-        """Give a job back: a ``pausing`` one becomes ``paused``, others are queued again.
-
-        Raises:
-            LeaseLost: the job is no longer this claim's, or was cancelled.
-        """
-        async with self._database.write() as connection:
-            at = await self._clock(connection)
+        """Give a job back: a ``pausing`` one becomes ``paused``, others are queued again."""
+        async with self.database.write() as connection:
+            at = await self.clock(connection)
             held = await self._renew(connection, claim, at)
             row = await rows.move(connection, Verb.RELEASE, at, _is_held_by(claim))
             assert row is not None  # its row is locked
@@ -170,13 +154,9 @@ class Queue:
         return rows.job_of(row)
 
     async def retry(self, claim: Claim, cause: str) -> Job:
-        """Give a job back whose attempt died of ``cause``; it fails after too many of them without a new checkpoint.
-
-        Raises:
-            LeaseLost: the job is no longer this claim's, or was cancelled.
-        """
-        async with self._database.write() as connection:
-            at = await self._clock(connection)
+        """Give a job back whose attempt died of ``cause``; it fails after too many of them without a new checkpoint."""
+        async with self.database.write() as connection:
+            at = await self.clock(connection)
             row = await self._renew(connection, claim, at)
             return await self._end_attempt(connection, row, at, cause)
 
@@ -189,8 +169,8 @@ class Queue:
         return row
 
     async def _end(self, verb: Verb, claim: Claim, events: Iterable[EventDraft], **values: Any) -> Job:
-        async with self._database.write() as connection:
-            at = await self._clock(connection)
+        async with self.database.write() as connection:
+            at = await self.clock(connection)
             row = await rows.move(connection, verb, at, _is_held_by(claim), **values)
             if row is None:
                 raise await _lost(connection, claim)
@@ -207,7 +187,7 @@ class Queue:
         """End an attempt that died: its job is queued again or fails; a ``pausing`` one becomes ``paused``."""
         deaths = row.deaths + 1
         is_job = jobs.c.number == row.number
-        if row.state == JobState.RUNNING and deaths >= self._max_deaths:
+        if row.state == JobState.RUNNING and deaths >= self.max_deaths:
             message = f"{deaths} attempts died without a new checkpoint, the last because {cause}"
             error = Failure("too_many_deaths", f"{message}: see the worker's log, then create the job anew")
             event = _failed(error)
