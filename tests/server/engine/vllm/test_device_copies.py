@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -25,7 +24,7 @@ def factor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     return torch.randn(shape).to(dtype)
 
 
-def model() -> Any:
+def model() -> SimpleNamespace:
     """An adapter as vLLM packs it: a layer of one slice, and one of three, of which the adapter has two."""
     plain = LoRALayerWeights("o", 4, 8, factor(4, 6), factor(5, 4, dtype=torch.float32))
     strided = factor(4, 3).t()
@@ -35,7 +34,7 @@ def model() -> Any:
     return SimpleNamespace(id=1, loras={"o": plain, "qkv": packed})
 
 
-def tensors(adapter: Any) -> list[torch.Tensor]:
+def tensors(adapter: SimpleNamespace) -> list[torch.Tensor]:
     factors = [part for weights in adapter.loras.values() for part in (weights.lora_a, weights.lora_b)]
     return [t for part in factors for t in (part if isinstance(part, list) else [part]) if t is not None]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 from vllm.config.lora import MaxLoRARanks
@@ -13,7 +14,7 @@ from server.engine.protocol import StartRefused
 from server.engine.vllm.flags import EMBEDDED_FLAGS, OWNED, SLOTS, SPARE_HOST_ADAPTERS, parse_flags
 
 
-def parse(*flags: str) -> Any:
+def parse(*flags: str) -> Namespace:
     return parse_flags("org/model", flags, capacity=8)
 
 
@@ -59,7 +60,7 @@ def test_a_flag_that_is_ours_is_refused_from_a_file_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "reason"),
     [
         (("--max-lorax", "3"), "--max-lorax"),
         (("--max-loras", "three"), "three"),
@@ -68,11 +69,11 @@ def test_a_flag_that_is_ours_is_refused_from_a_file_too(tmp_path: Path) -> None:
     ],
 )
 def test_a_flag_that_vllm_does_not_take_is_refused_in_one_line(
-    flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+    flags: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(StartRefused) as refused:
         parse(*flags)
-    assert said in str(refused.value)
+    assert reason in str(refused.value)
     assert "--help-engine" in str(refused.value)
     assert "usage:" not in capsys.readouterr().err
 
@@ -94,5 +95,5 @@ def test_what_the_operator_types_wins_over_what_the_embedded_base_needs() -> Non
     assert (args.served_model_name, args.max_lora_rank, args.enforce_eager) == (["mine"], 32, True)
 
 
-def test_the_ranks_that_the_door_advises_are_those_that_vllm_takes() -> None:
+def test_the_ranks_that_the_checks_advise_are_those_that_vllm_takes() -> None:
     assert get_args(MaxLoRARanks) == SERVABLE_RANKS

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from vllm.lora.request import LoRARequest
@@ -24,19 +23,19 @@ class Manager:
         self.packed: list[int] = []
         self._adapter_manager = self
 
-    def _load_adapter(self, request: LoRARequest) -> Any:
+    def _load_adapter(self, request: LoRARequest) -> SimpleNamespace:
         self.read.append(request.lora_name)
         if request.lora_path == "broken":
             raise ValueError("these are no weights")
         return SimpleNamespace(id=request.lora_int_id)
 
-    def _create_merged_loras_inplace(self, model: Any) -> None:
+    def _create_merged_loras_inplace(self, model: SimpleNamespace) -> None:
         self.packed.append(model.id)
 
     def activate_adapter(self, number: int) -> bool:
         return number in self.packed
 
-    def add(self, request: LoRARequest) -> Any:
+    def add(self, request: LoRARequest) -> SimpleNamespace:
         model = self._load_adapter(request)
         self._create_merged_loras_inplace(model)
         self.activate_adapter(model.id)
@@ -49,7 +48,7 @@ class Device:
     def __init__(self) -> None:
         self.held: list[int] = []
 
-    def copy(self, model: Any) -> Any:
+    def copy(self, model: SimpleNamespace) -> object:
         self.held.append(model.id)
         device, number = self.held, model.id
 
@@ -61,7 +60,7 @@ class Device:
 
         return Copies()
 
-    def release(self, copies: Any) -> None:
+    def release(self, copies: object) -> None:
         """No computing stream has to be waited for."""
 
 

@@ -22,6 +22,8 @@ SLOTS, RANK, HIDDEN, VOCABULARY = 4, 8, 24, 40
 WIDTHS = ((12,), (12, 12), (16, 8, 8), (8, 8, 8))
 MOST_ROWS = 2 * LONG // RANK
 
+Runs = list[tuple[int, int]]
+"""Slot and number of rows, −1 for the base model."""
 Adapter = tuple[list[Tensor], list[Tensor]]
 
 
@@ -97,13 +99,15 @@ RUNS = st.lists(st.tuples(st.integers(-1, SLOTS - 1), st.sampled_from([1, 2, 5, 
     written=st.sets(st.integers(0, SLOTS - 1)),
     rank=st.sampled_from([1, 3, RANK]),
 )
-def test_each_row_gets_its_own_slot_s_adapter_and_base_rows_stay_exact(runs, widths, written, rank):
+def test_each_row_gets_its_own_slot_s_adapter_and_base_rows_stay_exact(
+    runs: Runs, widths: tuple[int, ...], written: set[int], rank: int
+) -> None:
     slots = [slot for slot, count in runs for _ in range(count)][:MOST_ROWS]
     step = wrapper(torch.float32)
     layer = linear(step, widths)
     adapters = {slot: adapter(slot, widths, rank) for slot in written}
     for slot, (down, up) in adapters.items():
-        layer.set_lora(slot, *adapter(99, widths))  # what lay there before must not shine through
+        layer.set_lora(slot, *adapter(99, widths))  # nothing of it may be left
         layer.set_lora(slot, down, up)
     start_step(step, slots)
     inputs, before = rows(len(slots), HIDDEN), rows(len(slots), sum(widths), 1)
@@ -115,7 +119,7 @@ def test_each_row_gets_its_own_slot_s_adapter_and_base_rows_stay_exact(runs, wid
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("widths", WIDTHS)
-def test_half_precision_is_exact_to_its_last_bit(widths, dtype):
+def test_half_precision_is_exact_to_its_last_bit(widths: tuple[int, ...], dtype: torch.dtype) -> None:
     slots = [0, 3, -1, 1, 1, 2]
     step = wrapper(dtype)
     layer = linear(step, widths, dtype)
@@ -130,7 +134,7 @@ def test_half_precision_is_exact_to_its_last_bit(widths, dtype):
 
 @pytest.mark.parametrize("spoil", [torch.nan, torch.inf])
 @pytest.mark.parametrize("side", [0, 1], ids=["A", "B"])
-def test_what_is_not_finite_in_one_slot_stays_with_its_own_rows(side, spoil):
+def test_what_is_not_finite_in_one_slot_stays_with_its_own_rows(side: int, spoil: float) -> None:
     slots = [0, 2, -1, 1, 2, 0, 3]
     step = wrapper(torch.float32)
     layer = linear(step, (16, 8, 8))
@@ -150,7 +154,7 @@ def test_what_is_not_finite_in_one_slot_stays_with_its_own_rows(side, spoil):
     assert torch.equal(add(layer, inputs, before), sound)
 
 
-def test_an_adapter_that_could_not_be_written_whole_leaves_nothing_behind():
+def test_an_adapter_that_could_not_be_written_whole_leaves_nothing_behind() -> None:
     step = wrapper(torch.float32)
     layer = linear(step, (12,))
     down, up = adapter(1, (12,))
@@ -165,7 +169,7 @@ def test_an_adapter_that_could_not_be_written_whole_leaves_nothing_behind():
     assert torch.equal(add(layer, rows(2, HIDDEN), before), before)
 
 
-def test_sampled_rows_and_a_prompt_s_rows_get_logits_of_their_own_slots():
+def test_sampled_rows_and_a_prompt_s_rows_get_logits_of_their_own_slots() -> None:
     step = wrapper(torch.float32)
     layer = bare(
         LogitsProcessorWithLoRA,
@@ -199,7 +203,7 @@ def test_sampled_rows_and_a_prompt_s_rows_get_logits_of_their_own_slots():
         assert torch.allclose(logits(of_prompt), right(of_prompt, tokens[first:last]), atol=1e-4)
 
 
-def test_logits_of_a_wider_dtype_than_the_adapters_get_them_too():
+def test_logits_of_a_wider_dtype_than_the_adapters_get_them_too() -> None:
     step = wrapper(torch.bfloat16)
     layer = linear(step, (12,), torch.bfloat16)
     adapters = {0: adapter(0, (12,), dtype=torch.bfloat16)}
@@ -211,7 +215,7 @@ def test_logits_of_a_wider_dtype_than_the_adapters_get_them_too():
     )
 
 
-def test_embeddings_get_their_own_slot_s_adapter():
+def test_embeddings_get_their_own_slot_s_adapter() -> None:
     step = wrapper(torch.float32)
     base = SimpleNamespace(org_vocab_size=VOCABULARY, embedding_dim=16, weight=torch.zeros(1))
     layer = bare(VocabParallelEmbeddingWithLoRA, base_layer=base)
@@ -232,7 +236,7 @@ def test_embeddings_get_their_own_slot_s_adapter():
 
 
 @given(runs=RUNS)
-def test_blocks_cover_each_row_with_an_adapter_once_and_long_runs_stand_alone(runs):
+def test_blocks_cover_each_row_with_an_adapter_once_and_long_runs_stand_alone(runs: Runs) -> None:
     slots = [slot for slot, count in runs for _ in range(count)]
     blocks = split_rows(slots, RANK)
     covered = [row for block in blocks for row in range(block.start, block.stop)]

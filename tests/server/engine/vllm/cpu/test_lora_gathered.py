@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -54,6 +54,9 @@ def expand_slice(
     return output
 
 
+Act = Callable[[ModuleType, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Runs one operation of a module; returns its output."""
+
 CASES = [
     pytest.param(shrink, (RANK, HIDDEN), RANK + 2, id="shrink"),
     pytest.param(expand, (OUT, RANK), OUT + 5, id="expand"),
@@ -65,7 +68,7 @@ CASES = [
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("act", "shape", "width"), CASES)
 def test_rows_with_adapters_are_vllm_s_to_the_bit(
-    act: Any, shape: tuple[int, int], width: int, dtype: torch.dtype, is_4d: bool
+    act: Act, shape: tuple[int, int], width: int, dtype: torch.dtype, is_4d: bool
 ) -> None:
     inputs, weights = tensors(*shape, dtype, is_4d)
     ours = act(gathered, ADAPTED, before(width, dtype), inputs, weights)
@@ -77,7 +80,7 @@ def test_rows_with_adapters_are_vllm_s_to_the_bit(
 
 @pytest.mark.parametrize(("act", "shape", "width"), CASES)
 def test_rows_of_the_base_get_nothing_where_vllm_gives_them_the_last_adapter(
-    act: Any, shape: tuple[int, int], width: int, is_4d: bool
+    act: Act, shape: tuple[int, int], width: int, is_4d: bool
 ) -> None:
     inputs, weights = tensors(*shape, torch.float32, is_4d)
     untouched = before(width)
@@ -90,7 +93,7 @@ def test_rows_of_the_base_get_nothing_where_vllm_gives_them_the_last_adapter(
 
 
 @pytest.mark.parametrize(("act", "shape", "width"), CASES)
-def test_a_nan_in_one_slot_stays_with_its_own_rows(act: Any, shape: tuple[int, int], width: int, is_4d: bool) -> None:
+def test_a_nan_in_one_slot_stays_with_its_own_rows(act: Act, shape: tuple[int, int], width: int, is_4d: bool) -> None:
     inputs, weights = tensors(*shape, torch.float32, is_4d)
     for slot in range(SLOTS):
         spoiled = weights.clone()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from vllm.platforms import current_platform
@@ -13,7 +12,7 @@ from vllm.utils.ompmultiprocessing import OMPProcessManager
 from server.engine.vllm.cpu.thread_binding import VARIABLES, predict_variables
 
 
-def set_by_vllm(monkeypatch: pytest.MonkeyPatch, preloaded: str, **variables: str) -> dict[str, Any]:
+def set_by_vllm(monkeypatch: pytest.MonkeyPatch, preloaded: str, **variables: str) -> dict[str, str]:
     """Return the variables as they are where vLLM starts its only worker."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
