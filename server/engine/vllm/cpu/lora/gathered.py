@@ -7,6 +7,8 @@ Shapes: T tokens, S slots, H hidden, r rank, O out. ``slots`` is [T] (or [1], fo
 adapter; weights are [S, r, H] to shrink and [S, O, r] to expand, some layers with an extra dimension of size 1 after S.
 """
 
+# ruff: noqa: FBT001, FBT002  vLLM's signatures
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -38,20 +40,14 @@ def bgmv_shrink(inputs: Tensor, weights: Tensor, output: Tensor, slots: Tensor, 
     output[:, : products.shape[1]] = scaling * products
 
 
-def bgmv_expand(inputs: Tensor, weights: Tensor, output: Tensor, slots: Tensor, add_inputs: bool = True) -> None:  # noqa: FBT001, FBT002  vLLM's signature
+def bgmv_expand(inputs: Tensor, weights: Tensor, output: Tensor, slots: Tensor, add_inputs: bool = True) -> None:
     """``output += inputs @ weightsᵀ`` by slot, on the columns both have; inputs [T, r], output [T, ~O]."""
     width = min(weights.shape[-2], output.shape[1])
     bgmv_expand_slice(inputs, weights, output, slots, 0, width, add_inputs)
 
 
 def bgmv_expand_slice(
-    inputs: Tensor,
-    weights: Tensor,
-    output: Tensor,
-    slots: Tensor,
-    offset: int,
-    size: int,
-    add_inputs: bool = True,  # noqa: FBT001, FBT002
+    inputs: Tensor, weights: Tensor, output: Tensor, slots: Tensor, offset: int, size: int, add_inputs: bool = True
 ) -> None:
     """``output[:, offset:offset+size] += inputs @ weightsᵀ`` by slot."""
     products = _products(inputs, weights, slots, output)[:, :size]

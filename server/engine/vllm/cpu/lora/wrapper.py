@@ -54,19 +54,12 @@ class DenseWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         self._sampled = split_rows(self.sampler_indices.tolist(), self._rank)
 
     def add_lora_linear(
-        self,
-        y: Tensor,
-        x: Tensor,
-        lora_a_stacked: tuple[Tensor, ...],
-        lora_b_stacked: tuple[Tensor, ...],
-        scale: float,
-        output_slices: tuple[int, ...],
-        **kwargs: Any,
+        self, y: Tensor, x: Tensor, lora_a_stacked: Any, lora_b_stacked: Any, scale: float, *args: Any, **kwargs: Any
     ) -> None:
         """``y += scale · x @ Aᵀ @ Bᵀ`` by slot, for all slices of a layer; y [T, sum of O], x [T, H]."""
         weights = self._weights.get(lora_b_stacked[0].data_ptr())
         if weights is None:
-            super().add_lora_linear(y, x, lora_a_stacked, lora_b_stacked, scale, output_slices, **kwargs)
+            super().add_lora_linear(y, x, lora_a_stacked, lora_b_stacked, scale, *args, **kwargs)
         else:
             weights.add(y, x, self._tokens, scale)
 
