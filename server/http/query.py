@@ -1,4 +1,8 @@
-"""Query parameters: an unknown one is an error, so that a typo is never ignored."""
+"""Query parameters: an unknown one is an error, so that a typo is never ignored.
+
+Probes may carry any: load balancers and monitors append parameters of their own, and one that gets 400 takes a healthy
+server out of service.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from server.errors import InvalidRequest
 
 DEEP_OBJECTS: Final = frozenset({"metadata"})
 """Parameters that OpenAI's client writes as ``name[key]=value``."""
+PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
 
 
 async def refuse_unknown_parameters(request: Request) -> None:
@@ -21,9 +26,10 @@ async def refuse_unknown_parameters(request: Request) -> None:
     Raises:
         InvalidRequest: a parameter is unknown; the message lists the known ones.
     """
-    if not request.query_params:
+    route = request.scope["route"]
+    if not request.query_params or route.path in PROBES:
         return
-    known = _declared(request.scope["route"])
+    known = _declared(route)
     for name in request.query_params:
         base, bracket, _ = name.partition("[")
         if name not in known and not (bracket and name.endswith("]") and base in known & DEEP_OBJECTS):
