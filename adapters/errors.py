@@ -1,37 +1,25 @@
 """The tree of errors about adapters.
 
 PatchbayError
-├── InvalidName            a name, alias or reference that is not valid
+├── InvalidName
 ├── NotFound
-│   ├── AdapterNotFound
-│   ├── VersionNotFound
-│   └── AliasNotFound
+│   └── AdapterNotFound, VersionNotFound, AliasNotFound
 ├── Conflict
-│   ├── AliasMoved         a compare-and-set failed; has the alias's present target
-│   ├── VersionInUse       deletion of a version that is pinned or an alias's target
-│   └── NameTaken          a name that belongs to the base model, or to a version that was deleted
-├── AdapterRefused         the checks found faults; has all of them
-├── AdapterTooCostly       inspecting, compiling or merging exceeded a limit on memory or time
-├── WorkerProcessDied      the child process that works on an adapter ended without an answer
-├── SafetensorsMalformed   a file that breaks the safetensors format or our limits on it
-├── BaseModelUnreadable    a base model directory without readable config or weights
-├── WrongBase              a version made for another base model than the one served
+│   └── AliasMoved, VersionInUse, NameTaken
+├── AdapterRefused, AdapterTooCostly, WorkerProcessDied
+├── SafetensorsMalformed, BaseModelUnreadable, WrongBase
 ├── SourceError
-│   ├── SourceForbidden    a path outside the allowed directories, an unknown URL scheme
-│   ├── SourceNotFound     no adapter there
-│   ├── SourceUnavailable  the hub or the object store is down, slow or sends malformed answers
-│   └── SourceTooLarge     more bytes than the server accepts
-├── BlobCorrupt            stored bytes no longer match their digest
-├── BlobStoreUnavailable   the object store of the blobs does not answer, or its URL cannot be used
-├── StorageUnavailable     the database does not answer, or stays locked
-└── StorageFull            the disk has no space
+│   └── SourceForbidden, SourceNotFound, SourceUnavailable, SourceTooLarge
+├── BlobCorrupt, BlobStoreUnavailable
+└── StorageUnavailable, StorageFull
 
 ``server.http.errors`` maps them to HTTP statuses; a test checks that the map is complete. A new error subclasses the
-nearest branch, has a ``code`` of its own (stable, snake case, part of the API) and a message that says what to do next.
+nearest branch and has a message that says what to do next. Its ``code`` is stable and part of the API.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -41,9 +29,16 @@ MAX_FAULTS = 200
 
 
 class PatchbayError(Exception):
-    """Root of the tree. ``param`` is the request field at fault, if there is one."""
+    """Root of the tree. ``param`` is the request field at fault, if there is one.
+
+    ``code`` is the class's name in snake case, unless the class states another one.
+    """
 
     code: ClassVar[str] = "internal_error"
+
+    def __init_subclass__(cls) -> None:
+        if "code" not in vars(cls):
+            cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -59,13 +54,9 @@ class PatchbayError(Exception):
 class InvalidName(PatchbayError):
     """A name, alias or reference is not valid."""
 
-    code = "invalid_name"
-
 
 class NotFound(PatchbayError):
     """Nothing has that name."""
-
-    code = "not_found"
 
 
 class AdapterNotFound(NotFound):
@@ -77,25 +68,17 @@ class AdapterNotFound(NotFound):
 class VersionNotFound(NotFound):
     """The adapter has no such version, or it was deleted."""
 
-    code = "version_not_found"
-
 
 class AliasNotFound(NotFound):
     """The adapter has no such alias."""
-
-    code = "alias_not_found"
 
 
 class Conflict(PatchbayError):
     """The request conflicts with the present state."""
 
-    code = "conflict"
-
 
 class AliasMoved(Conflict):
     """A compare-and-set failed: the alias does not point where the caller expected."""
-
-    code = "alias_moved"
 
     def __init__(self, message: str, *, current: int | None, generation: int | None) -> None:
         super().__init__(message, param="expected")
@@ -111,13 +94,9 @@ class AliasMoved(Conflict):
 class VersionInUse(Conflict):
     """The version is pinned or an alias points to it."""
 
-    code = "version_in_use"
-
 
 class NameTaken(Conflict):
     """The name belongs to the base model, or to a version that was deleted: it is not used for another one."""
-
-    code = "name_taken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +114,6 @@ class Fault:
 class AdapterRefused(PatchbayError):
     """The checks found faults. The message lists the first few, ``details`` all of them."""
 
-    code = "adapter_refused"
     SHOWN: ClassVar[int] = 5
 
     def __init__(self, faults: Sequence[Fault], *, param: str | None = None) -> None:
@@ -153,8 +131,6 @@ class AdapterRefused(PatchbayError):
 class AdapterTooCostly(PatchbayError):
     """Work on an adapter exceeded a limit on memory or time, which the message names."""
 
-    code = "adapter_too_costly"
-
 
 class WorkerProcessDied(PatchbayError):
     """A child process that works on adapters ended without an answer; ``log`` is the end of its stderr."""
@@ -169,8 +145,6 @@ class WorkerProcessDied(PatchbayError):
 class SafetensorsMalformed(PatchbayError):
     """A file that breaks the safetensors format or our limits on it; carries the fault."""
 
-    code = "safetensors_malformed"
-
     def __init__(self, fault: Fault) -> None:
         super().__init__(str(fault))
         self.fault = fault
@@ -179,64 +153,42 @@ class SafetensorsMalformed(PatchbayError):
 class BaseModelUnreadable(PatchbayError):
     """A base model directory without readable config or weights."""
 
-    code = "base_model_unreadable"
-
 
 class WrongBase(PatchbayError):
     """A version made for another base model than the one served."""
-
-    code = "wrong_base"
 
 
 class SourceError(PatchbayError):
     """The adapter's bytes could not be fetched."""
 
-    code = "source_error"
-
 
 class SourceForbidden(SourceError):
     """The server may not read there."""
-
-    code = "source_forbidden"
 
 
 class SourceNotFound(SourceError):
     """Nothing is there."""
 
-    code = "source_not_found"
-
 
 class SourceUnavailable(SourceError):
     """The place did not answer, or sent a malformed answer; trying again may help."""
-
-    code = "source_unavailable"
 
 
 class SourceTooLarge(SourceError):
     """More bytes than the server accepts."""
 
-    code = "source_too_large"
-
 
 class BlobCorrupt(PatchbayError):
     """Stored bytes no longer match their digest."""
-
-    code = "blob_corrupt"
 
 
 class BlobStoreUnavailable(PatchbayError):
     """The object store of the blobs does not answer, or its URL cannot be used."""
 
-    code = "blob_store_unavailable"
-
 
 class StorageUnavailable(PatchbayError):
     """The database does not answer, or stays locked; the message says whether a change may have been written."""
 
-    code = "storage_unavailable"
-
 
 class StorageFull(PatchbayError):
     """The disk has no space for what was sent."""
-
-    code = "storage_full"

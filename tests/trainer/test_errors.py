@@ -11,12 +11,13 @@ from trainer import errors
 def test_the_drawing_shows_every_error_below_its_parent():
     above, drawn = {-1: "PatchbayError"}, set()
     for line in (errors.__doc__ or "").splitlines():
-        if found := re.match(r"([│ ]*)[├└]── (\()?(\w+)", line):
+        if found := re.match(r"([│ ]*)[├└]── (.+)", line):
             depth = len(found[1]) // 4
-            above[depth] = found[3]
-            assert getattr(errors, found[3]).__bases__[0].__name__ == above[depth - 1]
-            if not found[2]:
-                drawn.add(found[3])
+            for name in found[2].split(", "):
+                above[depth] = name.strip("()")
+                assert getattr(errors, above[depth]).__bases__[0].__name__ == above[depth - 1]
+                if name == above[depth]:
+                    drawn.add(name)
     assert drawn == {
         name
         for name, value in vars(errors).items()

@@ -21,6 +21,18 @@ from server.http.errors import STATUS, error_body, error_response, status_of
 SHARED: set[str] = set()
 """Codes that several errors carry on purpose."""
 
+CODES = """
+    adapter_quarantined adapter_refused adapter_too_costly alias_moved alias_not_found base_model_unreadable
+    blob_corrupt blob_store_unavailable checkpoint_not_found compiler_died conflict draining engine_not_ready
+    file_corrupt file_in_use file_not_found file_too_large illegal_transition insufficient_scope internal_error
+    invalid_api_key invalid_field invalid_name invalid_request job_not_found lease_lost missing_scope
+    model_not_found name_taken no_room not_found overloaded permission_not_found publication_refused
+    safetensors_malformed source_error source_forbidden source_not_found source_too_large source_unavailable
+    storage_full storage_unavailable unavailable unsupported_by_base validation_died version_in_use
+    version_not_found wrong_base
+""".split()
+"""Every code; clients rely on them, so the name of a class may change but its code may not."""
+
 
 def subclasses(error: type[PatchbayError]) -> Iterator[type[PatchbayError]]:
     for child in error.__subclasses__():
@@ -66,6 +78,10 @@ def test_every_error_has_a_code_of_its_own(tree: list[type[PatchbayError]]) -> N
     assert {code: found for code, found in names.items() if len(found) > 1 and code not in SHARED} == {}
 
 
+def test_the_codes_are_those_that_clients_know(tree: list[type[PatchbayError]]) -> None:
+    assert sorted(error.code for error in [PatchbayError, *tree]) == CODES
+
+
 def test_nothing_else_is_in_the_table(tree: list[type[PatchbayError]]) -> None:
     assert set(STATUS) <= {PatchbayError, *tree}
     assert all(400 <= status < 600 for status in STATUS.values())
@@ -74,7 +90,7 @@ def test_nothing_else_is_in_the_table(tree: list[type[PatchbayError]]) -> None:
 @pytest.mark.parametrize("module", [adapters.errors, server.errors])
 def test_the_drawing_shows_every_error_of_its_file(module: object) -> None:
     source = ast.parse(Path(str(getattr(module, "__file__", ""))).read_text())
-    drawn = re.findall(r"[├└]── (\w+)", ast.get_docstring(source) or "")
+    drawn = re.findall(r"\w+", " ".join(re.findall(r"[├└]── (.+)", ast.get_docstring(source) or "")))
     errors = {
         name
         for name, value in vars(module).items()
@@ -88,10 +104,11 @@ def test_the_drawing_shows_each_error_below_its_parent(module: object) -> None:
     source = ast.parse(Path(str(getattr(module, "__file__", ""))).read_text())
     above: dict[int, str] = {-1: "PatchbayError"}
     for line in (ast.get_docstring(source) or "").splitlines():
-        if found := re.match(r"([│ ]*)[├└]── (\w+)", line):
+        if found := re.match(r"([│ ]*)[├└]── (.+)", line):
             depth = len(found[1]) // 4
-            assert getattr(module, found[2]).__bases__[0].__name__ == above[depth - 1]
-            above[depth] = found[2]
+            for name in found[2].split(", "):
+                assert getattr(module, name).__bases__[0].__name__ == above[depth - 1]
+                above[depth] = name
 
 
 def test_only_what_may_be_tried_again_says_when() -> None:
