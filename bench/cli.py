@@ -1,4 +1,4 @@
-"""`patchbay bench`: a command for each scenario, and one that shows what they found."""
+"""`patchbay bench`: a command for each scenario, and `report`, which writes their results as tables and plots."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Measure a server of its own, and with --peer vllm stock vLLM beside it, in turns on the same machine.",
+    help="Start a patchbay server and measure it; with --peer vllm, stock vLLM on the same machine in alternation.",
 )
 for scenario in SCENARIOS:
     app.command()(scenario)

@@ -1,8 +1,8 @@
-"""`patchbay bench report`: what was measured last, as tables in Markdown and as plots, and README's numbers.
+"""`patchbay bench report`: the newest results as Markdown tables and plots, and README's numbers.
 
-``bench/results/README.md`` has every row of the newest line of each scenario, with the machine, the versions, the
-commit and the command it comes from; ``bench/results/gpu`` is the same for a machine with a GPU. README shows a few of
-them between two comments; a test compares.
+``bench/results/README.md`` holds every row of the newest line of each scenario, with its machine, versions, commit and
+command; ``bench/results/gpu`` holds the same for a machine with a GPU. README shows a selection between two comments; a
+test compares.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from bench.options import RESULTS
 from bench.record import Row
 
 GPU: Final = "gpu"
-"""The folder of results that were measured on a GPU."""
+"""The folder of results from a machine with a GPU."""
 BEGIN: Final = "<!-- made by `patchbay bench report` -->"
 END: Final = "<!-- until here -->"
 FIRST_SCREEN: Final = (
     (re.compile(r"(?<=it writes )[\d.]+(?= times stock)"), "many", "64 adapters, 8 slots"),
     (re.compile(r"(?<=8 slots, )[\d.]+(?= times with one)"), "overhead", "32 clients"),
 )
-"""README's first screen names these ratios of tokens a second too."""
+"""Ratios of tokens per second that README's first screen names."""
 TITLES: Final = {
     "tokens_per_s": "tokens/s",
     "first_ms": "first token, ms",
@@ -38,7 +38,7 @@ TITLES: Final = {
 
 
 class Headline(NamedTuple):
-    """A number that README shows: the ``of`` (p50, p99; none: the number itself) of ``name`` in ``case``."""
+    """A number of README's table: the statistic ``of`` (p50, p99; empty: the number itself) of ``name`` in ``case``."""
 
     scenario: str
     case: str
@@ -73,12 +73,13 @@ HEADLINES: Final = (
     Headline("registry", "page of 100, 10000 adapters", "ms", "p50", "page of 100 out of 10,000 adapters, p50"),
 )
 
-Readme = Annotated[Path, typer.Option(help="Whose numbers are brought up to date.")]
-Results = Annotated[Path, typer.Option(help="The lines that scenarios kept.")]
 
-
-def report(*, results: Results = RESULTS, readme: Readme = Path("README.md")) -> None:
-    """Write tables and plots of the newest results, and README's numbers."""
+def report(
+    *,
+    results: Annotated[Path, typer.Option(help="Directory of the scenarios' results.")] = RESULTS,
+    readme: Annotated[Path, typer.Option(help="README whose numbers are updated.")] = Path("README.md"),
+) -> None:
+    """Write tables and plots of the newest results, and update README's numbers."""
     from bench.plots import draw
 
     for folder in (results, results / GPU):
@@ -86,20 +87,20 @@ def report(*, results: Results = RESULTS, readme: Readme = Path("README.md")) ->
         (folder / "README.md").write_text(tables(lines))
         draw(lines, folder)
         print(f"{folder}: {', '.join(lines)}")
-    readme.write_text(brought_up_to_date(readme.read_text(), newest(results), newest(results / GPU)))
+    readme.write_text(with_numbers(readme.read_text(), newest(results), newest(results / GPU)))
 
 
 def newest(results: Path) -> dict[str, Row]:
-    """Return the last line of each scenario that has rows, by its name."""
+    """Return the last line of each scenario, by the scenario's name; lines without rows are left out."""
     last = {path.stem: json.loads(path.read_text().splitlines()[-1]) for path in sorted(results.glob("*.jsonl"))}
     return {scenario: line for scenario, line in last.items() if "rows" in line}
 
 
-def brought_up_to_date(readme: str, lines: Mapping[str, Row], on_gpu: Mapping[str, Row]) -> str:
-    """Return ``readme`` with the numbers of ``lines``, and of those ``on_gpu``.
+def with_numbers(readme: str, lines: Mapping[str, Row], on_gpu: Mapping[str, Row]) -> str:
+    """Return ``readme`` with the numbers of ``lines`` and of ``on_gpu``.
 
     Raises:
-        ValueError: the two comments are not there.
+        ValueError: one of the two comments is missing.
     """
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -117,10 +118,11 @@ def headline_table(lines: Mapping[str, Row]) -> Iterator[str]:
     """Yield the lines of README's table."""
     yield "| what | patchbay | stock vLLM | ours ÷ theirs | scenario |"
     yield "|---|---|---|---|---|"
-    for headline, _, row in _found(lines):
+    for headline, row in _found(lines):
         unit = "" if headline.name == "tokens_per_s" else " ms"
         ours, theirs = (_value(row.get(kind), headline) for kind in ("patchbay", "vllm"))
-        at = row.get("ratio", {}).get(_ratio_name(headline))
+        ratio_name = "_".join(filter(None, (headline.name.removesuffix("ms").rstrip("_"), headline.of)))
+        at = row.get("ratio", {}).get(ratio_name)
         cells = (
             headline.what,
             f"{_number(ours)}{unit}",
@@ -138,22 +140,17 @@ def _gpu_table(lines: Mapping[str, Row]) -> Iterator[str]:
         yield from headline_table(lines)
 
 
-def _found(lines: Mapping[str, Row]) -> Iterator[tuple[Headline, float, Row]]:
+def _found(lines: Mapping[str, Row]) -> Iterator[tuple[Headline, Row]]:
     for headline in HEADLINES:
         for row in lines.get(headline.scenario, {}).get("rows", ()):
-            value = _value(row.get("patchbay"), headline)
-            if row["case"] == headline.case and value is not None:
-                yield headline, value, row
+            if row["case"] == headline.case and _value(row.get("patchbay"), headline) is not None:
+                yield headline, row
 
 
 def _value(numbers: Row | None, headline: Headline) -> float | None:
     value = (numbers or {}).get(headline.name)
     found = value.get(headline.of) if isinstance(value, dict) else value
     return None if found is None else float(found)
-
-
-def _ratio_name(headline: Headline) -> str:
-    return "_".join(part for part in (headline.name.removesuffix("ms").rstrip("_"), headline.of) if part)
 
 
 def _number(value: float | None) -> str:
@@ -163,7 +160,7 @@ def _number(value: float | None) -> str:
 
 
 def tables(lines: Mapping[str, Row]) -> str:
-    """Return the page of results."""
+    """Return the page of all results, as Markdown."""
     head = "# Results\n\nThe newest of each scenario. Made by `patchbay bench report`; ratios have 95 % intervals.\n"
     return "\n".join([head, *(line for scenario in lines for line in _section(scenario, lines[scenario]))])
 

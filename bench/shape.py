@@ -1,9 +1,9 @@
-"""What is served while we measure: a base model, and random LoRA adapters of it. Written once, with numpy alone.
+"""The models under measurement: a base model, and random LoRA adapters of it, written with numpy alone.
 
 ``embedded`` is the base that the project ships. ``100m`` is a Llama of 107 million parameters in bfloat16 with random
-weights and the embedded tokenizer: what it says means nothing, how fast it says it does. Its weights lie on disk, so
-that every engine reads the same ones. ``8b`` is a Llama of 8 billion parameters for a GPU: its file of weights is a
-header and a hole, which takes no space, and engines draw their own (``--load-format dummy``).
+weights and the embedded tokenizer; its text means nothing, only its speed counts. Its weights are on disk, so that all
+engines read the same ones. ``8b`` is a Llama of 8 billion parameters for a GPU: its file of weights is a header and a
+hole, which takes no space, and engines draw random weights (``--load-format dummy``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EMBEDDED: Final = _SHIPPED / "base"
 ADAPTERS: Final = _SHIPPED / "adapters"
 TOKENIZER: Final = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 SPREAD: Final = 0.02
-"""Standard deviation of the weights of a base and of an adapter's B: its effect is small, and clearly there."""
+"""Standard deviation of the weights of a base and of an adapter's B, whose effect is then small but measurable."""
 LLAMA_100M: Final = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -64,9 +64,9 @@ class Shape:
     """A base model on disk.
 
     Attributes:
-        directory: as Hugging Face lays it out.
-        config: its config.json.
-        flags: of an engine that serves it.
+        directory: the model in Hugging Face's layout.
+        config: the content of its config.json.
+        flags: engine flags to serve it.
     """
 
     directory: Path
@@ -75,27 +75,26 @@ class Shape:
 
     @classmethod
     def of(cls, name: str, folder: Path) -> Shape:
-        """Return the shape ``name``; one that the project does not ship is written below ``folder``.
+        """Return the shape ``name``; ``100m`` and ``8b`` are written below ``folder``.
 
-        A name that is no shape's is a directory with a model, whose LoRA modules are named as Llama's.
+        Any other name is a model's directory, whose linear modules are named as Llama's.
         """
-        directory = EMBEDDED if name == "embedded" else Path(name)
         if name == "100m":
-            directory = folder / name
-            write_base(directory, LLAMA_100M)
+            write_base(folder / name, LLAMA_100M)
+            return cls(folder / name, LLAMA_100M)
         if name == "8b":
-            directory = folder / name
-            write_hollow_base(directory, LLAMA_8B)
-            return cls(directory, LLAMA_8B, ("--load-format", "dummy"))
+            write_hollow_base(folder / name, LLAMA_8B)
+            return cls(folder / name, LLAMA_8B, ("--load-format", "dummy"))
+        directory = EMBEDDED if name == "embedded" else Path(name)
         return cls(directory, json.loads((directory / "config.json").read_text()))
 
     @property
     def vocabulary(self) -> int:
-        """How many tokens there are."""
+        """Number of tokens of the vocabulary."""
         return int(self.config["vocab_size"])
 
     def modules(self) -> dict[str, tuple[int, int]]:
-        """Return the width out and in of each linear module of each layer, by its path."""
+        """Return (out features, in features) of each linear module of each layer, by its path."""
         layers = range(self.config["num_hidden_layers"])
         return {f"model.layers.{n}.{path}": widths for n in layers for path, widths in _linears(self.config).items()}
 
@@ -125,16 +124,14 @@ def write_base(directory: Path, config: dict[str, Any]) -> None:
     _write_beside_weights(directory, config)
     draw = np.random.default_rng(0)
     tensors = {
-        name: _normal(draw, (widths[0], widths[1]), SPREAD)
-        if len(widths) > 1
-        else _bfloat16(np.ones(widths, np.float32))
+        name: _normal(draw, widths, SPREAD) if len(widths) > 1 else _bfloat16(np.ones(widths, np.float32))
         for name, widths in _weights(config).items()
     }
     _save(tensors, directory / "model.safetensors")
 
 
 def write_hollow_base(directory: Path, config: dict[str, Any]) -> None:
-    """Write a base model whose weights are all zeros that take no space on disk, with the embedded tokenizer."""
+    """Write a base model with the embedded tokenizer, whose weights are a hole: zeros that take no space on disk."""
     _write_beside_weights(directory, config)
     header: dict[str, Any] = {}
     end = 0
@@ -156,15 +153,11 @@ def _write_beside_weights(directory: Path, config: dict[str, Any]) -> None:
 
 def _weights(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     hidden, table = config["hidden_size"], (config["vocab_size"], config["hidden_size"])
-    ends = ("model.embed_tokens.weight",) if config["tie_word_embeddings"] else _TABLES
+    ends = ("model.embed_tokens.weight", "lm_head.weight")[: 1 if config["tie_word_embeddings"] else 2]
     layers = range(config["num_hidden_layers"])
     linears = {f"{path}.weight": widths for path, widths in Shape(Path(), config).modules().items()}
-    norms = [f"model.layers.{n}.{at}_layernorm.weight" for n in layers for at in _NORMS]
+    norms = [f"model.layers.{n}.{at}_layernorm.weight" for n in layers for at in ("input", "post_attention")]
     return {**dict.fromkeys(ends, table), **linears, **dict.fromkeys((*norms, "model.norm.weight"), (hidden,))}
-
-
-_NORMS: Final = ("input", "post_attention")
-_TABLES: Final = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 def _linears(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
@@ -181,12 +174,12 @@ def _linears(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
     }
 
 
-def _normal(draw: np.random.Generator, shape: tuple[int, int], spread: float) -> NDArray[np.uint16]:
+def _normal(draw: np.random.Generator, shape: tuple[int, ...], spread: float) -> NDArray[np.uint16]:
     return _bfloat16(draw.standard_normal(shape, np.float32) * np.float32(spread))
 
 
 def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Return the upper halves of ``values``: bfloat16, which numpy does not have, rounded towards zero."""
+    """Return the upper 16 bits of ``values``: bfloat16, which numpy lacks, rounded towards zero."""
     return (values.view(np.uint32) >> 16).astype(np.uint16)
 
 

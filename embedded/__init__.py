@@ -1,4 +1,4 @@
-"""The small chat model that patchbay makes itself, so that everything runs without a GPU and without a hub.
+"""The small chat model of this repository, with which everything runs without a GPU and without a hub.
 
 `BASE` is the model (Qwen3 architecture, 7 MB), `ADAPTERS` holds one example LoRA adapter per folder, `DATA`
 the training and held-out files those adapters were made from. `embedded.recipe` makes all three again from a

@@ -37,36 +37,24 @@ async def fill(data_dir: Path, count: int) -> None:
     """Register ``count`` adapters of one version each, rows without blobs: they are never loaded."""
     data_dir.mkdir(parents=True)
     now = datetime.now(UTC)
+    version = {"number": 1, "base_fingerprint": "none", "rank": 8, "size_bytes": 0, "source": "bench", "report": {}}
     async with Registry.open(f"sqlite+aiosqlite:///{data_dir / 'registry.db'}") as registry:
         for start in range(0, count, BATCH):
             ids = range(start + 1, min(start + BATCH, count) + 1)
             async with registry.database.write() as connection:
                 await connection.execute(update(schema.clock).values(revision=start + 1))
-                await connection.execute(insert(schema.adapters), [_adapter(n, start + 1, now) for n in ids])
-                await connection.execute(insert(schema.versions), [_version(n, now) for n in ids])
-                await connection.execute(insert(schema.aliases), [_alias(n, now) for n in ids])
-
-
-def _adapter(number: int, revision: int, now: datetime) -> Row:
-    return {"id": number, "name": f"bench-{number:06}", "created_at": now, "next_version": 2, "revision": revision}
-
-
-def _version(number: int, now: datetime) -> Row:
-    return {
-        "adapter_id": number,
-        "number": 1,
-        "digest": f"{number:064x}",
-        "base_fingerprint": "none",
-        "rank": 8,
-        "size_bytes": 0,
-        "source": "bench",
-        "report": {},
-        "created_at": now,
-    }
-
-
-def _alias(number: int, now: datetime) -> Row:
-    return {"adapter_id": number, "name": "stable", "version": 1, "generation": 1, "updated_at": now}
+                await connection.execute(
+                    insert(schema.adapters).values(created_at=now, next_version=2, revision=start + 1),
+                    [{"id": number, "name": f"bench-{number:06}"} for number in ids],
+                )
+                await connection.execute(
+                    insert(schema.versions).values(**version, created_at=now),
+                    [{"adapter_id": number, "digest": f"{number:064x}"} for number in ids],
+                )
+                await connection.execute(
+                    insert(schema.aliases).values(name="stable", version=1, generation=1, updated_at=now),
+                    [{"adapter_id": number} for number in ids],
+                )
 
 
 async def measure_server(url: str, seconds: float) -> Row:

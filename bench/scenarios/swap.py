@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -30,6 +31,7 @@ from bench.target import run_patchbay, upload
 from bench.workload import LoadRequest
 
 NAME: Final = "moved"
+WEIGHTS: Final = "adapter_model.safetensors"
 SKILLS: Final = ("sql", "json")
 QUESTION: Final = "<|im_start|>user\nList the author of books with a year above 17.<|im_end|>\n<|im_start|>assistant\n"
 TELLING: Final = 5
@@ -90,25 +92,17 @@ async def measure(slots: int, moves: int, load: SwapLoad) -> Row:
     report_row(rows, timed_row("move sent → first token of the new version", {"patchbay": first_ms}))
     report_row(rows, timed_row("first token, all requests", {"patchbay": between}))
     print(f"{moves} moves, {len(answers)} answers: {dict(verdicts)}")
-    return {
-        "shape": "embedded",
-        "slots": slots,
-        "clients": load.clients,
-        "moves": moves,
-        "answers": dict(verdicts),
-        "rows": rows,
-    }
+    facts = {"shape": "embedded", "slots": slots, "clients": load.clients, "moves": moves}
+    return {**facts, "answers": dict(verdicts), "rows": rows}
 
 
 def variant(directory: Path, skill: str, *, strength: float) -> Path:
     """Write an example adapter with another scale: other bytes, and its answers begin as before."""
     directory.mkdir(parents=True)
     config = json.loads((ADAPTERS / skill / "adapter_config.json").read_text())
-    (directory / "adapter_config.json").write_text(
-        json.dumps({**config, "lora_alpha": config["lora_alpha"] * strength})
-    )
-    weights = "adapter_model.safetensors"
-    (directory / weights).write_bytes((ADAPTERS / skill / weights).read_bytes())
+    config["lora_alpha"] *= strength
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    shutil.copyfile(ADAPTERS / skill / WEIGHTS, directory / WEIGHTS)
     return directory
 
 

@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import httpx
 import typer
@@ -269,21 +269,13 @@ def _load_row(load: LoadResult) -> Row:
 
 
 def _ratios(before: Row, beside: Row, after: Row) -> Row:
-    def ratio(*keys: str) -> float:
-        alone = statistics.mean([_at(before, keys), _at(after, keys)])
-        return round(_at(beside, keys) / alone, 2)
+    first, beside_job, last = map(_flat, (before, beside, after))
+    return {name: round(value / statistics.mean([first[name], last[name]]), 2) for name, value in beside_job.items()}
 
+
+def _flat(row: Row) -> dict[str, float]:
     latencies = itertools.product(("first_token_ms", "between_tokens_ms"), ("p50", "p99"))
-    return {
-        **{f"{name}_{quantile}": ratio(name, quantile) for name, quantile in latencies},
-        "tokens_per_s": ratio("tokens_per_s"),
-    }
-
-
-def _at(row: Any, keys: tuple[str, ...]) -> float:
-    for key in keys:
-        row = row[key]
-    return float(row)
+    return {**{f"{name}_{of}": row[name][of] for name, of in latencies}, "tokens_per_s": row["tokens_per_s"]}
 
 
 async def measure(jobs: int, epochs: int, seconds: float) -> Row:

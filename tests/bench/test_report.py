@@ -1,4 +1,4 @@
-"""README shows the newest results, and nobody writes them by hand."""
+"""README and the pages of results are generated from the newest results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.plots import draw
-from bench.report import BEGIN, END, GPU, brought_up_to_date, newest, tables
+from bench.report import BEGIN, END, GPU, newest, tables, with_numbers
 
 SERVER = {
     "tokens_per_s": 120.0,
@@ -38,7 +38,7 @@ LINE = {
 
 def test_the_readme_has_the_numbers_of_the_newest_results(repository: Path) -> None:
     readme, results = (repository / "README.md").read_text(), repository / "bench" / "results"
-    assert readme == brought_up_to_date(readme, newest(results), newest(results / GPU))
+    assert readme == with_numbers(readme, newest(results), newest(results / GPU))
 
 
 @pytest.mark.parametrize("folder", [".", GPU])
@@ -50,18 +50,18 @@ def test_the_page_of_results_is_the_one_that_report_writes(repository: Path, fol
 
 
 def test_a_headline_shows_both_servers_and_the_ratio_with_its_interval() -> None:
-    shown = brought_up_to_date(f"before\n{BEGIN}\nold\n{END}\nafter\n", {"overhead": LINE}, {})
+    shown = with_numbers(f"before\n{BEGIN}\nold\n{END}\nafter\n", {"overhead": LINE}, {})
     assert "| 120 | 60.0 | 2.00 [1.90, 2.10] | `overhead` |" in shown
     assert "| 120 |  |  | `overhead` |" in shown
     assert "old" not in shown
     assert shown.startswith("before\n")
     assert shown.endswith("after\n")
-    assert brought_up_to_date(shown, {"overhead": LINE}, {}) == shown
+    assert with_numbers(shown, {"overhead": LINE}, {}) == shown
 
 
 def test_what_was_measured_on_a_gpu_has_a_table_of_its_own() -> None:
     on_gpu = {"overhead": {**LINE, "hardware": "a processor, 16 cores, NVIDIA H200"}}
-    shown = brought_up_to_date(f"{BEGIN}\n{END}", {"overhead": LINE}, on_gpu)
+    shown = with_numbers(f"{BEGIN}\n{END}", {"overhead": LINE}, on_gpu)
     assert shown.count("| 120 | 60.0 | 2.00 [1.90, 2.10] | `overhead` |") == 2
     assert "On one NVIDIA H200, " in shown
 
@@ -69,13 +69,13 @@ def test_what_was_measured_on_a_gpu_has_a_table_of_its_own() -> None:
 def test_the_first_screen_has_the_same_ratio() -> None:
     line = {**LINE, "rows": [{**LINE["rows"][0], "case": "32 clients"}]}
     readme = f"With 64 on 8 slots, 9.99 times with one.\n{BEGIN}\n{END}"
-    assert brought_up_to_date(readme, {"overhead": line}, {}).startswith("With 64 on 8 slots, 2.00 times with one.\n")
-    assert brought_up_to_date(readme, {}, {}).startswith("With 64 on 8 slots, 9.99 times with one.\n")
+    assert with_numbers(readme, {"overhead": line}, {}).startswith("With 64 on 8 slots, 2.00 times with one.\n")
+    assert with_numbers(readme, {}, {}).startswith("With 64 on 8 slots, 9.99 times with one.\n")
 
 
 def test_a_readme_without_the_place_for_numbers_is_refused() -> None:
     with pytest.raises(ValueError, match="not there"):
-        brought_up_to_date("# patchbay", {}, {})
+        with_numbers("# patchbay", {}, {})
 
 
 def test_the_last_line_of_a_scenario_counts(tmp_path: Path) -> None:
