@@ -4,7 +4,3 @@
 block takes two matrix products; ``wrapper`` puts both in the place of vLLM's own wrapper. Sharded adapters, and those
 of another dtype than the base, go through vLLM's wrapper and the corrected operations of ``gathered``.
 """
-
-
-def install() -> None:
-    """No-op: an entry point of older installations. ``server.engine.vllm.orphans`` applies all patches."""
