@@ -14,8 +14,9 @@ def prepare() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    if plugins := os.environ.get("VLLM_PLUGINS"):  # a list without ours would leave vLLM unpatched
-        os.environ["VLLM_PLUGINS"] = f"{plugins},patchbay"
+    plugins = os.environ.get("VLLM_PLUGINS")
+    if plugins is not None and "patchbay" not in plugins.split(","):  # a list without ours leaves vLLM unpatched
+        os.environ["VLLM_PLUGINS"] = f"{plugins},patchbay".lstrip(",")
     os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"  # a sum over logits: finds the requests that an adapter broke
     os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"  # vLLM calls resolve_lora; its load routes stay unreachable
 

@@ -21,16 +21,56 @@ from server.http.errors import STATUS, error_body, error_response, status_of
 SHARED: set[str] = set()
 """Codes that several errors carry on purpose."""
 
-CODES = """
-    adapter_quarantined adapter_refused adapter_too_costly alias_moved alias_not_found base_model_unreadable
-    blob_corrupt blob_store_unavailable checkpoint_not_found compiler_died conflict draining engine_not_ready
-    file_corrupt file_in_use file_not_found file_too_large illegal_transition insufficient_scope internal_error
-    invalid_api_key invalid_field invalid_name invalid_request job_not_found lease_lost missing_scope
-    model_not_found name_taken no_room not_found overloaded permission_not_found publication_refused
-    safetensors_malformed source_error source_forbidden source_not_found source_too_large source_unavailable
-    storage_full storage_unavailable unavailable unsupported_by_base validation_died version_in_use
-    version_not_found wrong_base
-""".split()
+CODES = [
+    "adapter_quarantined",
+    "adapter_refused",
+    "adapter_too_costly",
+    "alias_moved",
+    "alias_not_found",
+    "base_model_unreadable",
+    "blob_corrupt",
+    "blob_store_unavailable",
+    "checkpoint_not_found",
+    "compiler_died",
+    "conflict",
+    "draining",
+    "engine_not_ready",
+    "file_corrupt",
+    "file_in_use",
+    "file_not_found",
+    "file_too_large",
+    "illegal_transition",
+    "insufficient_scope",
+    "internal_error",
+    "invalid_api_key",
+    "invalid_field",
+    "invalid_name",
+    "invalid_request",
+    "job_not_found",
+    "lease_lost",
+    "missing_scope",
+    "model_not_found",
+    "name_taken",
+    "no_room",
+    "not_found",
+    "overloaded",
+    "permission_not_found",
+    "publication_refused",
+    "safetensors_malformed",
+    "source_error",
+    "source_forbidden",
+    "source_not_found",
+    "source_too_large",
+    "source_unavailable",
+    "storage_full",
+    "storage_unavailable",
+    "unavailable",
+    "unsupported_by_base",
+    "validation_died",
+    "version_in_use",
+    "version_not_found",
+    "wrong_base",
+]
 """Every code; clients rely on them, so the name of a class may change but its code may not."""
 
 
