@@ -11,9 +11,9 @@ from typing import BinaryIO, Final
 
 from adapters.errors import SourceForbidden, SourceNotFound
 from adapters.lora import initial_adapter
-from adapters.storage.disk import in_thread
+from adapters.storage.disk import BUFFER_BYTES, in_thread
 from adapters.storage.manifest import FILES, INITIAL
-from adapters.storage.staging import BUFFER_BYTES, Staged
+from adapters.storage.staging import Staged
 
 _SHOWN: Final = 10
 

@@ -15,8 +15,8 @@ from huggingface_hub.hf_api import ModelInfo, RepoSibling
 from adapters.errors import SourceError, SourceForbidden, SourceNotFound, SourceUnavailable
 from adapters.lora import initial_adapter
 from adapters.sources.hub_hosts import HubHosts
-from adapters.storage.disk import in_thread
-from adapters.storage.manifest import FILES, INITIAL, FileEntry
+from adapters.storage.disk import FileEntry, in_thread
+from adapters.storage.manifest import FILES, INITIAL
 from adapters.storage.staging import Staged
 
 ANSWER_TIMEOUT_S: Final = 20.0

@@ -1,19 +1,25 @@
-"""Disk work: off the event loop, durable names, a full disk as StorageFull."""
+"""Disk work: off the event loop, durable files and names, a full disk as StorageFull."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import BinaryIO, Final, ParamSpec, TypeVar
 
 from adapters.errors import StorageFull
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+BUFFER_BYTES: Final = 1 << 20
+"""Bytes are passed to a thread in pieces of at least this size."""
 
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -49,3 +55,56 @@ def fsync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file's bytes: sha256 in hex digits, size in bytes."""
+
+    sha256: str
+    size: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileEntry:
+        """Hash the file at ``path``; OSError where it cannot be read."""
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return cls(sha256, file.tell())
+
+    @classmethod
+    async def write(cls, path: Path, chunks: AsyncIterator[bytes]) -> FileEntry:
+        """Write ``chunks`` durably as the new file ``path``, and its directory if need be.
+
+        Raises:
+            FileExistsError: there is such a file, or a symbolic link.
+            StorageFull: the disk has no space left. A part of the file may be left.
+        """
+        sha256, buffer = hashlib.sha256(), bytearray()
+        # The stack closes the file also when the caller is cancelled while it is being opened.
+        with space_needed(path.parent), ExitStack() as opened:
+            file = await in_thread(_open_new, path, opened)
+            async for chunk in chunks:
+                buffer += chunk
+                if len(buffer) >= BUFFER_BYTES:
+                    await in_thread(_append, file, sha256, bytes(buffer))
+                    buffer.clear()
+            await in_thread(_append, file, sha256, bytes(buffer))
+            await in_thread(_sync, file, path)
+            return cls(sha256.hexdigest(), file.tell())
+
+
+def _open_new(path: Path, opened: ExitStack) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return opened.enter_context(open(path, "xb", opener=partial(os.open, mode=0o600)))
+
+
+def _append(file: BinaryIO, sha256: hashlib._Hash, piece: bytes) -> None:
+    file.write(piece)
+    sha256.update(piece)
+
+
+def _sync(file: BinaryIO, path: Path) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    for directory in path.parents[:2]:  # the nearer one may be new
+        fsync_directory(directory)

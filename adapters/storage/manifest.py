@@ -1,4 +1,4 @@
-"""The files of a version (two, or four with a initial adapter), and the digest that names exactly these bytes."""
+"""The files of a version (two, or four with an initial adapter), and the digest that names exactly these bytes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from adapters.storage.disk import FileEntry
+
 CONFIG_FILE: Final = "adapter_config.json"
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
 FILES: Final = (CONFIG_FILE, WEIGHTS_FILE)
@@ -18,21 +20,6 @@ INITIAL: Final = "initial"
 INITIAL_FILES: Final = (f"{INITIAL}/{CONFIG_FILE}", f"{INITIAL}/{WEIGHTS_FILE}")
 """Both or neither are present."""
 EVERY_FILE: Final = (*FILES, *INITIAL_FILES)
-
-
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """One file's bytes: sha256 in hex digits, size in bytes."""
-
-    sha256: str
-    size: int
-
-    @classmethod
-    def of(cls, path: Path) -> FileEntry:
-        """Hash the file at ``path``; OSError where it cannot be read."""
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            return cls(sha256, file.tell())
 
 
 @dataclass(frozen=True, slots=True)

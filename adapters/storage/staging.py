@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
 
 from adapters.errors import AdapterRefused, Fault, SourceTooLarge
-from adapters.storage.disk import fsync_directory, in_thread, space_needed
-from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL, INITIAL_FILES, FileEntry, Manifest
-
-BUFFER_BYTES: Final = 1 << 20
-"""Bytes are passed to a thread in pieces of at least this size."""
+from adapters.storage.disk import FileEntry, in_thread, space_needed
+from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL, INITIAL_FILES, Manifest
 
 
 class Staged:
@@ -39,21 +33,10 @@ class Staged:
         if name not in EVERY_FILE:
             needed = f"only {' and '.join(FILES)}, and the same two in {INITIAL}/ after a start such as PiSSA"
             raise AdapterRefused([Fault(name[:128], "a file of that name", needed)])
-        # The stack closes the file also when the caller is cancelled while it is being opened.
-        with space_needed(self.path), ExitStack() as files:
-            try:
-                file = await in_thread(_HashedFile, self.path / name, files)
-            except FileExistsError:
-                raise AdapterRefused([Fault(name, "two files of that name", "one")]) from None
-            buffer = bytearray()
-            async for chunk in chunks:
-                self._admit(len(chunk))
-                buffer += chunk
-                if len(buffer) >= BUFFER_BYTES:
-                    await in_thread(file.append, bytes(buffer))
-                    buffer.clear()
-            await in_thread(file.append, bytes(buffer))
-            entry = await in_thread(file.sync)
+        try:
+            entry = await FileEntry.write(self.path / name, self._limited(chunks))
+        except FileExistsError:
+            raise AdapterRefused([Fault(name, "two files of that name", "one")]) from None
         self._entries[name] = entry
         return entry
 
@@ -69,13 +52,15 @@ class Staged:
             raise AdapterRefused([Fault(name, "nothing", "the file") for name in missing])
         return Manifest(dict(self._entries))
 
-    def _admit(self, num_bytes: int) -> None:
-        self._num_bytes += num_bytes
-        if self._num_bytes > self._max_bytes:
-            raise SourceTooLarge(
-                f"the adapter has more than the {self._max_bytes} bytes this server accepts: publish a "
-                "smaller one (a lower rank, bfloat16 weights), or raise the server's limit"
-            )
+    async def _limited(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for chunk in chunks:
+            self._num_bytes += len(chunk)
+            if self._num_bytes > self._max_bytes:
+                raise SourceTooLarge(
+                    f"the adapter has more than the {self._max_bytes} bytes this server accepts: publish a "
+                    "smaller one (a lower rank, bfloat16 weights), or raise the server's limit"
+                )
+            yield chunk
 
 
 class Staging:
@@ -95,32 +80,3 @@ class Staging:
             yield Staged(path, self._max_bytes)
         finally:
             await in_thread(shutil.rmtree, path, ignore_errors=True)
-
-
-class _HashedFile:
-    """A new file, hashed while it is written."""
-
-    def __init__(self, path: Path, files: ExitStack) -> None:
-        self._directory = path.parent
-        if not self._directory.exists():
-            self._directory.mkdir(mode=0o700)
-            fsync_directory(self._directory.parent)
-        self._file = files.enter_context(open(path, "xb", buffering=0, opener=_open_private))  # noqa: SIM115 - the stack closes it
-        self._hash = hashlib.sha256()
-        self._size = 0
-
-    def append(self, piece: bytes) -> None:
-        rest = memoryview(piece)
-        while rest:
-            rest = rest[self._file.write(rest) :]
-        self._hash.update(piece)
-        self._size += len(piece)
-
-    def sync(self) -> FileEntry:
-        os.fsync(self._file.fileno())
-        fsync_directory(self._directory)
-        return FileEntry(self._hash.hexdigest(), self._size)
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

@@ -14,7 +14,7 @@ from typing import Final
 import typer
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from adapters.storage.manifest import FileEntry
+from adapters.storage.disk import FileEntry
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.hub import ANSWER_TIMEOUT_S, hub_api, hub_errors
 from server.cli.output import transfer_progress

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
 from collections.abc import AsyncIterator, Collection, Sequence, Set
-from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from sqlalchemy import Row, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.storage.database import Database
-from adapters.storage.disk import fsync_directory, in_thread, space_needed
+from adapters.storage.disk import FileEntry, in_thread
 from trainer.clock import Clock, database_clock
 from trainer.errors import FileCorrupt, FileInUse, FileNotFound, FileTooLarge, InvalidField
 from trainer.files.file import File, Purpose
@@ -33,7 +29,6 @@ MAX_FILENAME_LENGTH: Final = 255
 EXPIRY_S: Final = range(3600, 30 * 24 * 3600 + 1)
 """Seconds from creation to expiry: an hour to 30 days."""
 
-_BUFFER_BYTES: Final = 1 << 20  # a thread writes pieces of at least this size
 _LIVING: Final = files.c.deleted_at.is_(None)
 _file: Final = row_reader(File)
 
@@ -64,7 +59,7 @@ class FileStore:
         if expires_after_s is None and purpose == Purpose.BATCH:
             expires_after_s = EXPIRY_S[-1]
         file_id = mint("file-")
-        size_bytes, sha256 = await self._write(self.directory / file_id, chunks)
+        entry = await self._write(self.directory / file_id, chunks)
         async with self.database.write() as connection:
             at = await self.clock(connection)
             row = await connection.execute(
@@ -75,8 +70,8 @@ class FileStore:
                     filename=filename,
                     purpose=purpose,
                     status="processed",  # OpenAI's word; jobs validate the content themselves
-                    size_bytes=size_bytes,
-                    sha256=sha256,
+                    size_bytes=entry.size,
+                    sha256=entry.sha256,
                     expires_at=None if expires_after_s is None else at + timedelta(seconds=expires_after_s),
                 )
                 .returning(*files.c)
@@ -161,33 +156,25 @@ class FileStore:
         await in_thread(self._remove, due | orphans)
         return sorted(due | orphans)
 
-    async def _write(self, path: Path, chunks: AsyncIterator[bytes]) -> tuple[int, str]:
-        """Write a new file durably; return its size in bytes and its SHA-256. Leaves no file when it raises."""
-        size, digest, buffer = 0, hashlib.sha256(), bytearray()
-        async with AsyncExitStack() as undo:
-            undo.push_async_callback(in_thread, path.unlink, missing_ok=True)
-            # The inner stack closes the file also when the caller is cancelled while it is being opened.
-            with space_needed(self.directory), ExitStack() as opened:
-                file = await in_thread(_open_new, path, opened)
-                async for chunk in chunks:
-                    size += len(chunk)
-                    self._check_size(size)
-                    buffer += chunk
-                    if len(buffer) >= _BUFFER_BYTES:
-                        await in_thread(_append, file, digest, bytes(buffer))
-                        buffer.clear()
-                await in_thread(_append, file, digest, bytes(buffer))
-                await in_thread(_sync, file, path)
-            undo.pop_all()
-        return size, digest.hexdigest()
+    async def _write(self, path: Path, chunks: AsyncIterator[bytes]) -> FileEntry:
+        """Write a new file durably. Leaves no file when it raises."""
+        try:
+            return await FileEntry.write(path, self._limited(chunks))
+        except BaseException:
+            await in_thread(path.unlink, missing_ok=True)
+            raise
 
-    def _check_size(self, size: int) -> None:
-        if size > self.max_bytes:
-            raise FileTooLarge(
-                f"the file has more than the {self.max_bytes} bytes this server accepts: "
-                "split it, or raise the server's limit",
-                param="file",
-            )
+    async def _limited(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > self.max_bytes:
+                raise FileTooLarge(
+                    f"the file has more than the {self.max_bytes} bytes this server accepts: "
+                    "split it, or raise the server's limit",
+                    param="file",
+                )
+            yield chunk
 
     async def _mark_deleted(self, connection: AsyncConnection, file_ids: Collection[str]) -> None:
         at = await self.clock(connection)
@@ -231,23 +218,6 @@ async def _existing(connection: AsyncConnection, file_id: str, *, is_locked: boo
             f"no file has the id '{file_id}', or it was deleted; list the files to see which exist", param="file_id"
         )
     return row
-
-
-def _open_new(path: Path, opened: ExitStack) -> BinaryIO:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return opened.enter_context(open(path, "xb", opener=partial(os.open, mode=0o600)))  # "x" refuses symbolic links too
-
-
-def _append(file: BinaryIO, digest: hashlib._Hash, piece: bytes) -> None:
-    file.write(piece)
-    digest.update(piece)
-
-
-def _sync(file: BinaryIO, path: Path) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    fsync_directory(path.parent)
-    fsync_directory(path.parent.parent)  # the directory may be new
 
 
 def _size(path: Path) -> int | None:

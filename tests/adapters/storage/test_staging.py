@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from adapters.errors import AdapterRefused, SourceTooLarge, StorageFull
-from adapters.storage.disk import space_needed
+from adapters.storage.disk import BUFFER_BYTES, space_needed
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE, Manifest
-from adapters.storage.staging import BUFFER_BYTES, Staging
+from adapters.storage.staging import Staging
 
 
 async def chunks(*pieces: bytes) -> AsyncIterator[bytes]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE, FileEntry, Manifest
+from adapters.storage.disk import FileEntry
+from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE, Manifest
 from adapters.storage.verification_cache import VerificationCache
 
 
