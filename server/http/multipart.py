@@ -20,26 +20,15 @@ _MOST_HEADER_BYTES = 8 * 1024
 
 
 class _Part:
-    """One part: its headers, and the chunks that are parsed but not read yet."""
+    """One part: the options of its Content-Disposition, and the chunks that are parsed but not read yet."""
 
     def __init__(self) -> None:
         self.chunks: deque[bytes] = deque()
-        self.headers: dict[str, bytes] = {}
+        self.disposition: dict[bytes, bytes] = {}
         self.is_complete = False
 
-    @property
-    def name(self) -> str:
-        """The field's name."""
-        return self._option(b"name") or ""
-
-    @property
-    def file_name(self) -> str | None:
-        """The file's name; None if the client sent none."""
-        return self._option(b"filename") or None
-
-    def _option(self, key: bytes) -> str | None:
-        _, options = parse_options_header(self.headers.get("content-disposition", b""))
-        return options[key].decode("utf-8", "replace") if key in options else None
+    def option(self, key: bytes) -> str | None:
+        return self.disposition[key].decode("utf-8", "replace") if key in self.disposition else None
 
 
 class MultipartStream:
@@ -87,37 +76,38 @@ class MultipartStream:
 
     async def fields(self) -> AsyncIterator[tuple[str, str | None, AsyncIterator[bytes]]]:
         """Yield (field name, file name, chunks) for each part."""
-        while await self._has_part():
+        while True:
+            while not self._parts:
+                if not await self._feed():
+                    return
             part = self._parts[0]
             while not (part.chunks or part.is_complete):  # until then its headers may be incomplete
                 await self._feed()
-            yield part.name, part.file_name, self._chunks(part)
+            yield part.option(b"name") or "", part.option(b"filename") or None, self._chunks(part)
             async for _ in self._chunks(part):
                 pass
             self._parts.popleft()
 
-    async def _has_part(self) -> bool:
-        while not self._parts:
-            if not await self._feed():
-                return False
-        return True
-
     async def _chunks(self, part: _Part) -> AsyncIterator[bytes]:
         while part.chunks or not part.is_complete:
-            while part.chunks:
+            if part.chunks:
                 yield part.chunks.popleft()
-            if not part.is_complete and not await self._feed():
-                raise _cut_off()
+            else:
+                await self._feed()
 
     async def _feed(self) -> bool:
-        """Parse the next chunk of the body; False at its end."""
+        """Parse the next chunk of the body; False at its end.
+
+        Raises:
+            InvalidRequest: the body ends within a part.
+        """
         async for chunk in self._body:
             if chunk:
                 with _parsing():
                     self._parser.write(chunk)
                 return True
         if any(not part.is_complete for part in self._parts):
-            raise _cut_off()
+            raise InvalidRequest("the upload broke off before its end; send it again")
         return False
 
     # -- the parser's callbacks --------------------------------------------------------------------------------
@@ -134,7 +124,8 @@ class MultipartStream:
             raise InvalidRequest("a part of the upload has an overlong header")
 
     def _on_header_end(self) -> None:
-        self._parts[-1].headers[self._header_name] = self._header_value
+        if self._header_name == "content-disposition":
+            _, self._parts[-1].disposition = parse_options_header(self._header_value)
         self._header_name, self._header_value = "", b""
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
@@ -151,7 +142,3 @@ def _parsing() -> Iterator[None]:
         yield
     except FormParserError as malformed:
         raise InvalidRequest(f"the multipart body is malformed: {malformed}") from malformed
-
-
-def _cut_off() -> InvalidRequest:
-    return InvalidRequest("the upload broke off before its end; send it again")
