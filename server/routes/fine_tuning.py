@@ -9,11 +9,8 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
-from server.http.schemas.checkpoints import CheckpointObject, PermissionObject
-from server.http.schemas.events import EventObject
+from server.http.schemas.fine_tuning import CheckpointObject, EventObject, JobObject, PermissionObject, PublishedModel
 from server.http.schemas.fine_tuning_requests import JobBody, PermissionsBody
-from server.http.schemas.jobs import JobObject
-from server.http.schemas.models import PublishedModel
 from server.http.schemas.response import DeletedObject, ListObject
 from server.operations.run_publisher import RunPublisher
 from server.routes.dependencies import StateDep

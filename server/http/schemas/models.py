@@ -44,10 +44,3 @@ class ModelList(ResponseObject):
 
     object: Literal["list"] = "list"
     data: list[VersionModel | ModelObject]
-
-
-class PublishedModel(ResponseObject):
-    """The name under which a job's result or checkpoint was published."""
-
-    object: Literal["model"] = "model"
-    id: str
