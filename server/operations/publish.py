@@ -7,6 +7,7 @@ import structlog
 from adapters.errors import NameTaken
 from adapters.lora.merge.merge import MergeBounds, merge
 from adapters.lora.merge.recipe import MergeRecipe
+from adapters.names import check_adapter_name
 from adapters.publish_options import PublishOptions
 from adapters.publisher import Published
 from adapters.sources.directory import DirectorySource
@@ -19,13 +20,14 @@ from server.state import AppState
 log = structlog.get_logger(__name__)
 
 
-def check_name_is_free(state: AppState, name: str) -> str:
-    """Return ``name`` unless the base model has it.
+def check_name(state: AppState, name: str) -> str:
+    """Return ``name`` if an adapter may have it.
 
     Raises:
+        InvalidName: it is not valid.
         NameTaken: it is the name of the base model.
     """
-    if name in state.engine.served_names:
+    if check_adapter_name(name) in state.engine.served_names:
         raise NameTaken(f"'{name}' is the name of the base model; choose another", param="name")
     return name
 

@@ -1,11 +1,25 @@
-"""Adapters: listed, shown, deleted."""
+"""Adapters: listed, shown, deleted; their aliases: listed, shown, moved by compare-and-set, rolled back, deleted."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from fastapi import APIRouter
 
-from server.http.schemas.adapters import AdapterObject, DeletedAdapter
+from adapters.names import DEFAULT_ALIAS
+from adapters.registry.registry import UNSET
+from server.http.schemas.adapters import (
+    AdapterObject,
+    AliasHistory,
+    AliasObject,
+    DeletedAdapter,
+    DeletedAlias,
+    MoveBody,
+    PromoteBody,
+    RollbackBody,
+)
 from server.http.schemas.response import ListObject
+from server.operations import aliases
 from server.operations.deletion import delete_adapter
 from server.routes.dependencies import DEFAULT_PAGE, PageLimit, StateDep
 
@@ -32,3 +46,49 @@ async def delete(name: str, state: StateDep) -> DeletedAdapter:
     """Delete an adapter with all versions and aliases. Requests in flight finish; version numbers are never reused."""
     await delete_adapter(state, name)
     return DeletedAdapter(name=name)
+
+
+@router.get("/{name}/aliases")
+async def list_aliases(name: str, state: StateDep) -> ListObject[AliasObject]:
+    """List the aliases of an adapter."""
+    return ListObject[AliasObject].from_entries(state.registry.catalog.adapter(name).aliases.values())
+
+
+@router.get("/{name}/aliases/{alias}")
+async def show_alias(name: str, alias: str, state: StateDep) -> AliasHistory:
+    """Show the version that an alias points to, and every move of the alias."""
+    moves = await state.registry.moves(name, alias)
+    return AliasHistory.model_validate({**asdict(state.registry.catalog.alias(name, alias)), "moves": moves})
+
+
+@router.put("/{name}/aliases/{alias}")
+async def move_alias(name: str, alias: str, body: MoveBody, state: StateDep) -> AliasObject:
+    """Point an alias to a version. With ``expected`` or ``generation`` the loser of a race gets 412."""
+    moved = await aliases.move_alias(
+        state,
+        name,
+        alias,
+        body.version,
+        expected=body.expected if "expected" in body.model_fields_set else UNSET,
+        generation=UNSET if body.generation is None else body.generation,
+    )
+    return AliasObject.model_validate(moved)
+
+
+@router.delete("/{name}/aliases/{alias}")
+async def delete_alias(name: str, alias: str, state: StateDep) -> DeletedAlias:
+    """Delete an alias; the version it pointed to stays."""
+    await state.registry.delete_alias(name, alias)
+    return DeletedAlias(adapter=name, alias=alias)
+
+
+@router.post("/{name}/promote")
+async def promote(name: str, body: PromoteBody, state: StateDep) -> AliasObject:
+    """Point ``stable`` to a version."""
+    return AliasObject.model_validate(await aliases.move_alias(state, name, DEFAULT_ALIAS, body.version))
+
+
+@router.post("/{name}/rollback")
+async def rollback(name: str, state: StateDep, body: RollbackBody | None = None) -> AliasObject:
+    """Point an alias back to the version before its last move."""
+    return AliasObject.model_validate(await aliases.roll_back(state, name, (body or RollbackBody()).alias))

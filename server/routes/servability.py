@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from adapters.errors import InvalidName, NameTaken, NotFound
-from adapters.names import check_adapter_name
 from server.engine.protocol import EngineInfo
 from server.gateway.resolve import resolve
 from server.http.schemas.body import Json
 from server.http.schemas.fine_tuning_requests import JobBody
-from server.operations.publish import check_name_is_free
+from server.operations.publish import check_name
 from server.state import AppState
 from trainer.errors import InvalidField
 from trainer.options import ALL_LINEAR, DEFAULT_RANK
@@ -103,7 +102,7 @@ def _check_name(param: str, name: str | None, state: AppState) -> None:
     if name is None:
         return
     try:
-        check_name_is_free(state, check_adapter_name(name))
+        check_name(state, name)
     except (InvalidName, NameTaken) as refused:
         refused.param = param
         raise

@@ -1,27 +1,37 @@
-"""Versions: published, listed, downloaded, loaded, pinned, deleted."""
+"""Versions: published, listed, downloaded, loaded, pinned, deleted, merged, compared."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from adapters.names import check_adapter_name, check_alias
+from adapters.errors import WrongBase
+from adapters.lora.diff import Diff
+from adapters.lora.merge.recipe import Ingredient, MergeMethod, MergeRecipe
+from adapters.lora.stored_lora import StoredLora
+from adapters.names import check_alias, parse_reference
 from adapters.publish_options import PublishOptions
 from adapters.sources.address import parse_source
 from adapters.sources.source import Source
 from adapters.sources.upload import UploadSource
+from adapters.storage.disk import in_thread
 from adapters.storage.manifest import names_in
 from adapters.versions import Version
 from server.errors import InvalidRequest
 from server.http.download import Download
 from server.http.multipart import MultipartStream
+from server.http.schemas.body import Json
 from server.http.schemas.response import DeletedObject, ListObject
 from server.http.schemas.versions import (
+    DiffBody,
+    DiffObject,
+    MergeBody,
     PublishFields,
     ReportedVersion,
     SourceBody,
@@ -30,16 +40,20 @@ from server.http.schemas.versions import (
     VersionObject,
 )
 from server.operations import residents
+from server.operations.compare_versions import compare_versions
 from server.operations.deletion import delete_version
-from server.operations.publish import check_name_is_free, publish_version
+from server.operations.publish import check_name, publish_merge, publish_version
 from server.routes.dependencies import DEFAULT_PAGE, PageLimit, StateDep
 from server.state import AppState
 
-router = APIRouter(prefix="/v1/adapters/{name}/versions", tags=["versions"])
+router = APIRouter(prefix="/v1/adapters", tags=["versions"])
 
 Form = Literal["served", "original"]
 
-_NUMBER = re.compile(r"[0-9]{1,10}")
+_VERSION: Final = "/{name}/versions/{version}"
+_NUMBER: Final = re.compile(r"[0-9]{1,10}")
+DEFAULT_DENSITY: Final = 0.5
+DEFAULT_SEED: Final = 0
 
 
 async def _version(name: str, version: str, state: StateDep) -> Version:
@@ -49,12 +63,12 @@ async def _version(name: str, version: str, state: StateDep) -> Version:
 VersionDep = Annotated[Version, Depends(_version)]
 
 
-@router.post("", status_code=201)
+@router.post("/{name}/versions", status_code=201)
 async def publish(
     name: str, request: Request, state: StateDep, query: Annotated[PublishFields, Query()]
 ) -> ReportedVersion:
     """Publish a version: the two files as multipart/form-data, or JSON with a ``source``. It can be called at once."""
-    check_name_is_free(state, check_adapter_name(name))
+    check_name(state, name)
     source: Source
     stated = query.options()
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
@@ -63,11 +77,8 @@ async def publish(
         stated |= body.options()
     else:
         source = UploadSource(MultipartStream(request).parts())
-    options = PublishOptions(**stated)
-    if options.alias is not None:
-        check_alias(options.alias)
-    published = await publish_version(state, name, source, options)
-    return ReportedVersion.from_published(published, state.registry.catalog, state.engine)
+    published = await publish_version(state, name, source, PublishOptions(**stated))
+    return _reported(state, published.version, published.report)
 
 
 async def _source_body(request: Request) -> SourceBody:
@@ -77,25 +88,23 @@ async def _source_body(request: Request) -> SourceBody:
         raise RequestValidationError(invalid.errors()) from invalid
 
 
-@router.get("")
+@router.get("/{name}/versions")
 async def list_versions(
     name: str, state: StateDep, after: str | None = None, limit: PageLimit = DEFAULT_PAGE
 ) -> ListObject[VersionObject]:
     """List the versions of an adapter, oldest first; ``after`` is a version's id (``sql@7``) or number."""
     number = None if after is None else _number(after.rpartition("@")[2])
     versions, has_more = state.registry.catalog.versions(name, after=number, limit=limit)
-    entries = [_shown(state, version) for version in versions]
-    return ListObject[VersionObject].from_entries(entries, has_more=has_more)
+    return ListObject[VersionObject].from_entries([_shown(state, each) for each in versions], has_more=has_more)
 
 
-@router.get("/{version}")
+@router.get(_VERSION)
 async def show(version: VersionDep, state: StateDep) -> ReportedVersion:
     """Show a version with the report of its inspection."""
-    report = await state.registry.report(version)
-    return ReportedVersion.from_version(version, state.registry.catalog, state.engine, report=report)
+    return _reported(state, version, await state.registry.report(version))
 
 
-@router.get("/{version}/content")
+@router.get(_VERSION + "/content")
 async def content(version: VersionDep, state: StateDep, form: Form = "served") -> VersionFileList:
     """List the files of a version: as served, or as uploaded if they had to be compiled."""
     digest = _digest(version, form)
@@ -112,7 +121,7 @@ async def content(version: VersionDep, state: StateDep, form: Form = "served") -
     return VersionFileList(digest=digest, data=files)
 
 
-@router.get("/{version}/content/{file:path}", response_class=Download)
+@router.get(_VERSION + "/content/{file:path}", response_class=Download)
 async def download(version: VersionDep, file: str, state: StateDep, form: Form = "served") -> Download:
     """Download one file of a version; ranges are answered."""
     directory = await state.blobs.path(_digest(version, form))
@@ -121,14 +130,14 @@ async def download(version: VersionDep, file: str, state: StateDep, form: Form =
     return Download(directory / file, filename=Path(file).name, media_type=Download.media_type)
 
 
-@router.post("/{version}/load")
+@router.post(_VERSION + "/load")
 async def load(version: VersionDep, state: StateDep) -> VersionObject:
     """Load a version ahead of its first request."""
     await residents.make_resident(state, version)
     return _shown(state, version)
 
 
-@router.post("/{version}/unload")
+@router.post(_VERSION + "/unload")
 async def unload(version: VersionDep, state: StateDep) -> VersionObject:
     """Unload a version as soon as no request uses it. A later request loads it again."""
     if version.is_pinned:
@@ -137,27 +146,74 @@ async def unload(version: VersionDep, state: StateDep) -> VersionObject:
     return _shown(state, version)
 
 
-@router.post("/{version}/pin")
+@router.post(_VERSION + "/pin")
 async def pin(version: VersionDep, state: StateDep) -> VersionObject:
     """Keep a version resident, also across restarts."""
     return _shown(state, await residents.pin(state, version))
 
 
-@router.post("/{version}/unpin")
+@router.post(_VERSION + "/unpin")
 async def unpin(version: VersionDep, state: StateDep) -> VersionObject:
     """Let a version be evicted again."""
     return _shown(state, await residents.unpin(state, version))
 
 
-@router.delete("/{version}")
+@router.delete(_VERSION)
 async def delete(version: VersionDep, state: StateDep) -> DeletedObject:
     """Delete a version that no alias points to. Requests in flight finish on it; its number is never used again."""
     await delete_version(state, version)
     return DeletedObject(object="adapter.version", id=version.name)
 
 
+@router.post("/{name}/merge", status_code=201)
+async def merge(name: str, body: MergeBody, state: StateDep) -> ReportedVersion:
+    """Publish a weighted combination of versions as the next version of an adapter. It can be called at once."""
+    check_name(state, name)
+    if body.alias is not None:
+        check_alias(body.alias)
+    published = await publish_merge(state, name, _recipe(body, state), alias=body.alias)
+    return _reported(state, published.version, published.report)
+
+
+def _recipe(body: MergeBody, state: AppState) -> MergeRecipe:
+    is_linear, is_random = body.method is MergeMethod.LINEAR, body.method.is_random
+    if body.density is not None and is_linear:
+        raise InvalidRequest("method linear adds whole versions up; only ties and dare have a density", param="density")
+    if body.seed is not None and not is_random:
+        raise InvalidRequest(f"method {body.method} is not random; only dare has a seed", param="seed")
+    if not any(each.weight for each in body.versions):
+        raise InvalidRequest("every weight is 0, which makes the base model; give one another value", param="versions")
+    density = DEFAULT_DENSITY if body.density is None and not is_linear else body.density
+    seed = DEFAULT_SEED if body.seed is None and is_random else body.seed
+    ingredients = [Ingredient(_resolved(state, each.reference), each.weight) for each in body.versions]
+    return MergeRecipe(tuple(ingredients), body.method, density, seed, body.compress_to)
+
+
+@router.post("/diff")  # GET would hide an adapter called "diff"
+async def diff(body: DiffBody, state: StateDep) -> DiffObject:
+    """Compare two versions: what they add to the base model's weights, and the engine's scores with each."""
+    a, b = _resolved(state, body.a), _resolved(state, body.b)
+    if a.base_fingerprint != b.base_fingerprint:
+        raise WrongBase(f"{a.name} and {b.name} were made for different base models, so they do not compare", param="b")
+    weights = await in_thread(_compare, *[await state.blobs.path(version.digest) for version in (a, b)])
+    answers = await compare_versions(state.engine, a, b)
+    return DiffObject(a=a.name, b=b.name, **answers, **weights)
+
+
+def _compare(a: Path, b: Path) -> Json:
+    return Diff.of(StoredLora.open(a), StoredLora.open(b)).to_json()
+
+
+def _resolved(state: AppState, reference: str) -> Version:
+    return state.registry.catalog.resolve(parse_reference(reference))
+
+
 def _shown(state: AppState, version: Version) -> VersionObject:
     return VersionObject.from_version(version, state.registry.catalog, state.engine)
+
+
+def _reported(state: AppState, version: Version, report: Mapping[str, Any] | None) -> ReportedVersion:
+    return ReportedVersion.from_version(version, state.registry.catalog, state.engine, report=report)
 
 
 def _digest(version: Version, form: Form) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 
-from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, parse_reference
+from adapters.names import DEFAULT_ALIAS, FineTunedName, parse_reference
 from adapters.publish_options import PublishOptions
 from adapters.sources.address import parse_source
 from server.errors import InvalidRequest
 from server.http.schemas.body import Body
 from server.operations.deletion import delete_model
-from server.operations.publish import check_name_is_free, publish_version
+from server.operations.publish import check_name, publish_version
 from server.routes.dependencies import StateDep
 
 router = APIRouter(prefix="/v1", tags=["vllm"])
@@ -41,7 +41,7 @@ async def load_lora_adapter(body: LoadBody, state: StateDep) -> PlainTextRespons
 
     ``load_inplace`` publishes a further version and moves ``stable`` to it; streams in flight finish on the old one.
     """
-    name = check_name_is_free(state, check_adapter_name(body.lora_name))
+    name = check_name(state, body.lora_name)
     if name in state.registry.catalog and not body.load_inplace:
         raise InvalidRequest(
             f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set "

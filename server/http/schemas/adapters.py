@@ -1,10 +1,14 @@
-"""Adapters in responses."""
+"""Adapters and their aliases in requests and responses."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
+from pydantic import Field
+
+from adapters.names import DEFAULT_ALIAS
 from adapters.versions import Adapter
+from server.http.schemas.body import Body
 from server.http.schemas.response import ResponseObject, UnixTime
 
 
@@ -37,4 +41,61 @@ class DeletedAdapter(ResponseObject):
 
     object: Literal["adapter"] = "adapter"
     name: str
+    deleted: Literal[True] = True
+
+
+class PromoteBody(Body):
+    """Body of a promotion."""
+
+    version: int = Field(ge=1)
+
+
+class MoveBody(PromoteBody):
+    """Body of an alias move."""
+
+    expected: int | None = Field(None, description="The version it must point to now; null: it must not exist.")
+    generation: int | None = Field(None, description="The generation it must have now.")
+
+
+class RollbackBody(Body):
+    """Body of a rollback."""
+
+    alias: str = DEFAULT_ALIAS
+
+
+class AliasObject(ResponseObject):
+    """An alias; its ``generation`` is what a compare-and-set may require."""
+
+    cursor_field: ClassVar[str] = "alias"
+
+    object: Literal["adapter.alias"] = "adapter.alias"
+    adapter: str
+    alias: str = Field(validation_alias="name")
+    version: int
+    generation: int
+    updated_at: UnixTime
+
+
+class AliasMoveObject(ResponseObject):
+    """One move of an alias; ``from`` is null for its creation, ``to`` for its deletion."""
+
+    object: Literal["adapter.alias.move"] = "adapter.alias.move"
+    from_version: int | None = Field(serialization_alias="from")
+    to_version: int | None = Field(serialization_alias="to")
+    generation: int
+    at: UnixTime
+
+
+class AliasHistory(AliasObject):
+    """An alias with its moves, oldest first."""
+
+    moves: list[AliasMoveObject]
+
+
+class DeletedAlias(ResponseObject):
+    """The confirmation that an alias was deleted."""
+
+    object: Literal["adapter.alias"] = "adapter.alias"
+    adapter: str
+    alias: str
     deleted: Literal[True] = True

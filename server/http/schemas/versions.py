@@ -1,17 +1,22 @@
-"""Versions in requests and responses."""
+"""Versions in requests and responses: published, merged, compared."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from dataclasses import asdict
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field
 
-from adapters.publisher import Published
+from adapters.lora.merge.recipe import MergeMethod
 from adapters.registry.catalog import Catalog
 from adapters.versions import Version
 from server.current_engine import CurrentEngine
 from server.http.schemas.body import Body, Json
 from server.http.schemas.response import ResponseObject, UnixTime
+from server.probe.verdict import Distance
+
+MAX_INGREDIENTS: Final = 32
+MAX_WEIGHT: Final = 1000.0
 
 
 class PublishFields(Body):
@@ -37,6 +42,26 @@ class SourceBody(PublishFields):
     source: str = Field(examples=["hf://org/repo@main", "file:///srv/adapters/sql"])
 
 
+class IngredientBody(Body):
+    """A version to merge."""
+
+    reference: str = Field(examples=["sql@1", "json"])
+    weight: float = Field(
+        ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False, description="Below 0: subtract its effect."
+    )
+
+
+class MergeBody(Body):
+    """Body of a merge."""
+
+    versions: list[IngredientBody] = Field(min_length=1, max_length=MAX_INGREDIENTS)
+    method: MergeMethod = MergeMethod.LINEAR
+    density: float | None = Field(None, gt=0, le=1, description="For ties and dare: the share of numbers kept.")
+    seed: int | None = Field(None, ge=0, lt=2**63, description="For dare: seed of the random choice of numbers kept.")
+    compress_to: int | None = Field(None, ge=1, description="The rank to cut at, where the sum has more.")
+    alias: str | None = Field(None, description="Alias to point to the new version at once.")
+
+
 class VersionObject(ResponseObject):
     """A version, with the names that mean it now and its residency."""
 
@@ -59,19 +84,15 @@ class VersionObject(ResponseObject):
     def from_version(cls, version: Version, catalog: Catalog, engine: CurrentEngine, **fields: Any) -> Self:
         """Return the response that shows ``version``; ``fields`` are those that a subclass adds."""
         adapter = catalog.adapter(version.adapter)
+        facts = asdict(version) | {
+            "id": version.name,
+            "version": version.number,
+            "original_digest": version.original_digest or version.digest,
+        }
         return cls(
-            id=version.name,
-            adapter=version.adapter,
-            version=version.number,
-            digest=version.digest,
-            original_digest=version.original_digest or version.digest,
-            rank=version.rank,
-            size_bytes=version.size_bytes,
-            source=version.source,
-            created_at=version.created_at,
+            **facts,
             aliases=[alias.name for alias in adapter.aliases.values() if alias.version == version.number],
             fine_tuned_names=[name for name, number in adapter.fine_tuned.items() if number == version.number],
-            is_pinned=version.is_pinned,
             residency=engine.residency_of(version),
             **fields,
         )
@@ -81,11 +102,6 @@ class ReportedVersion(VersionObject):
     """A version with the report of its inspection; null where a publication found the same bytes published before."""
 
     report: dict[str, Any] | None
-
-    @classmethod
-    def from_published(cls, published: Published, catalog: Catalog, engine: CurrentEngine) -> Self:
-        """Return the response that shows a version that was just published."""
-        return cls.from_version(published.version, catalog, engine, report=published.report)
 
 
 class VersionFile(ResponseObject):
@@ -102,3 +118,57 @@ class VersionFileList(ResponseObject):
     object: Literal["list"] = "list"
     digest: str
     data: list[VersionFile]
+
+
+class DiffBody(Body):
+    """Body of a comparison."""
+
+    a: str = Field(examples=["sql@1"])
+    b: str = Field(examples=["sql@2"])
+
+
+class WeightDiff(ResponseObject):
+    """How the changes of the same weights by a and b compare: see ``adapters.lora.diff.Comparison``."""
+
+    norm_a: float
+    norm_b: float
+    distance: float
+    relative_distance: float
+    cosine: float | None
+    output_overlap: float | None
+    input_overlap: float | None
+
+
+class LayerDiff(WeightDiff):
+    """A layer's modules compared as one."""
+
+    layer: str
+
+
+class ModuleDiff(WeightDiff):
+    """A module compared."""
+
+    module: str
+
+
+class AnswersDiff(ResponseObject):
+    """How the engine's scores of the probe's prompts under a, b and the base model compare."""
+
+    prompts: int
+    tokens: int
+    distance: Distance
+    effect_a: Distance
+    effect_b: Distance
+
+
+class DiffObject(ResponseObject):
+    """Two versions compared. ``answers`` is null where the engine cannot score both; ``notes`` names the reason."""
+
+    object: Literal["adapter.diff"] = "adapter.diff"
+    a: str
+    b: str
+    answers: AnswersDiff | None
+    notes: list[str]
+    total: WeightDiff
+    layers: list[LayerDiff]
+    modules: list[ModuleDiff]
