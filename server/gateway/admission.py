@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final
 
@@ -80,8 +80,6 @@ class Admission:
     async def drain(self, within_s: float) -> bool:
         """Refuse new requests and wait for those in flight; return False if some are left after ``within_s``."""
         self.is_draining = True
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), within_s)
-        except TimeoutError:
-            return False
-        return True
+        return self._idle.is_set()

@@ -21,8 +21,7 @@ from server.errors import RouteUnsupported
 from server.gateway.admission import Admission
 from server.gateway.authenticate import authenticate
 from server.gateway.inference_routes import INFERENCE_ROUTES, needs
-from server.gateway.request_context import RequestContext
-from server.gateway.request_hooks import RequestHooks
+from server.gateway.request_hooks import RequestContext, RequestHooks
 from server.http.errors import error_response, status_of
 
 log = structlog.get_logger(__name__)
