@@ -29,7 +29,7 @@ from server.gateway.admission import Admission
 from server.gateway.meter import Meter
 from server.gateway.request_hooks import RequestHooks
 from server.metrics import Metrics
-from server.operations.bundled_adapters import register_bundled_adapters
+from server.operations.publish import register_bundled_adapters
 from server.operations.run_publisher import RunPublisher
 from server.operations.upload_checks import UploadChecks
 from server.probe.probe import Probe

@@ -1,6 +1,9 @@
-"""New versions: published from a source, or merged from other versions."""
+"""New versions: published from a source, merged from other versions, or bundled with the server."""
 
 from __future__ import annotations
+
+import asyncio
+from pathlib import Path
 
 import structlog
 
@@ -9,7 +12,8 @@ from adapters.lora.merge.merge import MergeBounds, merge
 from adapters.lora.merge.recipe import MergeRecipe
 from adapters.names import check_adapter_name
 from adapters.publish_options import PublishOptions
-from adapters.publisher import Published
+from adapters.publisher import Published, Publisher
+from adapters.registry.registry import Registry
 from adapters.sources.directory import DirectorySource
 from adapters.sources.source import Source
 from adapters.storage.staging import Staging
@@ -66,3 +70,19 @@ async def publish_merge(state: AppState, name: str, recipe: MergeRecipe, *, alia
         source = DirectorySource(scratch.path, allowed=[scratch.path], origin=str(recipe))
         options = PublishOptions(alias=alias, extra={"merge": report}, force_base=True)
         return await publish_version(state, name, source, options)
+
+
+async def register_bundled_adapters(registry: Registry, publisher: Publisher, directory: Path) -> None:
+    """Publish every adapter directory under ``directory`` under its name, unless that name was ever used.
+
+    So an adapter that was deleted stays deleted.
+    """
+    for adapter in await asyncio.to_thread(_adapters_in, directory):
+        if await registry.is_unused(adapter.name):
+            source = DirectorySource(adapter, allowed=[directory])
+            # The operator's base may have another name.
+            await publisher.publish(adapter.name, source, PublishOptions(force_base=True))
+
+
+def _adapters_in(directory: Path) -> list[Path]:
+    return sorted(entry for entry in directory.iterdir() if (entry / "adapter_config.json").is_file())
