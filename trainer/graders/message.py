@@ -1,4 +1,7 @@
-"""Messages to a grading model: OpenAI's content blocks with templates in them."""
+"""Messages to a grading model: OpenAI's content blocks with templates in them.
+
+``rendered`` returns the form of ``/v1/chat/completions``.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,6 @@ class Text(Definition):
     text: Template
 
     def rendered(self, sample: Sample) -> dict[str, Any]:
-        """Return the block for ``/v1/chat/completions``."""
         return {"type": "text", "text": render(self.text, sample)}
 
 
@@ -29,7 +31,6 @@ class Image(Definition):
     detail: Literal["low", "high", "auto"] = "auto"
 
     def rendered(self, sample: Sample) -> dict[str, Any]:
-        """Return the block for ``/v1/chat/completions``."""
         return {"type": "image_url", "image_url": {"url": render(self.image_url, sample), "detail": self.detail}}
 
 
@@ -48,7 +49,6 @@ class Audio(Definition):
     input_audio: Sound
 
     def rendered(self, sample: Sample) -> dict[str, Any]:
-        """Return the block for ``/v1/chat/completions``."""
         sound = {"data": render(self.input_audio.data, sample), "format": self.input_audio.format}
         return {"type": "input_audio", "input_audio": sound}
 

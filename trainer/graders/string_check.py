@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import operator
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
 
 from trainer.graders.grader import Grade, Grader, Sample
 from trainer.graders.models import Models
 from trainer.graders.template import Template, render
+
+_OPERATIONS: Final[Mapping[str, Callable[[str, str], bool]]] = {
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "like": operator.contains,
+    "ilike": lambda text, reference: reference.casefold() in text.casefold(),
+}
 
 
 class StringCheckGrader(Grader):
@@ -19,13 +28,4 @@ class StringCheckGrader(Grader):
 
     async def score(self, sample: Sample, models: Models) -> Grade:
         text, reference = render(self.input, sample), render(self.reference, sample)
-        match self.operation:
-            case "eq":
-                holds = text == reference
-            case "ne":
-                holds = text != reference
-            case "like":
-                holds = reference in text
-            case "ilike":
-                holds = reference.casefold() in text.casefold()
-        return Grade(float(holds))
+        return Grade(float(_OPERATIONS[self.operation](text, reference)))

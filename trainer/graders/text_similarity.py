@@ -29,6 +29,8 @@ MAX_CHARACTERS: Final = 100_000
 _WORD: Final = re.compile(r"[^\W_]+")
 _WORD_OR_PUNCTUATION: Final = re.compile(r"\w+|[^\w\s]+")
 
+Rouge = Literal["rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"]
+
 Metric = Callable[[str, str], float]
 """Takes a text and its reference."""
 
@@ -118,19 +120,7 @@ class TextSimilarityGrader(Grader):
     type: Literal["text_similarity"]
     input: Template
     reference: Template
-    evaluation_metric: Literal[
-        "cosine",
-        "fuzzy_match",
-        "bleu",
-        "gleu",
-        "meteor",
-        "rouge_1",
-        "rouge_2",
-        "rouge_3",
-        "rouge_4",
-        "rouge_5",
-        "rouge_l",
-    ]
+    evaluation_metric: Literal["cosine", "fuzzy_match", "bleu", "gleu", "meteor", Rouge]
 
     def check(self, models: Models, where: str) -> None:
         if self.evaluation_metric == "cosine" and not models.can_embed:
