@@ -94,14 +94,10 @@ class CurrentEngine:
             raise self.not_ready()
         return self._info
 
-    async def wait_for_info(self) -> EngineInfo:
-        """Wait until the base model has been read; return the facts about it."""
-        await self._info_known.wait()
-        return self.info
-
     async def base_directory(self) -> Path:
         """Wait until the base model has been read; return the directory of its files."""
-        return (await self.wait_for_info()).directory
+        await self._info_known.wait()
+        return self.info.directory
 
     def serving(self) -> RunningEngine:
         """Return the engine that answers inference requests.
@@ -142,11 +138,9 @@ class CurrentEngine:
         self._info_known.set()
 
     def attach(self, running: RunningEngine) -> None:
-        """Set the engine that runs now."""
         self._running = running
 
     def detach(self) -> RunningEngine | None:
-        """Remove the engine that ran; return it."""
         running, self._running = self._running, None
         return running
 

@@ -41,21 +41,18 @@ class RemotePublishing:
         return await self._publish(f"/v1/fine_tuning/jobs/{job_id}/publish")
 
     async def _publish(self, path: str) -> str:
-        while (response := await self._post(path)) is None:  # noqa: ASYNC110 - no event announces the server's return
+        while True:
+            try:
+                response = await self.http.post(path)
+            except httpx.TransportError as away:
+                log.warning("the server is away", url=str(self.http.base_url), reason=str(away))
+            else:
+                if response.status_code not in _AWAY:
+                    break
             await asyncio.sleep(RETRY_S)
         if response.is_error:
             raise PublicationRefused(response.json()["error"]["message"])
-        model: str = response.json()["id"]
-        return model
-
-    async def _post(self, path: str) -> httpx.Response | None:
-        """Return the server's response; None: it is unavailable."""
-        try:
-            response = await self.http.post(path)
-        except httpx.TransportError as away:
-            log.warning("the server is away", url=str(self.http.base_url), reason=str(away))
-            return None
-        return None if response.status_code in _AWAY else response
+        return str(response.json()["id"])
 
 
 def work(settings: Settings, server: ClientSettings) -> int:
