@@ -43,12 +43,7 @@ class Supervisor:
     """Runs engines of ``builder`` one after the other until it is cancelled or gives up.
 
     Args:
-        builder: starts engines.
-        hooks: what each engine calls back during requests.
         current: where the running engine is kept for all other parts.
-        make_residency: makes the residency of a new engine.
-        make_scheduler: makes the scheduler of a new engine.
-        after_start: warms up a new engine before traffic.
         max_deaths, window_s: this many deaths within this many seconds end in ``FAILED``.
         metrics: ready, rebuilds, start time.
         backoff_s: waits before the first, second, third… start in a row that failed; the last value repeats.

@@ -33,30 +33,22 @@ T = TypeVar("T")
 class RunPublisher:
     """Publishes from run directories; implements ``trainer.worker.attempt.Publishing``.
 
-    Nothing is published twice, because fine-tuned names are unique in the registry's database.
+    Nothing is published twice, because fine-tuned names are unique in the registry's database. Both methods raise
+    JobNotFound or CheckpointNotFound for an unknown job, checkpoint or result, and PatchbayError where the checks or
+    the engine refused it.
     """
 
     state: AppState
 
     async def checkpoint(self, job_id: str, step: int) -> str:
-        """Publish the job's checkpoint of ``step`` as a version; no alias moves. Return its fine-tuned name.
-
-        Raises:
-            JobNotFound, CheckpointNotFound: no job has this id, or it has no such checkpoint.
-            PatchbayError: the checks or the engine refused it.
-        """
+        """Publish the job's checkpoint of ``step`` as a version; no alias moves. Return its fine-tuned name."""
         job = await self.state.records.jobs.get(job_id)
         name = self._name(job, step)
         await self._publish(job, step, name)
         return str(name)
 
     async def result(self, job_id: str) -> str:
-        """Give the best checkpoint the job's fine-tuned name, and ``stable`` once it is resident; return that name.
-
-        Raises:
-            JobNotFound, CheckpointNotFound: no job has this id, or it has no result yet.
-            PatchbayError: the checks or the engine refused it.
-        """
+        """Give the best checkpoint the job's fine-tuned name, and ``stable`` once it is resident; return that name."""
         job = await self.state.records.jobs.get(job_id)
         run = self._run(job)
         best = await in_thread(run.best_checkpoint)

@@ -36,8 +36,6 @@ class PeftReference:
     """PEFT on the base model, in a process that starts on the first question and ends when it is idle.
 
     Args:
-        base: returns the base model's directory.
-        threads: how many the process computes on.
         must_fit: whether the base model has to be small; see ``fits``.
         idle_s: how long after its last answer the process ends.
     """

@@ -51,14 +51,11 @@ class Residency:
     """The residents of ``engine``, limited in number and bytes; the least recently used is evicted first.
 
     Args:
-        engine: holds the residents.
-        locate: finds and verifies the files of a version.
         capacity: residents at once; the engine's own limit is higher.
         max_bytes: limit on the size of all residents' files; a larger version is resident alone.
         wait_s: seconds that a cold request waits for an idle resident before ``ResidencyFull``.
         quarantined: versions that must not be loaded.
         is_pinned: whether a version must stay resident; called at each eviction, so that the answer is current.
-        metrics: counts loads, evictions and residents.
     """
 
     engine: Engine

@@ -38,6 +38,7 @@ class FileStore:
     """Uploaded files and the result files of jobs.
 
     The bytes are durable before the row is: a crash leaves bytes without a row, never a row without bytes.
+    Each method with ``file_id`` raises FileNotFound for an unknown one.
     """
 
     database: Database
@@ -79,11 +80,6 @@ class FileStore:
             return _file(row.one())
 
     async def get(self, file_id: str) -> File:
-        """Return a file.
-
-        Raises:
-            FileNotFound: no file has this id.
-        """
         async with self.database.read() as connection:
             return _file(await _existing(connection, file_id))
 
@@ -110,7 +106,6 @@ class FileStore:
         """Return the path of the file's bytes; once opened, it stays readable when the file is deleted.
 
         Raises:
-            FileNotFound: no file has this id.
             FileCorrupt: its bytes are gone or cut short.
         """
         file = await self.get(file_id)
@@ -123,7 +118,6 @@ class FileStore:
         """Delete a file and its bytes.
 
         Raises:
-            FileNotFound: no file has this id.
             FileInUse: an unfinished job needs it.
         """
         async with self.database.write() as connection:

@@ -105,7 +105,6 @@ class Queue:
         """Write progress in one transaction, and renew the lease; return the order to the worker.
 
         Args:
-            claim: the worker's.
             events: appended to the job's log.
             checkpoints: recorded; one of a step that has one is skipped: an attempt that resumed earlier repeats steps.
             position: bytes of the run's event file that are in the log with this call.

@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -59,23 +60,24 @@ class Publishing(Protocol):
         """Make the job's best checkpoint its result, resident and under ``stable``; return its fine-tuned name."""
 
 
+@dataclass(eq=False)
 class Attempt:
     """The work on a ``claim``, with the run directory ``run``; ``stall_s`` limits the time between events."""
 
-    def __init__(
-        self, records: Records, publishing: Publishing, claim: Claim, run: RunDirectory, *, stall_s: float
-    ) -> None:
-        self._records = records
-        self._publishing = publishing
-        self._claim = claim
-        self._run = run
-        self._stall_s = stall_s
-        self._silence_limit_s = START_S
-        self._position = claim.job.events_position
-        self._unpublished: asyncio.Queue[int | None] = asyncio.Queue()
-        """Steps of checkpoints; None: no more follow."""
+    records: Records
+    publishing: Publishing
+    claim: Claim
+    run: RunDirectory
+    _: KW_ONLY
+    stall_s: float
+    _silence_limit_s: float = field(default=START_S, init=False)
+    _unpublished: asyncio.Queue[int | None] = field(default_factory=asyncio.Queue, init=False)
+    """Steps of checkpoints; None: no more follow."""
+    _order: ClaimOrder = field(default=ClaimOrder.GO_ON, init=False)
+
+    def __post_init__(self) -> None:
+        self._position = self.claim.job.events_position
         self._last_event_at = self._renewed_at = time.monotonic()
-        self._order = ClaimOrder.GO_ON
 
     async def work(self) -> None:
         """Run the child to its end and report the end to the queue.
@@ -85,10 +87,10 @@ class Attempt:
         Raises:
             ExceptionGroup: of LeaseLost: the job was cancelled, or another worker has it.
         """
-        async with child(self._run.path) as process, asyncio.TaskGroup() as group:
+        async with child(self.run.path) as process, asyncio.TaskGroup() as group:
             publishing = group.create_task(self._publish_checkpoints())
             try:
-                for checkpoint in await in_thread(self._run.checkpoints):  # an earlier attempt may not have published
+                for checkpoint in await in_thread(self.run.checkpoints):  # an earlier attempt may not have published
                     self._unpublished.put_nowait(checkpoint.step)
                 status = await self._watch(process)
                 self._unpublished.put_nowait(None)
@@ -98,7 +100,7 @@ class Attempt:
                 if not publishing.done() or publishing.exception() is None:  # else the group cancels, not our caller
                     await process.stop()
                     with suppress(LeaseLost):
-                        await self._records.queue.release(self._claim)
+                        await self.records.queue.release(self.claim)
                 raise
 
     async def _watch(self, process: Child) -> int:
@@ -108,11 +110,11 @@ class Attempt:
             if self._order is ClaimOrder.PAUSE:
                 status = await self._while_renewing(process.stop())
                 break
-            if await in_thread(self._run.result) is not None:
+            if await in_thread(self.run.result) is not None:
                 status = Exit.FINISHED  # the result files follow; the result can be published meanwhile
                 break
             if time.monotonic() - self._last_event_at > self._silence_limit_s:
-                log.warning("training process stalled", job=self._claim.job.id, silent_s=self._silence_limit_s)
+                log.warning("training process stalled", job=self.claim.job.id, silent_s=self._silence_limit_s)
                 status = await process.kill()
                 break
         await self._forward_events()
@@ -124,26 +126,26 @@ class Attempt:
         Raises:
             LeaseLost: the job was cancelled, or another worker has it.
         """
-        events, position = await in_thread(self._run.events_since, self._position)
+        events, position = await in_thread(self.run.events_since, self._position)
         now = time.monotonic()
         if events:
             saved = [event for event in events if "checkpoint" in event.data]  # recorded once they are published
-            self._order = await self._records.queue.record(
-                self._claim,
+            self._order = await self.records.queue.record(
+                self.claim,
                 events=[_draft(event) for event in events if event not in saved],
                 position=position,
                 remaining_s=_remaining_s(events),
             )
-            self._position, self._last_event_at, self._silence_limit_s = position, now, self._stall_s
+            self._position, self._last_event_at, self._silence_limit_s = position, now, self.stall_s
             for event in saved:
                 self._unpublished.put_nowait(event.data["step"])
         elif now - self._renewed_at > RENEWAL_S:
-            self._order = await self._records.queue.heartbeat(self._claim)
+            self._order = await self.records.queue.heartbeat(self.claim)
         else:
             return
         self._renewed_at = now
         if self._order is ClaimOrder.STOP:
-            raise LeaseLost(f"job '{self._claim.job.id}' was cancelled")
+            raise LeaseLost(f"job '{self.claim.job.id}' was cancelled")
 
     async def _publish_checkpoints(self) -> None:
         """Publish the checkpoints in their order; a refused one is skipped, with a warning in the job's log."""
@@ -152,44 +154,44 @@ class Attempt:
             if step in published:
                 continue
             try:
-                model = await self._publishing.checkpoint(self._claim.job.id, step)
+                model = await self.publishing.checkpoint(self.claim.job.id, step)
             except PatchbayError as refused:
                 warning = EventDraft(f"Checkpoint of step {step} was refused: {refused.message}", Level.WARN)
-                await self._records.queue.record(self._claim, events=[warning])
+                await self.records.queue.record(self.claim, events=[warning])
             else:
-                draft = CheckpointDraft(step, model, self._run.checkpoint(step).marker.metrics)
-                await self._records.queue.record(self._claim, checkpoints=[draft])
+                draft = CheckpointDraft(step, model, self.run.checkpoint(step).marker.metrics)
+                await self.records.queue.record(self.claim, checkpoints=[draft])
             published.add(step)
 
     async def _report_end(self, process: Child, status: int) -> None:
-        queue, claim = self._records.queue, self._claim
+        queue, claim = self.records.queue, self.claim
         if status == Exit.FINISHED:
             await self._succeed(process)
         elif status == Exit.STOPPED:
             await queue.release(claim)
         elif status in (Exit.REFUSED, Exit.NOT_FINITE):
-            errors = (event.message for event in reversed(self._run.events()) if event.level == "error")
+            errors = (event.message for event in reversed(self.run.events()) if event.level == "error")
             await queue.fail(claim, Failure(Exit(status).name.lower(), next(errors, "see the events")))
         else:
             await queue.retry(claim, f"the training process ended with status {status}")
 
     async def _succeed(self, process: Child) -> None:
-        result, job = self._run.result(), self._claim.job
+        result, job = self.run.result(), self.claim.job
         assert result is not None, "the child finished"
         try:
-            model = await self._while_renewing(self._publishing.result(job.id))
+            model = await self._while_renewing(self.publishing.result(job.id))
         except PatchbayError as refused:
-            await self._records.queue.fail(self._claim, Failure(refused.code, refused.message))
+            await self.records.queue.fail(self.claim, Failure(refused.code, refused.message))
             return
         await self._while_renewing(process.ended(RESULT_FILES_S))
-        files = [await self._store(path) for name in RESULT_FILES if (path := self._run.path / name).exists()]
-        await self._records.queue.succeed(
-            self._claim, fine_tuned_model=model, trained_tokens=result.trained_tokens, result_files=files
+        files = [await self._store(path) for name in RESULT_FILES if (path := self.run.path / name).exists()]
+        await self.records.queue.succeed(
+            self.claim, fine_tuned_model=model, trained_tokens=result.trained_tokens, result_files=files
         )
         log.info("job succeeded", job=job.id, model=model)
 
     async def _store(self, path: Path) -> str:
-        file = await self._records.files.create(Purpose.FINE_TUNE_RESULTS, path.name, _pieces(path))
+        file = await self.records.files.create(Purpose.FINE_TUNE_RESULTS, path.name, _pieces(path))
         return file.id
 
     async def _while_renewing(self, work: Awaitable[T]) -> T:

@@ -38,8 +38,6 @@ class Worker:
     Args:
         records: the queue, and the stores for events, checkpoints and result files.
         runs: directory of the run directories, one per job, made by the preflight.
-        publishing: publishes what runs export.
-        name: the worker's name in the records.
         lease_s: seconds after which another worker may take a job whose lease was not renewed.
         stall_s: seconds without an event after which a training child is killed and the job retried.
     """
