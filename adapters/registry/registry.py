@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,24 +10,20 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import structlog
 from sqlalchemy import insert, select, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.errors import AliasNotFound, StorageUnavailable, VersionInUse, VersionNotFound
+from adapters.errors import AliasNotFound, VersionInUse, VersionNotFound
 from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias
 from adapters.registry import rows
 from adapters.registry.alias_history import rollback_target
 from adapters.registry.catalog import Catalog
 from adapters.registry.rows import AliasMove
 from adapters.registry.schema import VERSION_TABLE, adapters, versions
-from adapters.storage.database import Database
+from adapters.storage.database import Database, Follower
 from adapters.versions import Adapter, Alias, Version
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
-
-_log = structlog.get_logger(__name__)
 
 
 class Unset(Enum):
@@ -46,7 +41,7 @@ class _Write:
     revision: int
 
 
-class Registry:
+class Registry(Follower):
     """Adapters, versions and aliases, durable and shared between processes.
 
     A write is in the database and in this process's ``catalog`` before its method returns; other processes' writes
@@ -55,11 +50,12 @@ class Registry:
     does; if its outcome is unknown, the next refresh shows it.
     """
 
+    refresh_failed = "registry.refresh_failed"
+
     def __init__(self, database: Database) -> None:
-        self.database = database
+        super().__init__(database)
         self.catalog = Catalog()
         self._seen = -1  # the clock when the catalog was read
-        self._change_count: int | None = None
 
     @classmethod
     @asynccontextmanager
@@ -71,25 +67,11 @@ class Registry:
             await registry.refresh()
             yield registry
 
-    async def refresh(self) -> None:
-        """Update the catalog from the database; nearly free while nothing was committed."""
-        change_count = self.database.change_count()
-        if change_count is not None and change_count == self._change_count:
-            return
+    async def _read(self) -> None:
         async with self.database.read() as connection:
             revision = await rows.now(connection)
             news = await rows.changes(connection, self._seen) if revision > self._seen else ((), ())
         self._update_catalog(revision, *news)
-        self._change_count = change_count
-
-    async def follow(self, interval_s: float) -> None:
-        """Refresh every ``interval_s`` seconds until cancelled; while the database is away the catalog stays."""
-        while True:
-            await asyncio.sleep(interval_s)
-            try:
-                await self.refresh()
-            except (StorageUnavailable, SQLAlchemyError, OSError) as error:
-                _log.warning("registry.refresh_failed", error=str(error))
 
     async def report(self, version: Version) -> dict[str, Any]:
         """Return the report of the checks of ``version``, and of its training if there was one.

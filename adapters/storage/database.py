@@ -10,23 +10,26 @@ Each package brings its own tables, migrations and version table; they share the
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import DateTime, Dialect, TypeDecorator, event, make_url, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from adapters.errors import StorageUnavailable
-from adapters.storage.change_counter import ChangeCounter
 
 ASYNC_DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 """The driver for a URL that names none."""
@@ -37,6 +40,8 @@ BUSY_TIMEOUT_MS: Final = 10_000
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK: Final = 0x70617463
 """PostgreSQL advisory lock key: processes that start together migrate one at a time."""
+
+_log = structlog.get_logger(__name__)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -58,6 +63,32 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class ChangeCounter:
+    """SQLite's ``data_version`` of the file at ``path``, read from memory that all its processes share.
+
+    A read takes microseconds; a query through SQLAlchemy and the driver's thread takes milliseconds of CPU time.
+    For use by one thread. https://www.sqlite.org/pragma.html#pragma_data_version
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+
+    def read(self) -> int | None:
+        """Return a counter that changes with every commit, by any connection or process; None if unreadable."""
+        try:
+            if self._connection is None:
+                at = f"{self._path.absolute().as_uri()}?mode=rw"  # does not create the file
+                self._connection = sqlite3.connect(at, uri=True, timeout=0, isolation_level=None)
+            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error:  # the connection stays open: a new one would count anew and might repeat an old value
+            return None
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
 
 
 class Database:
@@ -120,6 +151,36 @@ class Database:
             if connection.dialect.name == "postgresql":
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             await connection.run_sync(_upgrade, versions, version_table)
+
+
+class Follower(ABC):
+    """Keeps in memory what ``database`` holds, which other processes write too."""
+
+    refresh_failed: ClassVar[str]
+    """Event in the log for each failed refresh of ``follow``."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._change_count: int | None = None
+
+    async def refresh(self) -> None:
+        """Read the database if anything was committed; costs no query while its change counter stands still."""
+        change_count = self.database.change_count()
+        if change_count is None or change_count != self._change_count:
+            await self._read()
+            self._change_count = change_count
+
+    @abstractmethod
+    async def _read(self) -> None: ...
+
+    async def follow(self, interval_s: float) -> None:
+        """Refresh every ``interval_s`` seconds until cancelled; while the database is away the memory stays."""
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                await self.refresh()
+            except (StorageUnavailable, SQLAlchemyError, OSError) as error:
+                _log.warning(self.refresh_failed, error=str(error))
 
 
 @asynccontextmanager

@@ -8,13 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import structlog
 from pydantic import TypeAdapter
 from sqlalchemy import func, insert, select, update
-from sqlalchemy.exc import SQLAlchemyError
 
-from adapters.errors import InvalidName, NotFound, StorageUnavailable
-from adapters.storage.database import Database
+from adapters.errors import InvalidName, NotFound
+from adapters.storage.database import Database, Follower
 from server.access.api_key import ApiKey, Scope, digest_of, id_of, mint_secret
 from server.access.schema import VERSION_TABLE, keys
 from server.errors import MissingScope
@@ -23,21 +21,21 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 MAX_NAME_LENGTH: Final = 96
 
 _KEY: Final = TypeAdapter(ApiKey)
-_log = structlog.get_logger(__name__)
 
 
-class KeyRing:
+class KeyRing(Follower):
     """The API keys of all processes that share a database.
 
     A write is in the database and in this ring before its method returns; writes of other processes arrive with
     ``refresh``, which ``follow`` calls at an interval. ``find`` and ``is_empty`` read memory alone.
     """
 
+    refresh_failed = "keys.refresh_failed"
+
     def __init__(self, database: Database) -> None:
-        self._database = database
+        super().__init__(database)
         self._keys: dict[str, ApiKey] = {}
         self._counts: tuple[int, ...] = (0, 0)  # keys and revocations at the last refresh; neither ever shrinks
-        self._change_count: int | None = None
         self._refreshing = asyncio.Lock()
 
     @classmethod
@@ -75,7 +73,7 @@ class KeyRing:
             raise MissingScope(f"a key needs a scope: {', '.join(Scope)}", param="scopes")
         granted = set(Scope) if Scope.ADMIN in scopes else set(scopes)
         key_id, secret = mint_secret()
-        async with self._database.write() as connection:
+        async with self.database.write() as connection:
             await connection.execute(
                 insert(keys).values(
                     id=key_id,
@@ -96,32 +94,18 @@ class KeyRing:
             NotFound: no key has this id.
         """
         unrevoked = (keys.c.id == key_id) & keys.c.revoked_at.is_(None)
-        async with self._database.write() as connection:
+        async with self.database.write() as connection:
             await connection.execute(update(keys).where(unrevoked).values(revoked_at=datetime.now(UTC)))
         await self.refresh()
         if key_id not in self._keys:
             raise NotFound(f"no key has the id '{key_id}'; `patchbay keys list` shows them", param="id")
         return self._keys[key_id]
 
-    async def refresh(self) -> None:
-        """Read the keys again if they changed. Costs no query while the change counter stands still."""
-        change_count = self._database.change_count()
-        if change_count is not None and change_count == self._change_count:
-            return
+    async def _read(self) -> None:
         count = select(func.count(), func.count(keys.c.revoked_at)).select_from(keys)
-        async with self._refreshing, self._database.read() as connection:
+        async with self._refreshing, self.database.read() as connection:
             counts = tuple((await connection.execute(count)).one())
             if counts != self._counts:
                 rows = await connection.execute(select(keys))
                 self._keys = {row.id: _KEY.validate_python(row._asdict()) for row in rows}
                 self._counts = counts
-        self._change_count = change_count
-
-    async def follow(self, interval_s: float) -> None:
-        """Refresh every ``interval_s`` seconds until cancelled; an unreachable database is logged and tried again."""
-        while True:
-            await asyncio.sleep(interval_s)
-            try:
-                await self.refresh()
-            except (StorageUnavailable, SQLAlchemyError, OSError) as error:
-                _log.warning("keys.refresh_failed", error=str(error))

@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from adapters.storage.change_counter import ChangeCounter
+from adapters.storage.database import ChangeCounter
 
 
 def test_a_file_that_could_not_tell_for_a_moment_does_not_count_anew(tmp_path: Path):
