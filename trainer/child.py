@@ -12,8 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from adapters.processes.child import NICENESS, end, start
-from adapters.processes.environment import child_environment
+from adapters.processes.child import NICENESS, child_environment, end, start
 from trainer.run_directory import RunDirectory
 
 STOP_S: Final = 60.0

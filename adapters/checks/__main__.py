@@ -9,7 +9,7 @@ from adapters.base_model import BaseModel
 from adapters.checks.canonicalizer import canonicalize
 from adapters.checks.inspection import AdapterLimits
 from adapters.processes.answers import Work
-from adapters.processes.fork_worker import serve_forks
+from adapters.processes.fork_pool import serve_forks
 
 
 def prepare(setup: dict[str, Any]) -> Work:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from adapters.processes.line_worker import serve_lines
+from adapters.processes.line_process import serve_lines
 
 _TOKENIZER: Final = (
     "tokenizer*",

@@ -18,7 +18,7 @@ from adapters.lora.canonical_form import CanonicalForm, write
 from adapters.lora.factors import Factors
 from adapters.lora.merge.recipe import MergeMethod
 from adapters.lora.stored_lora import LinearSum, StoredLora
-from adapters.processes.line_worker import serve_lines
+from adapters.processes.line_process import serve_lines
 
 _COMBINED = {MergeMethod.TIES: ties, MergeMethod.DARE_LINEAR: dare_linear, MergeMethod.DARE_TIES: dare_ties}
 

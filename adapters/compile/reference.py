@@ -18,7 +18,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from adapters.processes.line_worker import serve_lines
+from adapters.processes.line_process import serve_lines
 
 Prompts = list[list[int]]
 Scores = list[list[float]]

@@ -13,7 +13,7 @@ from adapters.compile.base_weights import BaseWeights
 from adapters.compile.compiler import CompileBounds, compile_directory
 from adapters.processes.answers import Work
 from adapters.processes.child import NICENESS
-from adapters.processes.fork_worker import serve_forks
+from adapters.processes.fork_pool import serve_forks
 
 
 def prepare(_: dict[str, Any]) -> Work:

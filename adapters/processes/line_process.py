@@ -1,33 +1,36 @@
-"""A child process that answers one question at a time, a line of JSON each way. Inside: ``line_worker``."""
+"""A child process that answers one question at a time, a line of JSON each way. Inside: ``serve_lines``."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import IO, Any, Final
 
 from adapters.errors import WorkerProcessDied
 from adapters.processes import child
-from adapters.processes.answers import result_of
-from adapters.processes.environment import child_environment
+from adapters.processes.answers import Work, answer_of, result_of
+from adapters.processes.child import child_environment
 from adapters.processes.limits import LimitExceeded, ResourceLimits
 
 _LONGEST_ANSWER: Final = 16 << 20
 """Bytes."""
 
 
+@dataclass(frozen=True)
 class LineProcess:
     """A running ``python -m MODULE``. A question that fails ends it."""
 
-    def __init__(self, module: str, process: Process, log: IO[bytes], limits: ResourceLimits | None) -> None:
-        self._module = module
-        self._process = process
-        self._log = log
-        self._limits = limits
+    module: str
+    process: Process
+    log: IO[bytes]
+    limits: ResourceLimits | None
 
     @classmethod
     async def start(
@@ -50,13 +53,12 @@ class LineProcess:
 
     @property
     def process_id(self) -> int:
-        """The id of the process."""
-        return self._process.pid
+        return self.process.pid
 
     @property
     def is_running(self) -> bool:
         """Whether it can be asked."""
-        return self._process.returncode is None
+        return self.process.returncode is None
 
     async def ask(self, question: Mapping[str, Any], *, within_s: float | None = None) -> dict[str, Any]:
         """Return the answer to ``question``; one question at a time.
@@ -69,36 +71,35 @@ class LineProcess:
         try:
             line = await asyncio.wait_for(self._exchange(question), within_s)
             if not line.endswith(b"\n"):
-                status = await self._process.wait()
-                if self._limits is not None:
-                    self._limits.check_status(status)
-                raise WorkerProcessDied(f"{self._module} ended with status {status}", log=child.log_tail(self._log))
+                status = await self.process.wait()
+                if self.limits is not None:
+                    self.limits.check_status(status)
+                raise WorkerProcessDied(f"{self.module} ended with status {status}", log=child.log_tail(self.log))
         except TimeoutError:
             await self.aclose()
             raise LimitExceeded(f"{within_s:g} seconds") from None
         except BaseException:
             await self.aclose()  # part of an answer may be left in the pipe
             raise
-        return result_of(json.loads(line), self._limits)
+        return result_of(json.loads(line), self.limits)
 
     async def _exchange(self, question: Mapping[str, Any]) -> bytes:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         with suppress(ConnectionError):  # it died: reading shows it
-            self._process.stdin.write(json.dumps(question).encode() + b"\n")
-            await self._process.stdin.drain()
-        return await self._process.stdout.readline()
+            self.process.stdin.write(json.dumps(question).encode() + b"\n")
+            await self.process.stdin.drain()
+        return await self.process.stdout.readline()
 
     def kill(self) -> None:
-        """Kill the process."""
         with suppress(ProcessLookupError):
-            self._process.kill()
-        self._log.close()
+            self.process.kill()
+        self.log.close()
 
     async def aclose(self) -> None:
         """Kill the process and wait for its end."""
         self.kill()
-        await self._process.wait()
+        await self.process.wait()
 
 
 async def run(
@@ -110,3 +111,14 @@ async def run(
         return await process.ask(question, within_s=None if limits is None else limits.wall_s)
     finally:
         await process.aclose()
+
+
+def serve_lines(work: Work) -> None:
+    """Answer each question with ``work`` until stdin ends. What libraries print goes to stderr."""
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)
+        for line in sys.stdin:
+            with suppress(OSError):  # stderr is a log file of this question only, unless a person runs this
+                os.lseek(2, 0, os.SEEK_SET)
+                os.ftruncate(2, 0)
+            print(json.dumps(answer_of(work, json.loads(line))), file=answers, flush=True)

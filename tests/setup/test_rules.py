@@ -21,7 +21,7 @@ PACKAGES = ("adapters", "trainer", "server", "bench", "embedded")
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
 BANNED = {"util", "helper", "common", "misc", "core", "manager", "service", "handler", "processor"}
-ENVIRONMENT_READERS = {"server/settings.py", "adapters/processes/environment.py"}
+ENVIRONMENT_READERS = {"server/settings.py", "adapters/processes/child.py"}
 ENGINE = "server/engine/vllm/"
 
 HEAVY = ("vllm", "torch", "transformers", "peft", "trl")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from adapters.processes.environment import import_variables
+from adapters.processes.child import import_variables
 
 
 def prepare() -> None:

@@ -17,7 +17,7 @@ from adapters.checks.canonicalizer import canonicalize
 from adapters.checks.inspection import AdapterLimits
 from adapters.checks.inspector import Inspector
 from adapters.errors import AdapterRefused, AdapterTooCostly, WorkerProcessDied
-from adapters.processes.environment import child_environment
+from adapters.processes.child import child_environment
 from adapters.processes.limits import ResourceLimits
 from adapters.storage.manifest import FILES
 from tests.adapters.checks.conftest import LIMITS, TIED_BASE, AdapterFiles

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.processes.environment import child_environment
+from adapters.processes.child import child_environment
 from trainer.child import training_environment
 from trainer.run_directory import RunDirectory
 

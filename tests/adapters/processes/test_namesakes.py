@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from adapters.processes import line_process
-from adapters.processes.child import python_command
-from adapters.processes.environment import child_environment
+from adapters.processes.child import child_environment, python_command
 from adapters.processes.fork_pool import ForkPool
 from adapters.processes.limits import ResourceLimits
 from patchbay import PACKAGES, ROOT, check_packages
@@ -67,7 +66,7 @@ async def test_a_fork_pool_runs_beside_namesakes(namesakes: Path, monkeypatch: p
 async def test_a_process_asked_by_line_runs_beside_namesakes(namesakes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(namesakes)
     (namesakes / "loud.py").write_text(
-        "from adapters.processes.line_worker import serve_lines\nserve_lines(lambda question: question)\n"
+        "from adapters.processes.line_process import serve_lines\nserve_lines(lambda question: question)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(namesakes))
     assert await line_process.run("loud", {"number": 7}, limits=AMPLE) == {"number": 7}
