@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from adapters.errors import AdapterRefused, Fault, SafetensorsMalformed
 from adapters.lora.factors import Factors
 from adapters.storage.manifest import WEIGHTS_FILE
-from adapters.storage.number_formats import WEIGHT_DTYPES
-from adapters.storage.safetensors_header import Header, Tensor
+from adapters.storage.number_formats import WEIGHT_DTYPES, decode
+from adapters.storage.safetensors_header import DTYPE_BITS, Header, Tensor
 
 CHUNK_BYTES = 16 << 20
 MAX_MAGNITUDE = 65_504.0
 """The largest number of float16. Trained weights stay below 10; beyond this the engine's sums overflow, and
 one overflow is enough to damage the answers of every other request in the batch."""
 
-
 _Bits = np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]
-
-
-class _Format(NamedTuple):
-    bits: np.dtype[np.unsignedinteger[Any]]
-    sign_cleared: int
-    infinity: int
-
-
-_FORMATS: Mapping[str, _Format] = {
-    "F16": _Format(np.dtype("<u2"), 0x7FFF, 0x7C00),
-    "BF16": _Format(np.dtype("<u2"), 0x7FFF, 0x7F80),
-    "F32": _Format(np.dtype("<u4"), 0x7FFF_FFFF, 0x7F80_0000),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,28 +71,26 @@ def check_magnitude(module: str, factors: Factors) -> None:
 
 def _magnitude(file: BinaryIO, data_start: int, tensor: Tensor) -> float:
     """Return the largest absolute value: NaN if there is one, 0 for a tensor without elements."""
-    form = _FORMATS[tensor.dtype]
     # With the sign cleared, IEEE numbers are ordered as their bits are: finite < infinity < NaN.
-    largest = max((int(bits.max()) for bits in _chunks(file, data_start, tensor, form)), default=0)
-    if largest > form.infinity:
-        return float("nan")
-    if tensor.dtype == "F16":
-        return float(np.uint16(largest).view(np.float16))
-    as_float32 = largest << 16 if tensor.dtype == "BF16" else largest
-    return float(np.uint32(as_float32).view(np.float32))
+    largest = max((int(bits.max()) for bits in _magnitudes(file, data_start, tensor)), default=0)
+    [magnitude] = decode(largest.to_bytes(DTYPE_BITS[tensor.dtype] // 8, "little"), tensor.dtype)
+    return float(magnitude)
 
 
-def _chunks(file: BinaryIO, data_start: int, tensor: Tensor, form: _Format) -> Iterator[_Bits]:
+def _magnitudes(file: BinaryIO, data_start: int, tensor: Tensor) -> Iterator[_Bits]:
+    """Yield the bits of the tensor's numbers, their signs cleared, a chunk at a time."""
+    dtype: np.dtype[np.unsignedinteger[Any]] = np.dtype(f"<u{DTYPE_BITS[tensor.dtype] // 8}")
+    sign_cleared = 2 ** (DTYPE_BITS[tensor.dtype] - 1) - 1
     file.seek(data_start + tensor.begin)
     left = tensor.end - tensor.begin
     while left:
-        count = min(left, CHUNK_BYTES) // form.bits.itemsize
-        bits: _Bits = np.fromfile(file, dtype=form.bits, count=count)
+        count = min(left, CHUNK_BYTES) // dtype.itemsize
+        bits = np.fromfile(file, dtype=dtype, count=count)
         if len(bits) < count:
             raise SafetensorsMalformed(
                 Fault(f"{WEIGHTS_FILE}: {tensor.name}", "a file that shrank while it was read", "the whole file")
             )
-        np.bitwise_and(bits, form.sign_cleared, out=bits)
+        np.bitwise_and(bits, sign_cleared, out=bits)
         yield bits
         left -= bits.nbytes
 

@@ -126,7 +126,7 @@ def _best(lost: Tensor, rank: int) -> Tensor:
 def _other_copy(module: str, base: BaseWeights, recipe: LoftqRecipe) -> Fault:
     return Fault(
         f"{INITIAL}: {module}",
-        f"a initial adapter that does not make up for what {base.model.name} loses in {recipe.bits} bits by LoftQ "
+        f"an initial adapter that does not make up for what {base.model.name} loses in {recipe.bits} bits by LoftQ "
         f"(loftq_iter={recipe.iterations}): another base model or another quantiser",
         "the adapter as get_peft_model made it on this base model in the precision that it is stored in, saved before "
         "training, and the loftq_config that it was made with",

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 
 from adapters.lora.factors import Factors
-from adapters.lora.lora_tensors import LoraTensors, Pair
+from adapters.lora.lora_tensors import LoraTensors
 from adapters.lora.peft_config import PeftConfig
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 from adapters.storage.number_formats import Floats, decode
@@ -43,7 +43,7 @@ class StoredLora:
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, int, int]]:
         """Each adapted module's out_features, rank and in_features."""
-        return {module: (*_b(pair).shape, _a(pair).shape[1]) for module, pair in self._pairs.items()}  # type: ignore[misc]
+        return {module: (b.shape[0], a.shape[0], a.shape[1]) for module, (b, a) in self._pairs.items()}
 
     @property
     def rank(self) -> int:
@@ -66,8 +66,8 @@ class StoredLora:
         Raises:
             OSError: the file cannot be read.
         """
-        pair = self._pairs[module]
-        return Factors(b=self._numbers(_b(pair)), a=self._numbers(_a(pair)))
+        b, a = map(self._numbers, self._pairs[module])
+        return Factors(b, a)
 
     def _numbers(self, tensor: Tensor) -> Floats:
         with self.weights.open("rb") as file:
@@ -75,8 +75,13 @@ class StoredLora:
             return decode(file.read(tensor.end - tensor.begin), tensor.dtype).reshape(tensor.shape)
 
     @cached_property
-    def _pairs(self) -> Mapping[str, Pair]:
-        return {pair.module: pair for pair in LoraTensors.of(self.header).pairs}
+    def _pairs(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        pairs = {}
+        for pair in LoraTensors.of(self.header).pairs:
+            assert pair.b is not None  # the checks refuse half a pair
+            assert pair.a is not None
+            pairs[pair.module] = (pair.b, pair.a)
+        return pairs
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class LinearSum:
         """Each adapted module's out_features and in_features."""
         return {module: (rows, columns) for lora, _ in self.terms for module, (rows, _, columns) in lora.shapes.items()}
 
-    @cached_property
+    @property
     def rank(self) -> int:
         """The largest rank of any module: the sum over the terms that have it."""
         return sum(self.ranks)
@@ -101,7 +106,8 @@ class LinearSum:
     @cached_property
     def ranks(self) -> Sequence[int]:
         """The terms' ranks in the module where their sum is the largest."""
-        return max(map(self._ranks, self.shapes), key=sum)
+        each = ([lora.shapes[module][1] for lora, _ in self.terms if module in lora.shapes] for module in self.shapes)
+        return max(each, key=sum)
 
     def read(self, module: str) -> Factors:
         """Return the factors of ``module`` with every weight and scale in them, in float32."""
@@ -110,16 +116,3 @@ class LinearSum:
         with np.errstate(over="ignore"):  # the checks refuse infinities
             b = np.concatenate([factors.b * scale for factors, scale in parts], axis=1)
         return Factors(b, np.concatenate([factors.a for factors, _ in parts]))
-
-    def _ranks(self, module: str) -> Sequence[int]:
-        return [lora.shapes[module][1] for lora, _ in self.terms if module in lora.shapes]
-
-
-def _a(pair: Pair) -> Tensor:
-    assert pair.a is not None  # the checks refuse half a pair
-    return pair.a
-
-
-def _b(pair: Pair) -> Tensor:
-    assert pair.b is not None
-    return pair.b
