@@ -14,7 +14,7 @@ from adapters.checks.canonicalizer import Canonical
 from adapters.checks.report import InspectionReport
 from adapters.crash_points import CrashPoints
 from adapters.errors import AdapterNotFound, AdapterRefused, WorkerProcessDied
-from adapters.lora.compile_report import CompileReport
+from adapters.lora.canonical_form import CompileReport
 from adapters.lora.peft_config import claims_lora
 from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias
 from adapters.publish_options import PublishOptions

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from adapters.base_model import BaseModel
-from adapters.checks.canonicalizer import canonicalize
+from adapters.checks.canonicalizer import Canonical, canonicalize
 from adapters.checks.inspection import AdapterLimits
 from adapters.processes.answers import Work
 from adapters.processes.fork_pool import serve_forks
@@ -14,14 +16,12 @@ from adapters.processes.fork_pool import serve_forks
 
 def prepare(setup: dict[str, Any]) -> Work:
     """Return the function that inspects adapters for the base model in ``setup``."""
-    modules = {module: (rows, columns) for module, (rows, columns) in setup.pop("modules").items()}
-    base = BaseModel(modules=modules, **setup)
+    base = TypeAdapter(BaseModel).validate_python(setup)
 
-    def work(question: dict[str, Any]) -> dict[str, Any]:
+    def work(question: dict[str, Any]) -> Any:
         limits = AdapterLimits(**question["limits"])
         canonical = canonicalize(Path(question["directory"]), Path(question["out"]), base, limits)
-        made = None if canonical.made is None else canonical.made.to_json()
-        return {"report": canonical.report.to_json(), "made": made}
+        return TypeAdapter(Canonical).dump_python(canonical, mode="json")
 
     return work
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from adapters.base_model import BaseModel
-from adapters.checks.inspection import AdapterLimits, InspectedAdapter, inspect_adapter
+from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from adapters.checks.report import InspectionReport
 from adapters.checks.weights import check_magnitude
 from adapters.errors import AdapterRefused, Fault
-from adapters.lora.canonical_form import CanonicalForm, write
-from adapters.lora.compile_report import CompileReport
+from adapters.lora.canonical_form import CanonicalForm, CompileReport, write
 from adapters.lora.factors import Factors
 from adapters.lora.stored_lora import LinearSum
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
@@ -45,7 +44,10 @@ def canonicalize(directory: Path, out: Path, base: BaseModel, limits: AdapterLim
     inspected = inspect_adapter(directory, base, limits)
     if inspected.embedding_copies:
         if inspected.rename_notes:
-            raise AdapterRefused([_unread_copy(copy) for copy in sorted(inspected.embedding_copies)])
+            found = "a copy of the base model's embedding, among names that PEFT does not give tensors"
+            needed = "no copy: save with save_embedding_layers=False"
+            copies = sorted(inspected.embedding_copies)
+            raise AdapterRefused([Fault(f"{WEIGHTS_FILE}: {module}", found, needed) for module in copies])
         report = inspected.report
         return Canonical(replace(report, notes=(*report.notes, NOT_CANONICAL)), None)
     form = CanonicalForm.of(inspected.lora, base.modules, base.dtype)
@@ -61,7 +63,15 @@ def canonicalize(directory: Path, out: Path, base: BaseModel, limits: AdapterLim
     rounding = write(out, form, checked)
     served = inspect_adapter(out, base, limits).report
     notes = tuple(dict.fromkeys((*inspected.report.notes, *served.notes)))
-    return Canonical(replace(served, notes=notes), _made(inspected, form, rounding))
+    made = CompileReport(
+        kind="rslora" if inspected.lora.config.use_rslora else "lora",
+        method="folded" if inspected.lora.is_scaled else "as is",
+        rank_before=inspected.report.rank,
+        rank=form.rank,
+        rounding=rounding,
+        notes=inspected.rename_notes,
+    )
+    return Canonical(replace(served, notes=notes), made)
 
 
 def _is_canonical(directory: Path, form: CanonicalForm) -> bool:
@@ -71,23 +81,3 @@ def _is_canonical(directory: Path, form: CanonicalForm) -> bool:
     header = form.header
     with (directory / WEIGHTS_FILE).open("rb") as file:
         return file.read(len(header)) == header
-
-
-def _unread_copy(module: str) -> Fault:
-    found = "a copy of the base model's embedding, among names that PEFT does not give tensors"
-    return Fault(f"{WEIGHTS_FILE}: {module}", found, "no copy: save with save_embedding_layers=False")
-
-
-def _made(inspected: InspectedAdapter, form: CanonicalForm, rounding: float) -> CompileReport:
-    return CompileReport(
-        kind="rslora" if inspected.lora.config.use_rslora else "lora",
-        method="folded" if inspected.lora.is_scaled else "as is",
-        rank_before=inspected.report.rank,
-        rank=form.rank,
-        error=0.0,
-        worst_error=0.0,
-        worst_module=None,
-        rounding=rounding,
-        dropped=(),
-        notes=inspected.rename_notes,
-    )

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Final
+
+from pydantic import TypeAdapter
 
 from adapters.base_model import BaseModel
 from adapters.checks.canonicalizer import Canonical
 from adapters.checks.inspection import AdapterLimits
-from adapters.checks.report import InspectionReport
 from adapters.errors import AdapterTooCostly
-from adapters.lora.compile_report import CompileReport
 from adapters.processes.fork_pool import ForkPool
 from adapters.processes.limits import LimitExceeded, ResourceLimits
 from adapters.storage.disk import space_needed
+
+_SETUP: Final = TypeAdapter(BaseModel)
 
 
 class Inspector:
@@ -31,7 +32,7 @@ class Inspector:
 
     async def start(self, base: BaseModel) -> None:
         """Start the child for ``base``; does not wait until it is ready."""
-        await self._pool.start(_setup(base))
+        await self._pool.start(_SETUP.dump_python(base, mode="json"))
 
     async def canonicalize(
         self, directory: Path, out: Path, base: BaseModel, limits: AdapterLimits, resource_limits: ResourceLimits
@@ -44,26 +45,18 @@ class Inspector:
             WorkerProcessDied: the process ended without an answer.
             StorageFull: the disk has no space left.
         """
-        question: dict[str, Any] = {
-            name: str(path.absolute()) for name, path in (("directory", directory), ("out", out))
-        }
-        question["limits"] = asdict(limits)
+        paths = {"directory": directory, "out": out}
+        question = {name: str(path.absolute()) for name, path in paths.items()} | {"limits": asdict(limits)}
         try:
             with space_needed(out):
-                answer = await self._pool.ask(_setup(base), question, resource_limits)
+                answer = await self._pool.ask(_SETUP.dump_python(base, mode="json"), question, resource_limits)
         except LimitExceeded as exceeded:
             raise AdapterTooCostly(
                 f"inspecting this adapter took more than {exceeded}: train with a smaller rank, save it in bfloat16, "
                 "or give the server more (--max-compile-bytes, --max-compile-s)"
             ) from None
-        made = None if answer["made"] is None else CompileReport.from_json(answer["made"])
-        return Canonical(InspectionReport.from_json(answer["report"]), made)
+        return TypeAdapter(Canonical).validate_python(answer)
 
     async def aclose(self) -> None:
         """Kill the child, whatever it does."""
         await self._pool.aclose()
-
-
-def _setup(base: BaseModel) -> Mapping[str, Any]:
-    modules = {module: list(shape) for module, shape in base.modules.items()}
-    return {"name": base.name, "fingerprint": base.fingerprint, "dtype": base.dtype, "modules": modules}

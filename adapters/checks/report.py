@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +38,7 @@ class InspectionReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values; the keys of ``ranks`` and ``alphas`` become text."""
-        fields = asdict(self)
+        fields: dict[str, Any] = TypeAdapter(InspectionReport).dump_python(self, mode="json")
         for name in ("ranks", "alphas"):
-            fields[name] = {f"{key:g}": count for key, count in fields[name].items()}
-        for name in ("target_modules", "dtypes", "notes"):
-            fields[name] = list(fields[name])
+            fields[name] = {f"{key:g}": count for key, count in getattr(self, name).items()}
         return fields
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """The report that ``to_json`` wrote."""
-        texts = {name: tuple(fields[name]) for name in ("target_modules", "dtypes", "notes")}
-        ranks = {int(rank): count for rank, count in fields["ranks"].items()}
-        alphas = {float(alpha): count for alpha, count in fields["alphas"].items()}
-        return cls(**{**fields, **texts, "ranks": ranks, "alphas": alphas})

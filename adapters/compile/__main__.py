@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -28,37 +28,28 @@ OUT_OF_MEMORY: Final = 3
 
 def main() -> int:
     """Run the program; return its exit status."""
-    arguments = _arguments()
-    torch.set_num_threads(1)  # sums in one order: equal adapters become equal bytes; and the engine needs the cores
-    try:
-        with redirect_stdout(sys.stderr):
-            status, answer = _compiled(arguments)
-    except (MemoryError, OSError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return OUT_OF_MEMORY
-    json.dump(answer, sys.stdout)
-    return status
-
-
-def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m adapters.compile", description=__doc__)
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--max-rank", type=int, required=True)
     parser.add_argument("--compress-to", type=int)
-    return parser.parse_args()
-
-
-def _compiled(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # sums in one order: equal adapters become equal bytes; and the engine needs the cores
     bounds = CompileBounds(arguments.max_rank, arguments.compress_to)
     try:
-        return COMPILED, compile_directory(
-            arguments.source, arguments.out, BaseWeights(arguments.base), bounds
-        ).to_json()
+        with redirect_stdout(sys.stderr):
+            report = compile_directory(arguments.source, arguments.out, BaseWeights(arguments.base), bounds)
+        status, answer = COMPILED, report.to_json()
     except AdapterRefused as refused:
-        return REFUSED, {"faults": [asdict(fault) for fault in islice(refused.faults, MAX_FAULTS)]}
+        faults = [asdict(fault) for fault in islice(refused.faults, MAX_FAULTS)]
+        status, answer = REFUSED, {"faults": faults}
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return OUT_OF_MEMORY
+    json.dump(answer, sys.stdout)
+    return status
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import TypeAdapter
+
 from adapters.errors import AdapterTooCostly
-from adapters.lora.compile_report import CompileReport
+from adapters.lora.canonical_form import CompileReport
 from adapters.processes.fork_pool import ForkPool
 from adapters.processes.limits import LimitExceeded, ResourceLimits
 from adapters.storage.disk import space_needed
@@ -47,12 +49,13 @@ class AdapterCompiler:
         question |= {"max_rank": max_rank, "compress_to": compress_to}
         try:
             with space_needed(out):
-                return CompileReport.from_json(await self._pool.ask({}, question, resource_limits))
+                answer = await self._pool.ask({}, question, resource_limits)
         except LimitExceeded as exceeded:
             raise AdapterTooCostly(
                 f"compiling this adapter took more than {exceeded}: send plain LoRA, which takes little, or convert it "
                 "yourself with `python -m adapters.compile`"
             ) from None
+        return TypeAdapter(CompileReport).validate_python(answer)
 
     async def aclose(self) -> None:
         """Kill the child, whatever it does."""

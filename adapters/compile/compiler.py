@@ -13,8 +13,7 @@ from adapters.compile.decomposition import spectrum_of
 from adapters.compile.lora import UploadedLora
 from adapters.compile.source import CompileSource
 from adapters.errors import AdapterRefused, Fault
-from adapters.lora.canonical_form import CanonicalForm, write
-from adapters.lora.compile_report import CompileReport
+from adapters.lora.canonical_form import CanonicalForm, CompileReport, write
 from adapters.lora.factors import Factors, Spectrum, TruncationLoss, numerical_rank, percentage, rank_within
 from adapters.lora.initial_adapter import LOFTQ
 from adapters.lora.ranks import rank_fault, server_option

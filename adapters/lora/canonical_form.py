@@ -10,7 +10,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,34 @@ def canonical_config(rank: int, targets: Sequence[str], declared_base: str | Non
         "use_dora": False,
         "use_rslora": False,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class CompileReport:
+    """How an adapter became plain LoRA. Errors are Frobenius norms: |result - original| / |original|."""
+
+    kind: str
+    """``lora``, ``rslora``, ``dora``, ``pissa``, ... or PEFT's name of another type in lower case."""
+    method: str
+    """``as is``: only names, dtype and padding may differ; ``folded``: the scale, or the initial adapter, went into
+    the factors; ``exact``: factored, the error is at most ``compiler.EXACT_ERROR``; ``svd``: factored with a loss."""
+    rank_before: int | None
+    """The largest rank that the adapter had; None where its kind has none."""
+    rank: int
+    rounding: float
+    """What storing in the base's dtype adds: relative error of the stored factors' product."""
+    error: float = 0.0
+    """Of the change to all modules together, before rounding."""
+    worst_error: float = 0.0
+    worst_module: str | None = None
+    """The module with the largest error, and that error; None where nothing can have been lost."""
+    dropped: tuple[str, ...] = ()
+    """Tensors that equal the base's own and were left out."""
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return asdict(self) | {"dropped": list(self.dropped), "notes": list(self.notes)}
 
 
 def write(directory: Path, form: CanonicalForm, factors_of: Callable[[str], Factors]) -> float:

@@ -10,7 +10,7 @@ from adapters.checks.canonicalizer import Canonical
 from adapters.checks.inspection import AdapterLimits
 from adapters.checks.inspector import Inspector
 from adapters.compile.adapter_compiler import AdapterCompiler
-from adapters.lora.compile_report import CompileReport
+from adapters.lora.canonical_form import CompileReport
 from server.current_engine import CurrentEngine
 from server.settings import Settings
 

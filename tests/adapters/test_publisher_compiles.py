@@ -10,7 +10,7 @@ import pytest
 
 from adapters.checks.canonicalizer import Canonical
 from adapters.errors import AdapterRefused, Fault, WorkerProcessDied
-from adapters.lora.compile_report import CompileReport
+from adapters.lora.canonical_form import CompileReport
 from adapters.publish_options import PublishOptions
 from adapters.publisher import Publisher
 from adapters.registry.registry import Registry

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from adapters.base_model import BaseModel
 from adapters.checks.canonicalizer import Canonical, canonicalize
 from adapters.errors import AdapterRefused
-from adapters.lora.compile_report import CompileReport
+from adapters.lora.canonical_form import CompileReport
 from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
 from tests.adapters.checks.conftest import LIMITS, SHAPES, TIED_BASE, UNTIED_BASE, AdapterFiles, encode, linear_modules
 from tests.adapters.compile.spoiling import SPELLINGS

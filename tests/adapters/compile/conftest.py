@@ -16,7 +16,7 @@ import embedded
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.compiler import CompileBounds, compile_directory
 from adapters.errors import AdapterRefused, Fault
-from adapters.lora.compile_report import CompileReport
+from adapters.lora.canonical_form import CompileReport
 from tests.adapters.compile.spoiling import Compile, Refuse, log_probabilities, train
 
 

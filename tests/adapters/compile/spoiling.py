@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
 from adapters.errors import Fault
-from adapters.lora.compile_report import CompileReport
+from adapters.lora.canonical_form import CompileReport
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 
 Compile = Callable[..., tuple[CompileReport, Path]]

@@ -17,7 +17,7 @@ from adapters.checks.inspection import AdapterLimits
 from adapters.compile.base_weights import BaseWeights
 from adapters.compile.compiler import CompileBounds, compile_directory
 from adapters.errors import AdapterRefused
-from adapters.lora.compile_report import CompileReport
+from adapters.lora.canonical_form import CompileReport
 from adapters.publisher import Publisher
 from adapters.registry.registry import Registry
 from adapters.sources import bucket

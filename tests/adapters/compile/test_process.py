@@ -14,7 +14,7 @@ from peft import HRAConfig
 import embedded
 from adapters.compile.adapter_compiler import AdapterCompiler
 from adapters.errors import AdapterRefused, AdapterTooCostly, WorkerProcessDied
-from adapters.lora.compile_report import CompileReport
+from adapters.lora.canonical_form import CompileReport
 from adapters.processes.limits import ResourceLimits
 from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
 

@@ -40,7 +40,10 @@ async def test_it_ends_when_nothing_is_asked_for_long_and_starts_again(
 
 @pytest.mark.parametrize(
     ("program", "reason"),
-    [("adapters.checks.__main__", "KeyError: 'modules'"), ("adapters.processes.nothing", "No module named")],
+    [
+        ("adapters.checks.__main__", "errors for BaseModel"),
+        ("adapters.processes.nothing", "No module named"),
+    ],
 )
 async def test_one_that_cannot_start_says_why(program: str, reason: str) -> None:
     async with aclosing(ForkPool(program)) as pool:
