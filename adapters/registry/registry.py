@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from sqlalchemy import insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import select
 
 from adapters.errors import AliasNotFound, VersionInUse, VersionNotFound
 from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias
-from adapters.registry import rows
-from adapters.registry.alias_history import rollback_target
 from adapters.registry.catalog import Catalog
-from adapters.registry.rows import AliasMove
-from adapters.registry.schema import VERSION_TABLE, adapters, versions
+from adapters.registry.rows import AliasMove, AnyRow, Rows, alias_value, moved, version_value
+from adapters.registry.schema import VERSION_TABLE, versions
 from adapters.storage.database import Database, Follower
 from adapters.versions import Adapter, Alias, Version
 
@@ -33,12 +29,6 @@ class Unset(Enum):
 
 
 UNSET: Final = Unset.UNSET
-
-
-@dataclass(frozen=True, slots=True)
-class _Write:
-    connection: AsyncConnection
-    revision: int
 
 
 class Registry(Follower):
@@ -69,8 +59,9 @@ class Registry(Follower):
 
     async def _read(self) -> None:
         async with self.database.read() as connection:
-            revision = await rows.now(connection)
-            news = await rows.changes(connection, self._seen) if revision > self._seen else ((), ())
+            rows = Rows(connection)
+            revision = await rows.now()
+            news = await rows.changes(self._seen) if revision > self._seen else ((), ())
         self._update_catalog(revision, *news)
 
     async def report(self, version: Version) -> dict[str, Any]:
@@ -89,18 +80,19 @@ class Registry(Follower):
     async def moves(self, name: str, alias: str = DEFAULT_ALIAS) -> list[AliasMove]:
         """Return every move of the alias, oldest first; empty for an alias that never existed."""
         async with self.database.read() as connection:
-            row = await rows.adapter_row(connection, name)
-            return [] if row is None else await rows.alias_history(connection, row.id, alias)
+            rows = Rows(connection)
+            adapter = await rows.adapter(name)
+            return [] if adapter is None else await rows.alias_history(adapter, alias)
 
     async def is_unused(self, name: str) -> bool:
         """True until an adapter is registered under ``name``; a deleted one still counts."""
         async with self.database.read() as connection:
-            return await rows.adapter_row(connection, name) is None
+            return await Rows(connection).adapter(name) is None
 
     async def digests(self) -> set[str]:
         """Return the digests of all living versions and originals, from the database: the catalog may lag behind."""
         async with self.database.read() as connection:
-            return await rows.living_digests(connection)
+            return await Rows(connection).living_digests()
 
     async def add_version(
         self,
@@ -128,30 +120,29 @@ class Registry(Follower):
         """
         check_adapter_name(name)
         moving = {check_alias(alias)} if alias is not None else set()
-        columns = {
-            "digest": digest,
-            "original_digest": original_digest,
-            "base_fingerprint": base_fingerprint,
-            "rank": rank,
-            "size_bytes": size_bytes,
-            "source": source,
-            "created_at": datetime.now(UTC),
-        }
-        async with self._write() as write:
-            if fine_tuned_name and (named := await rows.fine_tuned_version(write.connection, fine_tuned_name)):
+        async with self._write() as rows:
+            if fine_tuned_name and (named := await rows.fine_tuned_version(fine_tuned_name)):
                 return named
-            adapter, number = await self._number(write, name)
-            if fine_tuned_name is None and not await rows.has_more_than_checkpoints(write.connection, adapter.id):
+            adapter, number = await rows.next_number(name)
+            if fine_tuned_name is None and not await rows.has_more_than_checkpoints(adapter):
                 moving.add(DEFAULT_ALIAS)
-            await write.connection.execute(
-                insert(versions).values(adapter_id=adapter.id, number=number, report=dict(report), **columns)
+            row = await rows.add_version(
+                adapter_id=adapter.id,
+                number=number,
+                digest=digest,
+                original_digest=original_digest,
+                base_fingerprint=base_fingerprint,
+                rank=rank,
+                size_bytes=size_bytes,
+                source=source,
+                report=dict(report),
+                created_at=datetime.now(UTC),
             )
-            row = await rows.living_version(write.connection, adapter, number)
             if fine_tuned_name is not None:
-                await rows.give_name(write.connection, fine_tuned_name, row.id)
+                await rows.give_name(fine_tuned_name, row)
             for each in sorted(moving):
-                await self._point(write, adapter, each, number)
-        return rows.version_value(name, row)
+                await _point(rows, adapter, each, number)
+        return version_value(name, row)
 
     async def name_result(
         self,
@@ -173,15 +164,15 @@ class Registry(Follower):
             NameTaken: the version that ``fine_tuned_name`` means was deleted.
         """
         check_alias(alias)
-        async with self._write() as write:
-            if named := await rows.fine_tuned_version(write.connection, fine_tuned_name):
+        async with self._write() as rows:
+            if named := await rows.fine_tuned_version(fine_tuned_name):
                 return named
-            adapter = await rows.changing_adapter(write.connection, name, write.revision)
-            row = await rows.living_version(write.connection, adapter, number)
-            await rows.give_name(write.connection, fine_tuned_name, row.id)
-            await rows.add_to_report(write.connection, row.id, report)
-            await self._point(write, adapter, alias, number)
-        return rows.version_value(name, row)
+            adapter = await rows.changing_adapter(name)
+            row = await rows.living_version(adapter, number)
+            await rows.give_name(fine_tuned_name, row)
+            await rows.add_to_report(row, report)
+            await _point(rows, adapter, alias, number)
+        return version_value(name, row)
 
     async def set_pinned(self, name: str, number: int, is_pinned: bool) -> Version:  # noqa: FBT001 - a value
         """Pin a version, so that it stays resident and cannot be deleted, or unpin it.
@@ -189,13 +180,10 @@ class Registry(Follower):
         Raises:
             VersionNotFound: the adapter has no such version.
         """
-        async with self._write() as write:
-            adapter = await rows.changing_adapter(write.connection, name, write.revision)
-            row = await rows.living_version(write.connection, adapter, number)
-            this = versions.c.id == row.id
-            await write.connection.execute(update(versions).where(this).values(is_pinned=is_pinned))
-            row = await rows.living_version(write.connection, adapter, number)
-        return rows.version_value(name, row)
+        async with self._write() as rows:
+            adapter = await rows.changing_adapter(name)
+            row = await rows.change_version(await rows.living_version(adapter, number), is_pinned=is_pinned)
+        return version_value(name, row)
 
     async def delete_version(self, name: str, number: int, *, with_aliases: bool = False) -> None:
         """Delete a version; its number, id and fine-tuned names are never used again.
@@ -204,11 +192,10 @@ class Registry(Follower):
             VersionNotFound: the adapter has no such version.
             VersionInUse: it is pinned, or an alias points to it and ``with_aliases`` is False.
         """
-        async with self._write() as write:
-            adapter = await rows.changing_adapter(write.connection, name, write.revision)
-            row = await rows.living_version(write.connection, adapter, number)
-            living_aliases = await rows.aliases_of(write.connection, adapter.id)
-            pointing = [alias for alias in living_aliases if alias.version == number]
+        async with self._write() as rows:
+            adapter = await rows.changing_adapter(name)
+            row = await rows.living_version(adapter, number)
+            pointing = [alias for alias in await rows.living_aliases(adapter) if alias.version == number]
             if pointing and not with_aliases:
                 names = ", ".join(f"'{alias.name}'" for alias in pointing)
                 raise VersionInUse(
@@ -218,23 +205,19 @@ class Registry(Follower):
             if row.is_pinned:
                 raise VersionInUse(f"version '{name}@{number}' is pinned: unpin it first", param="version")
             for alias in pointing:
-                await rows.drop_alias(write.connection, alias, adapter)
-            this = versions.c.id == row.id
-            await write.connection.execute(update(versions).where(this).values(deleted_at=datetime.now(UTC)))
+                await rows.move_alias(adapter, alias.name, alias, None)
+            await rows.change_version(row, deleted_at=datetime.now(UTC))
 
     async def delete_adapter(self, name: str) -> None:
         """Delete an adapter with all its versions (pinned ones too) and aliases.
 
         The name may be used again; its version numbers then continue.
         """
-        async with self._write() as write:
-            adapter = await rows.changing_adapter(write.connection, name, write.revision)
-            for alias in await rows.aliases_of(write.connection, adapter.id):
-                await rows.drop_alias(write.connection, alias, adapter)
-            at = datetime.now(UTC)
-            its_living = (versions.c.adapter_id == adapter.id, versions.c.deleted_at.is_(None))
-            await write.connection.execute(update(versions).where(*its_living).values(deleted_at=at, is_pinned=False))
-            await write.connection.execute(update(adapters).where(adapters.c.id == adapter.id).values(deleted_at=at))
+        async with self._write() as rows:
+            adapter = await rows.changing_adapter(name)
+            for alias in await rows.living_aliases(adapter):
+                await rows.move_alias(adapter, alias.name, alias, None)
+            await rows.delete_adapter(adapter)
 
     async def move_alias(
         self,
@@ -256,40 +239,39 @@ class Registry(Follower):
             AliasMoved: an expectation failed; has the alias's present target.
         """
         check_alias(alias)
-        async with self._write() as write:
-            adapter = await rows.changing_adapter(write.connection, name, write.revision)
-            seen = await rows.alias_row(write.connection, adapter.id, alias)
+        async with self._write() as rows:
+            adapter = await rows.changing_adapter(name)
+            seen = await rows.alias(adapter, alias)
             current = None if seen is None else seen.version
             if expected is not UNSET and expected != current:
                 target = "nowhere" if expected is None else f"to version {expected}"
-                raise rows.moved(name, alias, seen, f"expected: {target}")
+                raise moved(name, alias, seen, f"expected: {target}")
             if generation is not UNSET and (seen is None or current is None or generation != seen.generation):
-                raise rows.moved(name, alias, seen, f"expected: generation {generation}")
-            await rows.living_version(write.connection, adapter, version)
-            return await self._point(write, adapter, alias, version)
+                raise moved(name, alias, seen, f"expected: generation {generation}")
+            await rows.living_version(adapter, version)
+            return await _point(rows, adapter, alias, version)
 
     async def rollback(self, name: str, alias: str = DEFAULT_ALIAS) -> Alias:
         """Point ``alias`` back to its target before the last move.
 
         Each further rollback goes one move further back, as a browser's back button does. Versions deleted since are
-        skipped. See ``adapters.registry.alias_history``.
+        skipped.
 
         Raises:
             AliasNotFound: there is no such alias.
             VersionNotFound: it never pointed to another version that still exists.
         """
-        async with self._write() as write:
-            adapter = await rows.changing_adapter(write.connection, name, write.revision)
-            seen = await self._existing_alias(write, adapter, alias)
-            living = await rows.living_numbers(write.connection, adapter.id)
-            target = rollback_target(await rows.alias_history(write.connection, adapter.id, alias), frozenset(living))
+        async with self._write() as rows:
+            adapter = await rows.changing_adapter(name)
+            seen = await _existing_alias(rows, adapter, alias)
+            target = _rollback_target(await rows.alias_history(adapter, alias), await rows.living_numbers(adapter))
             if target is None:
                 raise VersionNotFound(
                     f"alias '{alias}' of '{name}' cannot be rolled back: since it was created it "
                     "has pointed to no other version that still exists; move it to a version instead",
                     param="alias",
                 )
-            return await rows.point_alias(write.connection, seen, adapter, alias, target, is_rollback=True)
+            return alias_value(name, await rows.move_alias(adapter, alias, seen, target, is_rollback=True))
 
     async def delete_alias(self, name: str, alias: str) -> None:
         """Delete an alias. If it is created again, its generation continues.
@@ -297,22 +279,23 @@ class Registry(Follower):
         Raises:
             AliasNotFound: there is no such alias.
         """
-        async with self._write() as write:
-            adapter = await rows.changing_adapter(write.connection, name, write.revision)
-            seen = await self._existing_alias(write, adapter, alias)
-            await rows.drop_alias(write.connection, seen, adapter)
+        async with self._write() as rows:
+            adapter = await rows.changing_adapter(name)
+            seen = await _existing_alias(rows, adapter, alias)
+            await rows.move_alias(adapter, alias, seen, None)
 
     @asynccontextmanager
-    async def _write(self) -> AsyncIterator[_Write]:
+    async def _write(self) -> AsyncIterator[Rows]:
         """Open a write; at its end the catalog gets its changes, and those of other writers since the last refresh.
 
         They are read before the commit, while no other writer can write, so that nothing can fail between the commit
         and the update of the catalog.
         """
         async with self.database.write() as connection:
-            revision = await rows.tick(connection)
-            yield _Write(connection, revision)
-            changed, gone = await rows.changes(connection, self._seen)
+            rows = Rows(connection)
+            revision = await rows.tick()
+            yield rows
+            changed, gone = await rows.changes(self._seen)
         self._update_catalog(revision, changed, gone)
 
     def _update_catalog(self, revision: int, changed: Iterable[Adapter], gone: Iterable[str]) -> None:
@@ -321,34 +304,42 @@ class Registry(Follower):
             self.catalog.replace(changed, gone)
             self._seen = revision
 
-    async def _number(self, write: _Write, name: str) -> tuple[rows.AnyRow, int]:
-        """Return the adapter's row, created or undeleted if need be, and the number of its next version."""
-        row = await rows.adapter_row(write.connection, name)
-        number = 1 if row is None else row.next_version
-        state: dict[str, Any] = {"next_version": number + 1, "revision": write.revision}
-        if row is None or row.deleted_at is not None:
-            state |= {"created_at": datetime.now(UTC), "deleted_at": None}
-        if row is None:
-            await write.connection.execute(insert(adapters).values(name=name, **state))
+
+async def _point(rows: Rows, adapter: AnyRow, alias: str, version: int) -> Alias:
+    """Point an alias to a version, unless it points there already."""
+    row = await rows.alias(adapter, alias)
+    if row is None or row.version != version:
+        row = await rows.move_alias(adapter, alias, row, version)
+    return alias_value(adapter.name, row)
+
+
+async def _existing_alias(rows: Rows, adapter: AnyRow, alias: str) -> AnyRow:
+    row = await rows.alias(adapter, alias)
+    if row is None or row.version is None:
+        existing = ", ".join(f"'{living.name}'" for living in await rows.living_aliases(adapter))
+        raise AliasNotFound(
+            f"adapter '{adapter.name}' has no alias '{alias}'; its aliases: {existing or 'none'}", param="alias"
+        )
+    return row
+
+
+def _rollback_target(history: Iterable[AliasMove], living: Sequence[int]) -> int | None:
+    """Return the version that one rollback leads to, as a browser's back button would; None if there is none.
+
+    A move pushes its target on a stack, a rollback pops down to its target, a deletion clears the stack. Versions not
+    in ``living`` and steps to the present version are skipped.
+
+        moves 1, 2, 3      back -> 2, back -> 1
+        moves 1, 2, back, 3  back -> 1   (the rollback dropped 2 from the stack)
+    """
+    stack: list[int] = []
+    for move in history:
+        if move.to_version is None:
+            stack.clear()
+        elif move.is_rollback:
+            while stack[-1] != move.to_version:
+                stack.pop()
         else:
-            await write.connection.execute(update(adapters).where(adapters.c.id == row.id).values(**state))
-        row = await rows.adapter_row(write.connection, name)
-        assert row is not None
-        return row, number
-
-    async def _point(self, write: _Write, adapter: rows.AnyRow, alias: str, version: int) -> Alias:
-        """Point an alias to a version, unless it points there already."""
-        seen = await rows.alias_row(write.connection, adapter.id, alias)
-        if seen is not None and seen.version == version:
-            return rows.alias_value(adapter.name, seen)
-        return await rows.point_alias(write.connection, seen, adapter, alias, version)
-
-    async def _existing_alias(self, write: _Write, adapter: rows.AnyRow, alias: str) -> rows.AnyRow:
-        seen = await rows.alias_row(write.connection, adapter.id, alias)
-        if seen is None or seen.version is None:
-            existing = ", ".join(f"'{row.name}'" for row in await rows.aliases_of(write.connection, adapter.id))
-            raise AliasNotFound(
-                f"adapter '{adapter.name}' has no alias '{alias}'; its aliases: {existing or 'none'}",
-                param="alias",
-            )
-        return seen
+            stack.append(move.to_version)
+    present = stack.pop()
+    return next((version for version in reversed(stack) if version in living and version != present), None)

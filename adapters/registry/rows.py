@@ -1,4 +1,4 @@
-"""The registry's SQL: functions of one or two statements, called inside a transaction that the registry opened."""
+"""The registry's SQL, in a transaction that the registry opened."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ AnyRow = Row[Any]
 VERSION_COLUMNS = tuple(column for column in versions.c if column.name not in ("report", "deleted_at"))
 """The columns of a ``Version``: all but the report, which may be large."""
 
-
 _VERSION_FIELDS = tuple(column.name for column in VERSION_COLUMNS if column.name != "adapter_id")
+_IS_LIVING = versions.c.deleted_at.is_(None)
+_REVISION = select(clock.c.revision).scalar_subquery()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,173 +39,203 @@ class AliasMove:
     at: datetime
 
 
-async def tick(connection: AsyncConnection) -> int:
-    """Increment the clock and return it. First in each write: its row lock admits one writer at a time."""
-    await connection.execute(update(clock).values(revision=clock.c.revision + 1))
-    return await now(connection)
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The registry's rows as the transaction of ``connection`` reads and changes them."""
 
+    connection: AsyncConnection
 
-async def now(connection: AsyncConnection) -> int:
-    """Return the clock."""
-    return int((await connection.execute(select(clock.c.revision))).scalar_one())
+    async def tick(self) -> int:
+        """Increment the clock and return it. First in each write: its row lock admits one writer at a time."""
+        tick = update(clock).values(revision=clock.c.revision + 1).returning(clock.c.revision)
+        return int((await self.connection.execute(tick)).scalar_one())
 
+    async def now(self) -> int:
+        """Return the clock."""
+        return int((await self.connection.execute(select(clock.c.revision))).scalar_one())
 
-async def adapter_row(connection: AsyncConnection, name: str) -> AnyRow | None:
-    """Return the row of the adapter ``name``, deleted or not."""
-    return (await connection.execute(select(adapters).where(adapters.c.name == name))).one_or_none()
+    async def adapter(self, name: str) -> AnyRow | None:
+        """Return the row of the adapter ``name``, deleted or not."""
+        return (await self.connection.execute(select(adapters).where(adapters.c.name == name))).one_or_none()
 
+    async def changing_adapter(self, name: str) -> AnyRow:
+        """Return the row of the living adapter ``name`` and store that it changed now.
 
-async def changing_adapter(connection: AsyncConnection, name: str, revision: int) -> AnyRow:
-    """Return the row of the living adapter ``name`` and store that it changed at ``revision``.
+        Raises:
+            AdapterNotFound: there is none.
+        """
+        row = await self.adapter(name)
+        if row is None or row.deleted_at is not None:
+            raise AdapterNotFound(f"no adapter is named '{name}'; list the adapters to see which exist", param="name")
+        await self.connection.execute(update(adapters).where(adapters.c.id == row.id).values(revision=_REVISION))
+        return row
 
-    Raises:
-        AdapterNotFound: there is none.
-    """
-    row = await adapter_row(connection, name)
-    if row is None or row.deleted_at is not None:
-        raise AdapterNotFound(f"no adapter is named '{name}'; list the adapters to see which exist", param="name")
-    await connection.execute(update(adapters).where(adapters.c.id == row.id).values(revision=revision))
-    return row
+    async def next_number(self, name: str) -> tuple[AnyRow, int]:
+        """Return the adapter's row, created or undeleted if need be, and the number of its next version."""
+        row = await self.adapter(name)
+        number = 1 if row is None else row.next_version
+        state: dict[str, Any] = {"next_version": number + 1, "revision": _REVISION}
+        if row is None or row.deleted_at is not None:
+            state |= {"created_at": datetime.now(UTC), "deleted_at": None}
+        change = insert(adapters).values(name=name) if row is None else update(adapters).where(adapters.c.id == row.id)
+        return (await self.connection.execute(change.values(**state).returning(*adapters.c))).one(), number
 
+    async def living_numbers(self, adapter: AnyRow) -> list[int]:
+        """Return the numbers of the adapter's living versions, ascending."""
+        statement = select(versions.c.number).where(versions.c.adapter_id == adapter.id, _IS_LIVING)
+        return list((await self.connection.execute(statement.order_by(versions.c.number))).scalars())
 
-async def living_numbers(connection: AsyncConnection, adapter_id: int) -> list[int]:
-    """Return the numbers of the adapter's living versions, ascending."""
-    statement = select(versions.c.number).where(versions.c.adapter_id == adapter_id, versions.c.deleted_at.is_(None))
-    return list((await connection.execute(statement.order_by(versions.c.number))).scalars())
+    async def living_version(self, adapter: AnyRow, number: int) -> AnyRow:
+        """Return the row of a living version.
 
+        Raises:
+            VersionNotFound: there is none of that number, or it was deleted.
+        """
+        its_own = versions.c.adapter_id == adapter.id
+        statement = select(*VERSION_COLUMNS).where(its_own, versions.c.number == number, _IS_LIVING)
+        row = (await self.connection.execute(statement)).one_or_none()
+        if row is None:
+            newest = (await self.living_numbers(adapter))[-SHOWN:]
+            living = ", ".join(map(str, reversed(newest))) or "none"
+            raise VersionNotFound(
+                f"adapter '{adapter.name}' has no version {number}; its newest versions: {living}", param="version"
+            )
+        return row
 
-async def living_version(connection: AsyncConnection, adapter: AnyRow, number: int) -> AnyRow:
-    """Return the row of a living version.
+    async def add_version(self, **columns: Any) -> AnyRow:
+        """Insert a version and return its row."""
+        return (await self.connection.execute(insert(versions).values(**columns).returning(*VERSION_COLUMNS))).one()
 
-    Raises:
-        VersionNotFound: there is none of that number, or it was deleted.
-    """
-    statement = select(*VERSION_COLUMNS).where(
-        versions.c.adapter_id == adapter.id, versions.c.number == number, versions.c.deleted_at.is_(None)
-    )
-    row = (await connection.execute(statement)).one_or_none()
-    if row is None:
-        newest = (await living_numbers(connection, adapter.id))[-SHOWN:]
-        living = ", ".join(map(str, reversed(newest))) or "none"
-        raise VersionNotFound(
-            f"adapter '{adapter.name}' has no version {number}; its newest versions: {living}",
-            param="version",
+    async def change_version(self, row: AnyRow, **columns: Any) -> AnyRow:
+        """Change a version's ``columns`` and return its new row."""
+        change = update(versions).where(versions.c.id == row.id).values(**columns)
+        return (await self.connection.execute(change.returning(*VERSION_COLUMNS))).one()
+
+    async def delete_adapter(self, adapter: AnyRow) -> None:
+        """Mark the adapter and its living versions as deleted."""
+        at = datetime.now(UTC)
+        its_living = update(versions).where(versions.c.adapter_id == adapter.id, _IS_LIVING)
+        await self.connection.execute(its_living.values(deleted_at=at, is_pinned=False))
+        await self.connection.execute(update(adapters).where(adapters.c.id == adapter.id).values(deleted_at=at))
+
+    async def has_more_than_checkpoints(self, adapter: AnyRow) -> bool:
+        """Return whether a living version of the adapter is something else than a training job's checkpoint."""
+        statement = (
+            select(fine_tuned_names.c.name)
+            .select_from(versions.outerjoin(fine_tuned_names, fine_tuned_names.c.version_id == versions.c.id))
+            .where(versions.c.adapter_id == adapter.id, _IS_LIVING)
         )
-    return row
+        names = (await self.connection.execute(statement)).scalars()
+        return any(name is None or not FineTunedName(name).is_checkpoint for name in names)
 
+    async def fine_tuned_version(self, name: FineTunedName) -> Version | None:
+        """Return the version that ``name`` means; None: no version ever had the name.
 
-async def has_more_than_checkpoints(connection: AsyncConnection, adapter_id: int) -> bool:
-    """Return whether a living version of the adapter is something else than a training job's checkpoint."""
-    statement = (
-        select(fine_tuned_names.c.name)
-        .select_from(versions.outerjoin(fine_tuned_names, fine_tuned_names.c.version_id == versions.c.id))
-        .where(versions.c.adapter_id == adapter_id, versions.c.deleted_at.is_(None))
-    )
-    names = (await connection.execute(statement)).scalars()
-    return any(name is None or not FineTunedName(name).is_checkpoint for name in names)
-
-
-async def fine_tuned_version(connection: AsyncConnection, name: FineTunedName) -> Version | None:
-    """Return the version that ``name`` means; None: no version ever had the name.
-
-    Raises:
-        NameTaken: that version was deleted.
-    """
-    statement = (
-        select(*VERSION_COLUMNS)
-        .add_columns(versions.c.deleted_at, adapters.c.name.label("adapter"))
-        .join(adapters, adapters.c.id == versions.c.adapter_id)
-        .join(fine_tuned_names, fine_tuned_names.c.version_id == versions.c.id)
-        .where(fine_tuned_names.c.name == name.text)
-    )
-    row = (await connection.execute(statement)).one_or_none()
-    if row is None:
-        return None
-    if row.deleted_at is not None:
-        raise NameTaken(
-            f"'{name}' named version '{row.adapter}@{row.number}', which was deleted, and is never given to another: "
-            "train again, in a new job",
-            param="fine_tuned_name",
+        Raises:
+            NameTaken: that version was deleted.
+        """
+        statement = (
+            select(*VERSION_COLUMNS)
+            .add_columns(versions.c.deleted_at, adapters.c.name.label("adapter"))
+            .join(adapters, adapters.c.id == versions.c.adapter_id)
+            .join(fine_tuned_names, fine_tuned_names.c.version_id == versions.c.id)
+            .where(fine_tuned_names.c.name == name.text)
         )
-    return version_value(row.adapter, row)
+        row = (await self.connection.execute(statement)).one_or_none()
+        if row is None:
+            return None
+        if row.deleted_at is not None:
+            raise NameTaken(
+                f"'{name}' named version '{row.adapter}@{row.number}', which was deleted, and is never given to "
+                "another: train again, in a new job",
+                param="fine_tuned_name",
+            )
+        return version_value(row.adapter, row)
 
+    async def give_name(self, name: FineTunedName, version: AnyRow) -> None:
+        """Give a version ``name``, which no version had before."""
+        await self.connection.execute(insert(fine_tuned_names).values(name=name.text, version_id=version.id))
 
-async def give_name(connection: AsyncConnection, name: FineTunedName, version_id: int) -> None:
-    """Give a version ``name``, which no version had before."""
-    await connection.execute(insert(fine_tuned_names).values(name=name.text, version_id=version_id))
+    async def add_to_report(self, version: AnyRow, report: Mapping[str, Any]) -> None:
+        """Merge ``report`` into a version's report."""
+        stored = await self.connection.execute(select(versions.c.report).where(versions.c.id == version.id))
+        await self.change_version(version, report={**stored.scalar_one(), **report})
 
+    async def alias(self, adapter: AnyRow, name: str) -> AnyRow | None:
+        """Return the row of an alias; its ``version`` is None if the alias was deleted."""
+        statement = select(aliases).where(aliases.c.adapter_id == adapter.id, aliases.c.name == name)
+        return (await self.connection.execute(statement)).one_or_none()
 
-async def add_to_report(connection: AsyncConnection, version_id: int, report: Mapping[str, Any]) -> None:
-    """Merge ``report`` into a version's report."""
-    this = versions.c.id == version_id
-    stored = (await connection.execute(select(versions.c.report).where(this))).scalar_one()
-    await connection.execute(update(versions).where(this).values(report={**stored, **report}))
+    async def living_aliases(self, adapter: AnyRow) -> Sequence[AnyRow]:
+        """Return the rows of an adapter's living aliases."""
+        statement = select(aliases).where(aliases.c.adapter_id == adapter.id, aliases.c.version.is_not(None))
+        return (await self.connection.execute(statement.order_by(aliases.c.name))).all()
 
+    async def move_alias(
+        self, adapter: AnyRow, name: str, seen: AnyRow | None, to: int | None, *, is_rollback: bool = False
+    ) -> AnyRow:
+        """Point an alias to version ``to``, None to delete it, and return its new row.
 
-async def alias_row(connection: AsyncConnection, adapter_id: int, name: str) -> AnyRow | None:
-    """Return the row of an alias; its ``version`` is None if the alias was deleted."""
-    statement = select(aliases).where(aliases.c.adapter_id == adapter_id, aliases.c.name == name)
-    return (await connection.execute(statement)).one_or_none()
+        Raises:
+            AliasMoved: its generation is no longer that of ``seen`` (None: it never existed).
+        """
+        at = datetime.now(UTC)
+        state = {"version": to, "generation": 1 if seen is None else seen.generation + 1, "updated_at": at}
+        if seen is None:
+            change: Any = insert(aliases).values(adapter_id=adapter.id, name=name)
+        else:
+            this = (aliases.c.adapter_id == adapter.id, aliases.c.name == name)
+            change = update(aliases).where(*this, aliases.c.generation == seen.generation)
+        row = (await self.connection.execute(change.values(**state).returning(*aliases.c))).one_or_none()
+        if row is None:
+            raise moved(adapter.name, name, await self.alias(adapter, name), "no longer as just read")
+        move = {"from_version": None if seen is None else seen.version, "to_version": to, "is_rollback": is_rollback}
+        of_alias = {"adapter_id": adapter.id, "alias": name, "generation": row.generation, "at": at}
+        await self.connection.execute(insert(alias_moves).values(**of_alias, **move))
+        return row
 
+    async def alias_history(self, adapter: AnyRow, alias: str) -> list[AliasMove]:
+        """Return every move of an alias, oldest first."""
+        columns = [alias_moves.c[name] for name in ("from_version", "to_version", "generation", "is_rollback", "at")]
+        statement = select(*columns).where(alias_moves.c.adapter_id == adapter.id, alias_moves.c.alias == alias)
+        moves = await self.connection.execute(statement.order_by(alias_moves.c.generation))
+        return [AliasMove(*move) for move in moves]
 
-async def point_alias(
-    connection: AsyncConnection,
-    seen: AnyRow | None,
-    adapter: AnyRow,
-    name: str,
-    to: int,
-    *,
-    is_rollback: bool = False,
-) -> Alias:
-    """Point an alias to version ``to`` if its generation is still that of ``seen`` (None: it never existed).
+    async def living_digests(self) -> set[str]:
+        """Return the digests of all living versions, and of their originals."""
+        served = select(versions.c.digest).where(_IS_LIVING)
+        originals = select(versions.c.original_digest).where(_IS_LIVING, versions.c.original_digest.is_not(None))
+        return set((await self.connection.execute(served.union(originals))).scalars())
 
-    Raises:
-        AliasMoved: another writer changed the alias.
-    """
-    generation, at = await _swap_alias(connection, seen, adapter, name, to, is_rollback=is_rollback)
-    return Alias(adapter.name, name, to, generation, at)
-
-
-async def drop_alias(connection: AsyncConnection, seen: AnyRow, adapter: AnyRow) -> None:
-    """Delete an alias if its generation is still that of ``seen``.
-
-    Raises:
-        AliasMoved: another writer changed the alias.
-    """
-    await _swap_alias(connection, seen, adapter, seen.name, None, is_rollback=False)
-
-
-async def _swap_alias(
-    connection: AsyncConnection,
-    seen: AnyRow | None,
-    adapter: AnyRow,
-    name: str,
-    to: int | None,
-    *,
-    is_rollback: bool,
-) -> tuple[int, datetime]:
-    at = datetime.now(UTC)
-    generation = 1 if seen is None else seen.generation + 1
-    state = {"version": to, "generation": generation, "updated_at": at}
-    if seen is None:
-        await connection.execute(insert(aliases).values(adapter_id=adapter.id, name=name, **state))
-    else:
-        same = (
-            aliases.c.adapter_id == adapter.id,
-            aliases.c.name == name,
-            aliases.c.generation == seen.generation,
+    async def changes(self, since: int) -> tuple[list[Adapter], list[str]]:
+        """Return the adapters that changed since the clock showed ``since``, and the names of those deleted."""
+        changed = adapters.c.revision > since
+        living = (changed, adapters.c.deleted_at.is_(None))
+        of_version = adapters.c.id == versions.c.adapter_id
+        found_versions = select(*VERSION_COLUMNS).join(adapters, of_version).where(*living, _IS_LIVING)
+        found_aliases = select(aliases).join(adapters).where(*living, aliases.c.version.is_not(None))
+        found_names = (
+            select(versions.c.adapter_id, fine_tuned_names.c.name, versions.c.number)
+            .join(versions, versions.c.id == fine_tuned_names.c.version_id)
+            .join(adapters, of_version)
+            .where(*living, _IS_LIVING)
         )
-        if (await connection.execute(update(aliases).where(*same).values(**state))).rowcount != 1:
-            raise moved(adapter.name, name, await alias_row(connection, adapter.id, name), "no longer as just read")
-    move = {
-        "from_version": None if seen is None else seen.version,
-        "to_version": to,
-        "is_rollback": is_rollback,
-    }
-    await connection.execute(
-        insert(alias_moves).values(adapter_id=adapter.id, alias=name, generation=generation, at=at, **move)
-    )
-    return generation, at
+        rows = (await self.connection.execute(select(adapters).where(changed))).all()
+        by_adapter = [
+            await self._by_adapter(found_versions.order_by(versions.c.number)),
+            await self._by_adapter(found_aliases.order_by(aliases.c.name)),
+            await self._by_adapter(found_names.order_by(versions.c.number, fine_tuned_names.c.name)),
+        ]
+        return (
+            [_adapter(row, *(found[row.id] for found in by_adapter)) for row in rows if row.deleted_at is None],
+            [row.name for row in rows if row.deleted_at is not None],
+        )
+
+    async def _by_adapter(self, statement: Select[Any]) -> dict[int, list[AnyRow]]:
+        grouped: dict[int, list[AnyRow]] = defaultdict(list)
+        for row in await self.connection.execute(statement):
+            grouped[row.adapter_id].append(row)
+        return grouped
 
 
 def moved(adapter: str, alias: str, row: AnyRow | None, instead: str) -> AliasMoved:
@@ -217,62 +248,6 @@ def moved(adapter: str, alias: str, row: AnyRow | None, instead: str) -> AliasMo
         current=row.version,
         generation=row.generation,
     )
-
-
-async def alias_history(connection: AsyncConnection, adapter_id: int, alias: str) -> list[AliasMove]:
-    """Return every move of an alias, oldest first."""
-    columns = [alias_moves.c[name] for name in ("from_version", "to_version", "generation", "is_rollback", "at")]
-    statement = select(*columns).where(alias_moves.c.adapter_id == adapter_id, alias_moves.c.alias == alias)
-    return [AliasMove(*row) for row in await connection.execute(statement.order_by(alias_moves.c.generation))]
-
-
-async def aliases_of(connection: AsyncConnection, adapter_id: int) -> Sequence[AnyRow]:
-    """Return the rows of an adapter's living aliases."""
-    statement = select(aliases).where(aliases.c.adapter_id == adapter_id, aliases.c.version.is_not(None))
-    return (await connection.execute(statement.order_by(aliases.c.name))).all()
-
-
-async def living_digests(connection: AsyncConnection) -> set[str]:
-    """Return the digests of all living versions, and of their originals."""
-    living = versions.c.deleted_at.is_(None)
-    served = select(versions.c.digest).where(living)
-    originals = select(versions.c.original_digest).where(living, versions.c.original_digest.is_not(None))
-    return set((await connection.execute(served.union(originals))).scalars())
-
-
-async def changes(connection: AsyncConnection, since: int) -> tuple[list[Adapter], list[str]]:
-    """Return the adapters that changed since the clock showed ``since``, and the names of those deleted."""
-    changed = adapters.c.revision > since
-    living = (changed, adapters.c.deleted_at.is_(None))
-    is_living_version = versions.c.deleted_at.is_(None)
-    of_version = adapters.c.id == versions.c.adapter_id
-    found_versions = select(*VERSION_COLUMNS).join(adapters, of_version).where(*living, is_living_version)
-    found_aliases = select(aliases).join(adapters).where(*living, aliases.c.version.is_not(None))
-    found_names = (
-        select(versions.c.adapter_id, fine_tuned_names.c.name, versions.c.number)
-        .join(versions, versions.c.id == fine_tuned_names.c.version_id)
-        .join(adapters, of_version)
-        .where(*living, is_living_version)
-    )
-    rows = (await connection.execute(select(adapters).where(changed))).all()
-    version_rows = await _by_adapter(connection, found_versions.order_by(versions.c.number))
-    alias_rows = await _by_adapter(connection, found_aliases.order_by(aliases.c.name))
-    name_rows = await _by_adapter(connection, found_names.order_by(versions.c.number, fine_tuned_names.c.name))
-    return (
-        [
-            _adapter(row, version_rows[row.id], alias_rows[row.id], name_rows[row.id])
-            for row in rows
-            if row.deleted_at is None
-        ],
-        [row.name for row in rows if row.deleted_at is not None],
-    )
-
-
-async def _by_adapter(connection: AsyncConnection, statement: Select[Any]) -> dict[int, list[AnyRow]]:
-    grouped: dict[int, list[AnyRow]] = defaultdict(list)
-    for row in await connection.execute(statement):
-        grouped[row.adapter_id].append(row)
-    return grouped
 
 
 def version_value(adapter: str, row: AnyRow) -> Version:

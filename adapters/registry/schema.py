@@ -8,22 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Boolean,
-    CheckConstraint,
-    Column,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-    false,
-)
+import sqlalchemy as sa
 
 from adapters.names import MAX_FINE_TUNED_LENGTH, MAX_NAME_LENGTH
 from adapters.storage.database import UtcDateTime
@@ -31,90 +16,82 @@ from adapters.storage.database import UtcDateTime
 VERSION_TABLE: Final = "alembic_version_adapters"
 """Alembic's table with the last migration applied to these tables."""
 
-metadata: Final = MetaData()
+metadata: Final = sa.MetaData()
 
-_Id = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INTEGER keys by itself
+_Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite numbers only INTEGER keys by itself
 
-clock = Table(
+clock = sa.Table(
     "clock",
     metadata,
-    Column(
-        "id",
-        Integer,
-        CheckConstraint("id = 1", name="clock_has_one_row"),
-        primary_key=True,
-        autoincrement=False,
+    sa.Column(
+        "id", sa.Integer, sa.CheckConstraint("id = 1", name="clock_has_one_row"), primary_key=True, autoincrement=False
     ),
-    Column("revision", BigInteger, nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
     comment="One row. Each write transaction raises it first, which also lets writers in one at a time.",
 )
 
-adapters = Table(
+adapters = sa.Table(
     "adapters",
     metadata,
-    Column("id", _Id, primary_key=True, autoincrement=True),
-    Column("name", String(MAX_NAME_LENGTH), nullable=False, unique=True),
-    Column("created_at", UtcDateTime, nullable=False),
-    Column("next_version", Integer, nullable=False),
-    Column(
-        "revision",
-        BigInteger,
-        nullable=False,
-        index=True,
-        comment="Clock of the last change to any of its rows",
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("name", sa.String(MAX_NAME_LENGTH), nullable=False, unique=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("next_version", sa.Integer, nullable=False),
+    sa.Column(
+        "revision", sa.BigInteger, nullable=False, index=True, comment="Clock of the last change to any of its rows"
     ),
-    Column("deleted_at", UtcDateTime),
+    sa.Column("deleted_at", UtcDateTime),
     sqlite_autoincrement=True,
 )
 
-versions = Table(
+versions = sa.Table(
     "versions",
     metadata,
-    Column("id", _Id, primary_key=True, autoincrement=True, comment="Never reused: the engine knows it by this"),
-    Column("adapter_id", ForeignKey("adapters.id"), nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("digest", String(64), nullable=False),
-    Column("base_fingerprint", String(128), nullable=False),
-    Column("rank", Integer, nullable=False),
-    Column("size_bytes", BigInteger, nullable=False),
-    Column("source", Text, nullable=False),
-    Column("report", JSON, nullable=False, comment="Results of the checks, and of training"),
-    Column("created_at", UtcDateTime, nullable=False),
-    Column("is_pinned", Boolean, nullable=False, server_default=false()),
-    Column("deleted_at", UtcDateTime),
-    Column("original_digest", String(64), comment="NULL: served as it came"),
-    UniqueConstraint("adapter_id", "number", name="versions_adapter_number"),
+    sa.Column("id", _Id, primary_key=True, autoincrement=True, comment="Never reused: the engine knows it by this"),
+    sa.Column("adapter_id", sa.ForeignKey("adapters.id"), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("base_fingerprint", sa.String(128), nullable=False),
+    sa.Column("rank", sa.Integer, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("report", sa.JSON, nullable=False, comment="Results of the checks, and of training"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("is_pinned", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("deleted_at", UtcDateTime),
+    sa.Column("original_digest", sa.String(64), comment="NULL: served as it came"),
+    sa.UniqueConstraint("adapter_id", "number", name="versions_adapter_number"),
     sqlite_autoincrement=True,
 )
 
-fine_tuned_names = Table(
+fine_tuned_names = sa.Table(
     "fine_tuned_names",
     metadata,
-    Column("name", String(MAX_FINE_TUNED_LENGTH), primary_key=True),
-    Column("version_id", ForeignKey("versions.id"), nullable=False, index=True),
+    sa.Column("name", sa.String(MAX_FINE_TUNED_LENGTH), primary_key=True),
+    sa.Column("version_id", sa.ForeignKey("versions.id"), nullable=False, index=True),
 )
 
-aliases = Table(
+aliases = sa.Table(
     "aliases",
     metadata,
-    Column("adapter_id", ForeignKey("adapters.id"), primary_key=True),
-    Column("name", String(MAX_NAME_LENGTH), primary_key=True),
-    Column("version", Integer, comment="NULL: deleted; the generation goes on"),
-    Column("generation", Integer, nullable=False),
-    Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("adapter_id", sa.ForeignKey("adapters.id"), primary_key=True),
+    sa.Column("name", sa.String(MAX_NAME_LENGTH), primary_key=True),
+    sa.Column("version", sa.Integer, comment="NULL: deleted; the generation goes on"),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
 )
 
-alias_moves = Table(
+alias_moves = sa.Table(
     "alias_moves",
     metadata,
-    Column("id", _Id, primary_key=True, autoincrement=True),
-    Column("adapter_id", ForeignKey("adapters.id"), nullable=False),
-    Column("alias", String(MAX_NAME_LENGTH), nullable=False),
-    Column("from_version", Integer, comment="NULL: the alias was created"),
-    Column("to_version", Integer, comment="NULL: the alias was deleted"),
-    Column("generation", Integer, nullable=False),
-    Column("is_rollback", Boolean, nullable=False),
-    Column("at", UtcDateTime, nullable=False),
-    Index("alias_moves_alias", "adapter_id", "alias", "generation", unique=True),
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("adapter_id", sa.ForeignKey("adapters.id"), nullable=False),
+    sa.Column("alias", sa.String(MAX_NAME_LENGTH), nullable=False),
+    sa.Column("from_version", sa.Integer, comment="NULL: the alias was created"),
+    sa.Column("to_version", sa.Integer, comment="NULL: the alias was deleted"),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("is_rollback", sa.Boolean, nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Index("alias_moves_alias", "adapter_id", "alias", "generation", unique=True),
     sqlite_autoincrement=True,
 )
