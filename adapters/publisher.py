@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -16,7 +16,7 @@ from adapters.crash_points import CrashPoints
 from adapters.errors import AdapterNotFound, AdapterRefused, WorkerProcessDied
 from adapters.lora.canonical_form import CompileReport
 from adapters.lora.peft_config import claims_lora
-from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias
+from adapters.names import DEFAULT_ALIAS, check_adapter_name, check_alias
 from adapters.publish_options import PublishOptions
 from adapters.registry.registry import Registry
 from adapters.sources.directory import DirectorySource
@@ -29,13 +29,8 @@ from adapters.versions import Alias, Version
 
 log = structlog.get_logger(__name__)
 
-CRASH_POINTS: Final = (
-    "publish.opened",
-    "publish.fetched",
-    "publish.inspected",
-    "publish.probed",
-    "publish.stored",
-    "publish.registered",
+CRASH_POINTS: Final = tuple(
+    f"publish.{step}" for step in ("opened", "fetched", "inspected", "probed", "stored", "registered")
 )
 """Between any two steps of ``Publisher.publish``: a crash there leaves orphan blobs, never a row without bytes."""
 
@@ -69,29 +64,18 @@ class Published:
     """The report of these bytes, as JSON; None: the version was there before and they were not checked."""
 
 
+@dataclass(frozen=True, slots=True)
 class Publisher:
     """Publishes adapters from any source. ``CRASH_POINTS`` names the points between its steps."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        blobs: Blobs,
-        staging: Staging,
-        checks: Checks,
-        *,
-        check_base: Callable[[Path], None] | None = None,
-        compiler: Compiler | None = None,
-        probe: ProbeFunction | None = None,
-        crash_points: CrashPoints = CrashPoints(),  # noqa: B008 - an immutable value
-    ) -> None:
-        self._registry = registry
-        self._blobs = blobs
-        self._staging = staging
-        self._checks = checks
-        self._check_base = check_base
-        self._compile = compiler
-        self._probe = probe
-        self._pass = crash_points.point
+    registry: Registry
+    blobs: Blobs
+    staging: Staging
+    checks: Checks
+    check_base: Callable[[Path], None] | None = None
+    compiler: Compiler | None = None
+    probe: ProbeFunction | None = None
+    crash_points: CrashPoints = field(default_factory=CrashPoints)
 
     async def publish(
         self,
@@ -112,29 +96,29 @@ class Publisher:
         check_adapter_name(name)
         if options.alias is not None:
             check_alias(options.alias)
-        if options.fine_tuned_name is not None and (existing := self._named(options.fine_tuned_name)) is not None:
-            return self._published(existing, options, None)
+        if options.fine_tuned_name is not None:
+            with suppress(AdapterNotFound):
+                return self._published(self.registry.catalog.resolve(options.fine_tuned_name), options, None)
         async with AsyncExitStack() as stages:
-            original = await stages.enter_async_context(self._staging.open())
-            self._pass("publish.opened")
+            original = await stages.enter_async_context(self.staging.open())
+            self.crash_points.point("publish.opened")
             origin = await source.fetch(original)
             original_digest = original.manifest().digest
-            self._pass("publish.fetched")
-            if self._check_base is not None and not options.force_base:
-                await in_thread(self._check_base, original.path)
+            self.crash_points.point("publish.fetched")
+            if self.check_base is not None and not options.force_base:
+                await in_thread(self.check_base, original.path)
             staged, inspection, compiled = await self._admit(original, stages, options.compress_to)
             digest = staged.manifest().digest
             report = inspection.to_json() | ({} if compiled is None else {"compile": compiled.to_json()})
-            self._pass("publish.inspected")
-            if self._probe is not None:
-                probed = await self._probe(staged.path, inspection, allow_inert=options.allow_inert)
-                report["probe"] = dict(probed)
-            self._pass("publish.probed")
+            self.crash_points.point("publish.inspected")
+            if self.probe is not None:
+                report["probe"] = dict(await self.probe(staged.path, inspection, allow_inert=options.allow_inert))
+            self.crash_points.point("publish.probed")
             for blob in dict.fromkeys((original, staged)):
-                await self._blobs.put(blob)
-            self._pass("publish.stored")
+                await self.blobs.put(blob)
+            self.crash_points.point("publish.stored")
         report |= options.extra
-        version = await self._registry.add_version(
+        version = await self.registry.add_version(
             name,
             digest=digest,
             original_digest=None if original_digest == digest else original_digest,
@@ -146,7 +130,7 @@ class Publisher:
             alias=options.alias,
             fine_tuned_name=options.fine_tuned_name,
         )
-        self._pass("publish.registered")
+        self.crash_points.point("publish.registered")
         return self._published(version, options, report)
 
     async def _admit(
@@ -154,16 +138,16 @@ class Publisher:
     ) -> tuple[Staged, InspectionReport, CompileReport | None]:
         """Return the LoRA in canonical form that will be served, its report, and how it was converted."""
         refused: AdapterRefused | None = None
-        if compress_to is None or self._compile is None:
+        if compress_to is None or self.compiler is None:
             try:
                 return await self._check(original, stages)
             except AdapterRefused as refusal:
-                if self._compile is None or await in_thread(_is_lora_alone, original.path):
+                if self.compiler is None or await in_thread(_is_lora_alone, original.path):
                     raise  # the compiler could not mend a faulty LoRA
                 refused = refusal
-        scratch = await stages.enter_async_context(self._staging.open())
+        scratch = await stages.enter_async_context(self.staging.open())
         try:
-            compiled = await self._compile(original.path, scratch.path, compress_to)
+            compiled = await self.compiler(original.path, scratch.path, compress_to)
         except WorkerProcessDied as died:
             log.error("an adapter could not be compiled", reason=died.message, log=died.log)
             raise refused or died from died
@@ -173,28 +157,22 @@ class Publisher:
     async def _check(
         self, staged: Staged, stages: AsyncExitStack
     ) -> tuple[Staged, InspectionReport, CompileReport | None]:
-        scratch = await stages.enter_async_context(self._staging.open())
-        canonical = await self._checks(staged.path, scratch.path)
+        scratch = await stages.enter_async_context(self.staging.open())
+        canonical = await self.checks(staged.path, scratch.path)
         if canonical.made is not None:
             staged = await self._copied(scratch, stages)
         return staged, canonical.report, canonical.made
 
     async def _copied(self, scratch: Staged, stages: AsyncExitStack) -> Staged:
         """Return a hashed and durable copy of ``scratch``, whose files a child process wrote."""
-        staged = await stages.enter_async_context(self._staging.open())
+        staged = await stages.enter_async_context(self.staging.open())
         await DirectorySource(scratch.path, allowed=[scratch.path]).fetch(staged)
         return staged
 
-    def _named(self, name: FineTunedName) -> Version | None:
-        try:
-            return self._registry.catalog.resolve(name)
-        except AdapterNotFound:
-            return None
-
     def _published(self, version: Version, options: PublishOptions, report: Mapping[str, Any] | None) -> Published:
         alias = None
-        if version.adapter in self._registry.catalog:  # else it was deleted meanwhile
-            alias = self._registry.catalog.adapter(version.adapter).aliases.get(options.alias or DEFAULT_ALIAS)
+        if version.adapter in self.registry.catalog:  # else it was deleted meanwhile
+            alias = self.registry.catalog.adapter(version.adapter).aliases.get(options.alias or DEFAULT_ALIAS)
         return Published(version, alias if alias is not None and alias.version == version.number else None, report)
 
 

@@ -39,19 +39,14 @@ class Catalog:
             AdapterNotFound, AliasNotFound, VersionNotFound: the message lists existing aliases or versions.
         """
         if isinstance(reference, FineTunedName):
-            return self._named(reference)
-        adapter = self.adapter(reference.adapter)
-        if reference.version is not None:
-            return _version(adapter, reference.version)
-        return adapter.versions[_alias(adapter, reference.alias).version]
-
-    def _named(self, name: FineTunedName) -> Version:
-        try:
-            return self._fine_tuned[name.text]
-        except KeyError:
+            if (named := self._fine_tuned.get(reference.text)) is not None:
+                return named
             raise AdapterNotFound(
-                f"no version is named '{name}', or it was deleted; list the models to see which exist", param="model"
-            ) from None
+                f"no version is named '{reference}', or it was deleted; list the models to see which exist",
+                param="model",
+            )
+        number = reference.version or self.alias(reference.adapter, reference.alias).version
+        return self.version(reference.adapter, number)
 
     def adapter(self, name: str) -> Adapter:
         """Return the adapter called ``name``.
@@ -59,12 +54,9 @@ class Catalog:
         Raises:
             AdapterNotFound: there is none.
         """
-        try:
-            return self._adapters[name]
-        except KeyError:
-            raise AdapterNotFound(
-                f"no adapter is named '{name}'; list the adapters to see which exist", param="model"
-            ) from None
+        if (adapter := self._adapters.get(name)) is not None:
+            return adapter
+        raise AdapterNotFound(f"no adapter is named '{name}'; list the adapters to see which exist", param="model")
 
     def alias(self, name: str, alias: str) -> Alias:
         """Return the alias ``alias`` of the adapter ``name``.
@@ -72,7 +64,14 @@ class Catalog:
         Raises:
             AdapterNotFound, AliasNotFound: the message lists existing aliases.
         """
-        return _alias(self.adapter(name), alias)
+        adapter = self.adapter(name)
+        if (found := adapter.aliases.get(alias)) is not None:
+            return found
+        raise AliasNotFound(
+            f"adapter '{name}' has no alias '{alias}'; its aliases: {_shown(map(repr, adapter.aliases))}; "
+            f"its versions: {_shown(map(str, reversed(adapter.versions)))}",
+            param="model",
+        )
 
     def adapters(self, after: str | None = None, limit: int = 100) -> tuple[list[Adapter], bool]:
         """Return up to ``limit`` adapters whose names sort behind ``after``, and whether more follow.
@@ -100,7 +99,13 @@ class Catalog:
         Raises:
             AdapterNotFound, VersionNotFound: the message lists existing versions.
         """
-        return _version(self.adapter(name), number)
+        living = self.adapter(name).versions
+        if (found := living.get(number)) is not None:
+            return found
+        raise VersionNotFound(
+            f"adapter '{name}' has no version {number}; its versions: {_shown(map(str, reversed(living)))}",
+            param="model",
+        )
 
     def is_living(self, version: Version) -> bool:
         """True unless ``version`` was deleted since."""
@@ -137,34 +142,7 @@ class Catalog:
             del self._fine_tuned[fine_tuned]
 
 
-def _alias(adapter: Adapter, name: str) -> Alias:
-    try:
-        return adapter.aliases[name]
-    except KeyError:
-        existing = [f"'{alias.name}'" for alias in adapter.aliases.values()]
-        raise AliasNotFound(
-            f"adapter '{adapter.name}' has no alias '{name}'; its aliases: {_shortened(existing)}; "
-            f"its versions: {_newest(adapter)}",
-            param="model",
-        ) from None
-
-
-def _version(adapter: Adapter, number: int) -> Version:
-    try:
-        return adapter.versions[number]
-    except KeyError:
-        raise VersionNotFound(
-            f"adapter '{adapter.name}' has no version {number}; its versions: {_newest(adapter)}",
-            param="model",
-        ) from None
-
-
-def _newest(adapter: Adapter) -> str:
-    return _shortened([str(number) for number in reversed(adapter.versions)])
-
-
-def _shortened(items: list[str]) -> str:
-    if not items:
-        return "none"
+def _shown(names: Iterable[str]) -> str:
+    items = list(names)
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more
+    return (", ".join(items[:SHOWN]) or "none") + more

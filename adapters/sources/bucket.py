@@ -29,7 +29,6 @@ class BucketSource:
         self._allowed = [plain_bucket_url(prefix) for prefix in allowed]
 
     async def fetch(self, staged: Staged) -> str:
-        """Copy the objects; see ``Source.fetch``."""
         if not any(f"{self._url}/".startswith(f"{prefix}/") for prefix in self._allowed):
             raise SourceForbidden(
                 f"the server may not read {self._url}: start it with --source-bucket URL to allow a prefix "

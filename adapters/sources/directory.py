@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -18,27 +19,26 @@ from adapters.storage.staging import Staged
 _SHOWN: Final = 10
 
 
+@dataclass(frozen=True, slots=True)
 class DirectorySource:
     """``path``; it and its files must lie in one of the ``allowed`` directories once links are resolved.
 
     ``origin`` replaces ``file:///…`` as the origin of files that came from elsewhere, such as a training job's export.
     """
 
-    def __init__(self, path: Path, allowed: Sequence[Path], *, origin: str | None = None) -> None:
-        self._path = path
-        self._allowed = allowed
-        self._origin = origin
+    path: Path
+    allowed: Sequence[Path]
+    origin: str | None = None
 
     async def fetch(self, staged: Staged) -> str:
-        """Copy the files; see ``Source.fetch``."""
-        directory = await in_thread(self._checked, self._path)
+        directory = await in_thread(self._checked, self.path)
         for name in FILES:
             await self._copy(directory, name, staged)
         first = await in_thread(initial_adapter.folder_in, directory)
         if first is not None and await in_thread(initial_adapter.is_needed, staged.path):
             for name in FILES:
                 await self._copy(directory, f"{first}/{name}", staged, to=f"{INITIAL}/{name}")
-        return self._origin or directory.as_uri()
+        return self.origin or directory.as_uri()
 
     async def _copy(self, directory: Path, name: str, staged: Staged, *, to: str | None = None) -> None:
         with ExitStack() as files:
@@ -48,8 +48,8 @@ class DirectorySource:
     def _checked(self, path: Path) -> Path:
         """Return ``path`` resolved. The error does not reveal whether a path outside the allowed directories exists."""
         resolved = Path(os.path.realpath(path))
-        if not any(resolved.is_relative_to(os.path.realpath(root)) for root in self._allowed):
-            allowed = ", ".join(map(str, self._allowed)) or "none"
+        if not any(resolved.is_relative_to(os.path.realpath(root)) for root in self.allowed):
+            allowed = ", ".join(map(str, self.allowed)) or "none"
             raise SourceForbidden(
                 f"the server may not read {path}: start it with --source-dir DIR to allow a directory "
                 f"(allowed now: {allowed}), or upload the files"

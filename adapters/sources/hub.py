@@ -59,7 +59,7 @@ class HubSource:
         self._retry_after_s = retry_after_s
 
     async def fetch(self, staged: Staged) -> str:
-        """Download the files; see ``Source.fetch``. The origin names the commit: ``hf://org/repo@<sha>``."""
+        """Download the files. The origin names the commit: ``hf://org/repo@<sha>``."""
         with self._errors_translated():
             async with asyncio.timeout(self._deadline_s), self._client() as client:
                 info = await self._look_up(client)

@@ -1,7 +1,9 @@
-"""The interface of every source."""
+"""The interface of every source, and the simplest one: an upload."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from adapters.storage.staging import Staged
@@ -19,3 +21,15 @@ class Source(Protocol):
             StorageFull: the disk has no space left.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class UploadSource:
+    """Named streams of bytes in any order, such as the parts of a multipart request."""
+
+    parts: AsyncIterator[tuple[str, AsyncIterator[bytes]]]
+
+    async def fetch(self, staged: Staged) -> str:
+        async for name, chunks in self.parts:
+            await staged.write(name, chunks)
+        return "upload"

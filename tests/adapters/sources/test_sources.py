@@ -13,8 +13,7 @@ from adapters.sources.bucket import BucketSource
 from adapters.sources.directory import DirectorySource
 from adapters.sources.hub import HubSource
 from adapters.sources.rules import BUCKET_SCHEMES, SourceRules, plain_bucket_url
-from adapters.sources.source import Source
-from adapters.sources.upload import UploadSource
+from adapters.sources.source import Source, UploadSource
 from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE, Manifest
 from adapters.storage.object_store import open_store
 from adapters.storage.staging import Staging
