@@ -15,7 +15,6 @@ class Download(FileResponse):
     media_type = "application/octet-stream"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request (ASGI)."""
         refusal: Message | None = None
 
         async def send_or_refuse(message: Message) -> None:
@@ -23,15 +22,13 @@ class Download(FileResponse):
             if message["type"] == "http.response.start" and message["status"] >= 400:
                 refusal = message
             elif refusal is not None:
-                await _refused(refusal, message["body"].decode())(scope, receive, send)
+                reason = message["body"].decode() or "it is shorter"
+                text = f"the file has no such range ({reason}): send another Range, or none for the whole file"
+                size = Headers(raw=refusal["headers"]).get("content-range")
+                headers = {} if size is None else {"Content-Range": size}
+                body = error_body(text, refusal["status"], param="Range")
+                await JSONResponse(body, refusal["status"], headers)(scope, receive, send)
             else:
                 await send(message)
 
         await super().__call__(scope, receive, send_or_refuse)
-
-
-def _refused(start: Message, reason: str) -> JSONResponse:
-    text = f"the file has no such range ({reason or 'it is shorter'}): send another Range, or none for the whole file"
-    size = Headers(raw=start["headers"]).get("content-range")
-    headers = {} if size is None else {"Content-Range": size}
-    return JSONResponse(error_body(text, start["status"], param="Range"), start["status"], headers)

@@ -61,17 +61,11 @@ _TYPES: Final = {
     429: "rate_limit_error",
 }
 
+_ERROR_SCHEMA: Final = {"type": "object", "required": ["message", "type", "param", "code"]}
+_BODY_SCHEMA: Final = {"type": "object", "required": ["error"], "properties": {"error": _ERROR_SCHEMA}}
 ERROR_RESPONSE: Final[dict[str, Any]] = {
     "description": "Refused, or failed.",
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["error"],
-                "properties": {"error": {"type": "object", "required": ["message", "type", "param", "code"]}},
-            }
-        }
-    },
+    "content": {"application/json": {"schema": _BODY_SCHEMA}},
 }
 """The response that every route declares in the OpenAPI schema beside its own."""
 
