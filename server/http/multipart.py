@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from server.errors import InvalidRequest
-
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
 
 _MOST_HEADER_BYTES = 8 * 1024
 
@@ -34,37 +30,32 @@ class _Part:
 class MultipartStream:
     """Reads the parts of ``request`` in order; a part must be read to its end before the next.
 
-    Args:
-        request: the upload.
-        needed: the parts that the form must have, for the error message.
+    ``needed`` names the parts that the form must have, for the error message.
 
     Raises:
         InvalidRequest: the body is not a multipart form, or is cut off.
     """
 
-    def __init__(
-        self,
-        request: Request,
-        *,
-        needed: str = "the files adapter_config.json and adapter_model.safetensors, or JSON with a 'source'",
-    ) -> None:
-        kind, options = parse_options_header(request.headers.get("content-type", ""))
+    def __init__(self, request: Request, *, needed: str) -> None:
+        kind, options = parse_options_header(request.headers.get("content-type"))
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
             raise InvalidRequest(f"send multipart/form-data with {needed}", param="Content-Type")
         self._body = request.stream()
         self._parts: deque[_Part] = deque()
         self._header_name, self._header_value = "", b""
-        callbacks: MultipartCallbacks = {
-            "on_part_begin": self._on_part_begin,
-            "on_header_field": self._on_header_field,
-            "on_header_value": self._on_header_value,
-            "on_header_end": self._on_header_end,
-            "on_part_data": self._on_part_data,
-            "on_part_end": self._on_part_end,
-        }
         with _parsing():  # checks the boundary's length
-            self._parser = MultipartParser(boundary, callbacks)
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": lambda: self._parts.append(_Part()),
+                    "on_header_field": self._on_header_field,
+                    "on_header_value": self._on_header_value,
+                    "on_header_end": self._on_header_end,
+                    "on_part_data": self._on_part_data,
+                    "on_part_end": self._on_part_end,
+                },
+            )
 
     async def parts(self) -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
         """Yield (file name, chunks) for each part; the field's name instead if it is a path or there is no file name.
@@ -96,11 +87,7 @@ class MultipartStream:
                 await self._feed()
 
     async def _feed(self) -> bool:
-        """Parse the next chunk of the body; False at its end.
-
-        Raises:
-            InvalidRequest: the body ends within a part.
-        """
+        """Parse the next chunk of the body; False at its end, which is an error within a part."""
         async for chunk in self._body:
             if chunk:
                 with _parsing():
@@ -111,9 +98,6 @@ class MultipartStream:
         return False
 
     # -- the parser's callbacks --------------------------------------------------------------------------------
-
-    def _on_part_begin(self) -> None:
-        self._parts.append(_Part())
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end].decode("latin-1").lower()

@@ -18,7 +18,7 @@ from server.http.schemas.adapters import (
     PromoteBody,
     RollbackBody,
 )
-from server.http.schemas.response import ListObject
+from server.http.schemas.base import ListObject
 from server.operations import aliases
 from server.operations.deletion import delete_adapter
 from server.routes.dependencies import DEFAULT_PAGE, PageLimit, StateDep
@@ -32,7 +32,7 @@ async def list_adapters(
 ) -> ListObject[AdapterObject]:
     """List adapters by name; ``after`` is the last name of the page before."""
     adapters, has_more = state.registry.catalog.adapters(after=after, limit=limit)
-    return ListObject[AdapterObject].from_entries(map(AdapterObject.from_adapter, adapters), has_more=has_more)
+    return ListObject[AdapterObject](data=map(AdapterObject.from_adapter, adapters), has_more=has_more)
 
 
 @router.get("/{name}")
@@ -51,7 +51,7 @@ async def delete(name: str, state: StateDep) -> DeletedAdapter:
 @router.get("/{name}/aliases")
 async def list_aliases(name: str, state: StateDep) -> ListObject[AliasObject]:
     """List the aliases of an adapter."""
-    return ListObject[AliasObject].from_entries(state.registry.catalog.adapter(name).aliases.values())
+    return ListObject[AliasObject](data=state.registry.catalog.adapter(name).aliases.values())
 
 
 @router.get("/{name}/aliases/{alias}")

@@ -13,8 +13,8 @@ from adapters.storage.disk import in_thread, space_needed
 from server.errors import InvalidRequest
 from server.http.download import Download
 from server.http.multipart import MultipartStream
-from server.http.schemas.files import FileObject
-from server.http.schemas.response import DeletedObject, ListObject
+from server.http.schemas.base import DeletedObject, ListObject
+from server.http.schemas.fine_tuning import FileObject
 from server.routes.dependencies import StateDep
 from trainer.errors import FileTooLarge, InvalidField
 from trainer.files.file import UPLOADABLE
@@ -56,10 +56,9 @@ async def upload(request: Request, state: StateDep) -> FileObject:
         _check_purpose(fields.get("purpose"))
         if "file" not in fields:
             raise InvalidField("send the file in the field 'file'", param="file")
-        expires_after_s = _expiry(fields)
         await in_thread(staged.seek, 0)
         file = await state.records.files.create(
-            fields["purpose"], fields["file"], _pieces(staged), expires_after_s=expires_after_s
+            fields["purpose"], fields["file"], _pieces(staged), expires_after_s=_expiry(fields)
         )
     return FileObject.model_validate(file)
 
@@ -74,7 +73,7 @@ async def list_files(
 ) -> ListObject[FileObject]:
     """List the files; ``after`` is a file's id."""
     page = await state.records.files.list(after=after, limit=limit, newest_first=order == "desc", purpose=purpose)
-    return ListObject[FileObject].from_entries(page.data, has_more=page.has_more)
+    return ListObject[FileObject].model_validate(page)
 
 
 @router.get("/{file_id}")
@@ -107,8 +106,8 @@ async def _receive(stream: MultipartStream, staged: IO[bytes], limit: int) -> di
         if name == "file":
             fields[name] = _SEPARATOR.split(file_name or "file")[-1]
             await _stage(chunks, staged, limit)
-            continue
-        fields[name] = await _text(name, chunks)
+        else:
+            fields[name] = await _text(name, chunks)
         if name == "purpose":
             _check_purpose(fields[name])
     return fields

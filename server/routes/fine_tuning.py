@@ -1,27 +1,45 @@
-"""Fine-tuning jobs, their events, checkpoints and permissions on checkpoints. OpenAI's routes."""
+"""Fine-tuning: jobs, their events and checkpoints, permissions on checkpoints, graders. OpenAI's routes."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Mapping
+from time import perf_counter
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
+from structlog.contextvars import get_contextvars
 
-from server.http.schemas.fine_tuning import CheckpointObject, EventObject, JobObject, PermissionObject, PublishedModel
+from server.gateway.gateway import REQUEST_ID
+from server.http.schemas.base import DeletedObject, ListObject
+from server.http.schemas.fine_tuning import (
+    CheckpointObject,
+    EventObject,
+    GradeBody,
+    GradeObject,
+    JobObject,
+    PermissionObject,
+    PublishedModel,
+    ValidateBody,
+    ValidatedGrader,
+)
 from server.http.schemas.fine_tuning_requests import JobBody, PermissionsBody
-from server.http.schemas.response import DeletedObject, ListObject
+from server.operations.grader_client import GraderClient
 from server.operations.run_publisher import RunPublisher
 from server.routes.dependencies import StateDep
 from server.routes.servability import servable_extension
+from server.state import AppState
 from trainer.errors import InvalidField
+from trainer.graders.grader import Sample
+from trainer.graders.parsing import parse
 from trainer.jobs.events import Event
 
 router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"])
 
 _METADATA: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
-_EVENT_STREAM: Final = "text/event-stream"
+_KEY_HEADERS: Final = ("authorization", "x-api-key")
+_SSE: Final = "text/event-stream"
 
 
 @router.post("/jobs")
@@ -42,7 +60,7 @@ async def list_jobs(
 ) -> ListObject[JobObject]:
     """List the jobs, newest first: those that carry ``metadata[k]=v``, or with ``metadata=null`` those without any."""
     page = await state.records.jobs.list(after=after, limit=limit, metadata=_pairs(request, metadata))
-    return ListObject[JobObject].from_entries(map(JobObject.from_job, page.data), has_more=page.has_more)
+    return ListObject[JobObject](data=map(JobObject.from_job, page.data), has_more=page.has_more)
 
 
 @router.get("/jobs/{job_id}")
@@ -69,19 +87,15 @@ async def resume(job_id: str, state: StateDep) -> JobObject:
     return JobObject.from_job(await state.records.jobs.resume(job_id))
 
 
-@router.get(
-    "/jobs/{job_id}/events",
-    response_model=ListObject[EventObject],
-    responses={200: {"content": {_EVENT_STREAM: {}}}},
-)
+@router.get("/jobs/{job_id}/events", response_model=ListObject[EventObject], responses={200: {"content": {_SSE: {}}}})
 async def events(
     job_id: str, state: StateDep, *, after: str | None = None, limit: int = 20, stream: bool = False
 ) -> ListObject[EventObject] | StreamingResponse:
     """List a job's events, newest first. With ``stream`` all since ``after`` come as they happen, oldest first."""
     page = await state.records.events.list(job_id, after=after, limit=limit)
     if stream:
-        return StreamingResponse(_sent(state.records.events.follow(job_id, after=after)), media_type=_EVENT_STREAM)
-    return ListObject[EventObject].from_entries(page.data, has_more=page.has_more)
+        return StreamingResponse(_sent(state.records.events.follow(job_id, after=after)), media_type=_SSE)
+    return ListObject[EventObject].model_validate(page)
 
 
 @router.post("/jobs/{job_id}/checkpoints/{step}/publish")
@@ -102,7 +116,7 @@ async def checkpoints(
 ) -> ListObject[CheckpointObject]:
     """List a job's checkpoints, newest first."""
     page = await state.records.checkpoints.list(job_id, after=after, limit=limit)
-    return ListObject[CheckpointObject].from_entries(page.data, has_more=page.has_more)
+    return ListObject[CheckpointObject].model_validate(page)
 
 
 @router.get("/checkpoints/{checkpoint:path}/permissions")
@@ -118,7 +132,7 @@ async def permissions(
     page = await state.records.checkpoints.permissions(
         checkpoint, after=after, limit=limit, newest_first=order == "descending", project_id=project_id
     )
-    return ListObject[PermissionObject].from_entries(page.data, has_more=page.has_more)
+    return ListObject[PermissionObject].model_validate(page)
 
 
 @router.post("/checkpoints/{checkpoint:path}/permissions")
@@ -127,8 +141,7 @@ async def permit(checkpoint: str, body: PermissionsBody, state: StateDep) -> Lis
 
     This server has no projects: every key with access to inference may use every checkpoint.
     """
-    permitted = await state.records.checkpoints.permit(checkpoint, body.project_ids)
-    return ListObject[PermissionObject].from_entries(permitted)
+    return ListObject[PermissionObject](data=await state.records.checkpoints.permit(checkpoint, body.project_ids))
 
 
 @router.delete("/checkpoints/{checkpoint:path}/permissions/{permission_id}")
@@ -138,10 +151,26 @@ async def forbid(checkpoint: str, permission_id: str, state: StateDep) -> Delete
     return DeletedObject(object="checkpoint.permission", id=permission_id)
 
 
+@router.post("/alpha/graders/validate")
+async def validate(body: ValidateBody, request: Request, state: StateDep) -> ValidatedGrader:
+    """Validate a grader: its fields, and that the models it names exist."""
+    parse(body.grader, "grader").check(_models(request, state), "grader")
+    return ValidatedGrader(grader=body.grader)
+
+
+@router.post("/alpha/graders/run")
+async def run(body: GradeBody, request: Request, state: StateDep) -> GradeObject:
+    """Grade one answer. What keeps the grader from a score shows in ``metadata.errors``, with a reward of 0."""
+    grader, models = parse(body.grader, "grader"), _models(request, state)
+    grader.check(models, "grader")
+    started = perf_counter()
+    grade = await grader.grade(Sample(body.model_sample, body.item or {}), models)
+    return GradeObject.from_grade(grader, grade, perf_counter() - started)
+
+
 def _pairs(request: Request, metadata: str | None) -> Mapping[str, str] | None:
     """Return the pairs of metadata that the listed jobs must carry; None: jobs without metadata."""
-    query = request.query_params.items()
-    pairs = {found[1]: value for name, value in query if (found := _METADATA.fullmatch(name))}
+    pairs = {found[1]: value for name, value in request.query_params.items() if (found := _METADATA.fullmatch(name))}
     if metadata is None:
         return pairs
     if metadata != "null" or pairs:
@@ -154,3 +183,9 @@ async def _sent(events: AsyncIterator[Event]) -> AsyncIterator[str]:
     async for event in events:
         yield f"data: {EventObject.model_validate(event).model_dump_json(ensure_ascii=True)}\n\n"
     yield "data: [DONE]\n\n"
+
+
+def _models(request: Request, state: AppState) -> GraderClient:
+    """Return a client of this server's models that sends the API key and the request id of ``request``."""
+    keys = {name: request.headers[name] for name in _KEY_HEADERS if name in request.headers}
+    return GraderClient(state, request.app.state.gateway, {**keys, REQUEST_ID: get_contextvars()["request_id"]})

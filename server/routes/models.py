@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
-from adapters.names import FineTunedName
-from adapters.versions import Adapter
+from adapters.names import DEFAULT_ALIAS, FineTunedName
+from adapters.versions import Adapter, Version
 from server.gateway.resolve import resolve
-from server.http.schemas.models import ModelList, ModelObject, VersionModel
-from server.http.schemas.response import DeletedObject
+from server.http.schemas.base import DeletedObject
+from server.http.schemas.process import ModelList, ModelObject, VersionModel
 from server.operations.deletion import delete_model
 from server.routes.dependencies import StateDep
 from server.state import AppState
@@ -38,15 +38,13 @@ async def _list(state: AppState) -> AsyncIterator[str]:
     models = [_base_model(name, state) for name in state.engine.served_names]
     yield '{"object":"list","data":[' + ",".join(model.model_dump_json() for model in models)
     after: str | None = None
-    separator = "," if models else ""
-    while True:
+    separator, has_more = "," if models else "", True
+    while has_more:
         adapters, has_more = state.registry.catalog.adapters(after=after, limit=_BATCH)
         if adapters:
             models = [model for adapter in adapters for model in _models_of(adapter, _parent(state))]
             yield separator + ",".join(model.model_dump_json() for model in models)
             after, separator = adapters[-1].name, ","
-        if not has_more:
-            break
         await asyncio.sleep(0)
     yield "]}"
 
@@ -56,8 +54,7 @@ async def show(model: str, state: StateDep) -> VersionModel | ModelObject:
     """Show what a reference means now; ``root`` names the version that would answer."""
     if model in state.engine.served_names:
         return _base_model(model, state)
-    version = resolve(model, state.registry.catalog, state.engine.info)
-    return VersionModel.from_version(model, version, _parent(state))
+    return _version_model(model, resolve(model, state.registry.catalog, state.engine.info), _parent(state))
 
 
 @router.delete("/{model:path}")
@@ -71,12 +68,18 @@ def _base_model(name: str, state: AppState) -> ModelObject:
     return ModelObject(id=name, created=datetime.fromtimestamp(state.started_at, UTC), root=name, parent=None)
 
 
+def _version_model(name: str, version: Version, parent: str | None) -> VersionModel:
+    return VersionModel(id=name, created=version.created_at, root=version.name, parent=parent, digest=version.digest)
+
+
 def _models_of(adapter: Adapter, parent: str | None) -> Iterator[ModelObject]:
     """Yield the models that ``adapter`` is listed as: itself, and the results of the jobs that made its versions."""
-    yield ModelObject.from_adapter(adapter, parent)
+    stable = adapter.aliases.get(DEFAULT_ALIAS)
+    root = None if stable is None else f"{adapter.name}@{stable.version}"
+    yield ModelObject(id=adapter.name, created=adapter.created_at, root=root, parent=parent)
     for name, number in adapter.fine_tuned.items():
         if not FineTunedName(name).is_checkpoint:
-            yield VersionModel.from_version(name, adapter.versions[number], parent)
+            yield _version_model(name, adapter.versions[number], parent)
 
 
 def _parent(state: AppState) -> str | None:

@@ -9,8 +9,8 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from server.current_engine import EngineState
+from server.http.schemas.base import ListObject
 from server.http.schemas.process import HealthObject, ReadinessObject, ResidentObject
-from server.http.schemas.response import ListObject
 from server.routes.dependencies import StateDep
 
 router = APIRouter(tags=["process"])
@@ -34,7 +34,7 @@ async def ready(state: StateDep, response: Response) -> ReadinessObject:
 @router.get("/v1/residents")
 async def residents(state: StateDep) -> ListObject[ResidentObject]:
     """List the residents, least recently used first, with the number of requests that use each."""
-    return ListObject[ResidentObject].from_entries(state.engine.serving().residency.entries())
+    return ListObject[ResidentObject](data=state.engine.serving().residency.entries())
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from adapters.errors import InvalidName, NameTaken, NotFound
 from server.engine.protocol import EngineInfo
 from server.gateway.resolve import resolve
-from server.http.schemas.body import Json
+from server.http.schemas.base import Json
 from server.http.schemas.fine_tuning_requests import JobBody
 from server.operations.publish import check_name
 from server.state import AppState

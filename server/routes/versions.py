@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -25,9 +26,7 @@ from adapters.versions import Version
 from server.errors import InvalidRequest
 from server.http.download import Download
 from server.http.multipart import MultipartStream
-from server.http.schemas.body import Json
-from server.http.schemas.response import DeletedObject, ListObject
-from server.http.schemas.versions import (
+from server.http.schemas.adapters import (
     DiffBody,
     DiffObject,
     MergeBody,
@@ -38,6 +37,7 @@ from server.http.schemas.versions import (
     VersionFileList,
     VersionObject,
 )
+from server.http.schemas.base import DeletedObject, ListObject
 from server.operations import residents
 from server.operations.compare_versions import compare_versions
 from server.operations.deletion import delete_version
@@ -50,6 +50,7 @@ router = APIRouter(prefix="/v1/adapters", tags=["versions"])
 Form = Literal["served", "original"]
 
 _VERSION: Final = "/{name}/versions/{version}"
+_NEEDED: Final = "the files adapter_config.json and adapter_model.safetensors, or JSON with a 'source'"
 _NUMBER: Final = re.compile(r"[0-9]{1,10}")
 DEFAULT_DENSITY: Final = 0.5
 DEFAULT_SEED: Final = 0
@@ -71,20 +72,16 @@ async def publish(
     source: Source
     stated = query.options()
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
-        body = await _source_body(request)
+        try:
+            body = SourceBody.model_validate_json(await request.body())
+        except ValidationError as invalid:
+            raise RequestValidationError(invalid.errors()) from invalid
         source = parse_source(body.source, state.settings.source_rules)
         stated |= body.options()
     else:
-        source = UploadSource(MultipartStream(request).parts())
+        source = UploadSource(MultipartStream(request, needed=_NEEDED).parts())
     published = await publish_version(state, name, source, PublishOptions(**stated))
     return _reported(state, published.version, published.report)
-
-
-async def _source_body(request: Request) -> SourceBody:
-    try:
-        return SourceBody.model_validate_json(await request.body())
-    except ValidationError as invalid:
-        raise RequestValidationError(invalid.errors()) from invalid
 
 
 @router.get("/{name}/versions")
@@ -94,7 +91,7 @@ async def list_versions(
     """List the versions of an adapter, oldest first; ``after`` is a version's id (``sql@7``) or number."""
     number = None if after is None else _number(after.rpartition("@")[2])
     versions, has_more = state.registry.catalog.versions(name, after=number, limit=limit)
-    return ListObject[VersionObject].from_entries([_shown(state, each) for each in versions], has_more=has_more)
+    return ListObject[VersionObject](data=[_shown(state, each) for each in versions], has_more=has_more)
 
 
 @router.get(_VERSION)
@@ -175,15 +172,15 @@ async def merge(name: str, body: MergeBody, state: StateDep) -> ReportedVersion:
 
 
 def _recipe(body: MergeBody, state: AppState) -> MergeRecipe:
-    is_linear, is_random = body.method is MergeMethod.LINEAR, body.method.is_random
+    is_linear = body.method is MergeMethod.LINEAR
     if body.density is not None and is_linear:
         raise InvalidRequest("method linear adds whole versions up; only ties and dare have a density", param="density")
-    if body.seed is not None and not is_random:
+    if body.seed is not None and not body.method.is_random:
         raise InvalidRequest(f"method {body.method} is not random; only dare has a seed", param="seed")
     if not any(each.weight for each in body.versions):
         raise InvalidRequest("every weight is 0, which makes the base model; give one another value", param="versions")
     density = DEFAULT_DENSITY if body.density is None and not is_linear else body.density
-    seed = DEFAULT_SEED if body.seed is None and is_random else body.seed
+    seed = DEFAULT_SEED if body.seed is None and body.method.is_random else body.seed
     ingredients = [Ingredient(_resolved(state, each.reference), each.weight) for each in body.versions]
     return MergeRecipe(tuple(ingredients), body.method, density, seed, body.compress_to)
 
@@ -194,13 +191,10 @@ async def diff(body: DiffBody, state: StateDep) -> DiffObject:
     a, b = _resolved(state, body.a), _resolved(state, body.b)
     if a.base_fingerprint != b.base_fingerprint:
         raise WrongBase(f"{a.name} and {b.name} were made for different base models, so they do not compare", param="b")
-    weights = await in_thread(_compare, *[await state.blobs.path(version.digest) for version in (a, b)])
+    paths = [await state.blobs.path(version.digest) for version in (a, b)]
+    weights = await in_thread(lambda: Diff.of(*map(StoredLora.open, paths)).to_json())
     answers = await compare_versions(state.engine, a, b)
     return DiffObject(a=a.name, b=b.name, **answers, **weights)
-
-
-def _compare(a: Path, b: Path) -> Json:
-    return Diff.of(StoredLora.open(a), StoredLora.open(b)).to_json()
 
 
 def _resolved(state: AppState, reference: str) -> Version:
@@ -208,11 +202,22 @@ def _resolved(state: AppState, reference: str) -> Version:
 
 
 def _shown(state: AppState, version: Version) -> VersionObject:
-    return VersionObject.from_version(version, state.registry.catalog, state.engine)
+    adapter = state.registry.catalog.adapter(version.adapter)
+    facts = asdict(version) | {
+        "id": version.name,
+        "version": version.number,
+        "original_digest": version.original_digest or version.digest,
+    }
+    return VersionObject(
+        **facts,
+        aliases=[alias.name for alias in adapter.aliases.values() if alias.version == version.number],
+        fine_tuned_names=[name for name, number in adapter.fine_tuned.items() if number == version.number],
+        residency=state.engine.residency_of(version),
+    )
 
 
 def _reported(state: AppState, version: Version, report: Mapping[str, Any] | None) -> ReportedVersion:
-    return ReportedVersion.from_version(version, state.registry.catalog, state.engine, report=report)
+    return ReportedVersion(**dict(_shown(state, version)), report=report)
 
 
 def _digest(version: Version, form: Form) -> str:

@@ -12,7 +12,7 @@ from adapters.names import DEFAULT_ALIAS, FineTunedName, parse_reference
 from adapters.publish_options import PublishOptions
 from adapters.sources.address import parse_source
 from server.errors import InvalidRequest
-from server.http.schemas.body import Body
+from server.http.schemas.base import Body
 from server.operations.deletion import delete_model
 from server.operations.publish import check_name, publish_version
 from server.routes.dependencies import StateDep

@@ -1,18 +1,42 @@
-"""OpenAI's fine-tuning jobs, their events and checkpoints in responses.
+"""OpenAI's fine-tuning: files, jobs, events and checkpoints in responses; graders in requests and responses.
 
-https://platform.openai.com/docs/api-reference/fine-tuning/object
+https://platform.openai.com/docs/api-reference/{files,fine-tuning,graders}
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field
 
-from server.http.schemas.response import ResponseObject, UnixTime
+from server.http.schemas.base import Body, Json, ResponseObject, UnixTime
+from trainer.files.file import Purpose
+from trainer.graders.grader import Grade, Grader, GradingError
 from trainer.jobs.events import Kind, Level
 from trainer.jobs.job import Failure, Job
 from trainer.jobs.state import JobState
+
+_GRADER: Final = {
+    "type": "string_check",
+    "name": "exact",
+    "input": "{{sample.output_text}}",
+    "reference": "{{item.answer}}",
+    "operation": "eq",
+}
+
+
+class FileObject(ResponseObject):
+    """A file without its bytes."""
+
+    object: Literal["file"] = "file"
+    id: str
+    bytes: int = Field(validation_alias="size_bytes")
+    created_at: UnixTime
+    expires_at: UnixTime | None
+    filename: str
+    purpose: Purpose
+    status: Literal["processed"] = "processed"
+    status_details: None = None
 
 
 class JobObject(ResponseObject):
@@ -43,7 +67,6 @@ class JobObject(ResponseObject):
 
     @classmethod
     def from_job(cls, job: Job) -> Self:
-        """Return the response that shows ``job``."""
         return cls.model_validate(job).model_copy(update=job.extension)
 
 
@@ -86,3 +109,92 @@ class PublishedModel(ResponseObject):
 
     object: Literal["model"] = "model"
     id: str
+
+
+class ValidateBody(Body):
+    """Body of a validation."""
+
+    grader: Json = Field(examples=[_GRADER])
+
+
+class GradeBody(ValidateBody):
+    """Body of a trial: an answer, and the item of the data set that it answers."""
+
+    model_sample: str
+    item: Json | None = None
+
+
+class ValidatedGrader(ResponseObject):
+    """The definition of a valid grader, as it was sent."""
+
+    grader: Json
+
+
+class GradeErrors(ResponseObject):
+    """OpenAI's fourteen reasons for a reward of 0; those of graders that run code do not occur."""
+
+    model_grader_server_error_details: str | None = None
+    python_grader_runtime_error: bool = False
+    python_grader_runtime_error_details: str | None = None
+    python_grader_server_error: bool = False
+    python_grader_server_error_type: str | None = None
+    truncated_observation_error: bool = False
+    unresponsive_reward_error: bool = False
+    formula_parse_error: bool = False
+    invalid_variable_error: bool = False
+    sample_parse_error: bool = False
+    model_grader_parse_error: bool = False
+    model_grader_refusal_error: bool = False
+    model_grader_server_error: bool = False
+    other_error: bool = False
+
+
+class GradeMetadata(ResponseObject):
+    """Of a grade. ``message`` is not OpenAI's: the reasons for a reward of 0 in words."""
+
+    name: str
+    type: str
+    errors: GradeErrors
+    execution_time: float = Field(description="In seconds.")
+    scores: dict[str, Any]
+    sampled_model_name: str | None
+    token_usage: int | None
+    message: str | None
+
+
+class GraderUsage(ResponseObject):
+    """The tokens that a model took to grade."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    total_tokens: int
+
+
+class GradeObject(ResponseObject):
+    """The grade of one answer."""
+
+    reward: float
+    sub_rewards: dict[str, float]
+    metadata: GradeMetadata
+    model_grader_token_usage_per_model: dict[str, GraderUsage]
+
+    @classmethod
+    def from_grade(cls, grader: Grader, grade: Grade, took_s: float) -> Self:
+        usage = grade.usage
+        return cls(
+            reward=grade.reward,
+            sub_rewards=grade.sub_rewards,
+            metadata=GradeMetadata(
+                name=grader.name,
+                type=grader.type,
+                errors=dict.fromkeys(grade.errors, True)
+                | {"model_grader_server_error_details": grade.errors.get(GradingError.MODEL_SERVER)},
+                execution_time=took_s,
+                scores=grade.scores,
+                sampled_model_name=next(iter(usage)) if len(usage) == 1 else None,
+                token_usage=sum(each.total_tokens for each in usage.values()) if usage else None,
+                message="; ".join(grade.errors.values()) or None,
+            ),
+            model_grader_token_usage_per_model=usage,
+        )

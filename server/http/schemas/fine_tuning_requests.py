@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from server.http.schemas.body import Body, Json
+from server.http.schemas.base import Body, Json
 from trainer.errors import InvalidField
 from trainer.jobs.job import JobDraft
 from trainer.options import JobOptions, MethodOptions

@@ -1,4 +1,7 @@
-"""Liveness, readiness and residents in responses."""
+"""What the process serves, in responses: liveness, readiness, residents and OpenAI's models.
+
+https://platform.openai.com/docs/api-reference/models
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Literal
 from pydantic import AliasPath, Field
 
 from server.current_engine import EngineState
-from server.http.schemas.response import ResponseObject
+from server.http.schemas.base import ResponseObject, UnixTime
 from server.residency.entry import ResidentState
 
 
@@ -31,3 +34,27 @@ class ResidentObject(ResponseObject):
     state: ResidentState
     leases: int
     bytes: int = Field(validation_alias=AliasPath("version", "size_bytes"))
+
+
+class ModelObject(ResponseObject):
+    """The base model, or an adapter. ``root`` names the version that answers; ``parent`` is the base model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: UnixTime
+    owned_by: Literal["patchbay"] = "patchbay"
+    root: str | None
+    parent: str | None
+
+
+class VersionModel(ModelObject):
+    """A reference that means a version, with the version's digest."""
+
+    digest: str
+
+
+class ModelList(ResponseObject):
+    """All models on one page."""
+
+    object: Literal["list"] = "list"
+    data: list[VersionModel | ModelObject]

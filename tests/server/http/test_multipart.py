@@ -25,7 +25,9 @@ def read() -> Read:
             return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
 
         headers = [(b"content-type", f"multipart/form-data; boundary={boundary}".encode())]
-        stream = MultipartStream(Request({"type": "http", "method": "POST", "headers": headers}, receive))
+        stream = MultipartStream(
+            Request({"type": "http", "method": "POST", "headers": headers}, receive), needed="two files"
+        )
         return [(name, b"".join([chunk async for chunk in part])) async for name, part in stream.parts()]
 
     return parts

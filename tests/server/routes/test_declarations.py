@@ -13,8 +13,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.routing import APIRoute
 
 from server import app
+from server.http.schemas.base import ListObject, ResponseObject
 from server.http.schemas.process import HealthObject
-from server.http.schemas.response import ListObject, ResponseObject
 
 ROUTES_DIR = Path(app.__file__).parent / "routes"
 ROUTES = [route for module in app.ROUTES for route in module.router.routes if isinstance(route, APIRoute)]
