@@ -1,12 +1,22 @@
-"""Faults and warnings of training files, and the place of each."""
+"""Faults and warnings of training files, the place of each, and the checks of a JSON object's fields that add them."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 SHOWN_CHARACTERS: Final = 80
+_JSON_NAMES: Final[Mapping[type, str]] = {
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    type(None): "null",
+}
 
 
 class FaultKind(StrEnum):
@@ -90,10 +100,6 @@ class LineFault:
         inside = f", {self.where}" if self.where else ""
         return f"{place}{inside}: found {self.found}; needed {self.needed}"
 
-    def to_json(self) -> dict[str, Any]:
-        """The fault as JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class LineWarning:
@@ -103,16 +109,12 @@ class LineWarning:
     kind: WarningKind
     message: str
 
-    def __str__(self) -> str:
-        return f"{'file' if self.line is None else f'line {self.line}'}: {self.message}"
-
-    def to_json(self) -> dict[str, Any]:
-        """The warning as JSON values."""
-        return asdict(self)
-
 
 class LineFaults:
-    """The faults and warnings of one line, gathered while it is read."""
+    """The faults and warnings of one line, gathered while it is read.
+
+    ``where`` is a path into the row, such as ``messages[2].role``; "" is the row itself.
+    """
 
     def __init__(self, line: int) -> None:
         self.line = line
@@ -120,15 +122,39 @@ class LineFaults:
         self.warnings: list[LineWarning] = []
 
     def add(self, kind: FaultKind, where: str, found: str, needed: str) -> None:
-        """Add a fault; ``where`` is a path into the row, such as ``messages[2].role``."""
         self.found.append(LineFault(self.line, kind, where, found, needed))
 
     def warn(self, kind: WarningKind, message: str) -> None:
-        """Add a warning."""
         self.warnings.append(LineWarning(self.line, kind, message))
 
     def __bool__(self) -> bool:
         return bool(self.found)
+
+    def check_keys(self, value: Mapping[str, Any], known: Collection[str], where: str) -> None:
+        """Add a fault for every key that is not ``known``."""
+        for key in value:
+            if key not in known:
+                needed = f"one of {', '.join(known)}"
+                self.add(FaultKind.UNKNOWN_KEY, inside(where, key), f"the key {shown(key)}", needed)
+
+    def typed(self, value: Any, wanted: type, where: str) -> Any:
+        """Return ``value`` if its type is ``wanted`` (``true`` is no number), else None and add a fault."""
+        if type(value) is wanted:
+            return value
+        self.add(FaultKind.WRONG_TYPE, where, _JSON_NAMES[type(value)], _JSON_NAMES[wanted])
+        return None
+
+    def required(self, value: Mapping[str, Any], key: str, wanted: type, where: str) -> Any:
+        """Return ``value[key]`` if it exists with the type ``wanted``, else None and add a fault."""
+        if key in value:
+            return self.typed(value[key], wanted, inside(where, key))
+        self.add(FaultKind.MISSING_KEY, inside(where, key), "nothing", _JSON_NAMES[wanted])
+        return None
+
+
+def inside(where: str, key: str) -> str:
+    """Return the path of ``key`` in the object at ``where``."""
+    return f"{where}.{key}" if where else key
 
 
 def shown(value: object) -> str:

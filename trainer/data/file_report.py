@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from trainer.data.faults import FaultKind, LineFault, LineWarning, WarningKind
-from trainer.data.rows import Conversation, Judged, Message, Preference, Row, canonical
+from trainer.data.rows import Conversation, Judged, Preference, Row
 from trainer.data.training_file import read_file
 from trainer.row_formats import RowFormat
 from trainer.training_method import TrainingMethod
@@ -22,7 +23,6 @@ FEW_ROWS: Final = 100
 MAX_LISTED: Final = 10_000
 """Faults listed, and warnings; further ones are counted. A wrong export of a million lines has a million faults."""
 
-T = TypeVar("T")
 _GAPS: Final = re.compile(r"[\W_]+")
 
 
@@ -45,24 +45,14 @@ class FileReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values, with ``ok``."""
-        return {
-            "ok": self.ok,
-            "format": self.format,
-            "rows": self.rows,
-            "faults": [fault.to_json() for fault in self.faults],
-            "warnings": [warning.to_json() for warning in self.warnings],
-            "left_out": self.left_out,
-        }
-
-    def refuse(self, fault: LineFault) -> None:
-        """Add a fault, or count it when the list is full."""
-        self._add(self.faults, fault)
+        return {"ok": self.ok, **asdict(self)}
 
     def warn(self, line: int | None, kind: WarningKind, message: str) -> None:
-        """Add a warning, or count it when the list is full."""
-        self._add(self.warnings, LineWarning(line, kind, message))
+        self.add(LineWarning(line, kind, message))
 
-    def _add(self, listed: list[T], entry: T) -> None:
+    def add(self, entry: LineFault | LineWarning) -> None:
+        """Add a fault or a warning, or count it when the list is full."""
+        listed: list[Any] = self.faults if isinstance(entry, LineFault) else self.warnings
         if len(listed) < MAX_LISTED:
             listed.append(entry)
         else:
@@ -111,10 +101,8 @@ def _read(path: Path, method: TrainingMethod | None, min_rows: int = MIN_ROWS) -
     report, seen = FileReport(), _Digests()
     for line in read_file(path):
         report.format = line.form
-        for fault in line.faults:
-            report.refuse(fault)
-        for warning in line.warnings:
-            report.warn(warning.line, warning.kind, warning.message)
+        for entry in (*line.faults, *line.warnings):
+            report.add(entry)
         if line.row is not None:
             report.rows += 1
             _compare(line.number, line.row, seen, report)
@@ -123,12 +111,13 @@ def _read(path: Path, method: TrainingMethod | None, min_rows: int = MIN_ROWS) -
 
 
 def _compare(line: int, row: Row, seen: _Digests, report: FileReport) -> None:
-    digest = _digest(canonical(row))
+    values = [getattr(row, each.name) for each in fields(row)]
+    digest = _digest(json.dumps(values, sort_keys=True, ensure_ascii=False))
     first = seen.rows.setdefault(digest, line)
     if first != line:
         report.warn(line, WarningKind.DUPLICATE_ROW, f"the same row as line {first}")
         return
-    prompt, answer = _digest(normalised(_prompt(row)).encode()), _digest(_answer(row).encode())
+    prompt, answer = _digest(normalised(_prompt(row))), _digest(_answer(row))
     earlier_line, earlier_answer = seen.prompts.setdefault(prompt, (line, answer))
     if isinstance(row, Conversation) and earlier_answer != answer:
         report.warn(line, WarningKind.CONTRADICTION, f"the prompt of line {earlier_line} with another answer")
@@ -139,21 +128,19 @@ def _compare(line: int, row: Row, seen: _Digests, report: FileReport) -> None:
 def _check_whole(report: FileReport, seen: _Digests, method: TrainingMethod | None, min_rows: int) -> None:
     """Add the faults and warnings of the file as a whole."""
     if not report.rows and not report.faults:
-        report.refuse(LineFault(None, FaultKind.EMPTY_FILE, "", "no rows", "one JSON object on each line"))
+        report.add(LineFault(None, FaultKind.EMPTY_FILE, "", "no rows", "one JSON object on each line"))
     elif report.rows < min_rows:
-        found, needed = f"{report.rows} usable rows", f"at least {min_rows}"
-        report.refuse(LineFault(None, FaultKind.TOO_FEW_ROWS, "", found, needed))
+        found = f"{report.rows} usable rows"
+        report.add(LineFault(None, FaultKind.TOO_FEW_ROWS, "", found, f"at least {min_rows}"))
     elif report.rows < FEW_ROWS and min_rows == MIN_ROWS:
         message = f"{report.rows} rows: below {FEW_ROWS}, examples in the prompt often do better; try them first"
         report.warn(None, WarningKind.FEW_ROWS, message)
     if method is not None and report.format is not None and report.format not in method.traits.formats:
-        fitting = ", ".join(method.traits.formats)
-        found, needed = f"format {report.format}", f"for method {method}: {fitting}"
-        report.refuse(LineFault(None, FaultKind.WRONG_METHOD, "", found, needed))
+        needed = f"for method {method}: {', '.join(method.traits.formats)}"
+        report.add(LineFault(None, FaultKind.WRONG_METHOD, "", f"format {report.format}", needed))
     if len(seen.labels) == 1:
-        report.warn(
-            None, WarningKind.ONE_LABEL, f"every label is {str(*seen.labels).lower()}: there is nothing to learn from"
-        )
+        message = f"every label is {str(*seen.labels).lower()}: there is nothing to learn from"
+        report.warn(None, WarningKind.ONE_LABEL, message)
 
 
 def normalised(text: str) -> str:
@@ -166,17 +153,15 @@ def _prompt(row: Row) -> str:
 
 
 def _answer(row: Row) -> str:
-    def text(message: Message) -> str:
-        return f"{message['content']}{message.get('tool_calls', '')}"
-
     match row:
         case Conversation():
-            return text(row.messages[len(row.prompt)])
+            message = row.messages[len(row.prompt)]
         case Preference():
-            return text(row.preferred)
+            message = row.preferred
         case Judged():
-            return text(row.answer)
+            message = row.answer
+    return f"{message['content']}{message.get('tool_calls', '')}"
 
 
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

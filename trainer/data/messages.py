@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-from trainer.data import fields
 from trainer.data.faults import FaultKind, LineFaults, shown
 from trainer.data.rows import Message, Tool
 from trainer.data.tools import names, read_calls
@@ -22,14 +21,12 @@ _LEADING: Final = frozenset({"system", "developer"})
 
 
 def read_messages(
-    value: Any, tools: tuple[Tool, ...], where: str, faults: LineFaults
+    value: list[Any], tools: tuple[Tool, ...], where: str, faults: LineFaults
 ) -> tuple[tuple[Message, ...], tuple[bool, ...]]:
     """Return the messages as the chat template gets them, and for each whether it is trained.
 
     Both are valid only if no fault was added.
     """
-    if fields.typed(value, list, where, faults) is None:
-        return (), ()
     if not value:
         faults.add(FaultKind.NO_MESSAGES, where, "an empty list", "a user's message and an answer")
         return (), ()
@@ -43,10 +40,8 @@ def read_messages(
     return messages, tuple(trained for _, trained in read)
 
 
-def read_answer(value: Any, tools: tuple[Tool, ...], where: str, faults: LineFaults) -> Message:
+def read_answer(value: list[Any], tools: tuple[Tool, ...], where: str, faults: LineFaults) -> Message:
     """Return the answer in a list of one message, as OpenAI's preference rows have it."""
-    if fields.typed(value, list, where, faults) is None:
-        return {}
     if len(value) != 1:
         faults.add(FaultKind.NO_ANSWER, where, f"{len(value)} messages", "exactly one, of the assistant")
         return {}
@@ -57,40 +52,22 @@ def read_answer(value: Any, tools: tuple[Tool, ...], where: str, faults: LineFau
 
 
 def _message(item: Any, tools: tuple[Tool, ...], where: str, faults: LineFaults) -> tuple[Message, bool]:
-    if fields.typed(item, dict, where, faults) is None:
-        return {}, False
-    role = fields.required(item, "role", str, where, faults)
-    if role is None:
+    if faults.typed(item, dict, where) is None or (role := faults.required(item, "role", str, where)) is None:
         return {}, False
     if role not in _KEYS:
         faults.add(FaultKind.WRONG_ROLE, f"{where}.role", shown(role), f"one of {', '.join(_KEYS)}")
         return {}, False
     if role != "assistant" and "weight" in item:
         faults.add(FaultKind.WEIGHT_ELSEWHERE, f"{where}.weight", f"a weight on {role}", "weights on assistant alone")
-    fields.only({key: item[key] for key in item if key != "weight"}, _KEYS[role], where, faults)
-    content = _content(item, where, faults)
-    message: dict[str, Any] = {"role": role, "content": content or ""}
-    message |= {
-        key: item[key] for key in ("name", "tool_call_id", "reasoning_content") if _is_text(item, key, where, faults)
-    }
-    if role == "assistant":
-        if content is not None and not content.strip() and "tool_calls" not in item:
-            faults.add(FaultKind.EMPTY_ANSWER, f"{where}.content", "no text and no tool call", "an answer")
-        return _answer(item, message, tools, where, faults)
-    if role == "user" and content is not None and not content.strip():
-        faults.add(FaultKind.EMPTY_PROMPT, f"{where}.content", "no text", "a text")
+    faults.check_keys({key: item[key] for key in item if key != "weight"}, _KEYS[role], where)
+    message: dict[str, Any] = {"role": role, "content": _content(item, f"{where}.content", faults)}
+    for key in ("name", "tool_call_id", "reasoning_content"):
+        if key in item and faults.typed(item[key], str, f"{where}.{key}") is not None:
+            message[key] = item[key]
     if role == "tool" and "tool_call_id" not in item:
         faults.add(FaultKind.MISSING_KEY, f"{where}.tool_call_id", "nothing", "the id of the call that this answers")
-    return message, False
-
-
-def _is_text(item: Mapping[str, Any], key: str, where: str, faults: LineFaults) -> bool:
-    return key in item and fields.typed(item[key], str, fields.inside(where, key), faults) is not None
-
-
-def _answer(
-    item: Mapping[str, Any], message: dict[str, Any], tools: tuple[Tool, ...], where: str, faults: LineFaults
-) -> tuple[Message, bool]:
+    if role != "assistant":
+        return message, False
     weight = item.get("weight", 1)
     if type(weight) is not int or weight not in (0, 1):
         faults.add(FaultKind.BAD_WEIGHT, f"{where}.weight", shown(weight), "0 or 1")
@@ -99,26 +76,28 @@ def _answer(
     return message, weight == 1
 
 
-def _content(item: Mapping[str, Any], where: str, faults: LineFaults) -> str | None:
-    """Return the text; None, and a fault added, if there is none. Parts are joined with a newline, as vLLM does."""
-    content, at = item.get("content"), f"{where}.content"
-    if content is None:
-        if item["role"] == "assistant":
-            return ""
-        faults.add(FaultKind.MISSING_KEY, at, "nothing", "a string")
-        return None
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        fields.typed(content, str, at, faults)
-        return None
-    texts, before = [], len(faults.found)
-    for index, part in enumerate(content):
-        if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        else:
-            faults.add(FaultKind.UNSUPPORTED_PART, f"{at}[{index}]", shown(part), '{"type": "text", "text": ...}')
-    return "\n".join(texts) if len(faults.found) == before else None
+def _content(item: Mapping[str, Any], where: str, faults: LineFaults) -> str:
+    """Return the text of a message. Parts are joined with a newline, as vLLM does."""
+    content, role, before = item.get("content"), item["role"], len(faults.found)
+    if content is None and role != "assistant":
+        faults.add(FaultKind.MISSING_KEY, where, "nothing", "a string")
+    elif isinstance(content, list):
+        content = "\n".join(_part(part, f"{where}[{index}]", faults) for index, part in enumerate(content))
+    elif content is not None:
+        faults.typed(content, str, where)
+    if len(faults.found) == before and not (content or "").strip():
+        if role == "user":
+            faults.add(FaultKind.EMPTY_PROMPT, where, "no text", "a text")
+        elif role == "assistant" and "tool_calls" not in item:
+            faults.add(FaultKind.EMPTY_ANSWER, where, "no text and no tool call", "an answer")
+    return content or ""
+
+
+def _part(part: Any, where: str, faults: LineFaults) -> str:
+    if isinstance(part, dict) and part.get("type") == "text" and isinstance(text := part.get("text"), str):
+        return text
+    faults.add(FaultKind.UNSUPPORTED_PART, where, shown(part), '{"type": "text", "text": ...}')
+    return ""
 
 
 def _check_order(messages: Sequence[Message], where: str, faults: LineFaults) -> None:

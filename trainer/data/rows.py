@@ -6,7 +6,6 @@ arguments of tool calls as objects instead of JSON text, and no ``weight``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,16 +51,3 @@ class Judged:
 
 
 Row = Conversation | Preference | Judged
-
-
-def canonical(row: Row) -> bytes:
-    """Return bytes that are equal if and only if the rows are."""
-    parts: list[object]
-    match row:
-        case Conversation(messages, trained, tools):
-            parts = [messages, trained, tools]
-        case Preference(prompt, preferred, rejected, tools):
-            parts = [prompt, preferred, rejected, tools]
-        case Judged(prompt, answer, good, tools):
-            parts = [prompt, answer, good, tools]
-    return json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Set
 from typing import Any
 
 from adapters import strict_json
-from trainer.data import fields
 from trainer.data.faults import FaultKind, LineFaults, shown
 from trainer.data.rows import Tool
 
 
 def read_tools(value: Any, where: str, faults: LineFaults) -> tuple[Tool, ...]:
     """Return the declared tools unchanged; faults are added for those that declare no function."""
-    if fields.typed(value, list, where, faults) is None:
+    if faults.typed(value, list, where) is None:
         return ()
     names: set[str] = set()
     for index, tool in enumerate(value):
@@ -43,7 +42,7 @@ def _name(tool: Any) -> str | None:
 
 def read_calls(value: Any, known: Set[str], where: str, faults: LineFaults) -> tuple[dict[str, Any], ...]:
     """Return an answer's tool calls with their arguments as objects, as the server passes them to the template."""
-    if fields.typed(value, list, where, faults) is None:
+    if faults.typed(value, list, where) is None:
         return ()
     if not value:
         faults.add(FaultKind.BAD_CALL, where, "an empty list", "at least one call, or no such key")
@@ -55,23 +54,20 @@ def read_calls(value: Any, known: Set[str], where: str, faults: LineFaults) -> t
 
 def _call(call: Any, known: Set[str], where: str, faults: LineFaults) -> dict[str, Any] | None:
     function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or call.get("type", "function") != "function" or not _has_text(function, "name"):
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not name or call.get("type", "function") != "function":
         needed = '{"id": ..., "type": "function", "function": {"name": ..., "arguments": "{...}"}}'
         faults.add(FaultKind.BAD_CALL, where, shown(call), needed)
         return None
-    if known and function["name"] not in known:
+    if known and name not in known:
         needed = f"one of {', '.join(sorted(known))}"
-        faults.add(FaultKind.UNKNOWN_TOOL, f"{where}.function.name", shown(function["name"]), needed)
+        faults.add(FaultKind.UNKNOWN_TOOL, f"{where}.function.name", shown(name), needed)
     arguments = _arguments(function.get("arguments"))
     if arguments is None:
         found = shown(function.get("arguments"))
         faults.add(FaultKind.BAD_ARGUMENTS, f"{where}.function.arguments", found, "a JSON object as a string")
         return None
     return {**call, "type": "function", "function": {**function, "arguments": arguments}}
-
-
-def _has_text(value: Mapping[str, Any], key: str) -> bool:
-    return isinstance(value.get(key), str) and bool(value[key])
 
 
 def _arguments(value: Any) -> dict[str, Any] | None:

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import torch
 
-from trainer.data import lines
 from trainer.data.file_report import inspect_files
+from trainer.data.training_file import read_lines
 from trainer.methods import base_model, data_sets
 from trainer.methods.endings import RunEnded, SpecRefused
 from trainer.methods.hyperparameters import Hyperparameters, pack_length, resolve
@@ -118,7 +118,7 @@ def _dry_run(
     dry.path.mkdir(parents=True)
     rows = dry.path / "longest.jsonl"
     with rows.open("wb") as file:
-        file.writelines(line.raw + b"\n" for line in lines.read(spec.training_file) if line.number in chosen)
+        file.writelines(line.raw + b"\n" for line in read_lines(spec.training_file) if line.number in chosen)
     share = numbers.batch_size // spec.processes
     steps = {"n_epochs": DRY_STEPS, "checkpoint_steps": DRY_STEPS, "batch_size": share, "processes": 1}
     try:

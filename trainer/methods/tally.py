@@ -123,9 +123,9 @@ def tally(path: Path, spec: RunSpec, renderer: Renderer, report: FileReport) -> 
         if found and not (spec.drop_long and is_long):
             report.rows -= 1
             for fault in found:
-                report.refuse(fault)
+                report.add(fault)
     if not counted.sequences and report.ok:
-        report.refuse(LineFault(None, FaultKind.EMPTY_FILE, "", "no row that is short enough", "at least one"))
+        report.add(LineFault(None, FaultKind.EMPTY_FILE, "", "no row that is short enough", "at least one"))
     report.faults.sort(key=lambda fault: (fault.line is None, fault.line or 0))
     return counted
 

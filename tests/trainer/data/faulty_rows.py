@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.data import lines
+from trainer.data import training_file
 from trainer.data.faults import FaultKind
 
 USER = {"role": "user", "content": "Hi"}
@@ -47,7 +47,7 @@ LINES: list[tuple[FaultKind, bytes]] = [
     (FaultKind.UNKNOWN_FORMAT, b"{}"),
     (FaultKind.UNKNOWN_FORMAT, b'{"text": "Once upon a time"}'),
     (FaultKind.BLANK_LINE, b"   "),
-    (FaultKind.LINE_TOO_LONG, b'{"messages": "' + b"a" * lines.MAX_LINE_BYTES + b'"}'),
+    (FaultKind.LINE_TOO_LONG, b'{"messages": "' + b"a" * training_file.MAX_LINE_BYTES + b'"}'),
 ]
 CHATS: list[tuple[FaultKind, Any]] = [
     (FaultKind.MIXED_FORMATS, {"prompt": "a", "completion": "b"}),
