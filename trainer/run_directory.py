@@ -26,7 +26,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -56,15 +56,15 @@ class Exit(IntEnum):
     """SIGTERM: a checkpoint was written; starting again goes on from it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunEvent:
     """One line of ``events.jsonl``, with the fields of OpenAI's job events."""
 
-    type: Literal["message", "metrics"]
-    level: Literal["info", "warn", "error"]
+    type: Literal["message", "metrics"] = "message"
+    level: Literal["info", "warn", "error"] = "info"
     message: str
-    data: Mapping[str, Any]
-    created_at: float
+    data: Mapping[str, Any] = field(default_factory=dict)
+    created_at: float = field(default_factory=time.time)
     """Seconds since 1970."""
 
 
@@ -96,7 +96,6 @@ class RunCheckpoint:
 
     @property
     def name(self) -> str:
-        """``step-N``."""
         return self.path.name
 
     @property
@@ -147,7 +146,7 @@ class RunDirectory:
     def write_spec(self, spec: RunSpec) -> None:
         """Create the directory with its spec."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self.write("spec.json", spec.to_json())
+        self.write("spec.json", spec.model_dump(mode="json"))
 
     def spec(self) -> RunSpec:
         """Return the run's spec.
@@ -156,11 +155,7 @@ class RunDirectory:
             OSError: there is no spec.
             ValueError: it is not a spec.
         """
-        return RunSpec.from_json(json.loads((self.path / "spec.json").read_bytes()))
-
-    def write(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a JSON file so that a reader sees all of it or none."""
-        self.write_bytes(name, json.dumps(value, allow_nan=False).encode())
+        return RunSpec.from_json(self._read("spec.json"))
 
     def write_bytes(self, name: str, value: bytes) -> None:
         """Write a file so that a reader sees all of it or none."""
@@ -197,7 +192,6 @@ class RunDirectory:
         return [RunEvent(**json.loads(line)) for line in whole.splitlines()], position + len(whole)
 
     def events(self) -> list[RunEvent]:
-        """Return the events so far."""
         return self.events_since(0)[0]
 
     def mend_events(self) -> None:
@@ -208,8 +202,7 @@ class RunDirectory:
 
     def checkpoints(self) -> list[RunCheckpoint]:
         """Return the complete checkpoints, the oldest first."""
-        markers = self.checkpoints_folder.glob(f"{_STEP}*/{COMPLETE}")
-        found = (RunCheckpoint(marker.parent, Marker(**json.loads(marker.read_bytes()))) for marker in markers)
+        found = [_read_checkpoint(marker.parent) for marker in self.checkpoints_folder.glob(f"{_STEP}*/{COMPLETE}")]
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
     def checkpoint(self, step: int) -> RunCheckpoint:
@@ -218,9 +211,8 @@ class RunDirectory:
         Raises:
             CheckpointNotFound: there is none, or it is not complete.
         """
-        path = self.checkpoint_path(step)
         try:
-            return RunCheckpoint(path, Marker(**json.loads((path / COMPLETE).read_bytes())))
+            return _read_checkpoint(self.checkpoint_path(step))
         except FileNotFoundError:
             made = ", ".join(str(checkpoint.step) for checkpoint in self.checkpoints()) or "none yet"
             raise CheckpointNotFound(f"step {step} has no complete checkpoint; these have: {made}") from None
@@ -241,7 +233,6 @@ class RunDirectory:
         return self.checkpoints_folder / f"{_STEP}{step}"
 
     def write_preflight(self, report: Mapping[str, Any]) -> None:
-        """Write the preflight's report."""
         self.write("check.json", report)
 
     def preflight(self) -> dict[str, Any]:
@@ -250,20 +241,18 @@ class RunDirectory:
         Raises:
             OSError: there was none.
         """
-        report: dict[str, Any] = json.loads((self.path / "check.json").read_bytes())
+        report: dict[str, Any] = self._read("check.json")
         return report
 
     def write_integrations(self, integrations: Sequence[Mapping[str, Any]]) -> None:
         """Write OpenAI's ``integrations``: where the metrics go too. They have no effect on the weights."""
-        self.write("integrations.json", {"integrations": [dict(integration) for integration in integrations]})
+        self.write("integrations.json", {"integrations": list(integrations)})
 
     def integrations(self) -> Sequence[Mapping[str, Any]]:
-        """Return the job's ``integrations``."""
         try:
-            value = json.loads((self.path / "integrations.json").read_bytes())
+            return tuple(self._read("integrations.json")["integrations"])
         except FileNotFoundError:
             return ()
-        return tuple(value["integrations"])
 
     def write_result(self, result: RunResult) -> None:
         """Write the result; after this only the result files are written."""
@@ -272,17 +261,17 @@ class RunDirectory:
     def result(self) -> RunResult | None:
         """Return the result; None while the run has none."""
         try:
-            return RunResult(**json.loads((self.path / "result.json").read_bytes()))
+            return RunResult(**self._read("result.json"))
         except FileNotFoundError:
             return None
 
+    def _read(self, name: str) -> Any:
+        return json.loads((self.path / name).read_bytes())
 
-def event(
-    message: str,
-    *,
-    data: Mapping[str, Any] | None = None,
-    level: Literal["info", "warn", "error"] = "info",
-    kind: Literal["message", "metrics"] = "message",
-) -> RunEvent:
-    """Return an event with the current time."""
-    return RunEvent(kind, level, message, data or {}, time.time())
+    def write(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a JSON file so that a reader sees all of it or none."""
+        self.write_bytes(name, json.dumps(value, allow_nan=False).encode())
+
+
+def _read_checkpoint(path: Path) -> RunCheckpoint:
+    return RunCheckpoint(path, Marker(**json.loads((path / COMPLETE).read_bytes())))

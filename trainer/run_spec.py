@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -29,13 +28,9 @@ class RunSpec(TrainingOptions):
     """Processes that share each batch, a GPU each; without GPUs they share the CPU. Each process's share of the batch
     decides the weights too."""
 
-    def to_json(self) -> dict[str, Any]:
-        """The spec as JSON values."""
-        return self.model_dump(mode="json")
-
     @classmethod
     def from_json(cls, value: object) -> RunSpec:
-        """Return the spec that ``to_json`` wrote, by this release or an earlier one.
+        """Return the spec of a run of this release or an earlier one.
 
         Raises:
             ValueError: not a spec; the message names every key at fault.

@@ -29,7 +29,7 @@ def test_the_spec_of_an_earlier_release_is_read(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(OF_THE_FIRST_RELEASE)
     spec = RunDirectory(tmp_path).spec()
     assert (spec.base, spec.method, spec.targets) == (Path("/models/base"), TrainingMethod.DPO, ("q_proj", "v_proj"))
-    assert spec.to_json() == json.loads(OF_THE_FIRST_RELEASE)
+    assert spec.model_dump(mode="json") == json.loads(OF_THE_FIRST_RELEASE)
 
 
 @pytest.mark.parametrize(
@@ -58,4 +58,4 @@ async def test_every_option_of_a_job_is_in_the_spec_of_its_run(create: Callable[
     method = {"type": "dpo", "dpo": {"hyperparameters": hyperparameters}}
     job = await create(method=method, seed=7, extension={**extension, "adapter": "sums"})
     spec = run_spec(job, INPUTS)
-    assert spec.to_json().items() >= {**hyperparameters, **extension, "seed": 7}.items()
+    assert spec.model_dump(mode="json").items() >= {**hyperparameters, **extension, "seed": 7}.items()

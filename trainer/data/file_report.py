@@ -101,7 +101,8 @@ def _read(path: Path, method: TrainingMethod | None, min_rows: int = MIN_ROWS) -
     report, seen = FileReport(), _Digests()
     for line in read_file(path):
         report.format = line.form
-        for entry in (*line.faults, *line.warnings):
+        entries: list[LineFault | LineWarning] = [*line.faults, *line.warnings]
+        for entry in entries:
             report.add(entry)
         if line.row is not None:
             report.rows += 1

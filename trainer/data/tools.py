@@ -53,9 +53,10 @@ def read_calls(value: Any, known: Set[str], where: str, faults: LineFaults) -> t
 
 
 def _call(call: Any, known: Set[str], where: str, faults: LineFaults) -> dict[str, Any] | None:
-    function = call.get("function") if isinstance(call, dict) else None
+    is_function = isinstance(call, dict) and call.get("type", "function") == "function"
+    function: Any = call.get("function") if is_function else None
     name = function.get("name") if isinstance(function, dict) else None
-    if not isinstance(name, str) or not name or call.get("type", "function") != "function":
+    if not isinstance(name, str) or not name:
         needed = '{"id": ..., "type": "function", "function": {"name": ..., "arguments": "{...}"}}'
         faults.add(FaultKind.BAD_CALL, where, shown(call), needed)
         return None

@@ -15,10 +15,9 @@ from threading import Event as Flag
 from typing import Final
 
 from adapters.processes.child import die_with_parent
-from trainer.methods.endings import RunEnded, SpecRefused
-from trainer.methods.launch import SHARED, launch, stop_file, write_end
-from trainer.methods.lock import alone
-from trainer.run_directory import Exit, RunDirectory, event
+from trainer.methods.endings import RunEnded
+from trainer.methods.launch import SHARED, alone, launch, read_spec, stop_file, write_end
+from trainer.run_directory import Exit, RunDirectory
 from trainer.run_spec import RunSpec
 
 PREFLIGHT: Final = "--preflight"
@@ -39,13 +38,13 @@ def main(arguments: Sequence[str], stop: Flag) -> int:
 
             with alone(run, stop):
                 write_preflight(run, _train)
-        elif run.result() is None and (spec := _spec(run)).processes > 1:
+        elif run.result() is None and (spec := read_spec(run)).processes > 1:
             return launch(run, spec, stop)
         else:
             with alone(run, stop):
                 _finish(run, stop)
     except RunEnded as ended:
-        run.append(event(str(ended), data=ended.data, level=ended.level))
+        run.append(ended.event())
         return ended.status
     return Exit.FINISHED
 
@@ -68,21 +67,14 @@ def _share(run: RunDirectory) -> int:
         else:
             peers.wait()  # from here on no other child changes the run
             if run.result() is None:
-                _train(run, _spec(run), stop)
+                _train(run, read_spec(run), stop)
     except RunEnded as ended:
         if peers.is_first():
-            run.append(event(str(ended), data=ended.data, level=ended.level))
+            run.append(ended.event())
             status = ended.status
     if peers.is_first():
         write_end(run, status)
     return status
-
-
-def _spec(run: RunDirectory) -> RunSpec:
-    try:
-        return run.spec()
-    except (OSError, ValueError) as error:
-        raise SpecRefused(str(error)) from error
 
 
 def _finish(run: RunDirectory, stop: Flag) -> None:
@@ -90,7 +82,7 @@ def _finish(run: RunDirectory, stop: Flag) -> None:
     from trainer.methods import result_files  # before training: at its end its user waits
 
     if run.result() is None:
-        _train(run, _spec(run), stop)
+        _train(run, read_spec(run), stop)
     result_files.write(run)
 
 

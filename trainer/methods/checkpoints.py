@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,25 +17,20 @@ from adapters.lora.canonical_form import CanonicalForm, write
 from adapters.lora.stored_lora import LinearSum, StoredLora
 from adapters.storage.disk import fsync_directory
 from adapters.storage.manifest import WEIGHTS_FILE
+from trainer.methods import base_model
 from trainer.methods.endings import NotFinite
 from trainer.run_directory import COMPLETE, Marker, RunCheckpoint, RunDirectory
+from trainer.run_spec import RunSpec
 
 REFERENCE: Final = "ref"
 """TRL's copy of the adapter of a warm start. It is made again at each start; if it were saved, transformers would
 restore it alone, and the trained adapter would start anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExportForm:
-    """Facts of the base that an exported adapter needs: its linear modules, the dtype to store in, its name."""
+def complete(run: RunDirectory, saved: Path, marker: Marker, spec: RunSpec, modules: Collection[str]) -> RunCheckpoint:
+    """Move the Trainer's folder ``saved`` into place as a checkpoint, with the adapter exported.
 
-    modules: Collection[str]
-    dtype: str
-    base_name: str
-
-
-def complete(run: RunDirectory, saved: Path, marker: Marker, form: ExportForm) -> RunCheckpoint:
-    """Move the Trainer's folder ``saved`` into place as a checkpoint, with the adapter exported in ``form``.
+    ``modules`` are the base's linear modules.
 
     The checkpoint's name appears with the last rename; after it the states of older checkpoints are deleted. The last
     checkpoint has no state: nothing goes on from it, and its user is waiting.
@@ -48,7 +43,7 @@ def complete(run: RunDirectory, saved: Path, marker: Marker, form: ExportForm) -
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     saved.rename(staged / "state")
-    _export(staged / "state", staged / "adapter", marker.step, form)
+    _export(staged / "state", staged / "adapter", marker.step, spec, modules)
     if marker.last:
         shutil.rmtree(staged / "state")
     else:
@@ -63,13 +58,13 @@ def complete(run: RunDirectory, saved: Path, marker: Marker, form: ExportForm) -
     return RunCheckpoint(target, marker)
 
 
-def _export(saved: Path, adapter: Path, step: int, form: ExportForm) -> None:
+def _export(saved: Path, adapter: Path, step: int, spec: RunSpec, modules: Collection[str]) -> None:
     """Write the adapter in canonical form: no path of this machine in it, the same bytes for the same weights."""
     if not all(bool(torch.isfinite(tensor).all()) for tensor in load_file(saved / WEIGHTS_FILE).values()):
         raise NotFinite("a weight of the adapter", step)
     lora = StoredLora.open(saved)
-    known = CanonicalForm.of(lora, form.modules, form.dtype)
-    write(adapter, replace(known, declared_base=form.base_name), LinearSum([(lora, 1.0)]).read)
+    form = CanonicalForm.of(lora, modules, base_model.export_dtype(spec))
+    write(adapter, replace(form, declared_base=spec.base.name), LinearSum([(lora, 1.0)]).read)
 
 
 def _sync(folder: Path) -> None:

@@ -38,10 +38,10 @@ Curve = Sequence[tuple[int, float]]
 def curves(events: Iterable[RunEvent]) -> Mapping[str, Curve]:
     """Return the curve of every metric in the events, in the order of ``COLUMNS``."""
     points: dict[str, dict[int, float]] = {name: {} for name in COLUMNS[1:]}
-    for run_event in events:
-        if run_event.type == "metrics":
-            for name in points.keys() & run_event.data.keys():
-                points[name][run_event.data["step"]] = run_event.data[name]
+    for event in events:
+        if event.type == "metrics":
+            for name in points.keys() & event.data.keys():
+                points[name][event.data["step"]] = event.data[name]
     return {name: sorted(curve.items()) for name, curve in points.items() if curve}
 
 

@@ -14,7 +14,7 @@ from trainer.data.training_file import read_file
 from trainer.methods.endings import DataRefused
 from trainer.methods.progress import Reporter
 from trainer.methods.rendering import IGNORED, Rendered, Renderer
-from trainer.run_directory import event
+from trainer.run_directory import RunEvent
 from trainer.run_spec import RunSpec
 
 Columns = dict[str, Any]
@@ -109,5 +109,5 @@ def load(path: Path, spec: RunSpec, renderer: Renderer, reporter: Reporter) -> D
         raise DataRefused(path.name, faults)
     if dropped:
         message = f"{len(dropped)} rows of {path.name} are too long and were left out"
-        reporter.report(event(message, data={"lines": dropped[:1000]}, level="warn"))
+        reporter.report(RunEvent(message=message, data={"lines": dropped[:1000]}, level="warn"))
     return Dataset.from_dict({name: [row[name] for row in rows] for name in rows[0]})

@@ -1,77 +1,60 @@
 """How a run may end before its last step. The child turns each into its exit status.
 
 RunEnded
-├── SpecRefused         the spec cannot be trained
-├── BaseRefused         the base's directory lacks what training needs
-├── WarmStartRefused    the adapter to go on from does not fit the base; carries every reason
-├── DataRefused         the rows cannot be trained on; carries every reason
-├── NotFinite           loss or gradient is no longer a finite number
-└── Stopped             SIGTERM; the steps done are in a checkpoint
+├── SpecRefused, BaseRefused, WarmStartRefused, DataRefused
+├── NotFinite
+└── Stopped
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 
 from adapters.errors import AdapterRefused
 from trainer.data.faults import LineFault
-from trainer.run_directory import Exit
+from trainer.run_directory import Exit, RunEvent
 
 
 class RunEnded(Exception):
-    """Root of the tree; its message is an event of the job."""
+    """Root of the tree; its message is that of the job's event, with ``data`` as extra keys."""
 
-    status: ClassVar[Exit]
+    status: ClassVar[Exit] = Exit.REFUSED
     level: ClassVar[Literal["info", "error"]] = "error"
 
-    @property
-    def data(self) -> Mapping[str, Any]:
-        """Extra keys of the event."""
-        return {}
+    def __init__(self, message: str, **data: Any) -> None:
+        super().__init__(message)
+        self.data = data
+
+    def event(self) -> RunEvent:
+        return RunEvent(message=str(self), data=self.data, level=self.level)
 
 
 class SpecRefused(RunEnded):
     """The spec cannot be trained."""
 
-    status = Exit.REFUSED
-
 
 class BaseRefused(RunEnded):
     """The base's directory lacks what training needs."""
 
-    status = Exit.REFUSED
-
 
 class WarmStartRefused(RunEnded):
-    """The adapter to go on from does not fit the base; carries every reason."""
-
-    status = Exit.REFUSED
+    """The adapter to go on from does not fit the base; ``data["faults"]`` has every reason."""
 
     def __init__(self, refused: AdapterRefused) -> None:
-        self.refused = refused
-        super().__init__(f"the warm start cannot be gone on from: {refused.message}")
-
-    @property
-    def data(self) -> Mapping[str, Any]:
-        """``faults``: every fault of the adapter."""
-        return self.refused.details
+        super().__init__(f"the warm start cannot be gone on from: {refused.message}", **refused.details)
 
 
 class DataRefused(RunEnded):
-    """The rows cannot be trained on; ``faults`` has every reason."""
+    """The rows cannot be trained on; ``faults`` has every reason, ``data["faults"]`` the first ``LISTED``."""
 
-    status = Exit.REFUSED
     LISTED: ClassVar[int] = 100
 
     def __init__(self, file: str, faults: Sequence[LineFault]) -> None:
         self.faults = tuple(faults)
-        super().__init__(f"{file} cannot be trained on: {self.faults[0]} ({len(self.faults)} faults in all)")
-
-    @property
-    def data(self) -> Mapping[str, Any]:
-        """``faults``: the first ``LISTED`` of them."""
-        return {"faults": [fault.to_json() for fault in self.faults[: self.LISTED]]}
+        message = f"{file} cannot be trained on: {self.faults[0]} ({len(self.faults)} faults in all)"
+        super().__init__(message, faults=[asdict(fault) for fault in self.faults[: self.LISTED]])
 
 
 class NotFinite(RunEnded):

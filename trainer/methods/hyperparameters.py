@@ -8,9 +8,8 @@ the width; TRL's guide of the same name; OpenAI's batches, which grow with the d
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from trainer.options import AUTO
 from trainer.run_spec import RunSpec
@@ -45,10 +44,6 @@ class Hyperparameters:
     steps: int
     checkpoint_steps: int
     warmup_steps: int
-
-    def to_json(self) -> Mapping[str, Any]:
-        """The numbers as JSON values."""
-        return asdict(self)
 
 
 def resolve(spec: RunSpec, *, rows: int, width: int, longest: int) -> Hyperparameters:

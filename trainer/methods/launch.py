@@ -1,4 +1,4 @@
-"""One run in several processes, a GPU each, by accelerate's launcher.
+"""The processes that work on a run: one child at a time, or several with a GPU each, by accelerate's launcher.
 
 ::
 
@@ -13,13 +13,17 @@ each process at a different step. The first process's exit status is a file too:
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event as Flag
 from typing import Final
 
 from adapters.processes.child import python_command, set_up_child
 from trainer.child import training_environment
+from trainer.methods.endings import SpecRefused, Stopped
 from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec
 
@@ -30,6 +34,40 @@ DIED: Final = 1
 POLL_S: Final = 0.1
 
 
+@contextmanager
+def alone(run: RunDirectory, stop: Flag) -> Iterator[None]:
+    """Hold the lock of ``run`` during the block; waits until no other child holds it.
+
+    An orphan of a killed worker may still be dying when the next worker starts a child. The kernel
+    releases the lock with the process, however it ends.
+
+    Raises:
+        Stopped: ``stop`` was set first.
+        OSError: there is no such directory.
+    """
+    with (run.path / "lock").open("ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if stop.wait(POLL_S):
+                    raise Stopped("stopped while another process worked on the run") from None
+        yield
+
+
+def read_spec(run: RunDirectory) -> RunSpec:
+    """Return the spec of ``run``.
+
+    Raises:
+        SpecRefused: it cannot be read.
+    """
+    try:
+        return run.spec()
+    except (OSError, ValueError) as error:
+        raise SpecRefused(str(error)) from error
+
+
 class StopFile(Flag):
     """A flag that is set while there is a file at ``path``, so that one process can stop others."""
 
@@ -38,7 +76,6 @@ class StopFile(Flag):
         self._path = path
 
     def set(self) -> None:
-        """Create the file."""
         self._path.touch()
 
     def clear(self) -> None:
@@ -46,11 +83,9 @@ class StopFile(Flag):
         self._path.unlink(missing_ok=True)
 
     def is_set(self) -> bool:
-        """Whether the file exists."""
         return self._path.exists()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait ``timeout`` seconds; return whether the flag is set."""
         super().wait(timeout)
         return self.is_set()
 

@@ -17,6 +17,7 @@ from trainer.data.training_file import read_lines
 from trainer.methods import base_model, data_sets
 from trainer.methods.endings import RunEnded, SpecRefused
 from trainer.methods.hyperparameters import Hyperparameters, pack_length, resolve
+from trainer.methods.launch import read_spec
 from trainer.methods.rendering import Renderer
 from trainer.methods.tally import Tally, tally
 from trainer.run_directory import RunDirectory
@@ -58,7 +59,7 @@ def write_preflight(run: RunDirectory, train: Train) -> None:
 
 
 def _judge(run: RunDirectory, train: Train, report: PreflightReport) -> None:
-    spec = _spec(run)
+    spec = read_spec(run)
     _check_devices(spec)
     renderer = Renderer(spec.base)
     report.renderer_sha256 = renderer.sha256
@@ -72,19 +73,12 @@ def _judge(run: RunDirectory, train: Train, report: PreflightReport) -> None:
         packs = _pack_tokens(spec, renderer, counted)
         rows, longest = (math.ceil(counted.tokens / packs), packs) if packs else (counted.sequences, counted.longest)
         numbers = resolve(spec, rows=rows, width=base_model.width(spec), longest=longest)
-        report.hyperparameters = numbers.to_json()
+        report.hyperparameters = asdict(numbers)
         share = numbers.batch_size // spec.processes
         chosen = counted.longest_lines(share, share * packs)
         report.estimate = _dry_run(run, spec, numbers, counted, chosen, train)
         report.reason = report.estimate.get("reason")
         report.ok = report.estimate["fits"]
-
-
-def _spec(run: RunDirectory) -> RunSpec:
-    try:
-        return run.spec()
-    except ValueError as error:
-        raise SpecRefused(str(error)) from error
 
 
 def _check_devices(spec: RunSpec) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any, Final
@@ -12,10 +13,11 @@ from typing import Any, Final
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer.methods import base_model, peers
-from trainer.methods.checkpoints import ExportForm, complete
+from trainer.methods.checkpoints import complete
 from trainer.methods.endings import NotFinite
 from trainer.methods.hyperparameters import Hyperparameters
-from trainer.run_directory import Marker, RunCheckpoint, RunDirectory, RunEvent, event
+from trainer.run_directory import Marker, RunCheckpoint, RunDirectory, RunEvent
+from trainer.run_spec import RunSpec
 
 _NAMES: Final[Mapping[str, str]] = {
     "loss": "train_loss",
@@ -31,6 +33,7 @@ _NAMES: Final[Mapping[str, str]] = {
     "eval_rewards/margins": "valid_reward_margin",
 }
 """The Trainer's names of metrics, and ours (OpenAI's where it has one)."""
+_LOSSES: Final[Mapping[str, str]] = {"train_loss": "training loss", "full_valid_loss": "validation loss"}
 _FINITE: Final[Mapping[str, str]] = {
     "loss": "the loss",
     "grad_norm": "the gradient's norm",
@@ -51,50 +54,41 @@ class Reporter:
         self._run = run
         self._listeners: list[Callable[[RunEvent], None]] = []
         self._is_new = not reported
-        self._trained = _last_step(reported, "train_loss")
-        self._validated = _last_step(reported, "full_valid_loss")
+        self._reported = {metric: _last_step(reported, metric) for metric in _LOSSES}
         self._saved = {earlier.data["checkpoint"] for earlier in reported if "checkpoint" in earlier.data}
         for checkpoint in run.checkpoints():  # killed between a checkpoint and its event
             self.saved(checkpoint)
 
-    def report(self, run_event: RunEvent) -> None:
+    def report(self, event: RunEvent) -> None:
         """Append an event and pass it to the listeners."""
         if peers.is_first():
-            self._run.append(run_event)
+            self._run.append(event)
             for listener in self._listeners:
-                listener(run_event)
+                listener(event)
 
     def add_listener(self, listener: Callable[[RunEvent], None]) -> None:
         """Call ``listener`` with every event, those of earlier starts first."""
-        for run_event in self._run.events():
-            listener(run_event)
+        for event in self._run.events():
+            listener(event)
         self._listeners.append(listener)
 
     def started(self, data_set: str, numbers: Hyperparameters) -> None:
         """Report the data set and the numbers, on the run's first start."""
         if self._is_new:
-            self.report(event(f"Training on {data_set}, {numbers.steps} steps", data=numbers.to_json()))
+            self.report(RunEvent(message=f"Training on {data_set}, {numbers.steps} steps", data=asdict(numbers)))
 
-    def trained(self, step: int, steps: int, data: Mapping[str, Any]) -> None:
-        """Report a training step."""
-        if step > self._trained:
-            self.report(
-                event(f"Step {step}/{steps}: training loss={data['train_loss']:.4f}", data=data, kind="metrics")
-            )
-            self._trained = step
-
-    def validated(self, step: int, steps: int, data: Mapping[str, Any]) -> None:
-        """Report a validation."""
-        if step > self._validated:
-            loss = data["full_valid_loss"]
-            self.report(event(f"Step {step}/{steps}: validation loss={loss:.4f}", data=data, kind="metrics"))
-            self._validated = step
+    def measured(self, metric: str, data: Mapping[str, Any]) -> None:
+        """Report the metrics of a training step or of a validation, whose loss is ``metric``."""
+        if (step := data["step"]) > self._reported[metric]:
+            message = f"Step {step}/{data['total_steps']}: {_LOSSES[metric]}={data[metric]:.4f}"
+            self.report(RunEvent(type="metrics", message=message, data=data))
+            self._reported[metric] = step
 
     def saved(self, checkpoint: RunCheckpoint) -> None:
         """Report a complete checkpoint."""
         if checkpoint.name not in self._saved:
             data = {"step": checkpoint.step, "checkpoint": checkpoint.name, "metrics": checkpoint.marker.metrics}
-            self.report(event(f"Checkpoint saved at step {checkpoint.step}", data=data))
+            self.report(RunEvent(message=f"Checkpoint saved at step {checkpoint.step}", data=data))
             self._saved.add(checkpoint.name)
 
 
@@ -106,25 +100,13 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
     """Decides when to validate, when to save and when to stop."""
 
     def __init__(
-        self,
-        run: RunDirectory,
-        reporter: Reporter,
-        numbers: Hyperparameters,
-        *,
-        validates: bool,
-        patience: int | None,
-        stop: Flag,
-        export_dtype: str,
-        base_name: str,
+        self, run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, reporter: Reporter, stop: Flag
     ) -> None:
         self._run = run
-        self._reporter = reporter
+        self._spec = spec
         self._numbers = numbers
-        self._validates = validates
-        self._patience = patience
+        self._reporter = reporter
         self._stop = stop
-        self._export_dtype = export_dtype
-        self._base_name = base_name
         before = run.checkpoints()
         self._seconds_before = before[-1].marker.seconds if before else 0.0
         self._began = self._last_step = time.monotonic()
@@ -133,16 +115,14 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
         self._last = False
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Start the clock."""
         self._began = self._last_step = time.monotonic()
         self._first_step, self._tokens = state.global_step, int(state.num_input_tokens_seen)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Decide what follows this step."""
         self._last = args.save_only_model = state.global_step >= state.max_steps
         due = self._last or state.global_step % self._numbers.checkpoint_steps == 0
         stops = peers.agreed(self._stop.is_set())
-        control.should_evaluate = due and self._validates
+        control.should_evaluate = due and self._spec.validation_file is not None
         control.should_save = due or stops
         control.should_training_stop = self._last or stops
 
@@ -165,18 +145,18 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
                 raise NotFinite(label, state.global_step)
         data = {"step": state.global_step, "total_steps": state.max_steps} | _named(logs)
         if "loss" in logs:
-            self._reporter.trained(state.global_step, state.max_steps, data | self._pace(state))
+            self._reporter.measured("train_loss", data | self._pace(state))
         elif "eval_loss" in logs:
-            data |= {"valid_loss": data["full_valid_loss"]}
-            self._reporter.validated(state.global_step, state.max_steps, data)
+            self._reporter.measured("full_valid_loss", data | {"valid_loss": data["full_valid_loss"]})
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Stop when the validation loss has not fallen for ``patience`` checkpoints."""
         losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
-        best = losses.index(min(losses))
-        if self._patience is not None and len(losses) - 1 - best >= self._patience:
+        patience, step = self._spec.patience, state.global_step
+        if patience is not None and len(losses) - 1 - losses.index(min(losses)) >= patience:
             self._last = args.save_only_model = control.should_training_stop = True
-            self._stop_early(state.global_step)
+            message = f"Stopping early at step {step}: {patience} checkpoints without a better validation loss"
+            self._reporter.report(RunEvent(message=message, data={"step": step}))
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any, **_: Any
@@ -195,12 +175,8 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
             last=self._last,
         )
         saved = Path(args.output_dir) / f"checkpoint-{step}"
-        form = ExportForm(base_model.linear_modules(model), self._export_dtype, self._base_name)
-        self._reporter.saved(complete(self._run, saved, marker, form))
-
-    def _stop_early(self, step: int) -> None:
-        message = f"Stopping early at step {step}: {self._patience} checkpoints without a better validation loss"
-        self._reporter.report(event(message, data={"step": step}))
+        modules = base_model.linear_modules(model)
+        self._reporter.saved(complete(self._run, saved, marker, self._spec, modules))
 
     def _pace(self, state: TrainerState) -> dict[str, float]:
         now, tokens = time.monotonic(), int(state.num_input_tokens_seen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any
@@ -20,7 +21,7 @@ from trainer.methods.hyperparameters import MAX_GRADIENT, Hyperparameters, pack_
 from trainer.methods.progress import Progress, Reporter
 from trainer.methods.rendering import Renderer
 from trainer.methods.tracking import tracked
-from trainer.run_directory import RunCheckpoint, RunDirectory, RunResult, event
+from trainer.run_directory import RunCheckpoint, RunDirectory, RunEvent, RunResult
 from trainer.run_spec import RunSpec
 
 
@@ -86,7 +87,7 @@ class Session:
             eval_dataset=self.held_out,
             processing_class=self._renderer.tokenizer,
             peft_config=adapter,
-            callbacks=[self._progress()],
+            callbacks=[Progress(self._run, self._spec, self.numbers, self._reporter, self._stop)],
         )
         with tracked(self._run, self.numbers, self._reporter):
             self._train(training)
@@ -123,18 +124,6 @@ class Session:
             "disable_tqdm": True,
         }
 
-    def _progress(self) -> Progress:
-        return Progress(
-            self._run,
-            self._reporter,
-            self.numbers,
-            validates=self._spec.validation_file is not None,
-            patience=self._spec.patience,
-            stop=self._stop,
-            export_dtype=base_model.export_dtype(self._spec),
-            base_name=self._spec.base.name,
-        )
-
     def _train(self, training: Trainer) -> None:
         training.remove_callback(PrinterCallback)  # the events have the same numbers
         training.processing_class = None  # the rows are rendered; else it is saved with every checkpoint
@@ -145,7 +134,7 @@ class Session:
         if not before or not before[-1].marker.last:
             if before:
                 step = before[-1].step
-                self._reporter.report(event(f"Going on from step {step}", data={"step": step}))
+                self._reporter.report(RunEvent(message=f"Going on from step {step}", data={"step": step}))
             training.train(resume_from_checkpoint=str(before[-1].state) if before else None)
 
     def _conclude(self) -> None:
@@ -161,7 +150,7 @@ class Session:
             seconds=last.marker.seconds,
             peak_memory_bytes=peak_memory_bytes(),
             renderer_sha256=self._renderer.sha256,
-            hyperparameters=self.numbers.to_json(),
+            hyperparameters=asdict(self.numbers),
             metrics=best.marker.metrics,
             curves=thinned(curves(self._run.events())),
         )

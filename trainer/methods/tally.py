@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,39 +22,29 @@ PREVIEWED_CHARACTERS: Final = 2000
 """Characters shown of each run."""
 MOST_LINES: Final = 1000
 """Line numbers listed of each kind; all are counted."""
+_LISTED: Final = ("without_stop", "without_loss", "too_long")
 _RENDERED: Final = frozenset({FaultKind.TEMPLATE_REFUSES, FaultKind.TEMPLATE_REWRITES, FaultKind.TOO_MANY_TOKENS})
 
 
 @dataclass(slots=True)
-class Lines:
-    """Line numbers: the first ``MOST_LINES``, and how many there are."""
-
-    first: list[int] = field(default_factory=list)
-    count: int = 0
-
-    def add(self, line: int) -> None:
-        """Add a line."""
-        self.count += 1
-        if len(self.first) < MOST_LINES:
-            self.first.append(line)
-
-
-@dataclass(slots=True)
 class Tally:
-    """The tokens of a file."""
+    """The tokens of a file, and the first line numbers of three kinds of rows."""
 
     sequences: int = 0
     tokens: int = 0
     """Tokens that go through the model in one epoch."""
     trained_tokens: int = 0
     longest: int = 0
-    without_stop: Lines = field(default_factory=Lines)
+    without_stop: list[int] = field(default_factory=list)
     """Lines with a trained answer that does not end in a token that the server stops on: EOS would not be learned."""
-    without_loss: Lines = field(default_factory=Lines)
+    without_loss: list[int] = field(default_factory=list)
     """Lines without a trained token."""
-    too_long: Lines = field(default_factory=Lines)
+    too_long: list[int] = field(default_factory=list)
     """Lines with more tokens than fit; they are refused, or left out, never cut."""
+    lines: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_LISTED, 0))
+    """How many lines each of the three lists stands for."""
     preview: list[list[tuple[str, bool]]] = field(default_factory=list)
+    """(text, whether it is trained) for each of the first sequences."""
     _lines: array[int] = field(default_factory=lambda: array("q"))
     _tokens: array[int] = field(default_factory=lambda: array("q"))
     """For each of ``_lines``, the tokens of its longest sequence."""
@@ -67,15 +57,22 @@ class Tally:
             self.tokens += sum(data_sets.lengths(sequence))
             self.trained_tokens += len(answer)
             if not answer:
-                self.without_loss.add(line)
+                self.list_line("without_loss", line)
             elif not renderer.stops(answer):
-                self.without_stop.add(line)
+                self.list_line("without_stop", line)
             if len(self.preview) < PREVIEWED:
-                self.preview.append(_preview(data_sets.segments(sequence, renderer)))
+                segments = data_sets.segments(sequence, renderer)[:PREVIEWED_RUNS]
+                self.preview.append([(_shortened(text), trained) for text, trained in segments])
         longest = max(map(data_sets.tokens, made))
         self.longest = max(self.longest, longest)
         self._lines.append(line)
         self._tokens.append(longest)
+
+    def list_line(self, kind: str, line: int) -> None:
+        """Count a line of a ``kind`` in ``_LISTED``, and list it if it is among the first ``MOST_LINES``."""
+        self.lines[kind] += 1
+        if self.lines[kind] <= MOST_LINES:
+            getattr(self, kind).append(line)
 
     def longest_lines(self, rows: int, tokens: int = 0) -> set[int]:
         """Return the lines with the longest rows: ``rows`` of them, more until they have ``tokens``; all if too few."""
@@ -89,21 +86,8 @@ class Tally:
         return chosen
 
     def to_json(self) -> Mapping[str, Any]:
-        """Return the counts as JSON values.
-
-        ``without_stop``, ``without_loss`` and ``too_long`` list the first line numbers, ``lines`` counts all of them;
-        ``preview`` is a list of [text, is trained] for each of the first sequences.
-        """
-        listed = {name: getattr(self, name) for name in ("without_stop", "without_loss", "too_long")}
-        return {
-            "sequences": self.sequences,
-            "tokens": self.tokens,
-            "trained_tokens": self.trained_tokens,
-            "longest": self.longest,
-            **{name: lines.first for name, lines in listed.items()},
-            "lines": {name: lines.count for name, lines in listed.items()},
-            "preview": self.preview,
-        }
+        """Return the public fields as JSON values."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if not each.name.startswith("_")}
 
 
 def tally(path: Path, spec: RunSpec, renderer: Renderer, report: FileReport) -> Tally:
@@ -117,9 +101,9 @@ def tally(path: Path, spec: RunSpec, renderer: Renderer, report: FileReport) -> 
         if made:
             counted.add(line, made, renderer)
         found = [fault for fault in faults if fault.kind in _RENDERED]
-        is_long = _is_long(found)
+        is_long = any(fault.kind is FaultKind.TOO_MANY_TOKENS for fault in found)
         if is_long:
-            counted.too_long.add(line)
+            counted.list_line("too_long", line)
         if found and not (spec.drop_long and is_long):
             report.rows -= 1
             for fault in found:
@@ -128,14 +112,6 @@ def tally(path: Path, spec: RunSpec, renderer: Renderer, report: FileReport) -> 
         report.add(LineFault(None, FaultKind.EMPTY_FILE, "", "no row that is short enough", "at least one"))
     report.faults.sort(key=lambda fault: (fault.line is None, fault.line or 0))
     return counted
-
-
-def _is_long(faults: Iterable[LineFault]) -> bool:
-    return any(fault.kind is FaultKind.TOO_MANY_TOKENS for fault in faults)
-
-
-def _preview(segments: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
-    return [(_shortened(text), trained) for text, trained in segments[:PREVIEWED_RUNS]]
 
 
 def _shortened(text: str) -> str:

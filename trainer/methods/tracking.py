@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
@@ -16,7 +17,7 @@ from typing import Any, Final
 from trainer.methods import peers
 from trainer.methods.hyperparameters import Hyperparameters
 from trainer.methods.progress import Reporter
-from trainer.run_directory import RunDirectory, RunEvent, event
+from trainer.run_directory import RunDirectory, RunEvent
 
 OPEN_S: Final = 60.0
 """How long wandb's server may take to answer for the first time; training goes on meanwhile."""
@@ -63,23 +64,25 @@ class Tracker:
         self._sending = ThreadPoolExecutor(1).submit(self._send)
         self._sending.add_done_callback(self._report_failure)
 
-    def enqueue(self, run_event: RunEvent) -> None:
+    def enqueue(self, event: RunEvent) -> None:
         """Send the event later, from the tracker's thread."""
-        self._queue.put(run_event)
+        self._queue.put(event)
 
     def close(self) -> None:
         """Wait up to ``CLOSE_S`` until all events are sent."""
         self._queue.put(None)
         if not wait([self._sending], CLOSE_S).done:
-            self._report(event("wandb did not take all of the metrics in time; the job ends without it", level="warn"))
+            self._report(
+                RunEvent(message="wandb did not take all of the metrics in time; the job ends without it", level="warn")
+            )
 
     def _send(self) -> None:
         session = self._open()
         self._report_address(session.url)
-        while (run_event := self._queue.get()) is not None:
-            step = run_event.data.get("step", 0)
-            if run_event.type == "metrics" and step >= session.starting_step:
-                session.log({name: value for name, value in run_event.data.items() if name != "step"}, step=step)
+        while (event := self._queue.get()) is not None:
+            step = event.data.get("step", 0)
+            if event.type == "metrics" and step >= session.starting_step:
+                session.log({name: value for name, value in event.data.items() if name != "step"}, step=step)
         session.finish()
 
     def _open(self) -> Any:
@@ -97,14 +100,14 @@ class Tracker:
             resume="allow",
             reinit="create_new",
             dir=folder,
-            config={**self._numbers.to_json(), "method": spec.method, "base": spec.base.name, "seed": spec.seed},
+            config={**asdict(self._numbers), "method": spec.method, "base": spec.base.name, "seed": spec.seed},
             settings=_settings(wandb, folder),
         )
 
     def _report_address(self, url: str | None) -> None:
         if {"tracked": "wandb", "url": url} not in [earlier.data for earlier in self._run.events()]:
             where = f"at {url}" if url is not None else "offline, with the run"
-            self._report(event(f"wandb keeps the metrics {where}", data={"tracked": "wandb", "url": url}))
+            self._report(RunEvent(message=f"wandb keeps the metrics {where}", data={"tracked": "wandb", "url": url}))
 
     def _report_failure(self, sending: Future[None]) -> None:
         error = sending.exception()
@@ -114,7 +117,9 @@ class Tracker:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
         else:
             return
-        self._report(event(f"wandb does not take the metrics, and the job goes on without: {reason}", level="warn"))
+        self._report(
+            RunEvent(message=f"wandb does not take the metrics, and the job goes on without: {reason}", level="warn")
+        )
 
 
 def _settings(wandb: Any, folder: Path) -> Any:

@@ -9,10 +9,10 @@ from threading import Event as Flag
 import pytest
 from matplotlib.image import imread
 
-from trainer.methods import loss_plot
+from trainer.methods import result_files
 from trainer.methods.__main__ import main
 from trainer.methods.curves import MOST_POINTS, curves, thinned
-from trainer.run_directory import LOSS_PLOT, METRICS_FILE, RESULT_FILES, Exit, RunDirectory, event
+from trainer.run_directory import LOSS_PLOT, METRICS_FILE, RESULT_FILES, Exit, RunDirectory, RunEvent
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +51,14 @@ def test_the_table_has_a_row_for_every_step_and_validation_where_it_was(finished
 
 def test_the_picture_shows_training_validation_and_the_best_checkpoint(finished: RunDirectory) -> None:
     picture = imread(finished.path / LOSS_PLOT)
-    assert picture.shape[:2] == tuple(int(side * loss_plot.DOTS_PER_INCH) for side in loss_plot.SIZE_INCHES[::-1])
+    assert picture.shape[:2] == tuple(int(side * result_files.DOTS_PER_INCH) for side in result_files.SIZE_INCHES[::-1])
     seen = {tuple(pixel) for pixel in (picture[..., :3] * 255).round().astype(int).reshape(-1, 3).tolist()}
     assert {(0x2F, 0x6F, 0xB3), (0xD9, 0x70, 0x2B), (0x33, 0x38, 0x3D)} <= seen
 
 
 def test_a_run_without_validation_and_with_one_step_is_drawn_too(finished: RunDirectory) -> None:
     drawn = {"train_loss": [(1, 0.0)]}
-    assert loss_plot.draw(drawn, finished.spec(), finished.result()).startswith(b"\x89PNG")
+    assert result_files.draw(drawn, finished.spec(), finished.result()).startswith(b"\x89PNG")
 
 
 def test_started_again_a_finished_run_keeps_the_files_that_it_has(finished: RunDirectory) -> None:
@@ -83,7 +83,10 @@ def test_the_result_has_the_curves_of_the_events(sentiment: RunDirectory) -> Non
 
 @pytest.mark.parametrize("steps", [1, 2, MOST_POINTS, MOST_POINTS + 1, 12_345])
 def test_thinned_curves_keep_both_ends_and_are_even(steps: int) -> None:
-    events = [event("", data={"step": step, "train_loss": 1 / step}, kind="metrics") for step in range(1, steps + 1)]
+    events = [
+        RunEvent(message="", data={"step": step, "train_loss": 1 / step}, type="metrics")
+        for step in range(1, steps + 1)
+    ]
     (name, curve), *more = thinned(curves(events)).items()
     assert (name, more) == ("train_loss", [])
     kept = [step for step, _ in curve]
@@ -94,8 +97,8 @@ def test_thinned_curves_keep_both_ends_and_are_even(steps: int) -> None:
 
 
 def test_the_mean_follows_without_lag() -> None:
-    assert loss_plot.smoothed([1.0, 2.0, 3.0, 4.0, 5.0], 1) == [1.5, 2.0, 3.0, 4.0, 4.5]
-    assert loss_plot.smoothed([], 1) == []
+    assert result_files.smoothed([1.0, 2.0, 3.0, 4.0, 5.0], 1) == [1.5, 2.0, 3.0, 4.0, 4.5]
+    assert result_files.smoothed([], 1) == []
 
 
 def test_no_file_stays_half_written(finished: RunDirectory) -> None:

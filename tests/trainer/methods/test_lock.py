@@ -16,7 +16,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from threading import Event
-from trainer.methods.lock import alone
+from trainer.methods.launch import alone
 from trainer.run_directory import RunDirectory
 with alone(RunDirectory(Path(sys.argv[1])), Event()):
     print("held", flush=True)

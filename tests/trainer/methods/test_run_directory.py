@@ -6,7 +6,7 @@ import os
 import pytest
 
 from trainer.errors import CheckpointNotFound
-from trainer.run_directory import COMPLETE, RunDirectory, event
+from trainer.run_directory import COMPLETE, RunDirectory, RunEvent
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_a_reader_that_keeps_its_position_gets_every_event_once(run: RunDirector
     assert (messages, position) == ([], 0)
     for round_ in range(3):
         for number in range(round_ + 1):
-            run.append(event(f"{round_}.{number} é\u2028"))
+            run.append(RunEvent(message=f"{round_}.{number} é\u2028"))
         messages, position = told(run, position)
         assert messages == [f"{round_}.{number} é\u2028" for number in range(round_ + 1)]
     assert told(run, position) == ([], position)
@@ -32,7 +32,7 @@ def test_a_reader_that_keeps_its_position_gets_every_event_once(run: RunDirector
 
 
 def test_half_a_line_is_left_to_be_read_later_or_cut_off(run: RunDirectory) -> None:
-    run.append(event("one"))
+    run.append(RunEvent(message="one"))
     line = json.dumps({"type": "message", "level": "info", "message": "two", "data": {}, "created_at": 1.0}) + "\n"
     with run.events_file.open("a") as file:
         file.write(line[:20])
@@ -45,7 +45,7 @@ def test_half_a_line_is_left_to_be_read_later_or_cut_off(run: RunDirectory) -> N
     assert messages == ["two"]
     run.mend_events()
     assert run.events_file.stat().st_size == position
-    run.append(event("three"))
+    run.append(RunEvent(message="three"))
     assert told(run, position)[0] == ["three"]
 
 
