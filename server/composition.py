@@ -41,8 +41,8 @@ from server.scheduling.fair_scheduler import FairScheduler
 from server.settings import Settings, check_exposure
 from server.state import AppState
 from server.supervisor import Supervisor
+from trainer.child import run_preflight
 from trainer.job_preflight import JobPreflight, Preflight
-from trainer.preflight_process import run_preflight
 from trainer.records import Records
 from trainer.worker.worker import Worker, worker_name
 

@@ -1,23 +1,28 @@
-"""The process that trains: ``python -P -m trainer.methods RUN_DIR``, low in priority, killed when its parent dies.
+"""The process that trains, or reports what a run would meet: ``python -P -m trainer.methods RUN_DIR``.
 
+It is low in priority and killed when its parent dies.
 A process of its own may be killed, run out of memory or hang, and keeps the tensor libraries out of the server.
 """
 
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from adapters.processes.child import NICENESS, child_environment, end, start
+from trainer.errors import PreflightDied
 from trainer.run_directory import RunDirectory
+from trainer.run_spec import RunSpec
 
 STOP_S: Final = 60.0
 """How long a child may take to write its checkpoint after SIGTERM."""
 LOG: Final = "child.log"
+_SHOWN_BYTES: Final = 2000
 _WANDB_SECRETS: Final = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 
 
@@ -69,3 +74,22 @@ async def child(run_dir: Path, *arguments: str) -> AsyncIterator[Child]:
         yield started
     finally:
         await started.kill()
+
+
+async def run_preflight(spec: RunSpec) -> dict[str, Any]:
+    """Return ``trainer.methods.preflight``'s report on ``spec``, whose longest rows are trained on for a few steps.
+
+    ``ok`` is whether the run may start; ``training`` and ``validation`` list every fault with its line.
+
+    Raises:
+        PreflightDied: the child ended without a report, for example out of memory.
+    """
+    with tempfile.TemporaryDirectory(prefix="patchbay-check-") as directory:
+        run = RunDirectory(Path(directory))
+        run.write_spec(spec)
+        async with child(run.path, "--preflight") as process:
+            status = await process.ended()
+        if status != 0:
+            output = (run.path / LOG).read_text(errors="replace")[-_SHOWN_BYTES:].strip()
+            raise PreflightDied(f"the check of the files died with status {status}", log=output)
+        return run.preflight()

@@ -21,9 +21,9 @@ from adapters.storage.manifest import FILES
 from trainer.data.faults import LineFault
 from trainer.errors import FileCorrupt, IllegalTransition, PreflightDied
 from trainer.jobs.job import Failure, Job, Json
+from trainer.options import TrainingOptions
 from trainer.records import Records
 from trainer.run_directory import RunDirectory
-from trainer.run_request import RunInputs, resolved_method, run_spec
 from trainer.run_spec import RunSpec
 
 log = structlog.get_logger(__name__)
@@ -32,7 +32,7 @@ SHOWN: Final = 5
 """Faults in the error's message; the event has all of them."""
 
 Preflight = Callable[[RunSpec], Awaitable[dict[str, Any]]]
-"""See ``trainer.preflight_process.run_preflight``."""
+"""See ``trainer.child.run_preflight``."""
 
 
 class JobPreflight:
@@ -104,38 +104,56 @@ class JobPreflight:
         if not report["ok"]:
             await jobs.reject(job.id, _failure(report), data=data)
             return
-        method = resolved_method(job.method, report["hyperparameters"])
+        method = _resolved(job.method, report["hyperparameters"])
         await in_thread(self._write_run, replace(job, method=method), inputs, report)
         await jobs.admit(job.id, method, data=data)
 
-    async def _inputs(self, job: Job) -> RunInputs:
-        """Return the paths of the files that the job names.
+    async def _inputs(self, job: Job) -> dict[str, Any]:
+        """Return the fields of the job's spec that are no options: paths of the files that it names, and resources.
 
         Raises:
             BlobCorrupt, FileCorrupt, NotFound: one of them no longer exists.
         """
         files, warm_start = self._records.files, job.extension.get("warm_start")
-        return RunInputs(
-            base=await self._base(),
-            training_file=await files.content(job.training_file),
-            validation_file=None if job.validation_file is None else await files.content(job.validation_file),
-            warm_start=None if warm_start is None else await self._adapter(warm_start),
-            threads=self._threads,
-            processes=self._processes,
-        )
+        return {
+            "base": await self._base(),
+            "training_file": await files.content(job.training_file),
+            "validation_file": None if job.validation_file is None else await files.content(job.validation_file),
+            "warm_start": None if warm_start is None else await self._adapter(warm_start),
+            "threads": self._threads,
+            "processes": self._processes,
+        }
 
-    def _write_run(self, job: Job, inputs: RunInputs, report: Mapping[str, Any]) -> None:
+    def _write_run(self, job: Job, inputs: dict[str, Any], report: Mapping[str, Any]) -> None:
         """Write the job's run directory, with a copy of the warm start: its version may be deleted meanwhile."""
         run = RunDirectory(self._runs / job.id)
         run.path.mkdir(parents=True, exist_ok=True)
-        if inputs.warm_start is not None:
+        if (warm_start := inputs["warm_start"]) is not None:
             run.warm_start.mkdir(exist_ok=True)
             for name in FILES:
-                shutil.copyfile(inputs.warm_start / name, run.warm_start / name)
-            inputs = replace(inputs, warm_start=run.warm_start)
+                shutil.copyfile(warm_start / name, run.warm_start / name)
+            inputs = {**inputs, "warm_start": run.warm_start}
         run.write_preflight(report)
         run.write_integrations(job.integrations or ())
         run.write_spec(run_spec(job, inputs))
+
+
+def run_spec(job: Job, inputs: Mapping[str, Any]) -> RunSpec:
+    """Return the spec of the child process of ``job``; ``inputs`` are its fields that are no options.
+
+    Raises:
+        ValueError: the job is of a release that has other methods or options.
+    """
+    stated = {**job.extension, **job.hyperparameters, "seed": job.seed}
+    options = {name: stated[name] for name in TrainingOptions.model_fields if stated.get(name) is not None}
+    return RunSpec.from_json({**options, "method": job.method["type"], **inputs})
+
+
+def _resolved(method: Json, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return OpenAI's ``method`` with each "auto" replaced by its value in ``resolved``."""
+    name = method["type"]
+    hyperparameters = {key: resolved.get(key, value) for key, value in method[name]["hyperparameters"].items()}
+    return {**method, name: {**method[name], "hyperparameters": hyperparameters}}
 
 
 def _failure(report: Json) -> Failure:

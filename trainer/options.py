@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from adapters.lora.ranks import SERVABLE_RANKS
@@ -122,9 +122,3 @@ class JobOptions(BaseModel):
 
 class TrainingOptions(JobOptions, PreferenceOptions):
     """Every option. A warm start keeps its own rank, alpha and targets."""
-
-
-def describe(error: ValidationError) -> str:
-    """Return the faults of options on one line: each field's name and what it should be."""
-    faults = ((".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors())
-    return "; ".join(f"{field}: {message}" if field else message for field, message in faults)

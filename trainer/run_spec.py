@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from trainer.options import TrainingOptions, describe
+from trainer.options import TrainingOptions
 from trainer.training_method import TrainingMethod
 
 
@@ -38,4 +38,6 @@ class RunSpec(TrainingOptions):
         try:
             return cls.model_validate(value)
         except ValidationError as error:
-            raise ValueError(f"the run's spec cannot be read: {describe(error)}") from error
+            faults = ((".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors())
+            described = "; ".join(f"{field}: {message}" if field else message for field, message in faults)
+            raise ValueError(f"the run's spec cannot be read: {described}") from error

@@ -1,4 +1,4 @@
-"""The trainer's tables: files, jobs, and their events and checkpoints.
+"""The trainer's tables: files, jobs, and their events and checkpoints, with the form of their ids and rows.
 
 ``number`` is the order of creation, by which lists are paged; ``id`` is used in the API. A deleted file stays as
 a tombstone, because jobs go on naming it.
@@ -6,9 +6,13 @@ a tombstone, because jobs go on naming it.
 
 from __future__ import annotations
 
+import secrets
+import string
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
+from pydantic import TypeAdapter
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -18,6 +22,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Row,
     String,
     Table,
     Text,
@@ -25,14 +30,16 @@ from sqlalchemy import (
 )
 
 from adapters.storage.database import UtcDateTime
-from trainer.ids import MAX_ID_LENGTH
 
+T = TypeVar("T")
 VERSION_TABLE: Final = "alembic_version_trainer"
 """Alembic's table of the revision of these tables."""
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 MAX_MODEL_LENGTH: Final = 512
+MAX_ID_LENGTH: Final = 40
+_ID_CHARACTERS: Final = string.ascii_lowercase + string.digits  # no capitals: a file's id is also its name on disk
 
 metadata: Final = MetaData()
 
@@ -150,3 +157,14 @@ checkpoint_permissions = Table(
     UniqueConstraint("model", "project_id", name="checkpoint_permissions_project"),
     sqlite_autoincrement=True,
 )
+
+
+def mint(prefix: str) -> str:
+    """Return a new id in OpenAI's form: ``prefix``, such as ``ftjob-``, and 24 random characters."""
+    return prefix + "".join(secrets.choice(_ID_CHARACTERS) for _ in range(24))
+
+
+def row_reader(kind: type[T]) -> Callable[[Row[Any]], T]:
+    """Return a function that makes a ``kind`` of a row: a field from the column of its name, checked and converted."""
+    adapter = TypeAdapter(kind)
+    return lambda row: adapter.validate_python(row._asdict())

@@ -67,8 +67,8 @@ def _embedded_base() -> Path:
 
 
 def _report(spec: RunSpec) -> Mapping[str, Any]:
+    from trainer.child import run_preflight
     from trainer.errors import PreflightDied
-    from trainer.preflight_process import run_preflight
 
     with spinner(f"checking {spec.training_file.name}"):
         try:

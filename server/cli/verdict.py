@@ -26,7 +26,7 @@ SHOWN_CHARACTERS: Final = 400
 """Of one stretch of the mask's preview."""
 
 Report = Mapping[str, Any]
-"""See ``trainer.preflight_process.run_preflight``."""
+"""See ``trainer.child.run_preflight``."""
 
 _COUNTS: Final = {
     "sequences": "sequences",

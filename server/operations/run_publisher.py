@@ -19,7 +19,6 @@ from server.operations.residents import make_resident
 from server.state import AppState
 from trainer.jobs.job import Job
 from trainer.run_directory import Marker, RunDirectory
-from trainer.run_request import adapter_name
 
 log = structlog.get_logger(__name__)
 
@@ -79,7 +78,7 @@ class RunPublisher:
         source = DirectorySource(checkpoint.adapter, allowed=[run.path], origin=f"job:{job.id}")
         extra = await self._report(job, checkpoint.marker, run)
         options = PublishOptions(fine_tuned_name=name, extra=extra, allow_inert=True)
-        published = await _when_ready(lambda: self.state.publisher.publish(adapter_name(job), source, options))
+        published = await _when_ready(lambda: self.state.publisher.publish(job.adapter, source, options))
         return published.version
 
     async def _make_resident(self, version: Version) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from trainer.job_preflight import run_spec
 from trainer.jobs.job import Job
 from trainer.options import TrainingOptions
 from trainer.run_directory import RunDirectory
-from trainer.run_request import RunInputs, run_spec
 from trainer.run_spec import RunSpec
 from trainer.training_method import TrainingMethod
 
@@ -22,7 +22,7 @@ OF_THE_FIRST_RELEASE = """{
     "patience": 2, "checkpoint_steps": 5, "warm_start": null, "threads": 1, "processes": 1
 }"""
 """A ``spec.json`` as releases before ``trainer.options`` wrote it."""
-INPUTS = RunInputs(Path("base"), Path("rows"), None, None, threads=1, processes=1)
+INPUTS = {"base": Path("base"), "training_file": Path("rows"), "threads": 1, "processes": 1}
 
 
 def test_the_spec_of_an_earlier_release_is_read(tmp_path: Path) -> None:

@@ -17,10 +17,8 @@ from adapters.storage.disk import FileEntry, in_thread
 from trainer.clock import Clock, database_clock
 from trainer.errors import FileCorrupt, FileInUse, FileNotFound, FileTooLarge, InvalidField
 from trainer.files.file import File, Purpose
-from trainer.ids import mint
 from trainer.page import MAX_LIMIT, Page, read_page
-from trainer.row_reader import row_reader
-from trainer.schema import files, jobs
+from trainer.schema import files, jobs, mint, row_reader
 
 MAX_BYTES: Final = 512 << 20
 """OpenAI's limit on one file."""

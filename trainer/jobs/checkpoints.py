@@ -14,12 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from adapters.storage.database import Database
 from trainer.clock import Clock, database_clock
 from trainer.errors import CheckpointNotFound, InvalidField, PermissionNotFound
-from trainer.ids import mint
 from trainer.jobs.events import EventDraft, add_events, finite
 from trainer.jobs.rows import AnyRow, job_row
 from trainer.page import Page, read_page
-from trainer.row_reader import row_reader
-from trainer.schema import checkpoint_permissions, job_checkpoints
+from trainer.schema import checkpoint_permissions, job_checkpoints, mint, row_reader
 
 MAX_PROJECT_ID_LENGTH: Final = 128
 

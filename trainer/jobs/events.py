@@ -14,12 +14,10 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.storage.database import Database
-from trainer.ids import mint
 from trainer.jobs.rows import AnyRow, job_row
 from trainer.jobs.state import JOB_STATES
 from trainer.page import Page, number_of, read_page
-from trainer.row_reader import row_reader
-from trainer.schema import job_events
+from trainer.schema import job_events, mint, row_reader
 
 POLL_S: Final = 0.5
 _BATCH: Final = 500

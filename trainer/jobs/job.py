@@ -102,6 +102,11 @@ class Job:
         hyperparameters: Json = self.method.get(self.method["type"], {}).get("hyperparameters", {})
         return hyperparameters
 
+    @property
+    def adapter(self) -> str:
+        """The adapter that the job makes versions of: the one it names, else its suffix, else its id."""
+        return str(self.extension.get("adapter") or self.suffix or self.id)
+
 
 def _check(is_valid: bool, param: str, rule: str) -> None:  # noqa: FBT001 - an assertion
     if not is_valid:

@@ -16,14 +16,13 @@ from adapters.storage.database import Database
 from trainer.clock import Clock, database_clock
 from trainer.errors import InvalidField
 from trainer.files.file import Purpose
-from trainer.ids import mint
 from trainer.jobs import rows
 from trainer.jobs.events import EventDraft, Level, add_events
 from trainer.jobs.job import Failure, Job, JobDraft, Json
 from trainer.jobs.state import JobState, Verb
 from trainer.options import MAX_SEED
 from trainer.page import Page, read_page
-from trainer.schema import files, job_metadata, jobs
+from trainer.schema import files, job_metadata, jobs, mint
 
 _NO_FILTER: Final[Mapping[str, str]] = MappingProxyType({})
 

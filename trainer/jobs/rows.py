@@ -15,8 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from trainer.errors import IllegalTransition, JobNotFound
 from trainer.jobs.job import Job
 from trainer.jobs.state import HELD, JOB_STATES, JobState, Verb
-from trainer.row_reader import row_reader
-from trainer.schema import jobs
+from trainer.schema import jobs, row_reader
 
 AnyRow = Row[Any]
 

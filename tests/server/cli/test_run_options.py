@@ -49,7 +49,7 @@ def check(patchbay: Patchbay, rows: Path, monkeypatch: pytest.MonkeyPatch) -> Ex
     async def preflight(spec: RunSpec) -> dict[str, Any]:
         return {"ok": spec.targets == ALL_LINEAR or MODULES.issuperset(spec.targets)}
 
-    monkeypatch.setattr("trainer.preflight_process.run_preflight", preflight)
+    monkeypatch.setattr("trainer.child.run_preflight", preflight)
     return lambda *option: patchbay("check", str(rows), *command_line(*option), "--json").exit_code
 
 
