@@ -46,7 +46,6 @@ class Child:
         return status if status is not None else await self.kill()
 
     async def kill(self) -> int:
-        """Kill the process; return the exit status."""
         return await end(self._process)
 
 

@@ -36,5 +36,4 @@ def _now_sqlite(_element: _Now, _compiler: SQLCompiler, **_options: Any) -> str:
 
 
 async def database_clock(connection: AsyncConnection) -> datetime:
-    """Return the database's time in UTC."""
     return (await connection.execute(select(_Now()))).scalar_one()

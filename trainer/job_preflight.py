@@ -9,7 +9,7 @@ import asyncio
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,40 +35,27 @@ Preflight = Callable[[RunSpec], Awaitable[dict[str, Any]]]
 """See ``trainer.child.run_preflight``."""
 
 
+@dataclass
 class JobPreflight:
     """Runs the preflight of new jobs, one at a time and in the order of their creation.
 
     Several processes may do so for the same job: the first to finish decides, and all would decide alike.
-
-    Args:
-        records: the stores of jobs and files.
-        runs: directory of the run directories, one a job.
-        base: waits until the base model's directory is known.
-        adapter: returns the directory of a version, named as ``sql@7``; raises NotFound.
-        preflight: returns the report on a spec.
-        threads: CPU threads of each process of a run.
-        processes: processes of a run.
     """
 
-    def __init__(
-        self,
-        records: Records,
-        runs: Path,
-        *,
-        base: Callable[[], Awaitable[Path]],
-        adapter: Callable[[str], Awaitable[Path]],
-        preflight: Preflight,
-        threads: int,
-        processes: int = 1,
-    ) -> None:
-        self._records = records
-        self._runs = runs
-        self._base = base
-        self._adapter = adapter
-        self._preflight = preflight
-        self._threads = threads
-        self._processes = processes
-        self._notified = asyncio.Event()
+    records: Records
+    runs: Path
+    """Directory of the run directories, one a job."""
+    _: KW_ONLY
+    base: Callable[[], Awaitable[Path]]
+    """Waits until the base model's directory is known."""
+    adapter: Callable[[str], Awaitable[Path]]
+    """Returns the directory of a version, named as ``sql@7``; raises NotFound."""
+    preflight: Preflight
+    threads: int
+    """CPU threads of each process of a run."""
+    processes: int = 1
+    """Processes of a run."""
+    _notified: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def notify(self) -> None:
         """Wake the loop: there may be new jobs."""
@@ -78,35 +65,31 @@ class JobPreflight:
         """Decide about jobs until cancelled: first those that a crash left undecided, then new ones."""
         while True:
             self._notified.clear()
-            for job in await self._records.jobs.unvalidated():
+            for job in await self.records.jobs.unvalidated():
                 with suppress(IllegalTransition):  # cancelled meanwhile, or decided by another process
                     await self._decide(job)
             await self._notified.wait()
 
-    async def _decide(self, job: Job) -> None:
-        jobs = self._records.jobs
+    async def _decide(self, job: Job) -> Job:
+        jobs = self.records.jobs
         try:
             inputs = await self._inputs(job)
-            report = await self._preflight(run_spec(job, inputs))
+            report = await self.preflight(run_spec(job, inputs))
         except (BlobCorrupt, FileCorrupt, NotFound) as missing:
-            await jobs.reject(job.id, Failure(missing.code, missing.message, missing.param))
-            return
+            return await jobs.reject(job.id, Failure(missing.code, missing.message, missing.param))
         except ValueError as unknown:  # created by another release, which has more methods
-            await jobs.reject(job.id, Failure("cannot_train", str(unknown)))
-            return
+            return await jobs.reject(job.id, Failure("cannot_train", str(unknown)))
         except PreflightDied as died:
             log.error("the preflight of a job died", job=job.id, reason=died.message, output=died.log)
             cause = f"{died.message}: see the server's log, then create the job anew"
-            await jobs.reject(job.id, Failure(died.code, cause))
-            return
+            return await jobs.reject(job.id, Failure(died.code, cause))
         data = {"training_file": report["training"], "validation_file": report["validation"]}
         data |= {name: report[name] for name in ("hyperparameters", "estimate") if name in report}
         if not report["ok"]:
-            await jobs.reject(job.id, _failure(report), data=data)
-            return
+            return await jobs.reject(job.id, _failure(report), data=data)
         method = _resolved(job.method, report["hyperparameters"])
         await in_thread(self._write_run, replace(job, method=method), inputs, report)
-        await jobs.admit(job.id, method, data=data)
+        return await jobs.admit(job.id, method, data=data)
 
     async def _inputs(self, job: Job) -> dict[str, Any]:
         """Return the fields of the job's spec that are no options: paths of the files that it names, and resources.
@@ -114,19 +97,19 @@ class JobPreflight:
         Raises:
             BlobCorrupt, FileCorrupt, NotFound: one of them no longer exists.
         """
-        files, warm_start = self._records.files, job.extension.get("warm_start")
+        files, warm_start = self.records.files, job.extension.get("warm_start")
         return {
-            "base": await self._base(),
+            "base": await self.base(),
             "training_file": await files.content(job.training_file),
             "validation_file": None if job.validation_file is None else await files.content(job.validation_file),
-            "warm_start": None if warm_start is None else await self._adapter(warm_start),
-            "threads": self._threads,
-            "processes": self._processes,
+            "warm_start": None if warm_start is None else await self.adapter(warm_start),
+            "threads": self.threads,
+            "processes": self.processes,
         }
 
     def _write_run(self, job: Job, inputs: dict[str, Any], report: Mapping[str, Any]) -> None:
         """Write the job's run directory, with a copy of the warm start: its version may be deleted meanwhile."""
-        run = RunDirectory(self._runs / job.id)
+        run = RunDirectory(self.runs / job.id)
         run.path.mkdir(parents=True, exist_ok=True)
         if (warm_start := inputs["warm_start"]) is not None:
             run.warm_start.mkdir(exist_ok=True)

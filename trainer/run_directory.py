@@ -144,7 +144,6 @@ class RunDirectory:
         self.warm_start = path / "warm_start"
 
     def write_spec(self, spec: RunSpec) -> None:
-        """Create the directory with its spec."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.write("spec.json", spec.model_dump(mode="json"))
 

@@ -28,6 +28,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.schema import SchemaItem
 
 from adapters.storage.database import UtcDateTime
 
@@ -46,11 +47,16 @@ metadata: Final = MetaData()
 _Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INTEGER keys by itself
 _Json = JSON(none_as_null=True)
 
-files = Table(
+
+def _numbered(name: str, *items: SchemaItem) -> Table:
+    """Return a table with a number and an id, then the ``items``."""
+    number = Column("number", _Number, primary_key=True, autoincrement=True)
+    identity = Column("id", String(MAX_ID_LENGTH), nullable=False, unique=True)
+    return Table(name, metadata, number, identity, *items, sqlite_autoincrement=True)
+
+
+files = _numbered(
     "files",
-    metadata,
-    Column("number", _Number, primary_key=True, autoincrement=True),
-    Column("id", String(MAX_ID_LENGTH), nullable=False, unique=True),
     Column("created_at", UtcDateTime, nullable=False),
     Column("filename", String(255), nullable=False),
     Column("purpose", String(32), nullable=False),
@@ -60,14 +66,10 @@ files = Table(
     Column("sha256", String(64), nullable=False),
     Column("expires_at", UtcDateTime, index=True),
     Column("deleted_at", UtcDateTime),
-    sqlite_autoincrement=True,
 )
 
-jobs = Table(
+jobs = _numbered(
     "jobs",
-    metadata,
-    Column("number", _Number, primary_key=True, autoincrement=True),
-    Column("id", String(MAX_ID_LENGTH), nullable=False, unique=True),
     Column("created_at", UtcDateTime, nullable=False),
     Column(
         "state",
@@ -104,7 +106,6 @@ jobs = Table(
     Column("trained_tokens", BigInteger),
     Column("result_files", _Json, nullable=False),
     Column("error", _Json),
-    sqlite_autoincrement=True,
 )
 
 # An index of jobs.metadata, for lists filtered by it.
@@ -117,11 +118,8 @@ job_metadata = Table(
     Index("job_metadata_pair", "key", "value"),
 )
 
-job_events = Table(
+job_events = _numbered(
     "job_events",
-    metadata,
-    Column("number", _Number, primary_key=True, autoincrement=True),
-    Column("id", String(MAX_ID_LENGTH), nullable=False, unique=True),
     Column("job_number", ForeignKey("jobs.number"), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("level", String(8), nullable=False),
@@ -129,33 +127,24 @@ job_events = Table(
     Column("message", Text, nullable=False),
     Column("data", _Json),
     Index("job_events_of", "job_number", "number"),
-    sqlite_autoincrement=True,
 )
 
-job_checkpoints = Table(
+job_checkpoints = _numbered(
     "job_checkpoints",
-    metadata,
-    Column("number", _Number, primary_key=True, autoincrement=True),
-    Column("id", String(MAX_ID_LENGTH), nullable=False, unique=True),
     Column("job_number", ForeignKey("jobs.number"), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("step_number", Integer, nullable=False),
     Column("model", String(MAX_MODEL_LENGTH), nullable=False, index=True),
     Column("metrics", _Json, nullable=False),
     UniqueConstraint("job_number", "step_number", name="job_checkpoints_step"),
-    sqlite_autoincrement=True,
 )
 
-checkpoint_permissions = Table(
+checkpoint_permissions = _numbered(
     "checkpoint_permissions",
-    metadata,
-    Column("number", _Number, primary_key=True, autoincrement=True),
-    Column("id", String(MAX_ID_LENGTH), nullable=False, unique=True),
     Column("model", String(MAX_MODEL_LENGTH), nullable=False),
     Column("project_id", String(128), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("model", "project_id", name="checkpoint_permissions_project"),
-    sqlite_autoincrement=True,
 )
 
 

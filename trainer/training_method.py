@@ -39,7 +39,6 @@ class TrainingMethod(StrEnum):
     traits: MethodTraits
 
     def __new__(cls, name: str, traits: MethodTraits) -> Self:
-        """Return the member with the value ``name``."""
         method = str.__new__(cls, name)
         method._value_ = name
         method.traits = traits
@@ -78,5 +77,4 @@ class TrainingMethod(StrEnum):
 
     @classmethod
     def for_format(cls, form: RowFormat) -> TrainingMethod:
-        """Return the method that trains on files of this format."""
         return next(method for method in cls if form in method.traits.formats)

@@ -38,6 +38,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Report whether a file can be trained on, its faults, and the time and memory that training would take here."""
+    import embedded
     from trainer.run_spec import RunSpec
 
     _check_directory("--model", model, "config.json")
@@ -45,7 +46,7 @@ def check(
     method = ctx.obj.pop("method", None) or method_for(file)
     of_method, of_job = split_options(method, ctx.obj)
     files = {"training_file": file, "validation_file": validation, "warm_start": warm_start}
-    spec = RunSpec(base=model or _embedded_base(), method=method, **files, **of_method, **of_job)
+    spec = RunSpec(base=model or embedded.BASE, method=method, **files, **of_method, **of_job)
     report = _report(spec)
     if as_json:
         show_json(report)
@@ -58,12 +59,6 @@ def check(
 def _check_directory(option: str, directory: Path | None, config: str) -> None:
     if directory is not None and not (directory / config).is_file():
         raise CommandFailed(ExitCode.USAGE, f"{option} {directory} has no {config}")
-
-
-def _embedded_base() -> Path:
-    import embedded
-
-    return embedded.BASE
 
 
 def _report(spec: RunSpec) -> Mapping[str, Any]:

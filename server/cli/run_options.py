@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 from typer.core import TyperCommand
 
 from server.cli.failure import CommandFailed, ExitCode
+from server.cli.settings import generated_params
 from trainer.data.training_file import read_file
 
 if TYPE_CHECKING:
@@ -30,13 +30,7 @@ class TrainingCommand(TyperCommand):
 
     @cached_property
     def _training_params(self) -> list[Any]:
-        def declare() -> None:
-            """Carry the options' signature."""
-
-        declare.__signature__ = inspect.Signature(list(_parameters()))  # type: ignore[attr-defined]  # typer reads it
-        carrier = typer.Typer(add_completion=False)
-        carrier.command()(declare)
-        return [*typer.main.get_command(carrier).params]
+        return generated_params(_options())
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters of the command's function and of the training options, ``--help`` last."""
@@ -44,8 +38,7 @@ class TrainingCommand(TyperCommand):
         return [*own, *self._training_params, help_option]
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command with the stated options in ``ctx.obj``, validated."""
-        stated = {name: ctx.params.pop(name) for name in [param.name for param in self._training_params]}
+        stated = {param.name: ctx.params.pop(param.name) for param in self._training_params}
         ctx.obj = _validated({name: value for name, value in stated.items() if value is not None})
         return super().invoke(ctx)
 
@@ -74,23 +67,17 @@ def method_for(file: Path) -> TrainingMethod:
     return TrainingMethod.SUPERVISED if form is None else TrainingMethod.for_format(form)
 
 
-def _parameters() -> Iterator[inspect.Parameter]:
+def _options() -> Iterator[tuple[str, Any, Any]]:
     from trainer.options import TrainingOptions
     from trainer.training_method import TrainingMethod
 
-    yield _parameter("method", TrainingMethod, typer.Option(help="How to train."))
+    yield "method", TrainingMethod, typer.Option(help="How to train.")
     for name, schema in TrainingOptions.model_json_schema()["properties"].items():
         is_flag = schema.get("type") == "boolean"
         default = "" if is_flag or schema["default"] is None else f" Default: {schema['default']}."
         text = schema["description"] + default
         option = typer.Option(_flag(name), help=text, metavar=None if is_flag else _metavar(schema))
-        yield _parameter(name, bool if is_flag else str, option)
-
-
-def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
-    )
+        yield name, bool if is_flag else str, option
 
 
 def _flag(name: str) -> str:

@@ -6,7 +6,7 @@ line if and only if it is accepted in the environment. pydantic is imported only
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args, get_origin
@@ -92,18 +92,25 @@ def _parameters(names: tuple[str, ...]) -> list[Any]:
     from server.settings import Settings
 
     fields = {name: field for name, field in Settings.model_fields.items() if name not in ENVIRONMENT_ONLY}
-    parameters = [_parameter(name, fields[name]) for name in names or fields]
+    return generated_params(_option(name, fields[name]) for name in names or fields)
+
+
+def generated_params(options: Iterable[tuple[str, Any, Any]]) -> list[Any]:
+    """Return typer's parameters for ``options``: of each its name, its type, and a ``typer.Option`` or ``Argument``."""
 
     def command(**_: object) -> None: ...
 
-    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    annotations = {name: Annotated[kind | None, info] for name, kind, info in options}
+    command.__annotations__ = annotations
+    command.__signature__ = Signature(  # type: ignore[attr-defined]  # typer reads it
+        [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=each) for name, each in annotations.items()]
+    )
     app = typer.Typer(add_completion=False)
     app.command()(command)
     return list(typer.main.get_command(app).params)
 
 
-def _parameter(name: str, field: FieldInfo) -> Parameter:
+def _option(name: str, field: FieldInfo) -> tuple[str, Any, Any]:
     kind: Any = bool if field.annotation is bool else list[str] if get_origin(field.annotation) is tuple else str
     default = field.default if kind is not bool else "on" if field.default else "off"
     text = f"{field.description} {'' if default in (None, ()) else f'Default: {default}. '}{_variable(name)}"
@@ -111,7 +118,7 @@ def _parameter(name: str, field: FieldInfo) -> Parameter:
     info: Any = typer.Argument(metavar=spelling, help=text)
     if name != "model":
         info = typer.Option(spelling, metavar=None if kind is bool else _metavar(field.annotation), help=text)
-    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info])
+    return name, kind, info
 
 
 def _metavar(annotation: Any) -> str:

@@ -61,7 +61,6 @@ def show_verdict(spec: RunSpec, report: Report, cost_per_hour: float | None) -> 
 
 
 def _files(spec: RunSpec, report: Report) -> Iterator[tuple[str, Report]]:
-    """Yield the name and report of each file that was read."""
     for path, found in ((spec.training_file, report["training"]), (spec.validation_file, report["validation"])):
         if path is not None and found is not None:
             yield str(path), found

@@ -36,8 +36,8 @@ def servable_extension(body: JobBody, state: AppState) -> Json:
     else:
         extension["rank"] = _rank(extension.get("rank"), info)
         _check_targets(body.targets, info)
-    _check_name("adapter", body.adapter, state)
-    _check_name("suffix", body.suffix, state)
+    for param in ("adapter", "suffix"):
+        _check_name(param, getattr(body, param), state)
     return extension
 
 
@@ -54,10 +54,8 @@ def _check_integrations(body: JobBody, state: AppState) -> None:
 
 def _warm_start(body: JobBody, info: EngineInfo, state: AppState) -> str | None:
     """Return the name of the version to go on from; later moves of an alias change nothing about the job."""
-    if body.model in info.served_names:
-        param, reference = "warm_start", body.warm_start
-    else:
-        param, reference = "model", body.model
+    param = "warm_start" if body.model in info.served_names else "model"
+    reference = body.warm_start if param == "warm_start" else body.model
     if param == "model" and body.warm_start is not None:
         raise InvalidField(
             "model and warm_start both name an adapter to go on from: leave one out, or set model to "

@@ -40,11 +40,9 @@ class FileReport:
 
     @property
     def ok(self) -> bool:
-        """Whether the file may be trained on."""
         return not self.faults
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON values, with ``ok``."""
         return {"ok": self.ok, **asdict(self)}
 
     def warn(self, line: int | None, kind: WarningKind, message: str) -> None:

@@ -28,7 +28,6 @@ def read_tools(value: Any, where: str, faults: LineFaults) -> tuple[Tool, ...]:
 
 
 def names(tools: tuple[Tool, ...]) -> frozenset[str]:
-    """Return the names of the functions that ``tools`` declare."""
     return frozenset(name for tool in tools if (name := _name(tool)) is not None)
 
 

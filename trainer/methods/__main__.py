@@ -87,7 +87,6 @@ def _finish(run: RunDirectory, stop: Flag) -> None:
 
 
 def _train(run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
-    """Run the page of the spec's method."""
     importlib.import_module(f"trainer.methods.{spec.method}").train(run, spec, stop)
 
 

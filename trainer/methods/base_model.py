@@ -76,28 +76,22 @@ def _rescaled(model: Any) -> Any:
 
 def _base(spec: RunSpec) -> Any:
     on_gpu = torch.cuda.is_available()
-    dtype = "auto" if on_gpu else torch.float32
-    if spec.quantization is None:
-        return AutoModelForCausalLM.from_pretrained(spec.base, dtype=dtype, local_files_only=True)
-    try:
-        import bitsandbytes  # noqa: F401 - transformers quantises with it
-    except ImportError as missing:
-        raise SpecRefused(
-            "quantization needs bitsandbytes where jobs are trained: patchbay's extras 'cpu' and 'cuda' have it"
-        ) from missing
-    nf4 = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if on_gpu else torch.float32,
-    )
-    return AutoModelForCausalLM.from_pretrained(
-        spec.base,
-        dtype=dtype,
-        quantization_config=nf4,
-        device_map={"": torch.cuda.current_device() if on_gpu else "cpu"},  # all of it: a process has one GPU
-        local_files_only=True,
-    )
+    options: dict[str, Any] = {"dtype": "auto" if on_gpu else torch.float32, "local_files_only": True}
+    if spec.quantization is not None:
+        try:
+            import bitsandbytes  # noqa: F401 - transformers quantises with it
+        except ImportError as missing:
+            raise SpecRefused(
+                "quantization needs bitsandbytes where jobs are trained: patchbay's extras 'cpu' and 'cuda' have it"
+            ) from missing
+        options["device_map"] = {"": torch.cuda.current_device() if on_gpu else "cpu"}  # a process has one GPU
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16 if on_gpu else torch.float32,
+        )
+    return AutoModelForCausalLM.from_pretrained(spec.base, **options)
 
 
 def _inspect(spec: RunSpec) -> None:
@@ -113,10 +107,8 @@ def _inspect(spec: RunSpec) -> None:
         gone = Fault("adapter", f"{error.strerror}", "the two files of a PEFT adapter")
         raise WarmStartRefused(AdapterRefused([gone])) from error
     if untrained := sorted(set(report.target_modules) & set(_UNTRAINED)):
-        fault = Fault(
-            "target_modules", ", ".join(untrained), "layers between embedding and head: they alone are trained"
-        )
-        raise WarmStartRefused(AdapterRefused([fault]))
+        needed = "layers between embedding and head: they alone are trained"
+        raise WarmStartRefused(AdapterRefused([Fault("target_modules", ", ".join(untrained), needed)]))
 
 
 def _targets(spec: RunSpec, model: Any) -> str | list[str]:

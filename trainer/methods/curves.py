@@ -47,17 +47,13 @@ def curves(events: Iterable[RunEvent]) -> Mapping[str, Curve]:
 
 def thinned(drawn: Mapping[str, Curve]) -> Mapping[str, Curve]:
     """Return ``MOST_POINTS`` points at most of each curve, evenly spaced, to six digits; first and last are kept."""
-    return {name: [_rounded(*curve[index]) for index in _kept(len(curve))] for name, curve in drawn.items()}
+    return {name: [(step, float(f"{value:.6g}")) for step, value in _kept(curve)] for name, curve in drawn.items()}
 
 
-def _kept(points: int) -> Sequence[int]:
-    if points <= MOST_POINTS:
-        return range(points)
-    return [round(place * (points - 1) / (MOST_POINTS - 1)) for place in range(MOST_POINTS)]
-
-
-def _rounded(step: int, value: float) -> tuple[int, float]:
-    return step, float(f"{value:.6g}")
+def _kept(curve: Curve) -> Curve:
+    if len(curve) <= MOST_POINTS:
+        return curve
+    return [curve[round(place * (len(curve) - 1) / (MOST_POINTS - 1))] for place in range(MOST_POINTS)]
 
 
 def table(drawn: Mapping[str, Curve]) -> str:

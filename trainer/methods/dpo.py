@@ -15,7 +15,6 @@ from trainer.run_spec import RunSpec
 
 
 def train(run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
-    """Train, or go on training, to the result; see ``Session`` for the exceptions."""
     session = Session(run, spec, stop)
     numbers = session.start("pairs")
     session.train(DPOTrainer, DPOConfig, beta=numbers.beta)

@@ -17,7 +17,6 @@ from trainer.run_spec import RunSpec
 
 
 def train(run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
-    """Train, or go on training, to the result; see ``Session`` for the exceptions."""
     session = Session(run, spec, stop)
     numbers = session.start("rows")
     good = sum(session.rows["label"])

@@ -91,7 +91,6 @@ class StopFile(Flag):
 
 
 def stop_file(run: RunDirectory) -> StopFile:
-    """Return the flag that stops the processes of ``run``."""
     return StopFile(run.scratch / "stop")
 
 

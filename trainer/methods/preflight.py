@@ -60,7 +60,11 @@ def write_preflight(run: RunDirectory, train: Train) -> None:
 
 def _judge(run: RunDirectory, train: Train, report: PreflightReport) -> None:
     spec = read_spec(run)
-    _check_devices(spec)
+    if 0 < (found := torch.cuda.device_count()) < spec.processes:
+        raise SpecRefused(
+            f"{spec.processes} processes need a GPU each, and there are {found}: start the server with fewer "
+            "--train-processes"
+        )
     renderer = Renderer(spec.base)
     report.renderer_sha256 = renderer.sha256
     training, validation = inspect_files(spec.training_file, spec.validation_file, spec.method)
@@ -70,7 +74,8 @@ def _judge(run: RunDirectory, train: Train, report: PreflightReport) -> None:
         held_out = tally(spec.validation_file, spec, renderer, validation)
         report.validation = validation.to_json() | {"tokens": held_out.to_json()}
     if training.ok and (validation is None or validation.ok):
-        packs = _pack_tokens(spec, renderer, counted)
+        is_packed = spec.packing and spec.method.traits.packs
+        packs = pack_length(counted.longest, data_sets.limit(spec, renderer)) if is_packed else 0
         rows, longest = (math.ceil(counted.tokens / packs), packs) if packs else (counted.sequences, counted.longest)
         numbers = resolve(spec, rows=rows, width=base_model.width(spec), longest=longest)
         report.hyperparameters = asdict(numbers)
@@ -79,22 +84,6 @@ def _judge(run: RunDirectory, train: Train, report: PreflightReport) -> None:
         report.estimate = _dry_run(run, spec, numbers, counted, chosen, train)
         report.reason = report.estimate.get("reason")
         report.ok = report.estimate["fits"]
-
-
-def _check_devices(spec: RunSpec) -> None:
-    found = torch.cuda.device_count()
-    if 0 < found < spec.processes:
-        raise SpecRefused(
-            f"{spec.processes} processes need a GPU each, and there are {found}: start the server with fewer "
-            "--train-processes"
-        )
-
-
-def _pack_tokens(spec: RunSpec, renderer: Renderer, counted: Tally) -> int:
-    """Return the tokens in a pack; 0: rows are not packed."""
-    if not spec.packing or not spec.method.traits.packs:
-        return 0
-    return pack_length(counted.longest, data_sets.limit(spec, renderer))
 
 
 def _dry_run(
@@ -122,7 +111,8 @@ def _dry_run(
         return {"fits": False, "reason": reason, "steps": numbers.steps}
     result = dry.result()
     assert result is not None, "a run that ends without an error has a result"
-    pace = _pace(dry) * spec.processes
+    paces = [step.data["tokens_per_second"] for step in dry.events() if "tokens_per_second" in step.data]
+    pace: float = median(paces[1:]) * spec.processes
     shutil.rmtree(dry.path)
     return {
         "fits": True,
@@ -132,9 +122,3 @@ def _dry_run(
         "seconds_per_million_tokens": 1e6 / pace,
         "peak_memory_bytes": result.peak_memory_bytes,
     }
-
-
-def _pace(dry: RunDirectory) -> float:
-    """Return the tokens per second of the steps after the first."""
-    paces: list[float] = [step.data["tokens_per_second"] for step in dry.events() if "tokens_per_second" in step.data]
-    return median(paces[1:])

@@ -85,7 +85,6 @@ class Reporter:
             self._reported[metric] = step
 
     def saved(self, checkpoint: RunCheckpoint) -> None:
-        """Report a complete checkpoint."""
         if checkpoint.name not in self._saved:
             data = {"step": checkpoint.step, "checkpoint": checkpoint.name, "metrics": checkpoint.marker.metrics}
             self.report(RunEvent(message=f"Checkpoint saved at step {checkpoint.step}", data=data))

@@ -94,11 +94,8 @@ class Renderer:
         if asked is None or whole is None:
             return None
         if not whole.startswith(asked):
-            found, needed = (
-                f"{shown(whole[-200:])} does not go on from it",
-                "a template that keeps the prompt before an answer",
-            )
-            faults.add(FaultKind.TEMPLATE_REWRITES, "", found, needed)
+            found = f"{shown(whole[-200:])} does not go on from it"
+            faults.add(FaultKind.TEMPLATE_REWRITES, "", found, "a template that keeps the prompt before an answer")
             return None
         ids = self._ids(whole[len(asked) :])
         return Answered(self._ids(asked), ids[: self._end(ids)])
@@ -124,13 +121,12 @@ class Renderer:
         return len(before), len(before) + self._end(through[len(before) :])
 
     def _apart(self, row: Conversation, faults: LineFaults) -> list[Rendered]:
-        rendered = []
-        for index, trained in enumerate(row.trained):
-            turn = self.answer(row.messages[:index], row.messages[index], row.tools, faults) if trained else None
-            if turn is not None:
-                mask = [False] * len(turn.prompt) + [True] * len(turn.answer)
-                rendered.append(Rendered(turn.prompt + turn.answer, mask))
-        return rendered
+        answers = [index for index, trained in enumerate(row.trained) if trained]
+        turns = [self.answer(row.messages[:index], row.messages[index], row.tools, faults) for index in answers]
+        return [
+            Rendered(turn.prompt + turn.answer, [False] * len(turn.prompt) + [True] * len(turn.answer))
+            for turn in filter(None, turns)
+        ]
 
     def _end(self, ids: list[int]) -> int:
         """Return the length of an answer up to its end-of-turn token; templates write a line end after it."""

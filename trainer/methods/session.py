@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from threading import Event as Flag
@@ -21,7 +20,7 @@ from trainer.methods.hyperparameters import MAX_GRADIENT, Hyperparameters, pack_
 from trainer.methods.progress import Progress, Reporter
 from trainer.methods.rendering import Renderer
 from trainer.methods.tracking import tracked
-from trainer.run_directory import RunCheckpoint, RunDirectory, RunEvent, RunResult
+from trainer.run_directory import RunDirectory, RunEvent, RunResult
 from trainer.run_spec import RunSpec
 
 
@@ -138,17 +137,19 @@ class Session:
             training.train(resume_from_checkpoint=str(before[-1].state) if before else None)
 
     def _conclude(self) -> None:
-        last = self._run.checkpoints()[-1]
+        made = self._run.checkpoints()
+        last = made[-1]
         if not last.marker.last:
             raise Stopped(f"stopped at step {last.step} of {self.numbers.steps}; the run goes on from there")
-        best = _best(self._run.checkpoints())
+        validated = [checkpoint for checkpoint in made if "full_valid_loss" in checkpoint.marker.metrics]
+        best = min(validated, key=lambda checkpoint: checkpoint.marker.metrics["full_valid_loss"], default=last)
         result = RunResult(
             best_checkpoint=best.name,
             last_checkpoint=last.name,
             steps=last.step,
             trained_tokens=last.marker.trained_tokens,
             seconds=last.marker.seconds,
-            peak_memory_bytes=peak_memory_bytes(),
+            peak_memory_bytes=_peak_memory_bytes(),
             renderer_sha256=self._renderer.sha256,
             hyperparameters=asdict(self.numbers),
             metrics=best.marker.metrics,
@@ -166,13 +167,7 @@ def _on_token_ids(trainer: type[Trainer]) -> type[Trainer]:
     return type(f"OnTokenIds{trainer.__name__}", (trainer,), {"_prepare_dataset": prepare})
 
 
-def _best(made: Sequence[RunCheckpoint]) -> RunCheckpoint:
-    """The lowest validation loss; where nothing was validated, the last."""
-    validated = [checkpoint for checkpoint in made if "full_valid_loss" in checkpoint.marker.metrics]
-    return min(validated, key=lambda checkpoint: checkpoint.marker.metrics["full_valid_loss"], default=made[-1])
-
-
-def peak_memory_bytes() -> int:
+def _peak_memory_bytes() -> int:
     """The most memory used so far: of this process's GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())

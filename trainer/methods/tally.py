@@ -50,7 +50,6 @@ class Tally:
     """For each of ``_lines``, the tokens of its longest sequence."""
 
     def add(self, line: int, made: list[data_sets.Columns], renderer: Renderer) -> None:
-        """Count the sequences of one row."""
         for sequence in made:
             answer = data_sets.answer(sequence)
             self.sequences += 1

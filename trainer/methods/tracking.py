@@ -65,7 +65,6 @@ class Tracker:
         self._sending.add_done_callback(self._report_failure)
 
     def enqueue(self, event: RunEvent) -> None:
-        """Send the event later, from the tracker's thread."""
         self._queue.put(event)
 
     def close(self) -> None:

@@ -54,16 +54,15 @@ else:
     )
 
 
+_Name = Annotated[str, Field(min_length=1, max_length=128)]
+
+
 class WandbBody(Body):
     """``integrations[].wandb``."""
 
-    project: str = Field(min_length=1, max_length=128)
-    name: str | None = Field(
-        None, min_length=1, max_length=128, description="Name of wandb's run; by default the job's id."
-    )
-    entity: str | None = Field(
-        None, min_length=1, max_length=128, description="Team or user; by default the server's own."
-    )
+    project: _Name
+    name: _Name | None = Field(None, description="Name of wandb's run; by default the job's id.")
+    entity: _Name | None = Field(None, description="Team or user; by default the server's own.")
     tags: list[Annotated[str, Field(min_length=1, max_length=64)]] | None = Field(None, max_length=50)
 
 
