@@ -38,7 +38,6 @@ def check_packages() -> None:
 
 
 def main() -> None:
-    """Run the command that the arguments of this process name, and exit."""
     if not IS_INSTALLED:
         sys.path[:] = [str(ROOT), *(entry for entry in sys.path if entry != str(ROOT))]
     try:

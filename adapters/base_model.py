@@ -63,11 +63,7 @@ class BaseModel:
 
     @classmethod
     def from_headers(cls, name: str, config: Mapping[str, Any], headers: Iterable[Tensor]) -> BaseModel:
-        """Build from the fields of config.json and the tensors in the headers of the weight files.
-
-        Raises:
-            BaseModelUnreadable: the weights are quantised.
-        """
+        """Build from config.json's fields and the tensors in the headers; BaseModelUnreadable if quantised."""
         if config.get("quantization_config"):
             raise BaseModelUnreadable(
                 f"{name}: the weights are quantised, so their files do not have the modules' shapes; "
@@ -94,11 +90,7 @@ class BaseModel:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the fields of a base model's config.json at ``path``.
-
-    Raises:
-        BaseModelUnreadable: it is missing, or not a JSON object.
-    """
+    """Return the fields of the config.json at ``path``; BaseModelUnreadable if it is missing or not a JSON object."""
     try:
         return parse_config(path.read_bytes(), str(path))
     except FileNotFoundError:
@@ -108,11 +100,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def parse_config(content: bytes, where: str) -> dict[str, Any]:
-    """Return the fields in the ``content`` of a config.json; ``where`` names the file in errors.
-
-    Raises:
-        BaseModelUnreadable: it is not a JSON object.
-    """
+    """As ``read_config``, of the ``content`` of a config.json; ``where`` names the file in errors."""
     try:
         config = json.loads(content)  # not strict: Mamba-like models write Infinity
     except ValueError as error:
@@ -123,21 +111,17 @@ def parse_config(content: bytes, where: str) -> dict[str, Any]:
 
 
 def _read_tensors(directory: Path) -> Iterator[Tensor]:
-    for file in _weight_files(directory):
-        try:
-            yield from read_header(file, BASE_HEADER).tensors.values()
-        except (OSError, SafetensorsMalformed) as error:
-            raise BaseModelUnreadable(f"{file} cannot be read: {error}") from error
-
-
-def _weight_files(directory: Path) -> list[Path]:
     # Mistral ships the weights twice; consolidated*.safetensors has other tensor names.
     files = sorted(directory.glob("model*.safetensors")) or sorted(directory.glob("*.safetensors"))
     if not files:
         raise BaseModelUnreadable(
             f"{directory} has no *.safetensors: download the model's safetensors files, or save it with save_pretrained"
         )
-    return files
+    for file in files:
+        try:
+            yield from read_header(file, BASE_HEADER).tensors.values()
+        except (OSError, SafetensorsMalformed) as error:
+            raise BaseModelUnreadable(f"{file} cannot be read: {error}") from error
 
 
 def _linear_modules(tensors: Iterable[Tensor], config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -156,9 +140,8 @@ def _linear_modules(tensors: Iterable[Tensor], config: Mapping[str, Any]) -> Ite
 
 def _declared_dtype(config: Mapping[str, Any]) -> str:
     """Return the format of the weights in config.json, or in its text model's config."""
-    text = config.get("text_config")
-    places = [config, text] if isinstance(text, Mapping) else [config]
-    named = [place.get(key) for place in places for key in ("dtype", "torch_dtype")]
+    places = [config, config.get("text_config")]
+    named = [place.get(key) for place in places if isinstance(place, Mapping) for key in ("dtype", "torch_dtype")]
     return next((_DTYPES[name] for name in named if isinstance(name, str) and name in _DTYPES), "F32")
 
 

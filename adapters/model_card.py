@@ -66,27 +66,24 @@ class ModelCard:
         return self.base or PurePath(self._report["base_model"]).name
 
     @property
-    def _report(self) -> Mapping[str, Any]:
-        report: Mapping[str, Any] = self.version["report"]
-        return report
+    def _report(self) -> dict[str, Any]:
+        return dict(self.version["report"])
 
     def _front_matter(self) -> str:
         method = self._report.get("training", {}).get("method")
-        data = ModelCardData(
+        return ModelCardData(
             base_model=self.base,
             library_name="transformers" if self.is_merged else "peft",
             pipeline_tag="text-generation",
             tags=["lora", "patchbay", *([method] if method else [])],
-        )
-        return data.to_yaml()
+        ).to_yaml()
 
     def _head(self) -> str:
         name, report = self.version["id"], self._report
-        base = _code(self._base_name)
+        base, code = _code(self._base_name), _code(name)
+        summary = f"A LoRA adapter for the base model {base}: version {code} of a patchbay registry."
         if self.is_merged:
-            summary = f"The base model {base} with the LoRA adapter {_code(name)} merged into its weights."
-        else:
-            summary = f"A LoRA adapter for the base model {base}: version {_code(name)} of a patchbay registry."
+            summary = f"The base model {base} with the LoRA adapter {code} merged into its weights."
         rows = [
             ("adapter", self.version["adapter"]),
             ("version", name),
@@ -113,13 +110,9 @@ class ModelCard:
         return "\n\n".join(parts)
 
     def _checks(self) -> str:
-        found = {key: value for key, value in self._report.items() if key not in _SHOWN_FIRST}
-        table = _table(_flat(found))
-        return (
-            f"## How it was checked\n\nResults of patchbay's checks before the adapter was served:\n\n{table}"
-            if table
-            else ""
-        )
+        table = _table(_flat({key: value for key, value in self._report.items() if key not in _SHOWN_FIRST}))
+        title = "## How it was checked\n\nResults of patchbay's checks before the adapter was served:"
+        return f"{title}\n\n{table}" if table else ""
 
     def _usage(self) -> str:
         name, base = self.version["adapter"], self.base or "BASE_MODEL"
@@ -170,9 +163,9 @@ def _cell(value: Any) -> str:
     """Return ``value`` as a table's cell, with Markdown and HTML escaped."""
     if isinstance(value, list):
         value = ", ".join(map(str, value))
-    if isinstance(value, bool):
+    elif isinstance(value, bool):
         value = "yes" if value else "no"
-    if isinstance(value, float):
+    elif isinstance(value, float):
         value = f"{value:.6g}"
     text = " ".join(html.escape(str(value), quote=False).split())
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", text)

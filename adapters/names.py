@@ -38,24 +38,15 @@ _FINE_TUNED = re.compile(
 
 
 def check_adapter_name(name: str) -> str:
-    """Return ``name`` if it is a valid adapter name.
-
-    Raises:
-        InvalidName: it is not; the message has the rule.
-    """
+    """Return ``name`` if it is a valid adapter name; else InvalidName, whose message has the rule."""
     return _check(name, "adapter name", "name")
 
 
 def check_alias(alias: str) -> str:
-    """Return ``alias`` if it is a valid alias; digits alone would be a version.
-
-    Raises:
-        InvalidName: it is not; the message has the rule.
-    """
+    """Return ``alias`` if it is a valid alias; else InvalidName. Digits alone would be a version."""
     if alias.isdigit():
         raise InvalidName(
-            f"alias '{alias}' reads as a version number; use a name with a letter, such as 'v{alias}'",
-            param="alias",
+            f"alias '{alias}' reads as a version number; use a name with a letter, such as 'v{alias}'", param="alias"
         )
     return _check(alias, "alias", "alias")
 
@@ -80,11 +71,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Parse ``adapter``, ``adapter@alias`` or ``adapter@version``.
-
-        Raises:
-            InvalidName: the text is not a reference.
-        """
+        """Parse ``adapter``, ``adapter@alias`` or ``adapter@version``; InvalidName for other text."""
         adapter, at, tail = text.partition("@")
         check_adapter_name(adapter)
         if not at:
@@ -110,11 +97,7 @@ class FineTunedName:
 
     @classmethod
     def parse(cls, text: str) -> FineTunedName:
-        """Return ``text`` as a fine-tuned name.
-
-        Raises:
-            InvalidName: it is none.
-        """
+        """Return ``text`` as a fine-tuned name; InvalidName if it is none."""
         if len(text) > MAX_FINE_TUNED_LENGTH or not _FINE_TUNED.fullmatch(text):
             raise InvalidName(
                 f"'{text[:MAX_NAME_LENGTH]}' is no fine-tuned name: write ft:<base>:<organization>:<suffix>:<job>, "
@@ -151,9 +134,5 @@ class FineTunedName:
 
 
 def parse_reference(text: str) -> Reference | FineTunedName:
-    """Parse a request's ``model``; text that begins with ``ft:`` is a fine-tuned name.
-
-    Raises:
-        InvalidName: the text is neither a reference nor a fine-tuned name.
-    """
+    """Parse a request's ``model``, a fine-tuned name if it begins with ``ft:``; InvalidName if it is neither."""
     return FineTunedName.parse(text) if text.startswith(_FINE_TUNED_PREFIX) else Reference.parse(text)

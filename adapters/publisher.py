@@ -47,11 +47,7 @@ class ProbeFunction(Protocol):
     """Tries an adapter that passed the checks in the engine that will serve it."""
 
     async def __call__(self, directory: Path, report: InspectionReport, *, allow_inert: bool) -> Mapping[str, Any]:
-        """Return the measurements as JSON values.
-
-        Raises:
-            AdapterRefused: the adapter has a fault, such as changing nothing (unless ``allow_inert``).
-        """
+        """Return the measurements as JSON values; AdapterRefused for a fault, such as changing nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,15 +35,10 @@ class StateMachine(Generic[S, V]):
         }
 
     def verbs(self, state: S) -> list[V]:
-        """Return the verbs that are allowed in ``state``."""
         return [verb for verb, edges in self.moves.items() if state in edges]
 
     def move(self, state: S, target: S) -> S:
-        """Return ``target``.
-
-        Raises:
-            AssertionError: no verb leads from ``state`` to ``target``; the mistake is in this program.
-        """
+        """Return ``target``; AssertionError if no verb leads there from ``state``: the mistake is in this program."""
         if target not in self._targets[state]:
             raise AssertionError(f"{type(state).__name__}: no verb leads from {state} to {target}")
         return target

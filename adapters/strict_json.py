@@ -8,16 +8,13 @@ pair.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 
 def parse(raw: bytes) -> Any:
-    """Return the value of the JSON text ``raw`` (UTF-8).
-
-    Raises:
-        ValueError: not JSON, nested too deeply, or one of the four above.
-    """
+    """Return the value of the JSON text ``raw`` (UTF-8); ValueError for other text or one of the four above."""
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant)
         if b"\\u" in raw:
@@ -38,14 +35,10 @@ def fields_in(path: Path) -> dict[str, Any]:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
-    if len(result) == len(pairs):
-        return result
-    seen: set[str] = set()
-    for key, _ in pairs:
-        if key in seen:
-            raise ValueError(f"key {key[:80]!a} occurs twice")
-        seen.add(key)
-    raise AssertionError("a shorter dict has a repeated key")
+    if len(result) < len(pairs):
+        (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"key {key[:80]!a} occurs twice")
+    return result
 
 
 def _integer(text: str) -> int | float:

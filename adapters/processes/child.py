@@ -64,11 +64,7 @@ def import_variables() -> dict[str, str]:
 
 
 def python_command(module: str, *arguments: str) -> list[str]:
-    """Return the command line that runs ``module``, without the working directory on its ``sys.path``.
-
-    Raises:
-        ForeignPackage: another package would be imported in place of one of ours.
-    """
+    """Return the command that runs ``module``, without the working directory on ``sys.path``; or ForeignPackage."""
     check_packages()
     return [sys.executable, "-P", "-m", module, *arguments]
 

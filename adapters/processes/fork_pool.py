@@ -59,7 +59,6 @@ class ForkPool:
 
     @property
     def process_id(self) -> int | None:
-        """The id of the process that forks; None: it does not run."""
         return None if self._server is None else self._server.process.pid
 
     async def start(self, setup: Mapping[str, Any]) -> None:
@@ -111,7 +110,6 @@ class ForkPool:
         raise died
 
     async def aclose(self) -> None:
-        """Kill the process, whatever it does."""
         self._idle.stop()
         server = self._server
         self._release()

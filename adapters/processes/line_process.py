@@ -57,7 +57,6 @@ class LineProcess:
 
     @property
     def is_running(self) -> bool:
-        """Whether it can be asked."""
         return self.process.returncode is None
 
     async def ask(self, question: Mapping[str, Any], *, within_s: float | None = None) -> dict[str, Any]:
@@ -97,7 +96,6 @@ class LineProcess:
         self.log.close()
 
     async def aclose(self) -> None:
-        """Kill the process and wait for its end."""
         self.kill()
         await self.process.wait()
 

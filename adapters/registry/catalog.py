@@ -29,15 +29,10 @@ class Catalog:
         return name in self._adapters
 
     def __iter__(self) -> Iterator[Adapter]:
-        """All adapters, by name."""
         return (self._adapters[name] for name in list(self._names))
 
     def resolve(self, reference: Reference | FineTunedName) -> Version:
-        """Return the version that ``reference`` means now.
-
-        Raises:
-            AdapterNotFound, AliasNotFound, VersionNotFound: the message lists existing aliases or versions.
-        """
+        """Return the version that ``reference`` means now; raises as ``adapter``, ``alias`` and ``version`` do."""
         if isinstance(reference, FineTunedName):
             if (named := self._fine_tuned.get(reference.text)) is not None:
                 return named
@@ -49,21 +44,13 @@ class Catalog:
         return self.version(reference.adapter, number)
 
     def adapter(self, name: str) -> Adapter:
-        """Return the adapter called ``name``.
-
-        Raises:
-            AdapterNotFound: there is none.
-        """
+        """Return the adapter called ``name``; AdapterNotFound if there is none."""
         if (adapter := self._adapters.get(name)) is not None:
             return adapter
         raise AdapterNotFound(f"no adapter is named '{name}'; list the adapters to see which exist", param="model")
 
     def alias(self, name: str, alias: str) -> Alias:
-        """Return the alias ``alias`` of the adapter ``name``.
-
-        Raises:
-            AdapterNotFound, AliasNotFound: the message lists existing aliases.
-        """
+        """Return the alias; AliasNotFound lists the existing ones and the versions."""
         adapter = self.adapter(name)
         if (found := adapter.aliases.get(alias)) is not None:
             return found
@@ -83,22 +70,14 @@ class Catalog:
         return [self._adapters[name] for name in names], start + limit < len(self._names)
 
     def versions(self, adapter: str, after: int | None = None, limit: int = 100) -> tuple[list[Version], bool]:
-        """Return up to ``limit`` versions numbered above ``after``, oldest first, and whether more follow.
-
-        Raises:
-            AdapterNotFound: no adapter of that name.
-        """
+        """Return up to ``limit`` versions numbered above ``after``, oldest first, and whether more follow."""
         living = self.adapter(adapter).versions
         numbers = list(living)
         start = 0 if after is None else bisect_right(numbers, after)
         return [living[number] for number in numbers[start : start + limit]], start + limit < len(numbers)
 
     def version(self, name: str, number: int) -> Version:
-        """Return version ``number`` of the adapter ``name``.
-
-        Raises:
-            AdapterNotFound, VersionNotFound: the message lists existing versions.
-        """
+        """Return a version; VersionNotFound lists the existing ones."""
         living = self.adapter(name).versions
         if (found := living.get(number)) is not None:
             return found
@@ -108,7 +87,6 @@ class Catalog:
         )
 
     def is_living(self, version: Version) -> bool:
-        """True unless ``version`` was deleted since."""
         adapter = self._adapters.get(version.adapter)
         return adapter is not None and version.number in adapter.versions
 
@@ -117,7 +95,6 @@ class Catalog:
         return version.id in self._pinned
 
     def pinned(self) -> list[Version]:
-        """Return the versions that must stay resident."""
         return list(self._pinned.values())
 
     def replace(self, changed: Iterable[Adapter], deleted: Iterable[str]) -> None:

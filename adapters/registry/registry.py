@@ -65,11 +65,7 @@ class Registry(Follower):
         self._update_catalog(revision, *news)
 
     async def report(self, version: Version) -> dict[str, Any]:
-        """Return the report of the checks of ``version``, and of its training if there was one.
-
-        Raises:
-            VersionNotFound: it was deleted.
-        """
+        """Return the report of the checks and the training of ``version``; VersionNotFound if it was deleted."""
         statement = select(versions.c.report).where(versions.c.id == version.id, versions.c.deleted_at.is_(None))
         async with self.database.read() as connection:
             report = (await connection.execute(statement)).scalar_one_or_none()
@@ -175,11 +171,7 @@ class Registry(Follower):
         return version_value(name, row)
 
     async def set_pinned(self, name: str, number: int, is_pinned: bool) -> Version:  # noqa: FBT001 - a value
-        """Pin a version, so that it stays resident and cannot be deleted, or unpin it.
-
-        Raises:
-            VersionNotFound: the adapter has no such version.
-        """
+        """Pin a version: it stays resident and cannot be deleted; or unpin it. VersionNotFound if there is none."""
         async with self._write() as rows:
             adapter = await rows.changing_adapter(name)
             row = await rows.change_version(await rows.living_version(adapter, number), is_pinned=is_pinned)
@@ -274,11 +266,7 @@ class Registry(Follower):
             return alias_value(name, await rows.move_alias(adapter, alias, seen, target, is_rollback=True))
 
     async def delete_alias(self, name: str, alias: str) -> None:
-        """Delete an alias. If it is created again, its generation continues.
-
-        Raises:
-            AliasNotFound: there is no such alias.
-        """
+        """Delete an alias; AliasNotFound if there is none. If it is created again, its generation continues."""
         async with self._write() as rows:
             adapter = await rows.changing_adapter(name)
             seen = await _existing_alias(rows, adapter, alias)

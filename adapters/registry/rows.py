@@ -51,7 +51,6 @@ class Rows:
         return int((await self.connection.execute(tick)).scalar_one())
 
     async def now(self) -> int:
-        """Return the clock."""
         return int((await self.connection.execute(select(clock.c.revision))).scalar_one())
 
     async def adapter(self, name: str) -> AnyRow | None:
@@ -59,11 +58,7 @@ class Rows:
         return (await self.connection.execute(select(adapters).where(adapters.c.name == name))).one_or_none()
 
     async def changing_adapter(self, name: str) -> AnyRow:
-        """Return the row of the living adapter ``name`` and store that it changed now.
-
-        Raises:
-            AdapterNotFound: there is none.
-        """
+        """Return the row of a living adapter and store that it changes now; AdapterNotFound if there is none."""
         row = await self.adapter(name)
         if row is None or row.deleted_at is not None:
             raise AdapterNotFound(f"no adapter is named '{name}'; list the adapters to see which exist", param="name")
@@ -81,16 +76,11 @@ class Rows:
         return (await self.connection.execute(change.values(**state).returning(*adapters.c))).one(), number
 
     async def living_numbers(self, adapter: AnyRow) -> list[int]:
-        """Return the numbers of the adapter's living versions, ascending."""
         statement = select(versions.c.number).where(versions.c.adapter_id == adapter.id, _IS_LIVING)
         return list((await self.connection.execute(statement.order_by(versions.c.number))).scalars())
 
     async def living_version(self, adapter: AnyRow, number: int) -> AnyRow:
-        """Return the row of a living version.
-
-        Raises:
-            VersionNotFound: there is none of that number, or it was deleted.
-        """
+        """Return the row of a living version; VersionNotFound if there is none, or it was deleted."""
         its_own = versions.c.adapter_id == adapter.id
         statement = select(*VERSION_COLUMNS).where(its_own, versions.c.number == number, _IS_LIVING)
         row = (await self.connection.execute(statement)).one_or_none()
@@ -103,11 +93,9 @@ class Rows:
         return row
 
     async def add_version(self, **columns: Any) -> AnyRow:
-        """Insert a version and return its row."""
         return (await self.connection.execute(insert(versions).values(**columns).returning(*VERSION_COLUMNS))).one()
 
     async def change_version(self, row: AnyRow, **columns: Any) -> AnyRow:
-        """Change a version's ``columns`` and return its new row."""
         change = update(versions).where(versions.c.id == row.id).values(**columns)
         return (await self.connection.execute(change.returning(*VERSION_COLUMNS))).one()
 
@@ -129,11 +117,7 @@ class Rows:
         return any(name is None or not FineTunedName(name).is_checkpoint for name in names)
 
     async def fine_tuned_version(self, name: FineTunedName) -> Version | None:
-        """Return the version that ``name`` means; None: no version ever had the name.
-
-        Raises:
-            NameTaken: that version was deleted.
-        """
+        """Return the version that ``name`` means; None: no version ever had the name; NameTaken: it was deleted."""
         statement = (
             select(*VERSION_COLUMNS)
             .add_columns(versions.c.deleted_at, adapters.c.name.label("adapter"))
@@ -157,7 +141,6 @@ class Rows:
         await self.connection.execute(insert(fine_tuned_names).values(name=name.text, version_id=version.id))
 
     async def add_to_report(self, version: AnyRow, report: Mapping[str, Any]) -> None:
-        """Merge ``report`` into a version's report."""
         stored = await self.connection.execute(select(versions.c.report).where(versions.c.id == version.id))
         await self.change_version(version, report={**stored.scalar_one(), **report})
 
@@ -167,7 +150,6 @@ class Rows:
         return (await self.connection.execute(statement)).one_or_none()
 
     async def living_aliases(self, adapter: AnyRow) -> Sequence[AnyRow]:
-        """Return the rows of an adapter's living aliases."""
         statement = select(aliases).where(aliases.c.adapter_id == adapter.id, aliases.c.version.is_not(None))
         return (await self.connection.execute(statement.order_by(aliases.c.name))).all()
 
@@ -195,7 +177,6 @@ class Rows:
         return row
 
     async def alias_history(self, adapter: AnyRow, alias: str) -> list[AliasMove]:
-        """Return every move of an alias, oldest first."""
         columns = [alias_moves.c[name] for name in ("from_version", "to_version", "generation", "is_rollback", "at")]
         statement = select(*columns).where(alias_moves.c.adapter_id == adapter.id, alias_moves.c.alias == alias)
         moves = await self.connection.execute(statement.order_by(alias_moves.c.generation))
@@ -256,7 +237,6 @@ def version_value(adapter: str, row: AnyRow) -> Version:
 
 
 def alias_value(adapter: str, row: AnyRow) -> Alias:
-    """Return the row of a living alias as a value."""
     return Alias(adapter, row.name, row.version, row.generation, row.updated_at)
 
 

@@ -19,11 +19,7 @@ _FORMS: Final = "hf://org/repo[@revision], file:///directory, s3://bucket/prefix
 
 
 def parse_source(text: str, rules: SourceRules) -> Source:
-    """Return the source that ``text`` means; ``fetch`` checks whether ``rules`` allow it.
-
-    Raises:
-        SourceForbidden: an unknown scheme, or a malformed address.
-    """
+    """Return the source ``text``, SourceForbidden if malformed; its ``fetch`` checks whether ``rules`` allow it."""
     scheme, _, rest = text.partition("://")
     if scheme == "hf" and (found := _HUB.fullmatch(rest)) and ".." not in rest:
         return HubSource(found["repo"], found["revision"], endpoint=rules.hub_endpoint, token=rules.hub_token)

@@ -15,7 +15,7 @@ from huggingface_hub.hf_api import ModelInfo, RepoSibling
 from adapters.errors import SourceError, SourceForbidden, SourceNotFound, SourceUnavailable
 from adapters.lora import initial_adapter
 from adapters.sources.hub_hosts import HubHosts
-from adapters.storage.disk import FileEntry, in_thread
+from adapters.storage.disk import in_thread
 from adapters.storage.manifest import FILES, INITIAL
 from adapters.storage.staging import Staged
 
@@ -75,16 +75,14 @@ class HubSource:
         return f"hf://{self._repo}@{info.sha}"
 
     def _client(self) -> httpx2.AsyncClient:
+        authorization = {"authorization": f"Bearer {self._token}"} if self._token else {}
         # Not HfApi: its client, one for the whole process, follows any redirect.
         return httpx2.AsyncClient(
-            headers={"accept-encoding": "identity"} | self._authorization(),
+            headers={"accept-encoding": "identity"} | authorization,
             timeout=httpx2.Timeout(self._answer_timeout_s),
             follow_redirects=True,
             event_hooks={"request": [HubHosts(self._endpoint).check_async]},
         )
-
-    def _authorization(self) -> dict[str, str]:
-        return {"authorization": f"Bearer {self._token}"} if self._token else {}
 
     async def _look_up(self, client: httpx2.AsyncClient) -> ModelInfo:
         url = f"{self._endpoint}/api/models/{self._repo}/revision/{quote(self._revision, safe='')}?blobs=true"
@@ -109,7 +107,8 @@ class HubSource:
         url = hf_hub_url(self._repo, listed.rfilename, revision=commit, endpoint=self._endpoint)
         async with self._response(client, url) as response:
             entry = await staged.write(name, response.aiter_bytes())
-        if _differs(entry, listed):
+        sha256 = listed.lfs.sha256 if listed.lfs is not None else entry.sha256
+        if listed.size not in (None, entry.size) or sha256 not in (None, entry.sha256):
             raise SourceUnavailable(
                 f"the hub sent other bytes of {self._repo}/{listed.rfilename} than it lists; try again"
             )
@@ -154,8 +153,3 @@ def _first_folder(listed: Mapping[str, RepoSibling]) -> str | None:
     return next(
         (folder for folder in initial_adapter.FOLDERS if all(f"{folder}/{name}" in listed for name in FILES)), None
     )
-
-
-def _differs(entry: FileEntry, listed: RepoSibling) -> bool:
-    sha256 = listed.lfs.sha256 if listed.lfs is not None else None
-    return (listed.size is not None and listed.size != entry.size) or sha256 not in (None, entry.sha256)

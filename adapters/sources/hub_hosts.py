@@ -24,11 +24,7 @@ class HubHosts:
         self._home = httpx2.URL(endpoint)
 
     def check(self, request: httpx2.Request) -> None:
-        """Check a request before it is sent.
-
-        Raises:
-            SourceForbidden: its host or scheme is not allowed.
-        """
+        """Check a request before it is sent; SourceForbidden if its host or scheme is not allowed."""
         if is_offline_mode():
             raise SourceForbidden("HF_HUB_OFFLINE forbids requests to the hub: unset it, or use files and directories")
         url = request.url

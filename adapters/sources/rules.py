@@ -16,11 +16,7 @@ _BUCKET_URL: Final = re.compile(rf"(?:{'|'.join(BUCKET_SCHEMES)})://(?P<path>[^\
 
 @dataclass(frozen=True, slots=True)
 class SourceRules:
-    """The places that the server may read for its callers.
-
-    Raises:
-        SourceForbidden: one of ``buckets`` is not a plain bucket URL.
-    """
+    """The places that the server may read for its callers; SourceForbidden if a bucket's URL is not plain."""
 
     directories: tuple[Path, ...] = ()
     buckets: tuple[str, ...] = ()

@@ -41,7 +41,6 @@ class Manifest:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all files together."""
         return sum(entry.size for entry in self.files.values())
 
 

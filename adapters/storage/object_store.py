@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 
 def open_store(url: str, schemes: Collection[str], refusal: type[PatchbayError]) -> ObjectStore:
-    """Open the object store at ``url``.
-
-    Raises:
-        PatchbayError: a ``refusal``, where the URL's scheme is none of ``schemes`` or obstore rejects the URL.
-    """
+    """Open the object store at ``url``; a ``refusal`` if its scheme is not in ``schemes`` or obstore rejects it."""
     scheme = url.partition("://")[0]
     if scheme not in schemes:
         raise refusal(f"cannot use '{url}': begin with one of {', '.join(f'{each}://' for each in schemes)}")
@@ -32,7 +28,6 @@ def open_store(url: str, schemes: Collection[str], refusal: type[PatchbayError])
 
 
 async def has_object(store: ObjectStore, key: str) -> bool:
-    """Return whether ``store`` holds an object under ``key``."""
     try:
         await obstore.head_async(store, key)
     except FileNotFoundError:
@@ -49,7 +44,6 @@ async def read_object(store: ObjectStore, key: str) -> AsyncIterator[bytes]:
 
 @contextmanager
 def store_errors(url: str, refusal: type[PatchbayError]) -> Iterator[None]:
-    """Raise obstore's own errors as a ``refusal``."""
     try:
         yield
     except BaseError as error:

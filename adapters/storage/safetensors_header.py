@@ -176,9 +176,7 @@ def _check_size(tensor: Tensor, where: str) -> None:
     bits = elements * DTYPE_BITS[tensor.dtype]
     if bits % 8 or tensor.end - tensor.begin != bits // 8:
         raise _malformed(
-            where,
-            f"{tensor.end - tensor.begin} bytes for {tensor.dtype} {list(tensor.shape)}",
-            f"{bits / 8:g} bytes",
+            where, f"{tensor.end - tensor.begin} bytes for {tensor.dtype} {list(tensor.shape)}", f"{bits / 8:g} bytes"
         )
 
 
@@ -188,9 +186,7 @@ def _check_contiguous(tensors: list[Tensor], data_bytes: int, file: str) -> None
         if tensor.begin != position:
             kind = "an overlap" if tensor.begin < position else "a gap"
             raise _malformed(
-                f"{file}: {tensor.name}",
-                f"{kind}: begins at byte {tensor.begin}",
-                f"begin at byte {position}",
+                f"{file}: {tensor.name}", f"{kind}: begins at byte {tensor.begin}", f"begin at byte {position}"
             )
         position = tensor.end
     if position != data_bytes:

@@ -41,11 +41,7 @@ class Staged:
         return entry
 
     def manifest(self) -> Manifest:
-        """Return the manifest of the written files.
-
-        Raises:
-            AdapterRefused: a file is missing.
-        """
+        """Return the manifest of the written files; AdapterRefused if one is missing."""
         needed = EVERY_FILE if any(name in self._entries for name in INITIAL_FILES) else FILES
         missing = [name for name in needed if name not in self._entries]
         if missing:

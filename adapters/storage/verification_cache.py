@@ -38,7 +38,6 @@ class VerificationCache:
         return True
 
     def forget(self, digest: str) -> None:
-        """Forget a blob that was removed."""
         self._stats.pop(digest, None)
 
 
