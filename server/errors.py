@@ -51,7 +51,7 @@ class Overloaded(Unavailable):
 
 
 class AdapterQuarantined(PatchbayError):
-    """The engine computed NaN under this version: nobody is sent there any more."""
+    """The engine computed NaN under this version: requests for it are refused."""
 
 
 class InvalidRequest(PatchbayError):

@@ -92,7 +92,7 @@ def _from_lora(source: CompileSource, directory: Path, base: BaseWeights, bounds
         changes = loftq.changes(lora, lora.initial(directory, base), base)
         spectra = {module: spectrum_of(change, bounds.rank) for module, change in changes}
         return _cut(spectra, lora.kind, rank_before, bounds)
-    learnt = lora.learnt(directory, base)
+    learnt = lora.trained_change(directory, base)
     factors = {module: learnt.read(module) for module in learnt.shapes}
     if learnt.rank > bounds.rank:
         spectra = {module: Spectrum.of(whole) for module, whole in factors.items()}

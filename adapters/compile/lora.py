@@ -66,11 +66,11 @@ class UploadedLora:
             return "dora"
         return self.init or ("rslora" if self.config.use_rslora else "lora")
 
-    def learnt(self, directory: Path, base: BaseWeights) -> LinearSum:
-        """Return what was trained: the adapter, less the initial one if there has to be one. Not for LoftQ.
+    def trained_change(self, directory: Path, base: BaseWeights) -> LinearSum:
+        """Return the trained change: the adapter, minus the initial one where its kind has one. Not for LoftQ.
 
         Raises:
-            AdapterRefused: there is no initial adapter where one is needed, or it is another's.
+            AdapterRefused: the initial adapter is needed and missing, or belongs to another adapter.
         """
         if self.init is None:
             return LinearSum([(self.stored, 1.0)])
@@ -80,7 +80,7 @@ class UploadedLora:
         """Return the initial adapter, in ``directory``/initial, which has the same modules and ranks.
 
         Raises:
-            AdapterRefused: there is none, or it is another's.
+            AdapterRefused: there is none, or it belongs to another adapter.
         """
         if not (directory / INITIAL).is_dir():
             raise AdapterRefused([_no_initial(self)])

@@ -76,7 +76,7 @@ async def measure(bench: BenchOptions, workload: Workload, traffic: Traffic, rep
 async def _flood(
     client: LoadClient, flooded: list[Workload], quiet: Workload, traffic: Traffic, seed: int
 ) -> dict[str, LoadResult]:
-    """Return what the trickle and the floods measured in one round."""
+    """Return the results of the trickle and of the floods in one round."""
     end = time.perf_counter() + traffic.seconds
     floods = [
         client.closed_loop(flood.endless(seed=seed), traffic.clients, lambda: time.perf_counter() >= end)

@@ -57,8 +57,8 @@ def _longest(tokenizer: PreTrainedTokenizerBase, right_answers: Sequence[str]) -
 def exact_match(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> float:
     """Return the share of rows whose last message equals the model's answer to the messages before it."""
     right_answers = [row["messages"][-1]["content"] for row in rows]
-    given = answers(model, tokenizer, [row["messages"][:-1] for row in rows], _longest(tokenizer, right_answers))
-    return sum(text == right for text, right in zip(given, right_answers, strict=True)) / len(rows)
+    generated = answers(model, tokenizer, [row["messages"][:-1] for row in rows], _longest(tokenizer, right_answers))
+    return sum(text == right for text, right in zip(generated, right_answers, strict=True)) / len(rows)
 
 
 def plain_task(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str, number: int) -> float:
@@ -69,8 +69,8 @@ def plain_task(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task:
         [style(dialogue) for style in mixture.STYLES] if dialogue.short else [dialogue.answer] for dialogue in dialogues
     ]
     longest = _longest(tokenizer, [text for texts in styles for text in texts])
-    given = answers(model, tokenizer, [dialogue.messages()[:1] for dialogue in dialogues], longest)
-    return sum(text in texts for text, texts in zip(given, styles, strict=True)) / number
+    generated = answers(model, tokenizer, [dialogue.messages()[:1] for dialogue in dialogues], longest)
+    return sum(text in texts for text, texts in zip(generated, styles, strict=True)) / number
 
 
 def _follows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: list[Messages]) -> float:

@@ -83,7 +83,7 @@ class ApiClient:
 
 
 def client_settings(url: str | None, api_key: str | None) -> ClientSettings:
-    """Return how to reach the server; what is None comes from the environment."""
+    """Return the address and key of the server; those that are None come from the environment."""
     from server.settings import ClientSettings
 
     return ClientSettings().model_copy(update=without_none(url=url, api_key=api_key))

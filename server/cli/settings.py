@@ -130,7 +130,7 @@ def _metavar(annotation: Any) -> str:
 
 
 def _label(name: str) -> str:
-    """Return how people can set a setting: ``--port (PATCHBAY_PORT)``."""
+    """Return the option and the variable of a setting: ``--port (PATCHBAY_PORT)``."""
     from server.settings import Settings
 
     if name in ENVIRONMENT_ONLY:

@@ -56,7 +56,7 @@ class PeftReference:
         return None if self._process is None else self._process.process_id
 
     async def of(self, adapter: Path, prompts: Sequence[Sequence[int]]) -> ReferenceScores:
-        """Return what PEFT computes with the adapter in the directory ``adapter``.
+        """Return the scores that PEFT computes with the adapter in the directory ``adapter``.
 
         Raises:
             AdapterRefused: PEFT does not load it; with PEFT's own words.

@@ -1,7 +1,7 @@
 """The register of vLLM patches: every place where an attribute of vLLM, a class or an instance of it is replaced.
 
 Each function is one patch. Its docstring says what it replaces and why, for which version, which issue upstream is
-known, and how to see that it is obsolete: whoever raises vLLM's version begins here. Implementations lie in files of
+known, and how to see that it is obsolete: a new version of vLLM begins here. Implementations lie in files of
 their own; a test refuses the assignment there. Instances are patched rather than modules where both are possible, so
 that two engines in one process keep apart. No other module outside ``cpu/`` imports ``cpu/``.
 """

@@ -1,0 +1,133 @@
+"""Plain words: no private synonym for a standard term, no class name twice, no docstring that names nothing."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGES = ("adapters", "trainer", "server", "bench", "embedded")
+DOCUMENTS = ("*.md", "docs/**/*.md", "bench/results/*.md", "Makefile", "setup/install", "Dockerfile", "pyproject.toml")
+
+WORD_LISTS = "embedded/recipe/"
+"""The vocabulary of the generated texts is data, not prose."""
+
+BANNED = {
+    "house": "state, or the server",
+    "door": "checks",
+    "doorway": "checks",
+    "nursery": "ForkPool",
+    "turnstile": "scheduler",
+    "naps": "idle sleep",
+    "napping": "idle sleep",
+    "allowance": "resource limits",
+    "seal": "verification cache",
+    "seals": "verification cache",
+    "stamp": "change counter, or a response header",
+    "room": "capacity",
+    "rooms": "capacity, or folders",
+    "offer": "EngineInfo",
+    "settle": "after_start",
+    "own models": "grader client",
+}
+"""Words that a reader of this project had to learn, and what is meant."""
+
+RIDDLES = {
+    "whoever": "the caller, the process, the owner: name it",
+    "nobody": "no caller, no request: name it",
+    "somebody": "a caller, a request: name it",
+}
+"""Pronouns in place of a noun. Documents may use them, code may not."""
+
+EMPTY = re.compile(r"(Return|Tell|Say|Note|Yield) (what|whether what|how|so|it)\b")
+"""How a docstring begins that does not name the thing that is returned."""
+
+VAGUE_NAMES = {"said", "told", "given", "came", "wishes"}
+
+
+@pytest.fixture(scope="module")
+def modules(repository: Path) -> dict[str, ast.Module]:
+    paths = sorted(path for package in PACKAGES for path in (repository / package).rglob("*.py"))
+    return {path.relative_to(repository).as_posix(): ast.parse(path.read_text()) for path in paths}
+
+
+def words_in(text: str, banned: Iterable[str]) -> list[str]:
+    words = "|".join(map(re.escape, sorted(banned, key=len, reverse=True)))
+    return [match[1].lower() for match in re.finditer(rf"(?<![\w.-])({words})(?![\w-])", text, re.IGNORECASE)]
+
+
+def test_code_help_and_messages_have_no_private_words(repository: Path, modules: dict[str, ast.Module]) -> None:
+    banned = BANNED | RIDDLES
+    found = [
+        f"{path}:{number}: {word}, say {banned[word]}"
+        for path in modules
+        if not path.startswith(WORD_LISTS)
+        for number, line in enumerate((repository / path).read_text().splitlines(), 1)
+        for word in words_in(line, banned)
+    ]
+    assert found == []
+
+
+def test_documents_have_no_private_words(repository: Path) -> None:
+    found = [
+        f"{path.relative_to(repository)}:{number}: {word}, say {BANNED[word]}"
+        for pattern in DOCUMENTS
+        for path in repository.glob(pattern)
+        if ".venv" not in path.parts
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        for word in words_in(line, BANNED)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("text", ["The door refuses it.", "house = 1", "a Turnstile", "whoever asks"])
+def test_a_private_word_is_found(text: str) -> None:
+    assert len(words_in(text, BANNED | RIDDLES)) == 1
+
+
+def test_class_names_are_unique(modules: dict[str, ast.Module]) -> None:
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for path, tree in modules.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(f"{path}:{node.lineno}")
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_docstrings_name_what_they_describe(modules: dict[str, ast.Module]) -> None:
+    found = [f"{path}:{line}: {text.splitlines()[0]}" for path, line, text in docstrings(modules) if EMPTY.match(text)]
+    assert found == []
+
+
+def docstrings(modules: dict[str, ast.Module]) -> Iterator[tuple[str, int, str]]:
+    for path, tree in modules.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                text = ast.get_docstring(node)
+                if text:
+                    yield path, getattr(node, "lineno", 1), text
+
+
+def test_variables_and_functions_say_what_they_are(modules: dict[str, ast.Module]) -> None:
+    found = [
+        f"{path}:{node.lineno}: {name}"
+        for path, tree in modules.items()
+        for node in ast.walk(tree)
+        for name in [bound_name(node)]
+        if name is not None and name.strip("_") in VAGUE_NAMES
+    ]
+    assert found == []
+
+
+def bound_name(node: ast.AST) -> str | None:
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        return node.id
+    if isinstance(node, ast.arg):
+        return node.arg
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return node.name
+    return None
