@@ -24,8 +24,7 @@ from typing import IO, Any, Final, NoReturn
 from adapters.errors import WorkerProcessDied
 from adapters.processes import child
 from adapters.processes.answers import Work, answer_of, result_of
-from adapters.processes.child import child_environment
-from adapters.processes.idle_timer import IdleTimer
+from adapters.processes.child import IdleTimer, child_environment
 from adapters.processes.limits import LimitExceeded, ResourceLimits
 
 _MARGIN_S: Final = 60.0
@@ -75,10 +74,7 @@ class ForkPool:
     ) -> dict[str, Any]:
         """Return the answer of a child that works within ``limits``.
 
-        Raises:
-            AdapterRefused, OSError: the work's own errors, see ``answers.result_of``.
-            LimitExceeded: the child reached a limit.
-            WorkerProcessDied: it ended without an answer, or the work failed.
+        Raises as ``result_of``; LimitExceeded also for its time, WorkerProcessDied also if it ends without an answer.
         """
         question = {**question, "resource_limits": asdict(limits)}
         with self._idle.in_use():

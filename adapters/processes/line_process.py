@@ -62,10 +62,7 @@ class LineProcess:
     async def ask(self, question: Mapping[str, Any], *, within_s: float | None = None) -> dict[str, Any]:
         """Return the answer to ``question``; one question at a time.
 
-        Raises:
-            AdapterRefused, OSError: the work's own errors, see ``answers.result_of``.
-            LimitExceeded: it took longer than ``within_s``, or more than the process may.
-            WorkerProcessDied: the process ended without an answer, or the work failed.
+        Raises as ``result_of``; LimitExceeded also for its time, WorkerProcessDied also if it ends without an answer.
         """
         try:
             line = await asyncio.wait_for(self._exchange(question), within_s)

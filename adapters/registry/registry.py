@@ -35,9 +35,10 @@ class Registry(Follower):
     """Adapters, versions and aliases, durable and shared between processes.
 
     A write is in the database and in this process's ``catalog`` before its method returns; other processes' writes
-    arrive with ``refresh``, which ``follow`` calls at an interval. Writers take turns. Every write to an adapter except
-    ``add_version`` raises AdapterNotFound if there is none. Every write raises StorageUnavailable as ``Database.write``
-    does; if its outcome is unknown, the next refresh shows it.
+    arrive with ``refresh``, which ``follow`` calls at an interval. Writers take turns. Every write but ``add_version``
+    raises AdapterNotFound or VersionNotFound if the adapter or version that it is given does not exist, and InvalidName
+    if the alias is not valid. It raises StorageUnavailable as ``Database.write`` does; if its outcome is unknown, the
+    next refresh shows it.
     """
 
     refresh_failed = "registry.refresh_failed"
@@ -155,8 +156,6 @@ class Registry(Follower):
         another, that version is returned and nothing changes.
 
         Raises:
-            InvalidName: the alias is not valid.
-            VersionNotFound: the adapter has no such version.
             NameTaken: the version that ``fine_tuned_name`` means was deleted.
         """
         check_alias(alias)
@@ -171,7 +170,7 @@ class Registry(Follower):
         return version_value(name, row)
 
     async def set_pinned(self, name: str, number: int, is_pinned: bool) -> Version:  # noqa: FBT001 - a value
-        """Pin a version: it stays resident and cannot be deleted; or unpin it. VersionNotFound if there is none."""
+        """Pin a version: it stays resident and cannot be deleted; or unpin it."""
         async with self._write() as rows:
             adapter = await rows.changing_adapter(name)
             row = await rows.change_version(await rows.living_version(adapter, number), is_pinned=is_pinned)
@@ -181,7 +180,6 @@ class Registry(Follower):
         """Delete a version; its number, id and fine-tuned names are never used again.
 
         Raises:
-            VersionNotFound: the adapter has no such version.
             VersionInUse: it is pinned, or an alias points to it and ``with_aliases`` is False.
         """
         async with self._write() as rows:
@@ -226,8 +224,6 @@ class Registry(Follower):
         generation it must have now. Without either the move always succeeds.
 
         Raises:
-            InvalidName: the alias is not valid.
-            VersionNotFound: the adapter has no such version.
             AliasMoved: an expectation failed; has the alias's present target.
         """
         check_alias(alias)

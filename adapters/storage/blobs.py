@@ -28,7 +28,8 @@ class Blobs:
     """The blob store under ``root``, beside its staging; ``remote`` holds the durable copy, if there is one.
 
     A blob appears whole, by one rename, and never changes. Several processes may share a root.
-    Without ``remote`` the local copy is the durable one; with it, missing and damaged blobs are fetched again.
+    Without ``remote`` the local copy is the durable one; with it, missing and damaged blobs are fetched again, and
+    each method raises BlobStoreUnavailable if the remote store does not answer.
     """
 
     def __init__(self, root: Path, *, remote: RemoteBlobs | None = None) -> None:
@@ -43,7 +44,6 @@ class Blobs:
         Raises:
             AdapterRefused: a file is missing.
             StorageFull: the disk has no space left.
-            BlobStoreUnavailable: the remote store did not take the copy.
         """
         digest = staged.manifest().digest
         if self._remote is not None:
@@ -51,24 +51,14 @@ class Blobs:
         return await in_thread(self._place, staged.path, digest)
 
     async def path(self, digest: str) -> Path:
-        """Return the directory of the blob, fetched first if only the remote store has it.
-
-        Raises:
-            BlobCorrupt: no store has it, or the remote copy is damaged.
-            BlobStoreUnavailable: the remote store did not answer.
-        """
+        """Return the blob's directory, fetched if only the remote store has it; BlobCorrupt if none has it whole."""
         directory = self._directory(digest)
-        if not await in_thread(_is_whole, directory):
+        if not await in_thread(lambda: all((directory / name).is_file() for name in names_in(directory))):
             await self._fetch(digest, "is missing")
         return directory
 
     async def verify(self, digest: str) -> Path:
-        """Return the directory of the blob, hashed since it last changed; a damaged one is fetched again.
-
-        Raises:
-            BlobCorrupt: it is damaged or missing, and there is no good remote copy.
-            BlobStoreUnavailable: the remote store did not answer.
-        """
+        """As ``path``, with the blob hashed since it last changed; a damaged one is fetched again."""
         directory = self._directory(digest)
         if not await in_thread(self._verified.is_intact, directory, digest):
             await self._fetch(digest, "is damaged or missing")
@@ -78,10 +68,7 @@ class Blobs:
         """Remove blobs that are not ``living`` and were put more than ``grace_s`` ago; return their digests.
 
         ``grace_s`` must exceed the time from reading ``living`` to this call, and from ``put`` to the registry row.
-        Staging directories without a write for as long are removed too, and so are remote orphans.
-
-        Raises:
-            BlobStoreUnavailable: the remote store did not answer; local orphans are gone by then.
+        Staging directories without a write for as long are removed too, and so are remote orphans, last.
         """
         swept = set(await in_thread(self._sweep, living, time.time() - grace_s))
         if self._remote is not None:
@@ -161,10 +148,6 @@ class Blobs:
             yield
         finally:
             os.close(descriptor)
-
-
-def _is_whole(directory: Path) -> bool:
-    return all((directory / name).is_file() for name in names_in(directory))
 
 
 def _newest_mtime(directory: Path) -> float:

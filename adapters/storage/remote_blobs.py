@@ -19,7 +19,7 @@ SCHEMES: Final = ("s3", "gs", "az", "file", "memory")
 
 
 class RemoteBlobs:
-    """Blobs under a URL of one of ``SCHEMES``; BlobStoreUnavailable for others."""
+    """Blobs under a URL of one of ``SCHEMES``; BlobStoreUnavailable for others, and if the store does not answer."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -29,21 +29,13 @@ class RemoteBlobs:
         """Copy the files of ``directory``; on return the store has acknowledged them.
 
         Existing files are overwritten: that repairs a damaged copy and renews its age for ``sweep``.
-
-        Raises:
-            BlobStoreUnavailable: the store did not take them.
         """
         with store_errors(self.url, BlobStoreUnavailable):
             for name in names_in(directory):
                 await obstore.put_async(self._store, _key(digest, name), directory / name)
 
     async def fetch(self, digest: str, staged: Staged) -> None:
-        """Copy the blob's files into ``staged``; the caller checks whether they are intact.
-
-        Raises:
-            BlobCorrupt: the store lacks a file.
-            BlobStoreUnavailable: the store did not answer.
-        """
+        """Copy the blob's files into ``staged``, BlobCorrupt if one is missing; the caller checks their bytes."""
         with store_errors(self.url, BlobStoreUnavailable):
             has_initial = await has_object(self._store, _key(digest, INITIAL_FILES[0]))
             for name in EVERY_FILE if has_initial else FILES:
@@ -60,9 +52,6 @@ class RemoteBlobs:
         The store has no lock to share with a ``put`` of the same bytes. So an orphan's age is read again just before
         it is deleted. A blob put between that read and the deletion, some milliseconds, loses its new copy too and has
         only the local one until it is published again.
-
-        Raises:
-            BlobStoreUnavailable: the store did not answer.
         """
         put_at: dict[str, datetime] = {}
         with store_errors(self.url, BlobStoreUnavailable):

@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # documented to be there
 
 from adapters.errors import PatchbayError
-from adapters.sources.hub_hosts import HubHosts
+from adapters.sources.hub import HubHosts
 from server.cli.failure import CommandFailed, ExitCode
 
 ANSWER_TIMEOUT_S: Final = 60.0

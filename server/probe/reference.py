@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters.errors import AdapterRefused, Fault, SafetensorsMalformed, WorkerProcessDied
-from adapters.processes.idle_timer import IdleTimer
+from adapters.processes.child import IdleTimer
 from adapters.processes.limits import LimitExceeded
 from adapters.processes.line_process import LineProcess
 from adapters.storage.disk import in_thread

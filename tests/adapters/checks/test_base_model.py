@@ -133,7 +133,7 @@ def with_packed_weights(directory):
     ("spoil", "told"),
     [
         (without_config, "config.json is missing"),
-        (with_broken_config, "no JSON object"),
+        (with_broken_config, "not a JSON object"),
         (without_weights, "no \\*.safetensors"),
         (with_pickled_weights, "no \\*.safetensors"),
         (with_cut_weights, "cut off"),

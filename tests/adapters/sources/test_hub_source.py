@@ -15,8 +15,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from adapters.errors import SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnavailable
-from adapters.sources.hub import HubSource
-from adapters.sources.hub_hosts import HubHosts
+from adapters.sources.hub import HubHosts, HubSource
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 from adapters.storage.staging import Staging
 from tests.adapters.hub_stand_in import Fault, HubStandIn, listed
@@ -162,7 +161,7 @@ def test_a_hub_may_send_to_itself_and_to_public_addresses_with_encryption(endpoi
 
 def test_where_the_hub_is_forbidden_nothing_is_asked():
     program = (
-        "import httpx2; from adapters.errors import SourceForbidden; from adapters.sources.hub_hosts import HubHosts\n"
+        "import httpx2; from adapters.errors import SourceForbidden; from adapters.sources.hub import HubHosts\n"
         "try: HubHosts('https://hub.example').check(httpx2.Request('GET', 'https://hub.example'))\n"
         "except SourceForbidden as refused: print(refused)"
     )
