@@ -15,7 +15,7 @@ from typing import Final
 from bench import options
 from bench.comparison import Round, alternate, load_of
 from bench.interval import Interval, mean, ratio
-from bench.options import BenchOptions, RunningServers, run_scenario
+from bench.options import BenchOptions, RunningServers
 from bench.record import Row
 from bench.target import BenchTarget, Kind
 from bench.workload import Lengths, Workload
@@ -31,7 +31,7 @@ PROGRAM: Final = (
 """`vllm bench serve` without vLLM's console script, which does not work in its CPU build."""
 
 
-def agree(
+async def agree(
     *,
     peer: options.Peer = None,
     shape: options.ShapeName = "100m",
@@ -39,15 +39,9 @@ def agree(
     requests: options.Requests = 48,
     repeats: options.Repeats = 2,
     engine_flag: options.EngineFlag = None,
-    out: options.Out = options.RESULTS,
-) -> None:
+) -> Row:
     """The same load by this load generator and by `vllm bench serve`, on both servers."""
     bench = BenchOptions(peer, shape, slots=ADAPTERS, flags=engine_flag)
-    run_scenario("agree", out, lambda: measure(bench, clients, requests, repeats))
-
-
-async def measure(bench: BenchOptions, clients: int, requests: int, repeats: int) -> Row:
-    """Measure both servers with both load generators."""
     async with bench.servers(ADAPTERS) as servers:
         prompt, answer = Lengths(PROMPT, PROMPT), Lengths(ANSWER, ANSWER)
         workload = Workload(servers.names, prompt=prompt, answer=answer, vocabulary=servers.shape.vocabulary)

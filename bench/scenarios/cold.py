@@ -19,7 +19,7 @@ from bench import options
 from bench.comparison import P99, alternate, load_of, row
 from bench.interval import ratio
 from bench.load import LoadClient, LoadResult
-from bench.options import BenchOptions, report_row, run_scenario
+from bench.options import BenchOptions, report_row
 from bench.record import Row
 from bench.target import BenchTarget
 from bench.workload import Lengths, Workload
@@ -40,7 +40,7 @@ Every = Annotated[float, typer.Option(help="Seconds between two of these request
 NeighboursAndVisitors = tuple[LoadResult, LoadResult]
 
 
-def cold(
+async def cold(
     *,
     peer: options.Peer = None,
     shape: options.ShapeName = "100m",
@@ -50,28 +50,22 @@ def cold(
     every: Every = 1.0,
     repeats: options.Repeats = 2,
     engine_flag: options.EngineFlag = None,
-    out: options.Out = options.RESULTS,
-) -> None:
+) -> Row:
     """Time to the first token of a cold adapter, and the delay that its load causes to concurrent requests."""
     bench = BenchOptions(peer, shape, rank, SLOTS, RESIDENTS, engine_flag)
-    run_scenario("cold", out, lambda: measure(bench, neighbours, [LEAD_S + every * n for n in range(visits)], repeats))
-
-
-async def measure(bench: BenchOptions, neighbours: int, visits_at_s: list[float], repeats: int) -> Row:
-    """Measure neighbours and visitors, with hot visitors and with cold ones."""
     rows: list[Row] = []
-    async with bench.servers(2 + max(len(visits_at_s), 2 * RESIDENTS)) as (shape, names, targets, _):
+    async with bench.servers(2 + max(visits, 2 * RESIDENTS)) as (base, names, targets, _):
         stream, hot, *others = names
-        streams = Workload([stream], prompt=PROMPT, answer=STREAM, vocabulary=shape.vocabulary)
+        streams = Workload([stream], prompt=PROMPT, answer=STREAM, vocabulary=base.vocabulary)
         cold_names = {target.kind: itertools.cycle(others) for target in targets}
 
         async def visit(target: BenchTarget, seed: int, models: Iterator[str]) -> NeighboursAndVisitors:
-            drawn = replace(streams, models=[hot], answer=VISIT).requests(len(visits_at_s), seed=seed)
-            visits = [replace(one, at_s=at_s, model=next(models)) for one, at_s in zip(drawn, visits_at_s, strict=True)]
+            drawn = replace(streams, models=[hot], answer=VISIT).requests(visits, seed=seed)
+            single = [replace(one, at_s=LEAD_S + every * n, model=next(models)) for n, one in enumerate(drawn)]
             over = asyncio.Event()
             async with LoadClient(target.url) as client:
                 streamed = asyncio.create_task(client.closed_loop(streams.endless(seed=seed), neighbours, over.is_set))
-                visited = await client.open_loop(visits)
+                visited = await client.open_loop(single)
                 over.set()
                 return await streamed, visited
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -16,24 +16,14 @@ import typer
 from bench import options
 from bench.comparison import alternate, load_of, row
 from bench.load import LoadClient, LoadResult
-from bench.options import BenchOptions, parse_workload, report_row, run_scenario
+from bench.options import BenchOptions, parse_workload, report_row
 from bench.record import Row
 from bench.target import BenchTarget
-from bench.workload import Workload
 
 Every = Annotated[float, typer.Option(help="Mean seconds between requests of the trickle (Poisson).")]
 
 
-@dataclass(frozen=True)
-class Traffic:
-    """Clients of each flood, seconds that the floods last, and mean seconds between requests of the trickle."""
-
-    clients: int
-    seconds: float
-    every: float
-
-
-def fair(
+async def fair(
     *,
     peer: options.Peer = None,
     shape: options.ShapeName = "100m",
@@ -46,45 +36,33 @@ def fair(
     prompt: options.Prompt = "16",
     answer: options.AnswerTokens = "8-24",
     engine_flag: options.EngineFlag = None,
-    out: options.Out = options.RESULTS,
-) -> None:
+) -> Row:
     """Two flooded adapters (--clients each) and a third with a request now and then, on two slots."""
     bench = BenchOptions(peer, shape, rank, slots, flags=engine_flag)
     workload = parse_workload(prompt, answer)
-    run_scenario("fair", out, lambda: measure(bench, workload, Traffic(clients, seconds, every), repeats))
-
-
-async def measure(bench: BenchOptions, workload: Workload, traffic: Traffic, repeats: int) -> Row:
-    """Measure the trickle alone, then beside the floods."""
     rows: list[Row] = []
-    async with bench.servers(3) as (shape, names, targets, _):
-        *flooded, quiet = (replace(workload, models=[name], vocabulary=shape.vocabulary) for name in names)
+    async with bench.servers(3) as (base, names, targets, _):
+        workload = replace(workload, models=names, vocabulary=base.vocabulary)
+        *flooded, quiet = (replace(workload, models=[name]) for name in names)
 
         async def run(target: BenchTarget, seed: int) -> dict[str, LoadResult]:
+            """Send the trickle and the floods of one round."""
+            end = time.perf_counter() + seconds
+            requests = quiet.requests(round(seconds / every), seed=seed, rate=1 / every)
+            in_time = [request for request in requests if request.at_s < seconds]
             async with LoadClient(target.url) as client:
-                return await _flood(client, flooded, quiet, traffic, seed)
+                floods = [
+                    client.closed_loop(flood.endless(seed=seed), clients, lambda: time.perf_counter() >= end)
+                    for flood in flooded
+                ]
+                trickle, *others = await asyncio.gather(client.open_loop(in_time), *floods)
+            answers = tuple(answer for load in others for answer in load.answers)
+            took_s = max(load.took_s for load in others)
+            return {"trickle": trickle, "floods": LoadResult(answers, took_s, others[0].client_cpu)}
 
-        alone = load_of(quiet, max(2, int(traffic.seconds / traffic.every / 2)), clients=1)
+        alone = load_of(quiet, max(2, int(seconds / every / 2)), clients=1)
         report_row(rows, row("trickle alone", await alternate(targets, repeats, alone)))
-        all_adapters = replace(workload, models=names, vocabulary=shape.vocabulary)
-        loads = await alternate(targets, repeats, run, warm_up=load_of(all_adapters, 16, clients=8))
+        loads = await alternate(targets, repeats, run, warm_up=load_of(workload, 16, clients=8))
     for name in ("trickle", "floods"):
         report_row(rows, row(name, {kind: [each[name] for each in rounds] for kind, rounds in loads.items()}))
     return {**bench.facts, "rows": rows}
-
-
-async def _flood(
-    client: LoadClient, flooded: list[Workload], quiet: Workload, traffic: Traffic, seed: int
-) -> dict[str, LoadResult]:
-    """Return the results of the trickle and of the floods in one round."""
-    end = time.perf_counter() + traffic.seconds
-    floods = [
-        client.closed_loop(flood.endless(seed=seed), traffic.clients, lambda: time.perf_counter() >= end)
-        for flood in flooded
-    ]
-    requests = quiet.requests(round(traffic.seconds / traffic.every), seed=seed, rate=1 / traffic.every)
-    in_time = [request for request in requests if request.at_s < traffic.seconds]
-    trickle, *others = await asyncio.gather(client.open_loop(in_time), *floods)
-    took_s = max(load.took_s for load in others)
-    together = LoadResult(tuple(answer for load in others for answer in load.answers), took_s, others[0].client_cpu)
-    return {"trickle": trickle, "floods": together}

@@ -12,9 +12,8 @@ import typer
 
 from bench import options
 from bench.comparison import alternate, load_of, row
-from bench.options import BenchOptions, parse_workload, report_row, run_scenario
+from bench.options import BenchOptions, parse_workload, report_row
 from bench.record import Row
-from bench.workload import Workload
 
 FEWEST = 6
 ROUNDS = 2
@@ -24,7 +23,7 @@ ClientCounts = Annotated[
 ]
 
 
-def overhead(
+async def overhead(
     *,
     peer: options.Peer = None,
     shape: options.ShapeName = "100m",
@@ -34,19 +33,12 @@ def overhead(
     prompt: options.Prompt = "32",
     answer: options.AnswerTokens = "16",
     engine_flag: options.EngineFlag = None,
-    out: options.Out = options.RESULTS,
-) -> None:
+) -> Row:
     """One adapter, by the number of clients: tokens per second and times to the first token."""
-    bench = BenchOptions(peer, shape, rank, flags=engine_flag)
-    workload = parse_workload(prompt, answer)
-    run_scenario("overhead", out, lambda: measure(bench, clients, repeats, workload))
-
-
-async def measure(bench: BenchOptions, clients: list[int], repeats: int, workload: Workload) -> Row:
-    """Measure the servers with each number of clients."""
+    bench, workload = BenchOptions(peer, shape, rank, flags=engine_flag), parse_workload(prompt, answer)
     rows: list[Row] = []
-    async with bench.servers(1) as (shape, names, targets, _):
-        workload = replace(workload, models=names, vocabulary=shape.vocabulary)
+    async with bench.servers(1) as (base, names, targets, _):
+        workload = replace(workload, models=names, vocabulary=base.vocabulary)
         for concurrency in clients:
             load = load_of(workload, max(FEWEST, ROUNDS * concurrency), clients=concurrency)
             loads = await alternate(targets, repeats, load, warm_up=load_of(workload, 4, clients=concurrency))

@@ -16,7 +16,7 @@ import typer
 from bench import options
 from bench.comparison import alternate, timed_row
 from bench.load import LoadClient
-from bench.options import BenchOptions, report_row, run_scenario
+from bench.options import BenchOptions, report_row
 from bench.record import Row
 from bench.scenarios.swap import QUESTION, TELLING, variant
 from bench.target import PATIENCE_S, BenchTarget, upload
@@ -28,20 +28,9 @@ TOKENS: Final = 8
 Uploads = Annotated[int, typer.Option(min=1, help="Uploads to each server, one after the other.")]
 
 
-def publish(
-    *,
-    peer: options.Peer = None,
-    count: Uploads = 10,
-    engine_flag: options.EngineFlag = None,
-    out: options.Out = options.RESULTS,
-) -> None:
+async def publish(*, peer: options.Peer = None, count: Uploads = 10, engine_flag: options.EngineFlag = None) -> Row:
     """Upload of an adapter: time to acceptance, and to its first token."""
     bench = BenchOptions(peer, "embedded", flags=engine_flag)
-    run_scenario("publish", out, lambda: measure(bench, count))
-
-
-async def measure(bench: BenchOptions, count: int) -> Row:
-    """Upload one adapter after the other."""
     rows: list[Row] = []
     async with bench.servers(0) as (_, _, targets, folder):
 

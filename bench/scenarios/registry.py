@@ -22,7 +22,7 @@ from sqlalchemy import insert, update
 from adapters.registry import schema
 from adapters.registry.registry import Registry
 from bench import options
-from bench.options import report_row, run_scenario
+from bench.options import report_row
 from bench.record import Row, summary
 from bench.shape import ADAPTERS
 from bench.target import run_patchbay, upload
@@ -31,6 +31,19 @@ BATCH: Final = 1000
 PAGE: Final = 100
 
 Adapters = Annotated[list[int], typer.Option(min=1, help="Number of registered adapters; a server for each number.")]
+
+
+async def registry(*, adapters: Adapters = [10, 10_000], seconds: options.Seconds = 6) -> Row:  # noqa: B006 - typer copies it
+    """A registry of 10 adapters and of many: pages, the model list, resolution, and blocks of the event loop."""
+    rows: list[Row] = []
+    for count in adapters:
+        with tempfile.TemporaryDirectory() as folder:
+            data_dir = Path(folder) / "data"
+            await fill(data_dir, count)
+            async with run_patchbay(data_dir, "--no-worker") as url:
+                for case, found in (await measure_server(url, seconds)).items():
+                    report_row(rows, {"case": f"{case}, {count} adapters", "adapters": count, "patchbay": found})
+    return {"shape": "embedded", "rows": rows}
 
 
 async def fill(data_dir: Path, count: int) -> None:
@@ -104,26 +117,3 @@ async def _repeat(send: Callable[[int], Awaitable[None]], is_over: Callable[[], 
         await send(len(times))
         times.append((time.perf_counter() - started) * 1000)
     return times
-
-
-def registry(
-    *,
-    adapters: Adapters = [10, 10_000],  # noqa: B006 - typer copies it
-    seconds: options.Seconds = 6,
-    out: options.Out = options.RESULTS,
-) -> None:
-    """A registry of 10 adapters and of many: pages, the model list, resolution, and blocks of the event loop."""
-    run_scenario("registry", out, lambda: measure(adapters, seconds))
-
-
-async def measure(counts: list[int], seconds: float) -> Row:
-    """Fill a registry, start a server on it and measure it, for each size."""
-    rows: list[Row] = []
-    for count in counts:
-        with tempfile.TemporaryDirectory() as folder:
-            data_dir = Path(folder) / "data"
-            await fill(data_dir, count)
-            async with run_patchbay(data_dir, "--no-worker") as url:
-                for case, found in (await measure_server(url, seconds)).items():
-                    report_row(rows, {"case": f"{case}, {count} adapters", "adapters": count, "patchbay": found})
-    return {"shape": "embedded", "rows": rows}

@@ -21,10 +21,10 @@ import typer
 from bench import options
 from bench.comparison import timed_row
 from bench.load import LoadClient
-from bench.options import BenchOptions, report_row, run_scenario
+from bench.options import BenchOptions, report_row
 from bench.record import Row
 from bench.shape import Shape
-from bench.target import PATIENCE_S, POLL_S, BenchTarget, Kind, free_port, launch
+from bench.target import PATIENCE_S, POLL_S, BenchTarget, Kind, ServerConfig, free_port, launch
 from bench.workload import LoadRequest
 
 ENGINE: Final = "EngineCore"
@@ -33,38 +33,32 @@ QUESTION: Final = LoadRequest(0.0, "base", (100, 101, 102, 103), 1)
 Starts = Annotated[int, typer.Option(min=1, help="Starts of each server; the servers alternate.")]
 
 
-def start(
+async def start(
     *,
     peer: options.Peer = None,
     shape: options.ShapeName = "embedded",
     starts: Starts = 2,
     engine_flag: options.EngineFlag = None,
-    out: options.Out = options.RESULTS,
-) -> None:
+) -> Row:
     """Time from process start, and from the engine's death by kill -9, to the first token."""
     bench = BenchOptions(peer, shape, flags=engine_flag)
-    run_scenario("start", out, lambda: measure(bench, starts))
-
-
-async def measure(bench: BenchOptions, starts: int) -> Row:
-    """Start each server and kill its engine, alternating between the servers."""
     rows: list[Row] = []
     times: dict[Kind, list[tuple[float, float]]] = {kind: [] for kind in bench.kinds}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        shape = Shape.of(bench.shape_name, Path(folder))
+        base = Shape.of(shape, Path(folder))
         for number in range(starts):
             for kind in bench.kinds:
                 root = Path(folder) / f"{kind}-{number}"
                 root.mkdir()
-                times[kind].append(await _times(bench, kind, shape, root))
+                times[kind].append(await _times(bench.server_config(base, {}), kind, root))
     for which, case in enumerate(("process start → first token", "engine killed → first token")):
         report_row(rows, timed_row(case, {kind: [[pair[which]] for pair in pairs] for kind, pairs in times.items()}))
     return {**bench.facts, "rows": rows}
 
 
-async def _times(bench: BenchOptions, kind: Kind, shape: Shape, root: Path) -> tuple[float, float]:
+async def _times(config: ServerConfig, kind: Kind, root: Path) -> tuple[float, float]:
     """Return milliseconds to the first token from the start, and from the death of the engine."""
-    config, port = bench.server_config(shape, {}), free_port()
+    port = free_port()
     async with AsyncExitStack() as stack:
         started = time.perf_counter()
         target = await stack.enter_async_context(launch(kind, config, port, root))

@@ -24,7 +24,7 @@ import typer
 from bench import options
 from bench.comparison import timed_row
 from bench.load import LoadClient, StreamedAnswer
-from bench.options import report_row, run_scenario
+from bench.options import report_row
 from bench.record import Row
 from bench.shape import ADAPTERS
 from bench.target import run_patchbay, upload
@@ -51,30 +51,15 @@ class Move:
     acknowledged_s: float
 
 
-@dataclass(frozen=True)
-class SwapLoad:
-    """The number of clients, the tokens of an answer, and the seconds between two moves of the alias."""
-
-    clients: int
-    tokens: int
-    pause: float
-
-
-def swap(
+async def swap(
     *,
     moves: Moves = 20,
     clients: options.Clients = 8,
     pause: Pause = 0.5,
     tokens: Tokens = 24,
     slots: options.Slots = 2,
-    out: options.Out = options.RESULTS,
-) -> None:
+) -> Row:
     """An alias moved under load: failed requests, stale answers, time to the first token of the new version."""
-    run_scenario("swap", out, lambda: measure(slots, moves, SwapLoad(clients, tokens, pause)))
-
-
-async def measure(slots: int, moves: int, load: SwapLoad) -> Row:
-    """Move the alias under load, and check every answer."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -84,15 +69,15 @@ async def measure(slots: int, moves: int, load: SwapLoad) -> Row:
                 await upload(url, {NAME: directory}, alias=f"bench-{version}")
             await _move(url, 1)
             async with LoadClient(url) as client:
-                telling = {n: (await client.send(_request(f"{NAME}@{n}", load.tokens))).text[:TELLING] for n in (1, 2)}
-                done, answers = await _moving(client, url, range(2, moves + 2), load)
+                telling = {n: (await client.send(_request(f"{NAME}@{n}", tokens))).text[:TELLING] for n in (1, 2)}
+                done, answers = await _moving(client, url, moves, _request(NAME, tokens), clients, pause)
     first_ms = [[(first(answers, move) - move.sent_s) * 1000 for move in done]]
     verdicts = Counter(verdict(answer, done, telling) for answer in answers)
     between = [[answer.first_ms for answer in answers if answer.failure is None]]
     report_row(rows, timed_row("move sent → first token of the new version", {"patchbay": first_ms}))
     report_row(rows, timed_row("first token, all requests", {"patchbay": between}))
     print(f"{moves} moves, {len(answers)} answers: {dict(verdicts)}")
-    facts = {"shape": "embedded", "slots": slots, "clients": load.clients, "moves": moves}
+    facts = {"shape": "embedded", "slots": slots, "clients": clients, "moves": moves}
     return {**facts, "answers": dict(verdicts), "rows": rows}
 
 
@@ -107,16 +92,15 @@ def variant(directory: Path, skill: str, *, strength: float) -> Path:
 
 
 async def _moving(
-    client: LoadClient, url: str, versions: Sequence[int], load: SwapLoad
+    client: LoadClient, url: str, moves: int, request: LoadRequest, clients: int, pause: float
 ) -> tuple[list[Move], list[StreamedAnswer]]:
-    """Send requests by the name without pause while its alias moves; return the moves and all answers."""
+    """Send ``request`` without pause while the alias moves; return the moves and all answers."""
     over = asyncio.Event()
     started = time.perf_counter()
-    request = _request(NAME, load.tokens)
-    answers = asyncio.create_task(client.closed_loop(itertools.repeat(request), load.clients, over.is_set))
+    answers = asyncio.create_task(client.closed_loop(itertools.repeat(request), clients, over.is_set))
     done, followers = [], []
-    for version in versions:
-        await asyncio.sleep(load.pause)
+    for version in range(2, moves + 2):
+        await asyncio.sleep(pause)
         sent = time.perf_counter()
         await _move(url, version)
         acknowledged = time.perf_counter()

@@ -31,7 +31,7 @@ import typer
 from bench import options
 from bench.comparison import timed_row
 from bench.load import LoadClient, LoadResult
-from bench.options import report_row, run_scenario
+from bench.options import report_row
 from bench.record import Row, summary
 from bench.shape import ADAPTERS
 from bench.target import run_patchbay
@@ -53,11 +53,22 @@ Jobs = Annotated[int, typer.Option(min=1, help="Number of jobs, one after the ot
 Epochs = Annotated[int, typer.Option(min=1, help="Epochs of each job.")]
 
 
-def training(
-    *, jobs: Jobs = 3, epochs: Epochs = 3, seconds: options.Seconds = 12, out: options.Out = options.RESULTS
-) -> None:
+async def training(*, jobs: Jobs = 3, epochs: Epochs = 3, seconds: options.Seconds = 12) -> Row:
     """Time from the last training step to the first right token, and the cost of a running job to concurrent chats."""
-    run_scenario("training", out, lambda: measure(jobs, epochs, seconds))
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as root:
+        data_dir = Path(root) / "data"
+        async with (
+            run_patchbay(data_dir) as url,
+            httpx.AsyncClient(base_url=url, timeout=120) as http,
+            LoadClient(url) as client,
+        ):
+            for found in await publish(http, client, data_dir, jobs=jobs, epochs=epochs):
+                report_row(rows, found)
+            beside = await neighbours(http, client, data_dir, seconds)
+    print("neighbours, beside a job ÷ without:", json.dumps(beside["ratios"], indent=1))
+    print("steps of the job a second:", json.dumps(beside["job_steps_per_s"]))
+    return {"shape": "embedded", "rows": rows, "neighbours": beside}
 
 
 def held_out(skill: str) -> list[tuple[str, str]]:
@@ -276,21 +287,3 @@ def _ratios(before: Row, beside: Row, after: Row) -> Row:
 def _flat(row: Row) -> dict[str, float]:
     latencies = itertools.product(("first_token_ms", "between_tokens_ms"), ("p50", "p99"))
     return {**{f"{name}_{of}": row[name][of] for name, of in latencies}, "tokens_per_s": row["tokens_per_s"]}
-
-
-async def measure(jobs: int, epochs: int, seconds: float) -> Row:
-    """Measure a new server."""
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as root:
-        data_dir = Path(root) / "data"
-        async with (
-            run_patchbay(data_dir) as url,
-            httpx.AsyncClient(base_url=url, timeout=120) as http,
-            LoadClient(url) as client,
-        ):
-            for found in await publish(http, client, data_dir, jobs=jobs, epochs=epochs):
-                report_row(rows, found)
-            beside = await neighbours(http, client, data_dir, seconds)
-    print("neighbours, beside a job ÷ without:", json.dumps(beside["ratios"], indent=1))
-    print("steps of the job a second:", json.dumps(beside["job_steps_per_s"]))
-    return {"shape": "embedded", "rows": rows, "neighbours": beside}

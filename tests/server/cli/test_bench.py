@@ -6,16 +6,19 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.cli import SCENARIOS
+from bench.scenarios.guard import guard
 from server.cli import app
+
+NAMES = [scenario.__name__ for scenario in (*SCENARIOS, guard)]
 
 
 def test_every_scenario_is_a_command() -> None:
     page = CliRunner().invoke(app, ["bench", "--help"])
     assert page.exit_code == 0
-    assert [scenario.__name__ for scenario in SCENARIOS if scenario.__name__ not in page.output] == []
+    assert [name for name in NAMES if name not in page.output] == []
 
 
-@pytest.mark.parametrize("scenario", [scenario.__name__ for scenario in SCENARIOS])
+@pytest.mark.parametrize("scenario", NAMES)
 def test_a_scenario_explains_its_own_options(scenario: str) -> None:
     page = CliRunner().invoke(app, ["bench", scenario, "--help"])
     assert page.exit_code == 0
