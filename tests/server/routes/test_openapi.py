@@ -52,7 +52,12 @@ class Api:
         """Those that only look come first, those that take away what the others need last."""
         found = self.schema.include(path_regex=f"^{prefix}(/|$)").get_all_operations()
         order = {"get": 0, "put": 1, "post": 1, "delete": 2}
-        return sorted(map(Ok.ok, found), key=lambda each: (order[each.method], each.path.endswith("/cancel")))
+
+        def rank(each: Any) -> tuple[int, bool, int]:
+            depth = each.path.count("/") if each.method == "delete" else 0  # an alias is deleted before its adapter
+            return order[each.method], each.path.endswith("/cancel"), -depth
+
+        return sorted(map(Ok.ok, found), key=rank)
 
     def ask_all(self, operation: APIOperation) -> None:
         for mode in modes_of(operation):
