@@ -36,7 +36,7 @@ EMBEDDED_FLAGS = (
 SLOTS = 8
 """Default of ``--max-loras``. With vLLM's own, one, a cold adapter waits for every stream of another to end."""
 
-WORKER_EXTENSION = "server.engine.vllm.worker_extension.WorkerExtension"
+WORKER_EXTENSION = "server.engine.vllm.preparation.WorkerExtension"
 
 SPARE_HOST_ADAPTERS = 4
 """vLLM's own LRU holds this many more than ``capacity``, so that it never evicts: trial loads fit in between."""
@@ -74,7 +74,6 @@ def parse_flags(model: str, flags: Sequence[str], *, capacity: int) -> Namespace
 
 
 def print_engine_help() -> None:
-    """Print the flags of vLLM that ``patchbay serve`` passes through."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from vllm.lora.lora_model import LoRAModel
 
 from server.engine.vllm.device_copies import DeviceCopies
-from server.engine.vllm.worker_extension import PreparedAdapters, WorkerExtension
+from server.engine.vllm.preparation import PreparedAdapters, WorkerExtension
 
 
 class Zeros:

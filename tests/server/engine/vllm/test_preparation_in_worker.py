@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from vllm.lora.request import LoRARequest
 
-from server.engine.vllm.worker_extension import PreparedAdapters
+from server.engine.vllm.preparation import PreparedAdapters
 
 
 class Manager:
