@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 Generate = Callable[..., AsyncGenerator[Any, None]]
 
-EXIT_ORPHANED: Final = 1
 WATCHER: Final = "parent-watcher"
 SLEEP_S: Final = 50e-6
 """Short beside a step, which takes 2 ms and more; the sleep ends within 0.1 ms."""
@@ -63,9 +62,7 @@ def install() -> None:
 
 
 def resolve_models(
-    models: OpenAIServingModels,
-    adapters: Mapping[str, LoRARequest],
-    resolve_lora: Callable[[str], Awaitable[Any]],
+    models: OpenAIServingModels, adapters: Mapping[str, LoRARequest], resolve_lora: Callable[[str], Awaitable[Any]]
 ) -> None:
     """Replace the adapters of vLLM's model list, and how it resolves an unknown ``model``.
 
@@ -112,7 +109,7 @@ def fork_engine_core() -> None:
     if fork_server.is_running():
         from vllm.v1.engine import utils
 
-        utils.get_mp_context = fork_server.EngineContext
+        utils.get_mp_context = fork_server.VllmContext
 
 
 # -- the worker's process ------------------------------------------------------------------------------------------
@@ -166,7 +163,7 @@ def end_with_parent() -> None:
 
 def _wait_and_exit(sentinel: int) -> None:
     wait([sentinel])
-    os._exit(EXIT_ORPHANED)
+    os._exit(1)
 
 
 # -- every process of the CPU build --------------------------------------------------------------------------------
@@ -184,7 +181,7 @@ def fork_workers() -> None:
     if (binding := fork_server.OpenMPBinding.inherited) is not None:
         from vllm.v1.executor import multiproc_executor
 
-        multiproc_executor.get_mp_context = partial(fork_server.WorkerContext, binding)
+        multiproc_executor.get_mp_context = partial(fork_server.VllmContext, binding)
 
 
 def sleep_while_idle() -> None:

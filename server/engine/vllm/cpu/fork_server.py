@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 PRELOAD = ("server.engine.vllm.cpu.forkserver_preload", "server.cli")
 """Modules that the fork server imports. Each process imports the second one anew, as its main program."""
 
+_SERVER: Any = forkserver._forkserver
+
 
 def start() -> None:
     """Start the fork server of this process, on Linux and for vLLM's CPU build. A second call has no effect.
@@ -52,16 +54,12 @@ def start() -> None:
 
 def is_running() -> bool:
     """Whether this process has started a fork server."""
-    return _server()._forkserver_pid is not None
+    return _SERVER._forkserver_pid is not None
 
 
 def never_restart() -> None:
     """Let ``multiprocessing`` use this fork server as it is. It takes an inherited one for dead, and starts another."""
-    _server().ensure_running = lambda: None
-
-
-def _server() -> Any:
-    return forkserver._forkserver
+    _SERVER.ensure_running = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,73 +75,49 @@ class OpenMPBinding:
     @classmethod
     def of_this_process(cls) -> OpenMPBinding:
         """Read the binding, before anything moves this process to other CPUs."""
-        return cls(_openmp_variables(), os.sched_getaffinity(0))
+        variables = environment.current()
+        return cls({name: variables.get(name) for name in VARIABLES}, os.sched_getaffinity(0))
 
 
-def _openmp_variables() -> dict[str, str | None]:
-    variables = environment.current()
-    return {name: variables.get(name) for name in VARIABLES}
+class VllmProcess(ForkServerProcess):
+    """A worker if it has a ``binding``, else an engine core.
 
-
-class EngineProcess(ForkServerProcess):
-    """An engine core. It computes nothing, and runs on the CPUs of the process that starts it."""
+    A worker computes, on the CPUs of ``binding``. A core does not, and runs on those of the process that starts it.
+    """
 
     is_forked = True
 
-    @staticmethod
-    def _Popen(process: BaseProcess) -> Any:  # noqa: N802  multiprocessing's name
-        try:
-            return popen_forkserver.Popen(process)
-        except (OSError, EOFError) as gone:
-            log.warning("the fork server is gone; starting without it", reason=str(gone))
-            return _spawn(process)
-
-    def cpus(self) -> Set[int]:
-        return os.sched_getaffinity(0)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if not self.is_forked:
-            return copyreg.__newobj__, (type(self),), self.__dict__  # type: ignore[attr-defined]
-        return _unpickle, (type(self), environment.current(), self.cpus()), self.__dict__
-
-
-def _spawn(process: Any) -> popen_spawn_posix.Popen:
-    process.is_forked = False
-    return popen_spawn_posix.Popen(process)
-
-
-def _unpickle(kind: type[EngineProcess], variables: Mapping[str, str], cpus: Set[int]) -> EngineProcess:
-    """Take over environment and CPUs in the forked process, before the rest of the pickle is read."""
-    environment.replace(variables)
-    os.sched_setaffinity(0, cpus)
-    return kind.__new__(kind)
-
-
-class EngineContext(ForkServerContext):
-    """Starts engine cores."""
-
-    Process = EngineProcess
-
-
-class WorkerProcess(EngineProcess):
-    """A worker. It computes, on the CPUs of ``binding``."""
-
-    def __init__(self, binding: OpenMPBinding, **rest: Any) -> None:
+    def __init__(self, binding: OpenMPBinding | None, **rest: Any) -> None:
         super().__init__(**rest)
         self.binding = binding
 
     @staticmethod
-    def _Popen(process: BaseProcess) -> Any:  # noqa: N802
-        assert isinstance(process, WorkerProcess)
-        is_bound = _openmp_variables() == process.binding.variables
-        return EngineProcess._Popen(process) if is_bound else _spawn(process)
+    def _Popen(process: BaseProcess) -> Any:  # noqa: N802  multiprocessing's name
+        assert isinstance(process, VllmProcess)
+        if process.binding is None or process.binding.variables == OpenMPBinding.of_this_process().variables:
+            try:
+                return popen_forkserver.Popen(process)
+            except (OSError, EOFError) as gone:
+                log.warning("the fork server is gone; starting without it", reason=str(gone))
+        process.is_forked = False
+        return popen_spawn_posix.Popen(process)
 
-    def cpus(self) -> Set[int]:
-        return self.binding.cpus
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self.is_forked:
+            return copyreg.__newobj__, (type(self),), self.__dict__  # type: ignore[attr-defined]
+        cpus = os.sched_getaffinity(0) if self.binding is None else self.binding.cpus
+        return _unpickle, (environment.current(), cpus), self.__dict__
 
 
-class WorkerContext(ForkServerContext):
-    """Starts workers."""
+def _unpickle(variables: Mapping[str, str], cpus: Set[int]) -> VllmProcess:
+    """Take over environment and CPUs in the forked process, before the rest of the pickle is read."""
+    environment.replace(variables)
+    os.sched_setaffinity(0, cpus)
+    return VllmProcess.__new__(VllmProcess)
 
-    def __init__(self, binding: OpenMPBinding) -> None:
-        vars(self)["Process"] = partial(WorkerProcess, binding)
+
+class VllmContext(ForkServerContext):
+    """Starts workers if it has a ``binding``, else engine cores."""
+
+    def __init__(self, binding: OpenMPBinding | None = None) -> None:
+        vars(self)["Process"] = partial(VllmProcess, binding)

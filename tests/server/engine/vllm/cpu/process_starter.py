@@ -28,7 +28,7 @@ def main(kind: str, circumstance: str) -> None:
         os.kill(server._forkserver_pid, signal.SIGKILL)
         os.waitpid(server._forkserver_pid, 0)
     fork_server.never_restart()
-    context = fork_server.EngineContext() if kind == "engine" else fork_server.WorkerContext(binding)
+    context = fork_server.VllmContext(binding if kind == "worker" else None)
     process = context.Process(target=report)
     process.start()
     process.join()
