@@ -118,25 +118,18 @@ class EngineHooks(Protocol):
 class Engine(Protocol):
     """A running engine. Its builder starts and stops it; a dead engine is replaced, never restarted."""
 
-    @property
-    def app(self) -> ASGIApp:
-        """The inference routes as an ASGI app. The gateway decides which of them are reachable."""
-
-    @property
-    def paths(self) -> frozenset[str]:
-        """Paths that ``app`` answers; they depend on the base model (no ``/v1/embeddings`` on a chat model)."""
-
-    @property
-    def slots(self) -> int:
-        """Adapters that one batch can mix."""
-
-    @property
-    def slot_bytes(self) -> int:
-        """Memory of all slots together, whatever their content."""
-
-    @property
-    def batch(self) -> Batch:
-        """The limits of one step."""
+    app: ASGIApp
+    """The inference routes. The gateway decides which of them are reachable."""
+    paths: frozenset[str]
+    """Paths that ``app`` answers; they depend on the base model (no ``/v1/embeddings`` on a chat model)."""
+    slots: int
+    """Adapters that one batch can mix."""
+    slot_bytes: int
+    """Memory of all slots together, whatever their content."""
+    batch: Batch
+    """The limits of one step."""
+    vocabulary: int
+    """Size of the base model's vocabulary: token ids are below this number."""
 
     @property
     def is_dead(self) -> bool:
@@ -156,10 +149,6 @@ class Engine(Protocol):
         Raises:
             EngineGone: the engine died.
         """
-
-    @property
-    def vocabulary(self) -> int:
-        """Size of the base model's vocabulary: token ids are below this number."""
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of ``text`` without special tokens; none if the engine runs without a tokenizer."""

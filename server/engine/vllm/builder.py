@@ -1,4 +1,4 @@
-"""Starts vLLM engines. vLLM is imported in the first call, which takes seconds, and not with this module.
+"""Starts vLLM engines. The first call imports vLLM, which takes seconds; an import of this module does not.
 
 Blocking calls run in a thread, so that control routes answer while an engine starts.
 """
@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import multiprocessing
 from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from server.engine.protocol import EngineHooks, EngineInfo
+from adapters.base_model import BaseModel
+from adapters.errors import BaseModelUnreadable
+from server.engine.protocol import EngineHooks, EngineInfo, StartRefused
 from server.engine.vllm import patches
-from server.engine.vllm.base_shapes import read_base
 from server.engine.vllm.flags import parse_flags
 
 if TYPE_CHECKING:
@@ -25,21 +29,19 @@ SHUTDOWN_S = 5.0
 STATISTICS_INTERVAL_S = 10.0
 
 
+@dataclass
 class VllmBuilder:
-    """Starts vLLM engines.
+    """Starts vLLM engines."""
 
-    Args:
-        model: directory or hub id of the base model.
-        flags: vLLM's flags as typed on the command line.
-        capacity: limit on the residents at once.
-    """
-
-    def __init__(self, model: str, flags: Sequence[str], *, capacity: int) -> None:
-        self._model = model
-        self._flags = tuple(flags)
-        self._capacity = capacity
-        self._info: EngineInfo | None = None
-        self._args = Namespace()
+    model: str
+    """Directory or hub id of the base model."""
+    flags: Sequence[str]
+    """vLLM's flags as typed on the command line."""
+    _: KW_ONLY
+    capacity: int
+    """Limit on the residents at once."""
+    _info: EngineInfo | None = field(default=None, init=False)
+    _args: Namespace = field(default_factory=Namespace, init=False)
 
     async def info(self) -> EngineInfo:
         if self._info is None:
@@ -49,25 +51,22 @@ class VllmBuilder:
     def _read_info(self) -> EngineInfo:
         patches.prepare_import()
         with no_collections():
-            args = self._args = parse_flags(self._model, self._flags, capacity=self._capacity)
-            names = tuple(args.served_model_name or [self._model])
-            base, directory = read_base(args, names[0])
+            args = self._args = parse_flags(self.model, self.flags, capacity=self.capacity)
+            names = tuple(args.served_model_name or [self.model])
+            base, directory = _read_base(args, names[0])
         return EngineInfo(base, names, args.max_lora_rank, directory)
 
     @asynccontextmanager
     async def start(self, hooks: EngineHooks) -> AsyncIterator[VllmEngine]:
         await self.info()
         client = await self._build_client()
-        statistics = None
+        statistics = asyncio.create_task(_log_statistics(client), name="vllm-statistics")
         try:
             from server.engine.vllm.engine import open_engine
 
-            engine = await open_engine(client, self._args, hooks)
-            statistics = asyncio.create_task(_log_statistics(client), name="vllm-statistics")
-            yield engine
+            yield await open_engine(client, self._args, hooks)
         finally:
-            if statistics is not None:
-                statistics.cancel()
+            statistics.cancel()
             await asyncio.to_thread(client.shutdown, SHUTDOWN_S)
 
     async def _build_client(self) -> Any:
@@ -108,3 +107,46 @@ async def _log_statistics(client: Any) -> None:
     while True:
         await asyncio.sleep(STATISTICS_INTERVAL_S)
         await client.do_log_stats()
+
+
+def _read_base(args: Namespace, name: str) -> tuple[BaseModel, Path]:
+    """Return the base model of vLLM's parsed ``args``, and its directory. A hub model is downloaded, as vLLM does.
+
+    Its shapes come from its safetensors files where possible, else from the architecture in its config.
+
+    Raises:
+        StartRefused: the model does not exist, or cannot be read.
+    """
+    try:
+        directory = Path(args.model)
+        if not directory.is_dir():
+            from huggingface_hub import snapshot_download
+
+            files = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+            directory = Path(snapshot_download(args.model, revision=args.revision, allow_patterns=files))
+        if args.load_format != "dummy":
+            with suppress(BaseModelUnreadable):  # quantised, or not in safetensors
+                return BaseModel.from_directory(directory, name), directory
+        return _from_architecture(directory, name), directory
+    except (OSError, ValueError, BaseModelUnreadable) as why:
+        raise StartRefused(f"base model {args.model!r} cannot be read: {why}") from why
+
+
+def _from_architecture(directory: Path, name: str) -> BaseModel:
+    """Build the model without storage and list its linear modules."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(directory)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    modules = {
+        path: (module.out_features, module.in_features)
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not (path == "lm_head" and config.tie_word_embeddings)
+    }
+    if not config.tie_word_embeddings:
+        path, embedding = next((p, m) for p, m in model.named_modules() if m is model.get_input_embeddings())
+        modules[path] = (embedding.embedding_dim, embedding.num_embeddings)
+    # the file's text rather than transformers' config object: the fingerprint must be the same either way
+    return BaseModel.from_shapes(name, json.loads((directory / "config.json").read_text()), modules)

@@ -6,11 +6,15 @@ import asyncio
 import gc
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import Any, Final
+from uuid import uuid4
 
 from fastapi import FastAPI
+from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
+from vllm.inputs import tokens_input
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -18,9 +22,12 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from server.engine.protocol import ASGIApp, Batch, EngineGone, EngineHooks, LoadFailed, Resident, ScoringUnsupported
 from server.engine.vllm import patches
-from server.engine.vllm.hooks import ResolvedAdapters, lora_request, metered, resolver
+from server.engine.vllm.hooks import ResolvedAdapters, lora_request, metered
+from server.engine.vllm.patches import Generate
 from server.engine.vllm.preparation import PreparationClient
-from server.engine.vllm.scores import Scorer
+
+LAST: Final = 2**20
+"""A priority behind every other request's, where vLLM runs with ``--scheduling-policy priority``."""
 
 
 def build_client(args: Namespace) -> AsyncLLM:
@@ -37,29 +44,24 @@ async def open_engine(client: AsyncLLM, args: Namespace, hooks: EngineHooks) -> 
     app = await asyncio.to_thread(build_app, args, tasks, client.model_config)
     await init_app_state(client, app.state, args, tasks)
     patches.record_engine_death(app)
-    patches.resolve_models(app.state.openai_serving_models, ResolvedAdapters(hooks), resolver(hooks))
-    _freeze_heap()
-    scorer = Scorer(client, generate) if "generate" in tasks else None
+    adapters = ResolvedAdapters(hooks)
+    patches.resolve_models(app.state.openai_serving_models, adapters, adapters.resolve)
+    gc.unfreeze()  # the objects of an earlier engine, so that they can be collected
+    freeze_gc_heap()  # a full collection takes longer than a token
     slot_bytes = sum(await client.collective_rpc("slot_bytes"))
-    return VllmEngine(client, app, scorer, slots=args.max_loras, slot_bytes=slot_bytes)
-
-
-def _freeze_heap() -> None:
-    """Exclude all objects from later garbage collections: a full one takes longer than a token.
-
-    Those of an earlier engine are thawed first, so that they can be collected.
-    """
-    gc.unfreeze()
-    freeze_gc_heap()
+    return VllmEngine(client, app, generate if "generate" in tasks else None, args.max_loras, slot_bytes)
 
 
 class VllmEngine:
-    """A running vLLM engine; see ``Engine``."""
+    """A running vLLM engine; see ``Engine``.
 
-    def __init__(self, client: AsyncLLM, app: FastAPI, scorer: Scorer | None, *, slots: int, slot_bytes: int) -> None:
+    ``generate`` is the client's own method, which is not metered; None if the base model generates no text.
+    """
+
+    def __init__(self, client: AsyncLLM, app: FastAPI, generate: Generate | None, slots: int, slot_bytes: int) -> None:
         self._client = client
         self._state = app.state
-        self._scorer = scorer
+        self._generate = generate
         self._preparation = PreparationClient(client)
         self.app: ASGIApp = app
         self.slots = slots
@@ -75,7 +77,7 @@ class VllmEngine:
         return bool(self._client.errored or self._state.server.should_exit)
 
     async def load(self, resident: Resident) -> None:
-        """See ``Engine.load``. A refused load is followed by a removal: vLLM may have written half a slot."""
+        """A refused load is followed by a removal: vLLM may have written half a slot."""
         try:
             await self._preparation.prepare(resident)
             await self._client.add_lora(lora_request(resident))
@@ -84,7 +86,8 @@ class VllmEngine:
                 raise EngineGone(str(why)) from why
             await self.unload(resident)
             await self._preparation.drop(resident)
-            raise LoadFailed(_last_line(why)) from why
+            last_line = str(why).strip().rpartition("\n")[2].strip()  # those before are the worker's traceback
+            raise LoadFailed(last_line or type(why).__name__) from why
 
     async def unload(self, resident: Resident) -> None:
         try:
@@ -97,15 +100,21 @@ class VllmEngine:
         return [] if tokenizer is None else list(tokenizer.encode(text, add_special_tokens=False))
 
     async def score(self, resident: Resident | None, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
-        if self._scorer is None:
+        """Score one prompt at a time, so that others in the batch hardly wait."""
+        if self._generate is None:
             raise ScoringUnsupported("the base model generates no text")
+        options: dict[str, Any] = {"lora_request": None if resident is None else lora_request(resident)}
+        if self._client.vllm_config.scheduler_config.policy == "priority":
+            options["priority"] = LAST
         try:
-            return await self._scorer.score(prompts, None if resident is None else lora_request(resident))
+            return [await _score(self._generate, list(prompt), options) for prompt in prompts]
         except (EngineDeadError, EngineGenerateError) as gone:
             raise EngineGone(str(gone)) from gone
 
 
-def _last_line(error: BaseException) -> str:
-    """Return the last line of ``error``, the useful one: vLLM puts the worker's traceback into the message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+async def _score(generate: Generate, prompt: list[int], options: dict[str, Any]) -> list[float]:
+    # With prompt log-probabilities, vLLM reads no prefix cache: a cached token has none.
+    sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+    (output,) = [output async for output in generate(tokens_input(prompt), sampling, f"score-{uuid4().hex}", **options)]
+    scores = zip(prompt, output.prompt_logprobs, strict=True)
+    return [position[token].logprob for token, position in scores if position is not None]  # None: the first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from http import HTTPStatus
 from pathlib import Path
@@ -18,7 +18,6 @@ from server.engine.vllm.patches import Generate
 
 
 def lora_request(resident: Resident) -> LoRARequest:
-    """Return the ``LoRARequest`` of ``resident``."""
     return LoRARequest(lora_name=resident.name, lora_int_id=resident.id, lora_path=str(resident.path))
 
 
@@ -41,18 +40,13 @@ class ResolvedAdapters(dict[str, LoRARequest]):
             raise KeyError(model)
         return lora_request(resident)
 
-
-def resolver(hooks: EngineHooks) -> Callable[[str], Awaitable[LoRARequest | ErrorResponse]]:
-    """Return vLLM's ``resolve_lora`` on top of ``hooks``."""
-
-    async def resolve_lora(model: str) -> LoRARequest | ErrorResponse:
+    async def resolve(self, model: str) -> LoRARequest | ErrorResponse:
+        """Answer vLLM's ``resolve_lora``."""
         try:
-            return lora_request(await hooks.resolve(model))
+            return lora_request(await self._hooks.resolve(model))
         except PatchbayError as refusal:
             # Only a 400 passes vLLM unchanged; the gateway sends the refusal's own status in its place.
             return create_error_response(refusal.message, "BadRequestError", HTTPStatus.BAD_REQUEST, param="model")
-
-    return resolve_lora
 
 
 def metered(generate: Generate, hooks: EngineHooks, running: Mapping[str, Any]) -> Generate:
@@ -61,9 +55,7 @@ def metered(generate: Generate, hooks: EngineHooks, running: Mapping[str, Any]) 
     ``running``: the client's unfinished requests, by the names that its callers gave them.
     """
 
-    async def metered_generate(
-        *args: Any, lora_request: LoRARequest | None = None, **kwargs: Any
-    ) -> AsyncGenerator[Any, None]:
+    async def wrapper(*args: Any, lora_request: LoRARequest | None = None, **kwargs: Any) -> AsyncGenerator[Any, None]:
         resident = None
         if lora_request is not None:
             resident = Resident(lora_request.lora_int_id, lora_request.lora_name, Path(lora_request.lora_path))
@@ -79,7 +71,8 @@ def metered(generate: Generate, hooks: EngineHooks, running: Mapping[str, Any]) 
                             if name in running:
                                 generation.is_finished = lambda: name not in running
                         last = output
-                        if resident is not None and _is_nan(last):
+                        # NaN logits so far: vLLM counts them (``VLLM_COMPUTE_NANS_IN_LOGITS``)
+                        if resident is not None and (stats := getattr(last, "metrics", None)) and stats.is_corrupted:
                             raise ComputedNaN(resident.name)
                         if is_one_of_many:
                             counted += sum(len(choice.token_ids) for choice in last.outputs)
@@ -90,7 +83,7 @@ def metered(generate: Generate, hooks: EngineHooks, running: Mapping[str, Any]) 
                 if is_one_of_many:
                     generation.generated_tokens = counted
 
-    return metered_generate
+    return wrapper
 
 
 def _demand(
@@ -100,12 +93,6 @@ def _demand(
     params = pooling_params if params is None else params
     tokens = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else getattr(prompt, "prompt_token_ids", None)
     return Demand(len(tokens or ()), getattr(params, "max_tokens", 0) or 0, getattr(params, "n", 1)), request_id
-
-
-def _is_nan(output: Any) -> bool:
-    """Whether logits of the generation were NaN so far; vLLM counts them (``VLLM_COMPUTE_NANS_IN_LOGITS``)."""
-    stats = getattr(output, "metrics", None)
-    return stats is not None and stats.is_corrupted
 
 
 def _read_statistics(generation: Generation, output: Any) -> None:
