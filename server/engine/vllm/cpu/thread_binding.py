@@ -41,14 +41,12 @@ def predict_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _preloaded_libraries(before: str) -> str | None:
     """Return vLLM's LD_PRELOAD: its allocator, and the libgomp of torch; None for another OpenMP runtime."""
-    torch, vllm = find_spec("torch"), find_spec("vllm")
-    if any(runtime in before for runtime in ("libomp", "libiomp", "libgomp")):
+    packages = [Path(spec.origin).parent for name in ("torch", "vllm") if (spec := find_spec(name)) and spec.origin]
+    if len(packages) < 2 or any(runtime in before for runtime in ("libomp", "libiomp", "libgomp")):
         return None
-    if torch is None or torch.origin is None or vllm is None or vllm.origin is None:
-        return None
-    torch_directory, libraries = Path(torch.origin).parent, Path(vllm.origin).parent / "libs"
-    gomp = [*torch_directory.parent.glob("torch.libs/libgomp*.so*"), *torch_directory.glob("lib/libgomp*.so*")]
-    malloc = [*libraries.glob("libtcmalloc_minimal*.so*"), *libraries.glob("libtcmalloc.so*")]
+    torch, vllm = packages
+    gomp = [*torch.parent.glob("torch.libs/libgomp*.so*"), *torch.glob("lib/libgomp*.so*")]
+    malloc = [*vllm.glob("libs/libtcmalloc_minimal*.so*"), *vllm.glob("libs/libtcmalloc.so*")]
     return ":".join(filter(None, [*map(str, malloc[:1]), before, *map(str, gomp[:1])]))
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 LONG = 8192
 """Masked numbers (rows · other slots · rank) that cost as much as one more product; measured, docs/decisions/009."""
@@ -48,8 +48,6 @@ class Block:
 
     def foreign_mask(self, slices: int, rank: int) -> Tensor:
         """Return the mask of columns that belong to other slots than the row's; bool [rows, window · slices · rank]."""
-        import torch
-
         if (slices, rank) not in self._masks:
             own = torch.tensor([run.slot for run in self.runs for _ in range(run.start, run.stop)])
             foreign = own.unsqueeze(1) != torch.arange(self.low, self.high)
@@ -76,13 +74,8 @@ def split_rows(slots: Iterable[int], rank: int) -> list[Block]:
     blocks: list[Block] = []
     for are_long, some in groupby(runs, is_long):
         for members in [[run] for run in some] if are_long else [list(some)]:
-            trimmed = _without_base_ends(members)
-            if trimmed:
-                blocks.append(Block(trimmed))
+            first = 1 if members[0].slot < 0 else 0  # rows of the base model at the ends need no product
+            last = len(members) - (1 if members[-1].slot < 0 else 0)
+            if members[first:last]:
+                blocks.append(Block(members[first:last]))
     return blocks
-
-
-def _without_base_ends(runs: list[SlotRun]) -> list[SlotRun]:
-    first = 1 if runs[0].slot < 0 else 0
-    last = len(runs) - (1 if runs[-1].slot < 0 else 0)
-    return runs[first:last]

@@ -12,10 +12,10 @@ adapter; weights are [S, r, H] to shrink and [S, O, r] to expand, some layers wi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 Operation = Callable[..., None]
 
@@ -25,8 +25,6 @@ def _products(inputs: Tensor, weights: Tensor, slots: Tensor, like: Tensor) -> T
 
     ``where`` rather than a multiplication by zero: a NaN in some slot must not reach the rows that do not use it.
     """
-    import torch
-
     chosen = weights[slots.clamp(min=0)].to(like.dtype)
     if chosen.dim() == 4:
         chosen = chosen.squeeze(1)
@@ -42,8 +40,7 @@ def bgmv_shrink(inputs: Tensor, weights: Tensor, output: Tensor, slots: Tensor, 
 
 def bgmv_expand(inputs: Tensor, weights: Tensor, output: Tensor, slots: Tensor, add_inputs: bool = True) -> None:
     """``output += inputs @ weightsᵀ`` by slot, on the columns both have; inputs [T, r], output [T, ~O]."""
-    width = min(weights.shape[-2], output.shape[1])
-    bgmv_expand_slice(inputs, weights, output, slots, 0, width, add_inputs)
+    bgmv_expand_slice(inputs, weights, output, slots, 0, min(weights.shape[-2], output.shape[1]), add_inputs)
 
 
 def bgmv_expand_slice(
@@ -68,12 +65,8 @@ def _by_sequence(operation: Operation) -> Operation:
     return by_sequence
 
 
-OPERATIONS: dict[str, Operation] = {
-    "bgmv_shrink": bgmv_shrink,
-    "bgmv_expand": bgmv_expand,
-    "bgmv_expand_slice": bgmv_expand_slice,
-    "sgmv_shrink": _by_sequence(bgmv_shrink),
-    "sgmv_expand": _by_sequence(bgmv_expand),
-    "sgmv_expand_slice": _by_sequence(bgmv_expand_slice),
+_BY_TOKEN: tuple[Operation, ...] = (bgmv_shrink, bgmv_expand, bgmv_expand_slice)
+OPERATIONS = {operation.__name__: operation for operation in _BY_TOKEN} | {
+    operation.__name__.replace("bgmv", "sgmv"): _by_sequence(operation) for operation in _BY_TOKEN
 }
 """By their names in vLLM's wrapper."""

@@ -49,10 +49,10 @@ class SlotWeights:
         self._shrinking = (
             shrinking[0].new_zeros(self.slots, self.slices, self.rank, shrinking[0].shape[-1]) if shrinking else None
         )
-        widths = [list(same) for _, same in groupby(part.shape[2] for part in expanding)]
-        self._expanding = [
-            expanding[0].new_zeros((len(same), self.slots * self.rank, same[0])) for same in widths
-        ]  # each [slices of one width, S · r, O]
+        self._expanding = [  # each [slices of one width, S · r, O]
+            expanding[0].new_zeros((len(list(same)), self.slots * self.rank, width))
+            for width, same in groupby(part.shape[2] for part in expanding)
+        ]
         self._windows: dict[tuple[int, int], Window] = {}
 
     def shrinking_views(self) -> tuple[Tensor, ...]:
@@ -73,19 +73,17 @@ class SlotWeights:
         if self._shrinking is None:
             return False
         down, up = ([part] if isinstance(part, Tensor) else part for part in (lora_a, lora_b))
-        if any(part is None for part in (*down, *up)):
-            return False
-        widths = [part.shape[2] for part in self._expanding for _ in part]
-        full = [(self.rank, self._shrinking.shape[3])] * self.slices, [(width, self.rank) for width in widths]
-        return ([tuple(part.shape) for part in down], [tuple(part.shape) for part in up]) == full
+        shapes = [None if part is None else tuple(part.shape) for part in (*down, *up)]
+        full_down = [(self.rank, self._shrinking.shape[3])] * self.slices
+        return shapes == full_down + [(same.shape[2], self.rank) for same in self._expanding for _ in same]
 
     def note_written(self, slot: int) -> None:
         """Note that weights were written into ``slot``."""
         rows = slice(slot * self.rank, (slot + 1) * self.rank)
+        parts = [part[rows] for same in self._expanding for part in same]
+        self.note_cleared(slot)
         self.written |= 1 << slot
-        if all(_is_finite(part[rows]) for same in self._expanding for part in same):
-            self.broken &= ~(1 << slot)
-        else:
+        if not all(math.isfinite(part.sum()) or part.isfinite().all() for part in parts):  # the sum is fast
             self.broken |= 1 << slot
 
     def note_cleared(self, slot: int) -> None:
@@ -146,11 +144,6 @@ class SlotWeights:
                 )
             first += same
             offset += same * width
-
-
-def _is_finite(part: Tensor) -> bool:
-    """Whether all of ``part`` is finite; its sum, which is fast, is nearly always enough."""
-    return math.isfinite(part.sum()) or bool(part.isfinite().all())
 
 
 def tracked_writes(layer: BaseLayerWithLoRA, weights: SlotWeights) -> tuple[Callable[..., None], Callable[..., None]]:

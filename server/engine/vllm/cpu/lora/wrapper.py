@@ -35,12 +35,10 @@ class DenseWrapper(PunicaWrapperCPU):  # type: ignore[misc]
             stacked = {"lora_a_stacked": weights.shrinking_views(), "lora_b_stacked": weights.expanding_views()}
         elif isinstance(layer, LogitsProcessorWithLoRA):
             weights = SlotWeights([layer.lora_a_stacked], [layer.lora_b_stacked])
-            (lora_a,), (lora_b,) = weights.shrinking_views(), weights.expanding_views()
-            stacked = {"lora_a_stacked": lora_a, "lora_b_stacked": lora_b}
+            stacked = {"lora_a_stacked": weights.shrinking_views()[0], "lora_b_stacked": weights.expanding_views()[0]}
         elif isinstance(layer, VocabParallelEmbeddingWithLoRA):
             weights = SlotWeights([], [layer.lora_b_stacked])
-            (lora_b,) = weights.expanding_views()
-            stacked = {"lora_b_stacked": lora_b}
+            stacked = {"lora_b_stacked": weights.expanding_views()[0]}
         else:
             return {}
         self._weights[weights.expanding_views()[0].data_ptr()] = weights
