@@ -88,7 +88,6 @@ class FakeEngine:
         self.pending[call, number].set_result(None)
 
     def finish_all(self) -> None:
-        """Let all pending calls go on."""
         for call in self.pending.values():
             if not call.done():
                 call.set_result(None)
@@ -124,11 +123,11 @@ class FakeEngine:
             raise EngineGone(f"died during the {call} of {resident.name}")
 
     def encode(self, text: str) -> list[int]:
-        """See ``Engine.encode``. One token for each word."""
+        """Return one token for each word."""
         return [len(word) for word in text.split()]
 
     async def score(self, resident: Resident | None, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
-        """See ``Engine.score``. The larger a token's id, the less likely it is."""
+        """Score: the larger a token's id, the less likely it is."""
         if self.is_dead:
             raise EngineGone("died while scoring")
         if not self._knobs.is_scoring:
@@ -169,8 +168,7 @@ class FakeBuilder:
 def _chat_app(engine: FakeEngine, hooks: EngineHooks, knobs: Knobs, served_names: tuple[str, ...]) -> FastAPI:
     app = FastAPI(openapi_url=None)
 
-    async def words(resident: Resident | None, count: int) -> AsyncIterator[str]:
-        name = served_names[0] if resident is None else resident.name
+    async def words(resident: Resident | None, name: str, count: int) -> AsyncIterator[str]:
         async with hooks.generation(resident, Demand(prompt_tokens=1, max_tokens=count)) as generation:
             generation.on_first_output()
             for number in range(count):
@@ -192,15 +190,16 @@ def _chat_app(engine: FakeEngine, hooks: EngineHooks, knobs: Knobs, served_names
                 resident = await hooks.resolve(model)
             except PatchbayError as refusal:
                 return JSONResponse({"error": {"message": refusal.message}}, 400)
+        name = served_names[0] if resident is None else resident.name
+        answer = words(resident, name, count)
         if body.get("stream"):
-            return StreamingResponse(_events(words(resident, count)), media_type="text/event-stream")
+            return StreamingResponse(_events(answer), media_type="text/event-stream")
         try:
-            text = "".join([word async for word in words(resident, count)])
+            text = "".join([word async for word in answer])
         except (EngineGone, PatchbayError):  # the gateway sends a refusal of its own
             return JSONResponse(ENGINE_DIED, 500)
         message = {"role": "assistant", "content": text.strip()}
-        answered = served_names[0] if resident is None else resident.name
-        return JSONResponse({"model": answered, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+        return JSONResponse({"model": name, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
 
     return app
 

@@ -35,11 +35,13 @@ class DeviceCopies:
 
     def __init__(self, model: LoRAModel, device: Any) -> None:
         self._model = model
-        factors = list(_factors(model))
-        ends = list(accumulate(-(-factor.nbytes // ALIGNMENT) * ALIGNMENT for factor in factors))
-        self.memory = torch.empty(ends[-1] if ends else 0, dtype=torch.uint8, device=device)
+        own = [factor for weights in model.loras.values() for factor in (weights.lora_a, weights.lora_b)]
+        parts = [part for factor in own for part in (factor if isinstance(factor, list) else [factor])]
+        factors = [part for part in parts if part is not None]
+        *starts, end = accumulate((-(-factor.nbytes // ALIGNMENT) * ALIGNMENT for factor in factors), initial=0)
+        self.memory = torch.empty(end, dtype=torch.uint8, device=device)
         self._copies: dict[int, Tensor] = {}
-        for factor, start in zip(factors, [0, *ends], strict=False):
+        for factor, start in zip(factors, starts, strict=True):
             copy = self.memory[start : start + factor.nbytes].view(factor.dtype).view(factor.shape)
             self._copies[id(factor)] = copy.copy_(factor, non_blocking=True)
 
@@ -59,14 +61,6 @@ class DeviceCopies:
         if isinstance(factor, list):
             return [self._copy_of(part) for part in factor]
         return None if factor is None else self._copies[id(factor)]
-
-
-def _factors(model: LoRAModel) -> Iterator[Tensor]:
-    for weights in model.loras.values():
-        for factor in (weights.lora_a, weights.lora_b):
-            for part in factor if isinstance(factor, list) else [factor]:
-                if part is not None:
-                    yield part
 
 
 class SideStream:

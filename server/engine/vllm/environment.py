@@ -22,11 +22,9 @@ def prepare() -> None:
 
 
 def current() -> dict[str, str]:
-    """Return a copy of the environment of this process."""
     return dict(os.environ)
 
 
 def replace(environment: Mapping[str, str]) -> None:
-    """Make ``environment`` the environment of this process."""
     os.environ.clear()
     os.environ.update(environment)
