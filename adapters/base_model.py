@@ -12,7 +12,7 @@ from typing import Any
 
 from adapters.errors import BaseModelUnreadable, SafetensorsMalformed
 from adapters.storage.number_formats import WEIGHT_DTYPES
-from adapters.storage.safetensors_header import BASE_HEADER, Tensor, read_header
+from adapters.storage.safetensors_header import BASE_HEADER, Header, Tensor, read_header
 
 Modules = Mapping[str, tuple[int, int]]
 """Module path as PEFT names it -> (out_features, in_features)."""
@@ -59,7 +59,8 @@ class BaseModel:
         Raises:
             BaseModelUnreadable: config.json or the weights are missing, broken or quantised.
         """
-        return cls.from_headers(name, read_config(path / CONFIG), _read_tensors(path))
+        tensors = (tensor for _, header in headers_in(path) for tensor in header.tensors.values())
+        return cls.from_headers(name, read_config(path / CONFIG), tensors)
 
     @classmethod
     def from_headers(cls, name: str, config: Mapping[str, Any], headers: Iterable[Tensor]) -> BaseModel:
@@ -110,7 +111,12 @@ def parse_config(content: bytes, where: str) -> dict[str, Any]:
     return config
 
 
-def _read_tensors(directory: Path) -> Iterator[Tensor]:
+def headers_in(directory: Path) -> Iterator[tuple[Path, Header]]:
+    """Yield each file of weights in ``directory`` with its header.
+
+    Raises:
+        BaseModelUnreadable: there is none, or one cannot be read.
+    """
     # Mistral ships the weights twice; consolidated*.safetensors has other tensor names.
     files = sorted(directory.glob("model*.safetensors")) or sorted(directory.glob("*.safetensors"))
     if not files:
@@ -119,7 +125,7 @@ def _read_tensors(directory: Path) -> Iterator[Tensor]:
         )
     for file in files:
         try:
-            yield from read_header(file, BASE_HEADER).tensors.values()
+            yield file, read_header(file, BASE_HEADER)
         except (OSError, SafetensorsMalformed) as error:
             raise BaseModelUnreadable(f"{file} cannot be read: {error}") from error
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from adapters.checks.canonicalizer import Canonical
-from adapters.checks.report import InspectionReport
+from adapters.checks.inspection import InspectionReport
 from adapters.crash_points import CrashPoints
 from adapters.errors import AdapterNotFound, AdapterRefused, WorkerProcessDied
 from adapters.lora.canonical_form import CompileReport

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from adapters.base_model import BaseModel
-from adapters.checks.inspection import AdapterLimits, inspect_adapter
-from adapters.checks.report import InspectionReport
+from adapters.checks.inspection import AdapterLimits, InspectionReport, inspect_adapter
 from adapters.checks.weights import check_magnitude
 from adapters.errors import AdapterRefused, Fault
 from adapters.lora.canonical_form import CanonicalForm, CompileReport, write

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from adapters.base_model import BaseModel
-from adapters.checks.report import InspectionReport
 from adapters.checks.weights import WeightScan, scan
 from adapters.errors import MAX_FAULTS, AdapterRefused, Fault, SafetensorsMalformed
 from adapters.lora.lora_tensors import LoraTensors
@@ -37,6 +39,41 @@ class AdapterLimits:
 
     max_rank: int
     max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class InspectionReport:
+    """Facts about an adapter that passed the checks, as callers of the API see them."""
+
+    rank: int
+    """The largest rank of any module: what the engine's slot must hold."""
+    ranks: Mapping[int, int]
+    """How many modules have each rank."""
+    alphas: Mapping[float, int]
+    """How many modules have each alpha."""
+    use_rslora: bool
+    """Scaling is alpha / sqrt(rank) instead of alpha / rank."""
+    target_modules: tuple[str, ...]
+    """Last parts of the modules' paths, sorted: ``q_proj``, ``v_proj``."""
+    modules: int
+    tensors: int
+    dtypes: tuple[str, ...]
+    size_bytes: int
+    max_abs: float
+    """The largest magnitude of any weight, before scaling."""
+    base_model: str
+    base_fingerprint: str
+    declared_base: str | None
+    """``base_model_name_or_path`` as the adapter's author wrote it; not trusted."""
+    notes: tuple[str, ...]
+    """Worth a look, no reason to refuse."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values; the keys of ``ranks`` and ``alphas`` become text."""
+        fields: dict[str, Any] = TypeAdapter(InspectionReport).dump_python(self, mode="json")
+        for name in ("ranks", "alphas"):
+            fields[name] = {f"{key:g}": count for key, count in getattr(self, name).items()}
+        return fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +110,8 @@ def inspect_adapter(directory: Path, base: BaseModel, limits: AdapterLimits) -> 
     config = _read_config(directory / CONFIG_FILE, limits, faults) if CONFIG_FILE in sizes else None
     weights = _read_weights(directory / WEIGHTS_FILE, base, config, faults) if WEIGHTS_FILE in sizes else None
     if faults or config is None or weights is None:
-        raise AdapterRefused(_capped(faults))
+        more = [Fault("adapter", "more faults than are listed", "mend the listed ones first")]
+        raise AdapterRefused(faults if len(faults) <= MAX_FAULTS else faults[:MAX_FAULTS] + more)
     return InspectedAdapter(
         report=_report(base, config, weights, sum(sizes.values())),
         lora=StoredLora(directory / WEIGHTS_FILE, config, weights.normalized.header),
@@ -130,16 +168,12 @@ def _read_config(path: Path, limits: AdapterLimits, faults: list[Fault]) -> Peft
         faults.extend(refused.faults)
         return None
     faults.extend(config.unservable())
-    faults.extend(_rank_faults(config, limits))
-    return config
-
-
-def _rank_faults(config: PeftConfig, limits: AdapterLimits) -> Iterator[Fault]:
     # The engine goes by the largest rank that the config names, whether or not a module has it.
     cut = f"have it cut with --compress-to {limits.max_rank} (compress_to over HTTP), which reports what is lost"
     for field, rank in config.ranks.items():
         if rank > limits.max_rank:
-            yield rank_fault(f"{CONFIG_FILE}: {field}", rank, limits.max_rank, cut)
+            faults.append(rank_fault(f"{CONFIG_FILE}: {field}", rank, limits.max_rank, cut))
+    return config
 
 
 def _read_weights(path: Path, base: BaseModel, config: PeftConfig | None, faults: list[Fault]) -> _Weights | None:
@@ -160,12 +194,6 @@ def _read_weights(path: Path, base: BaseModel, config: PeftConfig | None, faults
         needed = "trained weights: this adapter would answer exactly as the base model does"
         faults.append(Fault(WEIGHTS_FILE, "only zeros in lora_A or lora_B of every module", needed))
     return weights
-
-
-def _capped(faults: list[Fault]) -> list[Fault]:
-    if len(faults) <= MAX_FAULTS:
-        return faults
-    return [*faults[:MAX_FAULTS], Fault("adapter", "more faults than are listed", "mend the listed ones first")]
 
 
 def _report(base: BaseModel, config: PeftConfig, weights: _Weights, size_bytes: int) -> InspectionReport:

@@ -58,5 +58,4 @@ class Inspector:
         return TypeAdapter(Canonical).validate_python(answer)
 
     async def aclose(self) -> None:
-        """Kill the child, whatever it does."""
         await self._pool.aclose()

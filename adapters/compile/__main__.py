@@ -16,8 +16,8 @@ from typing import Final
 
 import torch
 
-from adapters.compile.base_weights import BaseWeights
 from adapters.compile.compiler import CompileBounds, compile_directory
+from adapters.compile.weights import BaseWeights
 from adapters.errors import MAX_FAULTS, AdapterRefused
 from adapters.processes.limits import is_out_of_memory
 

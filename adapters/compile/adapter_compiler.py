@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pydantic import TypeAdapter
 
@@ -45,11 +45,11 @@ class AdapterCompiler:
             StorageFull: the disk has no space left.
         """
         paths = {"source": source, "out": out, "base": base}
-        question: dict[str, Any] = {name: str(path.absolute()) for name, path in paths.items()}
-        question |= {"max_rank": max_rank, "compress_to": compress_to}
+        question = {name: str(path.absolute()) for name, path in paths.items()}
+        bounds = {"max_rank": max_rank, "compress_to": compress_to}
         try:
             with space_needed(out):
-                answer = await self._pool.ask({}, question, resource_limits)
+                answer = await self._pool.ask({}, {**question, **bounds}, resource_limits)
         except LimitExceeded as exceeded:
             raise AdapterTooCostly(
                 f"compiling this adapter took more than {exceeded}: send plain LoRA, which takes little, or convert it "
@@ -58,5 +58,4 @@ class AdapterCompiler:
         return TypeAdapter(CompileReport).validate_python(answer)
 
     async def aclose(self) -> None:
-        """Kill the child, whatever it does."""
         await self._pool.aclose()

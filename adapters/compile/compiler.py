@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import torch
+from torch import Tensor
+
 from adapters.checks.weights import check_magnitude
-from adapters.compile.base_weights import BaseWeights
-from adapters.compile.decomposition import spectrum_of
 from adapters.compile.lora import UploadedLora
 from adapters.compile.source import CompileSource
+from adapters.compile.weights import BaseWeights
 from adapters.errors import AdapterRefused, Fault
 from adapters.lora.canonical_form import CanonicalForm, CompileReport, write
-from adapters.lora.factors import Factors, Spectrum, TruncationLoss, numerical_rank, percentage, rank_within
+from adapters.lora.factors import NEGLIGIBLE, Factors, Spectrum, TruncationLoss, numerical_rank, percentage, rank_within
 from adapters.lora.initial_adapter import LOFTQ
 from adapters.lora.ranks import rank_fault, server_option
 from adapters.storage.manifest import CONFIG_FILE
@@ -23,6 +25,8 @@ EXACT_ERROR = 1e-3
 """Up to this relative error a factorisation counts as exact: rounding factors to bfloat16 costs about twice that."""
 MAX_ERROR = 0.02
 """Up to this relative error a factorisation is taken without --compress-to."""
+_OVERSAMPLED = 8
+_POWER_ITERATIONS = 2
 COPIES_DROPPED: Final = "copies of the base model's own weights were left out"
 
 
@@ -71,10 +75,7 @@ def compile_directory(directory: Path, out: Path, base: BaseWeights, bounds: Com
         kind=made.kind,
         method=made.method,
         rank_before=made.rank_before,
-        rank=made.loss.rank,
-        error=made.loss.error,
-        worst_error=made.loss.worst_error,
-        worst_module=made.loss.worst_module,
+        **made.loss.to_json(),
         rounding=write(out, form, made.factors.__getitem__),
         dropped=source.dropped,
         notes=(*source.normalized.notes(base.model.name), *([COPIES_DROPPED] if source.dropped else [])),
@@ -83,21 +84,21 @@ def compile_directory(directory: Path, out: Path, base: BaseWeights, bounds: Com
 
 def _from_lora(source: CompileSource, directory: Path, base: BaseWeights, bounds: CompileBounds) -> _Factored:
     lora = UploadedLora.of(source, base.model)
-    rank_before = lora.stored.rank
+    rank_before = lora.rank
     if lora.config.use_dora:
         return _cut(_spectra(source, lora, base, bounds), lora.kind, rank_before, bounds)
     if lora.init == LOFTQ:
         from adapters.compile import loftq  # bitsandbytes takes seconds to import: others go without
 
         changes = loftq.changes(lora, lora.initial(directory, base), base)
-        spectra = {module: spectrum_of(change, bounds.rank) for module, change in changes}
+        spectra = {module: _spectrum_of(change, bounds.rank) for module, change in changes}
         return _cut(spectra, lora.kind, rank_before, bounds)
     learnt = lora.trained_change(directory, base)
     factors = {module: learnt.read(module) for module in learnt.shapes}
     if learnt.rank > bounds.rank:
         spectra = {module: Spectrum.of(whole) for module, whole in factors.items()}
         return _cut(spectra, lora.kind, rank_before, bounds, over=learnt.rank)
-    is_folded = lora.stored.is_scaled or learnt.rank != rank_before
+    is_folded = lora.is_scaled or learnt.rank != rank_before
     return _Factored(lora.kind, "folded" if is_folded else "as is", rank_before, factors, TruncationLoss(learnt.rank))
 
 
@@ -115,8 +116,33 @@ def _spectra(
     if dora is None:
         config = peft_configs.config_of(source.kind, source.config)
     else:
-        config = peft_configs.dora_config_of(dora.config, list(dora.stored.shapes))
-    return {module: spectrum_of(change, bounds.rank) for module, change in skeleton.changes(source, config, base)}
+        config = peft_configs.dora_config_of(dora.config, list(dora.shapes))
+    return {module: _spectrum_of(change, bounds.rank) for module, change in skeleton.changes(source, config, base)}
+
+
+def _spectrum_of(change: Tensor, rank: int) -> Spectrum:
+    """Decompose the dense ``change`` [out_features, in_features], in float64; directions are kept up to ``rank``."""
+    basis = _range_of(change, rank + _OVERSAMPLED)
+    inside = basis.T @ change
+    # Most kinds are of low rank by construction: then so many directions are all, and cheap.
+    if float(torch.linalg.norm(change - basis @ inside)) <= NEGLIGIBLE * 0.1 * float(torch.linalg.norm(change)):
+        left, values, right = torch.linalg.svd(inside, full_matrices=False)
+        left = basis @ left
+    else:
+        left, values, right = torch.linalg.svd(change, full_matrices=False)
+    # clones: a view would keep the whole matrix in memory
+    return Spectrum(left[:, :rank].clone().numpy(), values.numpy(), right[:rank].clone().numpy())
+
+
+def _range_of(change: Tensor, size: int) -> Tensor:
+    """Return an orthonormal basis of roughly the ``size`` strongest directions (Halko, Martinsson, Tropp 2011)."""
+    generator = torch.Generator().manual_seed(0)  # equal adapters must become equal bytes
+    size = min(size, *change.shape)
+    probe = torch.randn(change.shape[1], size, generator=generator, dtype=change.dtype)
+    basis: Tensor = torch.linalg.qr(change @ probe).Q
+    for _ in range(_POWER_ITERATIONS):
+        basis = torch.linalg.qr(change @ torch.linalg.qr(change.T @ basis).Q).Q
+    return basis
 
 
 def _cut(

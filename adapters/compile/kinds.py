@@ -18,16 +18,19 @@ CHANGES = frozenset(
 RENAMED = {"BONE": "MISS"}
 """Names that PEFT 0.21 no longer knows, and their successors."""
 
-_PROMPTS = "tokens or keys put before the prompt, which are no change to the weights"
-_PARTS = "parts that PEFT draws from the base model anew at each load and does not save"
+_PROMPTS = (
+    "ADAPTION_PROMPT",
+    "CARTRIDGE",
+    "CPT",
+    "MULTITASK_PROMPT_TUNING",
+    "PREFIX_TUNING",
+    "PROMPT_TUNING",
+    "P_TUNING",
+)
+_PARTS = ("ADAMSS", "FROD", "OSF", "PSOFT", "TINYLORA", "UNILORA")
 _REFUSED: Mapping[str, str] = {
-    "ADAPTION_PROMPT": _PROMPTS,
-    "CARTRIDGE": _PROMPTS,
-    "CPT": _PROMPTS,
-    "MULTITASK_PROMPT_TUNING": _PROMPTS,
-    "PREFIX_TUNING": _PROMPTS,
-    "PROMPT_TUNING": _PROMPTS,
-    "P_TUNING": _PROMPTS,
+    **dict.fromkeys(_PROMPTS, "tokens or keys put before the prompt, which are no change to the weights"),
+    **dict.fromkeys(_PARTS, "parts that PEFT draws from the base model anew at each load and does not save"),
     "LN_TUNING": "changed layer norms, which all adapters share",
     "BEFT": "biases, which all adapters share",
     "TRAINABLE_TOKENS": "changed embeddings, which all adapters share",
@@ -35,23 +38,17 @@ _REFUSED: Mapping[str, str] = {
     "POLY": "a mixture of adapters that is weighted for each task",
     "LILY": "adapters that are weighted anew for each token",
     "SHADOW": "a second model beside the base",
-    "ADAMSS": _PARTS,
-    "FROD": _PARTS,
-    "OSF": _PARTS,
-    "PSOFT": _PARTS,
-    "TINYLORA": _PARTS,
-    "UNILORA": _PARTS,
 }
 
 
 def refusal(kind: Any) -> Fault | None:
     """Return the fault of an adapter of PEFT's type ``kind``; None if it can be compiled."""
+    where = f"{CONFIG_FILE}: peft_type"
     if not isinstance(kind, str):
-        return Fault(f"{CONFIG_FILE}: peft_type", shown(kind), '"LORA", or another of PEFT\'s types')
+        return Fault(where, shown(kind), '"LORA", or another of PEFT\'s types')
     if kind == "LORA" or RENAMED.get(kind, kind) in CHANGES:
         return None
-    where = f"{CONFIG_FILE}: peft_type"
-    needed = "LoRA, or a method that changes weights alone: train another adapter"
     if kind in _REFUSED:
+        needed = "LoRA, or a method that changes weights alone: train another adapter"
         return Fault(where, f"{shown(kind)}: {_REFUSED[kind]}", needed)
     return Fault(where, shown(kind), f"one of LORA, {', '.join(sorted(CHANGES))}")

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from adapters.base_model import EMBEDDING
-from adapters.compile.base_weights import BaseWeights
 from adapters.compile.lora import UploadedLora
+from adapters.compile.weights import BaseWeights
 from adapters.errors import AdapterRefused, Fault
 from adapters.lora.factors import Factors
 from adapters.lora.peft_config import PeftConfig, shown
@@ -84,12 +84,12 @@ def changes(last: UploadedLora, initial: UploadedLora, base: BaseWeights) -> Ite
         AdapterRefused: a config that PEFT does not implement, or ``initial`` does not belong to a copy of this base.
     """
     recipe = LoftqRecipe.of(last.config)
-    trained = LinearSum([(last.stored, 1.0)])
-    for module in last.stored.shapes:
+    trained = LinearSum([(last, 1.0)])
+    for module in last.shapes:
         if module.rpartition(".")[2] == EMBEDDING:
             raise AdapterRefused([Fault(CONFIG_FILE, f"LoftQ on {module}", "LoftQ on linear layers alone")])
         weight = base.read(f"{module}.weight").float()
-        start = initial.stored.read(module)
+        start = initial.read(module)
         copy = recipe.copy_of(weight, start.rank)
         if not _is_start(start, weight - copy):
             raise AdapterRefused([_other_copy(module, base, recipe)])

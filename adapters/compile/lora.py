@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.base_model import BaseModel
-from adapters.compile.base_weights import BaseWeights
 from adapters.compile.source import CompileSource
+from adapters.compile.weights import BaseWeights
 from adapters.errors import AdapterRefused, Fault
 from adapters.lora.initial_adapter import LOFTQ, base_changing_init
 from adapters.lora.lora_tensors import LoraTensors
@@ -21,13 +20,8 @@ MAGNITUDE = "lora_magnitude_vector"
 _JUDGED_HERE = frozenset(f"{CONFIG_FILE}: {field}" for field in ("use_dora", "init_lora_weights", "modules_to_save"))
 
 
-@dataclass(frozen=True, slots=True)
-class UploadedLora:
-    """A LoRA that was read and checked."""
-
-    source: CompileSource
-    stored: StoredLora
-    """Its pairs of factors; of a DoRA without the magnitudes."""
+class UploadedLora(StoredLora):
+    """A LoRA that was read and checked: its pairs of factors, of a DoRA without the magnitudes."""
 
     @classmethod
     def of(cls, source: CompileSource, base: BaseModel) -> UploadedLora:
@@ -47,12 +41,7 @@ class UploadedLora:
             faults.extend(source.normalized.pattern_faults(config))
         if faults:
             raise AdapterRefused(faults)
-        return cls(source, StoredLora(source.weights.path, config, header))
-
-    @property
-    def config(self) -> PeftConfig:
-        """The adapter's config."""
-        return self.stored.config
+        return cls(source.weights.path, config, header)
 
     @property
     def init(self) -> str | None:
@@ -72,9 +61,10 @@ class UploadedLora:
         Raises:
             AdapterRefused: the initial adapter is needed and missing, or belongs to another adapter.
         """
-        if self.init is None:
-            return LinearSum([(self.stored, 1.0)])
-        return LinearSum([(self.stored, 1.0), (self.initial(directory, base).stored, -1.0)])
+        terms = [(self, 1.0)]
+        if self.init is not None:
+            terms.append((self.initial(directory, base), -1.0))
+        return LinearSum(terms)
 
     def initial(self, directory: Path, base: BaseWeights) -> UploadedLora:
         """Return the initial adapter, in ``directory``/initial, which has the same modules and ranks.
@@ -86,7 +76,7 @@ class UploadedLora:
             raise AdapterRefused([_no_initial(self)])
         initial = UploadedLora.of(CompileSource.read(directory / INITIAL, base), base.model)
         # PEFT's examples have the initial adapter say that it is plain, so that it can be loaded as it is
-        if initial.init not in {None, self.init} or initial.stored.shapes != self.stored.shapes:
+        if initial.init not in {None, self.init} or initial.shapes != self.shapes:
             needed = "the adapter that this one was trained from: the same initialisation, modules and ranks"
             raise AdapterRefused([Fault(INITIAL, "another adapter", needed)])
         return initial
@@ -97,9 +87,8 @@ def _init_faults(config: PeftConfig) -> Iterator[Fault]:
     if base_changing_init(config.init_lora_weights) is None:
         yield from (fault for fault in config.unservable() if fault.where == where)
     elif config.use_dora:
-        yield Fault(
-            where, shown(config.init_lora_weights), "DoRA or an initialisation that changes the base model, not both"
-        )
+        needed = "DoRA or an initialisation that changes the base model, not both"
+        yield Fault(where, shown(config.init_lora_weights), needed)
 
 
 def _no_initial(lora: UploadedLora) -> Fault:

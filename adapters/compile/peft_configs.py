@@ -37,10 +37,10 @@ def config_of(kind: str, fields: Mapping[str, Any]) -> PeftConfig:
         AdapterRefused: fields that PEFT does not know, that no change to a weight expresses, or of a wrong type.
     """
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING[RENAMED.get(kind, kind)]
-    if faults := list(_field_faults(fields, {field.name for field in dataclasses.fields(config_class)})):
+    known = {field.name for field in dataclasses.fields(config_class)}
+    if faults := list(_field_faults(fields, known)):
         raise AdapterRefused(faults)
-    known = {field.name for field in dataclasses.fields(config_class)} - _IDENTITY - _CHECKED_ELSEWHERE
-    kept = {name: value for name, value in fields.items() if name in known}
+    kept = {name: value for name, value in fields.items() if name in known - _IDENTITY - _CHECKED_ELSEWHERE}
     try:
         config: PeftConfig = config_class(**kept, inference_mode=True)
     except PEFT_ERRORS as error:

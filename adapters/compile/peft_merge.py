@@ -38,9 +38,9 @@ def _merge_all(request: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)  # the engine needs the cores
     torch.manual_seed(request["seed"] or 0)
     method, density = MergeMethod(request["method"]), float(request["density"])
-    terms = [(StoredLora.open(Path(directory)), float(weight)) for directory, weight in request["terms"]]
-    form = CanonicalForm(LinearSum(terms).shapes, max(lora.rank for lora, _ in terms), "F32", (), None)
-    write(Path(request["out"]), form, lambda module: merge(terms, module, method, density))
+    terms = LinearSum.open((Path(directory), weight) for directory, weight in request["terms"])
+    form = CanonicalForm(terms.shapes, max(lora.rank for lora in terms.loras), "F32", (), None)
+    write(Path(request["out"]), form, lambda module: merge(terms.terms, module, method, density))
     return {}
 
 

@@ -33,7 +33,6 @@ class ReferenceModel:
         self._cached: tuple[Prompts, Scores] | None = None
 
     def base_scores(self, prompts: Prompts) -> Scores:
-        """Return the base model's own scores."""
         if self._cached is None or self._cached[0] != prompts:
             self._cached = prompts, _scores(self._base, prompts)
         return self._cached[1]

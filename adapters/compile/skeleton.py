@@ -17,9 +17,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from adapters.base_model import EMBEDDING
-from adapters.compile.base_weights import BaseWeights
-from adapters.compile.source import CompileSource, at
+from adapters.compile.source import CompileSource
+from adapters.compile.weights import BaseWeights
 from adapters.errors import AdapterRefused, Fault
+from adapters.lora.lora_tensors import at
 from adapters.lora.tensor_names import PREFIX
 from adapters.processes.limits import is_out_of_memory
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
@@ -65,7 +66,9 @@ def _adapted(source: CompileSource, config: PeftConfig, base: BaseWeights) -> Pe
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = get_peft_model(_skeleton(base), config).eval()
-            _resize(model, config)
+            if config.peft_type == "ADALORA" and config.rank_pattern:  # to what training left, as PEFT does on loading
+                model.base_model.resize_modules_by_rank_pattern(config.rank_pattern, "default")
+                config.rank_pattern = None
             expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     except PEFT_ERRORS as error:
         raise config_refused(error) from None
@@ -73,13 +76,6 @@ def _adapted(source: CompileSource, config: PeftConfig, base: BaseWeights) -> Pe
         raise AdapterRefused(faults)
     set_peft_model_state_dict(model, {name: source.tensor(name) for name in expected})
     return model
-
-
-def _resize(model: PeftModel, config: PeftConfig) -> None:
-    """Resize AdaLoRA's modules to the ranks that training left them, as PEFT does while it loads."""
-    if config.peft_type == "ADALORA" and config.rank_pattern:
-        model.base_model.resize_modules_by_rank_pattern(config.rank_pattern, "default")
-        config.rank_pattern = None
 
 
 def _skeleton(base: BaseWeights) -> nn.Module:
@@ -108,9 +104,8 @@ def _placeholder(like: Tensor) -> nn.Parameter:
 def _coverage_faults(source: CompileSource, expected: Mapping[str, Tensor]) -> Iterator[Fault]:
     found = source.header.tensors
     for name in sorted(found.keys() - expected.keys()):
-        yield Fault(
-            at(found[name]), "a tensor that PEFT does not read", f"the tensors of the modules that {CONFIG_FILE} names"
-        )
+        needed = f"the tensors of the modules that {CONFIG_FILE} names"
+        yield Fault(at(found[name]), "a tensor that PEFT does not read", needed)
     for name in sorted(expected.keys() - found.keys()):
         needed = f"one of shape {list(expected[name].shape)}: save again"
         yield Fault(f"{WEIGHTS_FILE}: {name}", "no such tensor", needed)
@@ -155,6 +150,5 @@ def config_refused(error: Exception) -> AdapterRefused:
         raise error
     text = ascii(str(error))[1:-1]
     found = f"a config that PEFT refuses ({type(error).__name__}: {text[:300]})"
-    return AdapterRefused(
-        [Fault(CONFIG_FILE, found, "the config that belongs to these weights and to this base model")]
-    )
+    needed = "the config that belongs to these weights and to this base model"
+    return AdapterRefused([Fault(CONFIG_FILE, found, needed)])

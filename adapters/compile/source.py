@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -12,14 +12,14 @@ import torch
 from adapters.base_model import HEAD
 from adapters.checks.inspection import file_fault
 from adapters.checks.weights import scan
-from adapters.compile.base_weights import BaseWeights
 from adapters.compile.kinds import refusal
-from adapters.compile.tensor_file import TensorFile
+from adapters.compile.weights import BaseWeights, TensorFile
 from adapters.errors import AdapterRefused, Fault, SafetensorsMalformed
+from adapters.lora.lora_tensors import at
 from adapters.lora.peft_config import parse_fields
 from adapters.lora.tensor_names import NormalizedHeader, TensorKey, TensorKeyParser
 from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
-from adapters.storage.safetensors_header import Header, Tensor, read_header
+from adapters.storage.safetensors_header import Header, read_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,9 @@ class CompileSource:
         # a tied head has no tensor of its own, but a name by which copies of it go
         modules = {HEAD, *(tensor.rpartition(".")[0] for tensor in base.tensors if tensor.endswith(".weight"))}
         keys = list(map(TensorKeyParser(modules).parse, header.tensors))
-        copies = [key for key in keys if key.base_tensor() is not None]
-        faults.extend(fault for key in copies if (fault := _copy_fault(key, file, base)) is not None)
-        own = (key for key in keys if key.base_tensor() is None)
+        copies = {key: copied for key in keys if (copied := key.base_tensor()) is not None}
+        faults.extend(_copy_faults(copies, file, base))
+        own = (key for key in keys if key not in copies)
         normalized = NormalizedHeader.of(header, own, is_lora=kind == "LORA")
         faults.extend(normalized.faults)
         if faults:
@@ -86,19 +86,12 @@ class CompileSource:
         return replace(self.header, tensors=tensors)
 
 
-def at(tensor: Tensor) -> str:
-    """Return the place of a fault of ``tensor``."""
-    return f"{WEIGHTS_FILE}: {tensor.name}"
-
-
-def _copy_fault(key: TensorKey, file: TensorFile, base: BaseWeights) -> Fault | None:
-    copied = key.base_tensor()
-    assert copied is not None
-    if any(base.equals(name, file, file.header.tensors[key.raw]) for name in base.names_of(copied)):
-        return None
-    return Fault(
-        f"{WEIGHTS_FILE}: {key.raw}",
-        f"a copy of {copied} that differs from the base model's",
+def _copy_faults(copies: Mapping[TensorKey, str], file: TensorFile, base: BaseWeights) -> Iterator[Fault]:
+    needed = (
         "no changed copies of the base model's weights, which all adapters share: train a LoRA on this module "
-        "instead (modules_to_save=None, bias='none', no tokens added)",
+        "instead (modules_to_save=None, bias='none', no tokens added)"
     )
+    for key, copied in copies.items():
+        tensor = file.header.tensors[key.raw]
+        if not any(base.equals(name, file, tensor) for name in base.names_of(copied)):
+            yield Fault(at(tensor), f"a copy of {copied} that differs from the base model's", needed)

@@ -9,15 +9,14 @@ from typing import Any
 import torch
 
 from adapters.compile import skeleton
-from adapters.compile.base_weights import BaseWeights
 from adapters.compile.compiler import CompileBounds, compile_directory
+from adapters.compile.weights import BaseWeights
 from adapters.processes.answers import Work
 from adapters.processes.child import NICENESS
 from adapters.processes.fork_pool import serve_forks
 
 
 def prepare(_: dict[str, Any]) -> Work:
-    """Return the function that compiles an adapter."""
     assert skeleton  # PEFT takes ten seconds to import: once
     torch.set_num_threads(1)  # sums in one order: equal adapters become equal bytes; and the engine needs the cores
     return _compiled

@@ -44,7 +44,6 @@ class CanonicalForm:
 
     @property
     def config(self) -> bytes:
-        """The content of adapter_config.json."""
         return (json.dumps(canonical_config(self.rank, self._targets(), self.declared_base), indent=2) + "\n").encode()
 
     @property
@@ -81,7 +80,6 @@ class CanonicalForm:
 
 
 def canonical_config(rank: int, targets: Sequence[str], declared_base: str | None) -> dict[str, Any]:
-    """Return the fields of adapter_config.json."""
     return {
         "base_model_name_or_path": declared_base,
         "bias": "none",
@@ -123,7 +121,6 @@ class CompileReport:
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The report as JSON values."""
         return asdict(self) | {"dropped": list(self.dropped), "notes": list(self.notes)}
 
 

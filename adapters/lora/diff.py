@@ -57,7 +57,6 @@ class Comparison:
         return min(1.0, max(-1.0, self.inner / norms)) if norms else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the measures as JSON values."""
         return {
             "norm_a": math.sqrt(self.squared_a),
             "norm_b": math.sqrt(self.squared_b),
@@ -86,7 +85,6 @@ class Diff:
 
     @property
     def total(self) -> Comparison:
-        """All modules as one."""
         return Comparison.together(list(self.modules.values()))
 
     @property

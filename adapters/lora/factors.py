@@ -54,7 +54,6 @@ class Factors:
         return Factors(np.pad(self.b, ((0, 0), (0, added))), np.pad(self.a, ((0, added), (0, 0))))
 
     def rounded(self, dtype: str) -> Factors:
-        """The factors as ``dtype`` stores them."""
         return Factors(rounded(self.b, dtype), rounded(self.a, dtype))
 
     def minus(self, other: Factors) -> Factors:
@@ -141,7 +140,6 @@ class TruncationLoss:
         return loss
 
     def add(self, module: str, spectrum: Spectrum) -> None:
-        """Add the loss of ``module``."""
         lost, whole = spectrum.tail(self.rank), spectrum.norm
         self._lost += lost**2
         self._whole += whole**2
@@ -158,11 +156,9 @@ class TruncationLoss:
         return f"{percentage(self.error)}{worst}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the rank and the errors as JSON values."""
         worst = {"worst_error": self.worst_error, "worst_module": self.worst_module}
         return {"rank": self.rank, "error": self.error, **worst}
 
 
 def percentage(error: float) -> str:
-    """Return a relative error for a message."""
     return f"{error * 100:.3g} %"

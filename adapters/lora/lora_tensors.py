@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from adapters.base_model import EMBEDDING, HEAD, BaseModel
 from adapters.errors import AdapterRefused, Fault
-from adapters.lora.peft_config import PeftConfig, shown
+from adapters.lora.peft_config import PeftConfig, shown, suffixes
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 from adapters.storage.number_formats import WEIGHT_DTYPES
 from adapters.storage.safetensors_header import Header, Tensor
@@ -87,9 +87,9 @@ class LoraTensors:
             needed = "lora_A and lora_B of each module: save again (under FSDP or ZeRO-3, gather first)"
             yield Fault(WEIGHTS_FILE, "no LoRA tensors", needed)
         for tensor in self.unknown:
-            yield Fault(_at(tensor), "a key that no engine reads", _key_needed(tensor.name))
+            yield Fault(at(tensor), "a key that no engine reads", _key_needed(tensor.name))
         for tensor in self.twice:
-            yield Fault(_at(tensor), "a second key for the same module and side", "one of them: save again")
+            yield Fault(at(tensor), "a second key for the same module and side", "one of them: save again")
         for module, tensor in self.embedding_copies.items():
             yield from _embedding_copy_faults(module, tensor, base)
         for pair in self.pairs:
@@ -103,7 +103,7 @@ def _is_form_of(key: re.Match[str]) -> bool:
     return (key["module"].rpartition(".")[2] == EMBEDDING) == (key["lookup"] is not None)
 
 
-def _at(tensor: Tensor) -> str:
+def at(tensor: Tensor) -> str:
     return f"{WEIGHTS_FILE}: {tensor.name}"
 
 
@@ -119,24 +119,24 @@ def _key_needed(name: str) -> str:
 
 def _embedding_copy_faults(module: str, tensor: Tensor, base: BaseModel) -> Iterator[Fault]:
     if module not in base.modules:
-        yield Fault(_at(tensor), "a copy of an embedding", _module_needed(module, base))
+        yield Fault(at(tensor), "a copy of an embedding", _module_needed(module, base))
         return
     shape = base.modules[module]
     expected = shape[::-1] if module.endswith(EMBEDDING) else shape
     if tensor.shape != expected:
         needed = f"{list(expected)}, that of {base.name}: train without adding tokens to the vocabulary"
-        yield Fault(_at(tensor), f"shape {list(tensor.shape)}", needed)
+        yield Fault(at(tensor), f"shape {list(tensor.shape)}", needed)
 
 
 def _pair_faults(pair: Pair, base: BaseModel, config: PeftConfig | None) -> Iterator[Fault]:
     present = pair.a or pair.b
     assert present is not None
     if pair.module not in base.modules:
-        yield Fault(_at(present), f"module {pair.module}", _module_needed(pair.module, base))
+        yield Fault(at(present), f"module {pair.module}", _module_needed(pair.module, base))
         return
     if pair.a is None or pair.b is None:
         missing, other = ("lora_A", "lora_B") if pair.a is None else ("lora_B", "lora_A")
-        yield Fault(_at(present), f"no {missing} beside this {other}", "both factors of every module: save again")
+        yield Fault(at(present), f"no {missing} beside this {other}", "both factors of every module: save again")
     rank = _rank(pair, config)
     out_features, in_features = base.modules[pair.module]
     if pair.a is not None:
@@ -147,7 +147,7 @@ def _pair_faults(pair: Pair, base: BaseModel, config: PeftConfig | None) -> Iter
 
 def _factor_faults(tensor: Tensor, expected: tuple[int, int], rank_axis: int, base: BaseModel) -> Iterator[Fault]:
     if tensor.dtype not in WEIGHT_DTYPES:
-        yield Fault(_at(tensor), f"dtype {tensor.dtype}", "F32, F16 or BF16: save the weights unquantised")
+        yield Fault(at(tensor), f"dtype {tensor.dtype}", "F32, F16 or BF16: save the weights unquantised")
     if tensor.shape == expected:
         return
     reasons = []
@@ -156,16 +156,16 @@ def _factor_faults(tensor: Tensor, expected: tuple[int, int], rank_axis: int, ba
         reasons.append(f"{asked}: send the config that belongs to these weights")
     if len(tensor.shape) != 2 or tensor.shape[1 - rank_axis] != expected[1 - rank_axis]:
         reasons.append(f"train on {base.name}, this adapter was made for a model of another size")
-    yield Fault(_at(tensor), f"shape {list(tensor.shape)}", f"{list(expected)}: {'; '.join(reasons)}")
+    yield Fault(at(tensor), f"shape {list(tensor.shape)}", f"{list(expected)}: {'; '.join(reasons)}")
 
 
 def _rank(pair: Pair, config: PeftConfig | None) -> int:
     if config is not None:
         return config.rank_of(pair.module)
     if pair.a is not None:
-        return pair.a.shape[0] if pair.a.shape else 0
+        return next(iter(pair.a.shape), 0)
     assert pair.b is not None
-    return pair.b.shape[-1] if pair.b.shape else 0
+    return next(reversed(pair.b.shape), 0)
 
 
 def _module_needed(module: str, base: BaseModel) -> str:
@@ -194,18 +194,9 @@ def _target_faults(
         yield Fault(where, found, "every module that has tensors: PEFT would ignore these and answer differently")
     if isinstance(config.target_modules, str):
         return
-    expected = _suffixes(targeted & base.modules.keys())
-    present = _suffixes(adapted)
+    expected = {name for module in targeted & base.modules.keys() for name in suffixes(module)}
+    present = {name for module in adapted for name in suffixes(module)}
     for target in config.target_modules:
         if target in expected and target not in present:
             needed = "tensors for each target: save again, or leave the target out if it was never trained"
             yield Fault(where, f"{shown(target)}, for which {WEIGHTS_FILE} has no tensors", needed)
-
-
-def _suffixes(modules: Set[str]) -> set[str]:
-    suffixes = set()
-    for module in modules:
-        suffixes.add(module)
-        while module := module.partition(".")[2]:
-            suffixes.add(module)
-    return suffixes

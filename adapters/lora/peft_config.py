@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -34,34 +34,13 @@ _EMBEDDINGS = frozenset({"embed_tokens", "lm_head"})
 
 _TASKS = frozenset({None, "CAUSAL_LM", "FEATURE_EXTRACTION"})
 
-UNSERVED: Mapping[str, str] = {
-    "use_dora": "plain LoRA: train with use_dora=False, or have this one cut to it with --compress-to R (compress_to "
-    "over HTTP), which reports what is lost",
-    "lora_bias": "train with lora_bias=False",
-    "modules_to_save": "none: train a LoRA on these modules instead, full copies share no base model; copies that were "
-    "never trained are dropped with --compress-to R (compress_to over HTTP)",
-    "layer_replication": "train on the base model as it is, without replicated layers",
-    "trainable_token_indices": "train without new tokens: all adapters share one tokenizer and one embedding",
-    "target_parameters": "target_modules instead: LoRA on bare parameters is not served",
-    "alora_invocation_tokens": "plain LoRA: activated LoRA is not served",
-    "use_qalora": "plain LoRA: train with use_qalora=False",
-    "use_bdlora": "plain LoRA: block-diagonal LoRA is not served",
-    "arrow_config": "one plain adapter: routing between adapters is not served",
-    "kasa_config": "plain LoRA: KaSA changes the base model's weights, which all adapters share",
-    "megatron_config": "an adapter for transformers' own layers: Megatron's are not served",
-    "monteclora_config": "plain LoRA: sampled adapter weights are not served",
-    "runtime_config": "none: it is no part of what save_pretrained writes",
-}
-"""Fields that change what the adapter computes, with what is needed instead."""
-
 _NESTED = frozenset({"arrow_config", "kasa_config", "use_bdlora"})
-"""Of these PEFT takes an empty object for one that asks for the defaults."""
+"""Fields of which PEFT takes an empty object for one that asks for the defaults."""
 
 # A pattern is matched against every module, here and in the engine: one with nested repetition would hang both.
 # Allowed: literals, '.', '\.', '\d', classes, '|' and at most two of '*', '+' and '?'; no groups.
 _PATTERN = re.compile(r"\^?(?:[A-Za-z0-9_.|-]|\\[.d]|\[[0-9A-Za-z-]+\]|[*+?])+\$?")
 _PATTERN_FIELDS = frozenset({"rank_pattern", "alpha_pattern"})
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 def _check_pattern(pattern: str) -> str:
@@ -87,16 +66,10 @@ def _check_pattern_count(patterns: dict[str, Any]) -> dict[str, Any]:
     return patterns
 
 
-def _check_plain_name(name: str) -> str:
-    if not _PLAIN_NAME.fullmatch(name):
-        raise ValueError("a plain module name, such as 'layers'")
-    return name
-
-
 _Rank = Annotated[int, Field(ge=1, le=MAX_RANK)]
 _Alpha = Annotated[float, Field(gt=0, le=MAX_ALPHA, allow_inf_nan=False)]
 _Pattern = Annotated[str, AfterValidator(_check_pattern)]
-_Plain = Annotated[str, AfterValidator(_check_plain_name)]
+_Plain = Annotated[str, Field(pattern="^[A-Za-z0-9_.-]+$")]
 _Layers = Annotated[list[int], Field(max_length=MAX_LIST)]
 _Parents = Annotated[list[_Plain], Field(max_length=8)]
 _Ranks = Annotated[dict[_Pattern, _Rank], AfterValidator(_check_pattern_count)]
@@ -104,6 +77,11 @@ _Alphas = Annotated[dict[_Pattern, _Alpha], AfterValidator(_check_pattern_count)
 _Object = dict[str, Any] | None
 _Share = Annotated[float, Field(ge=0, le=1)] | None
 _Value = TypeVar("_Value")
+
+
+def _unserved(needed: str) -> Any:
+    """Return a field that changes what the adapter computes, and is refused where it has a value."""
+    return Field(None, description=needed)
 
 
 class PeftConfig(BaseModel):
@@ -123,25 +101,37 @@ class PeftConfig(BaseModel):
     use_rslora: bool | None = Field(None, description="true or false")
     exclude_modules: list[str] | str | None = Field(None, description="module names, one pattern, or null")
     layers_to_transform: _Layers | int | None = Field(None, description=f"up to {MAX_LIST} layer numbers, or null")
-    layers_pattern: _Parents | _Plain | None = Field(None, description="up to 8 plain module names, or null")
+    layers_pattern: _Parents | _Plain | None = Field(
+        None, description="up to 8 plain module names, such as 'layers', or null"
+    )
     init_lora_weights: bool | str | None = Field(None, description="true, false or the name of an initialisation")
     bias: str | None = Field(None, description='"none"')
     task_type: str | None = Field(None, description="CAUSAL_LM, FEATURE_EXTRACTION or null")
     base_model_name_or_path: str | None = Field(None, description="a name or null")
     revision: str | None = Field(None, description="a revision or null")
 
-    use_dora: Any = None
-    lora_bias: Any = None
-    modules_to_save: Any = None
-    layer_replication: Any = None
-    trainable_token_indices: Any = None
-    target_parameters: Any = None
-    alora_invocation_tokens: Any = None
-    use_qalora: Any = None
-    use_bdlora: Any = None
-    arrow_config: Any = None
-    kasa_config: Any = None
-    monteclora_config: Any = None
+    use_dora: Any = _unserved(
+        "plain LoRA: train with use_dora=False, or have this one cut to it with --compress-to R "
+        "(compress_to over HTTP), which reports what is lost"
+    )
+    lora_bias: Any = _unserved("train with lora_bias=False")
+    modules_to_save: Any = _unserved(
+        "none: train a LoRA on these modules instead, full copies share no base model; copies that were "
+        "never trained are dropped with --compress-to R (compress_to over HTTP)"
+    )
+    layer_replication: Any = _unserved("train on the base model as it is, without replicated layers")
+    trainable_token_indices: Any = _unserved(
+        "train without new tokens: all adapters share one tokenizer and one embedding"
+    )
+    target_parameters: Any = _unserved("target_modules instead: LoRA on bare parameters is not served")
+    alora_invocation_tokens: Any = _unserved("plain LoRA: activated LoRA is not served")
+    use_qalora: Any = _unserved("plain LoRA: train with use_qalora=False")
+    use_bdlora: Any = _unserved("plain LoRA: block-diagonal LoRA is not served")
+    arrow_config: Any = _unserved("one plain adapter: routing between adapters is not served")
+    kasa_config: Any = _unserved("plain LoRA: KaSA changes the base model's weights, which all adapters share")
+    megatron_config: Any = _unserved("an adapter for transformers' own layers: Megatron's are not served")
+    monteclora_config: Any = _unserved("plain LoRA: sampled adapter weights are not served")
+    runtime_config: Any = _unserved("none: it is no part of what save_pretrained writes")
 
     auto_mapping: _Object = Field(None, description="an object or null")
     corda_config: _Object = Field(None, description="an object or null")
@@ -152,11 +142,9 @@ class PeftConfig(BaseModel):
     loftq_config: _Object = Field(None, description="an object or null")
     lora_dropout: _Share = Field(None, description="a number from 0 to 1")
     lora_ga_config: _Object = Field(None, description="an object or null")
-    megatron_config: Any = None
     megatron_core: str | None = Field(None, description="a name or null")
     peft_version: str | None = Field(None, description="a version or null")
     qalora_group_size: int | None = Field(None, description="a whole number or null")
-    runtime_config: Any = None
     velora_config: _Object = Field(None, description="an object or null")
 
     @classmethod
@@ -215,11 +203,11 @@ class PeftConfig(BaseModel):
 
     def rank_of(self, module: str) -> int:
         """The rank that PEFT gives ``module``: the first matching pattern's, else ``r``."""
-        return _first_match(self._rank_patterns, module, self.r)
+        return _first_match(self.rank_pattern, module, self.r)
 
     def alpha_of(self, module: str) -> float:
         """The alpha that PEFT gives ``module``: the first matching pattern's, else ``lora_alpha``."""
-        return _first_match(self._alpha_patterns, module, self.lora_alpha)
+        return _first_match(self.alpha_pattern, module, self.lora_alpha)
 
     def targeted(self, modules: Iterable[str]) -> frozenset[str]:
         """The ``modules`` that PEFT would put a LoRA on. Blocks where a pattern over all modules has to be matched.
@@ -231,15 +219,16 @@ class PeftConfig(BaseModel):
         if isinstance(self.exclude_modules, str) and self.exclude_modules:
             named -= _matching("exclude_modules", self.exclude_modules, named)
         elif self.exclude_modules:
-            named -= {module for module in named if _ends_with(module, self._excluded)}
-        if not isinstance(self.target_modules, str):
-            return frozenset(module for module in named if self._is_listed(module))
-        if self.target_modules.lower() == ALL_LINEAR:
+            excluded = frozenset(self.exclude_modules)
+            named -= {module for module in named if not excluded.isdisjoint(suffixes(module))}
+        targets = self.target_modules
+        if not isinstance(targets, str):
+            listed = frozenset(targets)
+            ends_alike = {module for module in named if not listed.isdisjoint(suffixes(module))}
+            return frozenset(each for each in ends_alike if each in listed or self._is_transformed_layer(each))
+        if targets.lower() == ALL_LINEAR:
             return frozenset(module for module in named if module.rpartition(".")[2] not in _EMBEDDINGS)
-        return _matching("target_modules", self.target_modules, named)
-
-    def _is_listed(self, module: str) -> bool:
-        return module in self._targeted or (_ends_with(module, self._targeted) and self._is_transformed_layer(module))
+        return _matching("target_modules", targets, named)
 
     def _is_transformed_layer(self, module: str) -> bool:
         layers = self.layers_to_transform
@@ -251,21 +240,11 @@ class PeftConfig(BaseModel):
                 return int(match[1]) in ([layers] if isinstance(layers, int) else layers)
         return False
 
-    @cached_property
-    def _targeted(self) -> frozenset[str]:
-        return frozenset(self.target_modules)
 
-    @cached_property
-    def _excluded(self) -> frozenset[str]:
-        return frozenset(self.exclude_modules or ())
-
-    @cached_property
-    def _rank_patterns(self) -> list[tuple[re.Pattern[str], int]]:
-        return _compiled(self.rank_pattern)
-
-    @cached_property
-    def _alpha_patterns(self) -> list[tuple[re.Pattern[str], float]]:
-        return _compiled(self.alpha_pattern)
+UNSERVED: Mapping[str, str] = {
+    name: field.description or "" for name, field in PeftConfig.model_fields.items() if field.annotation is Any
+}
+"""Fields that change what the adapter computes, with what is needed instead."""
 
 
 def _matching(field: str, pattern: str, modules: frozenset[str]) -> frozenset[str]:
@@ -297,18 +276,20 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _compiled(patterns: Mapping[str, _Value] | None) -> list[tuple[re.Pattern[str], _Value]]:
+def _first_match(patterns: Mapping[str, _Value] | None, module: str, default: _Value) -> _Value:
+    return next((value for key, value in (patterns or {}).items() if _name_pattern(key).match(module)), default)
+
+
+@lru_cache(2 * MAX_PATTERNS)
+def _name_pattern(key: str) -> re.Pattern[str]:
     # PEFT's get_pattern_key and vLLM's _match_pattern, to the letter
-    return [(re.compile(rf"(.*\.)?({key})$"), value) for key, value in (patterns or {}).items()]
+    return re.compile(rf"(.*\.)?({key})$")
 
 
-def _first_match(patterns: list[tuple[re.Pattern[str], _Value]], module: str, default: _Value) -> _Value:
-    return next((value for pattern, value in patterns if pattern.match(module)), default)
-
-
-def _ends_with(module: str, names: frozenset[str]) -> bool:
+def suffixes(module: str) -> Iterator[str]:
+    """Yield the names that mean ``module`` in a config's list: ``a.b.c``, ``b.c``, ``c``."""
     parts = module.split(".")
-    return any(".".join(parts[start:]) in names for start in range(len(parts)))
+    return (".".join(parts[start:]) for start in range(len(parts)))
 
 
 def _fault(field: str, found: str, needed: str) -> Fault:

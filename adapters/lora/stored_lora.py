@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,6 +92,15 @@ class LinearSum:
     """
 
     terms: Sequence[tuple[StoredLora, float]]
+
+    @classmethod
+    def open(cls, terms: Iterable[tuple[Path, float]]) -> Self:
+        """Open the versions in the directories of ``terms``; OSError where a file cannot be read."""
+        return cls([(StoredLora.open(directory), weight) for directory, weight in terms])
+
+    @property
+    def loras(self) -> Sequence[StoredLora]:
+        return [lora for lora, _ in self.terms]
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, int]]:

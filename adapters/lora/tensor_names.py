@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -65,30 +65,21 @@ class TensorKeyParser:
 
     def __init__(self, modules: Iterable[str]) -> None:
         """``modules``: those of the base that tensors may belong to, whether or not they may carry a LoRA."""
-        self._modules = frozenset(modules)
+        self._exact = {tuple(module.split(".")): module for module in modules}
         self._by_core: dict[tuple[str, ...], str | None] = {}
-        for module in self._modules:
-            core = _core(module.split("."))
+        for parts, module in self._exact.items():
+            core = _core(parts)
             self._by_core[core] = None if core in self._by_core else module  # ambiguous: no variant is mapped
 
     def parse(self, raw: str) -> TensorKey:
         """Split ``raw`` after the longest name of a module that it holds."""
-        return self._parse_exact(raw) or self._parse_variant(raw) or TensorKey(raw, None, raw, raw)
-
-    def _parse_exact(self, raw: str) -> TensorKey | None:
-        parts = raw.removeprefix(PREFIX).split(".")
-        for length in range(len(parts) - 1, 0, -1):
-            if (module := ".".join(parts[:length])) in self._modules:
-                return TensorKey(raw, module, ".".join(parts[length:]), module)
-        return None
-
-    def _parse_variant(self, raw: str) -> TensorKey | None:
-        core = _core(raw.split("."))
-        for length in range(len(core) - 1, 0, -1):
-            if (module := self._by_core.get(core[:length])) is not None:
-                part = ".".join(core[length:])
-                return TensorKey(raw, module, part, raw.removeprefix(PREFIX).removesuffix(f".{part}"))
-        return None
+        name = raw.removeprefix(PREFIX)
+        for parts, modules in ((tuple(name.split(".")), self._exact), (_core(raw.split(".")), self._by_core)):
+            for length in range(len(parts) - 1, 0, -1):
+                if (module := modules.get(parts[:length])) is not None:
+                    part = ".".join(parts[length:])
+                    return TensorKey(raw, module, part, name.removesuffix(f".{part}"))
+        return TensorKey(raw, None, raw, raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,18 +125,16 @@ class NormalizedHeader:
 
     def pattern_faults(self, config: PeftConfig) -> Iterator[Fault]:
         """Yield a fault where a pattern gives a module's name in the file another rank or alpha than its own name."""
-        for module, name_in_file in self.names_in_file.items():
+        for module, stored in self.names_in_file.items():
             expected = config.rank_of(module), config.alpha_of(module)
-            in_file = config.rank_of(name_in_file), config.alpha_of(name_in_file)
-            if expected != in_file:
-                found = (
-                    f"rank and alpha {expected} for {module}, but {in_file} for {name_in_file}, its name in the file"
-                )
+            other = config.rank_of(stored), config.alpha_of(stored)
+            if expected != other:
+                found = f"rank and alpha {expected} for {module}, but {other} for {stored}, its name in the file"
                 needed = "patterns that mean the same for both, such as the last parts of module names"
                 yield Fault(f"{CONFIG_FILE}: alpha_pattern", found, needed)
 
 
-def _core(parts: list[str]) -> tuple[str, ...]:
+def _core(parts: Sequence[str]) -> tuple[str, ...]:
     """Return the parts of a name without the wrappers' and without the outer models'."""
     kept = [part for part in parts if part not in _WRAPPERS]
     start = next((at for at, part in enumerate(kept) if part not in _OUTER), len(kept))

@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
-from adapters.checks.report import InspectionReport
+from adapters.checks.inspection import InspectionReport
 from server.current_engine import CurrentEngine
 from server.engine.protocol import Demand, Engine, EngineGone, Resident, ScoringUnsupported
 from server.errors import EngineNotReady

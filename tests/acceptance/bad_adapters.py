@@ -27,8 +27,8 @@ class Bad(NamedTuple):
 
     spoil: Spoil
     told: str
-    found_by: str = "door"
-    """``door``: by the files alone; ``engine``: by the probe; ``compiler``: another method; ``upload``: by the name."""
+    found_by: str = "checks"
+    """``checks``: by the files; ``engine``: by the probe; ``compiler``: another method; ``upload``: by the name."""
 
 
 # -- the config ----------------------------------------------------------------------------------------------

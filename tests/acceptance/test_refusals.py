@@ -1,4 +1,4 @@
-"""Every bad adapter is refused at the door with what to do about it, while a neighbour's stream runs on untouched."""
+"""Every bad adapter is refused with what to do about it, while a neighbour's stream runs on untouched."""
 
 from __future__ import annotations
 

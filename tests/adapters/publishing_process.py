@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from adapters.checks.canonicalizer import Canonical
-from adapters.checks.report import InspectionReport
+from adapters.checks.inspection import InspectionReport
 from adapters.crash_points import CrashPoints
 from adapters.publisher import Publisher
 from adapters.registry.registry import Registry

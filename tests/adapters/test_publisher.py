@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from adapters.checks.canonicalizer import Canonical
-from adapters.checks.report import InspectionReport
+from adapters.checks.inspection import InspectionReport
 from adapters.crash_points import KILLED
 from adapters.errors import AdapterRefused, Fault, InvalidName, SourceForbidden
 from adapters.names import FineTunedName, Reference

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -52,35 +51,24 @@ async def merge(recipe: MergeRecipe, directories: Sequence[Path], out: Path, bou
     """
     weights = [each.weight for each in recipe.ingredients]
     used = [(directory, weight) for directory, weight in zip(directories, weights, strict=True) if weight]
-    loras = await in_thread(_open, [directory for directory, _ in used])
+    terms = await in_thread(LinearSum.open, used)
+    declared = terms.loras[0].config.base_model_name_or_path
     if recipe.method is MergeMethod.LINEAR:
-        merged = LinearSum(list(zip(loras, [weight for _, weight in used], strict=True)))
-        return await in_thread(_write, recipe, merged, loras, out, bounds)
-    _check_ranks(recipe.method, loras)
-    async with _subdirectory(out) as combined:
-        await _through_peft(recipe, used, combined, bounds.resource_limits)
-        merged = LinearSum([(lora, 1.0) for lora in await in_thread(_open, [combined])])
-        return await in_thread(_write, recipe, merged, loras, out, bounds)
-
-
-@asynccontextmanager
-async def _subdirectory(out: Path) -> AsyncIterator[Path]:
-    """Make a directory, which is removed at the end of the block."""
-    directory = out / "combined"
+        return await in_thread(_write, recipe, terms, declared, out, bounds)
+    _check_ranks(recipe.method, terms.loras)
+    combined = out / "combined"
     with space_needed(out):
-        await in_thread(directory.mkdir)
+        await in_thread(combined.mkdir)
     try:
-        yield directory
+        await _through_peft(recipe, used, combined, bounds.resource_limits)
+        merged = await in_thread(LinearSum.open, [(combined, 1.0)])
+        return await in_thread(_write, recipe, merged, declared, out, bounds)
     finally:
-        await in_thread(shutil.rmtree, directory, ignore_errors=True)
-
-
-def _open(directories: Sequence[Path]) -> list[StoredLora]:
-    return [StoredLora.open(directory) for directory in directories]
+        await in_thread(shutil.rmtree, combined, ignore_errors=True)
 
 
 def _write(
-    recipe: MergeRecipe, merged: LinearSum, loras: Sequence[StoredLora], out: Path, bounds: MergeBounds
+    recipe: MergeRecipe, merged: LinearSum, declared: str | None, out: Path, bounds: MergeBounds
 ) -> dict[str, Any]:
     rank = min(merged.rank, recipe.compress_to or merged.rank)
     if rank > bounds.max_rank:
@@ -95,7 +83,7 @@ def _write(
         loss.add(module, spectrum)
         return spectrum.cut(rank)
 
-    base, declared = bounds.base, loras[0].config.base_model_name_or_path
+    base = bounds.base
     with space_needed(out):
         rounding = write(out, CanonicalForm(merged.shapes, rank, base.dtype, base.modules, declared), factors_of)
     return {**recipe.to_json(), "rank_before": merged.rank, **loss.to_json(), "rounding": rounding}
@@ -113,10 +101,8 @@ def _check_ranks(method: MergeMethod, loras: Sequence[StoredLora]) -> None:
     ranks = sorted({rank for lora in loras for _, rank, _ in lora.shapes.values()})
     if len(ranks) > 1:
         found = f"versions of the ranks {', '.join(map(str, ranks))}"
-        raise AdapterRefused(
-            [Fault(WHERE, found, f"one rank for {method}: merge linear, or with versions of the same rank")],
-            param="versions",
-        )
+        needed = f"one rank for {method}: merge linear, or with versions of the same rank"
+        raise AdapterRefused([Fault(WHERE, found, needed)], param="versions")
 
 
 async def _through_peft(

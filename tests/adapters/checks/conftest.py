@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from adapters.base_model import BaseModel
-from adapters.checks.inspection import AdapterLimits, inspect_adapter
-from adapters.checks.report import InspectionReport
+from adapters.checks.inspection import AdapterLimits, InspectionReport, inspect_adapter
 from adapters.errors import AdapterRefused, Fault
 
 HIDDEN, MIDDLE, VOCABULARY, LAYERS = 16, 24, 40, 2
@@ -143,6 +142,11 @@ class AdapterFiles:
         return directory
 
 
+MakeAdapter = Callable[..., AdapterFiles]
+Admit = Callable[..., InspectionReport]
+Refuse = Callable[..., tuple[Fault, ...]]
+
+
 @pytest.fixture
 def tiny_base() -> BaseModel:
     return TIED_BASE
@@ -154,12 +158,12 @@ def untied_base() -> BaseModel:
 
 
 @pytest.fixture
-def plain() -> Callable[..., AdapterFiles]:
+def plain() -> MakeAdapter:
     return AdapterFiles.plain
 
 
 @pytest.fixture
-def admit(tmp_path: Path) -> Callable[..., InspectionReport]:
+def admit(tmp_path: Path) -> Admit:
     """Writes the adapter and inspects it."""
 
     def inspected(
@@ -171,7 +175,7 @@ def admit(tmp_path: Path) -> Callable[..., InspectionReport]:
 
 
 @pytest.fixture
-def refuse(admit: Callable[..., InspectionReport]) -> Callable[..., tuple[Fault, ...]]:
+def refuse(admit: Admit) -> Refuse:
     """Inspects an adapter that must be refused, and gives the faults."""
 
     def faults_of(adapter: AdapterFiles, **options: Any) -> tuple[Fault, ...]:

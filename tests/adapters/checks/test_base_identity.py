@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ from adapters.storage.manifest import CONFIG_FILE
 SERVED = BaseIdentity.of(("main", "Qwen/Qwen3-8B"), Path("models/of-the-server"), ("Qwen3ForCausalLM",))
 
 
+Check = Callable[..., None]
+"""Checks an adapter with these fields in its config."""
+
+
 @pytest.fixture
-def check(tmp_path: Path) -> Any:
+def check(tmp_path: Path) -> Check:
     def with_config(**config: Any) -> None:
         (tmp_path / CONFIG_FILE).write_text(json.dumps(config))
         SERVED.check(tmp_path)
@@ -46,7 +51,7 @@ def check(tmp_path: Path) -> Any:
         "mlx-community/Qwen3-8B-8bit",
     ],
 )
-def test_the_served_base_by_any_of_its_names_is_the_same_base(check: Any, declared: str | None) -> None:
+def test_the_served_base_by_any_of_its_names_is_the_same_base(check: Check, declared: str | None) -> None:
     check(base_model_name_or_path=declared)
 
 
@@ -54,7 +59,7 @@ def test_the_served_base_by_any_of_its_names_is_the_same_base(check: Any, declar
     "declared",
     ["Qwen/Qwen3-8B-Base", "Qwen/Qwen3-4B", "Qwen/Qwen2.5-8B", "Qwen", "unsloth/Qwen3-4B-bnb-4bit", "x"],
 )
-def test_another_base_is_refused_with_both_names_and_the_way_out(check: Any, declared: str) -> None:
+def test_another_base_is_refused_with_both_names_and_the_way_out(check: Check, declared: str) -> None:
     with pytest.raises(AdapterRefused) as refused:
         check(base_model_name_or_path=declared)
     [fault] = refused.value.faults
@@ -68,11 +73,11 @@ def test_another_base_is_refused_with_both_names_and_the_way_out(check: Any, dec
 @pytest.mark.parametrize(
     "named", ["Qwen3ForCausalLM", "Qwen3Model", "PeftModelForCausalLM", "OptimizedModule", "", None, 3]
 )
-def test_a_class_of_the_same_architecture_or_of_none_is_admitted(check: Any, named: Any) -> None:
+def test_a_class_of_the_same_architecture_or_of_none_is_admitted(check: Check, named: object) -> None:
     check(auto_mapping={"base_model_class": named, "parent_library": "transformers"})
 
 
-def test_a_class_of_another_architecture_is_refused(check: Any) -> None:
+def test_a_class_of_another_architecture_is_refused(check: Check) -> None:
     with pytest.raises(AdapterRefused) as refused:
         check(base_model_name_or_path="main", auto_mapping={"base_model_class": "LlamaForCausalLM"})
     [fault] = refused.value.faults
@@ -93,6 +98,6 @@ def test_a_config_that_cannot_be_read_is_left_to_the_inspection(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", ["models--" * 100_000, "-awq_a" * 100_000 + "!", "/" * 100_000, "--" * 100_000])
-def test_a_name_without_end_takes_no_time(check: Any, name: str) -> None:
+def test_a_name_without_end_takes_no_time(check: Check, name: str) -> None:
     with pytest.raises(AdapterRefused):
         check(base_model_name_or_path=f"{name}x", auto_mapping={"base_model_class": "ForA" * 50_000 + "!"})

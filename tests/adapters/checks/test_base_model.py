@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,12 +21,12 @@ CONFIG = {
 }
 
 
-def weights(**shapes):
+def weights(**shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
     return {name.replace("__", "."): np.zeros(shape, np.float16) for name, shape in shapes.items()}
 
 
 @pytest.fixture
-def directory(tmp_path):
+def directory(tmp_path: Path) -> Path:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     tensors = weights(
         model__embed_tokens__weight=(40, 16),
@@ -37,7 +39,7 @@ def directory(tmp_path):
     return tmp_path
 
 
-def test_lists_linear_modules_with_their_shapes(directory):
+def test_lists_linear_modules_with_their_shapes(directory: Path) -> None:
     base = BaseModel.from_directory(directory, "tiny")
     assert base.name == "tiny"
     assert base.modules == {
@@ -47,23 +49,23 @@ def test_lists_linear_modules_with_their_shapes(directory):
     }
 
 
-def test_a_tied_base_lists_neither_head_nor_embedding(directory):
+def test_a_tied_base_lists_neither_head_nor_embedding(directory: Path) -> None:
     (directory / "config.json").write_text(json.dumps(CONFIG | {"tie_word_embeddings": True}))
     assert list(BaseModel.from_directory(directory, "tiny").modules) == ["model.layers.0.self_attn.q_proj"]
 
 
-def test_a_base_without_a_head_in_its_files_is_tied(directory):
+def test_a_base_without_a_head_in_its_files_is_tied(directory: Path) -> None:
     (directory / "config.json").write_text("{}")
     save_file(weights(model__embed_tokens__weight=(40, 16), x__weight=(2, 2)), directory / "model.safetensors")
     assert list(BaseModel.from_directory(directory, "tiny").modules) == ["x"]
 
 
-def test_reads_a_config_with_infinity(directory):
+def test_reads_a_config_with_infinity(directory: Path) -> None:
     (directory / "config.json").write_text('{"time_step_limit": [0.0, Infinity]}')
     assert len(BaseModel.from_directory(directory, "tiny").modules) == 3
 
 
-def test_reads_every_shard(directory):
+def test_reads_every_shard(directory: Path) -> None:
     (directory / "model.safetensors").rename(directory / "model-00001-of-00002.safetensors")
     save_file(
         weights(model__layers__1__mlp__up_proj__weight=(8, 16)),
@@ -72,7 +74,7 @@ def test_reads_every_shard(directory):
     assert BaseModel.from_directory(directory, "tiny").modules["model.layers.1.mlp.up_proj"] == (8, 16)
 
 
-def test_leaves_out_a_second_copy_under_other_names(directory):
+def test_leaves_out_a_second_copy_under_other_names(directory: Path) -> None:
     save_file(weights(layers__0__attention__wq__weight=(32, 16)), directory / "consolidated.safetensors")
     assert len(BaseModel.from_directory(directory, "tiny").modules) == 3
 
@@ -86,46 +88,46 @@ def test_leaves_out_a_second_copy_under_other_names(directory):
         {"_name_or_path": "elsewhere"},
     ],
 )
-def test_the_fingerprint_survives_what_does_not_change_the_model(change, directory):
+def test_the_fingerprint_survives_what_does_not_change_the_model(change: dict[str, str], directory: Path) -> None:
     before = BaseModel.from_directory(directory, "tiny").fingerprint
     (directory / "config.json").write_text(json.dumps(dict(reversed((CONFIG | change).items()))))
     assert BaseModel.from_directory(directory, "other name").fingerprint == before
 
 
-def test_the_fingerprint_tells_models_apart(directory):
+def test_the_fingerprint_tells_models_apart(directory: Path) -> None:
     one = BaseModel.from_directory(directory, "tiny")
     other_config = BaseModel.from_shapes("tiny", CONFIG | {"rope_theta": 1e6}, one.modules)
     other_shapes = BaseModel.from_shapes("tiny", CONFIG, dict(one.modules) | {"lm_head": (41, 16)})
     assert len({one.fingerprint, other_config.fingerprint, other_shapes.fingerprint}) == 3
 
 
-def test_shapes_known_otherwise_give_the_same_base(directory):
+def test_shapes_known_otherwise_give_the_same_base(directory: Path) -> None:
     read = BaseModel.from_directory(directory, "tiny")
     assert BaseModel.from_shapes("tiny", CONFIG, dict(reversed(read.modules.items()))) == read
 
 
-def without_config(directory):
+def without_config(directory: Path) -> None:
     (directory / "config.json").unlink()
 
 
-def with_broken_config(directory):
+def with_broken_config(directory: Path) -> None:
     (directory / "config.json").write_text("[1]")
 
 
-def without_weights(directory):
+def without_weights(directory: Path) -> None:
     (directory / "model.safetensors").unlink()
 
 
-def with_pickled_weights(directory):
+def with_pickled_weights(directory: Path) -> None:
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
 
 
-def with_cut_weights(directory):
+def with_cut_weights(directory: Path) -> None:
     path = directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def with_packed_weights(directory):
+def with_packed_weights(directory: Path) -> None:
     (directory / "config.json").write_text(json.dumps(CONFIG | {"quantization_config": {"quant_method": "awq"}}))
 
 
@@ -140,7 +142,7 @@ def with_packed_weights(directory):
         (with_packed_weights, "quantised"),
     ],
 )
-def test_says_what_it_misses(spoil, told, directory):
+def test_says_what_it_misses(spoil: Callable[[Path], None], told: str, directory: Path) -> None:
     spoil(directory)
     with pytest.raises(BaseModelUnreadable, match=told):
         BaseModel.from_directory(directory, "tiny")

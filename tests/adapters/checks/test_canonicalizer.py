@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +20,16 @@ from adapters.checks.canonicalizer import Canonical, canonicalize
 from adapters.errors import AdapterRefused
 from adapters.lora.canonical_form import CompileReport
 from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
-from tests.adapters.checks.conftest import LIMITS, SHAPES, TIED_BASE, UNTIED_BASE, AdapterFiles, encode, linear_modules
+from tests.adapters.checks.conftest import (
+    LIMITS,
+    SHAPES,
+    TIED_BASE,
+    UNTIED_BASE,
+    AdapterFiles,
+    MakeAdapter,
+    encode,
+    linear_modules,
+)
 from tests.adapters.compile.spoiling import SPELLINGS
 
 TARGETS = tuple(name.rpartition(".")[2] for name in SHAPES)
@@ -129,7 +137,7 @@ def made(canonical: Canonical) -> CompileReport:
     return canonical.made
 
 
-def test_the_files_are_those_that_safetensors_and_peft_would_write(plain: Callable[..., AdapterFiles]) -> None:
+def test_the_files_are_those_that_safetensors_and_peft_would_write(plain: MakeAdapter) -> None:
     _, served = canonical_of(plain(), base_in("BF16"))
     with TemporaryDirectory() as name:
         (path := Path(name, WEIGHTS_FILE)).write_bytes(served[WEIGHTS_FILE])
@@ -146,16 +154,14 @@ def test_the_files_are_those_that_safetensors_and_peft_would_write(plain: Callab
         ({"lora_alpha": 8, "alpha_pattern": {"q_proj": 4}}, "lora", "folded"),
     ],
 )
-def test_the_report_says_how_it_was_made(
-    config: dict[str, Any], kind: str, method: str, plain: Callable[..., AdapterFiles]
-) -> None:
+def test_the_report_says_how_it_was_made(config: dict[str, Any], kind: str, method: str, plain: MakeAdapter) -> None:
     report = made(canonical_of(plain(**config), base_in("BF16"))[0])
     assert (report.kind, report.method, report.rank_before, report.rank) == (kind, method, 8, 8)
     assert (report.error, report.worst_module) == (0, None)
     assert 0 < report.rounding < 2 * STEP["BF16"]
 
 
-def test_what_the_inspection_noted_of_the_original_is_noted_still(plain: Callable[..., AdapterFiles]) -> None:
+def test_what_the_inspection_noted_of_the_original_is_noted_still(plain: MakeAdapter) -> None:
     files = plain(base_model_name_or_path="another/model")
     files.tensors = {name: tensor for name, tensor in files.tensors.items() if "layers.1" not in name}
     canonical, served = canonical_of(files, base_in("BF16"))
@@ -163,7 +169,7 @@ def test_what_the_inspection_noted_of_the_original_is_noted_still(plain: Callabl
     assert json.loads(served[CONFIG_FILE])["base_model_name_or_path"] == "another/model"
 
 
-def test_a_head_and_an_embedding_are_folded_like_any_module(plain: Callable[..., AdapterFiles]) -> None:
+def test_a_head_and_an_embedding_are_folded_like_any_module(plain: MakeAdapter) -> None:
     files = plain(targets=("lm_head", "embed_tokens"), modules=dict(UNTIED_BASE.modules))
     meant = {name: files.array(name) * (2 if "B" in name else 1) for name in files.tensors}
     _, served = canonical_of(files, UNTIED_BASE)
@@ -175,7 +181,7 @@ def test_a_head_and_an_embedding_are_folded_like_any_module(plain: Callable[...,
         np.testing.assert_array_equal(stored[name], numbers)
 
 
-def test_with_a_copy_of_the_bases_embedding_it_stays_as_it_came(plain: Callable[..., AdapterFiles]) -> None:
+def test_with_a_copy_of_the_bases_embedding_it_stays_as_it_came(plain: MakeAdapter) -> None:
     files = plain(targets=("lm_head",), modules=dict(UNTIED_BASE.modules))
     files.put("base_model.model.lm_head.base_layer.weight", np.zeros(UNTIED_BASE.modules["lm_head"]))
     canonical, served = canonical_of(files, UNTIED_BASE)
@@ -184,7 +190,7 @@ def test_with_a_copy_of_the_bases_embedding_it_stays_as_it_came(plain: Callable[
     assert served[WEIGHTS_FILE] == files.weights()
 
 
-def test_such_a_copy_among_names_of_another_tool_is_refused(plain: Callable[..., AdapterFiles]) -> None:
+def test_such_a_copy_among_names_of_another_tool_is_refused(plain: MakeAdapter) -> None:
     files = plain(targets=("lm_head",), modules=dict(UNTIED_BASE.modules))
     files.put("base_model.model.lm_head.base_layer.weight", np.zeros(UNTIED_BASE.modules["lm_head"]))
     files.rename("lora_A.weight", "lora_A.default.weight")
@@ -194,33 +200,33 @@ def test_such_a_copy_among_names_of_another_tool_is_refused(plain: Callable[...,
 
 
 @pytest.mark.parametrize("dtype", STEP)
-def test_a_scale_that_overflows_is_refused(dtype: str, plain: Callable[..., AdapterFiles]) -> None:
+def test_a_scale_that_overflows_is_refused(dtype: str, plain: MakeAdapter) -> None:
     files = plain(lora_alpha=8 * 1024)
     files.poison("base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight", 100.0)
     with pytest.raises(AdapterRefused, match="with its scale; needed at most 65504"):
         canonical_of(files, base_in(dtype))
 
 
-def test_a_scale_that_leaves_nothing_is_refused_as_inert(plain: Callable[..., AdapterFiles]) -> None:
+def test_a_scale_that_leaves_nothing_is_refused_as_inert(plain: MakeAdapter) -> None:
     with pytest.raises(AdapterRefused, match="only zeros"):
         canonical_of(plain(lora_alpha=1e-30), base_in("F16"))
 
 
-def test_a_pattern_that_means_another_thing_by_the_files_names_is_refused(plain: Callable[..., AdapterFiles]) -> None:
+def test_a_pattern_that_means_another_thing_by_the_files_names_is_refused(plain: MakeAdapter) -> None:
     files = plain(alpha_pattern={"language_model.model.layers.0.self_attn.q_proj": 3})
     files.rename("base_model.model.", "base_model.model.language_model.")
     with pytest.raises(AdapterRefused, match="patterns that mean the same for both"):
         canonical_of(files, base_in("BF16"))
 
 
-def test_targets_may_be_named_as_the_file_names_them(plain: Callable[..., AdapterFiles]) -> None:
+def test_targets_may_be_named_as_the_file_names_them(plain: MakeAdapter) -> None:
     _, meant = canonical_of(plain(), base_in("BF16"))
     files = plain(target_modules=r"language_model\.model\.layers\.\d+\.self_attn\.[qv]_proj")
     files.rename("base_model.model.", "base_model.model.language_model.")
     assert canonical_of(files, base_in("BF16"))[1] == meant
 
 
-def test_a_name_that_fits_two_modules_is_not_guessed(plain: Callable[..., AdapterFiles]) -> None:
+def test_a_name_that_fits_two_modules_is_not_guessed(plain: MakeAdapter) -> None:
     two = {**linear_modules(), "model.language_model.layers.0.self_attn.q_proj": (16, 16)}
     base = BaseModel.from_shapes("two", {}, two)
     files = plain(targets=("q_proj",))
@@ -229,7 +235,7 @@ def test_a_name_that_fits_two_modules_is_not_guessed(plain: Callable[..., Adapte
         canonical_of(files, base)
 
 
-def test_a_zero_keeps_its_sign_and_a_scale_of_one_its_numbers(plain: Callable[..., AdapterFiles]) -> None:
+def test_a_zero_keeps_its_sign_and_a_scale_of_one_its_numbers(plain: MakeAdapter) -> None:
     files = plain(lora_alpha=8)
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
     numbers = files.array(name)

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from adapters.base_model import BaseModel
 from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from adapters.errors import AdapterRefused
 from adapters.lora.peft_config import PeftConfig
+from tests.adapters.checks.conftest import MakeAdapter
 
 CONFIG = "adapter_config.json"
 LAYERS, WIDTH = 3, 4
@@ -58,7 +60,7 @@ fields = st.sampled_from([*sorted(PeftConfig.model_fields.keys() - MOOT), "use_m
 
 
 @st.composite
-def configs(draw) -> dict:
+def configs(draw: st.DrawFn) -> dict:
     config = dict(PLAIN)
     for field in draw(st.lists(st.sampled_from(sorted(likely)), max_size=3)):
         config[field] = draw(likely[field])
@@ -70,7 +72,7 @@ def configs(draw) -> dict:
 
 
 @st.composite
-def texts(draw) -> bytes:
+def texts(draw: st.DrawFn) -> bytes:
     """A config as bytes, some of them replaced now and then."""
     raw = bytearray(json.dumps(draw(configs())).encode())
     if draw(st.integers(0, 3)) == 0:
@@ -85,31 +87,31 @@ def texts(draw) -> bytes:
 
 
 class Attention(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.q_proj, self.v_proj = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
 
 
 class Feed(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.up_proj = nn.Linear(WIDTH, WIDTH)
 
 
 class Layer(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.self_attn, self.mlp = Attention(), Feed()
 
 
 class Model(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
 
 
 class Tiny(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.model = Model()
 
@@ -131,7 +133,9 @@ def read_by_us(raw: bytes) -> PeftConfig | None:
 @fuzzed
 @given(texts())
 @example(json.dumps(PLAIN | {"target_modules": "all-linear"}).encode())
-def test_what_we_admit_peft_takes_and_gives_each_module_the_same(tmp_path_factory, raw):
+def test_what_we_admit_peft_takes_and_gives_each_module_the_same(
+    tmp_path_factory: pytest.TempPathFactory, raw: bytes
+) -> None:
     config = read_by_us(raw)
     if config is None:
         return
@@ -163,7 +167,9 @@ def test_what_we_admit_peft_takes_and_gives_each_module_the_same(tmp_path_factor
 
 @fuzzed
 @given(texts())
-def test_the_inspection_answers_with_a_report_or_a_refusal(tmp_path_factory, plain, tiny_base, raw):
+def test_the_inspection_answers_with_a_report_or_a_refusal(
+    tmp_path_factory: pytest.TempPathFactory, plain: MakeAdapter, tiny_base: BaseModel, raw: bytes
+) -> None:
     adapter = plain()
     adapter.extra[CONFIG] = raw
     directory = adapter.write(tmp_path_factory.getbasetemp() / "mutated")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
+import pytest
 import safetensors
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -19,12 +22,17 @@ def framed(header: bytes, data: bytes, *, longer: int = 0) -> bytes:
     return max(0, len(header) + longer).to_bytes(8, "little") + header + data
 
 
+Items = list[tuple[str, Any]]
+"""The items of a header's object; a list, so that a name may be there twice."""
+Edit = Callable[[st.DrawFn, Items], Items]
+
+
 def told_apart(length: int) -> bytes:
     """Data in which no two places look alike, so that bytes tell the offsets that they were read at."""
     return b"".join(number.to_bytes(2, "big") for number in range(length // 2 + 1))[:length]
 
 
-def entry(dtype: str, shape: list[int], begin: int) -> dict:
+def entry(dtype: str, shape: list[int], begin: int) -> dict[str, Any]:
     length = DTYPE_BITS[dtype]
     for size in shape:
         length *= size
@@ -32,10 +40,10 @@ def entry(dtype: str, shape: list[int], begin: int) -> dict:
 
 
 @st.composite
-def good_files(draw) -> tuple[list[tuple[str, object]], int]:
+def good_files(draw: st.DrawFn) -> tuple[Items, int]:
     """The items of a header, in any order, and the length of the data."""
     names = st.lists(st.from_regex(r"[a-z]{1,3}(\.[0-9a-z_-]{1,4}){0,2}", fullmatch=True), max_size=4, unique=True)
-    items: list[tuple[str, object]] = []
+    items: Items = []
     position = 0
     for name in draw(names):
         dtype = draw(st.sampled_from(sorted(DTYPE_BITS)))
@@ -60,7 +68,7 @@ raw_snippets = st.sampled_from([b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xef\xb
 
 
 @st.composite
-def spoilt_files(draw) -> bytes:
+def spoilt_files(draw: st.DrawFn) -> bytes:
     """A good file after some edits of its items, its text and its bytes; or after none."""
     items, length = draw(good_files())
     for edit in draw(st.lists(st.sampled_from(EDITS), max_size=2)):
@@ -98,13 +106,13 @@ class Raw(str):
     __slots__ = ()
 
 
-def some(draw, items):
+def some(draw: st.DrawFn, items: Items) -> int | None:
     """The place of a tensor's item that no edit has changed yet, or None."""
     places = [place for place, (_, value) in enumerate(items) if is_whole(value)]
     return draw(st.sampled_from(places)) if places else None
 
 
-def is_whole(value) -> bool:
+def is_whole(value: object) -> bool:
     if not isinstance(value, dict) or {*value} != {"dtype", "shape", "data_offsets"}:
         return False
     shape, offsets = value["shape"], value["data_offsets"]
@@ -112,8 +120,8 @@ def is_whole(value) -> bool:
     return is_list and all(type(number) is int for number in (*shape, *offsets))
 
 
-def changed(field, values):
-    def edit(draw, items):
+def changed(field: str, values: Callable[[dict[str, Any]], st.SearchStrategy[Any]]) -> Edit:
+    def edit(draw: st.DrawFn, items: Items) -> Items:
         place = some(draw, items)
         if place is not None:
             name, value = items[place]
@@ -123,11 +131,11 @@ def changed(field, values):
     return edit
 
 
-def twice(draw, items):
+def twice(draw: st.DrawFn, items: Items) -> Items:
     return [*items, draw(st.sampled_from(items))] if items else items
 
 
-def inner_twice(draw, items):
+def inner_twice(draw: st.DrawFn, items: Items) -> Items:
     if (place := some(draw, items)) is not None:
         name, value = items[place]
         pairs = tuple(value.items())
@@ -135,14 +143,14 @@ def inner_twice(draw, items):
     return items
 
 
-def renamed(draw, items):
+def renamed(draw: st.DrawFn, items: Items) -> Items:
     if items:
         _, value = items.pop()
         items.append((draw(st.one_of(st.text(max_size=4), st.just(METADATA), st.just("a" * 600))), value))
     return items
 
 
-def dropped(draw, items):
+def dropped(draw: st.DrawFn, items: Items) -> Items:
     if (place := some(draw, items)) is not None:
         if draw(st.booleans()):
             del items[place]
@@ -152,19 +160,19 @@ def dropped(draw, items):
     return items
 
 
-def odd_metadata(draw, items):
+def odd_metadata(draw: st.DrawFn, items: Items) -> Items:
     odd = [None, [], {}, {"a": 1}, {"a": None}, {"a": {"b": "c"}}, "text", Raw('{"a":"\\ud800"}'), {"\0": "\0"}]
     return [*items, (METADATA, draw(st.sampled_from(odd)))]
 
 
-def resized(value):
+def resized(value: dict[str, Any]) -> st.SearchStrategy[list[Any]]:
     places = st.integers(0, max(0, len(value["shape"]) - 1))
     return st.tuples(places, numbers).map(
         lambda change: [*value["shape"][: change[0]], Raw(change[1]), *value["shape"][change[0] + 1 :]]
     )
 
 
-def moved(value):
+def moved(value: dict[str, Any]) -> st.SearchStrategy[list[Any]]:
     begin, end = value["data_offsets"]
     steps = st.sampled_from([-8, -1, 0, 0, 1, 8])
     pairs = st.tuples(steps, steps).map(lambda by: [begin + by[0], end + by[1]])
@@ -191,7 +199,7 @@ EDITS = [
 
 
 @st.composite
-def bytes_replaced(draw) -> bytes:
+def bytes_replaced(draw: st.DrawFn) -> bytes:
     """A good file with some of its bytes replaced, in its length, its header and its data."""
     items, length = draw(good_files())
     header = "{" + ",".join(f"{json.dumps(name)}:{written(value)}" for name, value in items) + "}"
@@ -226,7 +234,9 @@ TRAPS = {
 @example(framed(TRAPS["metadata that is null"], b""))
 @example(framed(TRAPS["no tensors"], b""))
 @example(framed(TRAPS["nothing"], b""))
-def test_what_we_accept_the_library_accepts_and_reads_as_we_do(tmp_path_factory, content):
+def test_what_we_accept_the_library_accepts_and_reads_as_we_do(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
     path = tmp_path_factory.getbasetemp() / "differential.safetensors"
     path.write_bytes(content)
     try:

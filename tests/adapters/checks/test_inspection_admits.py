@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import peft
@@ -13,12 +16,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from adapters.base_model import BaseModel
 from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from adapters.errors import AdapterRefused
+from tests.adapters.checks.conftest import Admit, MakeAdapter
+
+Tune = Callable[..., tuple[BaseModel, peft.PeftModel]]
 
 PREFIX = "base_model.model."
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def test_reports_what_it_saw(plain, admit, tiny_base):
+def test_reports_what_it_saw(plain: MakeAdapter, admit: Admit, tiny_base: BaseModel) -> None:
     adapter = plain()
     adapter.poison(f"{PREFIX}model.layers.0.self_attn.q_proj.lora_B.weight", -2.5)
     report = admit(adapter)
@@ -31,26 +37,26 @@ def test_reports_what_it_saw(plain, admit, tiny_base):
     assert report.notes == ()
 
 
-def test_the_report_is_json(plain, admit):
+def test_the_report_is_json(plain: MakeAdapter, admit: Admit) -> None:
     report = admit(plain(rank_pattern={}, alpha_pattern={"q_proj": 2.5})).to_json()
     assert json.loads(json.dumps(report)) == report
     assert report["alphas"] == {"2.5": 2, "16": 2}
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
-def test_admits_each_dtype(dtype, plain, admit):
+def test_admits_each_dtype(dtype: str, plain: MakeAdapter, admit: Admit) -> None:
     assert admit(plain(dtype=dtype)).dtypes == (dtype,)
 
 
-def test_admits_all_linear_modules(plain, admit):
+def test_admits_all_linear_modules(plain: MakeAdapter, admit: Admit) -> None:
     assert admit(plain(targets=ALL_LINEAR)).modules == 14
 
 
-def test_admits_rank_stabilised_scaling(plain, admit):
+def test_admits_rank_stabilised_scaling(plain: MakeAdapter, admit: Admit) -> None:
     assert admit(plain(use_rslora=True)).use_rslora
 
 
-def test_admits_ranks_and_alphas_by_pattern(plain, admit):
+def test_admits_ranks_and_alphas_by_pattern(plain: MakeAdapter, admit: Admit) -> None:
     adapter = plain(
         rank=lambda module: 2 if module.endswith("1.self_attn.q_proj") else 8,
         rank_pattern={"layers.1.self_attn.q_proj": 2},
@@ -68,44 +74,46 @@ def test_admits_ranks_and_alphas_by_pattern(plain, admit):
         {"target_modules": r".*layers\.1\.self_attn\.(q|v)_proj"},
     ],
 )
-def test_admits_some_layers_only(config, plain, admit):
+def test_admits_some_layers_only(config: dict[str, Any], plain: MakeAdapter, admit: Admit) -> None:
     adapter = plain(**config)
     adapter.tensors = {key: tensor for key, tensor in adapter.tensors.items() if "layers.1." in key}
     report = admit(adapter)
     assert (report.modules, report.notes) == (2, ())
 
 
-def test_notes_the_layers_that_a_target_names_but_the_file_lacks(plain, admit):
+def test_notes_the_layers_that_a_target_names_but_the_file_lacks(plain: MakeAdapter, admit: Admit) -> None:
     adapter = plain()
     adapter.tensors = {key: tensor for key, tensor in adapter.tensors.items() if "layers.1." in key}
     [note] = admit(adapter).notes
     assert note.startswith("2 modules")
 
 
-def test_admits_a_target_that_the_base_does_not_have(plain, admit):
+def test_admits_a_target_that_the_base_does_not_have(plain: MakeAdapter, admit: Admit) -> None:
     assert admit(plain(target_modules=["q_proj", "v_proj", "c_attn"])).modules == 4
 
 
-def test_admits_keys_without_the_prefix_as_the_engine_does(plain, admit):
+def test_admits_keys_without_the_prefix_as_the_engine_does(plain: MakeAdapter, admit: Admit) -> None:
     adapter = plain()
     adapter.rename(PREFIX, "")
     assert admit(adapter).modules == 4
 
 
-def test_admits_a_readme(plain, admit):
+def test_admits_a_readme(plain: MakeAdapter, admit: Admit) -> None:
     adapter = plain()
     adapter.extra["README.md"] = b"# sql"
     assert admit(adapter).modules == 4
 
 
-def test_admits_one_dead_module_among_live_ones(plain, admit):
+def test_admits_one_dead_module_among_live_ones(plain: MakeAdapter, admit: Admit) -> None:
     adapter = plain()
     key = f"{PREFIX}model.layers.0.self_attn.q_proj.lora_B.weight"
     adapter.put(key, np.zeros_like(adapter.array(key)))
     assert admit(adapter).modules == 4
 
 
-def test_admits_the_head_and_the_embedding_of_an_untied_base(plain, admit, untied_base):
+def test_admits_the_head_and_the_embedding_of_an_untied_base(
+    plain: MakeAdapter, admit: Admit, untied_base: BaseModel
+) -> None:
     adapter = plain(targets=("q_proj", "lm_head", "embed_tokens"), modules=dict(untied_base.modules))
     adapter.put(f"{PREFIX}lm_head.base_layer.weight", np.ones((40, 16)))
     adapter.put(f"{PREFIX}model.embed_tokens.base_layer.weight", np.ones((40, 16)))
@@ -115,16 +123,16 @@ def test_admits_the_head_and_the_embedding_of_an_untied_base(plain, admit, untie
 
 
 @pytest.mark.parametrize(("declared", "notes"), [("org/Tiny", 0), (None, 0), ("meta/other-7b", 1)])
-def test_notes_another_declared_base(declared, notes, plain, admit):
+def test_notes_another_declared_base(declared: str | None, notes: int, plain: MakeAdapter, admit: Admit) -> None:
     report = admit(plain(base_model_name_or_path=declared))
     assert (report.declared_base, len(report.notes)) == (declared, notes)
 
 
 @pytest.fixture
-def tune(tmp_path):
+def tune(tmp_path: Path) -> Tune:
     """Saves a real model and a real adapter for it; gives the checks' BaseModel of it, and the tuned model."""
 
-    def save_both(*, tied, **choice):
+    def save_both(*, tied: bool, **choice: Any) -> tuple[BaseModel, peft.PeftModel]:
         config = LlamaConfig(
             vocab_size=40,
             hidden_size=16,
@@ -157,7 +165,9 @@ def tune(tmp_path):
         {"target_modules": ["k_proj"], "layers_to_transform": [1], "alpha_pattern": {"k_proj": 3}},
     ],
 )
-def test_a_real_adapter_of_a_real_model_comes_through(choice, tied, tune, tmp_path):
+def test_a_real_adapter_of_a_real_model_comes_through(
+    choice: dict[str, Any], tied: bool, tune: Tune, tmp_path: Path
+) -> None:
     base, tuned = tune(tied=tied, **choice)
     report = inspect_adapter(tmp_path / "adapter", base, AdapterLimits(max_rank=8, max_bytes=1 << 20)).report
     adapted = [name for name, module in tuned.named_modules() if isinstance(module, peft.tuners.lora.LoraLayer)]
@@ -169,14 +179,14 @@ def test_a_real_adapter_of_a_real_model_comes_through(choice, tied, tune, tmp_pa
 EMBEDDINGS = ["lm_head", "embed_tokens", "q_proj"]
 
 
-def test_a_real_adapter_of_untied_embeddings_comes_through(tune, tmp_path):
+def test_a_real_adapter_of_untied_embeddings_comes_through(tune: Tune, tmp_path: Path) -> None:
     base, _ = tune(tied=False, target_modules=EMBEDDINGS)
     report = inspect_adapter(tmp_path / "adapter", base, AdapterLimits(max_rank=8, max_bytes=1 << 20)).report
     assert report.target_modules == ("embed_tokens", "lm_head", "q_proj")
 
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
-def test_a_real_adapter_of_tied_embeddings_is_refused(tune, tmp_path):
+def test_a_real_adapter_of_tied_embeddings_is_refused(tune: Tune, tmp_path: Path) -> None:
     base, _ = tune(tied=True, target_modules=EMBEDDINGS)
     with pytest.raises(AdapterRefused, match="embeddings are tied"):
         inspect_adapter(tmp_path / "adapter", base, AdapterLimits(max_rank=8, max_bytes=1 << 20))

@@ -6,13 +6,16 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from adapters.base_model import BaseModel
 from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from adapters.errors import MAX_FAULTS, AdapterRefused
+from tests.adapters.checks.conftest import AdapterFiles, Admit, MakeAdapter, Refuse
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -21,57 +24,60 @@ Q0 = f"{PREFIX}model.layers.0.self_attn.q_proj"
 Q0_A, Q0_B = f"{Q0}.lora_A.weight", f"{Q0}.lora_B.weight"
 
 
+Spoil = Callable[[AdapterFiles], object]
+
+
 class Kind(NamedTuple):
     """One kind of bad adapter: how to make it of a good one, and what the fault must say."""
 
-    spoil: Callable
+    spoil: Spoil
     where: str
     needed: str
 
 
-def setting(field, value):
-    def spoil(adapter):
+def setting(field: str, value: object) -> Spoil:
+    def spoil(adapter: AdapterFiles) -> None:
         adapter.config[field] = value
 
     return spoil
 
 
-def lacking(field):
+def lacking(field: str) -> Spoil:
     return lambda adapter: adapter.config.pop(field)
 
 
-def with_file(name, data=b"x"):
-    def spoil(adapter):
+def with_file(name: str, data: bytes = b"x") -> Spoil:
+    def spoil(adapter: AdapterFiles) -> None:
         adapter.extra[name] = data
 
     return spoil
 
 
-def cut(kept):
-    def spoil(adapter):
+def cut(kept: int) -> Spoil:
+    def spoil(adapter: AdapterFiles) -> None:
         adapter.extra[WEIGHTS] = adapter.weights()[:kept]
 
     return spoil
 
 
-def poisoned(number):
+def poisoned(number: float) -> Spoil:
     return lambda adapter: adapter.poison(Q0_B, number)
 
 
-def dropped(key):
+def dropped(key: str) -> Spoil:
     return lambda adapter: adapter.tensors.pop(key)
 
 
-def put(key, shape, dtype="F32"):
+def put(key: str, shape: tuple[int, ...], dtype: str = "F32") -> Spoil:
     return lambda adapter: adapter.put(key, np.ones(shape), dtype)
 
 
-def renamed(old, new):
+def renamed(old: str, new: str) -> Spoil:
     return lambda adapter: adapter.rename(old, new)
 
 
-def zeroed(side):
-    def spoil(adapter):
+def zeroed(side: str) -> Spoil:
+    def spoil(adapter: AdapterFiles) -> None:
         for key in adapter.tensors:
             if f"lora_{side}" in key:
                 adapter.put(key, np.zeros_like(adapter.array(key)))
@@ -79,14 +85,14 @@ def zeroed(side):
     return spoil
 
 
-def emptied(adapter):
+def emptied(adapter: AdapterFiles) -> None:
     adapter.tensors.clear()
 
 
-def for_rank(rank):
+def for_rank(rank: int) -> Spoil:
     """An adapter whose tensors and config agree on ``rank``."""
 
-    def spoil(adapter):
+    def spoil(adapter: AdapterFiles) -> None:
         adapter.config["r"] = rank
         for key in adapter.tensors:
             array = adapter.array(key)
@@ -95,17 +101,17 @@ def for_rank(rank):
     return spoil
 
 
-def both_prefixed_and_not(adapter):
+def both_prefixed_and_not(adapter: AdapterFiles) -> None:
     adapter.tensors[Q0_A.removeprefix(PREFIX)] = adapter.tensors[Q0_A]
 
 
-def deeper(adapter):
+def deeper(adapter: AdapterFiles) -> None:
     adapter.tensors[Q0_A.replace("layers.0", "layers.7")] = adapter.tensors[Q0_A]
     adapter.tensors[Q0_B.replace("layers.0", "layers.7")] = adapter.tensors[Q0_B]
 
 
-def for_hidden_size(hidden):
-    def spoil(adapter):
+def for_hidden_size(hidden: int) -> Spoil:
+    def spoil(adapter: AdapterFiles) -> None:
         for key in adapter.tensors:
             array = adapter.array(key)
             adapter.put(key, np.ones((8, hidden) if "lora_A" in key else (array.shape[0], 8)))
@@ -113,11 +119,11 @@ def for_hidden_size(hidden):
     return spoil
 
 
-def swapped(adapter):
+def swapped(adapter: AdapterFiles) -> None:
     adapter.tensors[Q0_A], adapter.tensors[Q0_B] = adapter.tensors[Q0_B], adapter.tensors[Q0_A]
 
 
-def extra_target(adapter):
+def extra_target(adapter: AdapterFiles) -> None:
     adapter.config["target_modules"].append("o_proj")
 
 
@@ -244,7 +250,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
-def test_refuses(kind, plain, refuse):
+def test_refuses(kind: Kind, plain: MakeAdapter, refuse: Refuse) -> None:
     adapter = plain()
     kind.spoil(adapter)
     faults = [fault for fault in refuse(adapter) if fault.where == kind.where]
@@ -252,7 +258,7 @@ def test_refuses(kind, plain, refuse):
     assert any(kind.needed in fault.needed for fault in faults), faults
 
 
-def test_tells_every_fault_of_every_part_at_once(plain, refuse):
+def test_tells_every_fault_of_every_part_at_once(plain: MakeAdapter, refuse: Refuse) -> None:
     adapter = plain(use_dora=True, r=64)
     adapter.extra["optimizer.pt"] = b"x"
     adapter.poison(Q0_B, np.nan)
@@ -267,13 +273,13 @@ def test_tells_every_fault_of_every_part_at_once(plain, refuse):
     } <= told
 
 
-def test_checks_the_tensors_even_when_the_config_cannot_be_read(plain, refuse):
+def test_checks_the_tensors_even_when_the_config_cannot_be_read(plain: MakeAdapter, refuse: Refuse) -> None:
     adapter = plain(lora_alpha=None)
     adapter.put(Q0_A, np.ones((8, 99)))
     assert {fault.where for fault in refuse(adapter)} == {f"{CONFIG}: lora_alpha", f"{WEIGHTS}: {Q0_A}"}
 
 
-def test_a_fault_of_each_tensor_is_told_up_to_a_bound(plain, refuse):
+def test_a_fault_of_each_tensor_is_told_up_to_a_bound(plain: MakeAdapter, refuse: Refuse) -> None:
     adapter = plain()
     for number in range(2 * MAX_FAULTS):
         adapter.put(f"odd{number}", np.ones(1))
@@ -282,13 +288,13 @@ def test_a_fault_of_each_tensor_is_told_up_to_a_bound(plain, refuse):
     assert "more faults" in faults[-1].found
 
 
-def test_refuses_more_bytes_than_the_limit_without_reading_them(plain, refuse):
+def test_refuses_more_bytes_than_the_limit_without_reading_them(plain: MakeAdapter, refuse: Refuse) -> None:
     [fault] = refuse(plain(), limits=AdapterLimits(max_rank=16, max_bytes=1000))
     assert fault.where == "adapter"
     assert "at most 1000" in fault.needed
 
 
-def test_does_not_follow_a_link(plain, tmp_path, tiny_base):
+def test_does_not_follow_a_link(plain: MakeAdapter, tmp_path: Path, tiny_base: BaseModel) -> None:
     elsewhere = plain().write(tmp_path / "elsewhere")
     directory = tmp_path / "adapter"
     directory.mkdir()
@@ -301,7 +307,7 @@ def test_does_not_follow_a_link(plain, tmp_path, tiny_base):
     ]
 
 
-def test_refuses_a_directory_inside(plain, tmp_path, tiny_base):
+def test_refuses_a_directory_inside(plain: MakeAdapter, tmp_path: Path, tiny_base: BaseModel) -> None:
     directory = plain().write(tmp_path / "adapter")
     (directory / "checkpoint-8").mkdir()
     with pytest.raises(AdapterRefused) as refused:
@@ -309,9 +315,9 @@ def test_refuses_a_directory_inside(plain, tmp_path, tiny_base):
     assert [(fault.where, fault.found) for fault in refused.value.faults] == [("checkpoint-8", "a directory")]
 
 
-def test_never_unpickles(plain, refuse, tmp_path):
+def test_never_unpickles(plain: MakeAdapter, refuse: Refuse, tmp_path: Path) -> None:
     class Bomb:
-        def __reduce__(self):
+        def __reduce__(self) -> tuple[object, ...]:
             return (open, (str(tmp_path / "exploded"), "w"))
 
     adapter = plain()
@@ -321,7 +327,9 @@ def test_never_unpickles(plain, refuse, tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_resized_copy_of_the_untied_embedding_is_refused(plain, refuse, untied_base):
+def test_a_resized_copy_of_the_untied_embedding_is_refused(
+    plain: MakeAdapter, refuse: Refuse, untied_base: BaseModel
+) -> None:
     adapter = plain(targets=("q_proj", "lm_head"), modules=dict(untied_base.modules))
     key = f"{PREFIX}lm_head.base_layer.weight"
     adapter.put(key, np.ones((41, 16)))
@@ -330,7 +338,7 @@ def test_a_resized_copy_of_the_untied_embedding_is_refused(plain, refuse, untied
     assert "[40, 16]" in fault.needed
 
 
-def test_the_faults_travel_as_json(plain, admit):
+def test_the_faults_travel_as_json(plain: MakeAdapter, admit: Admit) -> None:
     adapter = plain(use_dora=True)
     with pytest.raises(AdapterRefused) as refused:
         admit(adapter)

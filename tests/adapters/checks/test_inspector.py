@@ -6,13 +6,14 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from adapters.base_model import BaseModel
 from adapters.checks.canonicalizer import canonicalize
 from adapters.checks.inspection import AdapterLimits
 from adapters.checks.inspector import Inspector
@@ -20,7 +21,7 @@ from adapters.errors import AdapterRefused, AdapterTooCostly, WorkerProcessDied
 from adapters.processes.child import child_environment
 from adapters.processes.limits import ResourceLimits
 from adapters.storage.manifest import FILES
-from tests.adapters.checks.conftest import LIMITS, TIED_BASE, AdapterFiles
+from tests.adapters.checks.conftest import LIMITS, TIED_BASE, MakeAdapter
 
 AMPLE = ResourceLimits(memory_bytes=1 << 30, cpu_s=60, wall_s=300.0)
 BASE = replace(TIED_BASE, dtype="BF16")
@@ -34,8 +35,8 @@ async def inspector() -> AsyncIterator[Inspector]:
 
 
 async def test_it_finds_and_makes_what_is_found_and_made_here(
-    inspector: Inspector, plain: Callable[..., AdapterFiles], tmp_path: Path
-):
+    inspector: Inspector, plain: MakeAdapter, tmp_path: Path
+) -> None:
     source = plain(alpha_pattern={"q_proj": 0.3}, use_rslora=True).write(tmp_path / "came")
     here = canonicalize(source, tmp_path / "here", BASE, LIMITS)
     there = await inspector.canonicalize(source, tmp_path / "there", BASE, LIMITS, AMPLE)
@@ -45,7 +46,7 @@ async def test_it_finds_and_makes_what_is_found_and_made_here(
     assert (again.made, again.report) == (None, there.report)
 
 
-async def test_a_refusal_has_its_faults(inspector: Inspector, plain: Callable[..., AdapterFiles], tmp_path: Path):
+async def test_a_refusal_has_its_faults(inspector: Inspector, plain: MakeAdapter, tmp_path: Path) -> None:
     files = plain(bias="all")
     del files.tensors[Q0_A]
     source = files.write(tmp_path / "came")
@@ -66,8 +67,8 @@ async def test_a_refusal_has_its_faults(inspector: Inspector, plain: Callable[..
     ids=["good", "slow", "broken"],
 )
 async def test_a_pattern_over_all_modules_is_matched_there_too(
-    inspector: Inspector, plain: Callable[..., AdapterFiles], tmp_path: Path, pattern: str, needed: str | None
-):
+    inspector: Inspector, plain: MakeAdapter, tmp_path: Path, pattern: str, needed: str | None
+) -> None:
     source = plain(target_modules=pattern).write(tmp_path / "came")
     if needed is None:
         assert (await inspector.canonicalize(source, tmp_path / "out", BASE, LIMITS, AMPLE)).report.modules == 4
@@ -80,8 +81,8 @@ async def test_a_pattern_over_all_modules_is_matched_there_too(
 
 
 async def test_many_are_looked_at_at_once_and_one_that_exceeds_its_share_harms_no_other(
-    inspector: Inspector, plain: Callable[..., AdapterFiles], tmp_path: Path
-):
+    inspector: Inspector, plain: MakeAdapter, tmp_path: Path
+) -> None:
     sources = [plain(lora_alpha=alpha).write(tmp_path / f"came{alpha}") for alpha in range(1, 9)]
     bomb = bomb_in(tmp_path / "bomb")
     limits = AdapterLimits(max_rank=1 << 16, max_bytes=1 << 40)
@@ -127,15 +128,15 @@ def bomb_in(directory: Path) -> Path:
 )
 async def test_what_takes_more_than_its_share_is_told_so(
     resource_limits: ResourceLimits, said: str, inspector: Inspector, tmp_path: Path
-):
+) -> None:
     limits = AdapterLimits(max_rank=1 << 16, max_bytes=1 << 40)
     with pytest.raises(AdapterTooCostly, match=said):
         await inspector.canonicalize(bomb_in(tmp_path / "bomb"), tmp_path / "out", BASE, limits, resource_limits)
 
 
 async def test_it_comes_back_after_its_process_was_killed_and_says_so_to_whom_it_concerned(
-    inspector: Inspector, plain: Callable[..., AdapterFiles], tmp_path: Path
-):
+    inspector: Inspector, plain: MakeAdapter, tmp_path: Path
+) -> None:
     limits = AdapterLimits(max_rank=1 << 16, max_bytes=1 << 40)
     await inspector.start(BASE)
     assert inspector.process_id is not None
@@ -151,15 +152,15 @@ async def test_it_comes_back_after_its_process_was_killed_and_says_so_to_whom_it
 
 
 async def test_another_base_model_is_inspected_for_next(
-    inspector: Inspector, plain: Callable[..., AdapterFiles], untied_base, tmp_path: Path
-):
+    inspector: Inspector, plain: MakeAdapter, untied_base: BaseModel, tmp_path: Path
+) -> None:
     source = plain().write(tmp_path / "came")
     for base in (BASE, untied_base, BASE):
         out = tmp_path / "out"
         assert (await inspector.canonicalize(source, out, base, LIMITS, AMPLE)).report.base_model == base.name
 
 
-async def test_it_gets_no_secret_and_no_proxy(monkeypatch: pytest.MonkeyPatch):
+async def test_it_gets_no_secret_and_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_TOKEN", "PATCHBAY_API_KEY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "secret")
     async with aclosing(Inspector()) as inspector:
@@ -171,8 +172,8 @@ async def test_it_gets_no_secret_and_no_proxy(monkeypatch: pytest.MonkeyPatch):
 
 
 async def test_a_cancelled_caller_leaves_the_others_their_answers(
-    inspector: Inspector, plain: Callable[..., AdapterFiles], tmp_path: Path
-):
+    inspector: Inspector, plain: MakeAdapter, tmp_path: Path
+) -> None:
     source = plain().write(tmp_path / "came")
     tasks = [
         asyncio.create_task(inspector.canonicalize(source, tmp_path / f"out{n}", BASE, LIMITS, AMPLE)) for n in range(4)

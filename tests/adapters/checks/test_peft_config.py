@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 
-from adapters.errors import AdapterRefused
+from adapters.errors import AdapterRefused, Fault
 from adapters.lora.peft_config import PeftConfig
 
 PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
@@ -22,22 +23,22 @@ MODULES = [
 ]
 
 
-def parse(**changes) -> PeftConfig:
+def parse(**changes: Any) -> PeftConfig:
     return PeftConfig.parse(json.dumps(PLAIN | changes).encode())
 
 
-def faults_of(raw: bytes):
+def faults_of(raw: bytes) -> tuple[Fault, ...]:
     with pytest.raises(AdapterRefused) as refused:
         PeftConfig.parse(raw)
     return refused.value.faults
 
 
-def test_knows_every_field_of_pefts_own_config():
+def test_knows_every_field_of_pefts_own_config() -> None:
     theirs = {field.name for field in dataclasses.fields(peft.LoraConfig)}
     assert theirs - PeftConfig.model_fields.keys() == set()
 
 
-def test_reads_what_peft_writes(tmp_path):
+def test_reads_what_peft_writes(tmp_path: Path) -> None:
     peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], rank_pattern={"v": 2}).save_pretrained(tmp_path)
     config = PeftConfig.parse(Path(tmp_path / "adapter_config.json").read_bytes())
     assert (config.r, config.lora_alpha, config.target_modules) == (4, 8, ["q_proj"])
@@ -45,24 +46,24 @@ def test_reads_what_peft_writes(tmp_path):
 
 
 @pytest.mark.parametrize("empty", [None, False, 0, "", [], {}])
-def test_tolerates_an_unknown_field_that_is_empty(empty):
+def test_tolerates_an_unknown_field_that_is_empty(empty: object) -> None:
     assert parse(field_of_another_peft=empty).r == 8
 
 
-def test_refuses_an_unknown_field_that_says_something():
+def test_refuses_an_unknown_field_that_says_something() -> None:
     [fault] = faults_of(json.dumps(PLAIN | {"quantum_lora": True}).encode())
     assert fault.where == "adapter_config.json: quantum_lora"
     assert fault.found == "true"
     assert "train without it" in fault.needed
 
 
-def test_a_fields_name_reaches_the_message_as_plain_text():
+def test_a_fields_name_reaches_the_message_as_plain_text() -> None:
     [fault] = faults_of(json.dumps(PLAIN | {"\x1b[31m\u202e": 1}).encode())
     assert fault.where.isascii()
     assert fault.where.isprintable()
 
 
-def test_tells_every_bad_field_at_once():
+def test_tells_every_bad_field_at_once() -> None:
     faults = faults_of(json.dumps(PLAIN | {"r": 0, "lora_alpha": None, "use_rslora": "yes"}).encode())
     assert [fault.where.split(": ")[1] for fault in faults] == ["r", "lora_alpha", "use_rslora"]
 
@@ -87,27 +88,27 @@ def test_tells_every_bad_field_at_once():
         ({"target_modules": [1]}, "target_modules", "list of module names"),
     ],
 )
-def test_refuses_a_bad_value_and_says_what_is_needed(changes, where, needed):
+def test_refuses_a_bad_value_and_says_what_is_needed(changes: dict[str, Any], where: str, needed: str) -> None:
     [fault] = faults_of(json.dumps(PLAIN | changes).encode())
     assert fault.where == f"adapter_config.json: {where}"
     assert needed in fault.needed
 
 
 @pytest.mark.parametrize("alpha", ["1e999", "NaN", "Infinity"])
-def test_refuses_an_alpha_that_is_no_finite_number(alpha):
+def test_refuses_an_alpha_that_is_no_finite_number(alpha: float) -> None:
     raw = json.dumps(PLAIN).replace('"lora_alpha": 16', f'"lora_alpha": {alpha}').encode()
     assert faults_of(raw)[0].where.startswith("adapter_config.json")
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff\xfe", b'{"r": 8, "r": 16}', b"[" * 100_000])
-def test_refuses_what_is_not_one_json_object(raw):
+def test_refuses_what_is_not_one_json_object(raw: bytes) -> None:
     [fault] = faults_of(raw)
     assert fault.where == "adapter_config.json"
     assert "save_pretrained" in fault.needed
 
 
 @pytest.mark.parametrize("init", [True, False, None, "gaussian", "eva", "orthogonal", "mica", "EVA"])
-def test_admits_initialisations_that_keep_the_base(init):
+def test_admits_initialisations_that_keep_the_base(init: str | bool) -> None:
     assert list(parse(init_lora_weights=init).unservable()) == []
 
 
@@ -124,7 +125,7 @@ def test_admits_initialisations_that_keep_the_base(init):
         {"q.proj": 2},
     ],
 )
-def test_gives_each_module_the_rank_and_alpha_that_peft_gives(pattern):
+def test_gives_each_module_the_rank_and_alpha_that_peft_gives(pattern: dict[str, int]) -> None:
     config = parse(rank_pattern=pattern, alpha_pattern=pattern)
     for module in MODULES:
         key = get_pattern_key(pattern.keys(), module)
@@ -148,7 +149,7 @@ def test_gives_each_module_the_rank_and_alpha_that_peft_gives(pattern):
         {"target_modules": "q_proj"},
     ],
 )
-def test_targets_the_modules_that_peft_targets(changes):
+def test_targets_the_modules_that_peft_targets(changes: dict[str, Any]) -> None:
     config = parse(**changes)
     theirs = peft.LoraConfig(**(PLAIN | changes))
     found = {module: check_target_module_exists(theirs, module) for module in MODULES}
@@ -168,7 +169,7 @@ def test_targets_the_modules_that_peft_targets(changes):
     ],
     ids=["slow", "large", "broken", "long"],
 )
-def test_a_pattern_over_all_modules_can_neither_hang_nor_exhaust_us(field, pattern, needed):
+def test_a_pattern_over_all_modules_can_neither_hang_nor_exhaust_us(field: str, pattern: str, needed: str) -> None:
     config = parse(**{field: pattern})
     with pytest.raises(AdapterRefused) as refused:
         config.targeted(MODULES)

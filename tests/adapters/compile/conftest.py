@@ -13,8 +13,8 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import embedded
-from adapters.compile.base_weights import BaseWeights
 from adapters.compile.compiler import CompileBounds, compile_directory
+from adapters.compile.weights import BaseWeights
 from adapters.errors import AdapterRefused, Fault
 from adapters.lora.canonical_form import CompileReport
 from tests.adapters.compile.spoiling import Compile, Refuse, log_probabilities, train

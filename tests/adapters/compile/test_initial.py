@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from adapters.checks.canonicalizer import Canonical, canonicalize
 from adapters.checks.inspection import AdapterLimits
-from adapters.compile.base_weights import BaseWeights
 from adapters.compile.compiler import CompileBounds, compile_directory
+from adapters.compile.weights import BaseWeights
 from adapters.errors import AdapterRefused
 from adapters.lora.canonical_form import CompileReport
 from adapters.publisher import Publisher

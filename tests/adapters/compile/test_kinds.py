@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from adapters.compile import kinds
-from adapters.compile.base_weights import BaseWeights
 from adapters.compile.compiler import EXACT_ERROR, MAX_ERROR
+from adapters.compile.weights import BaseWeights
 from adapters.storage.manifest import FILES, WEIGHTS_FILE
 from tests.adapters.compile.spoiling import Compile, Refuse, config_of, train
 

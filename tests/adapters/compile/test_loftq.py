@@ -15,8 +15,8 @@ from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from adapters.compile.base_weights import BaseWeights
 from adapters.compile.loftq import MAX_ITERATIONS, LoftqRecipe
+from adapters.compile.weights import BaseWeights
 from adapters.storage.manifest import CONFIG_FILE, INITIAL, WEIGHTS_FILE
 from tests.adapters.compile.spoiling import Compile, Refuse, edit_config, edit_tensors, on_the_cpu, train, with_loftq
 from tests.adapters.compile.test_lora import plain

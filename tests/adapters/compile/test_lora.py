@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 
 import embedded
 from adapters.compile import skeleton
-from adapters.compile.base_weights import BaseWeights
 from adapters.compile.compiler import CompileBounds, compile_directory
 from adapters.compile.source import CompileSource
+from adapters.compile.weights import BaseWeights
 from adapters.lora.peft_config import PeftConfig
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 from tests.adapters.compile.spoiling import (

@@ -1,19 +1,57 @@
-"""The base model's weights, read one tensor at a time."""
+"""Weights of safetensors files, read one tensor at a time.
+
+Not by safetensors' own reader: it maps the whole file as private memory, so that a limit on this process's memory would
+count every byte of a base model's shard.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from adapters.base_model import EMBEDDING, HEAD, BaseModel
-from adapters.compile.tensor_file import DTYPES, TensorFile
-from adapters.errors import BaseModelUnreadable, SafetensorsMalformed
-from adapters.storage.safetensors_header import BASE_HEADER, Tensor, read_header
+from adapters.base_model import EMBEDDING, HEAD, BaseModel, headers_in
+from adapters.storage.safetensors_header import Header, Tensor
 
 _NUMBERS = 4 << 20
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFile:
+    """A file and its header, which was checked when it was read."""
+
+    path: Path
+    header: Header
+
+    def read(self, tensor: Tensor) -> torch.Tensor:
+        return self.numbers(tensor, 0, math.prod(tensor.shape)).reshape(tensor.shape)
+
+    def numbers(self, tensor: Tensor, start: int, count: int) -> torch.Tensor:
+        """Return up to ``count`` consecutive numbers of ``tensor`` from index ``start``."""
+        dtype = DTYPES[tensor.dtype]
+        begin = tensor.begin + start * dtype.itemsize
+        size = min(count * dtype.itemsize, tensor.end - begin)
+        if size == 0:
+            return torch.empty(0, dtype=dtype)
+        with self.path.open("rb") as file:
+            file.seek(self.header.data_start + begin)
+            return torch.frombuffer(bytearray(file.read(size)), dtype=dtype)
 
 
 class BaseWeights:
@@ -26,18 +64,11 @@ class BaseWeights:
             BaseModelUnreadable: config.json or the weights are missing, broken or quantised.
         """
         self.model = BaseModel.from_directory(directory, directory.name)
-        self._files: dict[str, TensorFile] = {}
-        # Mistral ships the same weights twice; consolidated*.safetensors names them otherwise.
-        for path in sorted(directory.glob("model*.safetensors")) or sorted(directory.glob("*.safetensors")):
-            try:
-                file = TensorFile(path, read_header(path, BASE_HEADER))
-            except (OSError, SafetensorsMalformed) as error:
-                raise BaseModelUnreadable(f"{path} cannot be read: {error}") from error
-            self._files.update(dict.fromkeys(file.header.tensors, file))
+        files = (TensorFile(path, header) for path, header in headers_in(directory))
+        self._files = {name: file for file in files for name in file.header.tensors}
 
     @property
     def tensors(self) -> Set[str]:
-        """The names of all tensors."""
         return self._files.keys()
 
     def read(self, name: str) -> torch.Tensor:
