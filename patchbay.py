@@ -4,8 +4,6 @@ A module ``server`` in a directory on PYTHONPATH, or another installed package `
 ``sys.path``. So nothing of the project is imported here before that was checked.
 """
 
-from __future__ import annotations
-
 import sys
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Named points at which tests can have the process crash. In production ``CrashPoints(None)`` does nothing."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 

@@ -17,8 +17,6 @@ PatchbayError
 nearest branch and has a message that says what to do next. Its ``code`` is stable and part of the API.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """The model card of an exported version: its facts in the registry, for people and for the hub."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """The options of publishing one version, by the same names in the API, the CLI and here."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Publishes an adapter as a version: fetch, check, compile if need be, probe, store the bytes, then write the row."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field

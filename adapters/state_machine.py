@@ -7,8 +7,6 @@ The docstring of a module that has a machine draws it, one verb a line; the name
 ``tests/adapters/test_state_machine.py`` compares each drawing with the machine below it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType

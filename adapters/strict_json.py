@@ -5,8 +5,6 @@ differently: a key twice in an object, ``NaN`` and ``Infinity``, ``-0`` as a who
 pair.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

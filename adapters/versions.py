@@ -1,7 +1,5 @@
 """A version, an alias and an adapter as immutable values, which tasks can share."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Confidence intervals of ratios: bootstrap over the rounds, and within each round over its observations."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 

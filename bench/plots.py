@@ -1,7 +1,5 @@
 """A plot for each scenario: one panel per number, one bar per case and server."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """Summaries of numbers, and the line of results with the machine, versions, commit and command."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -5,8 +5,6 @@ command; ``bench/results/gpu`` holds the same for a machine with a GPU. README s
 test compares.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """A server under measurement: `patchbay serve`, or stock vLLM with the same engine flags on another port."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

@@ -1,7 +1,5 @@
 """The HTTP app of a server: the gateway in front, the control routes behind it."""
 
-from __future__ import annotations
-
 from fastapi import Depends, FastAPI
 
 from server.gateway.gateway import Gateway

@@ -1,7 +1,5 @@
 """Named background loops that live as long as a block and are restarted when they fail."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager

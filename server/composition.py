@@ -1,7 +1,5 @@
 """Builds a server from its settings. Read from top to bottom, it shows what each part needs."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence

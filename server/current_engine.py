@@ -8,8 +8,6 @@ STARTING, READY, REBUILDING → REBUILDING   died: while it served, or while it 
 STARTING, REBUILDING → FAILED              give_up: the start was refused, or too many deaths within the window
 """
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import dataclass
 from enum import StrEnum

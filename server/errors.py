@@ -7,8 +7,6 @@ PatchbayError
 └── AdapterQuarantined, InvalidRequest, MissingScope, RouteUnsupported
 """
 
-from __future__ import annotations
-
 from adapters.errors import PatchbayError
 
 

@@ -1,7 +1,5 @@
 """Structured logs: one line per event, with the request's id if there is one."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from typing import Literal

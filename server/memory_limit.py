@@ -1,7 +1,5 @@
 """Memory that this process can use: the machine's, or less in a container."""
 
-from __future__ import annotations
-
 import os
 from contextlib import suppress
 from pathlib import Path

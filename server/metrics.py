@@ -5,8 +5,6 @@ training run. The first ``limit`` names get series of their own; all later ones 
 name of an adapter.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest

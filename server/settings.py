@@ -1,7 +1,5 @@
 """Settings of a process, from flags and ``PATCHBAY_…`` variables. No other file of the server reads the environment."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Literal

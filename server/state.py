@@ -1,7 +1,5 @@
 """The parts of one running server as a value. What needs several parts is in ``server.operations``."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, field
 

@@ -4,8 +4,6 @@ Other parts read the engine from ``server.current_engine``; an engine, its resid
 go together. ``server.current_engine`` draws the states.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import deque

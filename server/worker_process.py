@@ -3,8 +3,6 @@
 It shares the server's database and data directory, and requests each publication over HTTP.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import signal

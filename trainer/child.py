@@ -4,8 +4,6 @@ It is low in priority and killed when its parent dies.
 A process of its own may be killed, run out of memory or hang, and keeps the tensor libraries out of the server.
 """
 
-from __future__ import annotations
-
 import asyncio
 import tempfile
 from asyncio.subprocess import DEVNULL, Process

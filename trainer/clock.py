@@ -1,7 +1,5 @@
 """The database's clock, by which all leases, ages and expiries are measured."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any

@@ -8,8 +8,6 @@ PatchbayError
     └── FileInUse, IllegalTransition, LeaseLost
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from adapters.errors import Conflict, NotFound, PatchbayError

@@ -3,8 +3,6 @@
 A queued job has its run directory, whose spec holds everything that a worker's child process needs.
 """
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable, Mapping

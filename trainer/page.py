@@ -1,7 +1,5 @@
 """Pages of lists as in OpenAI's API: a number of entries after an id, and whether there are more."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar

@@ -1,7 +1,5 @@
 """The formats that the rows of a training file may have."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any

@@ -20,8 +20,6 @@
 A child started again on the same directory goes on from the newest checkpoint.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time

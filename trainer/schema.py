@@ -4,8 +4,6 @@
 a tombstone, because jobs go on naming it.
 """
 
-from __future__ import annotations
-
 import secrets
 import string
 from collections.abc import Callable

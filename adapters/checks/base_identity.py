@@ -1,7 +1,5 @@
 """Compares the base model that an adapter's config names with the one that is served."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ So the files are checked before the engine sees them: their names, the config, t
 model, every number. No torch, no engine, no code from the upload.
 """
 
-from __future__ import annotations
-
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping

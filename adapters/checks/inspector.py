@@ -1,7 +1,5 @@
 """Inspects uploads and makes them canonical in child processes: no upload can exhaust this process or block it."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final

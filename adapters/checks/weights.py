@@ -1,7 +1,5 @@
 """Scans every number of an adapter's file, a chunk at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

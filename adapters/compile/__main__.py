@@ -3,8 +3,6 @@
 Prints one JSON document, the report or ``{"faults": [...]}``. Ends with 0: compiled, 2: refused, 3: out of memory.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

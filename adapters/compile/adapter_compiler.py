@@ -1,7 +1,5 @@
 """Compiles uploads in child processes, so that no upload can exhaust this process's memory or block it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Final
 

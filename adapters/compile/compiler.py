@@ -1,7 +1,5 @@
 """Compiles an adapter of any kind to the canonical form, or refuses it with the reason."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The methods of PEFT that change weights alone, and why the others are refused."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -5,8 +5,6 @@ in ``peft.utils.loftq_utils.loftq_init``. The copy Q is in no file, but follows 
 config; that the initial adapter is the best one for W - Q proves that it is the right copy.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

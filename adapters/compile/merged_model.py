@@ -4,8 +4,6 @@ A question names the directories ``base``, ``adapter`` and ``out``, which gets t
 safetensors, config, tokenizer, in the base's own dtype.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """Reads the configs of PEFT's methods strictly: PEFT gets known fields only, none with a path or a repository."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

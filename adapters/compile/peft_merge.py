@@ -4,8 +4,6 @@ A question has ``terms`` (pairs of a version's directory and its weight), ``meth
 the directory that the result is written to in float32.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

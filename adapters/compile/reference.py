@@ -7,8 +7,6 @@ A score is the natural log-probability of a token, given those before it; the fi
 in float32, on the CPU, on the threads that OMP_NUM_THREADS says. The base is loaded once, its scores are kept.
 """
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 from typing import Any

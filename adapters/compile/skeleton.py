@@ -5,8 +5,6 @@ parameters between layers; but their weights are one zero expanded to the right 
 float64, only while its change is computed.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Iterator, Mapping

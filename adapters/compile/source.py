@@ -1,7 +1,5 @@
 """Reads an upload to compile: its two files, untrusted, with the tensors by the names that PEFT would give them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

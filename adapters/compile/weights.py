@@ -4,8 +4,6 @@ Not by safetensors' own reader: it maps the whole file as private memory, so tha
 count every byte of a base model's shard.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass

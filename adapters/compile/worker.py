@@ -1,7 +1,5 @@
 """The child process of ``adapters.compile.adapter_compiler``: loads torch and PEFT once, forks for each upload."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

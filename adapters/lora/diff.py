@@ -1,7 +1,5 @@
 """Compares what two LoRAs add to the base model's weights, without forming a matrix of a weight's size."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import defaultdict

@@ -4,8 +4,6 @@ PiSSA, OLoRA, CorDA and LoRA-GA take it out of the base's weights, so what was t
 LoftQ it shows on which quantised copy of the base training started.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Final
 

@@ -5,8 +5,6 @@ standard library only and starts with ``-I -S``, without site-packages, in some 
 through ``adapters.processes``.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import resource

@@ -1,7 +1,5 @@
 """The ranks that an engine's slots can have, and the fault of a rank above them."""
 
-from __future__ import annotations
-
 from adapters.errors import Fault
 
 SERVABLE_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

@@ -1,7 +1,5 @@
 """Stored LoRAs as numbers, read one module at a time, and their weighted sums. No torch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ prefix), multimodal wrappers of a text model (``language_model``), torch.compile
 checkpointing, DDP and DeepSpeed (``module``), and state dicts that kept the adapter's name (``lora_A.default.weight``).
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The answer of a child process to a question, both JSON objects: a result, or the error that the work raised."""
 
-from __future__ import annotations
-
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict

@@ -3,8 +3,6 @@
 Its environment suffices to import the same packages, and holds no secret that it does not need.
 """
 
-from __future__ import annotations
-
 import asyncio
 import ctypes
 import os

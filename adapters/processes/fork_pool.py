@@ -6,8 +6,6 @@ with a socket to the caller: there the child reads the question, a line of JSON 
 answer; after its end the process writes its exit status as the last line.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -1,7 +1,5 @@
 """Limits on the memory and the time of one piece of work."""
 
-from __future__ import annotations
-
 import resource
 import signal
 from dataclasses import dataclass

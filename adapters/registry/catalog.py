@@ -1,7 +1,5 @@
 """The registry in memory: a request resolves its model name by dictionary look-ups alone."""
 
-from __future__ import annotations
-
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 

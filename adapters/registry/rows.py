@@ -1,7 +1,5 @@
 """The registry's SQL, in a transaction that the registry opened."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

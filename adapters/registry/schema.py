@@ -4,8 +4,6 @@ Rows of ``adapters``, ``versions``, ``aliases`` and ``fine_tuned_names`` are onl
 numbers, version ids, alias generations and fine-tuned names are never used twice.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 import sqlalchemy as sa

@@ -1,7 +1,5 @@
 """Sources as callers write them: ``hf://org/repo[@revision]``, ``file:///dir``, ``s3://bucket/prefix``."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Final

@@ -1,7 +1,5 @@
 """An adapter in a directory on the server."""
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import AsyncIterator, Sequence

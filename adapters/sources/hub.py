@@ -1,7 +1,5 @@
 """An adapter on the Hugging Face Hub, or on a server with the same routes; and the hosts that a hub may redirect to."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import socket

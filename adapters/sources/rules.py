@@ -1,7 +1,5 @@
 """The places that the server may read for its callers."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The interface of every source, and the simplest one: an upload."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol

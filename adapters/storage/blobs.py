@@ -1,7 +1,5 @@
 """The bytes of versions, addressed by digest and read-only: ``<root>/sha256/<first 2>/<digest>/<file>``."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import re

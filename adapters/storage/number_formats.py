@@ -1,7 +1,5 @@
 """Tensor data of safetensors files as float32 arrays, and back. numpy has no bfloat16, so its bits are shifted here."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The durable copy of the blobs in an object store: ``<url>/sha256/<first 2>/<digest>/<file>``."""
 
-from __future__ import annotations
-
 from collections.abc import Set
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta

@@ -6,8 +6,6 @@ differential test checks. Refused besides: duplicate keys (the library takes the
 of unlimited size.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

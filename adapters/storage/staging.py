@@ -1,7 +1,5 @@
 """Directories for files on their way to publication: ``<root>/staging/<uuid>/``, on the file system of the blobs."""
 
-from __future__ import annotations
-
 import shutil
 import uuid
 from collections.abc import AsyncIterator

@@ -1,7 +1,5 @@
 """Which blobs were hashed since they last changed: hashing hundreds of megabytes would take most of each load."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Final

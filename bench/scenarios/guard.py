@@ -3,8 +3,6 @@
 A ratio on one machine, in one run, is far steadier than tokens per second: a slow machine slows both servers.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated, Final

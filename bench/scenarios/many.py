@@ -4,8 +4,6 @@ Requests are spread over the adapters by a Zipf distribution; a closed loop of c
 patchbay and stock vLLM in turns, for each number of slots and of adapters.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Annotated
 

@@ -3,8 +3,6 @@
 One adapter, always resident; a closed loop of 1, 8 and 32 clients, against patchbay and stock vLLM in turns.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Annotated
 

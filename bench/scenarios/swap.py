@@ -4,8 +4,6 @@ Versions alternate between the example adapters ``sql`` and ``json``, whose answ
 the text shows which one answered, not only the model's name in the response. Each version is new to the engine.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import json

@@ -1,7 +1,5 @@
 """An API key as it is stored: a hash of the secret, never the secret."""
 
-from __future__ import annotations
-
 import re
 import secrets
 import string

@@ -1,7 +1,5 @@
 """The table of keys. Rows are never removed: once a key existed, requests without one stay refused."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from sqlalchemy import CHAR, JSON, Column, MetaData, String, Table

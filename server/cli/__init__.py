@@ -1,7 +1,5 @@
 """The ``patchbay`` command line. Its exit codes: ``server.cli.failure``; those of ``serve``: ``server.process``."""
 
-from __future__ import annotations
-
 import typer
 
 from server.cli import adapters, bench, chat, check, files, jobs, keys, plan, serve, train, worker

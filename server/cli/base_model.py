@@ -1,7 +1,5 @@
 """Reads the config and the tensor headers of a base model in a directory or on a hub, without its weights."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

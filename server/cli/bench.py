@@ -1,7 +1,5 @@
 """``patchbay bench``: passes its arguments to the command line of the ``bench`` package."""
 
-from __future__ import annotations
-
 import typer
 
 app = typer.Typer()

@@ -1,7 +1,5 @@
 """``patchbay adapters diff``: compares the weight changes and the answers of two versions."""
 
-from __future__ import annotations
-
 from typing import Annotated, Final
 
 import typer

@@ -3,8 +3,6 @@
 Everything runs on this machine. The server only sends the version's files and needs no token of a hub.
 """
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory

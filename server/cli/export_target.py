@@ -1,7 +1,5 @@
 """Places that a version can be exported to: a directory of this machine, or a repository on a hub."""
 
-from __future__ import annotations
-
 import io
 import logging
 import re

@@ -1,7 +1,5 @@
 """``patchbay files``: commands for the files of /v1/files, over HTTP."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import quote

@@ -1,7 +1,5 @@
 """The client of the Hugging Face hub that commands use: with a timeout, and confined to public addresses."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial

@@ -1,7 +1,5 @@
 """``patchbay jobs``: lists, shows, follows, cancels, pauses and resumes fine-tuning jobs."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated, Any, Final
 

@@ -1,7 +1,5 @@
 """``patchbay adapters merge``: publishes a weighted combination of versions."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Final
 

@@ -1,7 +1,5 @@
 """Tables, formatted values and progress bars. Results go to stdout; progress and notes to stderr."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,5 @@
 """``patchbay train``: uploads a file, creates a job, and on demand watches it to its end."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, Final
 

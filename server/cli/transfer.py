@@ -1,7 +1,5 @@
 """Uploads and downloads of adapters and other files, streamed: never whole in memory."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Follows a running job: its events as the server sends them, on a terminal with a progress bar below."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

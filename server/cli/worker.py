@@ -1,7 +1,5 @@
 """``patchbay worker``: runs fine-tuning jobs in a process of its own, for a server started with --no-worker."""
 
-from __future__ import annotations
-
 import typer
 
 from server.cli.client import ApiKey, Url, client_settings

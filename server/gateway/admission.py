@@ -5,8 +5,6 @@ switches share their buffers). One flooded adapter stops at three quarters of th
 there is always a place for the first request of another adapter.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator

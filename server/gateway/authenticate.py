@@ -1,7 +1,5 @@
 """Checks the API key of each request. Every route needs a key with the right scope, unless it is listed in OPEN."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from server.access.api_key import Scope

@@ -3,8 +3,6 @@
 vLLM also mounts /invocations, /pause, /update_weights, /scale_elastic_ep and more; callers must not reach them.
 """
 
-from __future__ import annotations
-
 INFERENCE_ROUTES = frozenset(
     {
         "/v1/chat/completions",

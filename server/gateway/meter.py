@@ -1,7 +1,5 @@
 """Metrics per adapter, updated once a generation and once a response, never per token."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -4,8 +4,6 @@ The engine reads the body and calls back with ``model``. So no body is parsed tw
 the whole request, however often an alias moves meanwhile.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar

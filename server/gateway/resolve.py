@@ -1,7 +1,5 @@
 """Resolves a request's ``model`` to a version. Dictionary look-ups only; nothing here waits."""
 
-from __future__ import annotations
-
 from adapters.errors import AdapterNotFound, InvalidName, WrongBase
 from adapters.names import parse_reference
 from adapters.registry.catalog import Catalog

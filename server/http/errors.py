@@ -3,8 +3,6 @@
 Bodies are OpenAI's: ``{"error": {"message", "type", "param", "code", …}}``; ``/v1/messages`` answers as Anthropic.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """Multipart uploads as streams: each file part is read in chunks as it arrives, neither held in memory nor spooled."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ Probes may carry any: load balancers and monitors append parameters of their own
 server out of service.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 from fastapi import Request

@@ -1,7 +1,5 @@
 """Aliases moved without a cold start: the version is resident before its alias points to it."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Two versions compared by their scores: the engine scores the probe's prompts under each and under the base model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import isfinite
 from typing import Any

@@ -1,7 +1,5 @@
 """Adapters and versions deleted: first from the registry, then from the engine as the last request releases them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from adapters.names import FineTunedName, check_adapter_name, parse_reference

@@ -3,8 +3,6 @@
 They are authenticated with the key of the grader's caller, resolved, scheduled and metered like all requests.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final

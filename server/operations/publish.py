@@ -1,7 +1,5 @@
 """New versions: published from a source, merged from other versions, or bundled with the server."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Which versions are resident, as operators decide it: load ahead of traffic, pin, unpin."""
 
-from __future__ import annotations
-
 import structlog
 
 from adapters.errors import PatchbayError

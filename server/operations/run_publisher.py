@@ -1,7 +1,5 @@
 """Publishes the exports of training runs: every checkpoint as a version, the best one as the job's result."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass

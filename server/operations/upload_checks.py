@@ -1,7 +1,5 @@
 """What the publisher does to an upload against the base model that is served now: check, canonicalize, compile."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -5,8 +5,6 @@ scores. No request reaches the candidate: its cached prefixes are keyed by a nam
 and the engine clears their blocks before it uses them again.
 """
 
-from __future__ import annotations
-
 import asyncio
 import random
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """PEFT's scores of an adapter, from ``adapters.compile.reference`` in a process beside the server."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from math import prod

@@ -8,8 +8,6 @@ RESIDENT, DRAINING → UNLOADING   unload: evicted, or unloaded, and no longer l
 An entry starts in LOADING. It is dropped when the engine refuses the load, and after UNLOADING; it is never reused.
 """
 
-from __future__ import annotations
-
 import asyncio
 from enum import StrEnum
 

@@ -4,8 +4,6 @@ Losing this record costs cold starts and nothing else. So it is a file of this p
 waits for it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

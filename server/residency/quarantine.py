@@ -1,7 +1,5 @@
 """Versions that passed the checks and made the engine compute NaN all the same: requests for them are refused."""
 
-from __future__ import annotations
-
 from adapters.versions import Version
 from server.errors import AdapterQuarantined
 

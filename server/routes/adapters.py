@@ -1,7 +1,5 @@
 """Adapters: listed, shown, deleted; their aliases: listed, shown, moved by compare-and-set, rolled back, deleted."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 from fastapi import APIRouter

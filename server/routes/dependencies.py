@@ -1,7 +1,5 @@
 """Dependencies of the routes: the server's state and the size of a page."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import Depends, Query, Request

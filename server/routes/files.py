@@ -1,7 +1,5 @@
 """Files: uploaded, listed, downloaded, deleted. OpenAI's routes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import AsyncIterator, Mapping
 from tempfile import TemporaryFile

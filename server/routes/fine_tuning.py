@@ -1,7 +1,5 @@
 """Fine-tuning: jobs, their events and checkpoints, permissions on checkpoints, graders. OpenAI's routes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import AsyncIterator, Mapping
 from time import perf_counter

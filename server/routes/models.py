@@ -1,7 +1,5 @@
 """OpenAI's model routes: the base, the adapters and fine-tuned models. https://platform.openai.com/docs/api-reference/models"""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """The server process: liveness, readiness, residents, metrics."""
 
-from __future__ import annotations
-
 import asyncio
 
 from fastapi import APIRouter, Response

@@ -1,7 +1,5 @@
 """Checks at a job's creation whether this server could serve the adapter that it would make."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from adapters.errors import InvalidName, NameTaken, NotFound

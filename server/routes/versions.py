@@ -1,7 +1,5 @@
 """Versions: published, listed, downloaded, loaded, pinned, deleted, merged, compared."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import asdict

@@ -3,8 +3,6 @@
 https://docs.vllm.ai/en/latest/features/lora.html#dynamically-serving-lora-adapters
 """
 
-from __future__ import annotations
-
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 

@@ -10,8 +10,6 @@ most ``slots`` adapters, as many as fit a batch and a few more. The rest waits h
 Runs on one thread without I/O; the time is read from ``clock``. ``adapter_queue`` draws the states.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import deque

@@ -1,7 +1,5 @@
 """Faults and warnings of training files, the place of each, and the checks of a JSON object's fields that add them."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """The part of a preflight that needs no tokenizer: formats, faults, duplicates, leakage."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """Reads lists of messages: their content, their order, and which answers are trained."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """Reads JSON objects of every accepted format as rows of the internal form."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 

@@ -4,8 +4,6 @@ Messages are as the chat template gets them when the server renders a request: t
 arguments of tool calls as objects instead of JSON text, and no ``weight``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Reads the tools that a row declares, and the calls of them in answers."""
 
-from __future__ import annotations
-
 from collections.abc import Set
 from typing import Any
 

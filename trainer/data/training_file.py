@@ -3,8 +3,6 @@
 A line longer than a limit is not read into memory.
 """
 
-from __future__ import annotations
-
 import codecs
 import json
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A file: its facts are in a row of the database, its bytes on disk under its id."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum

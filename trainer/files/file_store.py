@@ -1,7 +1,5 @@
 """The store of files: rows in the database, bytes in a directory; several processes may share both."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import AsyncIterator, Collection, Sequence, Set
 from dataclasses import dataclass

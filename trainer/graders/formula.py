@@ -3,8 +3,6 @@
 ``^`` is power, as in OpenAI's guide, and so is ``**``.
 """
 
-from __future__ import annotations
-
 import ast
 import math
 import operator

@@ -1,7 +1,5 @@
 """The base of all graders: a definition in OpenAI's form, the sample that it grades, and the grade."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -3,8 +3,6 @@
 ``rendered`` returns the form of ``/v1/chat/completions``.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field

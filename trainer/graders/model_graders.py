@@ -5,8 +5,6 @@ result follows from them. A regular expression enforces it instead of a JSON sch
 between tokens, and small models write whitespace until the context is full. Every part is bounded for the same reason.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from abc import abstractmethod

@@ -1,7 +1,5 @@
 """``multi``: several graders and a formula over their rewards."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Final, Literal

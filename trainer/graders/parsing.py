@@ -1,7 +1,5 @@
 """Reads a grader from its JSON definition, and names the first invalid field."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 

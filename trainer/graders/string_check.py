@@ -1,7 +1,5 @@
 """``string_check``: 1 if a text equals, differs from or contains another one, else 0."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable, Mapping
 from typing import Final, Literal

@@ -4,8 +4,6 @@ A small, strict language: variables are looked up, never evaluated, and inserted
 a dot, or are written ``["…"]`` if they are not plain words; ``[0]`` indexes a list.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Annotated, Any, Final

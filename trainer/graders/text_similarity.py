@@ -5,8 +5,6 @@ nltk and rouge-score (which imports nltk) are imported on first use: they take m
 corpus, so nothing is downloaded.
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence

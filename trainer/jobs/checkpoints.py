@@ -1,7 +1,5 @@
 """The checkpoints of jobs: published models of steps, and the permissions that OpenAI's clients record on them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,5 @@
 """The events of jobs: messages and metrics, appended by stores and queue, listed or followed by readers."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections.abc import AsyncIterator, Iterable, Mapping

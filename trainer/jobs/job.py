@@ -1,7 +1,5 @@
 """A fine-tuning job: its request, its state and its result."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime

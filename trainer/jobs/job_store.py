@@ -1,7 +1,5 @@
 """The store of jobs, for callers and the preflight: create, read, admit, reject, pause, resume, cancel."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

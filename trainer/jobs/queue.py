@@ -4,8 +4,6 @@ A claim carries a lease and a fencing token. Leases are measured by the database
 expired keeps the job until another worker takes it; from then on, all its writes are refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta

@@ -4,8 +4,6 @@ Each change of a job's state updates the job's row before anything else is writt
 lets one writer at a time write about a job, so that its events are numbered in the order in which they become visible.
 """
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any, Final
 

@@ -17,8 +17,6 @@ A worker holds RUNNING and PAUSING jobs under a lease. It releases one when it s
 and another may follow; if none may, the job fails. The worker of a cancelled job stops at once, without a checkpoint.
 """
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Final
 

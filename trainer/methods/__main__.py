@@ -3,8 +3,6 @@
 Tensor libraries take seconds to import, so each is imported where it is used.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import signal

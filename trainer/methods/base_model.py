@@ -1,7 +1,5 @@
 """The base model in training, with a fresh adapter or the adapter of a warm start."""
 
-from __future__ import annotations
-
 from typing import Any, Final
 
 import torch

@@ -1,7 +1,5 @@
 """Checkpoints made from the folders that transformers' Trainer saves: complete or absent."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

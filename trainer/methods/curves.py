@@ -3,8 +3,6 @@
 Read from events and not from the Trainer's memory, so that a run that died and went on has whole curves.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence

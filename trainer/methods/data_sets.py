@@ -1,7 +1,5 @@
 """Training files as the data sets that TRL's trainers take: token ids of our renderer, so that TRL cuts nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 The reference is the base itself, or the adapter of the warm start; TRL switches the trained adapter off for it.
 """
 
-from __future__ import annotations
-
 from threading import Event as Flag
 
 from trl import DPOConfig, DPOTrainer

@@ -6,8 +6,6 @@ RunEnded
 └── Stopped
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar, Literal

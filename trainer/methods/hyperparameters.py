@@ -5,8 +5,6 @@ and nearly independent of the rank, batches below 32; the Tinker cookbook's rate
 the width; TRL's guide of the same name; OpenAI's batches, which grow with the data.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Final

@@ -4,8 +4,6 @@ The divergence from the reference is measured on prompts with other prompts' ans
 row before it.
 """
 
-from __future__ import annotations
-
 from threading import Event as Flag
 
 from datasets import Dataset

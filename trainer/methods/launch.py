@@ -11,8 +11,6 @@ Each dies with the one above it, however that ended. A request to stop is a file
 each process at a different step. The first process's exit status is a file too: the launcher does not return it.
 """
 
-from __future__ import annotations
-
 import fcntl
 import subprocess
 from collections.abc import Iterator

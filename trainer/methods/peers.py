@@ -1,7 +1,5 @@
 """The processes that share a run: the first of them writes, and all decide alike. A single process is the first."""
 
-from __future__ import annotations
-
 import torch
 from accelerate import PartialState
 from torch import distributed

@@ -1,7 +1,5 @@
 """Callback of the Trainer's loop: events for the job, checkpoints, and when to stop."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping

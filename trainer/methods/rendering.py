@@ -6,8 +6,6 @@ renders earlier turns differently once more turns follow (several drop thoughts)
 trained answer, each exactly the prompt and answer that the server would have had.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

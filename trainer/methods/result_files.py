@@ -1,7 +1,5 @@
 """Result files of a finished run: its metrics as CSV, and a plot of its loss that marks the best checkpoint."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Mapping, Sequence

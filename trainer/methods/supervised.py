@@ -3,8 +3,6 @@
 LoRA on all linear layers; loss on the tokens of answers with weight 1 and their end-of-turn tokens alone.
 """
 
-from __future__ import annotations
-
 from threading import Event as Flag
 
 from trl import SFTConfig, SFTTrainer

@@ -4,8 +4,6 @@ wandb reads its user and server from its own environment: ``WANDB_API_KEY``, ``W
 receives the metrics by our names and the hyperparameters, nothing else of the machine or the rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager

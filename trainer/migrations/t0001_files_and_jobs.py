@@ -1,7 +1,5 @@
 """Files, jobs, and what jobs leave behind."""
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 

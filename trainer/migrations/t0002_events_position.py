@@ -1,7 +1,5 @@
 """How far a run's events were passed on: kept with the job, so that none is passed on twice."""
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 

@@ -7,8 +7,6 @@ finished: publish the result, store its files, succeed        killed, stalled, o
 stopped (pause, shut-down): release                           refused, loss not finite: fail
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable

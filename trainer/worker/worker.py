@@ -1,7 +1,5 @@
 """The worker: takes one job after the other off the queue."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import socket

@@ -1,7 +1,5 @@
 """The recipe of a merged version."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any

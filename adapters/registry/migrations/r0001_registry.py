@@ -1,7 +1,5 @@
 """The registry: clock, adapters, versions, aliases, alias moves."""
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 

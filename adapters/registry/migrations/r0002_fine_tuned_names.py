@@ -1,7 +1,5 @@
 """Fine-tuned names: what training jobs call the versions they made."""
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 

@@ -1,7 +1,5 @@
 """What was uploaded, where it had to be compiled to be served."""
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 

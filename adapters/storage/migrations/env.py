@@ -1,7 +1,5 @@
 """What Alembic runs: ``adapters.storage.database`` hands it the open connection and the version table's name."""
 
-from __future__ import annotations
-
 from alembic import context
 
 context.configure(

@@ -1,7 +1,5 @@
 """The environment variables of vLLM's processes. No other file of this package reads or sets any."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Adapters, their versions and aliases in requests and responses."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field

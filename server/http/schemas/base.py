@@ -1,7 +1,5 @@
 """The bases of JSON request and response models; lists and deletions in OpenAI's shapes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from datetime import datetime

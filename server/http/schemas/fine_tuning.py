@@ -3,8 +3,6 @@
 https://platform.openai.com/docs/api-reference/{files,fine-tuning,graders}
 """
 
-from __future__ import annotations
-
 from typing import Any, Final, Literal, Self
 
 from pydantic import ConfigDict, Field

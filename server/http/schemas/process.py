@@ -3,8 +3,6 @@
 https://platform.openai.com/docs/api-reference/models
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import AliasPath, Field

@@ -3,8 +3,6 @@
 No thread is started here, since threads do not survive a fork.
 """
 
-from __future__ import annotations
-
 import atexit
 import gc
 import os

@@ -5,8 +5,6 @@ be started with the variables that vLLM will set for the worker. The prediction 
 end: a wrong one only makes the start slower.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Mapping

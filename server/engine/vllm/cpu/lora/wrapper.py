@@ -1,7 +1,5 @@
 """vLLM's LoRA wrapper of the CPU platform, with dense products over windows of slots in place of gathers per token."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor
