@@ -124,7 +124,7 @@ def outcome(context: typer.Context) -> Settings | str:
         return failed.message
 
 
-@pytest.mark.parametrize("name", OPTIONS.keys() - {*SWITCHES, "model"})
+@pytest.mark.parametrize("name", sorted(OPTIONS.keys() - {*SWITCHES, "model"}))
 def test_a_value_is_accepted_or_refused_alike_as_an_option_and_as_a_variable(
     context: Callable[..., typer.Context], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
