@@ -39,7 +39,7 @@ def test_a_part_without_a_weight_is_a_usage_error(patchbay: Patchbay, part: str)
 
 def test_what_the_server_refuses_is_printed(call: Patchbay) -> None:
     result = call("adapters", "merge", "blend", "sql:1", "--density", "0.5")
-    assert (result.exit_code, "density is for ties and dare" in result.stderr) == (1, True)
+    assert (result.exit_code, "only ties and dare have a density" in result.stderr) == (1, True)
     result = call("adapters", "merge", "blend", "sql:1", "sql:1", "json:1")
     assert (result.exit_code, "compress_to 16" in result.stderr) == (1, True)
     assert call("adapters", "merge", "blend", "poet:1").exit_code == 4
