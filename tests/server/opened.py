@@ -135,7 +135,7 @@ class Opened:
         return {view.version.name: (str(view.state), view.leases) for view in views}
 
     async def publish(self, name: str, seed: int = 1, *, alias: str | None = None) -> dict[str, Any]:
-        """Upload an adapter that the door admits; different bytes for each ``seed``."""
+        """Upload an adapter that passes the checks; different bytes for each ``seed``."""
         params = {} if alias is None else {"alias": alias}
         files = self.make_adapter(seed).multipart()
         response = await self.client.post(f"/v1/adapters/{name}/versions", files=files, params=params)

@@ -1,4 +1,4 @@
-"""Bodies: what no database can store is refused at the door, with the field that holds it."""
+"""Bodies: what no database can store is refused, with the field that holds it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A supervised run teaches the task, tells of itself, and leaves adapters that the door admits."""
+"""A supervised run teaches the task, reports its progress, and leaves adapters that pass the checks."""
 
 import json
 from threading import Event as Flag
