@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainer.data.faults import FaultKind, LineFault, LineWarning, WarningKind
-from trainer.data.rows import Conversation, Judged, Preference, Row
+from trainer.data.rows import Conversation, Judged, PlainText, Preference, Row
 from trainer.data.training_file import read_file
 from trainer.row_formats import RowFormat
 from trainer.training_method import TrainingMethod
@@ -146,6 +146,8 @@ def normalised(text: str) -> str:
 
 
 def _prompt(row: Row) -> str:
+    if isinstance(row, PlainText):
+        return row.prompt or row.completion
     return "\n".join(f"{message['role']}: {message['content']}" for message in row.prompt)
 
 
@@ -157,6 +159,8 @@ def _answer(row: Row) -> str:
             message = row.preferred
         case Judged():
             message = row.answer
+        case PlainText():
+            return row.completion
     return f"{message['content']}{message.get('tool_calls', '')}"
 
 

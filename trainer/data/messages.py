@@ -21,7 +21,7 @@ _LEADING: Final = frozenset({"system", "developer"})
 def read_messages(
     value: list[Any], tools: tuple[Tool, ...], where: str, faults: LineFaults
 ) -> tuple[tuple[Message, ...], tuple[bool, ...]]:
-    """Return the messages as the chat template gets them, and for each whether it is trained.
+    """Return the messages as a request has them, and for each whether it is trained.
 
     Both are valid only if no fault was added.
     """
@@ -74,8 +74,8 @@ def _message(item: Any, tools: tuple[Tool, ...], where: str, faults: LineFaults)
     return message, weight == 1
 
 
-def _content(item: Mapping[str, Any], where: str, faults: LineFaults) -> str:
-    """Return the text of a message. Parts are joined with a newline, as vLLM does."""
+def _content(item: Mapping[str, Any], where: str, faults: LineFaults) -> str | None:
+    """Return the text of a message, None for tool calls alone. Parts are joined with a newline, as vLLM does."""
     content, role, before = item.get("content"), item["role"], len(faults.found)
     if content is None and role != "assistant":
         faults.add(FaultKind.MISSING_KEY, where, "nothing", "a string")
@@ -88,7 +88,7 @@ def _content(item: Mapping[str, Any], where: str, faults: LineFaults) -> str:
             faults.add(FaultKind.EMPTY_PROMPT, where, "no text", "a text")
         elif role == "assistant" and "tool_calls" not in item:
             faults.add(FaultKind.EMPTY_ANSWER, where, "no text and no tool call", "an answer")
-    return content or ""
+    return content
 
 
 def _part(part: Any, where: str, faults: LineFaults) -> str:

@@ -1,7 +1,9 @@
 """The internal form of training rows, the same for every format.
 
-Messages are as the chat template gets them when the server renders a request: text parts joined, no content as ``""``,
-arguments of tool calls as objects instead of JSON text, and no ``weight``.
+Messages are as a request to the server has them (OpenAI's chat completions), with these keys and no others: ``role``,
+``content`` (a string; None where an answer has tool calls alone), ``tool_calls`` (each with ``id``, ``type`` and
+``function``, whose ``arguments`` are JSON text), ``tool_call_id``, ``name`` and ``reasoning_content``. Tools are a
+request's ``tools``: ``{"type": "function", "function": {...}}``.
 """
 
 from collections.abc import Mapping
@@ -48,4 +50,13 @@ class Judged:
     tools: tuple[Tool, ...] = ()
 
 
-Row = Conversation | Preference | Judged
+@dataclass(frozen=True, slots=True)
+class PlainText:
+    """A text that is trained without the chat template (method ``supervised``)."""
+
+    prompt: str
+    """What comes before the trained text; often empty."""
+    completion: str
+
+
+Row = Conversation | Preference | Judged | PlainText

@@ -1,5 +1,6 @@
 """Reads the tools that a row declares, and the calls of them in answers."""
 
+import json
 from collections.abc import Set
 from typing import Any
 
@@ -38,7 +39,7 @@ def _name(tool: Any) -> str | None:
 
 
 def read_calls(value: Any, known: Set[str], where: str, faults: LineFaults) -> tuple[dict[str, Any], ...]:
-    """Return an answer's tool calls with their arguments as objects, as the server passes them to the template."""
+    """Return an answer's tool calls as a request has them: arguments are JSON text."""
     if faults.typed(value, list, where) is None:
         return ()
     if not value:
@@ -68,11 +69,12 @@ def _call(call: Any, known: Set[str], where: str, faults: LineFaults) -> dict[st
     return {**call, "type": "function", "function": {**function, "arguments": arguments}}
 
 
-def _arguments(value: Any) -> dict[str, Any] | None:
-    """Return the arguments, parsed from JSON text; objects are accepted too, as several data sets have them."""
-    if isinstance(value, str):
-        try:
-            value = strict_json.parse(value.encode())
-        except ValueError:
-            return None
-    return value if isinstance(value, dict) else None
+def _arguments(value: Any) -> str | None:
+    """Return the arguments as JSON text; None if they are no object. Several data sets have objects instead of text."""
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    try:
+        is_object = isinstance(value, str) and isinstance(strict_json.parse(value.encode()), dict)
+    except ValueError:
+        return None
+    return value if is_object else None

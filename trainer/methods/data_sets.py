@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 
 from trainer.data.faults import FaultKind, LineFault, LineFaults
-from trainer.data.rows import Conversation, Judged, Preference, Row
+from trainer.data.rows import Conversation, Judged, PlainText, Preference, Row
 from trainer.data.training_file import read_file
 from trainer.methods.endings import DataRefused
 from trainer.methods.progress import Reporter
@@ -39,6 +39,10 @@ def columns(row: Row, renderer: Renderer, faults: LineFaults) -> list[Columns]:
         case Judged():
             turn = renderer.answer(row.prompt, row.answer, row.tools, faults)
             return [{"prompt_ids": turn.prompt, "completion_ids": turn.answer, "label": row.good}] if turn else []
+        case PlainText():
+            text = renderer.text(row)
+            labels = [IGNORED] * len(text.prompt) + text.answer
+            return [{"input_ids": text.prompt + text.answer, "labels": labels}]
 
 
 def lengths(made: Columns) -> list[int]:

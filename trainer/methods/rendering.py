@@ -7,17 +7,18 @@ trained answer, each exactly the prompt and answer that the server would have ha
 """
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import jinja2
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from trainer.data.faults import FaultKind, LineFaults, shown
-from trainer.data.rows import Conversation, Message, Tool
+from trainer.data.rows import Conversation, Message, PlainText, Tool
 from trainer.methods.endings import BaseRefused
 
 IGNORED: Final = -100
@@ -98,6 +99,14 @@ class Renderer:
         ids = self._ids(whole[len(asked) :])
         return Answered(self._ids(asked), ids[: self._end(ids)])
 
+    def text(self, row: PlainText) -> Answered:
+        """Return a row without the chat template: its prompt as the server tokenises a prompt of /v1/completions.
+
+        The answer is the completion and the end-of-sequence token.
+        """
+        end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        return Answered(self.tokenizer(row.prompt)["input_ids"], [*self._ids(row.completion), *end])
+
     def segments(self, rendered: Rendered) -> Iterator[tuple[str, bool]]:
         """Yield the text of each run of trained or untrained tokens, special tokens visible: the mask's preview."""
         for trained, run in groupby(zip(rendered.ids, rendered.trained, strict=True), key=lambda pair: pair[1]):
@@ -136,7 +145,7 @@ class Renderer:
     ) -> str | None:
         try:
             text: str = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
+                [_as_template_message(message) for message in messages],
                 tools=[dict(tool) for tool in tools] or None,
                 tokenize=False,
                 add_generation_prompt=asking,
@@ -157,6 +166,15 @@ class Renderer:
         """Return the digest of the chat template, the vocabulary and the tokenizer's rules."""
         rules = self.tokenizer.backend_tokenizer.to_str()
         return hashlib.sha256(f"{self.tokenizer.chat_template}\0{rules}".encode()).hexdigest()
+
+
+def _as_template_message(message: Message) -> dict[str, Any]:
+    """Return a request's message as the server passes it to the chat template: arguments of calls as objects."""
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
+        for call in message.get("tool_calls", ())
+    ]
+    return {**message, "content": message["content"] or "", **({"tool_calls": calls} if calls else {})}
 
 
 def _stop_ids(base: Path, eos: int | None) -> frozenset[int]:
