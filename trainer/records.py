@@ -7,7 +7,8 @@ from pathlib import Path
 
 from adapters.storage.database import Database
 from trainer.clock import Clock, database_clock
-from trainer.files.file_store import MAX_BYTES, FileStore
+from trainer.files.file import MAX_BYTES
+from trainer.files.file_store import FileStore
 from trainer.jobs.checkpoints import CheckpointStore
 from trainer.jobs.events import EventLog
 from trainer.jobs.job_store import JobStore

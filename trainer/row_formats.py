@@ -1,8 +1,8 @@
 """The formats that the rows of a training file may have."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 
 class RowFormat(StrEnum):
@@ -11,24 +11,69 @@ class RowFormat(StrEnum):
     CHAT = "chat"
     """OpenAI's fine-tuning rows: ``messages``, ``tools``, ``weight`` on answers."""
     PROMPT_COMPLETION = "prompt_completion"
+    """``prompt`` and ``completion``, each a text or messages (TRL)."""
     ALPACA = "alpaca"
-    """``instruction``, ``input``, ``output`` (Stanford Alpaca)."""
+    """``instruction``, ``input``, ``output`` (Stanford Alpaca), and ``system`` and ``history`` (LLaMA-Factory)."""
+    SHAREGPT = "sharegpt"
+    """``conversations`` of messages with ``from`` and ``value``."""
+    TEXT = "text"
+    """``text`` alone: trained as it is, without the chat template."""
     DPO = "dpo"
     """OpenAI's preference rows: ``input``, ``preferred_output``, ``non_preferred_output``."""
+    PREFERENCE = "preference"
+    """TRL's preference rows: ``chosen`` and ``rejected``, with a ``prompt`` or with the prompt as their beginning."""
     KTO = "kto"
-    """Chat or prompt/completion rows with a ``label``: whether the last answer is good."""
+    """Chat, ShareGPT or prompt/completion rows with a ``label``: whether the last answer is good."""
+
+
+DIALOGUES: Final = ("messages", "conversations", "conversation")
+"""Keys of a list of messages."""
+KEYS: Final = "messages; prompt and completion; instruction and output; conversations; chosen and rejected; text"
+"""What a row of a known format has, as messages name it."""
+_COLUMNS: Final = frozenset(
+    {*DIALOGUES, "prompt", "completion", "instruction", "output", "text", "chosen", "rejected", "preferred_output"}
+)
 
 
 def detect(row: Mapping[str, Any]) -> RowFormat | None:
-    """Return the format whose distinctive keys ``row`` has; None if it has none."""
+    """Return the format whose distinctive keys ``row`` has; None if it has none.
+
+    A ``label`` makes rows of format ``kto`` only where it says true or false. Any other label is that of a
+    classification, say, and no judgement of the answer.
+    """
     if "preferred_output" in row or "non_preferred_output" in row:
         return RowFormat.DPO
-    if "label" in row:
-        return RowFormat.KTO
+    if "chosen" in row or "rejected" in row:
+        return RowFormat.PREFERENCE
+    form = _of_one_answer(row)
+    return RowFormat.KTO if form in JUDGED and as_label(row.get("label")) is not None else form
+
+
+def _of_one_answer(row: Mapping[str, Any]) -> RowFormat | None:
     if "messages" in row:
         return RowFormat.CHAT
-    if "completion" in row or "prompt" in row:
+    if any(key in row for key in DIALOGUES):
+        return RowFormat.SHAREGPT
+    if "completion" in row:
         return RowFormat.PROMPT_COMPLETION
-    if "instruction" in row:
+    if "instruction" in row or ("input" in row and "output" in row):
         return RowFormat.ALPACA
-    return None
+    if "prompt" in row:
+        return RowFormat.PROMPT_COMPLETION
+    return RowFormat.TEXT if "text" in row else None
+
+
+JUDGED: Final = frozenset({RowFormat.CHAT, RowFormat.SHAREGPT, RowFormat.PROMPT_COMPLETION})
+"""Formats that a label turns into ``kto``."""
+
+
+def as_label(value: object) -> bool | None:
+    """Return the judgement that a ``label`` states, as a boolean or as the text of one; None for any other value."""
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().lower())
+    return value if isinstance(value, bool) else None
+
+
+def is_header(names: Collection[str]) -> bool:
+    """Return whether ``names`` are the columns of a table of training rows."""
+    return not _COLUMNS.isdisjoint(names)

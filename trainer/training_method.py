@@ -47,7 +47,13 @@ class TrainingMethod(StrEnum):
     SUPERVISED = (
         "supervised",
         MethodTraits(
-            formats=(RowFormat.CHAT, RowFormat.PROMPT_COMPLETION, RowFormat.ALPACA),
+            formats=(
+                RowFormat.CHAT,
+                RowFormat.PROMPT_COMPLETION,
+                RowFormat.ALPACA,
+                RowFormat.SHAREGPT,
+                RowFormat.TEXT,
+            ),
             options=MethodOptions,
             answers="labels",
             packs=True,
@@ -56,7 +62,7 @@ class TrainingMethod(StrEnum):
     DPO = (
         "dpo",
         MethodTraits(
-            formats=(RowFormat.DPO,),
+            formats=(RowFormat.DPO, RowFormat.PREFERENCE),
             options=PreferenceOptions,
             answers="chosen_ids",
             sequences=2,

@@ -1,6 +1,6 @@
 """Faults and warnings of training files, the place of each, and the checks of a JSON object's fields that add them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -23,10 +23,12 @@ class FaultKind(StrEnum):
     # the file
     EMPTY_FILE = "empty_file"
     UTF16 = "utf16"
+    BAD_ARCHIVE = "bad_archive"
+    BAD_TABLE = "bad_table"
+    TOO_LARGE = "too_large"
     TOO_FEW_ROWS = "too_few_rows"
     WRONG_METHOD = "wrong_method"
     # the line
-    BYTE_ORDER_MARK = "byte_order_mark"
     BLANK_LINE = "blank_line"
     LINE_TOO_LONG = "line_too_long"
     NOT_UTF8 = "not_utf8"
@@ -40,7 +42,6 @@ class FaultKind(StrEnum):
     NOT_AN_OBJECT = "not_an_object"
     UNKNOWN_FORMAT = "unknown_format"
     MIXED_FORMATS = "mixed_formats"
-    UNKNOWN_KEY = "unknown_key"
     MISSING_KEY = "missing_key"
     WRONG_TYPE = "wrong_type"
     BAD_LABEL = "bad_label"
@@ -51,6 +52,7 @@ class FaultKind(StrEnum):
     ROLE_ORDER = "role_order"
     NO_ANSWER = "no_answer"
     LAST_NOT_ASSISTANT = "last_not_assistant"
+    PROMPT_DIFFERS = "prompt_differs"
     EMPTY_ANSWER = "empty_answer"
     EMPTY_PROMPT = "empty_prompt"
     UNSUPPORTED_PART = "unsupported_part"
@@ -73,7 +75,7 @@ class FaultKind(StrEnum):
 
 
 class WarningKind(StrEnum):
-    """Kinds of warnings: they refuse nothing."""
+    """Kinds of warnings: they refuse nothing. The values are part of reports and stay as they are."""
 
     FEW_ROWS = "few_rows"
     DUPLICATE_ROW = "duplicate_row"
@@ -81,6 +83,12 @@ class WarningKind(StrEnum):
     LEAKAGE = "leakage"
     ONE_LABEL = "one_label"
     IGNORED_KEY = "ignored_key"
+    NULL_VALUE = "null_value"
+    BYTE_ORDER_MARK = "byte_order_mark"
+    CONVERTED = "converted"
+    MADE_ID = "made_id"
+    PLAIN_TEXT = "plain_text"
+    LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +109,12 @@ class LineFault:
 
 @dataclass(frozen=True, slots=True)
 class LineWarning:
-    """A warning about a line (None: the whole file)."""
+    """A warning about a line (None: the whole file); ``rows`` have the same, and ``line`` is the first of them."""
 
     line: int | None
     kind: WarningKind
     message: str
+    rows: int = 1
 
 
 class LineFaults:
@@ -123,17 +132,13 @@ class LineFaults:
         self.found.append(LineFault(self.line, kind, where, found, needed))
 
     def warn(self, kind: WarningKind, message: str) -> None:
-        self.warnings.append(LineWarning(self.line, kind, message))
+        """Add a warning, once for the line. Lines with an equal ``message`` become one warning of the file."""
+        warning = LineWarning(self.line, kind, message)
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
     def __bool__(self) -> bool:
         return bool(self.found)
-
-    def check_keys(self, value: Mapping[str, Any], known: Collection[str], where: str) -> None:
-        """Add a fault for every key that is not ``known``."""
-        for key in value:
-            if key not in known:
-                needed = f"one of {', '.join(known)}"
-                self.add(FaultKind.UNKNOWN_KEY, inside(where, key), f"the key {shown(key)}", needed)
 
     def typed(self, value: Any, wanted: type, where: str) -> Any:
         """Return ``value`` if its type is ``wanted`` (``true`` is no number), else None and add a fault."""

@@ -4,12 +4,12 @@ import hashlib
 import json
 import re
 import unicodedata
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 from trainer.data.faults import FaultKind, LineFault, LineWarning, WarningKind
-from trainer.data.rows import Conversation, Judged, PlainText, Preference, Row
+from trainer.data.rows import Conversation, Judged, PlainJudged, PlainPreference, PlainText, Preference, Row
 from trainer.data.training_file import read_file
 from trainer.row_formats import RowFormat
 from trainer.training_method import TrainingMethod
@@ -35,20 +35,30 @@ class FileReport:
     warnings: list[LineWarning] = field(default_factory=list)
     left_out: int = 0
     """Faults and warnings beyond ``MAX_LISTED``."""
+    _places: dict[tuple[WarningKind, str], int] = field(default_factory=dict, repr=False)
+    """For each kind and message of the warnings, its place in the list."""
 
     @property
     def ok(self) -> bool:
         return not self.faults
 
     def to_json(self) -> dict[str, Any]:
-        return {"ok": self.ok, **asdict(self)}
+        """Return the public fields as JSON values."""
+        return {"ok": self.ok} | {key: value for key, value in asdict(self).items() if not key.startswith("_")}
 
     def warn(self, line: int | None, kind: WarningKind, message: str) -> None:
         self.add(LineWarning(line, kind, message))
 
     def add(self, entry: LineFault | LineWarning) -> None:
-        """Add a fault or a warning, or count it when the list is full."""
+        """Add a fault or a warning, or count it when the list is full. Equal warnings become one, of several rows."""
         listed: list[Any] = self.faults if isinstance(entry, LineFault) else self.warnings
+        if isinstance(entry, LineWarning):
+            place = self._places.get((entry.kind, entry.message))
+            if place is not None:
+                listed[place] = replace(listed[place], rows=listed[place].rows + 1)
+                return
+            if len(listed) < MAX_LISTED:
+                self._places[entry.kind, entry.message] = len(listed)
         if len(listed) < MAX_LISTED:
             listed.append(entry)
         else:
@@ -118,14 +128,14 @@ def _compare(line: int, row: Row, seen: _Digests, report: FileReport) -> None:
     earlier_line, earlier_answer = seen.prompts.setdefault(prompt, (line, answer))
     if isinstance(row, Conversation) and earlier_answer != answer:
         report.warn(line, WarningKind.CONTRADICTION, f"the prompt of line {earlier_line} with another answer")
-    if isinstance(row, Judged):
+    if isinstance(row, Judged | PlainJudged):
         seen.labels.add(row.good)
 
 
 def _check_whole(report: FileReport, seen: _Digests, method: TrainingMethod | None, min_rows: int) -> None:
     """Add the faults and warnings of the file as a whole."""
     if not report.rows and not report.faults:
-        report.add(LineFault(None, FaultKind.EMPTY_FILE, "", "no rows", "one JSON object on each line"))
+        report.add(LineFault(None, FaultKind.EMPTY_FILE, "", "no rows", "rows, such as one JSON object on each line"))
     elif report.rows < min_rows:
         found = f"{report.rows} usable rows"
         report.add(LineFault(None, FaultKind.TOO_FEW_ROWS, "", found, f"at least {min_rows}"))
@@ -146,8 +156,8 @@ def normalised(text: str) -> str:
 
 
 def _prompt(row: Row) -> str:
-    if isinstance(row, PlainText):
-        return row.prompt or row.completion
+    if isinstance(row.prompt, str):
+        return row.prompt or _answer(row)
     return "\n".join(f"{message['role']}: {message['content']}" for message in row.prompt)
 
 
@@ -159,8 +169,10 @@ def _answer(row: Row) -> str:
             message = row.preferred
         case Judged():
             message = row.answer
-        case PlainText():
+        case PlainText() | PlainJudged():
             return row.completion
+        case PlainPreference():
+            return row.preferred
     return f"{message['content']}{message.get('tool_calls', '')}"
 
 

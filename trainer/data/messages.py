@@ -1,80 +1,118 @@
-"""Reads lists of messages: their content, their order, and which answers are trained."""
+"""Reads lists of messages: their content, and which answers are trained. Their order is the chat template's affair."""
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping
 from typing import Any, Final
 
-from trainer.data.faults import FaultKind, LineFaults, shown
-from trainer.data.rows import Message, Tool
-from trainer.data.tools import names, read_calls
+from trainer.data.faults import FaultKind, LineFaults, WarningKind, shown
+from trainer.data.json_text import json_list
+from trainer.data.message_spellings import openai_message
+from trainer.data.tool_calls import Schemas, match_results, read_calls, read_id
 
-_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
-    "system": ("role", "content", "name"),
-    "developer": ("role", "content", "name"),
-    "user": ("role", "content", "name"),
-    "assistant": ("role", "content", "name", "tool_calls", "reasoning_content", "weight"),
-    "tool": ("role", "content", "name", "tool_call_id"),
+_ROLES: Final = ("system", "developer", "user", "assistant", "tool")
+_REASONING: Final = ("reasoning_content", "reasoning")
+_READ: Final = frozenset({"role", "content", "name", "tool_calls", "weight"})
+_READ_OF: Final[Mapping[str, frozenset[str]]] = {
+    "assistant": _READ.union(_REASONING),
+    "tool": _READ | {"tool_call_id"},
 }
-_LEADING: Final = frozenset({"system", "developer"})
+MEDIA: Final = frozenset({"image", "images", "video", "videos", "audio", "audios"})
+"""Keys whose content would be missing from the training text."""
+_PARTS: Final[Mapping[str, str]] = {
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "refusal": "refusal",
+}
+"""Types of text parts (of chats, of responses), and the key of their text."""
 
 
 def read_messages(
-    value: list[Any], tools: tuple[Tool, ...], where: str, faults: LineFaults
-) -> tuple[tuple[Message, ...], tuple[bool, ...]]:
+    value: Any, schemas: Schemas, where: str, faults: LineFaults, *, is_sharegpt: bool = False, first: int = 0
+) -> tuple[list[dict[str, Any]], list[bool]]:
     """Return the messages as a request has them, and for each whether it is trained.
 
-    Both are valid only if no fault was added.
+    Args:
+        value: a list of messages, or one as JSON text.
+        schemas: the declared tools.
+        where: the place of the list in the row.
+        faults: receives all faults; what is returned is valid only if there is none.
+        is_sharegpt: whether roles may have ShareGPT's names.
+        first: position of the first message in the row's list, for the places of faults.
     """
-    if not value:
-        faults.add(FaultKind.NO_MESSAGES, where, "an empty list", "a user's message and an answer")
-        return (), ()
+    listed = json_list(value, where, faults)
     before = len(faults.found)
-    read = [_message(item, tools, f"{where}[{index}]", faults) for index, item in enumerate(value)]
-    messages = tuple(message for message, _ in read)
-    if len(faults.found) == before:  # a broken message would be a fault of the order too
-        _check_order(messages, where, faults)
-    if len(faults.found) == before:
-        _check_calls(messages, where, faults)
-    return messages, tuple(trained for _, trained in read)
+    read = [
+        _message(item, schemas, (where, index), faults, is_sharegpt=is_sharegpt)
+        for index, item in enumerate(listed, first)
+    ]
+    if len(faults.found) > before:
+        return [], []
+    return [message for message, _ in read], [is_trained for _, is_trained in read]
 
 
-def read_answer(value: list[Any], tools: tuple[Tool, ...], where: str, faults: LineFaults) -> Message:
-    """Return the answer in a list of one message, as OpenAI's preference rows have it."""
-    if len(value) != 1:
-        faults.add(FaultKind.NO_ANSWER, where, f"{len(value)} messages", "exactly one, of the assistant")
-        return {}
-    message, _ = _message(value[0], tools, f"{where}[0]", faults)
-    if not faults and message["role"] != "assistant":
-        faults.add(FaultKind.WRONG_ROLE, f"{where}[0].role", shown(message["role"]), '"assistant"')
-    return message
+def check_dialogue(messages: list[dict[str, Any]], where: str, faults: LineFaults) -> None:
+    """Add faults of a whole dialogue: no message in it, or calls and results that do not belong together."""
+    if faults:
+        return
+    if not messages:
+        faults.add(FaultKind.NO_MESSAGES, where, "an empty list", "a user's message and an answer")
+    match_results(messages, where, faults)
 
 
-def _message(item: Any, tools: tuple[Tool, ...], where: str, faults: LineFaults) -> tuple[Message, bool]:
-    if faults.typed(item, dict, where) is None or (role := faults.required(item, "role", str, where)) is None:
+def _message(
+    item: Any, schemas: Schemas, place: tuple[str, int], faults: LineFaults, *, is_sharegpt: bool
+) -> tuple[dict[str, Any], bool]:
+    where = f"{place[0]}[{place[1]}]"
+    if faults.typed(item, dict, where) is None:
         return {}, False
-    if role not in _KEYS:
-        faults.add(FaultKind.WRONG_ROLE, f"{where}.role", shown(role), f"one of {', '.join(_KEYS)}")
+    item = openai_message(item, where, faults, is_sharegpt=is_sharegpt)
+    _read_refusal(item, faults)
+    if (role := faults.required(item, "role", str, where)) is None:
         return {}, False
-    if role != "assistant" and "weight" in item:
-        faults.add(FaultKind.WEIGHT_ELSEWHERE, f"{where}.weight", f"a weight on {role}", "weights on assistant alone")
-    faults.check_keys({key: item[key] for key in item if key != "weight"}, _KEYS[role], where)
-    message: dict[str, Any] = {"role": role, "content": _content(item, f"{where}.content", faults)}
-    for key in ("name", "tool_call_id", "reasoning_content"):
-        if key in item and faults.typed(item[key], str, f"{where}.{key}") is not None:
-            message[key] = item[key]
-    if role == "tool" and "tool_call_id" not in item:
-        faults.add(FaultKind.MISSING_KEY, f"{where}.tool_call_id", "nothing", "the id of the call that this answers")
-    if role != "assistant":
-        return message, False
-    weight = item.get("weight", 1)
-    if type(weight) is not int or weight not in (0, 1):
+    if role not in _ROLES:
+        faults.add(FaultKind.WRONG_ROLE, f"{where}.role", shown(role), f"one of {', '.join(_ROLES)}")
+        return {}, False
+    weight = _weight(item, where, faults)
+    before = len(faults.found)
+    calls = read_calls(item.get("tool_calls", []), schemas, f"{where}.tool_calls", faults)
+    has_calls = bool(calls) or len(faults.found) > before
+    if calls and role != "assistant":
+        faults.add(FaultKind.BAD_CALL, f"{where}.tool_calls", f"calls of {role}", "calls of the assistant alone")
+    message: dict[str, Any] = {"role": role}
+    message["content"] = _content(item, f"{where}.content", faults, has_calls=has_calls, is_trained=weight == 1)
+    if item.get("name", "") != "" and faults.typed(item["name"], str, f"{where}.name") is not None:
+        message["name"] = item["name"]
+    if role == "tool" and (call_id := read_id(item.get("tool_call_id"), f"{where}.tool_call_id", faults)) is not None:
+        message["tool_call_id"] = call_id
+    if role == "assistant":
+        _add_reasoning(message, item, where, faults)
+        if calls:
+            message["tool_calls"] = calls
+    _check_keys(item, place, faults)
+    return message, role == "assistant" and weight == 1
+
+
+def _read_refusal(item: dict[str, Any], faults: LineFaults) -> None:
+    """Make the refusal of an answer without text its text, as the reader of the answer saw it."""
+    refusal = item.get("refusal")
+    if item.get("role") == "assistant" and not item.get("content") and isinstance(refusal, str) and refusal.strip():
+        faults.warn(WarningKind.CONVERTED, "a refusal is read as the text of its answer")
+        item["content"] = item.pop("refusal")
+
+
+def _weight(item: Mapping[str, Any], where: str, faults: LineFaults) -> int:
+    """Return 1 for an answer that is trained, else 0."""
+    weight, role = item.get("weight", 1), item["role"]
+    if not isinstance(weight, int | float) or weight not in (0, 1):
         faults.add(FaultKind.BAD_WEIGHT, f"{where}.weight", shown(weight), "0 or 1")
-    if "tool_calls" in item:
-        message["tool_calls"] = read_calls(item["tool_calls"], names(tools), f"{where}.tool_calls", faults)
-    return message, weight == 1
+    elif role != "assistant" and "weight" in item and weight:
+        faults.add(FaultKind.WEIGHT_ELSEWHERE, f"{where}.weight", f"a weight on {role}", "weights on assistant alone")
+    return int(weight == 1)
 
 
-def _content(item: Mapping[str, Any], where: str, faults: LineFaults) -> str | None:
+def _content(
+    item: Mapping[str, Any], where: str, faults: LineFaults, *, has_calls: bool, is_trained: bool
+) -> str | None:
     """Return the text of a message, None for tool calls alone. Parts are joined with a newline, as vLLM does."""
     content, role, before = item.get("content"), item["role"], len(faults.found)
     if content is None and role != "assistant":
@@ -83,49 +121,43 @@ def _content(item: Mapping[str, Any], where: str, faults: LineFaults) -> str | N
         content = "\n".join(_part(part, f"{where}[{index}]", faults) for index, part in enumerate(content))
     elif content is not None:
         faults.typed(content, str, where)
-    if len(faults.found) == before and not (content or "").strip():
+    if len(faults.found) > before:
+        return None
+    if not (content or "").strip():
         if role == "user":
             faults.add(FaultKind.EMPTY_PROMPT, where, "no text", "a text")
-        elif role == "assistant" and "tool_calls" not in item:
+        elif role == "assistant" and not has_calls and is_trained:
             faults.add(FaultKind.EMPTY_ANSWER, where, "no text and no tool call", "an answer")
-    return content
+    return content or (None if has_calls else "")
 
 
 def _part(part: Any, where: str, faults: LineFaults) -> str:
-    if isinstance(part, dict) and part.get("type") == "text" and isinstance(text := part.get("text"), str):
+    if isinstance(part, str):
+        return part
+    key = _PARTS.get(str(part.get("type"))) if isinstance(part, dict) else None
+    if key is not None and isinstance(text := part.get(key), str):
         return text
     faults.add(FaultKind.UNSUPPORTED_PART, where, shown(part), '{"type": "text", "text": ...}')
     return ""
 
 
-def _check_order(messages: Sequence[Message], where: str, faults: LineFaults) -> None:
-    """Add faults of the order: system first, a user before any answer, tool results only after calls."""
-    roles = [message["role"] for message in messages]
-    has_turn = False
-    for index, role in enumerate(roles):
-        at = f"{where}[{index}].role"
-        if role in _LEADING and any(earlier not in _LEADING for earlier in roles[:index]):
-            faults.add(FaultKind.ROLE_ORDER, at, f"{role} after {roles[index - 1]}", f"{role} before all others")
-        if role == "assistant" and not has_turn:
-            faults.add(FaultKind.ROLE_ORDER, at, "an answer to nothing", "a user's message before it")
-        has_turn = has_turn or role in {"user", "assistant"}
-    for index, (earlier, role) in enumerate(pairwise(["", *roles])):
-        if role == "tool" and earlier not in {"assistant", "tool"}:
-            found = f"tool after {earlier or 'nothing'}"
-            faults.add(FaultKind.ROLE_ORDER, f"{where}[{index}].role", found, "tool after the assistant's tool_calls")
-
-
-def _check_calls(messages: Sequence[Message], where: str, faults: LineFaults) -> None:
-    """Add faults of results without a call before them, and of calls without a result right after them."""
-    waiting: dict[str, int] = {}
-    for index, message in enumerate(messages):
-        if message["role"] == "tool":
-            if waiting.pop(message["tool_call_id"], None) is None:
-                found, needed = shown(message["tool_call_id"]), "the id of a call still without a result"
-                faults.add(FaultKind.UNKNOWN_CALL_ID, f"{where}[{index}].tool_call_id", found, needed)
+def _add_reasoning(message: dict[str, Any], item: Mapping[str, Any], where: str, faults: LineFaults) -> None:
+    """Add the reasoning, which has two names: that of most templates, and that of vLLM's answers."""
+    for key in _REASONING:
+        if key not in item or faults.typed(item[key], str, f"{where}.{key}") is None or not item[key].strip():
             continue
-        for call_id, caller in waiting.items():
-            at = f"{where}[{caller}].tool_calls"
-            faults.add(FaultKind.UNANSWERED_CALL, at, f"no result for {shown(call_id)}", "a tool message right after")
-        calls = message.get("tool_calls", ())
-        waiting = {str(call.get("id")): index for call in calls}
+        if message.setdefault("reasoning_content", item[key]) != item[key]:
+            faults.add(FaultKind.REPEATED_KEY, f"{where}.{key}", "another reasoning", "one of the two keys")
+
+
+def _check_keys(item: Mapping[str, Any], place: tuple[str, int], faults: LineFaults) -> None:
+    """Warn of each further key that has a value; add a fault for one that training would have to show the model."""
+    where, index = place
+    known = _READ_OF.get(item["role"], _READ)
+    for key, value in item.items():
+        if key in known or value in ("", [], {}):
+            continue
+        if key in MEDIA and not isinstance(value, str):
+            faults.add(FaultKind.UNSUPPORTED_PART, f"{where}[{index}].{key}", shown(value), "text alone")
+        else:
+            faults.warn(WarningKind.IGNORED_KEY, f"{where}[].{key[:80]} is ignored: training does not use it")

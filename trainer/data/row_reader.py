@@ -3,119 +3,157 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from trainer.data.faults import FaultKind, LineFaults, WarningKind, inside, shown
-from trainer.data.messages import read_answer, read_messages
-from trainer.data.rows import Conversation, Judged, Message, Preference, Row
-from trainer.data.tools import read_tools
-from trainer.row_formats import RowFormat
+from trainer.data.dialogues import PLAIN_READ, RowDialogue, check_columns, pop_dialogue, pop_prompt
+from trainer.data.faults import FaultKind, LineFaults, WarningKind, shown
+from trainer.data.json_text import messages_in
+from trainer.data.messages import check_dialogue, read_messages
+from trainer.data.preferences import read_openai_preference, read_preference
+from trainer.data.rows import Conversation, Judged, PlainJudged, PlainText, Row
+from trainer.data.tools import pop_tools, schemas
+from trainer.row_formats import DIALOGUES, RowFormat, as_label
 
 
 def read_row(value: Mapping[str, Any], form: RowFormat, faults: LineFaults) -> Row | None:
-    """Return ``value``, a row of format ``form``, in the internal form; None, and its faults added, if it is faulty."""
-    row = _READERS[form](value, faults)
+    """Return ``value``, a row of format ``form``, in the internal form; None, and its faults added, if it is faulty.
+
+    A further column is a warning, unless the model would have to see it.
+    """
+    columns = dict(value)  # each reader removes what it reads
+    row = _READERS[form](columns, faults)
+    check_columns(columns, "", faults)
     return None if faults else row
 
 
-def _chat(value: Mapping[str, Any], faults: LineFaults) -> Row | None:
-    chat = _conversation(value, "", faults)
-    if chat is None or faults:
-        return None
-    _check_last(chat.messages, faults)
-    if not faults and not any(chat.trained):
-        needed = "at least one answer with weight 1"
-        faults.add(FaultKind.NOTHING_TRAINED, "messages", "weight 0 on every answer", needed)
-    return chat
-
-
-def _prompt_completion(value: Mapping[str, Any], faults: LineFaults) -> Row | None:
-    faults.check_keys(value, ("prompt", "completion"), "")
-    return Conversation(_turn(value, "prompt", "completion", faults), (False, True))
-
-
-def _alpaca(value: Mapping[str, Any], faults: LineFaults) -> Row | None:
-    """Join the instruction, a blank line and the input, if there is one, to the user's message."""
-    faults.check_keys(value, ("instruction", "input", "output"), "")
-    user, answer = _turn(value, "instruction", "output", faults)
-    if value.get("input") and faults.typed(value["input"], str, "input") is not None:
-        user = {"role": "user", "content": f"{user['content']}\n\n{value['input']}"}
-    return Conversation((user, answer), (False, True))
-
-
-def _dpo(value: Mapping[str, Any], faults: LineFaults) -> Row | None:
-    faults.check_keys(value, ("input", "preferred_output", "non_preferred_output"), "")
-    asked = faults.required(value, "input", dict, "")
-    outputs = [faults.required(value, key, list, "") for key in ("preferred_output", "non_preferred_output")]
-    chat = None if asked is None or None in outputs else _conversation(asked, "input", faults)
-    if chat is None:
-        return None
-    preferred = read_answer(outputs[0], chat.tools, "preferred_output", faults)
-    rejected = read_answer(outputs[1], chat.tools, "non_preferred_output", faults)
+def _chat(columns: dict[str, Any], faults: LineFaults) -> Row | None:
+    chat = pop_dialogue(columns, "", faults)
     if faults:
         return None
-    if (last := chat.messages[-1]["role"]) not in {"user", "tool"}:
-        faults.add(FaultKind.ROLE_ORDER, "input.messages", f"{last} last", "user or tool last")
-    if preferred == rejected:
-        faults.add(FaultKind.SAME_ANSWERS, "non_preferred_output", "the preferred answer again", "a worse answer")
-    return Preference(chat.messages, preferred, rejected, chat.tools)
-
-
-def _kto(value: Mapping[str, Any], faults: LineFaults) -> Row | None:
-    label = value.get("label")
-    if type(label) is not bool:
-        faults.add(FaultKind.BAD_LABEL, "label", shown(label), "true (a good answer) or false")
-    if "messages" not in value:
-        faults.check_keys(value, ("prompt", "completion", "label"), "")
-        user, answer = _turn(value, "prompt", "completion", faults)
-        return Judged((user,), answer, label is True)
-    chat = _conversation(value, "", faults, "label")
-    if chat is None or faults:
+    answers = [index for index, message in enumerate(chat.messages) if message["role"] == "assistant"]
+    if not answers:
+        faults.add(FaultKind.NO_ANSWER, chat.where, "no message of the assistant", "an answer to learn")
+    elif not any(chat.trained):
+        needed = "at least one answer with weight 1"
+        faults.add(FaultKind.NOTHING_TRAINED, chat.where, "weight 0 on every answer", needed)
+    elif chat.trained[0]:
+        _leave_out_greeting(chat, faults)
+    if faults:
         return None
-    _check_last(chat.messages, faults)
-    return Judged(chat.messages[:-1], chat.messages[-1], label is True, chat.tools)
+    if len(chat.messages) > (end := answers[-1] + 1):
+        faults.warn(WarningKind.LEFT_OUT, "messages behind the last answer are left out: they train nothing")
+    return Conversation(tuple(chat.messages[:end]), tuple(chat.trained[:end]), chat.tools)
 
 
-_READERS: Final[Mapping[RowFormat, Callable[[Mapping[str, Any], LineFaults], Row | None]]] = {
+def _leave_out_greeting(chat: RowDialogue, faults: LineFaults) -> None:
+    """Read an answer before all other messages as context: there is no request to which it would be the answer."""
+    chat.trained[0] = False
+    if any(chat.trained):
+        faults.warn(WarningKind.LEFT_OUT, "an answer before all other messages is context: it is not trained")
+    else:
+        faults.add(FaultKind.ROLE_ORDER, f"{chat.where}[0].role", "an answer to nothing", "a message before it")
+
+
+def _prompt_completion(columns: dict[str, Any], faults: LineFaults) -> Row | None:
+    tools = pop_tools(columns, "", faults)
+    if "completion" not in columns:
+        faults.add(FaultKind.MISSING_KEY, "completion", "nothing", "a string or a list of messages")
+        return None
+    completion = messages_in(columns.pop("completion"), faults)
+    if isinstance(completion, str) and _is_plain(columns):
+        return PlainText(_plain_prompt(columns, faults), _answer_text(completion, "completion", faults))
+    prompt = pop_prompt(columns, ("prompt", "question"), tools, faults)
+    answers, trained = _completion(completion, schemas(tools), faults)
+    if faults:
+        return None
+    messages = [*prompt, *answers]
+    check_dialogue(messages, "completion", faults)
+    if not any(trained):
+        faults.add(FaultKind.NO_ANSWER, "completion", "no answer of the assistant", "an answer to learn")
+    end = max((index for index, message in enumerate(messages, 1) if message["role"] == "assistant"), default=0)
+    return Conversation(tuple(messages[:end]), (*(False for _ in prompt), *trained)[:end], tools)
+
+
+def _completion(
+    completion: Any, known: Mapping[str, Any], faults: LineFaults
+) -> tuple[list[dict[str, Any]], list[bool]]:
+    """Return the messages of a completion, and for each whether it is trained."""
+    if isinstance(completion, str):
+        return [{"role": "assistant", "content": _answer_text(completion, "completion", faults)}], [True]
+    return read_messages(completion, known, "completion", faults)
+
+
+def _is_plain(columns: Mapping[str, Any]) -> bool:
+    """Return whether a row with a text to complete has no prompt that could be a user's message."""
+    prompt = columns.get("prompt", "")
+    return isinstance(prompt, str) and not prompt.strip() and not columns.get("system")
+
+
+def _plain_prompt(columns: dict[str, Any], faults: LineFaults) -> str:
+    """Remove the blank prompt of a plain text and return it."""
+    faults.warn(WarningKind.PLAIN_TEXT, PLAIN_READ)
+    return str(columns.pop("prompt", ""))
+
+
+def _text(columns: dict[str, Any], faults: LineFaults) -> Row | None:
+    faults.warn(WarningKind.PLAIN_TEXT, PLAIN_READ)
+    text = faults.required(columns, "text", str, "")
+    columns.pop("text", None)
+    return PlainText("", _answer_text(text or "", "text", faults))
+
+
+def _alpaca(columns: dict[str, Any], faults: LineFaults) -> Row | None:
+    """Read the earlier turns in ``history`` as trained answers: so does LLaMA-Factory, whose column it is."""
+    tools = pop_tools(columns, "", faults)
+    answer = faults.required(columns, "output", str, "")
+    columns.pop("output", None)
+    prompt = pop_prompt(columns, ("instruction",), tools, faults)
+    messages = [*prompt, {"role": "assistant", "content": _answer_text(answer or "", "output", faults)}]
+    return Conversation(tuple(messages), tuple(message["role"] == "assistant" for message in messages), tools)
+
+
+def _kto(columns: dict[str, Any], faults: LineFaults) -> Row | None:
+    label = as_label(stated := columns.pop("label", None))
+    if label is None:
+        faults.add(FaultKind.BAD_LABEL, "label", shown(stated), "true (a good answer) or false")
+    if not any(key in columns for key in DIALOGUES):
+        return _judged_completion(columns, label is True, faults)
+    chat = pop_dialogue(columns, "", faults)
+    return None if faults else _judged(chat, label is True, faults)
+
+
+def _judged_completion(columns: dict[str, Any], label: bool, faults: LineFaults) -> Row | None:  # noqa: FBT001
+    row = _prompt_completion(columns, faults)
+    if isinstance(row, PlainText):
+        return PlainJudged(row.prompt, row.completion, label)
+    if faults or not isinstance(row, Conversation):
+        return None
+    return Judged(row.messages[:-1], row.messages[-1], label, row.tools)
+
+
+def _judged(chat: RowDialogue, label: bool, faults: LineFaults) -> Row | None:  # noqa: FBT001
+    *prompt, answer = chat.messages
+    roles = [message["role"] for message in chat.messages]
+    if "assistant" not in roles:
+        faults.add(FaultKind.NO_ANSWER, chat.where, "no message of the assistant", "an answer to learn")
+    elif roles[-1] != "assistant":
+        faults.add(FaultKind.LAST_NOT_ASSISTANT, chat.where, f"{roles[-1]} last", "the assistant's answer last")
+    elif not prompt:
+        faults.add(FaultKind.ROLE_ORDER, f"{chat.where}[0].role", "an answer to nothing", "a message before it")
+    return Judged(tuple(prompt), answer, label, chat.tools)
+
+
+def _answer_text(text: str, where: str, faults: LineFaults) -> str:
+    if not text.strip() and not any(fault.where == where for fault in faults.found):
+        faults.add(FaultKind.EMPTY_ANSWER, where, "no text", "some text")
+    return text
+
+
+_READERS: Final[Mapping[RowFormat, Callable[[dict[str, Any], LineFaults], Row | None]]] = {
     RowFormat.CHAT: _chat,
+    RowFormat.SHAREGPT: _chat,
     RowFormat.PROMPT_COMPLETION: _prompt_completion,
     RowFormat.ALPACA: _alpaca,
-    RowFormat.DPO: _dpo,
+    RowFormat.TEXT: _text,
+    RowFormat.DPO: read_openai_preference,
+    RowFormat.PREFERENCE: read_preference,
     RowFormat.KTO: _kto,
 }
-
-
-def _conversation(value: Mapping[str, Any], where: str, faults: LineFaults, *more: str) -> Conversation | None:
-    """Return the messages and tools of the object at ``where``, which may have the keys ``more`` too.
-
-    None, and a fault added, if it has no list of messages. Valid only if no fault was added.
-    """
-    faults.check_keys(value, ("messages", "tools", "parallel_tool_calls", *more), where)
-    if "parallel_tool_calls" in value:
-        ignored = inside(where, "parallel_tool_calls")
-        faults.warn(WarningKind.IGNORED_KEY, f"{ignored} is ignored in training: chat templates do not receive it")
-    tools = read_tools(value["tools"], inside(where, "tools"), faults) if "tools" in value else ()
-    listed = faults.required(value, "messages", list, where)
-    if listed is None:
-        return None
-    return Conversation(*read_messages(listed, tools, inside(where, "messages"), faults), tools)
-
-
-def _turn(value: Mapping[str, Any], asked: str, answered: str, faults: LineFaults) -> tuple[Message, Message]:
-    user = _text(value, asked, FaultKind.EMPTY_PROMPT, faults)
-    answer = _text(value, answered, FaultKind.EMPTY_ANSWER, faults)
-    return {"role": "user", "content": user}, {"role": "assistant", "content": answer}
-
-
-def _text(value: Mapping[str, Any], key: str, blank: FaultKind, faults: LineFaults) -> str:
-    """Return the string at ``key``; a fault is added if it is missing, no string, or ``blank``."""
-    text: str | None = faults.required(value, key, str, "")
-    if text is not None and not text.strip():
-        faults.add(blank, key, "no text", "some text")
-    return text or ""
-
-
-def _check_last(messages: tuple[Message, ...], faults: LineFaults) -> None:
-    roles = [message["role"] for message in messages]
-    if "assistant" not in roles:
-        faults.add(FaultKind.NO_ANSWER, "messages", "no message of the assistant", "an answer to learn")
-    elif roles[-1] != "assistant":
-        faults.add(FaultKind.LAST_NOT_ASSISTANT, "messages", f"{roles[-1]} last", "the assistant's answer last")

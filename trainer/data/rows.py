@@ -59,4 +59,22 @@ class PlainText:
     completion: str
 
 
-Row = Conversation | Preference | Judged | PlainText
+@dataclass(frozen=True, slots=True)
+class PlainPreference:
+    """A text with a better and a worse continuation, trained without the chat template (method ``dpo``)."""
+
+    prompt: str
+    preferred: str
+    rejected: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlainJudged:
+    """A text with one continuation, labelled good or bad, trained without the chat template (method ``kto``)."""
+
+    prompt: str
+    completion: str
+    good: bool
+
+
+Row = Conversation | Preference | Judged | PlainText | PlainPreference | PlainJudged

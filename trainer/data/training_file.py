@@ -1,40 +1,21 @@
-"""Reads a training file line by line, in memory that does not grow with its size.
+"""Reads a training file row by row, in memory that does not grow with its size."""
 
-A line longer than a limit is not read into memory.
-"""
-
-import codecs
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from adapters import strict_json
 from trainer import row_formats
-from trainer.data.faults import FaultKind, LineFault, LineFaults, LineWarning, shown
+from trainer.data.containers import MAX_LINE_BYTES, DataRow, FileFault, read_lines
+from trainer.data.faults import FaultKind, LineFault, LineFaults, LineWarning, WarningKind, shown
+from trainer.data.nulls import without_nulls
 from trainer.data.row_reader import read_row
 from trainer.data.rows import Row
 from trainer.row_formats import RowFormat
 
-MAX_LINE_BYTES: Final = 8 * 2**20
-_BLOCK: Final = 2**16
 _UTF16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
-
-
-@dataclass(frozen=True, slots=True)
-class DataRow:
-    """One line, or a run of blank ones.
-
-    ``number`` counts from 1. ``raw`` has no line end, and is empty for a line that is too long.
-    """
-
-    number: int
-    raw: bytes
-    size: int
-    """Bytes in the file, without the line end."""
-    blanks: int = 0
-    """Number of blank lines; 0 for a line with text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,62 +36,38 @@ def read_file(path: Path) -> Iterator[ReadLine]:
         OSError: the file cannot be read.
     """
     form: RowFormat | None = None
-    for line in read_lines(path):
-        faults = LineFaults(line.number)
-        if line.number == 1 and line.raw.startswith(_UTF16_MARKS):
-            whole = LineFault(None, FaultKind.UTF16, "", "UTF-16", "UTF-8: save the file in that encoding")
-            yield ReadLine(1, None, None, (whole,))
-            return
-        row: Row | None = None
-        value = _parse(line, faults)
-        if value is not None:
-            own = row_formats.detect(value)
-            form = form or own
-            if own is None:
-                needed = "messages; prompt and completion; instruction and output; input and preferred_output; label"
-                faults.add(FaultKind.UNKNOWN_FORMAT, "", f"the keys {', '.join(value) or '(none)'}"[:120], needed)
-            elif own is not form:
-                faults.add(FaultKind.MIXED_FORMATS, "", f"a row of format {own}", f"{form}, as the rows before it")
-            else:
-                row = read_row(value, own, faults)
-        yield ReadLine(line.number, form, row, tuple(faults.found), tuple(faults.warnings))
+    try:
+        for line in read_lines(path):
+            if line.number == 1 and line.raw.startswith(_UTF16_MARKS):
+                raise FileFault(FaultKind.UTF16, "UTF-16", "UTF-8: save the file in that encoding")
+            faults = LineFaults(line.number)
+            value = _parse(line, faults)
+            row = None
+            if value is not None:
+                own = _form(value, form, faults)
+                form = form or own
+                row = read_row(value, own, faults) if own is not None and not faults else None
+            yield ReadLine(line.number, form, row, tuple(faults.found), tuple(faults.warnings))
+    except FileFault as broken:
+        whole = LineFault(broken.line, broken.kind, "", broken.found, broken.needed)
+        yield ReadLine(broken.line or 1, form, None, (whole,))
 
 
-def read_lines(path: Path) -> Iterator[DataRow]:
-    """Yield the lines of a file: blank ones at its end are skipped, a run of others is one ``DataRow``.
-
-    Memory: one line of at most ``MAX_LINE_BYTES``.
-    """
-    with path.open("rb") as file:
-        first_blank = blanks = 0
-        for number, raw, size in _numbered(file):
-            if size <= MAX_LINE_BYTES and not raw.strip():
-                first_blank, blanks = (first_blank or number), blanks + 1
-                continue
-            if blanks:
-                yield DataRow(first_blank, b"", 0, blanks)
-                first_blank = blanks = 0
-            yield DataRow(number, raw, size)
-
-
-def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes, int]]:
-    number = 0
-    while raw := file.readline(MAX_LINE_BYTES + 2):  # two for the line end
-        number += 1
-        text = raw.rstrip(b"\r\n")
-        if raw.endswith(b"\n") or len(text) <= MAX_LINE_BYTES:
-            yield number, text, len(text)
-            continue
-        size = len(raw)
-        while rest := file.readline(_BLOCK):
-            size += len(rest)
-            if rest.endswith(b"\n"):
-                break
-        yield number, b"", size
+def _form(value: dict[str, Any], form: RowFormat | None, faults: LineFaults) -> RowFormat | None:
+    """Return the format of a row in a file of format ``form``; a fault is added if it is none or another one."""
+    own = row_formats.detect(value)
+    if form is RowFormat.KTO and own in row_formats.JUDGED:
+        return form  # its label is missing or no judgement, and the fault says so
+    if own is None:
+        found = f"the keys {', '.join(value) or '(none)'}"[:120]
+        faults.add(FaultKind.UNKNOWN_FORMAT, "", found, row_formats.KEYS)
+    elif own is not (form or own):
+        faults.add(FaultKind.MIXED_FORMATS, "", f"a row of format {own}", f"{form}, as the rows before it")
+    return own
 
 
 def _parse(line: DataRow, faults: LineFaults) -> dict[str, Any] | None:
-    """Return the JSON object on the line; None, and a fault added, if there is none."""
+    """Return the JSON object on the line without nulls; None, and a fault added, if there is none."""
     if line.size > MAX_LINE_BYTES:
         faults.add(FaultKind.LINE_TOO_LONG, "", f"{line.size} bytes", f"at most {MAX_LINE_BYTES}")
         return None
@@ -118,11 +75,9 @@ def _parse(line: DataRow, faults: LineFaults) -> dict[str, Any] | None:
         found = "a blank line" if line.blanks == 1 else f"{line.blanks} blank lines"
         faults.add(FaultKind.BLANK_LINE, "", found, "one JSON object on each line, up to the last")
         return None
-    raw = line.raw
-    if line.number == 1 and raw.startswith(codecs.BOM_UTF8):
-        faults.add(FaultKind.BYTE_ORDER_MARK, "", "a byte order mark", "UTF-8 without it: save again with 'no BOM'")
-        raw = raw.removeprefix(codecs.BOM_UTF8)
-    value = _value(raw, faults)
+    if line.has_mark:
+        faults.warn(WarningKind.BYTE_ORDER_MARK, "the byte order mark before the first row is skipped")
+    value = _value(line.raw, faults)
     if faults:
         return None
     if not isinstance(value, dict):
@@ -136,7 +91,15 @@ def _value(raw: bytes, faults: LineFaults) -> Any:
     try:
         if b"\0" in raw or b"\\u0000" in raw:
             faults.add(FaultKind.NUL_CHARACTER, "", "the character U+0000", "text; was the file cut or padded?")
-        return strict_json.parse(raw)
+        value = strict_json.parse(raw)
+        if b"null" not in raw or not isinstance(value, dict):
+            return value
+        value, is_padded = without_nulls(value)
+        if is_padded:
+            faults.warn(WarningKind.NULL_VALUE, "null is read as a key that is not there")
+        return value
+    except RecursionError:
+        faults.add(FaultKind.TOO_DEEP, "", "nesting is too deep", "JSON with fewer levels")
     except UnicodeDecodeError as error:
         found = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
         faults.add(FaultKind.NOT_UTF8, "", found, "UTF-8 text")

@@ -5,6 +5,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+MAX_BYTES: Final = 512 << 20
+"""OpenAI's limit on one file, and ours on what a packed one unpacks to."""
+
 
 class Purpose(StrEnum):
     """OpenAI's values of a file's ``purpose``."""

@@ -14,12 +14,9 @@ from adapters.storage.database import Database
 from adapters.storage.disk import FileEntry, in_thread
 from trainer.clock import Clock, database_clock
 from trainer.errors import FileCorrupt, FileInUse, FileNotFound, FileTooLarge, InvalidField
-from trainer.files.file import File, Purpose
+from trainer.files.file import MAX_BYTES, File, Purpose
 from trainer.page import MAX_LIMIT, Page, read_page
 from trainer.schema import files, jobs, mint, row_reader
-
-MAX_BYTES: Final = 512 << 20
-"""OpenAI's limit on one file."""
 
 MAX_FILENAME_LENGTH: Final = 255
 EXPIRY_S: Final = range(3600, 30 * 24 * 3600 + 1)

@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 
 from trainer.data.faults import FaultKind, LineFault, LineFaults
-from trainer.data.rows import Conversation, Judged, PlainText, Preference, Row
+from trainer.data.rows import Conversation, Judged, PlainJudged, PlainPreference, PlainText, Preference, Row
 from trainer.data.training_file import read_file
 from trainer.methods.endings import DataRefused
 from trainer.methods.progress import Reporter
@@ -43,6 +43,13 @@ def columns(row: Row, renderer: Renderer, faults: LineFaults) -> list[Columns]:
             text = renderer.text(row)
             labels = [IGNORED] * len(text.prompt) + text.answer
             return [{"input_ids": text.prompt + text.answer, "labels": labels}]
+        case PlainPreference():
+            texts = [renderer.text(PlainText(row.prompt, answer)) for answer in (row.preferred, row.rejected)]
+            answers = dict(zip(_ANSWERS, (text.answer for text in texts), strict=False))
+            return [{"prompt_ids": texts[0].prompt, **answers}]
+        case PlainJudged():
+            text = renderer.text(PlainText(row.prompt, row.completion))
+            return [{"prompt_ids": text.prompt, "completion_ids": text.answer, "label": row.good}]
 
 
 def lengths(made: Columns) -> list[int]:

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import torch
 
+from trainer.data.containers import read_lines
 from trainer.data.file_report import inspect_files
-from trainer.data.training_file import read_lines
 from trainer.methods import base_model, data_sets
 from trainer.methods.endings import RunEnded, SpecRefused
 from trainer.methods.hyperparameters import Hyperparameters, pack_length, resolve
@@ -101,7 +101,8 @@ def _dry_run(
     dry.path.mkdir(parents=True)
     rows = dry.path / "longest.jsonl"
     with rows.open("wb") as file:
-        file.writelines(line.raw + b"\n" for line in read_lines(spec.training_file) if line.number in chosen)
+        longest = (line.raw for line in read_lines(spec.training_file) if line.number in chosen)
+        file.writelines(b" ".join(raw.splitlines()) + b"\n" for raw in longest)  # an array's element has line ends
     share = numbers.batch_size // spec.processes
     steps = {"n_epochs": DRY_STEPS, "checkpoint_steps": DRY_STEPS, "batch_size": share, "processes": 1}
     try:

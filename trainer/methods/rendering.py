@@ -104,8 +104,14 @@ class Renderer:
 
         The answer is the completion and the end-of-sequence token.
         """
-        end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
-        return Answered(self.tokenizer(row.prompt)["input_ids"], [*self._ids(row.completion), *end])
+        asked, ids, end = (
+            self.tokenizer(row.prompt)["input_ids"],
+            self._ids(row.completion),
+            self.tokenizer.eos_token_id,
+        )
+        if asked == ids[:1]:  # the text itself begins with the token that the tokenizer puts before every text
+            asked = []
+        return Answered(asked, ids if end is None or ids[-1:] == [end] else [*ids, end])
 
     def segments(self, rendered: Rendered) -> Iterator[tuple[str, bool]]:
         """Yield the text of each run of trained or untrained tokens, special tokens visible: the mask's preview."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.data import training_file
+from trainer.data import containers
 from trainer.data.faults import FaultKind
 
 USER = {"role": "user", "content": "Hi"}
@@ -45,14 +45,15 @@ LINES: list[tuple[FaultKind, bytes]] = [
     (FaultKind.NOT_AN_OBJECT, b"[]"),
     (FaultKind.NOT_AN_OBJECT, b"null"),
     (FaultKind.UNKNOWN_FORMAT, b"{}"),
-    (FaultKind.UNKNOWN_FORMAT, b'{"text": "Once upon a time"}'),
+    (FaultKind.UNKNOWN_FORMAT, b'{"story": "Once upon a time"}'),
+    (FaultKind.MIXED_FORMATS, b'{"text": "Once upon a time"}'),
     (FaultKind.BLANK_LINE, b"   "),
-    (FaultKind.LINE_TOO_LONG, b'{"messages": "' + b"a" * training_file.MAX_LINE_BYTES + b'"}'),
+    (FaultKind.LINE_TOO_LONG, b'{"messages": "' + b"a" * containers.MAX_LINE_BYTES + b'"}'),
 ]
 CHATS: list[tuple[FaultKind, Any]] = [
     (FaultKind.MIXED_FORMATS, {"prompt": "a", "completion": "b"}),
-    (FaultKind.UNKNOWN_KEY, chat(USER, ANSWER, comment="x")),
-    (FaultKind.UNKNOWN_KEY, chat({**USER, "mood": "good"}, ANSWER)),
+    (FaultKind.UNSUPPORTED_PART, chat(USER, ANSWER, images=[{"path": "a.png"}])),
+    (FaultKind.UNSUPPORTED_PART, chat({**USER, "audio": {"id": "a"}}, ANSWER)),
     (FaultKind.WRONG_TYPE, {"messages": {}}),
     (FaultKind.WRONG_TYPE, chat("Hi", ANSWER)),
     (FaultKind.WRONG_TYPE, chat({"role": 1, "content": "Hi"}, ANSWER)),
@@ -61,28 +62,33 @@ CHATS: list[tuple[FaultKind, Any]] = [
     (FaultKind.MISSING_KEY, chat({"role": "user"}, ANSWER)),
     (FaultKind.NO_MESSAGES, chat()),
     (FaultKind.WRONG_ROLE, chat({"role": "human", "content": "Hi"}, ANSWER)),
-    (FaultKind.ROLE_ORDER, chat(ANSWER, USER, ANSWER)),
-    (FaultKind.ROLE_ORDER, chat(USER, {"role": "system", "content": "Be kind"}, ANSWER)),
+    (FaultKind.ROLE_ORDER, chat(ANSWER)),
+    (FaultKind.ROLE_ORDER, chat(ANSWER, USER)),
     (FaultKind.ROLE_ORDER, chat(USER, result(), ANSWER, tools=[TOOL])),
     (FaultKind.NO_ANSWER, chat(USER)),
-    (FaultKind.LAST_NOT_ASSISTANT, chat(USER, ANSWER, USER)),
     (FaultKind.EMPTY_ANSWER, chat(USER, {"role": "assistant", "content": " \n"})),
     (FaultKind.EMPTY_ANSWER, chat(USER, {"role": "assistant", "content": None})),
     (FaultKind.EMPTY_PROMPT, chat({"role": "user", "content": ""}, ANSWER)),
     (FaultKind.UNSUPPORTED_PART, chat({"role": "user", "content": [{"type": "image_url"}]}, ANSWER)),
     (FaultKind.BAD_WEIGHT, chat(USER, {**ANSWER, "weight": 0.5})),
-    (FaultKind.BAD_WEIGHT, chat(USER, {**ANSWER, "weight": True})),
+    (FaultKind.BAD_WEIGHT, chat(USER, {**ANSWER, "weight": "1"})),
     (FaultKind.WEIGHT_ELSEWHERE, chat({**USER, "weight": 1}, ANSWER)),
     (FaultKind.NOTHING_TRAINED, chat(USER, {**ANSWER, "weight": 0})),
-    (FaultKind.BAD_TOOL, chat(USER, ANSWER, tools=[{"name": "add"}])),
+    (FaultKind.BAD_TOOL, chat(USER, ANSWER, tools=[{"title": "add"}])),
+    (FaultKind.BAD_TOOL, chat(USER, ANSWER, tools=[{"type": "web_search"}])),
+    (FaultKind.BAD_TOOL, chat(USER, ANSWER, tools=[{"name": "add", "parameters": "none"}])),
+    (FaultKind.WRONG_TYPE, chat(USER, ANSWER, tools="add")),
     (FaultKind.REPEATED_TOOL, chat(USER, ANSWER, tools=[TOOL, TOOL])),
     (FaultKind.CALL_WITHOUT_TOOLS, chat(USER, call())),
     (FaultKind.UNKNOWN_TOOL, chat(USER, call("subtract"), tools=[TOOL])),
     (FaultKind.BAD_CALL, chat(USER, {"role": "assistant", "tool_calls": [{"name": "add"}]}, tools=[TOOL])),
-    (FaultKind.BAD_CALL, chat(USER, {"role": "assistant", "tool_calls": []}, tools=[TOOL])),
+    (FaultKind.EMPTY_ANSWER, chat(USER, {"role": "assistant", "tool_calls": []}, tools=[TOOL])),
+    (FaultKind.BAD_CALL, chat({**USER, "tool_calls": call()["tool_calls"]}, ANSWER, tools=[TOOL])),
     (FaultKind.BAD_ARGUMENTS, chat(USER, call(arguments="{a: 1}"), tools=[TOOL])),
     (FaultKind.BAD_ARGUMENTS, chat(USER, call(arguments="[1]"), tools=[TOOL])),
     (FaultKind.UNKNOWN_CALL_ID, chat(USER, call(), result("2"), result(), ANSWER, tools=[TOOL])),
+    (FaultKind.REPEATED_KEY, chat(USER, {**ANSWER, "reasoning": "a", "reasoning_content": "b"})),
+    (FaultKind.REPEATED_KEY, chat({"role": "system", "content": "a"}, USER, ANSWER, system="b")),
     (FaultKind.UNANSWERED_CALL, chat(USER, call(), USER, ANSWER, tools=[TOOL])),
 ]
 PREFERENCES: list[tuple[FaultKind, Any]] = [
@@ -91,5 +97,6 @@ PREFERENCES: list[tuple[FaultKind, Any]] = [
     (FaultKind.WRONG_ROLE, preference(preferred_output=[USER])),
     (FaultKind.ROLE_ORDER, preference(input={"messages": [USER, ANSWER]})),
     (FaultKind.MISSING_KEY, {"preferred_output": [ANSWER]}),
-    (FaultKind.UNKNOWN_KEY, preference(margin=2)),
+    (FaultKind.NO_MESSAGES, preference(input={"messages": []})),
+    (FaultKind.EMPTY_ANSWER, preference(preferred_output=[{"role": "assistant", "content": " "}])),
 ]

@@ -1,0 +1,78 @@
+"""Messages of other formats, made into OpenAI's: ShareGPT's, and OpenAI's own before there were tools."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from trainer.data.faults import FaultKind, LineFaults, WarningKind, shown
+from trainer.data.json_text import json_value
+
+FUNCTIONS_READ: Final = "functions and function_call are read as tools and tool_calls"
+"""The warning about OpenAI's retired spelling of tools."""
+_CALL: Final = "function_call"
+_ROLES: Final[Mapping[str, str]] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "model": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "developer": "developer",
+    "tool": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+    "tool_response": "tool",
+    "function": "tool",
+    "function_call": _CALL,
+    "tool_call": _CALL,
+}
+"""ShareGPT's names of roles, in lower case."""
+
+
+def openai_message(item: Mapping[str, Any], where: str, faults: LineFaults, *, is_sharegpt: bool) -> dict[str, Any]:
+    """Return the message ``item`` with OpenAI's keys and roles.
+
+    Args:
+        item: a message with ``role`` and ``content``, or with ShareGPT's ``from`` and ``value``.
+        where: its place in the row.
+        faults: receives those of a call that cannot be read.
+        is_sharegpt: whether ShareGPT's roles are read under ``role`` too; under ``from`` they always are.
+    """
+    message = dict(item)
+    if "from" in message and "role" not in message:
+        is_sharegpt = True
+        message["role"] = message.pop("from")
+        if "value" in message:
+            message.setdefault("content", message.pop("value"))
+    role = message.get("role")
+    if is_sharegpt and isinstance(role, str):
+        message["role"] = _ROLES.get(role.strip().lower(), role)
+    if message.get("role") == "function":
+        message["role"] = "tool"
+    if message.get("role") == _CALL:
+        _read_call_text(message, where, faults)
+    called = message.get(_CALL)
+    if isinstance(called, dict) and not any(called.values()):
+        del message[_CALL]
+    elif isinstance(called, dict) and not message.get("tool_calls"):
+        faults.warn(WarningKind.CONVERTED, FUNCTIONS_READ)
+        message["tool_calls"] = [{"function": message.pop(_CALL)}]
+    return message
+
+
+def _read_call_text(message: dict[str, Any], where: str, faults: LineFaults) -> None:
+    """Make a ShareGPT call, whose content is JSON text of one call or a list of them, into an answer with calls."""
+    message["role"] = "assistant"
+    content = message.pop("content", None)
+    value = json_value(content)
+    calls = [value] if isinstance(value, dict) else value
+    if not isinstance(calls, list) or not calls:
+        needed = '{"name": ..., "arguments": {...}} as JSON text'
+        faults.add(FaultKind.BAD_CALL, where, shown(content), needed)
+        calls = []
+    message["tool_calls"] = [{"function": call} if _is_bare(call) else call for call in calls]
+
+
+def _is_bare(call: Any) -> bool:
+    return isinstance(call, dict) and "name" in call and "function" not in call
