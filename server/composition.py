@@ -159,7 +159,7 @@ def _make_job_preflight(
     return JobPreflight(
         records,
         settings.runs_dir,
-        base=engine.base_directory,
+        base=engine.training_base,
         adapter=partial(_version_directory, registry, blobs),
         preflight=preflight,
         threads=_training_threads(settings.train_processes),

@@ -19,6 +19,7 @@ from server.engine.protocol import Engine, EngineInfo
 from server.errors import EngineNotReady
 from server.residency.residency import Residency
 from server.scheduling.fair_scheduler import FairScheduler
+from trainer.renderer_options import RendererOptions
 
 RETRY_AFTER_S = 2
 
@@ -96,6 +97,11 @@ class CurrentEngine:
         """Wait until the base model has been read; return the directory of its files."""
         await self._info_known.wait()
         return self.info.directory
+
+    async def training_base(self) -> tuple[Path, RendererOptions]:
+        """Wait until the base model has been read; return its directory and how the server renders prompts for it."""
+        await self._info_known.wait()
+        return self.info.directory, self.info.renderer
 
     def serving(self) -> RunningEngine:
         """Return the engine that answers inference requests.

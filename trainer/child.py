@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters.processes.child import NICENESS, child_environment, end, start
+from adapters.storage.disk import in_thread
 from trainer.errors import PreflightDied
 from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec
@@ -73,20 +74,27 @@ async def child(run_dir: Path, *arguments: str) -> AsyncIterator[Child]:
         await started.kill()
 
 
-async def run_preflight(spec: RunSpec) -> dict[str, Any]:
+async def run_preflight(spec: RunSpec, run: RunDirectory | None = None) -> dict[str, Any]:
     """Return ``trainer.methods.preflight``'s report on ``spec``, whose longest rows are trained on for a few steps.
 
-    ``ok`` is whether the run may start; ``training`` and ``validation`` list every fault with its line.
+    ``ok`` is whether the run may start; ``training`` and ``validation`` list every fault with its line. With ``run``,
+    that directory gets the token ids of a run that may start.
 
     Raises:
         PreflightDied: the child ended without a report, for example out of memory.
     """
-    with tempfile.TemporaryDirectory(prefix="patchbay-check-") as directory:
-        run = RunDirectory(Path(directory))
-        run.write_spec(spec)
-        async with child(run.path, "--preflight") as process:
+    if run is not None:
+        run.path.parent.mkdir(parents=True, exist_ok=True)
+    place = None if run is None else run.path.parent  # on the same disk, to be moved
+    with tempfile.TemporaryDirectory(prefix="patchbay-check-", dir=place) as directory:
+        checked = RunDirectory(Path(directory))
+        checked.write_spec(spec)
+        async with child(checked.path, "--preflight") as process:
             status = await process.ended()
         if status != 0:
-            output = (run.path / LOG).read_text(errors="replace")[-_SHOWN_BYTES:].strip()
+            output = (checked.path / LOG).read_text(errors="replace")[-_SHOWN_BYTES:].strip()
             raise PreflightDied(f"the check of the files died with status {status}", log=output)
-        return run.preflight()
+        report = checked.preflight()
+        if run is not None and report["ok"]:
+            await in_thread(run.take_token_rows, checked)
+        return report

@@ -21,6 +21,7 @@ from trainer.errors import FileCorrupt, IllegalTransition, PreflightDied
 from trainer.jobs.job import Failure, Job, Json
 from trainer.options import TrainingOptions
 from trainer.records import Records
+from trainer.renderer_options import RendererOptions
 from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec
 
@@ -29,7 +30,7 @@ log = structlog.get_logger(__name__)
 SHOWN: Final = 5
 """Faults in the error's message; the event has all of them."""
 
-Preflight = Callable[[RunSpec], Awaitable[dict[str, Any]]]
+Preflight = Callable[[RunSpec, RunDirectory], Awaitable[dict[str, Any]]]
 """See ``trainer.child.run_preflight``."""
 
 
@@ -44,8 +45,8 @@ class JobPreflight:
     runs: Path
     """Directory of the run directories, one a job."""
     _: KW_ONLY
-    base: Callable[[], Awaitable[Path]]
-    """Waits until the base model's directory is known."""
+    base: Callable[[], Awaitable[tuple[Path, RendererOptions]]]
+    """Waits until the base model's directory is known, and how the server renders prompts for it."""
     adapter: Callable[[str], Awaitable[Path]]
     """Returns the directory of a version, named as ``sql@7``; raises NotFound."""
     preflight: Preflight
@@ -72,7 +73,7 @@ class JobPreflight:
         jobs = self.records.jobs
         try:
             inputs = await self._inputs(job)
-            report = await self.preflight(run_spec(job, inputs))
+            report = await self.preflight(run_spec(job, inputs), RunDirectory(self.runs / job.id))
         except (BlobCorrupt, FileCorrupt, NotFound) as missing:
             return await jobs.reject(job.id, Failure(missing.code, missing.message, missing.param))
         except ValueError as unknown:  # created by another release, which has more methods
@@ -96,8 +97,10 @@ class JobPreflight:
             BlobCorrupt, FileCorrupt, NotFound: one of them no longer exists.
         """
         files, warm_start = self.records.files, job.extension.get("warm_start")
+        base, renderer = await self.base()
         return {
-            "base": await self.base(),
+            "base": base,
+            "renderer": renderer,
             "training_file": await files.content(job.training_file),
             "validation_file": None if job.validation_file is None else await files.content(job.validation_file),
             "warm_start": None if warm_start is None else await self.adapter(warm_start),

@@ -11,6 +11,8 @@
         state/                  what resuming needs; only the newest checkpoint keeps it
       result.json               child → worker: the RunResult, once it has ended
       metrics.csv, loss.png     RESULT_FILES, for people; written after result.json, before the child ends
+      rendering.json            trainer.rendering → the child: faults and token counts of the files
+      token_rows/               trainer.rendering → the child: their token ids, where no file has a fault
       check.json                child → worker: the preflight's report (``--preflight``)
       integrations.json         worker → child: tracking libraries that receive the metrics too
       lock                      held by the child that works here
@@ -22,12 +24,13 @@ A child started again on the same directory goes on from the newest checkpoint.
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from adapters.storage.disk import fsync_directory
 from trainer.errors import CheckpointNotFound
@@ -140,6 +143,7 @@ class RunDirectory:
         self.checkpoints_folder = path / "checkpoints"
         self.scratch = path / "scratch"
         self.warm_start = path / "warm_start"
+        self.token_rows = path / "token_rows"
 
     def write_spec(self, spec: RunSpec) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -228,6 +232,30 @@ class RunDirectory:
     def checkpoint_path(self, step: int) -> Path:
         """Return the directory of the checkpoint of ``step``, which exists once it is complete."""
         return self.checkpoints_folder / f"{_STEP}{step}"
+
+    def write_rendering(self, report: Mapping[str, Any]) -> None:
+        self.write("rendering.json", report)
+
+    @property
+    def is_rendered(self) -> bool:
+        """Whether the files were rendered, or found to have faults."""
+        return (self.path / "rendering.json").exists()
+
+    def rendering(self) -> dict[str, Any]:
+        """Return the rendering's report.
+
+        Raises:
+            OSError: there was none.
+        """
+        report: dict[str, Any] = self._read("rendering.json")
+        return report
+
+    def take_token_rows(self, other: Self) -> None:
+        """Move the rendered rows of ``other`` here, with their report."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.token_rows, ignore_errors=True)
+        other.token_rows.replace(self.token_rows)
+        self.write_rendering(other.rendering())
 
     def write_preflight(self, report: Mapping[str, Any]) -> None:
         self.write("check.json", report)

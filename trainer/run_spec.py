@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from trainer.options import TrainingOptions
+from trainer.renderer_options import RendererOptions
 from trainer.training_method import TrainingMethod
 
 
@@ -19,6 +20,8 @@ class RunSpec(TrainingOptions):
     validation_file: Path | None = None
     method: TrainingMethod = TrainingMethod.SUPERVISED
     seed: int = 0
+    renderer: RendererOptions = RendererOptions()
+    """Options of the server that decide how conversations become prompts."""
     warm_start: Path | None = None
     """Adapter directory to go on from instead of a fresh adapter."""
     threads: int | None = None

@@ -5,11 +5,12 @@ One contract suite runs against both.
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from adapters.base_model import BaseModel
+from trainer.renderer_options import RendererOptions
 
 ASGIApp = Callable[..., Awaitable[None]]
 
@@ -177,6 +178,8 @@ class EngineInfo:
     """The largest LoRA rank that fits in a slot."""
     directory: Path
     """The base model's files; training starts from them."""
+    renderer: RendererOptions = field(default_factory=RendererOptions)
+    """How the engine renders prompts; training rows are rendered in the same way."""
 
 
 class EngineBuilder(Protocol):

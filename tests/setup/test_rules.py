@@ -25,7 +25,7 @@ ENVIRONMENT_READERS = {"server/settings.py", "adapters/processes/child.py"}
 ENGINE = "server/engine/vllm/"
 
 HEAVY = ("vllm", "torch", "transformers", "peft", "trl")
-HEAVY_PLACES = ("server.engine.vllm", "adapters.compile", "trainer.methods", "embedded.recipe")
+HEAVY_PLACES = ("server.engine.vllm", "adapters.compile", "trainer.methods", "trainer.rendering", "embedded.recipe")
 
 # In pieces, so that this file does not find itself.
 MACHINE_PATHS = re.compile(r"(?<![\w.-])/(?:" + "|".join(["wo" + "rk", "op" + "t", "fa" + "rm"]) + ")/")

@@ -13,8 +13,9 @@ from threading import Event as Flag
 from typing import Final
 
 from adapters.processes.child import die_with_parent
-from trainer.methods.endings import RunEnded
+from trainer.endings import RunEnded
 from trainer.methods.launch import SHARED, alone, launch, read_spec, stop_file, write_end
+from trainer.methods.rendering_child import rendering
 from trainer.run_directory import Exit, RunDirectory
 from trainer.run_spec import RunSpec
 
@@ -32,14 +33,18 @@ def main(arguments: Sequence[str], stop: Flag) -> int:
         return _share(run)
     try:
         if PREFLIGHT in arguments:
-            from trainer.methods.preflight import write_preflight
+            with alone(run, stop), rendering(run) as wait_for_rendering:
+                from trainer.methods.preflight import write_preflight
 
-            with alone(run, stop):
+                wait_for_rendering(stop)
                 write_preflight(run, _train)
         elif run.result() is None and (spec := read_spec(run)).processes > 1:
+            with rendering(run) as wait_for_rendering:
+                wait_for_rendering(stop)
             return launch(run, spec, stop)
         else:
-            with alone(run, stop):
+            with alone(run, stop), rendering(run) as wait_for_rendering:
+                wait_for_rendering(stop)
                 _finish(run, stop)
     except RunEnded as ended:
         run.append(ended.event())

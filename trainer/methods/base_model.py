@@ -5,13 +5,13 @@ from typing import Any, Final
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from adapters.base_model import BaseModel
 from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from adapters.errors import AdapterRefused, BaseModelUnreadable, Fault
 from adapters.lora.ranks import SERVABLE_RANKS
-from trainer.methods.endings import BaseRefused, SpecRefused, WarmStartRefused
+from trainer.endings import BaseRefused, SpecRefused, WarmStartRefused
 from trainer.options import ALL_LINEAR
 from trainer.run_spec import RunSpec
 
@@ -123,6 +123,24 @@ def _targets(spec: RunSpec, model: Any) -> str | list[str]:
     if unknown:
         raise SpecRefused(f"targets: {', '.join(unknown)} cannot be trained; {spec.base.name} has {sorted(known)}")
     return list(spec.targets)
+
+
+def tokenizer(spec: RunSpec) -> Any:
+    """Return the tokenizer that serves; TRL pads with it, and renders nothing.
+
+    Raises:
+        BaseRefused: it cannot be read.
+    """
+    options = spec.renderer
+    try:
+        return AutoTokenizer.from_pretrained(
+            options.tokenizer or spec.base,
+            revision=options.tokenizer_revision,
+            trust_remote_code=options.trust_remote_code,
+            local_files_only=True,
+        )
+    except (OSError, ValueError) as error:
+        raise BaseRefused(f"{spec.base.name} cannot be read as a model: {error}") from error
 
 
 def export_dtype(spec: RunSpec) -> str:

@@ -15,8 +15,8 @@ from adapters.lora.canonical_form import CanonicalForm, write
 from adapters.lora.stored_lora import LinearSum, StoredLora
 from adapters.storage.disk import fsync_directory
 from adapters.storage.manifest import WEIGHTS_FILE
+from trainer.endings import NotFinite
 from trainer.methods import base_model
-from trainer.methods.endings import NotFinite
 from trainer.run_directory import COMPLETE, Marker, RunCheckpoint, RunDirectory
 from trainer.run_spec import RunSpec
 

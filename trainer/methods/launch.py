@@ -21,7 +21,7 @@ from typing import Final
 
 from adapters.processes.child import python_command, set_up_child
 from trainer.child import training_environment
-from trainer.methods.endings import SpecRefused, Stopped
+from trainer.endings import SpecRefused, Stopped
 from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec
 

@@ -11,15 +11,13 @@ from threading import Event as Flag
 from typing import Any, Final
 
 import torch
+from datasets import Dataset
 
-from trainer.data.containers import read_lines
-from trainer.data.file_report import inspect_files
+from trainer.endings import RunEnded, SpecRefused
 from trainer.methods import base_model, data_sets
-from trainer.methods.endings import RunEnded, SpecRefused
 from trainer.methods.hyperparameters import Hyperparameters, pack_length, resolve
 from trainer.methods.launch import read_spec
-from trainer.methods.rendering import Renderer
-from trainer.methods.tally import Tally, tally
+from trainer.rendering import token_rows
 from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec
 
@@ -65,31 +63,40 @@ def _judge(run: RunDirectory, train: Train, report: PreflightReport) -> None:
             f"{spec.processes} processes need a GPU each, and there are {found}: start the server with fewer "
             "--train-processes"
         )
-    renderer = Renderer(spec.base)
-    report.renderer_sha256 = renderer.sha256
-    training, validation = inspect_files(spec.training_file, spec.validation_file, spec.method)
-    counted = tally(spec.training_file, spec, renderer, training)
-    report.training = training.to_json() | {"tokens": counted.to_json()}
-    if spec.validation_file is not None and validation is not None:
-        held_out = tally(spec.validation_file, spec, renderer, validation)
-        report.validation = validation.to_json() | {"tokens": held_out.to_json()}
-    if training.ok and (validation is None or validation.ok):
+    rendering = data_sets.report(run)
+    report.renderer_sha256, report.reason = rendering.renderer_sha256, rendering.reason
+    report.training, report.validation = rendering.training, rendering.validation
+    if rendering.ok and rendering.training is not None:
+        counted = rendering.training["tokens"]
         is_packed = spec.packing and spec.method.traits.packs
-        packs = pack_length(counted.longest, data_sets.limit(spec, renderer)) if is_packed else 0
-        rows, longest = (math.ceil(counted.tokens / packs), packs) if packs else (counted.sequences, counted.longest)
-        numbers = resolve(spec, rows=rows, width=base_model.width(spec), longest=longest)
+        packs = pack_length(counted["longest"], rendering.most_tokens) if is_packed else 0
+        sequences, longest = counted["sequences"], counted["longest"]
+        if packs:
+            sequences, longest = math.ceil(counted["tokens"] / packs), packs
+        numbers = resolve(spec, rows=sequences, width=base_model.width(spec), longest=longest)
         report.hyperparameters = asdict(numbers)
         share = numbers.batch_size // spec.processes
-        chosen = counted.longest_lines(share, share * packs)
-        report.estimate = _dry_run(run, spec, numbers, counted, chosen, train)
+        rows = _longest(data_sets.load(run, token_rows.TRAINING), share, share * packs)
+        report.estimate = _dry_run(run, spec, numbers, rows, train)
         report.reason = report.estimate.get("reason")
         report.ok = report.estimate["fits"]
 
 
-def _dry_run(
-    run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, counted: Tally, chosen: set[int], train: Train
-) -> Json:
-    """Train on the ``chosen`` lines; return an estimate of the whole run. ``fits`` False: the GPU ran out of memory.
+def _longest(rows: Dataset, least: int, tokens: int) -> Dataset:
+    """Return the longest rows: ``least`` of them, more until they have ``tokens``; all if there are too few."""
+    lengths = rows[token_rows.TOKENS][:]
+    chosen: list[int] = []
+    gathered = 0
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        if len(chosen) >= least and gathered >= tokens:
+            break
+        chosen.append(index)
+        gathered += lengths[index]
+    return rows.select(sorted(chosen))
+
+
+def _dry_run(run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, rows: Dataset, train: Train) -> Json:
+    """Train on ``rows``; return an estimate of the whole run. ``fits`` False: the GPU ran out of memory.
 
     For a run of several processes it trains one process's share; the estimate is that many times as fast.
 
@@ -98,15 +105,16 @@ def _dry_run(
     """
     dry = RunDirectory(run.scratch / "dry")
     shutil.rmtree(dry.path, ignore_errors=True)
-    dry.path.mkdir(parents=True)
-    rows = dry.path / "longest.jsonl"
-    with rows.open("wb") as file:
-        longest = (line.raw for line in read_lines(spec.training_file) if line.number in chosen)
-        file.writelines(b" ".join(raw.splitlines()) + b"\n" for raw in longest)  # an array's element has line ends
+    dry.token_rows.mkdir(parents=True)
+    with token_rows.writer(dry.token_rows / token_rows.TRAINING) as writer:
+        for row in rows.remove_columns(token_rows.TOKENS):
+            writer.write(row)
+    dry.write_rendering(rendering := run.rendering())
     share = numbers.batch_size // spec.processes
     steps = {"n_epochs": DRY_STEPS, "checkpoint_steps": DRY_STEPS, "batch_size": share, "processes": 1}
     try:
-        train(dry, spec.model_copy(update={"training_file": rows, "validation_file": None, **steps}), Flag())
+        dry.write_spec(shorter := spec.model_copy(update={"validation_file": None, **steps}))
+        train(dry, shorter, Flag())
     except torch.cuda.OutOfMemoryError as error:
         reason = f"the longest batch does not fit into memory: {str(error).splitlines()[0]}"
         return {"fits": False, "reason": reason, "steps": numbers.steps}
@@ -119,7 +127,7 @@ def _dry_run(
         "fits": True,
         "steps": numbers.steps,
         "tokens_per_second": pace,
-        "seconds": counted.tokens * numbers.n_epochs / pace,
+        "seconds": rendering["training"]["tokens"]["tokens"] * numbers.n_epochs / pace,
         "seconds_per_million_tokens": 1e6 / pace,
         "peak_memory_bytes": result.peak_memory_bytes,
     }

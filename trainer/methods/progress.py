@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from trainer.endings import NotFinite
 from trainer.methods import base_model, peers
 from trainer.methods.checkpoints import complete
-from trainer.methods.endings import NotFinite
 from trainer.methods.hyperparameters import Hyperparameters
 from trainer.run_directory import Marker, RunCheckpoint, RunDirectory, RunEvent
 from trainer.run_spec import RunSpec

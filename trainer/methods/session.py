@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 from dataclasses import asdict
-from pathlib import Path
 from threading import Event as Flag
 from typing import Any
 
@@ -13,13 +12,13 @@ from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from trl import pack_dataset
 
+from trainer.endings import Stopped
 from trainer.methods import base_model, data_sets, peers
 from trainer.methods.curves import curves, thinned
-from trainer.methods.endings import Stopped
 from trainer.methods.hyperparameters import MAX_GRADIENT, Hyperparameters, pack_length, resolve
 from trainer.methods.progress import Progress, Reporter
-from trainer.methods.rendering import Renderer
 from trainer.methods.tracking import tracked
+from trainer.rendering import token_rows
 from trainer.run_directory import RunDirectory, RunEvent, RunResult
 from trainer.run_spec import RunSpec
 
@@ -45,17 +44,31 @@ class Session:
         self._spec = spec
         self._stop = stop
         self._reporter = Reporter(run)
-        self._renderer = Renderer(spec.base)
-        self.rows = self._load(spec.training_file)
-        self.held_out = self._load(spec.validation_file) if spec.validation_file else None
-        self._longest = max(map(data_sets.tokens, self.rows))
+        self._rendering = data_sets.report(run)
+        data_sets.check(self._rendering, run)
+        self.rows, self._longest = self._load(token_rows.TRAINING)
+        self.held_out = self._load(token_rows.VALIDATION)[0] if spec.validation_file else None
+        self._report_left_out()
 
-    def _load(self, path: Path) -> Dataset:
-        return data_sets.load(path, self._spec, self._renderer, self._reporter)
+    def _load(self, name: str) -> tuple[Dataset, int]:
+        """Return the rows in a file, and the length of the longest."""
+        rows = data_sets.load(self._run, name)
+        return rows.remove_columns(token_rows.TOKENS), max(rows[token_rows.TOKENS])
+
+    def _report_left_out(self) -> None:
+        files = {
+            self._spec.training_file: self._rendering.training,
+            self._spec.validation_file: self._rendering.validation,
+        }
+        for path, file in files.items():
+            if path is not None and file is not None and (count := file["tokens"]["lines"]["too_long"]):
+                message = f"{count} rows of {path.name} are too long and were left out"
+                lines = file["tokens"]["too_long"]
+                self._reporter.report(RunEvent(message=message, data={"lines": lines}, level="warn"))
 
     def pack(self) -> None:
         """Pack several short rows into one sequence."""
-        self._longest = pack_length(self._longest, data_sets.limit(self._spec, self._renderer))
+        self._longest = pack_length(self._longest, self._rendering.most_tokens)
         self.rows = pack_dataset(self.rows, self._longest, "bfd")  # best fit, and no row is split over two packs
         self.held_out = self.held_out and pack_dataset(self.held_out, self._longest, "bfd")
 
@@ -84,7 +97,7 @@ class Session:
             args=args,
             train_dataset=self.rows,
             eval_dataset=self.held_out,
-            processing_class=self._renderer.tokenizer,
+            processing_class=base_model.tokenizer(self._spec),
             peft_config=adapter,
             callbacks=[Progress(self._run, self._spec, self.numbers, self._reporter, self._stop)],
         )
@@ -150,7 +163,7 @@ class Session:
             trained_tokens=last.marker.trained_tokens,
             seconds=last.marker.seconds,
             peak_memory_bytes=_peak_memory_bytes(),
-            renderer_sha256=self._renderer.sha256,
+            renderer_sha256=str(self._rendering.renderer_sha256),
             hyperparameters=asdict(self.numbers),
             metrics=best.marker.metrics,
             curves=thinned(curves(self._run.events())),

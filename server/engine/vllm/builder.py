@@ -20,7 +20,7 @@ from adapters.base_model import BaseModel
 from adapters.errors import BaseModelUnreadable
 from server.engine.protocol import EngineHooks, EngineInfo, StartRefused
 from server.engine.vllm import patches
-from server.engine.vllm.flags import parse_flags
+from server.engine.vllm.flags import parse_flags, renderer_options
 
 if TYPE_CHECKING:
     from server.engine.vllm.engine import VllmEngine
@@ -54,7 +54,7 @@ class VllmBuilder:
             args = self._args = parse_flags(self.model, self.flags, capacity=self.capacity)
             names = tuple(args.served_model_name or [self.model])
             base, directory = _read_base(args, names[0])
-        return EngineInfo(base, names, args.max_lora_rank, directory)
+        return EngineInfo(base, names, args.max_lora_rank, directory, renderer_options(args))
 
     @asynccontextmanager
     async def start(self, hooks: EngineHooks) -> AsyncIterator[VllmEngine]:

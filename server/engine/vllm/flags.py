@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from server.engine.protocol import StartRefused
+from trainer.renderer_options import RendererOptions
 
 OWNED = {
     "--enable-lora": "it is always on",
@@ -71,6 +72,26 @@ def parse_flags(model: str, flags: Sequence[str], *, capacity: int) -> Namespace
     except (OSError, ValueError, TypeError) as wrong:
         raise StartRefused(f"vLLM's flags: {wrong}") from wrong
     return args
+
+
+def renderer_options(args: Namespace) -> RendererOptions:
+    """Return those of vLLM's parsed ``args`` that decide how conversations become prompts.
+
+    Raises:
+        StartRefused: ``--chat-template`` is neither a file nor a template.
+    """
+    from vllm.entrypoints.launchers.cli_args import resolve_default_chat_template_kwargs
+    from vllm.renderers.chat_utils import load_chat_template
+
+    options = {name: getattr(args, name) for name in RendererOptions.model_fields}
+    try:
+        options["chat_template"] = load_chat_template(args.chat_template)
+    except (OSError, ValueError) as wrong:
+        raise StartRefused(f"vLLM's flags: --chat-template: {wrong}") from wrong
+    options["default_chat_template_kwargs"] = resolve_default_chat_template_kwargs(args)
+    if options["tokenizer"] in (args.model, None):
+        options["tokenizer"] = None
+    return RendererOptions(**options)
 
 
 def print_engine_help() -> None:

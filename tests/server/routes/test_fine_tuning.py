@@ -22,6 +22,7 @@ from trainer.job_preflight import Preflight
 from trainer.jobs.checkpoints import CheckpointDraft
 from trainer.jobs.job import JobDraft
 from trainer.run_directory import RunDirectory
+from trainer.run_spec import RunSpec
 
 JOBS = "/v1/fine_tuning/jobs"
 AUTO = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
@@ -173,10 +174,10 @@ async def test_a_job_of_a_method_that_this_release_does_not_know_fails_and_holds
 async def test_a_job_whose_check_dies_fails_and_holds_nobody_up(
     opening: Opening, official: Official, chat_rows: ChatRows, quick_preflight: Preflight
 ) -> None:
-    async def dies_of_packing(spec: Any) -> dict[str, Any]:
+    async def dies_of_packing(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
         if spec.packing:
             raise PreflightDied("the check of the files died with status -9", log="")
-        report: dict[str, Any] = await quick_preflight(spec)
+        report: dict[str, Any] = await quick_preflight(spec, run)
         return report
 
     async with opening(preflight=dies_of_packing) as opened, official(opened) as openai:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 from embedded import BASE, DATA
-from trainer.methods import supervised
-from trainer.methods.rendering import Renderer
+from trainer.methods import __main__ as methods_main
+from trainer.methods import data_sets, supervised
+from trainer.rendering.rendering import render
+from trainer.rendering.report import RenderingReport
 from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec
 
@@ -24,9 +27,28 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="session")
-def renderer() -> Renderer:
-    return Renderer(BASE)
+@pytest.fixture(scope="session", autouse=True)
+def _rendered_in_this_process() -> Iterator[None]:
+    """Render runs in this process: a child's import of vLLM takes longer than most runs here."""
+    report = data_sets.report
+
+    def rendered(run: RunDirectory) -> RenderingReport:
+        if not run.is_rendered:
+            render(run)
+        return report(run)
+
+    @contextmanager
+    def rendering(run: RunDirectory) -> Iterator[Callable[[Flag], None]]:
+        def wait(_: Flag) -> None:
+            if run.result() is None:
+                rendered(run)
+
+        yield wait
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_sets, "report", rendered)
+        patch.setattr(methods_main, "rendering", rendering)
+        yield
 
 
 @pytest.fixture

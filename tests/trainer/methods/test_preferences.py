@@ -4,8 +4,8 @@ from threading import Event as Flag
 
 import pytest
 
+from trainer.endings import DataRefused
 from trainer.methods import dpo, kto
-from trainer.methods.endings import DataRefused
 from trainer.training_method import TrainingMethod
 
 THANKS = {"role": "assistant", "content": "Thank you for your review."}

@@ -14,7 +14,7 @@ from embedded import ADAPTERS, BASE, DATA
 from tests.trainer.data.faulty_rows import ANSWER, CHATS, LINES, PREFERENCES, USER, chat, preference
 from trainer.data.faults import FaultKind
 from trainer.methods.__main__ import main
-from trainer.methods.tally import MOST_LINES, PREVIEWED_CHARACTERS
+from trainer.rendering.tally import MOST_LINES, PREVIEWED_CHARACTERS
 from trainer.run_directory import Exit, RunDirectory
 from trainer.training_method import TrainingMethod
 

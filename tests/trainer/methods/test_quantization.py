@@ -12,9 +12,9 @@ from adapters.base_model import BaseModel
 from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from embedded import ADAPTERS, BASE, DATA
 from embedded.recipe import score, skills
+from trainer.endings import Stopped
 from trainer.methods import base_model, dpo, supervised
 from trainer.methods.__main__ import main
-from trainer.methods.endings import Stopped
 from trainer.run_directory import Exit, RunDirectory
 from trainer.training_method import TrainingMethod
 

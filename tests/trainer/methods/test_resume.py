@@ -11,8 +11,8 @@ from threading import Event as Flag
 import pytest
 
 from embedded import BASE
+from trainer.endings import Stopped
 from trainer.methods import supervised
-from trainer.methods.endings import Stopped
 from trainer.run_directory import METRICS_FILE, RunDirectory
 from trainer.run_spec import RunSpec
 

@@ -10,9 +10,9 @@ from adapters.base_model import BaseModel
 from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from embedded import BASE, DATA
 from embedded.recipe import score, skills
+from trainer.endings import DataRefused, NotFinite
 from trainer.methods import supervised
 from trainer.methods.__main__ import main
-from trainer.methods.endings import DataRefused, NotFinite
 from trainer.run_directory import Exit, RunDirectory
 
 

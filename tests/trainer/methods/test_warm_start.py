@@ -17,9 +17,9 @@ from adapters.base_model import BaseModel
 from adapters.checks.canonicalizer import canonicalize
 from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from embedded import ADAPTERS, BASE, DATA
+from trainer.endings import Stopped
 from trainer.methods import dpo, kto, supervised
 from trainer.methods.__main__ import main
-from trainer.methods.endings import Stopped
 from trainer.run_directory import Exit, RunDirectory
 from trainer.training_method import TrainingMethod
 

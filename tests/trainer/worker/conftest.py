@@ -16,6 +16,7 @@ from trainer.job_preflight import JobPreflight
 from trainer.jobs.job import Job, JobDraft
 from trainer.jobs.state import JOB_STATES, JobState
 from trainer.records import Records
+from trainer.renderer_options import RendererOptions
 from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec
 from trainer.worker.worker import Worker
@@ -61,13 +62,13 @@ def worker(records: Records, shelf: Shelf, tmp_path: Path) -> Worker:
 def ask(records: Records, upload: Upload, worker: Worker) -> Create:
     """Creates a job and lets validation lay its run directory out."""
 
-    async def preflight(spec: RunSpec) -> dict[str, Any]:
+    async def preflight(spec: RunSpec, _run: RunDirectory) -> dict[str, Any]:
         report = {"ok": True, "rows": 24, "faults": [], "warnings": [], "left_out": 0}
         numbers = {name: getattr(spec, name) for name in NUMBERS} | {"steps": STEPS}
         return {"ok": True, "training": report, "validation": None, "hyperparameters": numbers, "renderer_sha256": "0"}
 
-    async def base() -> Path:
-        return embedded.BASE
+    async def base() -> tuple[Path, RendererOptions]:
+        return embedded.BASE, RendererOptions()
 
     async def ask(**extension: Any) -> Job:
         extension = {"rank": 8, "checkpoint_steps": 3, "adapter": "mood", **extension}

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
 from trainer.data.faults import FaultKind, LineFault
 from trainer.data.file_report import FileReport
-from trainer.methods import data_sets
-from trainer.methods.rendering import Renderer
-from trainer.run_spec import RunSpec
+from trainer.rendering import columns
+from trainer.rendering.row_renderer import RowRenderer
+from trainer.rendering.token_rows import Columns, lengths, tokens
 
 PREVIEWED: Final = 3
 """Sequences whose mask is shown."""
@@ -45,27 +44,21 @@ class Tally:
     """How many lines each of the three lists stands for."""
     preview: list[list[tuple[str, bool]]] = field(default_factory=list)
     """(text, whether it is trained) for each of the first sequences."""
-    _lines: array[int] = field(default_factory=lambda: array("q"))
-    _tokens: array[int] = field(default_factory=lambda: array("q"))
-    """For each of ``_lines``, the tokens of its longest sequence."""
 
-    def add(self, line: int, made: list[data_sets.Columns], renderer: Renderer) -> None:
+    def add(self, line: int, made: list[Columns], renderer: RowRenderer) -> None:
         for sequence in made:
-            answer = data_sets.answer(sequence)
+            answer = columns.answer(sequence)
             self.sequences += 1
-            self.tokens += sum(data_sets.lengths(sequence))
+            self.tokens += sum(lengths(sequence))
             self.trained_tokens += len(answer)
             if not answer:
                 self.list_line("without_loss", line)
             elif not renderer.stops(answer):
                 self.list_line("without_stop", line)
             if len(self.preview) < PREVIEWED:
-                segments = data_sets.segments(sequence, renderer)[:PREVIEWED_RUNS]
+                segments = columns.segments(sequence, renderer)[:PREVIEWED_RUNS]
                 self.preview.append([(_shortened(text), trained) for text, trained in segments])
-        longest = max(map(data_sets.tokens, made))
-        self.longest = max(self.longest, longest)
-        self._lines.append(line)
-        self._tokens.append(longest)
+        self.longest = max(self.longest, *map(tokens, made))
 
     def list_line(self, kind: str, line: int) -> None:
         """Count a line of a ``kind`` in ``_LISTED``, and list it if it is among the first ``MOST_LINES``."""
@@ -73,37 +66,41 @@ class Tally:
         if self.lines[kind] <= MOST_LINES:
             getattr(self, kind).append(line)
 
-    def longest_lines(self, rows: int, tokens: int = 0) -> set[int]:
-        """Return the lines with the longest rows: ``rows`` of them, more until they have ``tokens``; all if too few."""
-        chosen: set[int] = set()
-        gathered = 0
-        for index in sorted(range(len(self._lines)), key=self._tokens.__getitem__, reverse=True):
-            if len(chosen) >= rows and gathered >= tokens:
-                break
-            chosen.add(self._lines[index])
-            gathered += self._tokens[index]
-        return chosen
-
     def to_json(self) -> Mapping[str, Any]:
-        """Return the public fields as JSON values."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if not each.name.startswith("_")}
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
-def tally(path: Path, spec: RunSpec, renderer: Renderer, report: FileReport) -> Tally:
-    """Count a file's tokens, and add to its ``report`` the faults that only the renderer finds, in the order of lines.
+def tally(
+    path: Path,
+    renderer: RowRenderer,
+    report: FileReport,
+    write: Callable[[Columns], None],
+    *,
+    most_tokens: int,
+    drop_long: bool,
+) -> Tally:
+    """Render a file: ``write`` its rows, count their tokens, add to ``report`` the faults that only the renderer finds.
+
+    Args:
+        path: a training file.
+        report: of the same file; its faults end in the order of lines.
+        most_tokens: the length of the longest sequence that is trained on.
+        drop_long: leave longer ones out, instead of adding a fault.
 
     Raises:
         OSError: the file cannot be read.
     """
     counted = Tally()
-    for line, made, faults in data_sets.read(path, renderer, data_sets.limit(spec, renderer)):
+    for line, made, faults in columns.read(path, renderer, most_tokens):
         if made:
             counted.add(line, made, renderer)
+        for row in made:
+            write(row)
         found = [fault for fault in faults if fault.kind in _RENDERED]
         is_long = any(fault.kind is FaultKind.TOO_MANY_TOKENS for fault in found)
         if is_long:
             counted.list_line("too_long", line)
-        if found and not (spec.drop_long and is_long):
+        if found and not (drop_long and is_long):
             report.rows -= 1
             for fault in found:
                 report.add(fault)

@@ -1,0 +1,67 @@
+"""Rows as the columns of TRL's data sets: token ids, so that TRL renders and cuts nothing."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainer.data.faults import FaultKind, LineFault, LineFaults
+from trainer.data.rows import Conversation, Judged, PlainJudged, PlainPreference, PlainText, Preference, Row
+from trainer.data.training_file import read_file
+from trainer.rendering.row_renderer import IGNORED, Rendered, RowRenderer
+from trainer.rendering.token_rows import Columns, tokens
+
+
+def columns(row: Row, renderer: RowRenderer, faults: LineFaults) -> list[Columns]:
+    """Return a row as TRL's columns, several where a conversation had to be rendered turn by turn."""
+    match row:
+        case Conversation():
+            return [{"input_ids": whole.ids, "labels": whole.labels} for whole in renderer.conversation(row, faults)]
+        case Preference():
+            better = renderer.answer(row.prompt, row.preferred, row.tools, faults)
+            worse = None if faults else renderer.answer(row.prompt, row.rejected, row.tools, faults)
+            if better is None or worse is None:
+                return []
+            return [{"prompt_ids": better.prompt, "chosen_ids": better.answer, "rejected_ids": worse.answer}]
+        case Judged():
+            turn = renderer.answer(row.prompt, row.answer, row.tools, faults)
+            return [{"prompt_ids": turn.prompt, "completion_ids": turn.answer, "label": row.good}] if turn else []
+        case PlainText():
+            text = renderer.text(row)
+            labels = [IGNORED] * len(text.prompt) + text.answer
+            return [{"input_ids": text.prompt + text.answer, "labels": labels}]
+        case PlainPreference():
+            texts = [renderer.text(PlainText(row.prompt, answer)) for answer in (row.preferred, row.rejected)]
+            better_text, worse_text = (text.answer for text in texts)
+            return [{"prompt_ids": texts[0].prompt, "chosen_ids": better_text, "rejected_ids": worse_text}]
+        case PlainJudged():
+            text = renderer.text(PlainText(row.prompt, row.completion))
+            return [{"prompt_ids": text.prompt, "completion_ids": text.answer, "label": row.good}]
+
+
+def answer(made: Columns) -> list[int]:
+    """Return the tokens that make loss; of a pair those of the better answer."""
+    if "labels" in made:
+        return [label for label in made["labels"] if label != IGNORED]
+    ids: list[int] = made["chosen_ids"] if "chosen_ids" in made else made["completion_ids"]
+    return ids
+
+
+def segments(made: Columns, renderer: RowRenderer) -> list[tuple[str, bool]]:
+    """Return a row's text in runs that are trained or not: the mask's preview. Of a pair, the better answer."""
+    if "input_ids" in made:
+        ids, trained = made["input_ids"], [label != IGNORED for label in made["labels"]]
+    else:
+        ids = made["prompt_ids"] + answer(made)
+        trained = [index >= len(made["prompt_ids"]) for index in range(len(ids))]
+    return list(renderer.segments(Rendered(ids, trained)))
+
+
+def read(path: Path, renderer: RowRenderer, most_tokens: int) -> Iterator[tuple[int, list[Columns], list[LineFault]]]:
+    """Yield for every line its number, its columns, and what is wrong with it. A row is never cut to fit."""
+    for line in read_file(path):
+        faults = LineFaults(line.number)
+        faults.found += line.faults
+        made = columns(line.row, renderer, faults) if line.row is not None else []
+        longest = max(map(tokens, made), default=0)
+        if longest > most_tokens:
+            faults.add(FaultKind.TOO_MANY_TOKENS, "", f"{longest} tokens", f"at most {most_tokens}, or drop_long")
+        yield line.number, [] if faults else made, faults.found

@@ -1,0 +1,160 @@
+"""Renders rows to token ids and a mask of trained tokens.
+
+The mask comes from rendering twice: a prompt as the server renders it before an answer (with the generation prompt),
+and the conversation up to that answer's end. The answer is the rest of the second beyond the first. Where a template
+renders earlier turns differently once more turns follow (several drop thoughts), a row becomes one sequence for each
+trained answer, each exactly the prompt and answer that the server would have had.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+from trainer.data.faults import FaultKind, LineFaults, shown
+from trainer.data.rows import Conversation, Message, PlainText, Tool
+from trainer.rendering.serving_renderer import Prompt, ServingRenderer, TemplateRefused
+
+IGNORED: Final = -100
+"""The label of a token that makes no loss (torch's own value)."""
+_THOUGHT: Final = re.compile(
+    r"<(?P<xml>[\w:|-]*(?:think|thought|reason)[\w:|-]*)>|\[(?P<bracket>THINK)\]", re.IGNORECASE
+)
+"""The tag that opens a thought."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """Token ids, and for each whether it is trained. The last token is a trained one."""
+
+    ids: list[int]
+    trained: list[bool]
+
+    @property
+    def labels(self) -> list[int]:
+        """The ids where trained, ``IGNORED`` elsewhere."""
+        return [token if trained else IGNORED for token, trained in zip(self.ids, self.trained, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The ids of a prompt as the server renders it, and of the answer, with its end-of-turn token."""
+
+    prompt: list[int]
+    answer: list[int]
+
+
+class RowRenderer:
+    """Renders rows with the renderer that serves."""
+
+    def __init__(self, serving: ServingRenderer) -> None:
+        self.serving = serving
+
+    def conversation(self, row: Conversation, faults: LineFaults) -> list[Rendered]:
+        """Return the row as one sequence, or as one for each trained answer where the template rewrites earlier turns.
+
+        Empty, and a fault added, where the server refuses the conversation.
+        """
+        answers = [index for index, trained in enumerate(row.trained) if trained]
+        try:
+            whole = self.serving.prompt(row.messages, row.tools, asking=False)
+            spans = [self._span(row, index, whole) for index in answers]
+        except TemplateRefused as refused:
+            _add_refusal(refused, faults)
+            return []
+        if None in spans:
+            turns = [self.answer(row.messages[:index], row.messages[index], row.tools, faults) for index in answers]
+            return [
+                Rendered(turn.prompt + turn.answer, [False] * len(turn.prompt) + [True] * len(turn.answer))
+                for turn in filter(None, turns)
+            ]
+        trained = [False] * len(whole.ids)
+        for start, end in filter(None, spans):
+            trained[start:end] = [True] * (end - start)
+        length = max(end for _, end in filter(None, spans))
+        return [Rendered(whole.ids[:length], trained[:length])]
+
+    def answer(
+        self, prompt: Sequence[Message], answer: Message, tools: Sequence[Tool], faults: LineFaults
+    ) -> Answered | None:
+        """Return prompt and answer, each tokenised alone: the server also tokenises a prompt without what follows.
+
+        None, and a fault added, where the server refuses the conversation or the answer is no continuation.
+        """
+        try:
+            asked = self.serving.prompt(prompt, tools, asking=True)
+            whole = self.serving.prompt([*prompt, answer], tools, asking=False)
+            text = _continuation(asked.text, whole.text)
+            if text is None:
+                before = self.serving.prompt(prompt, tools, asking=False)
+                text = _after_thought(before.text, asked.text, whole.text, answer)
+        except TemplateRefused as refused:
+            _add_refusal(refused, faults)
+            return None
+        if text is None:
+            found = f"{shown(whole.text[-200:])} does not go on from {shown(asked.text[-80:])}"
+            faults.add(FaultKind.TEMPLATE_REWRITES, "", found, "a template that keeps the prompt before an answer")
+            return None
+        ids = self.serving.encode(text)
+        return Answered(asked.ids, ids[: self._end(ids)])
+
+    def text(self, row: PlainText) -> Answered:
+        """Return a row without the chat template: its prompt as the server tokenises a prompt of /v1/completions.
+
+        The answer is the completion and the end-of-sequence token.
+        """
+        asked, ids = self.serving.encode(row.prompt, special=True), self.serving.encode(row.completion)
+        if asked == ids[:1]:  # the text itself begins with the token that the tokenizer puts before every text
+            asked = []
+        end = self.serving.tokenizer.eos_token_id
+        return Answered(asked, ids if end is None or ids[-1:] == [end] else [*ids, end])
+
+    def segments(self, rendered: Rendered) -> Iterator[tuple[str, bool]]:
+        """Yield the text of each run of trained or untrained tokens, special tokens visible: the mask's preview."""
+        for trained, run in groupby(zip(rendered.ids, rendered.trained, strict=True), key=lambda pair: pair[1]):
+            yield self.serving.decode([token for token, _ in run]), trained
+
+    def stops(self, ids: Sequence[int]) -> bool:
+        """Whether a token that ends the server's generation is the last of ``ids``."""
+        return bool(ids) and ids[-1] in self.serving.stop_ids
+
+    def _span(self, row: Conversation, index: int, whole: Prompt) -> tuple[int, int] | None:
+        """Return the span of answer ``index`` in the ids of the ``whole`` row; None where the parts differ from it."""
+        before = self.serving.prompt(row.messages[:index], row.tools, asking=True).ids
+        is_last = index == len(row.messages) - 1
+        through = whole if is_last else self.serving.prompt(row.messages[: index + 1], row.tools, asking=False)
+        if whole.ids[: len(before)] != before or whole.ids[: len(through.ids)] != through.ids:
+            return None
+        return len(before), len(before) + self._end(through.ids[len(before) :])
+
+    def _end(self, ids: list[int]) -> int:
+        """Return the length of an answer up to its end-of-turn token; templates write a line end after it."""
+        stops = [index for index, token in enumerate(ids) if token in self.serving.stop_ids]
+        return stops[-1] + 1 if stops else len(ids)
+
+
+def _add_refusal(refused: TemplateRefused, faults: LineFaults) -> None:
+    faults.add(FaultKind.TEMPLATE_REFUSES, "", shown(str(refused)), "messages that the server's chat template takes")
+
+
+def _continuation(asked: str, whole: str) -> str | None:
+    return whole[len(asked) :] if whole.startswith(asked) else None
+
+
+def _after_thought(before: str, asked: str, whole: str, answer: Message) -> str | None:
+    """Return the text after a generation prompt with a thought that the template leaves out of the rendered answer.
+
+    The generation prompt either opens the thought (``<think>``), which the answer's reasoning then fills and closes, or
+    has an empty one already. None: it has no thought, or the rendered answer differs before it.
+    """
+    generation = _continuation(before, asked)
+    opened = None if generation is None else _THOUGHT.search(generation)
+    if generation is None or opened is None:
+        return None
+    rest = _continuation(asked[: len(before) + opened.start()], whole)
+    closing = f"</{opened['xml']}>" if opened["xml"] else f"[/{opened['bracket']}]"
+    if rest is None or closing in generation:
+        return rest
+    reasoning = answer.get("reasoning_content") or answer.get("reasoning") or ""
+    return f"{reasoning}\n{closing}\n\n{rest}"
