@@ -16,6 +16,7 @@ Names are ASCII on purpose (no look-alikes) and never become file paths: blobs a
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from adapters.errors import InvalidName
@@ -40,6 +41,16 @@ _FINE_TUNED = re.compile(
 def check_adapter_name(name: str) -> str:
     """Return ``name`` if it is a valid adapter name; else InvalidName, whose message has the rule."""
     return _check(name, "adapter name", "name")
+
+
+def fit_adapter_name(text: str) -> str:
+    """Return the adapter name that is nearest to ``text``: accents dropped, "-" for runs of characters not allowed.
+
+    Text without a letter or digit of ASCII is returned as it is; it is no valid name.
+    """
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    fitted = re.sub(r"\.\.+", ".", re.sub(r"[^A-Za-z0-9._-]+", "-", ascii_text)).strip("._-")
+    return fitted or text
 
 
 def check_alias(alias: str) -> str:

@@ -8,9 +8,9 @@ of ``JobOptions``.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from adapters.lora.ranks import SERVABLE_RANKS
@@ -53,10 +53,21 @@ def _check_targets(value: object) -> object:
     return value
 
 
-class MethodOptions(BaseModel):
-    """Hyperparameters that every method takes; OpenAI's names and bounds."""
+class _Options(BaseModel):
+    """Options of which null means the default: OpenAI's API takes null for a field that is left out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_null_for_unstated(cls, options: Any) -> Any:
+        if not isinstance(options, dict):
+            return options
+        return {name: value for name, value in options.items() if value is not None or name not in cls.model_fields}
+
+
+class MethodOptions(_Options):
+    """Hyperparameters that every method takes; OpenAI's names and bounds."""
 
     n_epochs: Annotated[int | Auto, _auto_or(int, least=1, most=50)] = Field(
         AUTO, description="Passes over the training file."
@@ -77,10 +88,8 @@ class PreferenceOptions(MethodOptions):
     )
 
 
-class JobOptions(BaseModel):
+class JobOptions(_Options):
     """Options of every job, whatever its method: OpenAI's ``seed``, and ours."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: int | None = Field(
         None, ge=0, le=MAX_SEED, description="The same seed makes the same weights; a job without one draws it."

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_Rows = typer.Argument(metavar="F.jsonl", exists=True, dir_okay=False, readable=True, help="File to train on.")
-_HeldOut = typer.Option(metavar="V.jsonl", exists=True, dir_okay=False, readable=True, help="Never trained on.")
+_FILES = "File to train on: JSON lines, a JSON array, CSV or Parquet, each plain or gzipped."
+_Rows = typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True, help=_FILES)
+_HeldOut = typer.Option(metavar="FILE", exists=True, dir_okay=False, readable=True, help="Never trained on.")
 _Base = typer.Option(metavar="DIR", exists=True, file_okay=False, help="Base model; by default the embedded one.")
 _WarmStart = typer.Option(metavar="DIR", exists=True, file_okay=False, help="Adapter to go on from.")
 
@@ -35,6 +36,7 @@ def check(
     model: Annotated[Path | None, _Base] = None,
     warm_start: Annotated[Path | None, _WarmStart] = None,
     cost_per_hour: Annotated[float | None, typer.Option(min=0, help="Of this machine, in any currency.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a file that has warnings.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Report whether a file can be trained on, its faults, and the time and memory that training would take here."""
@@ -47,7 +49,7 @@ def check(
     of_method, of_job = split_options(method, ctx.obj)
     files = {"training_file": file, "validation_file": validation, "warm_start": warm_start}
     spec = RunSpec(base=model or embedded.BASE, method=method, **files, **of_method, **of_job)
-    report = _report(spec)
+    report = _without_warnings(_report(spec)) if strict else _report(spec)
     if as_json:
         show_json(report)
     else:
@@ -59,6 +61,14 @@ def check(
 def _check_directory(option: str, directory: Path | None, config: str) -> None:
     if directory is not None and not (directory / config).is_file():
         raise CommandFailed(ExitCode.USAGE, f"{option} {directory} has no {config}")
+
+
+def _without_warnings(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the report as one of a refusal if a file has warnings."""
+    files = [found for found in (report["training"], report["validation"]) if found is not None]
+    if report["ok"] and (count := sum(len(found["warnings"]) for found in files)):
+        return {**report, "ok": False, "reason": f"--strict, and there are warnings of {count} kinds"}
+    return report
 
 
 def _report(spec: RunSpec) -> Mapping[str, Any]:

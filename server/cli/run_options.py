@@ -60,7 +60,7 @@ def split_options(method: TrainingMethod, stated: Mapping[str, Any]) -> tuple[di
 
 
 def method_for(file: Path) -> TrainingMethod:
-    """Return the method that trains on the format of the file's first readable row."""
+    """Return the method that trains on the format of the file's first readable row; supervised if none is readable."""
     from trainer.training_method import TrainingMethod
 
     form = next((line.form for line in read_file(file) if line.form is not None), None)
@@ -71,7 +71,11 @@ def _options() -> Iterator[tuple[str, Any, Any]]:
     from trainer.options import TrainingOptions
     from trainer.training_method import TrainingMethod
 
-    yield "method", TrainingMethod, typer.Option(help="How to train.")
+    yield (
+        "method",
+        TrainingMethod,
+        typer.Option(help="How to train; by default as the format of a local file asks for."),
+    )
     for name, schema in TrainingOptions.model_json_schema()["properties"].items():
         is_flag = schema.get("type") == "boolean"
         default = "" if is_flag or schema["default"] is None else f" Default: {schema['default']}."

@@ -10,20 +10,20 @@ from server.cli import transfer
 from server.cli.client import ApiClient, ApiKey, Json, Url, connect
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.output import AsJson, show_json, show_note
-from server.cli.run_options import TrainingCommand, split_options
+from server.cli.run_options import TrainingCommand, method_for, split_options
 from server.cli.watch import check_outcome, watch
 from trainer.files.file import Purpose
 
 app = typer.Typer()
 
 _FILE_ID: Final = "file-"
-_WHICH: Final = "A local file, or the id of one on the server."
+_WHICH: Final = "A local file (JSON lines, JSON array, CSV or Parquet; .gz too), or the id of one on the server."
 
 
 @app.command("train", cls=TrainingCommand, rich_help_panel="Train")
 def train(
     ctx: typer.Context,
-    file: Annotated[str, typer.Argument(metavar="F.jsonl", help=_WHICH)],
+    file: Annotated[str, typer.Argument(metavar="FILE", help=_WHICH)],
     *,
     name: Annotated[
         str | None, typer.Option(help="Adapter to publish the result to, as its next version; else --suffix names it.")
@@ -31,7 +31,7 @@ def train(
     model: Annotated[
         str | None, typer.Option(metavar="REF", help="Model to train; by default the server's base model.")
     ] = None,
-    validation: Annotated[str | None, typer.Option(metavar="V.jsonl", help=f"{_WHICH} Never trained on.")] = None,
+    validation: Annotated[str | None, typer.Option(metavar="FILE", help=f"{_WHICH} Never trained on.")] = None,
     suffix: Annotated[str | None, typer.Option(help="Part of the fine-tuned model's name.")] = None,
     warm_start: Annotated[str | None, typer.Option(metavar="REF", help="Adapter to go on from.")] = None,
     watches: Annotated[bool, typer.Option("--watch", help="Show the job's events until it has ended.")] = False,
@@ -43,9 +43,9 @@ def train(
     if name is not None:
         check_adapter_name(name)
     fields = {"adapter": name, "suffix": suffix, "warm_start": warm_start}
-    body = {key: value for key, value in fields.items() if value is not None} | _options(ctx.obj)
     for each in (file, validation):
         _check_file(each)
+    body = {key: value for key, value in fields.items() if value is not None} | _options(ctx.obj, file)
     with connect(url, api_key) as server:
         body["model"] = model or _base_model(server)
         body["training_file"] = _file_id(server, file)
@@ -64,11 +64,15 @@ def train(
         show_note(f"next: patchbay jobs events {job['id']} --follow")
 
 
-def _options(stated: dict[str, Any]) -> Json:
-    """Return the stated options as fields of a job's body: hyperparameters are part of its method."""
+def _options(stated: dict[str, Any], file: str) -> Json:
+    """Return the stated options as fields of a job's body: hyperparameters are part of its method.
+
+    Without a stated method it is the one for the format of ``file``; a file on the server is not read for that.
+    """
     from trainer.training_method import TrainingMethod
 
-    method: TrainingMethod = stated.pop("method", TrainingMethod.SUPERVISED)
+    default = TrainingMethod.SUPERVISED if file.startswith(_FILE_ID) else method_for(Path(file))
+    method: TrainingMethod = stated.pop("method", default)
     of_method, of_job = split_options(method, stated)
     return {**of_job, "method": {"type": method, method: {"hyperparameters": of_method}}}
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from server.cli.output import (
@@ -28,6 +26,8 @@ SHOWN_CHARACTERS: Final = 400
 Report = Mapping[str, Any]
 """See ``trainer.child.run_preflight``."""
 
+_COMPARING: Final = frozenset({"duplicate_row", "contradiction", "leakage"})
+"""Kinds of warnings whose messages name another row."""
 _COUNTS: Final = {
     "sequences": "sequences",
     "tokens": "tokens, prompts included",
@@ -83,20 +83,33 @@ def _show_faults(name: str, found: Report) -> None:
 
 
 def _show_warnings(name: str, found: Report) -> None:
-    """Print one line for each kind of warning."""
-    by_kind = itemgetter("kind")
-    for kind, group in groupby(sorted(found["warnings"], key=by_kind), by_kind):
-        warnings = list(group)
-        lines = [warning["line"] for warning in warnings if warning["line"] is not None]
-        place = f"{name}:{lines[0]}" if len(lines) == 1 else f"{name}, {_lines(lines, len(lines))}" if lines else name
+    """Print one line for each warning of the file, and for each kind of warnings that compare a row with another."""
+    groups: dict[tuple[str, str], list[Report]] = {}
+    for warning in found["warnings"]:
+        message = "" if warning["kind"] in _COMPARING else warning["message"]
+        groups.setdefault((warning["kind"], message), []).append(warning)
+    for (kind, _), warnings in groups.items():
+        place = f"{name}{_rows_of(warnings)}"
         show_text(f"{place}: warning, {kind.replace('_', ' ')}: {warnings[0]['message']}", style="yellow")
     if found["left_out"]:
         show_text(f"{name}: {found['left_out']:,} further faults and warnings were only counted")
 
 
+def _rows_of(warnings: Sequence[Report]) -> str:
+    """Return the rows of ``warnings`` as text behind the file's name."""
+    lines = [warning["line"] for warning in warnings if warning["line"] is not None]
+    count = sum(warning.get("rows", 1) for warning in warnings)
+    if not lines:
+        return ""
+    if count == 1:
+        return f":{lines[0]}"
+    return f", {_lines(lines, count)}" if count == len(lines) else f", {count:,} rows from line {lines[0]} on"
+
+
 def _show_counts(files: Sequence[tuple[str, Report]]) -> None:
     tallies = [found["tokens"] for _, found in files]
-    rows = [["rows", *(f"{found['rows']:,}" for _, found in files)]]
+    rows = [["format", *(str(found["format"]) for _, found in files)]]
+    rows += [["rows", *(f"{found['rows']:,}" for _, found in files)]]
     rows += [[words, *(f"{tally[key]:,}" for tally in tallies)] for key, words in _COUNTS.items()]
     rows += [
         [words, *(_listed(tally[key], tally["lines"][key]) for tally in tallies)] for key, words in _LISTED.items()

@@ -34,8 +34,8 @@ def servable_extension(body: JobBody, state: AppState) -> Json:
     else:
         extension["rank"] = _rank(extension.get("rank"), info)
         _check_targets(body.targets, info)
-    for param in ("adapter", "suffix"):
-        _check_name(param, getattr(body, param), state)
+    _check_name("adapter", body.adapter, state)
+    _check_name("suffix", body.fitted_suffix, state)
     return extension
 
 

@@ -47,6 +47,8 @@ class JobDraft:
     extension: Json = field(default_factory=dict)
     """Fields of this server beside OpenAI's: adapter name, rank, packing…"""
     organization_id: str = "patchbay"
+    notes: Sequence[str] = ()
+    """What was made of the request, as messages of the job's first events."""
 
     def __post_init__(self) -> None:
         _check(0 < len(self.model) <= MAX_MODEL_LENGTH, "model", f"is a name of at most {MAX_MODEL_LENGTH} characters")

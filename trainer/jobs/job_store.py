@@ -59,7 +59,7 @@ class JobStore:
                 await _check_file(connection, "validation_file", draft.validation_file)
             at = await self.clock(connection)
             values = {
-                **_DRAFT.dump_python(draft, mode="json"),
+                **_DRAFT.dump_python(draft, mode="json", exclude={"notes"}),
                 "id": mint("ftjob-"),
                 "created_at": at,
                 "state": JobState.VALIDATING_FILES,
@@ -71,7 +71,7 @@ class JobStore:
             for key, value in (draft.metadata or {}).items():
                 await connection.execute(insert(job_metadata).values(job_number=row.number, key=key, value=value))
             validated = " and ".join(filter(None, (draft.training_file, draft.validation_file)))
-            messages = (f"Created fine-tuning job: {row.id}", f"Validating files: {validated}")
+            messages = (f"Created fine-tuning job: {row.id}", *draft.notes, f"Validating files: {validated}")
             await add_events(connection, row, at, map(EventDraft, messages))
         return rows.job_of(row)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model
 
+from adapters.names import fit_adapter_name
 from server.http.schemas.base import Body, Json
 from trainer.errors import InvalidField
 from trainer.jobs.job import JobDraft
@@ -91,13 +92,10 @@ class JobBody(Body, JobOptions):
         None, description="Reference of the adapter to go on from; `model` may name it instead."
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _take_null_for_unstated(cls, body: Any) -> Any:
-        """Drop options that are null: OpenAI's API takes null for a field that is left out."""
-        if not isinstance(body, dict):
-            return body
-        return {name: value for name, value in body.items() if value is not None or name not in JobOptions.model_fields}
+    @property
+    def fitted_suffix(self) -> str | None:
+        """The suffix as names can carry it: OpenAI's API takes any characters."""
+        return self.suffix and fit_adapter_name(self.suffix)
 
     def draft(self, extension: Json) -> JobDraft:
         """Return the job to create, with our own fields as ``extension`` has them.
@@ -105,17 +103,20 @@ class JobBody(Body, JobOptions):
         Raises:
             InvalidField: a field is out of bounds.
         """
+        suffix = self.fitted_suffix
+        is_fitted = suffix != self.suffix
         integrations = [integration.model_dump(exclude_none=True) for integration in self.integrations or ()]
         return JobDraft(
             model=self.model,
             training_file=self.training_file,
             validation_file=self.validation_file,
             method=self._method(),
-            suffix=self.suffix,
+            suffix=suffix,
             seed=self.seed,
             metadata=self.metadata,
             integrations=integrations or None,
             extension=extension,
+            notes=(f"The suffix '{self.suffix}' is written '{suffix}' in names",) if is_fitted else (),
         )
 
     def extension(self) -> Json:

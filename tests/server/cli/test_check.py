@@ -90,10 +90,40 @@ def test_warnings_are_gathered_by_kind_and_refuse_nothing(shown: Any, report: An
     lines = shown(report)
     assert f"{spec.training_file}:25: warning, duplicate row: the same row as line 3" in lines
     assert any(line.startswith(f"{spec.validation_file}:12: warning, leakage") for line in lines)
-    again = [{"line": line, "kind": "duplicate_row", "message": "the same row as line 1"} for line in range(2, 10)]
+    again = [
+        {"line": line, "kind": "duplicate_row", "message": f"the same row as line {line - 1}"} for line in range(2, 10)
+    ]
     lines = shown({**report, "training": {**report["training"], "warnings": again}})
     words = "lines 2, 3, 4, 5, 6 and 3 more: warning, duplicate row: the same row as line 1"
     assert f"{spec.training_file}, {words}" in lines
+
+
+def test_a_warning_of_many_rows_is_one_line_with_their_number(shown: Any, report: Any, spec: RunSpec) -> None:
+    columns = [
+        {"line": 1, "kind": "ignored_key", "message": f"the column '{name}' is ignored", "rows": rows}
+        for name, rows in (("id", 1200), ("source", 1))
+    ]
+    lines = shown({**report, "training": {**report["training"], "warnings": columns}})
+    name = spec.training_file
+    assert f"{name}, 1,200 rows from line 1 on: warning, ignored key: the column 'id' is ignored" in lines
+    assert f"{name}:1: warning, ignored key: the column 'source' is ignored" in lines
+
+
+def test_strict_makes_warnings_a_refusal(folder: Path, report: Any, monkeypatch: Any) -> None:
+    async def preflight(_: RunSpec) -> Any:
+        return report
+
+    monkeypatch.setattr("trainer.child.run_preflight", preflight)
+    ran = {
+        strict: CliRunner().invoke(app, ["check", str(folder / "good.jsonl"), *strict])
+        for strict in ((), ("--strict",))
+    }
+    assert [ran[()].exit_code, ran["--strict",].exit_code] == [0, 1]
+    assert ran["--strict",].stdout.startswith("refused: --strict, and there are warnings of ")
+
+
+def test_the_format_is_among_the_counts(shown: Any, report: Any) -> None:
+    assert fields(shown(report), "Tokens")["format"].split() == ["chat", "chat"]
 
 
 def test_lines_that_need_a_look_are_counted_and_the_first_are_named(shown: Any, report: Any) -> None:

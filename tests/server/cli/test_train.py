@@ -87,6 +87,14 @@ def test_hyperparameters_without_a_method_are_those_of_the_usual_one(call, rows)
     assert job["method"] == {"type": "supervised", "supervised": {"hyperparameters": {**AUTO, "n_epochs": 2}}}
 
 
+def test_the_format_of_a_local_file_chooses_the_method(call, tmp_path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    job = json.loads(call("train", str(pairs), "--beta", "0.2", "--json").stdout)
+    assert job["method"]["type"] == "dpo"
+    assert job["method"]["dpo"]["hyperparameters"]["beta"] == 0.2
+
+
 def test_all_linear_modules_can_be_asked_for_by_one_word(call, rows) -> None:
     job = json.loads(call("train", str(rows), "--targets", "all-linear", "--json").stdout)
     assert job["targets"] == "all-linear"

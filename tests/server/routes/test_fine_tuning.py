@@ -99,6 +99,31 @@ async def test_hyperparameters_at_the_top_are_still_understood(create: Create) -
     assert job["method"] == {"type": "supervised", "supervised": {"hyperparameters": NUMBERS}}
 
 
+async def test_null_hyperparameters_are_chosen_as_those_left_out(create: Create) -> None:
+    job = (
+        await create(hyperparameters={"n_epochs": 3, "batch_size": None, "learning_rate_multiplier": None})
+    ).to_dict()
+    assert job["method"] == {"type": "supervised", "supervised": {"hyperparameters": NUMBERS}}
+    stated = {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": None, "beta": None}}}
+    assert (await create(method=stated)).to_dict()["method"]["dpo"]["hyperparameters"]["beta"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "fitted"),
+    [
+        ("support bot", "support-bot"),
+        ("Süßes: v1..2/", "Sues-v1.2"),
+        (" a__b ", "a__b"),
+        ("crème brûlée", "creme-brulee"),
+    ],
+)
+async def test_a_suffix_is_made_fit_for_names_and_the_events_say_so(openai, create, suffix: str, fitted: str) -> None:
+    job = await create(suffix=suffix)
+    assert job.to_dict()["suffix"] == fitted
+    messages = [event.message for event in (await openai.fine_tuning.jobs.list_events(job.id)).data]
+    assert f"The suffix '{suffix}' is written '{fitted}' in names" in messages
+
+
 async def test_a_file_of_another_method_fails_the_job(create: Create) -> None:
     job = await create(method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.5}}})
     assert (job.status, job.hyperparameters.to_dict()["beta"]) == ("failed", 0.5)
@@ -198,7 +223,7 @@ async def test_a_job_whose_check_dies_fails_and_holds_nobody_up(
         ({"validation_file": "file-x"}, "validation_file"),
         ({"training_file": 1}, "training_file"),
         ({"suffix": "x" * 65}, "suffix"),
-        ({"suffix": "no name"}, "suffix"),
+        ({"suffix": "日本"}, "suffix"),
         ({"suffix": "base"}, "suffix"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**31}, "seed"),
