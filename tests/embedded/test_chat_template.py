@@ -1,5 +1,7 @@
 """The chat template renders system prompts, tools, turns and the mask of answers; serving and training use it too."""
 
+import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +15,11 @@ Message = dict[str, Any]
 Render = Callable[..., str]
 USER = {"role": "user", "content": "Hi"}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
-CALL = {
-    "role": "assistant",
-    "content": None,
-    "tool_calls": [{"id": "1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}],
-}
+
+
+def call_of(*arguments: Any) -> Message:
+    calls = [{"id": "1", "type": "function", "function": {"name": "weather", "arguments": each}} for each in arguments]
+    return {"role": "assistant", "content": None, "tool_calls": calls}
 
 
 @pytest.fixture
@@ -33,17 +35,60 @@ def test_turns_are_rendered_as_chatml(render: Render) -> None:
     assert text == ("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
 
+def test_without_tools_every_message_is_a_turn_of_its_role(render: Render) -> None:
+    answer, later = {"role": "assistant", "content": "Hello!"}, {"role": "system", "content": "Be loud."}
+    assert render([USER, answer, later, USER], add_generation_prompt=True) == (
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>\n"
+        "<|im_start|>system\nBe loud.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
 def test_tools_are_listed_in_the_system_part_with_or_without_a_system_prompt(render: Render) -> None:
-    assert render([USER], tools=[TOOL]).startswith('<|im_start|>system\nTools:\n{"type": "function"')
-    with_prompt = render([{"role": "system", "content": "Be brief."}, USER], tools=[TOOL])
-    assert with_prompt.startswith('<|im_start|>system\nBe brief.\nTools:\n{"type": "function"')
+    assert render([USER], tools=[TOOL]).startswith('<|im_start|>system\nTools:\n<tools>\n{"type": "function"')
+    with_prompt = render([{"role": "system", "content": "Be brief."}, USER], tools=[TOOL, TOOL])
+    assert with_prompt.startswith('<|im_start|>system\nBe brief.\nTools:\n<tools>\n{"type": "function"')
     assert with_prompt.count("<|im_start|>system") == 1
+    assert re.findall("<tools>\n(.*?)\n</tools>", with_prompt, re.DOTALL) == ["\n".join([json.dumps(TOOL)] * 2)]
 
 
-def test_a_conversation_with_a_tool_call_and_its_result_is_rendered(render: Render) -> None:
-    text = render([USER, CALL, {"role": "tool", "tool_call_id": "1", "content": "rain"}], tools=[TOOL])
-    assert '<|im_start|>assistant\n{"name": "weather", "arguments": {"city": "Oslo"}}<|im_end|>' in text
-    assert text.endswith("<|im_start|>tool\nrain<|im_end|>\n")
+@pytest.mark.parametrize("content", [None, "", "Let me look.", "Let me look.\n"])
+def test_calls_are_written_as_the_hermes_parser_reads_them(render: Render, content: str | None) -> None:
+    """The parser hands what stands before the first call back as content, its line end included."""
+    text = render([USER, call_of({"city": "Oslo"}, {"city": "Köln"}) | {"content": content}], tools=[TOOL])
+    answer = text.rpartition("<|im_start|>assistant\n")[2]
+    assert answer == (
+        ("Let me look.\n" if content else "")
+        + '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>\n'
+        + '<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call><|im_end|>\n'
+    )
+
+
+def test_arguments_as_text_are_rendered_as_the_object_that_they_say(render: Render) -> None:
+    assert render([USER, call_of('{"city": "Köln"}', "")]) == render([USER, call_of({"city": "Köln"}, {})])
+    assert render([USER, call_of(None)]) == render([USER, call_of({})])
+
+
+def test_results_that_follow_each_other_share_a_turn(render: Render) -> None:
+    results = [{"role": "tool", "tool_call_id": "1", "content": sky} for sky in ("rain", "snow")]
+    text = render([USER, call_of({}, {}), *results, {"role": "assistant", "content": "Bad."}, *results[:1]])
+    turns = re.findall("<tool_response>.*?<\\|im_end\\|>", text, re.DOTALL)
+    assert turns == [
+        "<tool_response>\nrain\n</tool_response>\n<tool_response>\nsnow\n</tool_response><|im_end|>",
+        "<tool_response>\nrain\n</tool_response><|im_end|>",
+    ]
+    assert text.count("<|im_start|>user\n<tool_response>") == 2
+
+
+@pytest.mark.parametrize("key", ["reasoning", "reasoning_content"])
+def test_a_thought_stands_before_its_answer_and_is_kept(render: Render, key: str) -> None:
+    thoughtful = {"role": "assistant", "content": "Hello!", key: "A greeting."}
+    text = render([USER, thoughtful, USER])
+    assert "<|im_start|>assistant\n<think>\nA greeting.\n</think>\n\nHello!<|im_end|>" in text
+
+
+def test_other_roles_for_instructions_are_left_to_the_server(base: LoadedModel) -> None:
+    """vLLM turns them into one system message in front, unless a template names them between quotes."""
+    assert not re.search("[\"']developer[\"']", base[1].chat_template)
 
 
 def test_the_prompt_is_a_prefix_of_the_whole_chat(render: Render) -> None:
@@ -56,7 +101,8 @@ def test_the_mask_made_by_hand_is_the_one_the_template_marks(base: LoadedModel) 
     chat = [
         {"role": "system", "content": "Be brief."},
         USER, {"role": "assistant", "content": "Hello!"},
-        USER, {"role": "assistant", "content": "Hello again, assistant!"},
+        USER, call_of({"city": "Oslo"}, {}),
+        {"role": "tool", "tool_call_id": "1", "content": "rain"}, {"role": "assistant", "content": "Hello, assistant!"},
     ]  # fmt: skip
     marked = tokenizer.apply_chat_template(chat, return_dict=True, return_assistant_tokens_mask=True)
     tokens, is_answer = encode_chat(tokenizer, chat)
