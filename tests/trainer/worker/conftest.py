@@ -17,6 +17,7 @@ from trainer.jobs.job import Job, JobDraft
 from trainer.jobs.state import JOB_STATES, JobState
 from trainer.records import Records
 from trainer.renderer_options import RendererOptions
+from trainer.rendering.rendering import render
 from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec
 from trainer.worker.worker import Worker
@@ -62,7 +63,9 @@ def worker(records: Records, shelf: Shelf, tmp_path: Path) -> Worker:
 def ask(records: Records, upload: Upload, worker: Worker) -> Create:
     """Creates a job and lets validation lay its run directory out."""
 
-    async def preflight(spec: RunSpec, _run: RunDirectory) -> dict[str, Any]:
+    async def preflight(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
+        run.write_spec(spec)
+        await asyncio.to_thread(render, run)  # in this process, which imports vLLM once for all jobs
         report = {"ok": True, "rows": 24, "faults": [], "warnings": [], "left_out": 0}
         numbers = {name: getattr(spec, name) for name in NUMBERS} | {"steps": STEPS}
         return {"ok": True, "training": report, "validation": None, "hyperparameters": numbers, "renderer_sha256": "0"}
