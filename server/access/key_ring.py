@@ -27,7 +27,7 @@ class KeyRing(Follower):
     """The API keys of all processes that share a database.
 
     A write is in the database and in this ring before its method returns; writes of other processes arrive with
-    ``refresh``, which ``follow`` calls at an interval. ``find`` and ``is_empty`` read memory alone.
+    ``refresh``, which ``follow`` calls at an interval. ``find``, ``get`` and ``is_empty`` read memory alone.
     """
 
     refresh_failed = "keys.refresh_failed"
@@ -55,6 +55,11 @@ class KeyRing(Follower):
         """Return the key with this secret; None if there is none or it was revoked."""
         key = self._keys.get(id_of(secret) or "")
         return key if key is not None and key.revoked_at is None and key.matches(secret) else None
+
+    def get(self, key_id: str) -> ApiKey | None:
+        """Return the key with this id; None if there is none or it was revoked."""
+        key = self._keys.get(key_id)
+        return key if key is not None and key.revoked_at is None else None
 
     def list(self) -> list[ApiKey]:
         """Return every key ever created, oldest first."""

@@ -30,8 +30,11 @@ class Admission:
         self.is_draining = False
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
+    def admitted(self, *, is_deferred: bool = False) -> Iterator[None]:
         """Count one request in flight for the length of the block.
+
+        ``is_deferred``: a line of a batch takes no place of other requests and is not waited for when the process
+        drains, because it is sent again.
 
         Raises:
             Draining: the process is stopping.
@@ -39,6 +42,9 @@ class Admission:
         """
         if self.is_draining:
             raise Draining("the server is shutting down; send the request to another replica", retry_after_s=5)
+        if is_deferred:
+            yield
+            return
         if self._in_flight >= self._limit:
             raise Overloaded(
                 f"{self._limit} requests are in flight already; try again, or raise --max-in-flight",

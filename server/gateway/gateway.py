@@ -9,9 +9,11 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Final
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapters.errors import PatchbayError
@@ -19,7 +21,7 @@ from server.access.key_ring import KeyRing
 from server.current_engine import CurrentEngine
 from server.errors import RouteUnsupported
 from server.gateway.admission import Admission
-from server.gateway.authenticate import authenticate
+from server.gateway.authenticate import authenticate, authorize
 from server.gateway.inference_routes import INFERENCE_ROUTES, needs
 from server.gateway.request_hooks import RequestContext, RequestHooks
 from server.http.errors import error_response, status_of
@@ -27,18 +29,24 @@ from server.http.errors import error_response, status_of
 log = structlog.get_logger(__name__)
 
 REQUEST_ID = "x-request-id"
+KEY_ID = "patchbay.key_id"
+"""Entry of the ASGI scope: the id of the caller's API key; None while the server has no keys."""
+IS_DEFERRED = "patchbay.is_deferred"
+"""Entry of the ASGI scope, set by ``Gateway.deferred`` alone: the request is a line of a batch."""
 _LONGEST_REQUEST_ID = 128
+NO_ROUTES: Final[ASGIApp] = PlainTextResponse("no such route", 404)
+"""Answers the paths that are no inference, for a gateway without control routes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
     """ASGI app: inference goes to the engine, everything else to ``control``."""
 
-    control: ASGIApp
     hooks: RequestHooks
     engine: CurrentEngine
     keys: KeyRing
     admission: Admission
+    control: ASGIApp = NO_ROUTES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -51,7 +59,10 @@ class Gateway:
         path: str = scope["path"]
         started = perf_counter()
         try:
-            authenticate(self.keys, scope["method"], path, headers)
+            if IS_DEFERRED in scope:
+                authorize(self.keys, scope[KEY_ID], scope["method"], path)
+            else:
+                scope[KEY_ID] = authenticate(self.keys, scope["method"], path, headers)
             if path in INFERENCE_ROUTES and scope["method"] == "POST":
                 await self._infer(scope, receive, response)
             else:
@@ -61,13 +72,25 @@ class Gateway:
                 raise  # the response has started: the server closes the connection
             await error_response(refusal, path)(scope, receive, response.send)
         finally:
-            response.log(scope["method"], path, perf_counter() - started)
+            if IS_DEFERRED not in scope:
+                response.log(scope["method"], path, perf_counter() - started)
+
+    def deferred(self, key_id: str | None) -> ASGIApp:
+        """Return an app for lines of a batch: they act for the key with this id, and wait behind other requests.
+
+        ``key_id`` None: the batch was created while the server had no keys.
+        """
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await self({**scope, KEY_ID: key_id, IS_DEFERRED: True}, receive, send)
+
+        return app
 
     async def _infer(self, scope: Scope, receive: Receive, response: _Response) -> None:
-        with self.hooks.request() as context:
+        with self.hooks.request(is_deferred=IS_DEFERRED in scope) as context:
             response.context = context
             try:
-                with self.admission.admitted():
+                with self.admission.admitted(is_deferred=context.is_deferred):
                     engine, path = self.engine.serving().engine, scope["path"]
                     if path not in engine.paths:
                         raise RouteUnsupported(f"the base model does not answer {path}; that takes {needs(path)}")

@@ -46,6 +46,8 @@ class RequestContext:
     """The error that the gateway answers with, whatever response the engine makes of it."""
     status: int | None = None
     """Status code of the response, once it has started."""
+    is_deferred: bool = False
+    """True for a line of a batch: its generations wait while those of other requests wait."""
 
     def resident_for(self, model: str) -> Resident | None:
         """Return the resident that ``model`` resolved to in this request; None before it was resolved."""
@@ -72,9 +74,9 @@ class RequestHooks:
     engine: CurrentEngine
 
     @contextmanager
-    def request(self) -> Iterator[RequestContext]:
+    def request(self, *, is_deferred: bool = False) -> Iterator[RequestContext]:
         """Open the context of one request; at the end of the block its response is counted and its lease released."""
-        context = RequestContext()
+        context = RequestContext(is_deferred=is_deferred)
         token = current_request.set(context)
         try:
             yield context
@@ -90,7 +92,8 @@ class RequestHooks:
         try:
             running = self.engine.serving()
             context.model, context.version = model, resolve(model, self.catalog, running.info)
-            context.leave = self.admission.enter(context.version.adapter)
+            if not context.is_deferred:
+                context.leave = self.admission.enter(context.version.adapter)
             started = perf_counter()
             context.lease = await running.residency.lease(context.version)
             context.cold_s = perf_counter() - started
@@ -112,7 +115,8 @@ class RequestHooks:
                 running = self.engine.serving()
                 if version is not None:
                     stack.callback((await running.residency.lease(version)).release)
-                turn = await running.scheduler.turn(None if version is None else version.id, demand)
+                key = None if version is None else version.id
+                turn = await running.scheduler.turn(key, demand, is_deferred=context.is_deferred)
                 stack.callback(running.scheduler.end, turn)
                 if version is not None:
                     running.residency.check(version)  # quarantined, perhaps, while this generation waited

@@ -14,7 +14,7 @@ A queue:
 
 Queues without a slot get one in the order of their arrival. Turns of an OPEN queue are taken as the engine has places,
 those of a CLOSING one are not, so that its slot falls free soon. A queue whose last turn is over is dropped. The base
-model's queue is always OPEN: it needs no slot.
+model's queue is always OPEN: it needs no slot. A deferred turn joins the queue of its adapter when it is taken.
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ class Turn:
     state: TurnState = TurnState.WAITING
     is_unread: bool = False
     """True from taking it until the engine has read its prompt."""
+    is_deferred: bool = False
+    """True for a line of a batch: it waits while any other turn waits."""
     waiter: asyncio.Future[None] | None = None
     generation: Generation | None = None
     """Source of the tokens that its queue is charged when the turn is over."""

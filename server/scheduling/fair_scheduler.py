@@ -5,7 +5,9 @@ overlap keep a third one out for ever. So the scheduler admits only what the eng
 most ``slots`` adapters, as many as fit a batch and a few more. The rest waits here, where
 
 * a queue that kept its slot for long closes in favour of the queue that has waited longest;
-* queues with slots get the same number of tokens, in rounds (deficit round robin, charged afterwards).
+* queues with slots get the same number of tokens, in rounds (deficit round robin, charged afterwards);
+* deferred turns, those of batches, are taken while no other turn waits. They hold at most half of the engine's places,
+  unread tokens and slots, are not charged, and leave one slot free: what comes next need not wait for them.
 
 Runs on one thread without I/O; the time is read from ``clock``. ``adapter_queue`` draws the states.
 """
@@ -52,6 +54,7 @@ class FairScheduler:
         self._slots = slots
         self._turn_s = turn_s
         self._clock = clock
+        self._sequences = batch.sequences
         self._places = batch.sequences + max(1, batch.sequences // LOOKAHEAD)
         self._unread_limit = 2 * batch.tokens
         self._queues: dict[int | None, AdapterQueue] = {}
@@ -61,7 +64,10 @@ class FairScheduler:
         """Queues with a slot, in the order in which they got it."""
         self._closing: list[AdapterQueue] = []
         """Queues with a slot that are CLOSING, in the order in which they were closed."""
+        self._deferred: deque[Turn] = deque()
+        """Deferred turns that wait, in order of arrival."""
         self._taken: set[Turn] = set()
+        self._deferred_taken: set[Turn] = set()
         self._places_taken = 0
         self._unread = 0
         self._mean_s = 0.0
@@ -71,14 +77,14 @@ class FairScheduler:
         self._sweeping: asyncio.TimerHandle | None = None
         self._closed_with: PatchbayError | None = None
         self.waiting = 0
-        """Number of turns that wait."""
+        """Number of turns that wait, without the deferred ones."""
 
     @property
     def active(self) -> int:
         """Number of adapters that have generations in the engine."""
         return len(self._slotted)
 
-    def request(self, key: int | None, demand: Demand) -> Turn:
+    def request(self, key: int | None, demand: Demand, *, is_deferred: bool = False) -> Turn:
         """Return a turn for a generation of ``key``; it is TAKEN at once where it need not wait.
 
         Raises:
@@ -86,6 +92,8 @@ class FairScheduler:
         """
         if self._closed_with is not None:
             raise self._closed_with
+        if is_deferred:
+            return self._defer(key, demand)
         queue = self._queues.get(key)
         if queue is None:
             state = _OPEN if key is None else _QUEUED
@@ -104,13 +112,13 @@ class FairScheduler:
         self._advance()
         return turn
 
-    async def turn(self, key: int | None, demand: Demand) -> Turn:
+    async def turn(self, key: int | None, demand: Demand, *, is_deferred: bool = False) -> Turn:
         """Return a TAKEN turn, after waiting for it if need be. The caller ends it with ``end``.
 
         Raises:
             PatchbayError: the scheduler was closed with this error.
         """
-        turn = self.request(key, demand)
+        turn = self.request(key, demand, is_deferred=is_deferred)
         if turn.state is _TAKEN:
             return turn
         loop = asyncio.get_running_loop()
@@ -127,28 +135,31 @@ class FairScheduler:
     def read(self, turn: Turn) -> None:
         """Record that the engine has read the prompt of ``turn`` and writes its answer now."""
         self._mark_read(turn)
-        if self.waiting:
-            self._advance()
+        self._after_change()
 
     def end(self, turn: Turn) -> None:
         """End ``turn`` in any state; its queue is charged the tokens of its generation. A second call has no effect."""
         queue = turn.queue
+        if turn.state is _WAITING and turn.is_deferred:
+            self._deferred.remove(turn)
+            turn.state = TURN_STATES.move(turn.state, _OVER)
+            return
         if turn.state is _WAITING:
             queue.waiting.remove(turn)
             self.waiting -= 1
         elif turn.state is _TAKEN:
             queue.taken -= 1
             self._taken.remove(turn)
+            self._deferred_taken.discard(turn)
             self._places_taken -= turn.sequences
             self._mark_read(turn)
-            if turn.generation is not None:
+            if turn.generation is not None and not turn.is_deferred:
                 self._learn(turn, turn.generation)
         else:
             return
         turn.state = TURN_STATES.move(turn.state, _OVER)
         self._after_turn(queue)
-        if self.waiting:
-            self._advance()
+        self._after_change()
 
     def sweep(self) -> None:
         """End the turns that the engine has finished: a caller who stops reading must not keep others waiting."""
@@ -161,17 +172,25 @@ class FairScheduler:
         self._closed_with = error
         if self._sweeping is not None:
             self._sweeping.cancel()
-        for queue in list(self._queues.values()):
-            for turn in list(queue.waiting):
-                if turn.waiter is not None and not turn.waiter.done():
-                    turn.waiter.set_exception(error)
-                self.end(turn)
+        waiting = [turn for queue in self._queues.values() for turn in queue.waiting]
+        for turn in (*waiting, *self._deferred):
+            if turn.waiter is not None and not turn.waiter.done():
+                turn.waiter.set_exception(error)
+            self.end(turn)
 
     # -- inside ------------------------------------------------------------------------------------------------
 
     def _sweep_again(self) -> None:
         self.sweep()
-        self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep_again) if self.waiting else None
+        waits = self.waiting or self._deferred
+        self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep_again) if waits else None
+
+    def _after_change(self) -> None:
+        """Take turns after the engine may have got a free place."""
+        if self.waiting:
+            self._advance()
+        if self._deferred and not self.waiting:
+            self._advance_deferred()
 
     def _mark_read(self, turn: Turn) -> None:
         if turn.is_unread:
@@ -274,6 +293,42 @@ class FairScheduler:
         for queue in sorted(due, key=lambda queue: queue.taken + len(queue.waiting))[:wanted]:
             queue.become(_CLOSING)
             self._closing.append(queue)
+
+    def _defer(self, key: int | None, demand: Demand) -> Turn:
+        queue, now = AdapterQueue(key, deque(), _OPEN if key is None else _QUEUED), self._clock()
+        turn = Turn(queue, demand.prompt_tokens, demand.sequences, 0, requested_at=now, taken_at=now, is_deferred=True)
+        self._deferred.append(turn)
+        if not self.waiting:
+            self._advance_deferred()
+        return turn
+
+    def _advance_deferred(self) -> None:
+        """Take deferred turns up to their share of the engine; the caller has seen that no other turn waits."""
+        for turn in list(self._deferred):
+            if self._closed_with is not None or not self._has_deferred_place:
+                return
+            queue = self._queues.get(turn.queue.key)
+            if queue is None and self._may_defer_to(turn.queue.key):
+                queue = self._queues[turn.queue.key] = turn.queue
+            if queue is None or queue.state is _CLOSING or not self._has_slot_for(queue):
+                continue
+            turn.queue = queue
+            self._deferred.remove(turn)
+            self._deferred_taken.add(turn)
+            self._take(turn)
+
+    @property
+    def _has_deferred_place(self) -> bool:
+        taken = sum(turn.sequences for turn in self._deferred_taken)
+        unread = sum(turn.prompt_tokens for turn in self._deferred_taken if turn.is_unread)
+        has_share = taken < max(1, self._sequences // 2) and unread < self._unread_limit // 2
+        return has_share and self._has_place and self._places_taken < self._sequences
+
+    def _may_defer_to(self, key: int | None) -> bool:
+        """Return whether a deferred turn of ``key``, which has no turns with the engine, may take a free slot."""
+        held = {turn.queue.key for turn in self._deferred_taken} - {None}
+        has_share = len(held) < max(1, self._slots // 2) and len(self._slotted) < max(1, self._slots - 1)
+        return key is None or has_share
 
     def _take(self, turn: Turn) -> None:
         queue = turn.queue

@@ -221,3 +221,78 @@ def test_a_turn_that_nobody_reads_to_the_end_keeps_nobody_waiting(play: Play) ->
     assert (states(stalled), states(running), states(quiet)) == ({"over"}, {"taken"}, {"taken"})
     play.scheduler.end(stalled[0])
     assert play.scheduler.active == 2
+
+
+def deferred(play: Play, key: int | None, count: int = 1, demand: Demand = WORDS) -> list[Turn]:
+    return [play.scheduler.request(key, demand, is_deferred=True) for _ in range(count)]
+
+
+def test_deferred_turns_take_half_of_the_places_and_no_more(play: Play) -> None:
+    lines = deferred(play, None, 3 * PLACES)
+    assert len(taken(lines)) == SEQUENCES // 2
+    assert play.scheduler.waiting == 0
+    assert len(taken(play.ask(None, PLACES))) == PLACES - SEQUENCES // 2
+    play.end(taken(lines)[:1])
+    assert len(taken(lines)) == SEQUENCES // 2 - 1
+
+
+def test_deferred_turns_wait_while_another_turn_waits(play: Play) -> None:
+    live = play.ask(None, PLACES + 3)
+    lines = deferred(play, None, 4)
+    play.end(live[:3])
+    assert (states(live[3:]), states(lines)) == ({"taken"}, {"waiting"})
+    play.end(live[3:])
+    assert states(lines) == {"taken"}
+
+
+def test_deferred_turns_leave_slots_to_other_adapters() -> None:
+    play = Play(slots=4)
+    lines = [turn for key in range(1, 7) for turn in deferred(play, key)]
+    assert states(lines[:2]) == {"taken"}
+    assert states(lines[2:]) == {"waiting"}
+    assert states([*play.ask(7), *play.ask(8)]) == {"taken"}
+    assert states(deferred(play, 7)) == {"taken"}, "it needs no slot beside the one that its adapter has"
+
+
+def test_deferred_turns_run_with_a_single_slot_and_a_single_place() -> None:
+    play = Play(slots=1, sequences=1)
+    lines = deferred(play, 1, 3)
+    assert len(taken(lines)) == 1
+    play.end(taken(lines))
+    assert len(taken(lines)) == 1
+
+
+def test_deferred_turns_read_half_of_the_prompts_that_may_be_unread() -> None:
+    play = Play(tokens=100)
+    lines = deferred(play, None, 5, Demand(prompt_tokens=60, max_tokens=50))
+    assert len(taken(lines)) == 2
+    play.scheduler.read(lines[0])
+    assert len(taken(lines)) == 3
+
+
+def test_an_adapter_is_not_charged_for_deferred_turns(play: Play) -> None:
+    for _ in range(50):
+        play.end(deferred(play, 1), written=1000)
+    play.ask(None, PLACES)
+    first, second = play.ask(1, 8), play.ask(2, 8)
+    before = {queue.key: queue.balance for queue in play.scheduler._queues.values()}
+    assert before[1] == before[2]
+    assert states([*first, *second]) == {"waiting"}
+
+
+def test_a_deferred_turn_that_is_given_up_is_forgotten(play: Play) -> None:
+    live, lines = play.ask(None, PLACES), deferred(play, 1, 2)
+    play.scheduler.end(lines[0])
+    play.end(live)
+    assert [str(turn.state) for turn in lines] == ["over", "taken"]
+    play.end(lines[1:])
+    assert (play.scheduler.active, play.scheduler.waiting) == (0, 0)
+
+
+async def test_a_closed_scheduler_refuses_deferred_turns(play: Play, until: Until) -> None:
+    play.ask(None, PLACES)
+    waiting = asyncio.ensure_future(play.scheduler.turn(1, WORDS, is_deferred=True))
+    await asyncio.sleep(0)
+    play.scheduler.close(EngineNotReady("gone"))
+    with pytest.raises(EngineNotReady):
+        await waiting
