@@ -21,12 +21,16 @@ from adapters.storage.staging import Staging
 from adapters.versions import Version
 from server.access.key_ring import KeyRing
 from server.background import background
+from server.batches.batch_runner import BatchRunner
+from server.batches.batch_store import BatchStore
 from server.current_engine import CurrentEngine, RunningEngine
 from server.engine.protocol import Engine, EngineBuilder
 from server.gateway.admission import Admission
+from server.gateway.gateway import Gateway
 from server.gateway.meter import Meter
 from server.gateway.request_hooks import RequestHooks
 from server.metrics import Metrics
+from server.operations.batch_checks import BatchChecks
 from server.operations.publish import register_bundled_adapters
 from server.operations.run_publisher import RunPublisher
 from server.operations.upload_checks import UploadChecks
@@ -80,6 +84,7 @@ async def open_app(
         keys = await KeyRing.open(registry.database)
         check_exposure(settings, has_keys=not keys.is_empty)
         records = await Records.open(registry.database, settings.training_dir, max_file_bytes=settings.max_file_bytes)
+        batches = await BatchStore.open(records.files, settings.data_dir.absolute() / "batches")
         blobs = Blobs(settings.data_dir, remote=None if settings.blob_url is None else RemoteBlobs(settings.blob_url))
         metrics = Metrics(
             settings.metric_adapters, capacity=settings.max_residents, capacity_bytes=settings.resident_bytes
@@ -124,6 +129,7 @@ async def open_app(
             supervisor,
             records,
             job_preflight,
+            batches,
         )
         async with _running(state, journal):
             yield state
@@ -131,9 +137,10 @@ async def open_app(
 
 @asynccontextmanager
 async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[None]:
-    """Run the background loops for the block; the worker ends first, while the others still serve it."""
+    """Run the background loops for the block; worker and batches end first, while the others still serve them."""
     settings, engine = state.settings, state.engine
     worker = Worker(state.records, settings.runs_dir, RunPublisher(state), worker_name())
+    batch_runner = _make_batch_runner(state)
     async with (
         background(
             supervisor=state.supervisor.run,
@@ -143,9 +150,17 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
             sweeper=partial(_sweep, state),
             job_preflight=state.job_preflight.run,
         ),
+        background(batches=batch_runner.run),
         background(worker=worker.run) if settings.worker else nullcontext(),
     ):
         yield
+
+
+def _make_batch_runner(state: AppState) -> BatchRunner:
+    gateway = Gateway(hooks=state.hooks, engine=state.engine, keys=state.keys, admission=state.admission)
+    max_models = max(1, state.settings.max_residents // 2)  # the other half is left to other requests
+    checks = BatchChecks(state.engine, state.registry.catalog)
+    return BatchRunner(state.batches, state.engine, checks, gateway.deferred, worker_name(), max_models)
 
 
 def _training_threads(processes: int) -> int:
@@ -220,3 +235,5 @@ async def _sweep(state: AppState) -> None:
             log.info("swept orphaned blobs", digests=removed)
         if gone := await state.records.files.sweep(settings.sweep_grace_s):
             log.info("swept files that expired or have no owner", files=gone)
+        if left := await state.batches.sweep(settings.sweep_grace_s):
+            log.info("swept directories of batches that have ended", batches=left)

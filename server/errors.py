@@ -4,10 +4,12 @@ PatchbayError
 ├── Unauthenticated, Forbidden
 ├── Unavailable
 │   └── EngineNotReady, Draining, ResidencyFull, Overloaded
-└── AdapterQuarantined, InvalidRequest, MissingScope, RouteUnsupported
+├── AdapterQuarantined, InvalidRequest, MissingScope, RouteUnsupported
+└── (NotFound)
+    └── BatchNotFound
 """
 
-from adapters.errors import PatchbayError
+from adapters.errors import NotFound, PatchbayError
 
 
 class Unauthenticated(PatchbayError):
@@ -64,3 +66,7 @@ class RouteUnsupported(PatchbayError):
     """The base model cannot do what this route is for."""
 
     code = "unsupported_by_base"
+
+
+class BatchNotFound(NotFound):
+    """No batch has this id."""

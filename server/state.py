@@ -7,6 +7,7 @@ from adapters.publisher import Publisher
 from adapters.registry.registry import Registry
 from adapters.storage.blobs import Blobs
 from server.access.key_ring import KeyRing
+from server.batches.batch_store import BatchStore
 from server.current_engine import CurrentEngine
 from server.gateway.admission import Admission
 from server.gateway.request_hooks import RequestHooks
@@ -33,5 +34,6 @@ class AppState:
     supervisor: Supervisor
     records: Records
     job_preflight: JobPreflight
+    batches: BatchStore
     started_at: int = field(default_factory=lambda: int(time.time()))
     """Unix time in seconds."""

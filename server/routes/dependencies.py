@@ -1,9 +1,10 @@
-"""Dependencies of the routes: the server's state and the size of a page."""
+"""Dependencies of the routes: the server's state, the caller's key and the size of a page."""
 
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
+from server.gateway.gateway import KEY_ID
 from server.state import AppState
 
 
@@ -16,3 +17,12 @@ StateDep = Annotated[AppState, Depends(_state)]
 
 PageLimit = Annotated[int, Query(ge=1, le=200, description="Entries on the page, at most.")]
 DEFAULT_PAGE = 50
+
+
+async def _key_id(request: Request) -> str | None:
+    key_id: str | None = request.scope[KEY_ID]
+    return key_id
+
+
+KeyIdDep = Annotated[str | None, Depends(_key_id)]
+"""The id of the caller's API key; None while the server has no keys."""

@@ -14,7 +14,7 @@ from adapters.storage.database import Database
 from adapters.storage.disk import FileEntry, in_thread
 from trainer.clock import Clock, database_clock
 from trainer.errors import FileCorrupt, FileInUse, FileNotFound, FileTooLarge, InvalidField
-from trainer.files.file import MAX_BYTES, File, Purpose
+from trainer.files.file import MAX_BYTES, UPLOADABLE, File, Purpose
 from trainer.page import MAX_LIMIT, Page, read_page
 from trainer.schema import files, jobs, mint, row_reader
 
@@ -46,14 +46,15 @@ class FileStore:
 
         Raises:
             InvalidField: the purpose, the name or the expiry is out of bounds.
-            FileTooLarge: more bytes than the server accepts.
+            FileTooLarge: more bytes than the server accepts from callers.
             StorageFull: the disk has no space left.
         """
         _check_fields(purpose, filename, expires_after_s)
         if expires_after_s is None and purpose == Purpose.BATCH:
             expires_after_s = EXPIRY_S[-1]
         file_id = mint("file-")
-        entry = await self._write(self.directory / file_id, chunks)
+        limited = self._limited(chunks) if purpose in UPLOADABLE else chunks
+        entry = await self._write(self.directory / file_id, limited)
         async with self.database.write() as connection:
             at = await self.clock(connection)
             row = await connection.execute(
@@ -146,7 +147,7 @@ class FileStore:
     async def _write(self, path: Path, chunks: AsyncIterator[bytes]) -> FileEntry:
         """Write a new file durably. Leaves no file when it raises."""
         try:
-            return await FileEntry.write(path, self._limited(chunks))
+            return await FileEntry.write(path, chunks)
         except BaseException:
             await in_thread(path.unlink, missing_ok=True)
             raise

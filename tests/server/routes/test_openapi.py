@@ -121,6 +121,12 @@ async def known(opened: Opened, chat_rows: Callable[..., bytes]) -> Known:
     versions = [str((await opened.publish("sql", seed))["version"]) for seed in (1, 2)]
     form = {"purpose": (None, "fine-tune"), "file": ("train.jsonl", chat_rows())}
     files = [(await client.post("/v1/files", files=form)).json()["id"] for _ in range(3)]
+    form = {"purpose": (None, "batch"), "file": ("requests.jsonl", b"{}")}
+    requests = (await client.post("/v1/files", files=form)).json()["id"]
+    body = {"input_file_id": requests, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    while (held := await opened.state.batches.take("another process", 3600)) is None:
+        await client.post("/v1/batches", json=body)
+    batch = held.batch.id
     jobs = [(await client.post(JOBS, json={"model": "base", "training_file": files[0]})).json()["id"] for _ in range(6)]
     await client.post(f"{JOBS}/{jobs[0]}/cancel")
     async with asyncio.timeout(20):
@@ -131,7 +137,11 @@ async def known(opened: Opened, chat_rows: Callable[..., bytes]) -> Known:
     return {
         "a": ["sql@1"],
         "b": ["sql@2"],
-        "after": ["sql", *files, *jobs],
+        "after": ["sql", *files, *jobs, batch],
+        "batch_id": [batch],
+        "completion_window": ["24h"],
+        "endpoint": ["/v1/chat/completions"],
+        "input_file_id": [requests],
         "alias": ["stable"],
         "checkpoint": [CHECKPOINT],
         "expected": [None, 1],
@@ -178,7 +188,7 @@ async def api(opened: Opened, listening: Listening, known: Known) -> AsyncIterat
             yield Api(url, schema, session, known)
 
 
-@pytest.mark.parametrize("prefix", ["/v1/files", "/v1/fine_tuning", "/v1/models", "/v1/adapters"])
+@pytest.mark.parametrize("prefix", ["/v1/files", "/v1/batches", "/v1/fine_tuning", "/v1/models", "/v1/adapters"])
 async def test_no_request_is_answered_with_a_server_error(api: Api, prefix: str) -> None:
     operations = api.operations(prefix)
     for operation in operations:

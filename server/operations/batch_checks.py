@@ -1,0 +1,32 @@
+"""Checks of a batch against this server: does the base model answer its endpoint, do its models exist?"""
+
+from dataclasses import dataclass
+
+from adapters.errors import PatchbayError
+from adapters.registry.catalog import Catalog
+from server.current_engine import CurrentEngine
+from server.gateway.inference_routes import needs
+from server.gateway.resolve import resolve
+
+
+@dataclass(frozen=True, slots=True)
+class BatchChecks:
+    """Implements ``server.batches.batch_attempt.ServerChecks``."""
+
+    engine: CurrentEngine
+    catalog: Catalog
+
+    def endpoint_fault(self, endpoint: str) -> str | None:
+        if endpoint in self.engine.serving().engine.paths:
+            return None
+        return f"the base model does not answer {endpoint}; that takes {needs(endpoint)}"
+
+    def model_fault(self, model: str) -> str | None:
+        info = self.engine.info
+        if model in info.served_names:
+            return None
+        try:
+            resolve(model, self.catalog, info)
+        except PatchbayError as refusal:
+            return refusal.message
+        return None
