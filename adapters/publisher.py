@@ -153,9 +153,9 @@ class Publisher:
     ) -> tuple[Staged, InspectionReport, CompileReport | None]:
         scratch = await stages.enter_async_context(self.staging.open())
         canonical = await self.checks(staged.path, scratch.path)
-        if canonical.made is not None:
+        if canonical.compiled is not None:
             staged = await self._copied(scratch, stages)
-        return staged, canonical.report, canonical.made
+        return staged, canonical.report, canonical.compiled
 
     async def _copied(self, scratch: Staged, stages: AsyncExitStack) -> Staged:
         """Return a hashed and durable copy of ``scratch``, whose files a child process wrote."""

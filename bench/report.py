@@ -42,7 +42,7 @@ class Headline(NamedTuple):
     case: str
     name: str
     of: str
-    what: str
+    label: str
 
 
 HEADLINES: Final = (
@@ -122,7 +122,7 @@ def headline_table(lines: Mapping[str, Row]) -> Iterator[str]:
         ratio_name = "_".join(filter(None, (headline.name.removesuffix("ms").rstrip("_"), headline.of)))
         at = row.get("ratio", {}).get(ratio_name)
         cells = (
-            headline.what,
+            headline.label,
             f"{_number(ours)}{unit}",
             "" if theirs is None else f"{_number(theirs)}{unit}",
             "" if at is None else str(Interval(*at)),

@@ -95,13 +95,13 @@ async def _listen(state: AppState, listener: socket.socket) -> int:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(server.serve(sockets=[listener]), name="http")
         failed = tasks.create_task(state.supervisor.failed.wait(), name="engine")
-        asked = tasks.create_task(signals.stop.wait(), name="stop")
-        await asyncio.wait({failed, asked}, return_when=asyncio.FIRST_COMPLETED)
-        if asked.done():
+        stopped = tasks.create_task(signals.stop.wait(), name="stop")
+        await asyncio.wait({failed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if stopped.done():
             await _drain(state, signals)
         server.should_exit = True
         failed.cancel()
-        asked.cancel()
+        stopped.cancel()
     return state.supervisor.exit_code or 0
 
 

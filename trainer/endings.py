@@ -60,9 +60,9 @@ class NotFinite(RunEnded):
 
     status = Exit.NOT_FINITE
 
-    def __init__(self, what: str, step: int) -> None:
+    def __init__(self, quantity: str, step: int) -> None:
         super().__init__(
-            f"{what} is not a finite number at step {step}; checkpoints before it are good. "
+            f"{quantity} is not a finite number at step {step}; checkpoints before it are good. "
             "Try a lower learning_rate_multiplier, or look for rows unlike the others"
         )
 

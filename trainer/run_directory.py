@@ -215,8 +215,8 @@ class RunDirectory:
         try:
             return _read_checkpoint(self.checkpoint_path(step))
         except FileNotFoundError:
-            made = ", ".join(str(checkpoint.step) for checkpoint in self.checkpoints()) or "none yet"
-            raise CheckpointNotFound(f"step {step} has no complete checkpoint; these have: {made}") from None
+            steps = ", ".join(str(checkpoint.step) for checkpoint in self.checkpoints()) or "none yet"
+            raise CheckpointNotFound(f"step {step} has no complete checkpoint; these have: {steps}") from None
 
     def best_checkpoint(self) -> RunCheckpoint:
         """Return the checkpoint that the result names.

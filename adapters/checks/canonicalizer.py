@@ -27,7 +27,7 @@ class Canonical:
     """The report on the adapter that is served, and on how it was made: None where its files stay as uploaded."""
 
     report: InspectionReport
-    made: CompileReport | None
+    compiled: CompileReport | None
 
 
 def canonicalize(directory: Path, out: Path, base: BaseModel, limits: AdapterLimits) -> Canonical:
@@ -62,7 +62,7 @@ def canonicalize(directory: Path, out: Path, base: BaseModel, limits: AdapterLim
     rounding = write(out, form, checked)
     served = inspect_adapter(out, base, limits).report
     notes = tuple(dict.fromkeys((*inspected.report.notes, *served.notes)))
-    made = CompileReport(
+    compiled = CompileReport(
         kind="rslora" if inspected.lora.config.use_rslora else "lora",
         method="folded" if inspected.lora.is_scaled else "as is",
         rank_before=inspected.report.rank,
@@ -70,7 +70,7 @@ def canonicalize(directory: Path, out: Path, base: BaseModel, limits: AdapterLim
         rounding=rounding,
         notes=inspected.rename_notes,
     )
-    return Canonical(replace(served, notes=notes), made)
+    return Canonical(replace(served, notes=notes), compiled)
 
 
 def _is_canonical(directory: Path, form: CanonicalForm) -> bool:

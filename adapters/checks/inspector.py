@@ -14,7 +14,7 @@ from adapters.processes.fork_pool import ForkPool
 from adapters.processes.limits import LimitExceeded, ResourceLimits
 from adapters.storage.disk import space_needed
 
-_SETUP: Final = TypeAdapter(BaseModel)
+_BASE_MODEL: Final = TypeAdapter(BaseModel)
 
 
 class Inspector:
@@ -30,7 +30,7 @@ class Inspector:
 
     async def start(self, base: BaseModel) -> None:
         """Start the child for ``base``; does not wait until it is ready."""
-        await self._pool.start(_SETUP.dump_python(base, mode="json"))
+        await self._pool.start(_BASE_MODEL.dump_python(base, mode="json"))
 
     async def canonicalize(
         self, directory: Path, out: Path, base: BaseModel, limits: AdapterLimits, resource_limits: ResourceLimits
@@ -47,7 +47,7 @@ class Inspector:
         question = {name: str(path.absolute()) for name, path in paths.items()} | {"limits": asdict(limits)}
         try:
             with space_needed(out):
-                answer = await self._pool.ask(_SETUP.dump_python(base, mode="json"), question, resource_limits)
+                answer = await self._pool.ask(_BASE_MODEL.dump_python(base, mode="json"), question, resource_limits)
         except LimitExceeded as exceeded:
             raise AdapterTooCostly(
                 f"inspecting this adapter took more than {exceeded}: train with a smaller rank, save it in bfloat16, "

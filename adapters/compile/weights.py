@@ -14,7 +14,7 @@ import torch
 from adapters.base_model import EMBEDDING, HEAD, BaseModel, headers_in
 from adapters.storage.safetensors_header import Header, Tensor
 
-_NUMBERS = 4 << 20
+_CHUNK = 4 << 20  # numbers
 
 DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -75,12 +75,12 @@ class BaseWeights:
 
     def equals(self, name: str, file: TensorFile, copy: Tensor) -> bool:
         """Whether ``copy`` in ``file``, rounded to the base's dtype, is the base's ``name``."""
-        ours = self._tensor(name)
-        if ours.shape != copy.shape or ours.dtype not in DTYPES or copy.dtype not in DTYPES:
+        original = self._tensor(name)
+        if original.shape != copy.shape or not {original.dtype, copy.dtype} <= DTYPES.keys():
             return False
         return all(
-            torch.equal(mine, theirs.to(mine.dtype))
-            for mine, theirs in zip(_numbers(self._files[name], ours), _numbers(file, copy), strict=True)
+            torch.equal(chunk, copied.to(chunk.dtype))
+            for chunk, copied in zip(_chunks(self._files[name], original), _chunks(file, copy), strict=True)
         )
 
     def names_of(self, name: str) -> Iterator[str]:
@@ -94,6 +94,6 @@ class BaseWeights:
         return self._files[name].header.tensors[name]
 
 
-def _numbers(file: TensorFile, tensor: Tensor) -> Iterator[torch.Tensor]:
-    for start in range(0, math.prod(tensor.shape), _NUMBERS):
-        yield file.numbers(tensor, start, _NUMBERS)
+def _chunks(file: TensorFile, tensor: Tensor) -> Iterator[torch.Tensor]:
+    for start in range(0, math.prod(tensor.shape), _CHUNK):
+        yield file.numbers(tensor, start, _CHUNK)

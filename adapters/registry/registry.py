@@ -14,7 +14,7 @@ from sqlalchemy import select
 from adapters.errors import AliasNotFound, VersionInUse, VersionNotFound
 from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias
 from adapters.registry.catalog import Catalog
-from adapters.registry.rows import AliasMove, AnyRow, Rows, alias_value, moved, version_value
+from adapters.registry.rows import AliasMove, AnyRow, Rows, alias_moved, alias_value, version_value
 from adapters.registry.schema import VERSION_TABLE, versions
 from adapters.storage.database import Database, Follower
 from adapters.versions import Adapter, Alias, Version
@@ -61,7 +61,7 @@ class Registry(Follower):
     async def _read(self) -> None:
         async with self.database.read() as connection:
             rows = Rows(connection)
-            revision = await rows.now()
+            revision = await rows.revision()
             news = await rows.changes(self._seen) if revision > self._seen else ((), ())
         self._update_catalog(revision, *news)
 
@@ -233,9 +233,9 @@ class Registry(Follower):
             current = None if seen is None else seen.version
             if expected is not UNSET and expected != current:
                 target = "nowhere" if expected is None else f"to version {expected}"
-                raise moved(name, alias, seen, f"expected: {target}")
+                raise alias_moved(name, alias, seen, f"expected: {target}")
             if generation is not UNSET and (seen is None or current is None or generation != seen.generation):
-                raise moved(name, alias, seen, f"expected: generation {generation}")
+                raise alias_moved(name, alias, seen, f"expected: generation {generation}")
             await rows.living_version(adapter, version)
             return await _point(rows, adapter, alias, version)
 
@@ -279,13 +279,13 @@ class Registry(Follower):
             rows = Rows(connection)
             revision = await rows.tick()
             yield rows
-            changed, gone = await rows.changes(self._seen)
-        self._update_catalog(revision, changed, gone)
+            changed, deleted = await rows.changes(self._seen)
+        self._update_catalog(revision, changed, deleted)
 
-    def _update_catalog(self, revision: int, changed: Iterable[Adapter], gone: Iterable[str]) -> None:
+    def _update_catalog(self, revision: int, changed: Iterable[Adapter], deleted: Iterable[str]) -> None:
         """Update the catalog to ``revision`` unless it is newer: reads may end in another order than they began."""
         if revision > self._seen:
-            self.catalog.replace(changed, gone)
+            self.catalog.replace(changed, deleted)
             self._seen = revision
 
 

@@ -45,10 +45,10 @@ class Rows:
 
     async def tick(self) -> int:
         """Increment the clock and return it. First in each write: its row lock admits one writer at a time."""
-        tick = update(clock).values(revision=clock.c.revision + 1).returning(clock.c.revision)
-        return int((await self.connection.execute(tick)).scalar_one())
+        increment = update(clock).values(revision=clock.c.revision + 1).returning(clock.c.revision)
+        return int((await self.connection.execute(increment)).scalar_one())
 
-    async def now(self) -> int:
+    async def revision(self) -> int:
         return int((await self.connection.execute(select(clock.c.revision))).scalar_one())
 
     async def adapter(self, name: str) -> AnyRow | None:
@@ -79,8 +79,8 @@ class Rows:
 
     async def living_version(self, adapter: AnyRow, number: int) -> AnyRow:
         """Return the row of a living version; VersionNotFound if there is none, or it was deleted."""
-        its_own = versions.c.adapter_id == adapter.id
-        statement = select(*VERSION_COLUMNS).where(its_own, versions.c.number == number, _IS_LIVING)
+        is_version = (versions.c.adapter_id == adapter.id, versions.c.number == number)
+        statement = select(*VERSION_COLUMNS).where(*is_version, _IS_LIVING)
         row = (await self.connection.execute(statement)).one_or_none()
         if row is None:
             newest = (await self.living_numbers(adapter))[-SHOWN:]
@@ -100,8 +100,8 @@ class Rows:
     async def delete_adapter(self, adapter: AnyRow) -> None:
         """Mark the adapter and its living versions as deleted."""
         at = datetime.now(UTC)
-        its_living = update(versions).where(versions.c.adapter_id == adapter.id, _IS_LIVING)
-        await self.connection.execute(its_living.values(deleted_at=at, is_pinned=False))
+        living_versions = update(versions).where(versions.c.adapter_id == adapter.id, _IS_LIVING)
+        await self.connection.execute(living_versions.values(deleted_at=at, is_pinned=False))
         await self.connection.execute(update(adapters).where(adapters.c.id == adapter.id).values(deleted_at=at))
 
     async def has_more_than_checkpoints(self, adapter: AnyRow) -> bool:
@@ -164,14 +164,14 @@ class Rows:
         if seen is None:
             change: Any = insert(aliases).values(adapter_id=adapter.id, name=name)
         else:
-            this = (aliases.c.adapter_id == adapter.id, aliases.c.name == name)
-            change = update(aliases).where(*this, aliases.c.generation == seen.generation)
+            is_alias = (aliases.c.adapter_id == adapter.id, aliases.c.name == name)
+            change = update(aliases).where(*is_alias, aliases.c.generation == seen.generation)
         row = (await self.connection.execute(change.values(**state).returning(*aliases.c))).one_or_none()
         if row is None:
-            raise moved(adapter.name, name, await self.alias(adapter, name), "no longer as just read")
+            raise alias_moved(adapter.name, name, await self.alias(adapter, name), "no longer as just read")
         move = {"from_version": None if seen is None else seen.version, "to_version": to, "is_rollback": is_rollback}
-        of_alias = {"adapter_id": adapter.id, "alias": name, "generation": row.generation, "at": at}
-        await self.connection.execute(insert(alias_moves).values(**of_alias, **move))
+        key = {"adapter_id": adapter.id, "alias": name, "generation": row.generation, "at": at}
+        await self.connection.execute(insert(alias_moves).values(**key, **move))
         return row
 
     async def alias_history(self, adapter: AnyRow, alias: str) -> list[AliasMove]:
@@ -190,13 +190,13 @@ class Rows:
         """Return the adapters that changed since the clock showed ``since``, and the names of those deleted."""
         changed = adapters.c.revision > since
         living = (changed, adapters.c.deleted_at.is_(None))
-        of_version = adapters.c.id == versions.c.adapter_id
-        found_versions = select(*VERSION_COLUMNS).join(adapters, of_version).where(*living, _IS_LIVING)
+        on_adapter = adapters.c.id == versions.c.adapter_id
+        found_versions = select(*VERSION_COLUMNS).join(adapters, on_adapter).where(*living, _IS_LIVING)
         found_aliases = select(aliases).join(adapters).where(*living, aliases.c.version.is_not(None))
         found_names = (
             select(versions.c.adapter_id, fine_tuned_names.c.name, versions.c.number)
             .join(versions, versions.c.id == fine_tuned_names.c.version_id)
-            .join(adapters, of_version)
+            .join(adapters, on_adapter)
             .where(*living, _IS_LIVING)
         )
         rows = (await self.connection.execute(select(adapters).where(changed))).all()
@@ -217,7 +217,7 @@ class Rows:
         return grouped
 
 
-def moved(adapter: str, alias: str, row: AnyRow | None, instead: str) -> AliasMoved:
+def alias_moved(adapter: str, alias: str, row: AnyRow | None, instead: str) -> AliasMoved:
     """Return the error for an alias in the state ``row``, ``instead`` of the expected one."""
     if row is None or row.version is None:
         return AliasMoved(f"alias '{alias}' of '{adapter}' does not exist, {instead}", current=None, generation=None)

@@ -80,9 +80,9 @@ async def cold(
         warm_up = load_of(replace(streams, models=[stream, hot], answer=VISIT), 8, clients=2)
         rounds = await alternate(targets, repeats, run, warm_up=warm_up)
     for name in VISITORS:
-        for which, who in enumerate(("neighbours of", "")):
-            loads = {kind: [found[name][which] for found in each] for kind, each in rounds.items()}
-            report_row(rows, row(f"{who} {name} visitors".strip(), loads))
+        for index, prefix in enumerate(("neighbours of", "")):
+            loads = {kind: [found[name][index] for found in each] for kind, each in rounds.items()}
+            report_row(rows, row(f"{prefix} {name} visitors".strip(), loads))
     stall = {kind: _stall(each) for kind, each in rounds.items()}
     print("p99 between the neighbours' tokens, cold ÷ hot visitors:", stall)
     return {**bench.facts, "rows": rows, "stall_p99": stall}

@@ -164,5 +164,5 @@ def _short(value: object) -> object:
     return f"{value:.2f}" if value >= 1 else f"{value:.3g}"
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s'[: count > 1]}"
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s'[: count > 1]}"

@@ -37,13 +37,13 @@ class Distance:
     max: float
 
     @classmethod
-    def between(cls, these: Scores, those: Scores) -> Distance:
-        apart = [
-            abs(this - that)
-            for these_, those_ in zip(these, those, strict=True)
-            for this, that in zip(these_, those_, strict=True)
+    def between(cls, scores: Scores, others: Scores) -> Distance:
+        differences = [
+            abs(score - other)
+            for row, other_row in zip(scores, others, strict=True)
+            for score, other in zip(row, other_row, strict=True)
         ]
-        return cls(sum(apart) / len(apart), max(apart))
+        return cls(sum(differences) / len(differences), max(differences))
 
     def to_json(self) -> dict[str, float]:
         return {"mean": round(self.mean, 6), "max": round(self.max, 6)}

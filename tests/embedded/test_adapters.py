@@ -41,6 +41,6 @@ def test_an_adapter_is_a_small_peft_directory_that_names_no_machine(skill: str) 
 def test_an_adapter_is_in_canonical_form(skill: str, tmp_path: Path) -> None:
     base = BaseModel.from_directory(BASE, "base")
     assert (
-        canonicalize(ADAPTERS / skill, tmp_path / "out", base, AdapterLimits(max_rank=8, max_bytes=1 << 20)).made
+        canonicalize(ADAPTERS / skill, tmp_path / "out", base, AdapterLimits(max_rank=8, max_bytes=1 << 20)).compiled
         is None
     )

@@ -102,8 +102,8 @@ def _inspect(spec: RunSpec) -> None:
     except BaseModelUnreadable as unreadable:
         raise BaseRefused(unreadable.message) from unreadable
     except OSError as error:
-        gone = Fault("adapter", f"{error.strerror}", "the two files of a PEFT adapter")
-        raise WarmStartRefused(AdapterRefused([gone])) from error
+        fault = Fault("adapter", f"{error.strerror}", "the two files of a PEFT adapter")
+        raise WarmStartRefused(AdapterRefused([fault])) from error
     if untrained := sorted(set(report.target_modules) & set(_UNTRAINED)):
         needed = "layers between embedding and head: they alone are trained"
         raise WarmStartRefused(AdapterRefused([Fault("target_modules", ", ".join(untrained), needed)]))

@@ -150,11 +150,11 @@ class Session:
             training.train(resume_from_checkpoint=str(before[-1].state) if before else None)
 
     def _conclude(self) -> None:
-        made = self._run.checkpoints()
-        last = made[-1]
+        checkpoints = self._run.checkpoints()
+        last = checkpoints[-1]
         if not last.marker.last:
             raise Stopped(f"stopped at step {last.step} of {self.numbers.steps}; the run goes on from there")
-        validated = [checkpoint for checkpoint in made if "full_valid_loss" in checkpoint.marker.metrics]
+        validated = [checkpoint for checkpoint in checkpoints if "full_valid_loss" in checkpoint.marker.metrics]
         best = min(validated, key=lambda checkpoint: checkpoint.marker.metrics["full_valid_loss"], default=last)
         result = RunResult(
             best_checkpoint=best.name,

@@ -55,7 +55,7 @@ def canonical_of(files: AdapterFiles | Bytes, base: BaseModel) -> tuple[Canonica
             for file, data in files.items():
                 (came / file).write_bytes(data)
         canonical = canonicalize(came, out, base, LIMITS)
-        served = came if canonical.made is None else out
+        served = came if canonical.compiled is None else out
         return canonical, {file: (served / file).read_bytes() for file in FILES}
 
 
@@ -115,7 +115,7 @@ def test_it_changes_the_weights_as_the_original_does_within_one_rounding(files: 
 def test_it_is_a_fixed_point(files: AdapterFiles, dtype: str) -> None:
     _, served = canonical_of(files, base_in(dtype))
     again, same = canonical_of(served, base_in(dtype))
-    assert again.made is None
+    assert again.compiled is None
     assert same == served
 
 
@@ -129,12 +129,12 @@ def test_names_that_other_tools_give_are_the_same_adapter(files: AdapterFiles, t
     assert served == meant
     renamed = len(set(files.tensors) - plain)  # a tool that renames attention alone renames nothing elsewhere
     told = f"{renamed} tensors had other names than PEFT gives them for tiny"
-    assert list(canonical.made.notes if canonical.made else ()) == ([told] if renamed else [])
+    assert list(canonical.compiled.notes if canonical.compiled else ()) == ([told] if renamed else [])
 
 
 def made(canonical: Canonical) -> CompileReport:
-    assert canonical.made is not None
-    return canonical.made
+    assert canonical.compiled is not None
+    return canonical.compiled
 
 
 def test_the_files_are_those_that_safetensors_and_peft_would_write(plain: MakeAdapter) -> None:
@@ -185,7 +185,7 @@ def test_with_a_copy_of_the_bases_embedding_it_stays_as_it_came(plain: MakeAdapt
     files = plain(targets=("lm_head",), modules=dict(UNTIED_BASE.modules))
     files.put("base_model.model.lm_head.base_layer.weight", np.zeros(UNTIED_BASE.modules["lm_head"]))
     canonical, served = canonical_of(files, UNTIED_BASE)
-    assert canonical.made is None
+    assert canonical.compiled is None
     assert any("kept as it came" in note for note in canonical.report.notes)
     assert served[WEIGHTS_FILE] == files.weights()
 

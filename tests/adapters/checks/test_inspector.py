@@ -43,7 +43,7 @@ async def test_it_finds_and_makes_what_is_found_and_made_here(
     assert there == here
     assert all((tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes() for name in FILES)
     again = await inspector.canonicalize(tmp_path / "there", tmp_path / "again", BASE, LIMITS, AMPLE)
-    assert (again.made, again.report) == (None, there.report)
+    assert (again.compiled, again.report) == (None, there.report)
 
 
 async def test_a_refusal_has_its_faults(inspector: Inspector, plain: MakeAdapter, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ async def test_many_are_looked_at_at_once_and_one_that_exceeds_its_share_harms_n
     )
     assert isinstance(done[0], AdapterTooCostly)
     assert "1 seconds of a core" in str(done[0])
-    assert [found.made.method for found in done[1:]] == ["folded"] * 7 + ["as is"]
+    assert [found.compiled.method for found in done[1:]] == ["folded"] * 7 + ["as is"]
 
 
 def bomb_in(directory: Path) -> Path:
@@ -148,7 +148,7 @@ async def test_it_comes_back_after_its_process_was_killed_and_says_so_to_whom_it
     with pytest.raises(WorkerProcessDied):
         await working
     source = plain().write(tmp_path / "came")
-    assert (await inspector.canonicalize(source, tmp_path / "out", BASE, LIMITS, AMPLE)).made is not None
+    assert (await inspector.canonicalize(source, tmp_path / "out", BASE, LIMITS, AMPLE)).compiled is not None
 
 
 async def test_another_base_model_is_inspected_for_next(
