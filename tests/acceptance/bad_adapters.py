@@ -23,10 +23,10 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Bad(NamedTuple):
-    """How to spoil a good adapter, what its refusal must say, and who finds out."""
+    """How to spoil a good adapter, what its refusal must say, and which stage finds it."""
 
     spoil: Spoil
-    told: str
+    reason: str
     found_by: str = "checks"
     """``checks``: by the files; ``engine``: by the probe; ``compiler``: another method; ``upload``: by the name."""
 

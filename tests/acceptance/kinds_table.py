@@ -68,12 +68,12 @@ def differences(written: Iterable[Table], found: Iterable[Table]) -> list[str]:
     """What the document says otherwise than was found, a line for each row."""
     old = {(table.title, row[0]): row for table in written for row in table.rows}
     new = {(table.title, row[0]): row for table in found for row in table.rows}
-    told = [f"{where}: only in the document" for where in old.keys() - new.keys()]
-    told += [f"{where}: not in the document" for where in new.keys() - old.keys()]
+    lines = [f"{where}: only in the document" for where in old.keys() - new.keys()]
+    lines += [f"{where}: not in the document" for where in new.keys() - old.keys()]
     for where in old.keys() & new.keys():
-        if not all(agree(said, seen) for said, seen in zip(old[where], new[where], strict=True)):
-            told.append(f"{where}: {old[where][1:]} in the document, found {new[where][1:]}")
-    return sorted(told)
+        if not all(agree(*cells) for cells in zip(old[where], new[where], strict=True)):
+            lines.append(f"{where}: {old[where][1:]} in the document, found {new[where][1:]}")
+    return sorted(lines)
 
 
 def _parts() -> tuple[str, str, str]:

@@ -27,8 +27,8 @@ def prompt() -> list[int]:
 def scores(http, prompt):
     async def of(model: str) -> torch.Tensor:
         body = {"model": model, "prompt": prompt, "max_tokens": 1, "prompt_logprobs": 0}
-        told = (await http.post("/v1/completions", json=body)).json()["choices"][0]["prompt_logprobs"]
-        return torch.tensor([entry[str(token)]["logprob"] for entry, token in zip(told[1:], prompt[1:], strict=True)])
+        served = (await http.post("/v1/completions", json=body)).json()["choices"][0]["prompt_logprobs"]
+        return torch.tensor([entry[str(token)]["logprob"] for entry, token in zip(served[1:], prompt[1:], strict=True)])
 
     return of
 

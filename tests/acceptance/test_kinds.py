@@ -297,8 +297,8 @@ def peft() -> Peft:
 def served_scores(http, peft) -> Callable[[str], Awaitable[torch.Tensor]]:
     async def of(model: str, prompt: list[int]) -> list[float]:
         body = {"model": model, "prompt": prompt, "max_tokens": 1, "prompt_logprobs": 0}
-        told = (await http.post("/v1/completions", json=body)).json()["choices"][0]["prompt_logprobs"]
-        return [entry[str(token)]["logprob"] for entry, token in zip(told[1:], prompt[1:], strict=True)]
+        entries = (await http.post("/v1/completions", json=body)).json()["choices"][0]["prompt_logprobs"]
+        return [entry[str(token)]["logprob"] for entry, token in zip(entries[1:], prompt[1:], strict=True)]
 
     async def score(model: str) -> torch.Tensor:
         return torch.tensor(list(chain.from_iterable([await of(model, prompt) for prompt in peft.prompts])))

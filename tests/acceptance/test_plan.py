@@ -12,7 +12,7 @@ RANK = 16
 
 async def test_the_slots_of_a_running_engine_take_what_was_planned(http):
     page = (await http.get("/metrics")).text
-    told = {line.split()[0]: float(line.split()[1]) for line in page.splitlines() if line.startswith("patchbay_slot")}
+    gauges = {line.split()[0]: float(line.split()[1]) for line in page.splitlines() if line.startswith("patchbay_slot")}
     planned = Plan(Shapes.of(*read_base(str(embedded.BASE), None)), SLOTS, RANK, residents=64, resident_limit=2**30)
-    assert told["patchbay_slots"] == SLOTS
-    assert told["patchbay_slot_bytes"] == planned.slot_bytes(SLOTS, RANK)
+    assert gauges["patchbay_slots"] == SLOTS
+    assert gauges["patchbay_slot_bytes"] == planned.slot_bytes(SLOTS, RANK)

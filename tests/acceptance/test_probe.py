@@ -60,7 +60,7 @@ async def test_weights_that_are_fine_as_numbers_and_wrong_as_a_model_are_refused
     assert response.status_code == 400, response.text
     (fault,) = response.json()["error"]["faults"]
     assert fault["where"] == "probe"
-    assert BAD[kind].told in fault["found"]
+    assert BAD[kind].reason in fault["found"]
     assert await neighbours == alone
     assert (await http.get("/v1/adapters/probed")).status_code == 404
 

@@ -65,7 +65,7 @@ async def test_a_bad_adapter_is_refused_with_what_to_do(http, push, variant, nei
     error = response.json()["error"]
     assert response.status_code == 400, error
     assert error["code"] == "adapter_refused"
-    assert BAD[kind].told in error["message"] + json.dumps(error["faults"])
+    assert BAD[kind].reason in error["message"] + json.dumps(error["faults"])
     assert all(fault["where"] and fault["found"] and fault["needed"] for fault in error["faults"])
     assert (await http.get("/v1/models/bad")).status_code == 404
 

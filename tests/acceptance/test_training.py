@@ -72,8 +72,8 @@ def preference(http):
         ]
         assert whole[: len(asked)] == asked
         body = {"model": model, "prompt": whole, "max_tokens": 1, "prompt_logprobs": 0}
-        told = (await http.post("/v1/completions", json=body)).json()["choices"][0]["prompt_logprobs"]
-        numbers = [entry[str(token)]["logprob"] for entry, token in zip(told[1:], whole[1:], strict=True)]
+        entries = (await http.post("/v1/completions", json=body)).json()["choices"][0]["prompt_logprobs"]
+        numbers = [entry[str(token)]["logprob"] for entry, token in zip(entries[1:], whole[1:], strict=True)]
         return math.fsum(numbers[len(asked) - 1 :])
 
     async def prefers(model, question, better, worse):
@@ -132,8 +132,8 @@ async def test_checkpoints_answer_while_the_job_still_runs(client, ended, upload
     metrics = [event.data async for event in jobs.list_events(job.id, limit=500) if event.type == "metrics"]
     trained = [each for each in metrics if "train_loss" in each]
     assert [each["step"] for each in reversed(trained)] == list(range(1, 81))
-    told = {"train_mean_token_accuracy", "learning_rate", "tokens_per_second", "eta_s", "total_steps"}
-    assert told <= trained[0].keys()
+    fields = {"train_mean_token_accuracy", "learning_rate", "tokens_per_second", "eta_s", "total_steps"}
+    assert fields <= trained[0].keys()
     noted = [checkpoint async for checkpoint in jobs.checkpoints.list(job.id)]
     assert [each.step_number for each in noted] == [80, 60, 40, 20]
     losses = {each.step_number: each.metrics.full_valid_loss for each in noted}
@@ -232,6 +232,6 @@ async def test_a_corrupt_file_is_refused_with_the_line_of_every_fault(client, up
         while (job := await client.fine_tuning.jobs.retrieve(job.id)).status == "validating_files":
             await asyncio.sleep(0.1)
     assert (job.status, job.error.param, job.error.code) == ("failed", "training_file", "invalid_training_file")
-    told = (await client.fine_tuning.jobs.list_events(job.id)).data[0].data["training_file"]
-    assert {fault["line"] for fault in told["faults"]} == set(range(len(fine) + 1, len(fine) + len(bad) + 2))
-    assert len({fault["kind"] for fault in told["faults"]}) >= 30
+    report = (await client.fine_tuning.jobs.list_events(job.id)).data[0].data["training_file"]
+    assert {fault["line"] for fault in report["faults"]} == set(range(len(fine) + 1, len(fine) + len(bad) + 2))
+    assert len({fault["kind"] for fault in report["faults"]}) >= 30

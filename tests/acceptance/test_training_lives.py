@@ -99,9 +99,9 @@ def trains_past(job_now):
     async def past(job_id, step):
         async with asyncio.timeout(180):
             while True:
-                job, told = await job_now(job_id)
+                job, losses = await job_now(job_id)
                 assert job["status"] not in ENDED, job
-                if told and told[-1][0] >= step:
+                if losses and losses[-1][0] >= step:
                     return
                 await asyncio.sleep(0.05)
 
@@ -113,10 +113,10 @@ def ended(job_now):
     async def ended(job_id):
         async with asyncio.timeout(300):
             while True:
-                job, told = await job_now(job_id)
+                job, losses = await job_now(job_id)
                 if job["status"] in ENDED:
                     assert job["status"] == "succeeded", job["error"]
-                    return job, told
+                    return job, losses
                 await asyncio.sleep(0.2)
 
     return ended
@@ -154,10 +154,10 @@ async def test_a_job_comes_to_the_same_bytes_whatever_is_killed_on_the_way(
         if number == 4:  # the run goes on meanwhile, and is published when the server is back
             state().process.kill()
             state(restart=True).wait_ready()
-    storm, told = await ended(job_id)
+    storm, losses = await ended(job_id)
 
-    assert told == undisturbed
-    assert [step for step, _ in told] == list(range(1, STEPS + 1))
+    assert losses == undisturbed
+    assert [step for step, _ in losses] == list(range(1, STEPS + 1))
     assert storm["trained_tokens"] == calm["trained_tokens"]
     versions = {
         name: (await http.get(f"/v1/adapters/{name}/versions", params={"limit": 100})).json()["data"]

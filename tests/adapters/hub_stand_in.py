@@ -192,11 +192,11 @@ class HubStandIn:
     def _create(self, request: Request) -> Answer:
         asked = request.json()
         repo = f"{asked['organization']}/{asked['name']}"
-        told = {"url": f"{self.endpoint}/{repo}"}
+        location = {"url": f"{self.endpoint}/{repo}"}
         if repo in self.repositories:
-            return 409, JSON, json.dumps({"error": "You already created this model repo"} | told).encode()
+            return 409, JSON, json.dumps({"error": "You already created this model repo"} | location).encode()
         self.add(repo, {".gitattributes": b""}, private=asked["visibility"] == "private")
-        return _json(told)
+        return _json(location)
 
     def _validate(self, request: Request) -> Answer:
         front = yaml.safe_load(request.json()["content"].split("---\n")[1])
@@ -257,11 +257,11 @@ class HubStandIn:
         files = dict(self.files(repo, revision))
         for line in request.body.splitlines():
             entry = json.loads(line)
-            told = entry["value"]
+            file = entry["value"]
             if entry["key"] == "file":
-                files[told["path"]] = base64.b64decode(told["content"])
+                files[file["path"]] = base64.b64decode(file["content"])
             elif entry["key"] == "lfsFile":
-                files[told["path"]] = self.large[told["oid"]]
+                files[file["path"]] = self.large[file["oid"]]
         sha = self.repositories[repo].commit(revision, files)
         return _json({"success": True, "commitOid": sha, "commitUrl": f"{self.endpoint}/{repo}/commit/{sha}"})
 

@@ -29,7 +29,7 @@ TRAINING = {
 
 
 def version(**report: Any) -> dict[str, Any]:
-    told = {
+    checks = {
         "rank": 8,
         "target_modules": ["q_proj", "v_proj"],
         "modules": 4,
@@ -47,7 +47,7 @@ def version(**report: Any) -> dict[str, Any]:
         "digest": "d" * 64,
         "rank": 12,
         "fine_tuned_names": [],
-        "report": told | report,
+        "report": checks | report,
     }
 
 
@@ -96,27 +96,27 @@ def test_only_an_id_that_the_hub_takes_is_its_base_model(served: str, declared: 
 
 
 def test_it_tells_which_weights_these_are() -> None:
-    told = rows(card())
-    assert told["version"] == "sql@2"
-    assert told["digest of the adapter"] == "d" * 64
-    assert told["base fingerprint"] == "f" * 64
-    assert (told["rank"], told["target modules"]) == ("12", "q_proj, v_proj")
+    fields = rows(card())
+    assert fields["version"] == "sql@2"
+    assert fields["digest of the adapter"] == "d" * 64
+    assert fields["base fingerprint"] == "f" * 64
+    assert (fields["rank"], fields["target modules"]) == ("12", "q_proj, v_proj")
 
 
 def test_it_tells_how_it_was_trained() -> None:
-    told = rows(card(training=TRAINING))
-    assert told["training file, sha256"] == "ab" * 32
-    assert (told["method"], told["seed"], told["trained tokens"]) == ("dpo", "7", "12345")
-    assert (told["n_epochs"], told["learning_rate"]) == ("2", "0.00019")
-    assert (told["train_loss"], told["valid_loss"]) == ("0.25", "0.333333")
+    fields = rows(card(training=TRAINING))
+    assert fields["training file, sha256"] == "ab" * 32
+    assert (fields["method"], fields["seed"], fields["trained tokens"]) == ("dpo", "7", "12345")
+    assert (fields["n_epochs"], fields["learning_rate"]) == ("2", "0.00019")
+    assert (fields["train_loss"], fields["valid_loss"]) == ("0.25", "0.333333")
 
 
 def test_what_is_not_known_is_left_out() -> None:
     assert "How it was trained" not in card()
-    told = card(training=TRAINING)
-    assert "validation file" not in told
-    assert "warm start from" not in told
-    assert "None" not in told
+    text = card(training=TRAINING)
+    assert "validation file" not in text
+    assert "warm start from" not in text
+    assert "None" not in text
 
 
 def test_the_names_of_files_stay_at_home() -> None:
@@ -130,10 +130,10 @@ def test_where_the_base_lay_stays_at_home() -> None:
 
 
 def test_it_tells_what_the_checks_measured_whatever_they_are() -> None:
-    told = rows(card(probe={"max_delta": 0.25, "prompts": ["a", "b"], "rows": [[1, 2]]}, notes=["2 modules stay"]))
-    assert (told["modules"], told["max_abs"], told["use_rslora"]) == ("4", "0.512346", "no")
-    assert (told["probe.max_delta"], told["probe.prompts"], told["notes"]) == ("0.25", "a, b", "2 modules stay")
-    assert "probe.rows" not in told
+    fields = rows(card(probe={"max_delta": 0.25, "prompts": ["a", "b"], "rows": [[1, 2]]}, notes=["2 modules stay"]))
+    assert (fields["modules"], fields["max_abs"], fields["use_rslora"]) == ("4", "0.512346", "no")
+    assert (fields["probe.max_delta"], fields["probe.prompts"], fields["notes"]) == ("0.25", "a, b", "2 modules stay")
+    assert "probe.rows" not in fields
 
 
 def test_text_from_outside_stays_text() -> None:

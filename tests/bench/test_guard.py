@@ -19,10 +19,10 @@ def test_what_is_a_little_slower_passes() -> None:
 
 
 def test_what_is_much_slower_is_complained_of_with_both_numbers() -> None:
-    said = judge(1.5, 2.0)
-    assert said.startswith("SLOWER")
-    assert "1.50 of stock vLLM's" in said
-    assert "committed 2.00" in said
+    verdict = judge(1.5, 2.0)
+    assert verdict.startswith("SLOWER")
+    assert "1.50 of stock vLLM's" in verdict
+    assert "committed 2.00" in verdict
 
 
 def test_on_other_hardware_only_what_is_slower_than_stock_is_complained_of() -> None:

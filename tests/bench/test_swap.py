@@ -15,9 +15,9 @@ MOVES = [Move(2, 1.0, 1.2), Move(3, 2.0, 2.2)]
 def answer(
     version: int, sent_s: float, first_s: float, text: str | None = None, failure: str | None = None
 ) -> StreamedAnswer:
-    said = TELLING[2 - version % 2] if text is None else text
+    content = TELLING[2 - version % 2] if text is None else text
     return StreamedAnswer(
-        LoadRequest(0, "moved", "q", 8), sent_s, (first_s,), 8, f"moved@{version}", f"{said}…", failure
+        LoadRequest(0, "moved", "q", 8), sent_s, (first_s,), 8, f"moved@{version}", f"{content}…", failure
     )
 
 

@@ -78,13 +78,13 @@ async def quick_preflight(spec: RunSpec, _run: RunDirectory) -> dict[str, Any]:
     checked = inspect_files(spec.training_file, spec.validation_file, spec.method)
     training, validation = (None if report is None else report.to_json() for report in checked)
     numbers = {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 1.0, "beta": 0.1}
-    said = {name: getattr(spec, name) for name in numbers if getattr(spec, name) != AUTO}
+    chosen = {name: getattr(spec, name) for name in numbers if getattr(spec, name) != AUTO}
     return {
         "ok": all(report.ok for report in checked if report is not None),
         "training": training,
         "validation": validation,
         "renderer_sha256": "0" * 64,
-        "hyperparameters": numbers | said,
+        "hyperparameters": numbers | chosen,
         "estimate": {"fits": True, "steps": 9, "seconds": 1.0},
     }
 

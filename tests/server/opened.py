@@ -156,8 +156,8 @@ class Opened:
         """Ask ``model`` and return who answered: the fake says its name."""
         response = await self.chat(model)
         assert response.status_code == 200, response.text
-        said: str = response.json()["choices"][0]["message"]["content"]
-        return said
+        content: str = response.json()["choices"][0]["message"]["content"]
+        return content
 
     def call(self, model: str, *, words: int = 50) -> Caller:
         """Begin a streamed chat of ``words`` words, to be read at leisure."""

@@ -47,11 +47,16 @@ EMPTY = re.compile(r"(Return|Tell|Say|Note|Yield) (what|whether what|how|so|it)\
 """How a docstring begins that does not name the thing that is returned."""
 
 VAGUE_NAMES = {"said", "told", "given", "came", "wishes"}
+"""Names of variables and functions, in the tests too."""
 
 
 @pytest.fixture(scope="module")
 def modules(repository: Path) -> dict[str, ast.Module]:
-    paths = sorted(path for package in PACKAGES for path in (repository / package).rglob("*.py"))
+    return parsed(repository, PACKAGES)
+
+
+def parsed(repository: Path, folders: Iterable[str]) -> dict[str, ast.Module]:
+    paths = sorted(path for folder in folders for path in (repository / folder).rglob("*.py"))
     return {path.relative_to(repository).as_posix(): ast.parse(path.read_text()) for path in paths}
 
 
@@ -112,10 +117,10 @@ def docstrings(modules: dict[str, ast.Module]) -> Iterator[tuple[str, int, str]]
                     yield path, getattr(node, "lineno", 1), text
 
 
-def test_variables_and_functions_say_what_they_are(modules: dict[str, ast.Module]) -> None:
+def test_variables_and_functions_say_what_they_are(repository: Path) -> None:
     found = [
         f"{path}:{node.lineno}: {name}"
-        for path, tree in modules.items()
+        for path, tree in parsed(repository, (*PACKAGES, "tests")).items()
         for node in ast.walk(tree)
         for name in [bound_name(node)]
         if name is not None and name.strip("_") in VAGUE_NAMES

@@ -32,5 +32,5 @@ def test_it_is_refused_with_what_to_do(base: BaseModel, tmp_path: Path, kind: st
     BAD[kind].spoil(directory)
     with pytest.raises(AdapterRefused) as refused:
         canonicalize(directory, out, base, AdapterLimits(max_rank=16, max_bytes=64 << 20))
-    assert BAD[kind].told in refused.value.message + str(refused.value.details)
+    assert BAD[kind].reason in refused.value.message + str(refused.value.details)
     assert all(fault.where and fault.found and fault.needed for fault in refused.value.faults)

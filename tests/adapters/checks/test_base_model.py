@@ -132,7 +132,7 @@ def with_packed_weights(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "reason"),
     [
         (without_config, "config.json is missing"),
         (with_broken_config, "not a JSON object"),
@@ -142,7 +142,7 @@ def with_packed_weights(directory: Path) -> None:
         (with_packed_weights, "quantised"),
     ],
 )
-def test_says_what_it_misses(spoil: Callable[[Path], None], told: str, directory: Path) -> None:
+def test_says_what_it_misses(spoil: Callable[[Path], None], reason: str, directory: Path) -> None:
     spoil(directory)
-    with pytest.raises(BaseModelUnreadable, match=told):
+    with pytest.raises(BaseModelUnreadable, match=reason):
         BaseModel.from_directory(directory, "tiny")

@@ -47,15 +47,15 @@ def base_in(dtype: str) -> BaseModel:
 def canonical_of(files: AdapterFiles | Bytes, base: BaseModel) -> tuple[Canonical, Bytes]:
     """What becomes of the files, and the bytes that are served."""
     with TemporaryDirectory() as name:
-        came, out = Path(name, "came"), Path(name, "out")
+        source, out = Path(name, "source"), Path(name, "out")
         if isinstance(files, AdapterFiles):
-            files.write(came)
+            files.write(source)
         else:
-            came.mkdir()
+            source.mkdir()
             for file, data in files.items():
-                (came / file).write_bytes(data)
-        canonical = canonicalize(came, out, base, LIMITS)
-        served = came if canonical.compiled is None else out
+                (source / file).write_bytes(data)
+        canonical = canonicalize(source, out, base, LIMITS)
+        served = source if canonical.compiled is None else out
         return canonical, {file: (served / file).read_bytes() for file in FILES}
 
 
@@ -128,8 +128,8 @@ def test_names_that_other_tools_give_are_the_same_adapter(files: AdapterFiles, t
     canonical, served = canonical_of(files, base_in("BF16"))
     assert served == meant
     renamed = len(set(files.tensors) - plain)  # a tool that renames attention alone renames nothing elsewhere
-    told = f"{renamed} tensors had other names than PEFT gives them for tiny"
-    assert list(canonical.compiled.notes if canonical.compiled else ()) == ([told] if renamed else [])
+    note = f"{renamed} tensors had other names than PEFT gives them for tiny"
+    assert list(canonical.compiled.notes if canonical.compiled else ()) == ([note] if renamed else [])
 
 
 def made(canonical: Canonical) -> CompileReport:

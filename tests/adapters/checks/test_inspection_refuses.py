@@ -263,14 +263,14 @@ def test_tells_every_fault_of_every_part_at_once(plain: MakeAdapter, refuse: Ref
     adapter.extra["optimizer.pt"] = b"x"
     adapter.poison(Q0_B, np.nan)
     adapter.put(f"{PREFIX}model.layers.1.self_attn.v_proj.lora_A.weight", np.ones((8, 99)))
-    told = {(fault.where, fault.found) for fault in refuse(adapter)}
+    faults = {(fault.where, fault.found) for fault in refuse(adapter)}
     assert {
         ("optimizer.pt", "a pickle, left unread"),
         (f"{CONFIG}: use_dora", "true"),
         (f"{CONFIG}: r", "rank 64"),
         (f"{WEIGHTS}: {Q0_B}", "NaN"),
         (f"{WEIGHTS}: {PREFIX}model.layers.1.self_attn.v_proj.lora_A.weight", "shape [8, 99]"),
-    } <= told
+    } <= faults
 
 
 def test_checks_the_tensors_even_when_the_config_cannot_be_read(plain: MakeAdapter, refuse: Refuse) -> None:

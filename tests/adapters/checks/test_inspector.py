@@ -120,17 +120,17 @@ def bomb_in(directory: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("resource_limits", "said"),
+    ("resource_limits", "limit"),
     [
         (replace(AMPLE, memory_bytes=1 << 20), "1 MiB of memory"),
         (replace(AMPLE, wall_s=0.001), r"0\.001 seconds"),
     ],
 )
 async def test_what_takes_more_than_its_share_is_told_so(
-    resource_limits: ResourceLimits, said: str, inspector: Inspector, tmp_path: Path
+    resource_limits: ResourceLimits, limit: str, inspector: Inspector, tmp_path: Path
 ) -> None:
     limits = AdapterLimits(max_rank=1 << 16, max_bytes=1 << 40)
-    with pytest.raises(AdapterTooCostly, match=said):
+    with pytest.raises(AdapterTooCostly, match=limit):
         await inspector.canonicalize(bomb_in(tmp_path / "bomb"), tmp_path / "out", BASE, limits, resource_limits)
 
 

@@ -121,10 +121,10 @@ def test_another_base_is_refused(make: Make, refused: Refuse, base_directory: Pa
     assert "another base model or another quantiser" in fault.found
 
 
-@pytest.mark.parametrize("said", [{"loftq_bits": 8, "loftq_iter": 1}, {"loftq_bits": 4, "loftq_iter": 2}, {}])
-def test_another_quantiser_than_the_config_says_is_refused(said: dict[str, int], make: Make, refused: Refuse) -> None:
-    source, _ = make(bits=4, iterations=1) if said else make(bits=8, iterations=1)  # nothing said: PEFT's defaults
-    edit_config(source, loftq_config=said)
+@pytest.mark.parametrize("config", [{"loftq_bits": 8, "loftq_iter": 1}, {"loftq_bits": 4, "loftq_iter": 2}, {}])
+def test_another_quantiser_than_the_config_says_is_refused(config: dict[str, int], make: Make, refused: Refuse) -> None:
+    source, _ = make(bits=4, iterations=1) if config else make(bits=8, iterations=1)  # empty: PEFT's defaults
+    edit_config(source, loftq_config=config)
     (fault,) = refused(source, compress_to=RANK)
     assert "another base model or another quantiser" in fault.found
 

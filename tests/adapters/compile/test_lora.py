@@ -37,8 +37,8 @@ Save = Callable[..., Path]
 
 
 def plain(**fields: Any) -> LoraConfig:
-    given = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
-    return LoraConfig(**given | fields)
+    defaults = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+    return LoraConfig(**defaults | fields)
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS.keys())

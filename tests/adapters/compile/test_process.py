@@ -35,9 +35,9 @@ async def compiler() -> AsyncIterator[AdapterCompiler]:
 def run(compiler: AdapterCompiler) -> Run:
     """Compile an adapter; what a test does not say is ample."""
 
-    async def compiled(source: Path, out: Path, **said: Any) -> CompileReport:
+    async def compiled(source: Path, out: Path, **limits: Any) -> CompileReport:
         ample = {"base": embedded.BASE, "max_rank": 16, "compress_to": None, "resource_limits": AMPLE}
-        return await compiler.compile(source, out, **ample | said)
+        return await compiler.compile(source, out, **ample | limits)
 
     return compiled
 

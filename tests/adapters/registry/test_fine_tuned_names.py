@@ -203,5 +203,5 @@ async def test_processes_that_race_publish_each_checkpoint_once(registry: Regist
     found = [registry.catalog.resolve(name) for name in names]
     assert list(living.versions) == list(steps)
     assert living.fine_tuned == {name.text: step for name, step in zip(names, steps, strict=True)}
-    told = "".join(f"{v.number} {v.id} {v.number} {v.digest}\n" for v in found).encode()
-    assert [output for output, _ in outputs] == [told] * NUM_PROCESSES
+    expected = "".join(f"{v.number} {v.id} {v.number} {v.digest}\n" for v in found).encode()
+    assert [output for output, _ in outputs] == [expected] * NUM_PROCESSES

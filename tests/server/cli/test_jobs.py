@@ -52,9 +52,9 @@ def test_json_listings_are_what_the_server_sends(call, server, job) -> None:
 
 def test_show_tells_what_was_asked_for_and_what_auto_became(call, job, file_id) -> None:
     shown = call("jobs", "show", job).stdout
-    told = {name.strip(): value.strip() for name, _, value in (line.partition("  ") for line in shown.splitlines())}
-    assert (told["id"], told["status"], told["adapter"], told["training file"]) == (job, "queued", "tickets", file_id)
-    assert "n_epochs=3" in told["hyperparameters"]
+    rows = {name.strip(): value.strip() for name, _, value in (line.partition("  ") for line in shown.splitlines())}
+    assert (rows["id"], rows["status"], rows["adapter"], rows["training file"]) == (job, "queued", "tickets", file_id)
+    assert "n_epochs=3" in rows["hyperparameters"]
 
 
 def test_show_tells_why_a_job_failed(call, server, rows) -> None:

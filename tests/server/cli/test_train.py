@@ -27,13 +27,13 @@ def steps(last: int) -> list[EventDraft]:
             f"Step {step}/{last}: {message}", type=Kind.METRICS, data={"step": step, "total_steps": last, **data}
         )
 
-    told = [EventDraft(f"Training on 12 rows, {last} steps", data={"steps": last})]
+    events = [EventDraft(f"Training on 12 rows, {last} steps", data={"steps": last})]
     for step in range(1, last + 1):
         numbers = {"train_loss": 1 / step, "tokens_per_second": 1234.5, "eta_s": 90.0 * (last - step)}
-        told.append(measured(step, f"training loss={1 / step:.4f}", **numbers))
-    told.append(measured(last, "validation loss=0.7500", full_valid_loss=0.75, full_valid_mean_token_accuracy=None))
-    told.append(EventDraft("The disk is nearly full", Level.WARN))
-    return [*told, EventDraft(f"Checkpoint saved at step {last}", data={"step": last, "checkpoint": f"step-{last}"})]
+        events.append(measured(step, f"training loss={1 / step:.4f}", **numbers))
+    events.append(measured(last, "validation loss=0.7500", full_valid_loss=0.75, full_valid_mean_token_accuracy=None))
+    events.append(EventDraft("The disk is nearly full", Level.WARN))
+    return [*events, EventDraft(f"Checkpoint saved at step {last}", data={"step": last, "checkpoint": f"step-{last}"})]
 
 
 async def succeed(queue, claim) -> None:
@@ -113,7 +113,7 @@ def test_a_file_that_is_there_already_is_named_by_its_id(call, server, file_id) 
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--validation", "none.jsonl"], "there is no file none.jsonl here"),
         (["--name", "a/b"], "adapter name 'a/b' is not valid"),
@@ -122,10 +122,10 @@ def test_a_file_that_is_there_already_is_named_by_its_id(call, server, file_id) 
         (["--epochs", "0"], "--epochs"),
     ],
 )
-def test_what_is_called_wrongly_uploads_nothing(call, server, rows, options, said) -> None:
+def test_what_is_called_wrongly_uploads_nothing(call, server, rows, options, message) -> None:
     result = call("train", str(rows), *options)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
     assert files(server) == []
 
 
@@ -206,8 +206,8 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(server, file_id) -> None:
         while "moving job to queued state" not in watching.stdout.readline():
             pass
         watching.send_signal(signal.SIGINT)
-        _, said = watching.communicate()
+        _, stderr = watching.communicate()
     job = newest(server)
     assert (watching.returncode, job["status"]) == (130, "queued")
-    assert f"patchbay jobs events {job['id']} --follow" in said
-    assert "Traceback" not in said
+    assert f"patchbay jobs events {job['id']} --follow" in stderr
+    assert "Traceback" not in stderr

@@ -87,9 +87,9 @@ async def test_whoever_asks_and_however_often_a_run_is_published_once(
 
 async def test_a_version_tells_how_it_was_trained(opened: Opened, ran: Job, publisher: RunPublisher) -> None:
     await publisher.result(ran.id)
-    told = (await opened.client.get("/v1/adapters/sql/versions/1")).json()["report"]["training"]
+    training = (await opened.client.get("/v1/adapters/sql/versions/1")).json()["report"]["training"]
     file = await opened.state.records.files.get(ran.training_file)
-    assert told == {
+    assert training == {
         "job": ran.id,
         "step": 3,
         "method": "supervised",

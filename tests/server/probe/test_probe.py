@@ -92,12 +92,12 @@ async def test_each_probe_has_a_name_of_its_own(rig: Rig, engine: FakeEngine) ->
     assert len(set(engine.loads)) == 2
 
 
-@pytest.mark.parametrize(("effect", "told"), [(0.0, "base model's own scores"), (math.nan, "no finite")])
+@pytest.mark.parametrize(("effect", "reason"), [(0.0, "base model's own scores"), (math.nan, "no finite")])
 async def test_what_the_verdict_is_against_is_refused_and_leaves_nothing(
-    rig: Rig, engine: FakeEngine, effect: float, told: str
+    rig: Rig, engine: FakeEngine, effect: float, reason: str
 ) -> None:
     rig.knobs.effect = effect
-    with pytest.raises(AdapterRefused, match=told):
+    with pytest.raises(AdapterRefused, match=reason):
         await rig()
     assert engine.residents == {}
 

@@ -111,9 +111,9 @@ asyncio.run(main())
 async def test_the_process_dies_with_a_server_that_is_killed(until: Until) -> None:
     arguments = [sys.executable, "-c", KILLED, str(embedded.BASE), str(embedded.ADAPTERS / "sql")]
     server = await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.PIPE)
-    told, _ = await server.communicate()
+    process_id, _ = await server.communicate()
     assert server.returncode == -9
-    await until(lambda: not is_running(int(told)))
+    await until(lambda: not is_running(int(process_id)))
 
 
 def is_running(process_id: int) -> bool:

@@ -83,10 +83,10 @@ async def test_a_job_waits_for_a_worker_once_its_files_are_in_order(openai: Asyn
     assert (job.status, job.object, job.model, job.seed) == ("validating_files", "fine_tuning.job", "base", 7)
     assert (job.training_file, job.validation_file, job.metadata) == (training, validation, {"team": "a"})
     assert (job.fine_tuned_model, job.finished_at, job.error, job.result_files) == (None, None, None, [])
-    said = job.to_dict()
-    assert said["method"] == {"type": "supervised", "supervised": {"hyperparameters": {**AUTO, "n_epochs": 3}}}
-    assert said["hyperparameters"] == {**AUTO, "n_epochs": 3}
-    assert (said["adapter"], said["rank"], said["alpha"], said["suffix"]) == ("sql", 8, 16, "sums")
+    fields = job.to_dict()
+    assert fields["method"] == {"type": "supervised", "supervised": {"hyperparameters": {**AUTO, "n_epochs": 3}}}
+    assert fields["hyperparameters"] == {**AUTO, "n_epochs": 3}
+    assert (fields["adapter"], fields["rank"], fields["alpha"], fields["suffix"]) == ("sql", 8, 16, "sums")
     queued = await decided(openai, job.id)
     assert (queued.status, queued.hyperparameters.to_dict()) == ("queued", NUMBERS)
     with pytest.raises(client_library.BadRequestError) as needed:
@@ -286,8 +286,8 @@ async def test_a_run_is_shared_by_as_many_processes_as_the_operator_says(
 ) -> None:
     async with opening(train_processes=2) as opened, official(opened) as openai:
         file = await openai.files.create(file=("a", chat_rows()), purpose="fine-tune")
-        said: Any = {"quantization": "4bit"}
-        job = await openai.fine_tuning.jobs.create(model="base", training_file=file.id, extra_body=said)
+        extension: Any = {"quantization": "4bit"}
+        job = await openai.fine_tuning.jobs.create(model="base", training_file=file.id, extra_body=extension)
         assert (job.to_dict()["quantization"], (await decided(openai, job.id)).status) == ("4bit", "queued")
         spec = RunDirectory(opened.state.settings.runs_dir / job.id).spec()
     assert (spec.processes, spec.quantization) == (2, "4bit")
@@ -432,20 +432,20 @@ async def test_checkpoints_are_listed_and_shared_with_other_projects(
     assert found[0].object == "fine_tuning.job.checkpoint"
 
     name, permissions = found[0].fine_tuned_model_checkpoint, openai.fine_tuning.checkpoints.permissions
-    given = [permission async for permission in permissions.create(name, project_ids=["p1", "p2", "p3"])]
-    assert [permission.project_id for permission in given] == ["p1", "p2", "p3"]
-    assert not any(permission.to_dict()["enforced"] for permission in given)
+    granted = [permission async for permission in permissions.create(name, project_ids=["p1", "p2", "p3"])]
+    assert [permission.project_id for permission in granted] == ["p1", "p2", "p3"]
+    assert not any(permission.to_dict()["enforced"] for permission in granted)
     listed = [permission async for permission in permissions.list(name, limit=2)]
-    assert [permission.to_dict() for permission in reversed(listed)] == [permission.to_dict() for permission in given]
-    assert [permission.id async for permission in permissions.list(name, project_id="p2")] == [given[1].id]
+    assert [permission.to_dict() for permission in reversed(listed)] == [permission.to_dict() for permission in granted]
+    assert [permission.id async for permission in permissions.list(name, project_id="p2")] == [granted[1].id]
     with pytest.warns(DeprecationWarning, match="Retrieve"):
         old = await permissions.retrieve(name, order="ascending", limit=2)
-    assert ([each.id for each in old.data], old.has_more) == ([given[0].id, given[1].id], True)
-    assert (old.first_id, old.last_id) == (given[0].id, given[1].id)
-    deleted = await permissions.delete(given[0].id, fine_tuned_model_checkpoint=name)
-    assert (deleted.id, deleted.deleted) == (given[0].id, True)
+    assert ([each.id for each in old.data], old.has_more) == ([granted[0].id, granted[1].id], True)
+    assert (old.first_id, old.last_id) == (granted[0].id, granted[1].id)
+    deleted = await permissions.delete(granted[0].id, fine_tuned_model_checkpoint=name)
+    assert (deleted.id, deleted.deleted) == (granted[0].id, True)
     with pytest.raises(client_library.NotFoundError):
-        await permissions.delete(given[0].id, fine_tuned_model_checkpoint=name)
+        await permissions.delete(granted[0].id, fine_tuned_model_checkpoint=name)
     with pytest.raises(client_library.NotFoundError):
         await permissions.list("ft:base:me::abc:ckpt-step-3")
 

@@ -70,13 +70,13 @@ def troubles(errors: MetadataErrors) -> set[str]:
 
 async def test_a_grade_has_openais_shape_and_all_its_fields(graders: AsyncGraders) -> None:
     graded = await graders.run(grader=CHECK, model_sample="Paris", item={"city": "Paris"})
-    said = graded.to_dict()
-    GraderRunResponse.model_validate(said)  # the client takes whatever comes; its types are the contract
-    assert said["metadata"].pop("execution_time") >= 0
-    errors = said["metadata"].pop("errors")
+    response = graded.to_dict()
+    GraderRunResponse.model_validate(response)  # the client takes whatever comes; its types are the contract
+    assert response["metadata"].pop("execution_time") >= 0
+    errors = response["metadata"].pop("errors")
     assert errors.keys() == {field.alias or name for name, field in MetadataErrors.model_fields.items()}
     assert not any(errors.values())
-    assert said == {
+    assert response == {
         "reward": 1.0,
         "sub_rewards": {},
         "metadata": {

@@ -162,7 +162,7 @@ async def known(opened: Opened, chat_rows: Callable[..., bytes]) -> Known:
 
 
 def what_a_job_takes(file_id: str) -> Known:
-    said = {
+    fields = {
         "adapter": "sums",
         "alpha": 16,
         "metadata": {"a": "b"},
@@ -175,7 +175,7 @@ def what_a_job_takes(file_id: str) -> Known:
         "model": ["base", "sql"],
         "training_file": [file_id],
         "grader": [{"type": "string_check", "input": "{{sample.output_text}}", "reference": "a", "operation": "ne"}],
-        **{name: [value] for name, value in said.items()},
+        **{name: [value] for name, value in fields.items()},
         **{name: [None] for name in unsaid},
     }
 

@@ -69,9 +69,9 @@ async def test_the_probe_s_numbers_are_in_the_version_s_report(opened: Opened, c
     assert (await client.get(f"{PATH}/1")).json()["report"]["probe"] == probe
 
 
-@pytest.mark.parametrize("said", ["query", "body"])
+@pytest.mark.parametrize("place", ["query", "body"])
 async def test_an_inert_adapter_is_a_version_only_where_that_is_allowed(
-    opening: Opening, make_adapter: MakeAdapter, data_dir: Path, tmp_path: Path, said: str
+    opening: Opening, make_adapter: MakeAdapter, data_dir: Path, tmp_path: Path, place: str
 ) -> None:
     make_adapter().write(tmp_path / "sources" / "sql")
     async with opening(source_dirs=(tmp_path / "sources",)) as opened:
@@ -81,17 +81,17 @@ async def test_an_inert_adapter_is_a_version_only_where_that_is_allowed(
         assert refused.status_code == 400
         assert refused.json()["error"]["faults"][0]["where"] == "probe"
         await nothing_is_left(opened, data_dir)
-        allowed = {"json": {**body, "allow_inert": True}} if said == "body" else {"json": body}
-        if said == "query":
+        allowed = {"json": {**body, "allow_inert": True}} if place == "body" else {"json": body}
+        if place == "query":
             allowed["params"] = {"allow_inert": "true"}
         response = await opened.client.post(PATH, **allowed)
         assert response.status_code == 201
         assert response.json()["report"]["probe"]["notes"][0].startswith("inert")
 
 
-@pytest.mark.parametrize("said", ["query", "body"])
+@pytest.mark.parametrize("place", ["query", "body"])
 async def test_an_adapter_for_another_base_is_a_version_only_where_that_is_forced(
-    opening: Opening, make_adapter: MakeAdapter, data_dir: Path, tmp_path: Path, said: str
+    opening: Opening, make_adapter: MakeAdapter, data_dir: Path, tmp_path: Path, place: str
 ) -> None:
     make_adapter(base_model_name_or_path="org/other-7b").write(tmp_path / "sources" / "sql")
     async with opening(source_dirs=(tmp_path / "sources",)) as opened:
@@ -102,8 +102,8 @@ async def test_an_adapter_for_another_base_is_a_version_only_where_that_is_force
         assert "org/other-7b" in fault["found"]
         assert "--force-base" in fault["needed"]
         await nothing_is_left(opened, data_dir)
-        forced = {"json": {**body, "force_base": True}} if said == "body" else {"json": body}
-        if said == "query":
+        forced = {"json": {**body, "force_base": True}} if place == "body" else {"json": body}
+        if place == "query":
             forced["params"] = {"force_base": "true"}
         response = await opened.client.post(PATH, **forced)
         assert response.status_code == 201, response.text

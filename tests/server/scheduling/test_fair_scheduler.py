@@ -204,8 +204,8 @@ async def test_those_who_wait_are_told_when_the_engine_is_gone(play: Play, until
     waiting = [asyncio.ensure_future(play.scheduler.turn(key, WORDS)) for key in (3, 3, 4)]
     await until(lambda: play.scheduler.waiting == 3)
     play.scheduler.close(EngineNotReady("it died"))
-    told = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [type(refusal) for refusal in told] == [EngineNotReady] * 3
+    refusals = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(refusal) for refusal in refusals] == [EngineNotReady] * 3
     with pytest.raises(EngineNotReady):
         await play.scheduler.turn(1, WORDS)
     play.end(held)

@@ -25,9 +25,9 @@ def test_prompt_and_completion_become_a_chat(write) -> None:
     assert only(write([{"prompt": "Hi", "completion": "Hello"}])) == Conversation((USER, ANSWER), (False, True))
 
 
-@pytest.mark.parametrize(("given", "asked"), [("", "Add"), ("1 and 2", "Add\n\n1 and 2")])
-def test_an_alpaca_row_becomes_a_chat_with_its_input_below_the_instruction(write, given: str, asked: str) -> None:
-    row = only(write([{"instruction": "Add", "input": given, "output": "3"}]))
+@pytest.mark.parametrize(("row_input", "asked"), [("", "Add"), ("1 and 2", "Add\n\n1 and 2")])
+def test_an_alpaca_row_becomes_a_chat_with_its_input_below_the_instruction(write, row_input: str, asked: str) -> None:
+    row = only(write([{"instruction": "Add", "input": row_input, "output": "3"}]))
     assert [message["content"] for message in row.messages] == [asked, "3"]
 
 

@@ -7,7 +7,7 @@ from trainer.data.faults import WarningKind
 from trainer.data.file_report import inspect_file, inspect_files
 
 
-def told(report) -> list[tuple[int | None, WarningKind]]:
+def kinds_by_line(report) -> list[tuple[int | None, WarningKind]]:
     return [(warning.line, warning.kind) for warning in report.warnings]
 
 
@@ -16,16 +16,16 @@ def turn(asked: str, answer: str):
 
 
 def test_under_a_hundred_rows_prompts_are_worth_trying_first(write, chats) -> None:
-    assert told(inspect_file(write(chats[:99]))) == [(None, WarningKind.FEW_ROWS)]
-    assert told(inspect_file(write(chats[:100]))) == []
+    assert kinds_by_line(inspect_file(write(chats[:99]))) == [(None, WarningKind.FEW_ROWS)]
+    assert kinds_by_line(inspect_file(write(chats[:100]))) == []
 
 
 def test_a_row_that_stands_twice_is_told(write, chats) -> None:
-    assert told(inspect_file(write([*chats, chats[3]]))) == [(121, WarningKind.DUPLICATE_ROW)]
+    assert kinds_by_line(inspect_file(write([*chats, chats[3]]))) == [(121, WarningKind.DUPLICATE_ROW)]
 
 
 def test_one_prompt_with_two_answers_is_told(write, chats) -> None:
-    assert told(inspect_file(write([*chats, turn("What is 0 times 3?", "nothing")]))) == [
+    assert kinds_by_line(inspect_file(write([*chats, turn("What is 0 times 3?", "nothing")]))) == [
         (121, WarningKind.CONTRADICTION)
     ]
 
@@ -33,18 +33,18 @@ def test_one_prompt_with_two_answers_is_told(write, chats) -> None:
 def test_a_validation_prompt_that_is_trained_on_is_leakage_whatever_its_case_and_spacing(write, chats) -> None:
     held_out = [turn("what is  7 TIMES 3", "21"), turn("What is 500 times 3?", "1500")]
     training, validation = inspect_files(write(chats), write(held_out, "valid.jsonl"), None)
-    assert told(training) == []
+    assert kinds_by_line(training) == []
     assert validation.ok
-    assert told(validation) == [(1, WarningKind.LEAKAGE)]
+    assert kinds_by_line(validation) == [(1, WarningKind.LEAKAGE)]
 
 
 def test_labels_that_are_all_alike_are_told(write) -> None:
     rows = [{"prompt": f"{number}?", "completion": "yes", "label": True} for number in range(120)]
-    assert told(inspect_file(write(rows))) == [(None, WarningKind.ONE_LABEL)]
+    assert kinds_by_line(inspect_file(write(rows))) == [(None, WarningKind.ONE_LABEL)]
 
 
 def test_a_key_without_effect_is_told_on_its_line(write, chats) -> None:
-    assert told(inspect_file(write([*chats, {**turn("Twice 4?", "8"), "parallel_tool_calls": False}]))) == [
+    assert kinds_by_line(inspect_file(write([*chats, {**turn("Twice 4?", "8"), "parallel_tool_calls": False}]))) == [
         (121, WarningKind.IGNORED_KEY)
     ]
 

@@ -56,8 +56,8 @@ async def test_an_answer_is_bounded_by_default(grade: Grading, models: FakeModel
     assert models.asked[0].sampling == {"max_completion_tokens": 2048}
     step = {"description": "ä" * 200, "conclusion": 'a\\\n"b"'}
     for steps, fits in (([], True), ([step], True), ([step] * 4, True), ([step] * 5, False), ([{}], False)):
-        said = json.dumps({"steps": steps, "result": 1}, ensure_ascii=False)
-        assert bool(re.fullmatch(models.asked[0].pattern, said)) is fits
+        answer = json.dumps({"steps": steps, "result": 1}, ensure_ascii=False)
+        assert bool(re.fullmatch(models.asked[0].pattern, answer)) is fits
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ async def test_the_pattern_admits_results_only(
 ):
     await grade(grader, "4", answer=5)
     form = models.asked[0].pattern
-    assert [said for said in fitting if not re.fullmatch(form, f'{{"steps": [], "result": {said}}}')] == []
-    assert [said for said in unfitting if re.fullmatch(form, f'{{"steps": [], "result": {said}}}')] == []
+    assert [result for result in fitting if not re.fullmatch(form, f'{{"steps": [], "result": {result}}}')] == []
+    assert [result for result in unfitting if re.fullmatch(form, f'{{"steps": [], "result": {result}}}')] == []
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ async def test_a_number_is_held_to_the_range(
 
 
 @pytest.mark.parametrize(
-    "said",
+    "text",
     [
         "",
         "0.5",
@@ -110,8 +110,8 @@ async def test_a_number_is_held_to_the_range(
         "[" * 9999,
     ],
 )
-async def test_an_answer_without_a_number_has_no_reward_but_costs_tokens(grade: Grading, models: FakeModels, said: str):
-    models.says = said
+async def test_an_answer_without_a_number_has_no_reward_but_costs_tokens(grade: Grading, models: FakeModels, text: str):
+    models.says = text
     graded = await grade(SCORE, "4", answer=5)
     assert (graded.reward, [*graded.errors]) == (0, [GradingError.MODEL_PARSE])
     assert graded.usage == {"judge@3": Usage(20, 5, 16)}
@@ -124,9 +124,9 @@ async def test_a_label_passes_or_not(grade: Grading, models: FakeModels, label: 
     assert (graded.reward, graded.scores) == (reward, {"label": label})
 
 
-@pytest.mark.parametrize("said", [says("great"), says(1), says(["good"]), "good"])
-async def test_an_answer_without_a_label_has_no_reward(grade: Grading, models: FakeModels, said: str):
-    models.says = said
+@pytest.mark.parametrize("text", [says("great"), says(1), says(["good"]), "good"])
+async def test_an_answer_without_a_label_has_no_reward(grade: Grading, models: FakeModels, text: str):
+    models.says = text
     graded = await grade(LABEL, "4", answer=5)
     assert (graded.reward, [*graded.errors]) == (0, [GradingError.MODEL_PARSE])
 

@@ -64,17 +64,17 @@ async def test_permissions_are_given_listed_and_taken_back(records: Records, cla
 
 
 async def test_a_project_has_one_permission_however_often_it_is_given(records: Records, claim: Claim):
-    given = await records.checkpoints.permit(MODEL, ["a"])
-    assert await records.checkpoints.permit(MODEL, ["a"]) == given
+    permissions = await records.checkpoints.permit(MODEL, ["a"])
+    assert await records.checkpoints.permit(MODEL, ["a"]) == permissions
 
 
 async def test_only_what_is_there_is_permitted_and_forbidden(records: Records, claim: Claim):
-    (given,) = await records.checkpoints.permit(MODEL, ["a"])
+    (permission,) = await records.checkpoints.permit(MODEL, ["a"])
     with pytest.raises(CheckpointNotFound):
         await records.checkpoints.permit("other", ["a"])
     with pytest.raises(CheckpointNotFound):
         await records.checkpoints.permissions("other")
-    for model, permission_id in ((MODEL, "cp_none"), ("other", given.id)):
+    for model, permission_id in ((MODEL, "cp_none"), ("other", permission.id)):
         with pytest.raises(PermissionNotFound):
             await records.checkpoints.forbid(model, permission_id)
     for project_id in ("", "x" * 129):

@@ -70,12 +70,12 @@ def reviews() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., RunDirectory]:
-    """Make a run's directory; what the test does not say is said for a short run."""
+    """Makes a run directory; fields that the test leaves out get values for a short run."""
 
-    def make(name: str = "run", **said: Any) -> RunDirectory:
-        said = {"base": BASE, "training_file": DATA / "sentiment" / "train.jsonl", "threads": 1, "rank": 8} | said
+    def make(name: str = "run", **fields: Any) -> RunDirectory:
+        fields = {"base": BASE, "training_file": DATA / "sentiment" / "train.jsonl", "threads": 1, "rank": 8} | fields
         run = RunDirectory(tmp_path / name)
-        run.write_spec(RunSpec(**said))
+        run.write_spec(RunSpec(**fields))
         return run
 
     return make

@@ -44,7 +44,7 @@ def test_the_table_has_a_row_for_every_step_and_validation_where_it_was(finished
         "full_valid_mean_token_accuracy",
     ]
     validated = {int(row["step"]): float(row["full_valid_loss"]) for row in table if row["full_valid_loss"]}
-    events = [told.data for told in finished.events() if "full_valid_loss" in told.data]
+    events = [event.data for event in finished.events() if "full_valid_loss" in event.data]
     assert validated == {data["step"]: data["full_valid_loss"] for data in events}
     assert all(float(row["train_loss"]) > 0 for row in table)
 

@@ -9,8 +9,8 @@ from trainer.run_spec import RunSpec
 from trainer.training_method import TrainingMethod
 
 
-def spec(**said) -> RunSpec:
-    return RunSpec(base=Path("base"), training_file=Path("train.jsonl"), **said)
+def spec(**fields) -> RunSpec:
+    return RunSpec(base=Path("base"), training_file=Path("train.jsonl"), **fields)
 
 
 @pytest.mark.parametrize(

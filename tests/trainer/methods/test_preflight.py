@@ -66,8 +66,8 @@ def test_every_kind_of_fault_in_both_files_is_told_on_its_line(make_run, tmp_pat
         file.write_bytes(b"\n".join(map(line, [*good, *(row for _, row in faulty), good[0]])) + b"\n")
     report = checked(make_run(**files))
     for name in ("training", "validation"):
-        told = [(fault["line"], fault["kind"]) for fault in report[name]["faults"]]
-        assert told == [(len(good) + number, kind) for number, (kind, _) in enumerate(faulty, 1)]
+        found = [(fault["line"], fault["kind"]) for fault in report[name]["faults"]]
+        assert found == [(len(good) + number, kind) for number, (kind, _) in enumerate(faulty, 1)]
         assert (report[name]["ok"], report[name]["rows"]) == (False, len(good) + 1)
         assert report[name]["tokens"]["too_long"] == [len(good) + len(faulty)]
         assert "duplicate_row" in {warning["kind"] for warning in report[name]["warnings"]}
@@ -79,8 +79,8 @@ def test_every_kind_of_fault_of_preferences_is_told_on_its_line(make_run, write)
     good = [preference(input={"messages": [{"role": "user", "content": f"Hi {number}"}]}) for number in range(10)]
     rows = write([*good, *(row for _, row in PREFERENCES)])
     report = checked(make_run(training_file=rows, method=TrainingMethod.DPO))
-    told = {(fault["line"], fault["kind"]) for fault in report["training"]["faults"]}
-    assert told == {(len(good) + number, kind) for number, (kind, _) in enumerate(PREFERENCES, 1)}
+    found = {(fault["line"], fault["kind"]) for fault in report["training"]["faults"]}
+    assert found == {(len(good) + number, kind) for number, (kind, _) in enumerate(PREFERENCES, 1)}
 
 
 def test_the_verdict_stays_small_however_wrong_a_file_is(make_run, write) -> None:
@@ -110,7 +110,7 @@ def test_rows_that_are_all_too_long_to_keep_are_a_fault(make_run, write, reviews
 
 
 @pytest.mark.parametrize(
-    "said",
+    "options",
     [
         {"packing": True},
         {"batch_size": 64},
@@ -119,8 +119,8 @@ def test_rows_that_are_all_too_long_to_keep_are_a_fault(make_run, write, reviews
         {"quantization": "4bit"},
     ],
 )
-def test_the_longest_rows_are_tried_as_the_run_would_take_them(make_run, write, reviews, said) -> None:
-    report = checked(make_run(training_file=write(reviews[:20]), **said))
+def test_the_longest_rows_are_tried_as_the_run_would_take_them(make_run, write, reviews, options) -> None:
+    report = checked(make_run(training_file=write(reviews[:20]), **options))
     assert report["ok"], report
     assert report["estimate"]["tokens_per_second"] > 0
 
@@ -148,10 +148,10 @@ def rows_for(reviews):
     return rows_for
 
 
-@pytest.mark.parametrize("said", [{"warm_start": ADAPTERS / "sql"}, {"batch_size": 1}])
+@pytest.mark.parametrize("options", [{"warm_start": ADAPTERS / "sql"}, {"batch_size": 1}])
 @pytest.mark.parametrize("method", [TrainingMethod.DPO, TrainingMethod.KTO])
-def test_preferences_are_tried_too(make_run, write, rows_for, method: TrainingMethod, said) -> None:
-    report = checked(make_run(training_file=write(rows_for(method)), method=method, **said))
+def test_preferences_are_tried_too(make_run, write, rows_for, method: TrainingMethod, options) -> None:
+    report = checked(make_run(training_file=write(rows_for(method)), method=method, **options))
     assert report["ok"], report
     assert report["hyperparameters"]["batch_size"] >= (2 if method is TrainingMethod.KTO else 1)
 

@@ -43,7 +43,7 @@ def child(run: RunDirectory) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", "trainer.methods", run.path])
 
 
-def told(run: RunDirectory) -> list[dict]:
+def metrics(run: RunDirectory) -> list[dict]:
     return [event.data for event in run.events() if "train_loss" in event.data]
 
 
@@ -68,12 +68,12 @@ def sharing(run: RunDirectory) -> list[str]:
 def test_two_processes_make_what_one_makes(whole: RunDirectory, rows: Path, make_run) -> None:
     alone = make_run("alone", training_file=rows, **SHORT)
     supervised.train(alone, alone.spec(), Flag())
-    losses, expected = ([data["train_loss"] for data in told(run)] for run in (whole, alone))
+    losses, expected = ([data["train_loss"] for data in metrics(run)] for run in (whole, alone))
     assert losses == pytest.approx(expected, rel=1e-2)
     assert losses[-1] < losses[0] / 2
     assert whole.result().trained_tokens == alone.result().trained_tokens
     assert whole.result().hyperparameters == {**alone.result().hyperparameters, "micro_batch_size": 2}
-    assert [data["step"] for data in told(whole)] == list(range(1, 25))
+    assert [data["step"] for data in metrics(whole)] == list(range(1, 25))
     assert weights(whole).keys() == weights(alone).keys()
     assert all((whole.path / name).exists() for name in RESULT_FILES)
     base = BaseModel.from_directory(BASE, "base")
@@ -84,16 +84,16 @@ def test_two_processes_make_what_one_makes(whole: RunDirectory, rows: Path, make
 def test_stopped_and_then_killed_they_go_on_to_the_same_bytes(whole: RunDirectory, rows: Path, make_run) -> None:
     run = make_run("disturbed", training_file=rows, processes=2, **SHORT)
     with child(run) as process:
-        while len(told(run)) < 7:
+        while len(metrics(run)) < 7:
             assert process.poll() is None
         process.terminate()
         assert process.wait() == Exit.STOPPED
     stopped = run.checkpoints()[-1]
-    assert stopped.step == len(told(run)) < 24
+    assert stopped.step == len(metrics(run)) < 24
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in stopped.state.iterdir()}
 
     with child(run) as process:
-        while len(told(run)) < stopped.step + 2:
+        while len(metrics(run)) < stopped.step + 2:
             assert process.poll() is None
         assert len(sharing(run)) == 2
         process.send_signal(signal.SIGKILL)
@@ -106,7 +106,7 @@ def test_stopped_and_then_killed_they_go_on_to_the_same_bytes(whole: RunDirector
     assert {step: made for step, made in weights(run).items() if step != stopped.step} == {
         step: made for step, made in weights(whole).items() if step != stopped.step
     }
-    assert [data["train_loss"] for data in told(run)] == [data["train_loss"] for data in told(whole)]
+    assert [data["train_loss"] for data in metrics(run)] == [data["train_loss"] for data in metrics(whole)]
     assert sharing(run) == []
 
 

@@ -21,7 +21,7 @@ from trainer.training_method import TrainingMethod
 WRONG = {"role": "assistant", "content": "I do not know."}
 
 
-def told(run: RunDirectory) -> list[dict]:
+def metrics(run: RunDirectory) -> list[dict]:
     return [event.data for event in run.events() if "train_loss" in event.data]
 
 
@@ -35,7 +35,7 @@ def test_all_but_the_output_head_is_held_in_four_bits(make_run) -> None:
 def test_its_adapter_judges_held_out_reviews_right_on_the_base_that_serves(make_run) -> None:
     run = make_run(quantization="4bit", n_epochs=3, rank=16)
     supervised.train(run, run.spec(), Flag())
-    losses = [data["train_loss"] for data in told(run)]
+    losses = [data["train_loss"] for data in metrics(run)]
     assert losses[-1] < losses[0] / 10
     adapter = run.checkpoints()[-1].adapter
     rows = skills.read(DATA, "sentiment", "heldout")[:40]
@@ -49,8 +49,8 @@ def test_its_adapter_judges_held_out_reviews_right_on_the_base_that_serves(make_
 
 
 def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(make_run, write, reviews) -> None:
-    said = {"training_file": write(reviews[:16]), "quantization": "4bit", "batch_size": 4, "n_epochs": 1}
-    whole, run = make_run("whole", **said), make_run("stopped", **said)
+    fields = {"training_file": write(reviews[:16]), "quantization": "4bit", "batch_size": 4, "n_epochs": 1}
+    whole, run = make_run("whole", **fields), make_run("stopped", **fields)
     supervised.train(whole, whole.spec(), Flag())
     stop = Flag()
     stop.set()
@@ -61,7 +61,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(make_run, write, rev
         (made.checkpoints()[-1].adapter / "adapter_model.safetensors").read_bytes() for made in (run, whole)
     )
     assert last == expected
-    assert [data["train_loss"] for data in told(run)] == [data["train_loss"] for data in told(whole)]
+    assert [data["train_loss"] for data in metrics(run)] == [data["train_loss"] for data in metrics(whole)]
 
 
 def test_preferences_are_learned_from_a_warm_start_too(make_run, write, reviews) -> None:
@@ -78,7 +78,7 @@ def test_preferences_are_learned_from_a_warm_start_too(make_run, write, reviews)
         n_epochs=2,
     )
     dpo.train(run, run.spec(), Flag())
-    assert told(run)[-1]["train_reward_margin"] > 0
+    assert metrics(run)[-1]["train_reward_margin"] > 0
 
 
 def test_without_bitsandbytes_the_check_says_what_to_install(make_run, monkeypatch) -> None:

@@ -99,11 +99,11 @@ def test_a_finished_run_started_again_only_writes_its_result(whole: RunDirectory
 
 
 def test_half_a_line_and_half_a_checkpoint_are_nothing(whole: RunDirectory) -> None:
-    told, made = whole.events(), whole.checkpoints()
+    events, made = whole.events(), whole.checkpoints()
     with whole.events_file.open("ab") as file:
         file.write(b'{"type": "metr')
     (whole.checkpoints_folder / ".step-99" / "adapter").mkdir(parents=True)
-    assert whole.events() == told
+    assert whole.events() == events
     assert whole.checkpoints() == made
     whole.mend_events()
     assert whole.events_file.read_bytes().endswith(b"}\n")

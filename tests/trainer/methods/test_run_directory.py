@@ -14,20 +14,20 @@ def run(tmp_path) -> RunDirectory:
     return RunDirectory(tmp_path)
 
 
-def told(run: RunDirectory, position: int) -> tuple[list[str], int]:
+def messages_after(run: RunDirectory, position: int) -> tuple[list[str], int]:
     events, behind = run.events_since(position)
     return [each.message for each in events], behind
 
 
 def test_a_reader_that_keeps_its_position_gets_every_event_once(run: RunDirectory) -> None:
-    messages, position = told(run, 0)
+    messages, position = messages_after(run, 0)
     assert (messages, position) == ([], 0)
     for round_ in range(3):
         for number in range(round_ + 1):
             run.append(RunEvent(message=f"{round_}.{number} é\u2028"))
-        messages, position = told(run, position)
+        messages, position = messages_after(run, position)
         assert messages == [f"{round_}.{number} é\u2028" for number in range(round_ + 1)]
-    assert told(run, position) == ([], position)
+    assert messages_after(run, position) == ([], position)
     assert position == run.events_file.stat().st_size
 
 
@@ -36,17 +36,17 @@ def test_half_a_line_is_left_to_be_read_later_or_cut_off(run: RunDirectory) -> N
     line = json.dumps({"type": "message", "level": "info", "message": "two", "data": {}, "created_at": 1.0}) + "\n"
     with run.events_file.open("a") as file:
         file.write(line[:20])
-    messages, position = told(run, 0)
+    messages, position = messages_after(run, 0)
     assert messages == ["one"]
-    assert told(run, position) == ([], position)
+    assert messages_after(run, position) == ([], position)
     with run.events_file.open("a") as file:
         file.write(line[20:] + line[:20])
-    messages, position = told(run, position)
+    messages, position = messages_after(run, position)
     assert messages == ["two"]
     run.mend_events()
     assert run.events_file.stat().st_size == position
     run.append(RunEvent(message="three"))
-    assert told(run, position)[0] == ["three"]
+    assert messages_after(run, position)[0] == ["three"]
 
 
 def test_a_checkpoint_is_found_by_its_step_once_it_is_complete(run: RunDirectory) -> None:

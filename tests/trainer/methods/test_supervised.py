@@ -43,10 +43,10 @@ def test_an_adapter_is_stored_as_its_base_is_and_names_no_path(sentiment: RunDir
 
 
 def test_every_step_is_told_once_with_its_numbers(sentiment: RunDirectory) -> None:
-    told = [event.data for event in sentiment.events() if "train_loss" in event.data]
-    assert [data["step"] for data in told] == list(range(1, 76))
-    assert {"train_mean_token_accuracy", "learning_rate", "tokens_per_second", "eta_s"} <= told[-1].keys()
-    assert told[-1]["train_loss"] < told[0]["train_loss"] / 10
+    metrics = [event.data for event in sentiment.events() if "train_loss" in event.data]
+    assert [data["step"] for data in metrics] == list(range(1, 76))
+    assert {"train_mean_token_accuracy", "learning_rate", "tokens_per_second", "eta_s"} <= metrics[-1].keys()
+    assert metrics[-1]["train_loss"] < metrics[0]["train_loss"] / 10
 
 
 def test_every_checkpoint_is_validated_and_the_best_is_named(sentiment: RunDirectory) -> None:
@@ -105,8 +105,8 @@ def test_rows_that_are_too_long_are_left_out_only_when_asked(make_run, write, re
 def test_validation_that_gets_worse_stops_the_run_early(make_run, write, reviews) -> None:
     wrong = {"positive": "negative", "negative": "mixed", "mixed": "positive"}
     turned = [
-        {"messages": [asked, {**said, "content": wrong[said["content"]]}]}
-        for asked, said in (row["messages"] for row in reviews[:8])
+        {"messages": [question, {**answer, "content": wrong[answer["content"]]}]}
+        for question, answer in (row["messages"] for row in reviews[:8])
     ]
     run = make_run(
         training_file=write(reviews[:64]),

@@ -58,9 +58,9 @@ def test_wandb_gets_every_metric_by_our_names_and_no_word_of_the_machine(train) 
         for record in kept
         if record.HasField("history")
     ]
-    told = [event.data for event in run.events() if event.type == "metrics"]
-    assert [int(row["_step"]) for row in sent] == sorted({data["step"] for data in told}) == [1, 2, 3, 4]
-    for data in told:
+    metrics = [event.data for event in run.events() if event.type == "metrics"]
+    assert [int(row["_step"]) for row in sent] == sorted({data["step"] for data in metrics}) == [1, 2, 3, 4]
+    for data in metrics:
         row = sent[data["step"] - 1]
         assert {name: float(row[name]) for name in data if name != "step"} == pytest.approx(
             {name: value for name, value in data.items() if name != "step"}

@@ -56,7 +56,7 @@ def rows(write, queries) -> Callable[[TrainingMethod], Path]:
     return rows
 
 
-def told(run: RunDirectory) -> list[dict]:
+def metrics(run: RunDirectory) -> list[dict]:
     return [event.data for event in run.events() if "train_loss" in event.data]
 
 
@@ -68,7 +68,7 @@ class AfterTwoSteps(Flag):
         self._run = run
 
     def is_set(self) -> bool:
-        return len(told(self._run)) >= 2
+        return len(metrics(self._run)) >= 2
 
 
 def exported(run: RunDirectory) -> list[bytes]:
@@ -80,8 +80,8 @@ def test_on_its_own_task_it_begins_with_a_low_loss(make_run, rows) -> None:
     supervised.train(warm, warm.spec(), Flag())
     fresh = make_run("fresh", training_file=rows(TrainingMethod.SUPERVISED), **SHORT | {"warm_start": None})
     supervised.train(fresh, fresh.spec(), Flag())
-    assert told(warm)[0]["train_mean_token_accuracy"] > 0.9
-    assert told(warm)[0]["train_loss"] < told(fresh)[0]["train_loss"] / 5
+    assert metrics(warm)[0]["train_mean_token_accuracy"] > 0.9
+    assert metrics(warm)[0]["train_loss"] < metrics(fresh)[0]["train_loss"] / 5
 
 
 @pytest.mark.parametrize("method", list(TrainingMethod))
@@ -94,7 +94,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(make_run, rows, meth
     TRAIN[method](run, run.spec(), Flag())
     assert [made.step for made in run.checkpoints()] == [2, 3, 4]
     assert [exported(run)[0], exported(run)[2]] == exported(whole)
-    assert [data["train_loss"] for data in told(run)] == [data["train_loss"] for data in told(whole)]
+    assert [data["train_loss"] for data in metrics(run)] == [data["train_loss"] for data in metrics(whole)]
     adapter = run.checkpoints()[-1].adapter
     assert sorted(path.name for path in adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     base, limits = BaseModel.from_directory(BASE, "base"), AdapterLimits(max_rank=8, max_bytes=1 << 30)
@@ -105,7 +105,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(make_run, rows, meth
 def test_preferences_are_measured_from_the_warm_start_and_not_from_the_base(make_run, rows) -> None:
     run = make_run(training_file=rows(TrainingMethod.DPO), method=TrainingMethod.DPO, **SHORT)
     dpo.train(run, run.spec(), Flag())
-    first, *_, last = told(run)
+    first, *_, last = metrics(run)
     assert first["train_loss"] == pytest.approx(math.log(2), rel=1e-5)
     assert first["train_reward_margin"] == pytest.approx(0, abs=1e-5)
     assert last["train_reward_margin"] > 0
@@ -126,7 +126,7 @@ def test_scaling_by_the_root_of_the_rank_counts(make_run, rows, tmp_path) -> Non
     for run in runs:
         supervised.train(run, run.spec(), Flag())
     plain, rooted = runs
-    assert told(rooted)[0]["train_loss"] == pytest.approx(told(plain)[0]["train_loss"], rel=1e-4)
+    assert metrics(rooted)[0]["train_loss"] == pytest.approx(metrics(plain)[0]["train_loss"], rel=1e-4)
     written = json.loads((rooted.checkpoints()[-1].adapter / "adapter_config.json").read_text())
     assert (written["lora_alpha"], written["use_rslora"]) == (written["r"], False)
 
