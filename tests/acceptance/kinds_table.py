@@ -65,7 +65,7 @@ def agree(one: str, other: str) -> bool:
 
 
 def differences(written: Iterable[Table], found: Iterable[Table]) -> list[str]:
-    """What the document says otherwise than was found, a line for each row."""
+    """The differences between the document and the findings, a line for each row."""
     old = {(table.title, row[0]): row for table in written for row in table.rows}
     new = {(table.title, row[0]): row for table in found for row in table.rows}
     lines = [f"{where}: only in the document" for where in old.keys() - new.keys()]

@@ -1,4 +1,4 @@
-"""A server process around the fake engine that dies at an ordered point. Prints its port. Run by test_faults."""
+"""A server process around the fake engine that dies at an ordered point. Prints its port. Run by test_crash_points."""
 
 from __future__ import annotations
 

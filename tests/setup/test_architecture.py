@@ -33,7 +33,7 @@ def test_every_path_exists(repository: Path) -> None:
 
 
 def test_a_path_that_does_not_exist_is_found(repository: Path) -> None:
-    page = "[a](../server/state.py) [b](../server/house.py) `adapters/door/` `adapters/checks/`"
+    page = "[a](../server/state.py) [b](../server/missing.py) `adapters/missing/` `adapters/checks/`"
     assert len(list(missing_paths(page, repository / "docs", repository))) == 2
 
 

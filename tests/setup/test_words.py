@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -65,28 +65,29 @@ def words_in(text: str, banned: Iterable[str]) -> list[str]:
     return [match[1].lower() for match in re.finditer(rf"(?<![\w.-])({words})(?![\w-])", text, re.IGNORECASE)]
 
 
-def test_code_help_and_messages_have_no_private_words(repository: Path, modules: dict[str, ast.Module]) -> None:
-    banned = BANNED | RIDDLES
-    found = [
-        f"{path}:{number}: {word}, say {banned[word]}"
-        for path in modules
-        if not path.startswith(WORD_LISTS)
-        for number, line in enumerate((repository / path).read_text().splitlines(), 1)
+def private_words(repository: Path, paths: Iterable[Path], banned: Mapping[str, str]) -> list[str]:
+    return [
+        f"{path.relative_to(repository)}:{number}: {word}, say {banned[word]}"
+        for path in paths
+        for number, line in enumerate(path.read_text().splitlines(), 1)
         for word in words_in(line, banned)
     ]
-    assert found == []
+
+
+def test_code_help_and_messages_have_no_private_words(repository: Path, modules: dict[str, ast.Module]) -> None:
+    paths = [repository / path for path in modules if not path.startswith(WORD_LISTS)]
+    assert private_words(repository, paths, BANNED | RIDDLES) == []
+
+
+def test_tests_have_no_private_words(repository: Path) -> None:
+    paths = [path for path in (repository / "tests").rglob("*.py") if path.name != "test_words.py"]
+    banned = {word: meaning for word, meaning in BANNED.items() if word != "settle"}  # a fixture lets tasks settle
+    assert private_words(repository, paths, banned) == []
 
 
 def test_documents_have_no_private_words(repository: Path) -> None:
-    found = [
-        f"{path.relative_to(repository)}:{number}: {word}, say {BANNED[word]}"
-        for pattern in DOCUMENTS
-        for path in repository.glob(pattern)
-        if ".venv" not in path.parts
-        for number, line in enumerate(path.read_text().splitlines(), 1)
-        for word in words_in(line, BANNED)
-    ]
-    assert found == []
+    paths = [path for pattern in DOCUMENTS for path in repository.glob(pattern) if ".venv" not in path.parts]
+    assert private_words(repository, paths, BANNED) == []
 
 
 @pytest.mark.parametrize("text", ["The door refuses it.", "house = 1", "a Turnstile", "whoever asks"])

@@ -1,4 +1,4 @@
-"""Fine-tuned names in the registry: one version for ever, however often and by whomever it is added."""
+"""Fine-tuned names in the registry: one version for ever, however often and by how many processes it is added."""
 
 from __future__ import annotations
 

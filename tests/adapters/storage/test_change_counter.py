@@ -1,4 +1,4 @@
-"""A stamp is never one that was seen before something was committed. The database's own tests have the rest."""
+"""The change counter never returns a number again after a commit. Its other tests are in test_database.py."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from adapters.storage.database import ChangeCounter
 
 
 def test_a_file_that_could_not_tell_for_a_moment_does_not_count_anew(tmp_path: Path):
-    stamp = ChangeCounter(tmp_path / "made.db")
-    with closing(sqlite3.connect(tmp_path / "made.db", isolation_level=None)) as writer, closing(stamp):
+    counter = ChangeCounter(tmp_path / "made.db")
+    with closing(sqlite3.connect(tmp_path / "made.db", isolation_level=None)) as writer, closing(counter):
         writer.execute("CREATE TABLE moments (at)")
-        before = stamp.read()
+        before = counter.read()
         writer.execute("BEGIN EXCLUSIVE")
         writer.execute("INSERT INTO moments VALUES (1)")
-        assert stamp.read() is None  # locked out
+        assert counter.read() is None  # locked out
         writer.execute("COMMIT")
-        assert stamp.read() not in {None, before}
+        assert counter.read() not in {None, before}

@@ -152,7 +152,7 @@ async def test_moments_come_back_aware_and_in_utc(database: Database, zone: time
     assert stored.tzinfo is UTC
 
 
-async def test_a_stamp_is_another_one_after_each_commit_and_only_then(database: Database, database_url: str):
+async def test_the_change_counter_changes_with_each_commit_and_only_then(database: Database, database_url: str):
     async def keep(writer: Database) -> None:
         async with writer.write() as connection:
             await connection.execute(insert(moments).values(at=datetime.now(UTC)))
@@ -173,7 +173,7 @@ async def test_a_stamp_is_another_one_after_each_commit_and_only_then(database: 
         assert len(set(counts)) == len(counts)
 
 
-async def test_a_database_that_cannot_tell_has_no_stamp(tmp_path: Path):
+async def test_a_database_that_cannot_tell_has_no_change_counter(tmp_path: Path):
     async with Database.open("sqlite:///:memory:") as unwatched:
         assert unwatched.change_count() is None
     async with Database.open(f"sqlite:///{tmp_path / 'nobody' / 'made.db'}") as missing:

@@ -60,15 +60,15 @@ def remove(blob: Path) -> None:
 
 
 def test_what_did_not_change_is_hashed_once(blob: Path, digest: str, hashed: list[str]) -> None:
-    seals = VerificationCache()
-    assert [seals.is_intact(blob, digest) for _ in range(3)] == [True, True, True]
+    cache = VerificationCache()
+    assert [cache.is_intact(blob, digest) for _ in range(3)] == [True, True, True]
     assert hashed == [CONFIG_FILE, WEIGHTS_FILE]
 
 
 def test_what_was_written_just_now_is_hashed_again(blob: Path, digest: str, hashed: list[str]) -> None:
     (blob / WEIGHTS_FILE).touch()
-    seals = VerificationCache()
-    assert all(seals.is_intact(blob, digest) for _ in range(2))
+    cache = VerificationCache()
+    assert all(cache.is_intact(blob, digest) for _ in range(2))
     assert len(hashed) == 4
 
 
@@ -79,17 +79,17 @@ def test_another_process_hashes_it_again(blob: Path, digest: str, hashed: list[s
 
 @pytest.mark.parametrize("harm", [rot, replace, remove])
 def test_whatever_changed_is_noticed(blob: Path, digest: str, harm: Callable[[Path], None]) -> None:
-    seals = VerificationCache()
-    assert seals.is_intact(blob, digest)
+    cache = VerificationCache()
+    assert cache.is_intact(blob, digest)
     harm(blob)
-    assert not seals.is_intact(blob, digest)
-    assert not seals.is_intact(blob, digest)
+    assert not cache.is_intact(blob, digest)
+    assert not cache.is_intact(blob, digest)
 
 
 def test_what_changed_while_it_was_hashed_is_hashed_again(
     blob: Path, digest: str, hashed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seals, manifest_of = VerificationCache(), Manifest.of
+    cache, manifest_of = VerificationCache(), Manifest.of
 
     def of_a_moving_target(directory: Path) -> Manifest:
         manifest = manifest_of(directory)
@@ -97,14 +97,14 @@ def test_what_changed_while_it_was_hashed_is_hashed_again(
         return manifest
 
     monkeypatch.setattr(Manifest, "of", of_a_moving_target)
-    assert seals.is_intact(blob, digest)
+    assert cache.is_intact(blob, digest)
     monkeypatch.setattr(Manifest, "of", manifest_of)
-    assert not seals.is_intact(blob, digest)
+    assert not cache.is_intact(blob, digest)
 
 
 def test_what_was_swept_is_hashed_when_it_comes_back(blob: Path, digest: str, hashed: list[str]) -> None:
-    seals = VerificationCache()
-    seals.is_intact(blob, digest)
-    seals.forget(digest)
-    assert seals.is_intact(blob, digest)
+    cache = VerificationCache()
+    cache.is_intact(blob, digest)
+    cache.forget(digest)
+    assert cache.is_intact(blob, digest)
     assert len(hashed) == 4

@@ -37,7 +37,7 @@ ALL = {*FILES, "README.md"}
 
 @pytest.fixture
 def hub() -> Iterator[HubStandIn]:
-    """Empty; whoever writes needs ``TOKEN``."""
+    """Empty; a write needs ``TOKEN``."""
     hub = HubStandIn(wanted_token=TOKEN)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(hub.listening()):
         yield hub

@@ -1,4 +1,4 @@
-"""`patchbay jobs` against a running server. Nobody trains here: what a worker does is written into the records."""
+"""`patchbay jobs` against a running server. No worker runs: the tests write its records."""
 
 from __future__ import annotations
 

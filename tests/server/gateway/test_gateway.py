@@ -1,4 +1,4 @@
-"""A request's way through the front door."""
+"""The steps of a request in the gateway."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.until import Until
 
 
 def words(stream: str) -> set[str]:
-    """Return who spoke in an event stream."""
+    """Return the texts in an event stream: the fake engine writes the name of the version."""
     events = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: {")]
     return {event["choices"][0]["delta"]["content"].strip() for event in events}
 

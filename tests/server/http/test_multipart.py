@@ -1,4 +1,4 @@
-"""What is wrong with a multipart upload is the caller's to mend, and is told as such."""
+"""A fault in a multipart upload is the caller's, and the response says so."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Rig:
 
 @pytest.fixture
 async def engine(rig: Rig) -> AsyncIterator[FakeEngine]:
-    async with rig.builder.start(None) as engine:  # type: ignore[arg-type]  # nobody asks this engine's gate
+    async with rig.builder.start(None) as engine:  # type: ignore[arg-type]  # no request calls this engine's hooks
         rig.serve(engine)
         yield engine
 

@@ -1,4 +1,4 @@
-"""Publishing over HTTP: multipart as it comes, or a source that the server fetches."""
+"""Publishing over HTTP: a multipart upload, or a source that the server fetches."""
 
 from __future__ import annotations
 

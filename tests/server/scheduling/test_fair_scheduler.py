@@ -1,4 +1,4 @@
-"""Whose turn it is: histories that a test plays by hand, with a clock of its own."""
+"""Which turns the scheduler gives, and when: short histories with a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WORDS = Demand(prompt_tokens=10, max_tokens=50)
 
 
 class Play:
-    """A turnstile, its clock, and what was asked of it."""
+    """A scheduler and its clock; requests turns and ends them."""
 
     def __init__(self, *, slots: int = 2, sequences: int = SEQUENCES, tokens: int = 10**6) -> None:
         self.now = 0.0
@@ -140,7 +140,7 @@ def test_where_the_first_to_make_way_takes_for_ever_another_one_does(play: Play)
     assert (states(quiet), states(endless)) == ({"taken"}, {"taken"})
 
 
-def test_lines_get_slots_in_the_order_in_which_they_came(play: Play) -> None:
+def test_adapter_queues_get_slots_in_the_order_in_which_they_came(play: Play) -> None:
     holders = [*play.ask(1), *play.ask(2)]
     queued = [play.ask(key)[0] for key in (5, 3, 4)]
     order = []
@@ -163,7 +163,7 @@ def test_places_are_shared_by_tokens_and_not_by_requests(play: Play) -> None:
     assert 0.7 < tokens[1] / tokens[2] < 1.4
 
 
-def test_a_line_pays_for_what_its_generations_came_to(play: Play) -> None:
+def test_an_adapter_queue_pays_for_what_its_generations_came_to(play: Play) -> None:
     """Both ask for the same; the first one's come to a tenth, so it gets the more of them."""
     turns = {1: play.ask(1, 500), 2: play.ask(2, 500)}
     done = {1: 0, 2: 0}

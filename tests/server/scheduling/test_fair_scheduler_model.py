@@ -1,4 +1,4 @@
-"""Random histories of asking, ending, leaving and time going by; at each one's end nobody was forgotten."""
+"""Random histories of requests, ends, cancellations and waits; in the end each turn that waited was given."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ keys = st.sampled_from([None, 1, 2, 3, 4, 5])
 
 
 class Histories(RuleBasedStateMachine):
-    """What the turnstile lets through is compared with what an engine can compute, at every step."""
+    """After every step, the turns that the scheduler gave are compared with what an engine can compute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,10 +98,10 @@ class Histories(RuleBasedStateMachine):
         if has_place and waiting:
             assert None not in waiting
             assert self.scheduler.active == SLOTS
-            assert waiting - {turn.queue.key for turn in self.of(TurnState.TAKEN)}, "somebody makes way for nobody"
+            assert waiting - {turn.queue.key for turn in self.of(TurnState.TAKEN)}, "no other adapter waits"
 
     def teardown(self) -> None:
-        """Whoever waits now gets a turn although each turn that ends is asked for again, for ever."""
+        """Each waiting turn is given, although each turn that ends is requested again at once."""
         waiting = set(self.of(TurnState.WAITING))
         for _ in range(100 * (1 + len(waiting))):
             if not any(turn.state is TurnState.WAITING for turn in waiting):
@@ -111,7 +111,7 @@ class Histories(RuleBasedStateMachine):
             self.scheduler.read(oldest)
             self.finish(oldest, written=50)
             self.turns.append(self.scheduler.request(oldest.queue.key, Demand(prompt_tokens=10, max_tokens=50)))
-        assert not any(turn.state is TurnState.WAITING for turn in waiting), "somebody waits for ever"
+        assert not any(turn.state is TurnState.WAITING for turn in waiting), "a turn waits for ever"
         for turn in self.turns:
             self.scheduler.end(turn)
         assert (self.scheduler.waiting, self.scheduler.active) == (0, 0)

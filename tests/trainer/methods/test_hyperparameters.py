@@ -1,4 +1,4 @@
-"""What "auto" comes to."""
+"""The values that "auto" resolves to."""
 
 from pathlib import Path
 

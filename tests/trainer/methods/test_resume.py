@@ -1,4 +1,4 @@
-"""A run that dies anywhere goes on to the same bytes, and no event is lost or told twice."""
+"""A run that dies at any step resumes to the same bytes, and no event is lost or repeated."""
 
 import json
 import random

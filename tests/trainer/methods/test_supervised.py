@@ -23,7 +23,7 @@ def test_held_out_reviews_are_judged_right_after_three_epochs(sentiment: RunDire
     assert score.exact_match(*score.load(BASE, best / "adapter"), rows) >= 0.85
 
 
-def test_the_door_admits_every_checkpoint(sentiment: RunDirectory) -> None:
+def test_the_checks_admit_every_checkpoint(sentiment: RunDirectory) -> None:
     base = BaseModel.from_directory(BASE, "base")
     for checkpoint in sentiment.checkpoints():
         assert sorted(path.name for path in checkpoint.adapter.iterdir()) == [

@@ -1,4 +1,4 @@
-"""Metrics go to wandb too, where a job wants that; a wandb that does not answer is told of and holds nothing up."""
+"""Metrics go to wandb too, where a job wants that; a wandb that does not answer is reported and delays nothing."""
 
 import os
 import struct

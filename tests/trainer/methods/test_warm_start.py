@@ -115,7 +115,7 @@ def test_preferences_are_measured_from_the_warm_start_and_not_from_the_base(make
 
 
 def test_scaling_by_the_root_of_the_rank_counts(make_run, rows, tmp_path) -> None:
-    """The same adapter told otherwise: alpha / sqrt(rank) in place of alpha / rank."""
+    """The same adapter in another form: alpha / sqrt(rank) in place of alpha / rank."""
     warm_start = tmp_path / "rooted"
     shutil.copytree(SQL, warm_start)
     config = json.loads((SQL / "adapter_config.json").read_text())

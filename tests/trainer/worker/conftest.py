@@ -1,4 +1,4 @@
-"""A worker on real children, whose exports end up on a shelf instead of a server."""
+"""A worker with real training processes, and a fake publisher instead of a server."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ NUMBERS = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 1.0}
 STEPS = 12
 
 
-class Shelf:
-    """Where published checkpoints end up. See ``trainer.worker.attempt.Publishing``."""
+class FakePublisher:
+    """Records what is published, or refuses it. See ``trainer.worker.attempt.Publishing``."""
 
     def __init__(self) -> None:
         self.checkpoints: list[int] = []
@@ -50,18 +50,18 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf() -> Shelf:
-    return Shelf()
+def publisher() -> FakePublisher:
+    return FakePublisher()
 
 
 @pytest.fixture
-def worker(records: Records, shelf: Shelf, tmp_path: Path) -> Worker:
-    return Worker(records, tmp_path / "runs", shelf, "worker-1", stall_s=15.0)
+def worker(records: Records, publisher: FakePublisher, tmp_path: Path) -> Worker:
+    return Worker(records, tmp_path / "runs", publisher, "worker-1", stall_s=15.0)
 
 
 @pytest.fixture
 def ask(records: Records, upload: Upload, worker: Worker) -> Create:
-    """Creates a job and lets validation lay its run directory out."""
+    """Creates a job and waits until its preflight has queued it."""
 
     async def preflight(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
         run.write_spec(spec)
@@ -78,8 +78,8 @@ def ask(records: Records, upload: Upload, worker: Worker) -> Create:
         method = {"type": "supervised", "supervised": {"hyperparameters": NUMBERS}}
         draft = JobDraft("embedded-base", await upload(ROWS), method, seed=1, extension=extension)
         job = await records.jobs.create(draft)
-        validation = JobPreflight(records, worker.runs, base=base, adapter=None, preflight=preflight, threads=1)  # type: ignore[arg-type]
-        running = asyncio.create_task(validation.run())
+        loop = JobPreflight(records, worker.runs, base=base, adapter=None, preflight=preflight, threads=1)  # type: ignore[arg-type]
+        running = asyncio.create_task(loop.run())
         await until(lambda: _is(records, job, JobState.QUEUED))
         running.cancel()
         return job

@@ -12,7 +12,7 @@ import pytest
 
 from adapters.errors import AdapterRefused, Fault
 from tests.trainer.conftest import Create
-from tests.trainer.worker.conftest import Shelf
+from tests.trainer.worker.conftest import FakePublisher
 from trainer.jobs.job import Job
 from trainer.jobs.state import JobState
 from trainer.records import Records
@@ -72,13 +72,18 @@ def trains_past(records: Records, until: Until):
 
 
 async def test_a_job_ends_with_its_checkpoints_published_its_result_and_its_curves(
-    records: Records, working: Working, shelf: Shelf, ask: Create, ended: Ended, recorded_steps: RecordedSteps
+    records: Records,
+    working: Working,
+    publisher: FakePublisher,
+    ask: Create,
+    ended: Ended,
+    recorded_steps: RecordedSteps,
 ):
     job = await ask()
     working()
     done = await ended(job)
     assert (done.state, done.error, done.fine_tuned_model) == (JobState.SUCCEEDED, None, f"ft:base:me::{job.id}")
-    assert (shelf.checkpoints, shelf.results) == (CHECKPOINTS, [job.id])
+    assert (publisher.checkpoints, publisher.results) == (CHECKPOINTS, [job.id])
     recorded = (await records.checkpoints.list(job.id)).data
     assert [(each.step_number, each.model) for each in reversed(recorded)] == [
         (step, f"ft:base:me::{job.id}:ckpt-step-{step}") for step in CHECKPOINTS
@@ -94,7 +99,7 @@ async def test_a_job_ends_with_its_checkpoints_published_its_result_and_its_curv
 async def test_a_child_killed_or_stalled_is_started_again_and_every_event_comes_once(
     worker: Worker,
     working: Working,
-    shelf: Shelf,
+    publisher: FakePublisher,
     ask: Create,
     ended: Ended,
     until: Until,
@@ -112,7 +117,7 @@ async def test_a_child_killed_or_stalled_is_started_again_and_every_event_comes_
     os.kill(stalled, signal.SIGSTOP)
     done = await ended(job)
     assert (done.state, done.token) == (JobState.SUCCEEDED, 3)
-    assert (sorted(set(shelf.checkpoints)), shelf.results) == (CHECKPOINTS, [job.id])
+    assert (sorted(set(publisher.checkpoints)), publisher.results) == (CHECKPOINTS, [job.id])
     assert await recorded_steps(job) == list(range(1, STEPS + 1))
 
 
@@ -120,7 +125,7 @@ async def test_a_stopped_worker_releases_its_job_after_a_checkpoint(
     records: Records,
     worker: Worker,
     working: Working,
-    shelf: Shelf,
+    publisher: FakePublisher,
     ask: Create,
     ended: Ended,
     trains_past: TrainsPast,
@@ -167,7 +172,7 @@ async def test_a_cancelled_job_ends_its_child_and_has_no_result(
     records: Records,
     worker: Worker,
     working: Working,
-    shelf: Shelf,
+    publisher: FakePublisher,
     ask: Create,
     until: Until,
     child_of: FindChild,
@@ -184,13 +189,13 @@ async def test_a_cancelled_job_ends_its_child_and_has_no_result(
 
     await until(has_ended)
     assert (await records.jobs.get(job.id)).state is JobState.CANCELLED
-    assert shelf.results == []
+    assert publisher.results == []
 
 
 async def test_a_refused_checkpoint_is_reported_and_a_refused_result_fails_the_job(
-    records: Records, working: Working, shelf: Shelf, ask: Create, ended: Ended
+    records: Records, working: Working, publisher: FakePublisher, ask: Create, ended: Ended
 ):
-    shelf.refuses_checkpoints = shelf.refuses_results = AdapterRefused([Fault("lora_A", "rank 8", "at most 4")])
+    publisher.refuses_checkpoints = publisher.refuses_results = AdapterRefused([Fault("lora_A", "rank 8", "at most 4")])
     job = await ask(checkpoint_steps=6)
     working()
     done = await ended(job)
@@ -203,12 +208,12 @@ async def test_a_refused_checkpoint_is_reported_and_a_refused_result_fails_the_j
 
 
 async def test_a_loss_or_gradient_that_is_not_finite_ends_the_job_without_a_result(
-    records: Records, working: Working, shelf: Shelf, ask: Create, ended: Ended
+    records: Records, working: Working, publisher: FakePublisher, ask: Create, ended: Ended
 ):
     job = await ask(alpha=1e30, checkpoint_steps=1)
     working()
     done = await ended(job)
     assert (done.state, done.error.code) == (JobState.FAILED, "not_finite")
     assert "not a finite number at step" in done.error.message
-    assert shelf.results == []
-    assert len(shelf.checkpoints) < STEPS
+    assert publisher.results == []
+    assert len(publisher.checkpoints) < STEPS

@@ -1,4 +1,4 @@
-"""One server through its lives: the engine killed under load, the process killed, the process asked to stop.
+"""A server through its crashes: the engine killed under load, the process killed, the process asked to stop.
 
 One data directory and three starts, in the order of the tests.
 """
@@ -22,15 +22,15 @@ STREAMS = 8
 
 @pytest.fixture(scope="module")
 def servers(start_server, tmp_path_factory):
-    """Start the server again on its data directory; returns the newest life."""
-    data_dir = tmp_path_factory.mktemp("lives") / "data"
-    lives = []
+    """Returns the running server, or starts it again on its data directory."""
+    data_dir = tmp_path_factory.mktemp("crashes") / "data"
+    started = []
 
     def newest(*, restart: bool = False):
-        if restart or not lives:
-            lives.append(start_server(data_dir, "--drain-s", "60"))
-            lives[-1].wait_ready()
-        return lives[-1]
+        if restart or not started:
+            started.append(start_server(data_dir, "--drain-s", "60"))
+            started[-1].wait_ready()
+        return started[-1]
 
     return newest
 

@@ -1,4 +1,4 @@
-"""Everything that takes part in a job is killed with -9 while it runs, and nobody can tell by what comes out."""
+"""Every process of a job is killed with -9 while the job runs, and the published bytes are the same."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ ENDED = {"succeeded", "failed", "cancelled"}
 
 @pytest.fixture(scope="module")
 def state(start_server, tmp_path_factory):
-    """A server that leaves jobs to a worker of their own; ``restart`` starts its next life."""
-    data_dir = tmp_path_factory.mktemp("training-lives") / "data"
-    lives = [start_server(data_dir, "--no-worker")]
+    """Returns a server that trains no jobs itself, or starts it again with ``restart``."""
+    data_dir = tmp_path_factory.mktemp("training-crashes") / "data"
+    started = [start_server(data_dir, "--no-worker")]
 
     def newest(*, restart=False):
         if restart:
-            port = int(lives[-1].url.rpartition(":")[2])
-            lives.append(start_server(data_dir, "--no-worker", port=port))
-        return lives[-1]
+            port = int(started[-1].url.rpartition(":")[2])
+            started.append(start_server(data_dir, "--no-worker", port=port))
+        return started[-1]
 
-    lives[0].wait_ready()
+    started[0].wait_ready()
     return newest
 
 
@@ -77,7 +77,7 @@ def create(http):
 
 @pytest.fixture
 def job_now(http):
-    """The job, and the training steps its log has told of, oldest first; waits while the server is away."""
+    """The job, and the training steps and losses in its log, oldest first; waits while the server is away."""
 
     async def now(job_id):
         path = f"/v1/fine_tuning/jobs/{job_id}"
