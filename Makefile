@@ -17,7 +17,7 @@ install: $(SETUP)  ## make .venv and install everything into it; BACKEND=cpu or 
 serve: $(SETUP)  ## run the server on http://127.0.0.1:8000; MODEL=org/name, ARGS="flags of patchbay serve"
 	$(VENV)/patchbay serve $(MODEL) $(ARGS)
 
-# Alone first: what computes beside a real engine and a training run would starve them, and they it.
+# The acceptance tests first and alone: they and tests beside them would take each other's CPU.
 test: $(SETUP)  ## run all tests; or those that ARGS="flags and paths of pytest" name
 ifeq ($(ARGS),)
 	$(VENV)/pytest tests/acceptance

@@ -1,1 +1,1 @@
-"""LoRA as data: safetensors headers, PEFT configs, tensor names, factors, the canonical form, differences, merges."""
+"""LoRA as data: PEFT configs, tensor names, factors, the canonical form, differences, merges."""
