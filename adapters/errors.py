@@ -94,7 +94,7 @@ class VersionInUse(Conflict):
 
 
 class NameTaken(Conflict):
-    """The name belongs to the base model, or to a version that was deleted: it is not used for another one."""
+    """The name belongs to the base model, or to a deleted version: no other version gets the name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class WorkerProcessDied(PatchbayError):
 
 
 class SafetensorsMalformed(PatchbayError):
-    """A file that breaks the safetensors format or our limits on it; carries the fault."""
+    """A file breaks the safetensors format or our limits on it; ``fault`` says where."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(str(fault))
@@ -161,19 +161,19 @@ class SourceError(PatchbayError):
 
 
 class SourceForbidden(SourceError):
-    """The server may not read there."""
+    """The server may not read this source, or one of its files."""
 
 
 class SourceNotFound(SourceError):
-    """Nothing is there."""
+    """The source, or a file that it must have, does not exist."""
 
 
 class SourceUnavailable(SourceError):
-    """The place did not answer, or sent a malformed answer; trying again may help."""
+    """The source did not answer, or sent a malformed answer; trying again may help."""
 
 
 class SourceTooLarge(SourceError):
-    """More bytes than the server accepts."""
+    """The source has more bytes than the server accepts."""
 
 
 class BlobCorrupt(PatchbayError):

@@ -33,7 +33,7 @@ CRASH_POINTS: Final = tuple(
 """Between any two steps of ``Publisher.publish``: a crash there leaves orphan blobs, never a row without bytes."""
 
 Checks = Callable[[Path, Path], Awaitable[Canonical]]
-"""(source, out) → report; the canonical form is in ``out`` unless the source is served as it came.
+"""(source, out) → report; the canonical form is in ``out`` unless the source is served as uploaded.
 
 Raises AdapterRefused, AdapterTooCostly or WorkerProcessDied."""
 
@@ -45,7 +45,7 @@ class ProbeFunction(Protocol):
     """Tries an adapter that passed the checks in the engine that will serve it."""
 
     async def __call__(self, directory: Path, report: InspectionReport, *, allow_inert: bool) -> Mapping[str, Any]:
-        """Return the measurements as JSON values; AdapterRefused for a fault, such as changing nothing."""
+        """Return the measurements as JSON values; AdapterRefused for a fault, such as an adapter without effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Publisher:
             InvalidName: ``name`` or the alias is not valid.
             NameTaken: the version that ``options.fine_tuned_name`` means was deleted.
             AdapterRefused, WrongBase: the checks, the compiler or the probe found faults.
-            AdapterTooCostly: compiling it would take more than the server allows.
+            AdapterTooCostly: the checks or the compiler would take more than the server allows.
             SourceError: the bytes could not be fetched.
             StorageFull: the disk has no space left.
         """

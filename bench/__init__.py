@@ -1,1 +1,1 @@
-"""Measures patchbay over HTTP, and stock vLLM beside it. Imports of the product only the registry, to fill it."""
+"""Measures patchbay over HTTP, and stock vLLM beside it. Of the product it imports the registry alone, to fill it."""

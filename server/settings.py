@@ -1,4 +1,4 @@
-"""Settings of a process, from flags and ``PATCHBAY_…`` variables. No other file of the server reads the environment."""
+"""Settings of a process, from flags and ``PATCHBAY_…`` variables, which no other file reads."""
 
 import os
 from pathlib import Path

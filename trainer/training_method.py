@@ -1,6 +1,6 @@
-"""The training methods, a row each. A new method is a row here and a page in ``trainer.methods`` of the same name.
+"""The training methods, a row each. A new method is a row here and a file in ``trainer.methods`` of the same name.
 
-The pages import tensor libraries and this table does not: servers read it.
+Those files import tensor libraries; this table does not, since the server reads it.
 """
 
 from __future__ import annotations

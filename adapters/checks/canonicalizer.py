@@ -24,7 +24,7 @@ NOT_CANONICAL: Final = "kept as it came, not in canonical form: it brings a copy
 
 @dataclass(frozen=True, slots=True)
 class Canonical:
-    """The report on the adapter that is served, and on how it was made: None where its files stay as uploaded."""
+    """The report on the adapter that is served, and on its conversion: None where its files stay as uploaded."""
 
     report: InspectionReport
     compiled: CompileReport | None

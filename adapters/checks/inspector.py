@@ -25,7 +25,7 @@ class Inspector:
 
     @property
     def process_id(self) -> int | None:
-        """The id of the process that forks inspections; None: it does not run."""
+        """The id of the process that forks inspections; None if it does not run."""
         return self._pool.process_id
 
     async def start(self, base: BaseModel) -> None:
@@ -39,7 +39,7 @@ class Inspector:
 
         Raises:
             AdapterRefused: with every fault found.
-            AdapterTooCostly: it took more than ``resource_limits``.
+            AdapterTooCostly: the inspection took more than ``resource_limits``.
             WorkerProcessDied: the process ended without an answer.
             StorageFull: the disk has no space left.
         """

@@ -1,7 +1,7 @@
 """Weights of safetensors files, read one tensor at a time.
 
-Not by safetensors' own reader: it maps the whole file as private memory, so that a limit on this process's memory would
-count every byte of a base model's shard.
+safetensors' own reader is not used: it maps the whole file as private memory, so that a limit on this process's memory
+would count every byte of a base model's shard.
 """
 
 import math
@@ -32,7 +32,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorFile:
-    """A file and its header, which was checked when it was read."""
+    """A safetensors file and its header."""
 
     path: Path
     header: Header
@@ -74,7 +74,7 @@ class BaseWeights:
         return self._files[name].read(self._tensor(name))
 
     def equals(self, name: str, file: TensorFile, copy: Tensor) -> bool:
-        """Whether ``copy`` in ``file``, rounded to the base's dtype, is the base's ``name``."""
+        """Whether ``copy`` in ``file``, rounded to the base's dtype, equals the base's tensor ``name``."""
         original = self._tensor(name)
         if original.shape != copy.shape or not {original.dtype, copy.dtype} <= DTYPES.keys():
             return False

@@ -86,7 +86,7 @@ class StoredLora:
 class LinearSum:
     """The exact weighted sum of what LoRAs add to the weights: their factors side by side.
 
-    A module may be in some of ``terms``, each a LoRA and its weight, only.
+    Each of ``terms`` is a LoRA and its weight; a module need not be in all of them.
     """
 
     terms: Sequence[tuple[StoredLora, float]]

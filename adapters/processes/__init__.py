@@ -1,1 +1,1 @@
-"""Child processes: how they are started, what of the environment and the machine they get, how they answer and end."""
+"""Child processes: their start, environment, limits on memory and time, answers and end."""

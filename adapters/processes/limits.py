@@ -13,8 +13,8 @@ class LimitExceeded(Exception):
 class ResourceLimits:
     """What one piece of work may take.
 
-    ``memory_bytes`` bounds what the process allocates (RLIMIT_DATA): torch and PEFT themselves take some 700 MiB, the
-    largest weight of the base eight bytes per number several times over. ``cpu_s`` counts seconds of one core.
+    ``memory_bytes`` bounds what the process allocates (RLIMIT_DATA): torch and PEFT take some 700 MiB, and there are
+    several copies of the base's largest weight at eight bytes per number. ``cpu_s`` counts seconds of one core.
     """
 
     memory_bytes: int
@@ -22,7 +22,7 @@ class ResourceLimits:
     wall_s: float
 
     def apply(self) -> None:
-        """Limit memory and CPU time of the calling process; ``wall_s`` is left to who waits for it."""
+        """Limit memory and CPU time of the calling process; its parent enforces ``wall_s``."""
         # Not RLIMIT_AS: torch reserves address space by the gigabyte that it never touches.
         resource.setrlimit(resource.RLIMIT_DATA, (self.memory_bytes, self.memory_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -37,6 +37,6 @@ class ResourceLimits:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether ``error`` is a failed allocation; torch raises RuntimeError for its own and for mapped files."""
+    """Return whether ``error`` is a failed allocation; torch raises RuntimeError where it allocates or maps a file."""
     message = str(error)
     return isinstance(error, MemoryError) or "DefaultCPUAllocator" in message or "Cannot allocate memory" in message

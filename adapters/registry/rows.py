@@ -44,7 +44,7 @@ class Rows:
     connection: AsyncConnection
 
     async def tick(self) -> int:
-        """Increment the clock and return it. First in each write: its row lock admits one writer at a time."""
+        """Increment the clock and return it. First in each write: the lock on its row admits one writer at a time."""
         increment = update(clock).values(revision=clock.c.revision + 1).returning(clock.c.revision)
         return int((await self.connection.execute(increment)).scalar_one())
 
@@ -56,7 +56,7 @@ class Rows:
         return (await self.connection.execute(select(adapters).where(adapters.c.name == name))).one_or_none()
 
     async def changing_adapter(self, name: str) -> AnyRow:
-        """Return the row of a living adapter and store that it changes now; AdapterNotFound if there is none."""
+        """Return the row of an adapter that is not deleted, and mark it as changed now; else AdapterNotFound."""
         row = await self.adapter(name)
         if row is None or row.deleted_at is not None:
             raise AdapterNotFound(f"no adapter is named '{name}'; list the adapters to see which exist", param="name")
@@ -218,7 +218,7 @@ class Rows:
 
 
 def alias_moved(adapter: str, alias: str, row: AnyRow | None, instead: str) -> AliasMoved:
-    """Return the error for an alias in the state ``row``, ``instead`` of the expected one."""
+    """Return the error for an alias whose row is ``row``; ``instead`` names the expected state."""
     if row is None or row.version is None:
         return AliasMoved(f"alias '{alias}' of '{adapter}' does not exist, {instead}", current=None, generation=None)
     return AliasMoved(

@@ -19,10 +19,10 @@ app = typer.Typer()
 
 
 class ServeCommand(SettingsCommand):
-    """Takes every setting; what no option of ours claims becomes ``engine_flags``, in order."""
+    """Takes every setting; arguments that are none of patchbay's options become ``engine_flags``, in order."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse ``args``. The parser takes the first unclaimed word for MODEL, also where that is an option of vLLM."""
+        """Parse ``args``. The parser takes the first other argument for MODEL, even if it is an option of vLLM."""
         flags: Sequence[str] = super().parse_args(ctx, args)
         if ctx.obj.get("model", "").startswith("-"):
             flags = (ctx.obj.pop("model"), *flags)

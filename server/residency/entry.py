@@ -1,4 +1,4 @@
-"""Where a version stands with the engine: one entry each, one state machine.
+"""The state of a version in the engine: one entry each, with one state machine.
 
 LOADING → RESIDENT               loaded
 RESIDENT → DRAINING              drain: an unload was requested while the version is leased
@@ -17,7 +17,7 @@ from server.engine.protocol import Resident
 
 
 class ResidentState(StrEnum):
-    """Where a version stands with the engine; absence is the fifth state."""
+    """The state of a version in the engine. A version without an entry is not in the engine."""
 
     LOADING = "loading"
     RESIDENT = "resident"
@@ -37,7 +37,7 @@ RESIDENT_STATES = StateMachine(
 
 
 class Entry:
-    """One version's stay with the engine, from its load to its end; ``leases`` counts the requests that use it."""
+    """One version in the engine, from its load to its unload; ``leases`` counts the requests that use it."""
 
     __slots__ = ("gone", "leases", "loaded", "state", "version")
 

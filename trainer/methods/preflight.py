@@ -26,7 +26,7 @@ DRY_STEPS: Final = 3
 
 Json = Mapping[str, Any]
 Train = Callable[[RunDirectory, RunSpec, Flag], None]
-"""``train`` of a method's page."""
+"""``train`` of a method's module."""
 
 
 @dataclass(slots=True)
