@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ async def test_what_the_probe_refuses_leaves_nothing(
 ):
     probed: list[Path] = []
 
-    async def probe(path: Path, report: Any, *, allow_inert: bool) -> Any:
+    async def probe(path: Path, report: InspectionReport, *, allow_inert: bool) -> Mapping[str, Any]:
         assert not allow_inert
         probed.append(path)
         assert report == REPORT

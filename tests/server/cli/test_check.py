@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ from typer.testing import CliRunner, Result
 from embedded import BASE, DATA
 from server.cli import app
 from server.cli.verdict import show_verdict
+from tests.server.cli.conftest import Patchbay
 from trainer.run_spec import RunSpec
 
 MARKED = "\x1b[7;32m"
+
+Report = dict[str, Any]
+Show = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +46,7 @@ def bad(folder: Path) -> Result:
 
 
 @pytest.fixture
-def report(good: Result) -> Any:
+def report(good: Result) -> Report:
     return json.loads(good.stdout)
 
 
@@ -51,10 +56,10 @@ def spec(folder: Path) -> RunSpec:
 
 
 @pytest.fixture
-def shown(spec: RunSpec, capsys: Any) -> Any:
+def shown(spec: RunSpec, capsys: pytest.CaptureFixture[str]) -> Show:
     """Prints a report and returns its lines."""
 
-    def show(report: Any, cost_per_hour: float | None = None) -> list[str]:
+    def show(report: Report, cost_per_hour: float | None = None) -> list[str]:
         show_verdict(spec, report, cost_per_hour)
         return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
 
@@ -68,7 +73,7 @@ def fields(lines: list[str], heading: str) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition("  ") for line in found)}
 
 
-def test_a_good_file_exits_with_0_and_json_has_what_the_preflight_found(good: Result, report: Any) -> None:
+def test_a_good_file_exits_with_0_and_json_has_what_the_preflight_found(good: Result, report: Report) -> None:
     assert good.exit_code == 0
     assert report["ok"]
     assert report["hyperparameters"]["n_epochs"] == 2
@@ -77,7 +82,7 @@ def test_a_good_file_exits_with_0_and_json_has_what_the_preflight_found(good: Re
     assert report["estimate"]["fits"]
 
 
-def test_a_good_file_reads_as_a_verdict_and_its_counts(shown: Any, report: Any, spec: RunSpec) -> None:
+def test_a_good_file_reads_as_a_verdict_and_its_counts(shown: Show, report: Report, spec: RunSpec) -> None:
     lines = shown(report)
     assert lines[0] == f"{spec.training_file} is fit to train: supervised, 25 rows"
     tokens = fields(lines, "Tokens")
@@ -86,7 +91,7 @@ def test_a_good_file_reads_as_a_verdict_and_its_counts(shown: Any, report: Any, 
     assert tokens["too long"].split() == tokens["answers without end-of-turn"].split() == ["0", "0"]
 
 
-def test_warnings_are_gathered_by_kind_and_refuse_nothing(shown: Any, report: Any, spec: RunSpec) -> None:
+def test_warnings_are_gathered_by_kind_and_refuse_nothing(shown: Show, report: Report, spec: RunSpec) -> None:
     lines = shown(report)
     assert f"{spec.training_file}:25: warning, duplicate row: the same row as line 3" in lines
     assert any(line.startswith(f"{spec.validation_file}:12: warning, leakage") for line in lines)
@@ -135,20 +140,22 @@ def test_lines_that_need_a_look_are_counted_and_the_first_are_named(shown: Any, 
     assert counts["too long"].startswith("2,000 (lines 1, 2, 3, 4, 5 and 1,995 more)")
 
 
-def test_a_run_that_the_base_refuses_is_told_in_one_line(shown: Any, report: Any) -> None:
+def test_a_run_that_the_base_refuses_is_told_in_one_line(shown: Show, report: Report) -> None:
     nothing = dict.fromkeys(("renderer_sha256", "training", "validation", "hyperparameters", "estimate"))
     assert shown({**report, **nothing, "ok": False, "reason": "the base has no chat template"}) == [
         "refused: the base has no chat template"
     ]
 
 
-def test_what_is_trained_is_marked_in_a_pipe_by_brackets(shown: Any, report: Any) -> None:
+def test_what_is_trained_is_marked_in_a_pipe_by_brackets(shown: Show, report: Report) -> None:
     preview = shown(report)
     assert "⟦positive<|im_end|>⟧" in preview
     assert "Very great view, quite delicious pizza.<|im_end|>" in preview
 
 
-def test_what_is_trained_is_marked_on_a_terminal_by_colour(shown: Any, report: Any, monkeypatch: Any) -> None:
+def test_what_is_trained_is_marked_on_a_terminal_by_colour(
+    shown: Show, report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     text = "\n".join(shown(report))
@@ -156,13 +163,13 @@ def test_what_is_trained_is_marked_on_a_terminal_by_colour(shown: Any, report: A
     assert "⟦" not in text
 
 
-def test_a_long_stretch_is_shown_by_its_ends(shown: Any, report: Any) -> None:
+def test_a_long_stretch_is_shown_by_its_ends(shown: Show, report: Report) -> None:
     tokens = {**report["training"]["tokens"], "preview": [[["a" * 1000, False], ["yes", True]]]}
     lines = shown({**report, "training": {**report["training"], "tokens": tokens}})
     assert f"{'a' * 200} […600 characters…] {'a' * 200}⟦yes⟧" in lines
 
 
-def test_what_auto_became_and_what_training_takes_is_told(shown: Any, report: Any) -> None:
+def test_what_auto_became_and_what_training_takes_is_told(shown: Show, report: Report) -> None:
     estimate = {
         "fits": True,
         "steps": 1200,
@@ -184,7 +191,7 @@ def test_what_auto_became_and_what_training_takes_is_told(shown: Any, report: An
     assert "cost" not in fields(shown(report), "Here it takes about")
 
 
-def test_a_run_that_does_not_fit_is_refused_with_the_reason(shown: Any, report: Any) -> None:
+def test_a_run_that_does_not_fit_is_refused_with_the_reason(shown: Show, report: Report) -> None:
     reason = "CUDA out of memory"
     estimate = {"fits": False, "reason": reason, "steps": 10}
     lines = shown({**report, "ok": False, "reason": reason, "estimate": estimate})
@@ -213,7 +220,7 @@ def test_a_bad_file_exits_with_1_and_every_fault_has_its_line(bad: Result, folde
         ["good.jsonl", "--rank", "0"],
     ],
 )
-def test_what_is_called_wrongly_starts_nothing(patchbay: Any, folder: Path, options: list[str]) -> None:
+def test_what_is_called_wrongly_starts_nothing(patchbay: Patchbay, folder: Path, options: list[str]) -> None:
     file, *rest = options
     rest = [str(folder) if option == "." else option for option in rest]
     assert patchbay("check", str(folder / file), *rest).exit_code == 2

@@ -76,7 +76,7 @@ OTHER_SPELLINGS = [
 
 
 class Mounted:
-    """An engine like vLLM: it answers every path and notes who came."""
+    """An engine like vLLM: it answers every path and records which paths were requested."""
 
     def __init__(self, engine: FakeEngine) -> None:
         self._engine = engine
@@ -87,7 +87,7 @@ class Mounted:
         return getattr(self._engine, name)
 
     @property
-    def app(self) -> Any:
+    def app(self) -> ASGIApp:
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             self.asked.append(scope["path"])
             await JSONResponse({"reached": scope["path"]})(scope, receive, send)
@@ -97,7 +97,7 @@ class Mounted:
 
 class MountingBuilder(FakeBuilder):
     @asynccontextmanager
-    async def start(self, hooks: EngineHooks) -> AsyncIterator[Any]:
+    async def start(self, hooks: EngineHooks) -> AsyncIterator[Mounted]:
         async with super().start(hooks) as engine:
             self.engines[-1] = Mounted(engine)  # type: ignore[call-overload]
             yield self.engines[-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,7 +14,7 @@ from adapters.errors import AdapterRefused
 from server.engine.protocol import LoadFailed, Resident
 from server.residency.entry import ResidentState
 from server.residency.residency import Lease
-from tests.server.residency.rig import BuildRig, MakeVersion, Settle
+from tests.server.residency.rig import BuildRig, MakeVersion, Rig, Settle
 
 CAPACITY = 2
 numbers = st.integers(1, 5)
@@ -23,35 +23,35 @@ numbers = st.integers(1, 5)
 class Histories(RuleBasedStateMachine):
     """What the residency says is compared with what the engine was really asked, at every step."""
 
-    build: ClassVar[Any]
-    make_version: ClassVar[Any]
-    settle: ClassVar[Any]
+    build: ClassVar[BuildRig]
+    make_version: ClassVar[MakeVersion]
+    settle: ClassVar[Settle]
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.it = self.runner.run(self.built())
+        self.rig = self.runner.run(self.built())
         self.versions = {number: type(self).make_version(number) for number in range(1, 6)}
         self.waiting: dict[asyncio.Task[Lease], int] = {}
         self.held: list[Lease] = []
         self.unloads: list[asyncio.Task[ResidentState | None]] = []
         self.may_unload: set[int] = set()
 
-    async def built(self) -> Any:
-        it = type(self).build(capacity=CAPACITY, is_stepped=True, wait_s=3600)
-        unload = it.engine.unload
+    async def built(self) -> Rig:
+        rig = type(self).build(capacity=CAPACITY, is_stepped=True, wait_s=3600)
+        unload = rig.engine.unload
 
         async def checked_unload(resident: Resident) -> None:
             self.check_unload(resident)
             await unload(resident)
 
-        it.engine.unload = checked_unload
-        return it
+        rig.engine.unload = checked_unload
+        return rig
 
     def check_unload(self, resident: Resident) -> None:
         assert resident.id not in {lease.resident.id for lease in self.held}, "unloaded in use"
         if resident.id not in self.may_unload:
-            assert resident.id not in self.it.pins, "a pinned version was evicted"
+            assert resident.id not in self.rig.pins, "a pinned version was evicted"
 
     def let_run(self) -> None:
         self.runner.run(type(self).settle())
@@ -61,14 +61,14 @@ class Histories(RuleBasedStateMachine):
                 continue
             if task.exception() is not None:
                 assert isinstance(task.exception(), AdapterRefused)
-                assert self.versions[number].name in self.it.knobs.load_errors
+                assert self.versions[number].name in self.rig.knobs.load_errors
             else:
                 self.held.append(task.result())
 
     @rule(number=numbers)
     def lease(self, number: int) -> None:
         async def begin() -> None:
-            self.waiting[self.it.begin(self.versions[number])] = number
+            self.waiting[self.rig.begin(self.versions[number])] = number
 
         self.runner.run(begin())
         self.let_run()
@@ -98,48 +98,48 @@ class Histories(RuleBasedStateMachine):
         self.may_unload.add(number)
 
         async def begin() -> None:
-            self.unloads.append(asyncio.ensure_future(self.it.residency.unload(self.versions[number])))
+            self.unloads.append(asyncio.ensure_future(self.rig.residency.unload(self.versions[number])))
 
         self.runner.run(begin())
         self.let_run()
 
     @rule(number=numbers)
     def pin(self, number: int) -> None:
-        if len(self.it.pins | {number}) < CAPACITY:
-            self.it.pins.add(number)
-            if self.it.residency.state(self.versions[number]) in (None, ResidentState.RESIDENT):
+        if len(self.rig.pins | {number}) < CAPACITY:
+            self.rig.pins.add(number)
+            if self.rig.residency.state(self.versions[number]) in (None, ResidentState.RESIDENT):
                 self.may_unload.discard(number)  # an unload asked for before the pin goes on
 
     @rule(number=numbers)
     def unpin(self, number: int) -> None:
-        self.it.pins.discard(number)
+        self.rig.pins.discard(number)
 
-    @precondition(lambda self: self.it.engine.pending)
+    @precondition(lambda self: self.rig.engine.pending)
     @rule(data=st.data(), is_refused=st.booleans())
     def finish(self, data: st.DataObject, is_refused: bool) -> None:
-        act, number = data.draw(st.sampled_from(sorted(self.it.engine.pending)))
+        act, number = data.draw(st.sampled_from(sorted(self.rig.engine.pending)))
         name = self.versions[number].name
-        self.it.knobs.load_errors.pop(name, None)
+        self.rig.knobs.load_errors.pop(name, None)
         if is_refused:
-            self.it.knobs.load_errors[name] = LoadFailed("spoiled")
-        self.it.engine.finish(act, number)
+            self.rig.knobs.load_errors[name] = LoadFailed("spoiled")
+        self.rig.engine.finish(act, number)
         self.let_run()
 
     @invariant()
     def the_engine_never_holds_more_than_capacity(self) -> None:
-        pending = {number for act, number in self.it.engine.pending if act == "load"}
-        assert len(self.it.loaded | pending) <= CAPACITY
+        pending = {number for act, number in self.rig.engine.pending if act == "load"}
+        assert len(self.rig.loaded | pending) <= CAPACITY
 
     @invariant()
     def the_residency_and_the_engine_agree(self) -> None:
-        views = self.it.residency.entries()
-        assert {view.version.id for view in views if view.state is not ResidentState.LOADING} == self.it.loaded
+        views = self.rig.residency.entries()
+        assert {view.version.id for view in views if view.state is not ResidentState.LOADING} == self.rig.loaded
         unloading = {view.version.id for view in views if view.state is ResidentState.UNLOADING}
-        assert unloading == {number for act, number in self.it.engine.pending if act == "unload"}
+        assert unloading == {number for act, number in self.rig.engine.pending if act == "unload"}
 
     @invariant()
     def leases_are_those_held_and_those_awaited(self) -> None:
-        for view in self.it.residency.entries():
+        for view in self.rig.residency.entries():
             number = view.version.id
             held = sum(lease.resident.id == number for lease in self.held)
             awaited = list(self.waiting.values()).count(number)
@@ -148,26 +148,26 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def a_held_version_is_loaded(self) -> None:
         for lease in self.held:
-            assert lease.resident.id in self.it.loaded
-            assert self.it.residency.state(lease.version) in {ResidentState.RESIDENT, ResidentState.DRAINING}
+            assert lease.resident.id in self.rig.loaded
+            assert self.rig.residency.state(lease.version) in {ResidentState.RESIDENT, ResidentState.DRAINING}
 
     @invariant()
     def a_drain_ends_with_the_last_lease(self) -> None:
-        assert all(view.leases for view in self.it.residency.entries() if view.state is ResidentState.DRAINING)
+        assert all(view.leases for view in self.rig.residency.entries() if view.state is ResidentState.DRAINING)
 
     def teardown(self) -> None:
         """Everybody who still waits is served in the end, however the history left things."""
-        self.it.pins.clear()
+        self.rig.pins.clear()
         for _ in range(500):
-            if not (self.waiting or self.held or self.it.engine.pending):
+            if not (self.waiting or self.held or self.rig.engine.pending):
                 break
             for lease in list(self.held):
                 self.give_back(lease)
-            self.it.engine.finish_all()
+            self.rig.engine.finish_all()
             self.let_run()
         assert not self.waiting, "somebody waits for ever"
         assert all(task.done() for task in self.unloads)
-        self.runner.run(self.it.residency.close())
+        self.runner.run(self.rig.residency.close())
         self.runner.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import embedded
 from adapters.errors import PatchbayError
 from tests.trainer.conftest import Create, Upload
+from tests.until import Until
+from tests.until import until as wait_until
 from trainer.job_preflight import JobPreflight
 from trainer.jobs.job import Job, JobDraft
 from trainer.jobs.state import JOB_STATES, JobState
@@ -25,6 +28,8 @@ from trainer.worker.worker import Worker
 ROWS = b"\n".join((embedded.DATA / "sentiment" / "train.jsonl").read_bytes().splitlines()[:24]) + b"\n"
 NUMBERS = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 1.0}
 STEPS = 12
+
+until = partial(wait_until, within_s=240.0, every_s=0.05)
 
 
 class FakePublisher:
@@ -91,16 +96,8 @@ async def _is(records: Records, job: Job, state: JobState) -> bool:
     return (await records.jobs.get(job.id)).state is state
 
 
-async def until(condition: Callable[[], Awaitable[Any]], within_s: float = 240.0) -> Any:
-    """Return what ``condition`` comes to, once that is something."""
-    async with asyncio.timeout(within_s):
-        while not (found := await condition()):
-            await asyncio.sleep(0.05)
-    return found
-
-
 @pytest.fixture(name="until")
-def until_() -> Callable[..., Awaitable[Any]]:
+def until_() -> Until:
     return until
 
 

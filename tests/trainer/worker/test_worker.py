@@ -13,6 +13,7 @@ import pytest
 from adapters.errors import AdapterRefused, Fault
 from tests.trainer.conftest import Create
 from tests.trainer.worker.conftest import FakePublisher
+from tests.until import Until
 from trainer.jobs.job import Job
 from trainer.jobs.state import JobState
 from trainer.records import Records
@@ -21,7 +22,6 @@ from trainer.worker.worker import Worker
 
 Working = Callable[[], asyncio.Task[None]]
 Ended = Callable[[Job], Awaitable[Job]]
-Until = Callable[[Callable[[], Awaitable[object]]], Awaitable[object]]
 FindChild = Callable[[RunDirectory], int | None]
 TrainsPast = Callable[[Job, int], Awaitable[None]]
 RecordedSteps = Callable[[Job], Awaitable[list[int]]]
