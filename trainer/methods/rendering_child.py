@@ -15,7 +15,7 @@ _POLL_S: Final = 0.1
 _QUIET: Final = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",  # a row that the template refuses is a fault in the report
-    "PYTHONWARNINGS": "ignore",  # vLLM's own models warn at each request
+    "PYTHONWARNINGS": "ignore",  # vLLM's request models warn each time
 }
 
 
