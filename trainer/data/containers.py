@@ -49,6 +49,8 @@ class DataRow:
     """Number of blank lines; 0 for a line with text."""
     has_mark: bool = False
     """Whether a byte order mark stood before it."""
+    further_cells: int = 0
+    """Cells of a table's row beyond its header; such a row is no record of it."""
 
 
 class FileFault(Exception):
@@ -183,11 +185,8 @@ def _table(file: BinaryIO, delimiter: str) -> Iterator[DataRow]:
             if not cells:
                 continue
             number += 1
-            if len(cells) > len(names):
-                found = f"{len(cells)} cells in a row"
-                raise FileFault(FaultKind.BAD_TABLE, found, f"{len(names)}, as the header has: quote cells with commas")
             row = {name: cell for name, cell in zip(names, cells, strict=False) if cell}
-            yield _json_row(number, row)
+            yield replace(_json_row(number, row), further_cells=max(0, len(cells) - len(names)))
     except csv.Error as error:
         needed = "CSV with a header, and quotes in quoted cells doubled"
         raise FileFault(FaultKind.BAD_TABLE, str(error), needed, number + 1) from error

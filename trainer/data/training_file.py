@@ -75,6 +75,10 @@ def _parse(line: DataRow, faults: LineFaults) -> dict[str, Any] | None:
         found = "a blank line" if line.blanks == 1 else f"{line.blanks} blank lines"
         faults.add(FaultKind.BLANK_LINE, "", found, "one JSON object on each line, up to the last")
         return None
+    if line.further_cells:
+        found, needed = f"{line.further_cells} cells beyond the header's", "quotes around cells with separators"
+        faults.add(FaultKind.BAD_TABLE, "", found, needed)
+        return None
     if line.has_mark:
         faults.warn(WarningKind.BYTE_ORDER_MARK, "the byte order mark before the first row is skipped")
     value = _value(line.raw, faults)

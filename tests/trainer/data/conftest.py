@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from trainer.data.training_file import ReadLine, read_file
+
 Write = Callable[..., Path]
+Read = Callable[[dict[str, Any]], ReadLine]
 
 
 @pytest.fixture
@@ -35,3 +38,17 @@ def chats() -> list[dict[str, Any]]:
         }
         for number in range(120)
     ]
+
+
+@pytest.fixture(scope="session")
+def read(tmp_path_factory: pytest.TempPathFactory) -> Read:
+    """Reads one row, which has no fault."""
+    path: Path = tmp_path_factory.mktemp("formats") / "train.jsonl"
+
+    def read(row: dict[str, Any]) -> ReadLine:
+        path.write_text(json.dumps(row) + "\n")
+        (line,) = read_file(path)
+        assert line.faults == (), row
+        return line
+
+    return read
