@@ -5,10 +5,10 @@ from fastapi import Depends, FastAPI
 from server.gateway.gateway import Gateway
 from server.http.errors import ERROR_RESPONSE, HANDLERS
 from server.http.query import refuse_unknown_parameters
-from server.routes import adapters, batches, files, fine_tuning, models, process, versions, vllm_calls
+from server.routes import adapters, batches, files, fine_tuning, models, process, uploads, versions, vllm_calls
 from server.state import AppState
 
-ROUTES = (process, models, versions, adapters, vllm_calls, files, batches, fine_tuning)
+ROUTES = (process, models, versions, adapters, vllm_calls, files, uploads, batches, fine_tuning)
 
 
 def build_app(state: AppState) -> Gateway:

@@ -235,5 +235,7 @@ async def _sweep(state: AppState) -> None:
             log.info("swept orphaned blobs", digests=removed)
         if gone := await state.records.files.sweep(settings.sweep_grace_s):
             log.info("swept files that expired or have no owner", files=gone)
+        if parts := await state.records.uploads.sweep(settings.sweep_grace_s):
+            log.info("swept parts of uploads that have ended", uploads=parts)
         if left := await state.batches.sweep(settings.sweep_grace_s):
             log.info("swept directories of batches that have ended", batches=left)

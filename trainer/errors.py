@@ -3,7 +3,7 @@
 PatchbayError
 ├── InvalidField, FileTooLarge, FileCorrupt, PreflightDied, PublicationRefused
 ├── (NotFound)
-│   └── FileNotFound, JobNotFound, CheckpointNotFound, PermissionNotFound
+│   └── FileNotFound, UploadNotFound, JobNotFound, CheckpointNotFound, PermissionNotFound
 └── (Conflict)
     └── FileInUse, IllegalTransition, LeaseLost
 """
@@ -44,6 +44,10 @@ class PublicationRefused(PatchbayError):
 
 class FileNotFound(NotFound):
     """No file has this id, or it was deleted."""
+
+
+class UploadNotFound(NotFound):
+    """No upload has this id."""
 
 
 class JobNotFound(NotFound):

@@ -1,4 +1,4 @@
-"""The trainer's tables: files, jobs, and their events and checkpoints, with the form of their ids and rows.
+"""The trainer's tables: files, uploads, jobs, and their events and checkpoints, with the form of their ids and rows.
 
 ``number`` is the order of creation, by which lists are paged; ``id`` is used in the API. A deleted file stays as
 a tombstone, because jobs go on naming it.
@@ -64,6 +64,26 @@ files = _numbered(
     Column("sha256", String(64), nullable=False),
     Column("expires_at", UtcDateTime, index=True),
     Column("deleted_at", UtcDateTime),
+)
+
+uploads = _numbered(
+    "uploads",
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False, index=True),
+    Column("status", String(16), nullable=False),
+    Column("filename", String(255), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("file_expires_after_s", Integer),
+    Column("file_id", String(MAX_ID_LENGTH)),
+)
+
+# The rows of an upload's parts are deleted when the upload ends.
+upload_parts = _numbered(
+    "upload_parts",
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("upload_id", ForeignKey("uploads.id"), nullable=False, index=True),
+    Column("size_bytes", BigInteger, nullable=False),
 )
 
 jobs = _numbered(

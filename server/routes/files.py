@@ -1,6 +1,5 @@
 """Files: uploaded, listed, downloaded, deleted. OpenAI's routes."""
 
-import re
 from collections.abc import AsyncIterator, Mapping
 from tempfile import TemporaryFile
 from typing import IO, Annotated, Any, Final, Literal
@@ -15,7 +14,7 @@ from server.http.schemas.base import DeletedObject, ListObject
 from server.http.schemas.fine_tuning import FileObject
 from server.routes.dependencies import StateDep
 from trainer.errors import FileTooLarge, InvalidField
-from trainer.files.file import UPLOADABLE
+from trainer.files.file import UPLOADABLE, base_name, check_uploadable
 from trainer.files.file_store import EXPIRY_S
 from trainer.page import MAX_LIMIT
 
@@ -24,7 +23,6 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 _PIECE_BYTES: Final = 1 << 20
 _MOST_FIELD_BYTES: Final = 1024
 _FIELDS: Final = frozenset({"purpose", "file", "expires_after[anchor]", "expires_after[seconds]"})
-_SEPARATOR: Final = re.compile(r"[/\\]")
 _FORM: Final[Mapping[str, Any]] = {
     "type": "object",
     "required": ["purpose", "file"],
@@ -51,7 +49,7 @@ async def upload(request: Request, state: StateDep) -> FileObject:
     data_dir = state.settings.data_dir
     with space_needed(data_dir), TemporaryFile(dir=data_dir) as staged:  # unnamed: a crash leaves nothing
         fields = await _receive(stream, staged, state.settings.max_file_bytes)
-        _check_purpose(fields.get("purpose"))
+        check_uploadable(fields.get("purpose"))
         if "file" not in fields:
             raise InvalidField("send the file in the field 'file'", param="file")
         await in_thread(staged.seek, 0)
@@ -102,12 +100,12 @@ async def _receive(stream: MultipartStream, staged: IO[bytes], limit: int) -> di
         if name not in _FIELDS or name in fields:
             raise InvalidRequest(f"the form has {name!r:.100} twice, or the field is unknown", param=name[:100])
         if name == "file":
-            fields[name] = _SEPARATOR.split(file_name or "file")[-1]
+            fields[name] = base_name(file_name or "file")
             await _stage(chunks, staged, limit)
         else:
             fields[name] = await _text(name, chunks)
         if name == "purpose":
-            _check_purpose(fields[name])
+            check_uploadable(fields[name])
     return fields
 
 
@@ -140,11 +138,6 @@ async def _text(name: str, chunks: AsyncIterator[bytes]) -> str:
 async def _pieces(staged: IO[bytes]) -> AsyncIterator[bytes]:
     while piece := await in_thread(staged.read, _PIECE_BYTES):
         yield piece
-
-
-def _check_purpose(purpose: str | None) -> None:
-    if purpose not in UPLOADABLE:
-        raise InvalidField(f"purpose is one of {', '.join(sorted(UPLOADABLE))}", param="purpose")
 
 
 def _expiry(fields: dict[str, str]) -> int | None:

@@ -1,9 +1,12 @@
 """A file: its facts are in a row of the database, its bytes on disk under its id."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
+
+from trainer.errors import InvalidField
 
 MAX_BYTES: Final = 512 << 20
 """OpenAI's limit on one file, and ours on what a packed one unpacks to."""
@@ -25,6 +28,19 @@ class Purpose(StrEnum):
 
 UPLOADABLE: Final = frozenset(Purpose) - {Purpose.ASSISTANTS_OUTPUT, Purpose.BATCH_OUTPUT, Purpose.FINE_TUNE_RESULTS}
 """The purposes that callers may upload for; files of the others are written by the server itself."""
+
+_SEPARATOR: Final = re.compile(r"[/\\]")
+
+
+def check_uploadable(purpose: str | None) -> None:
+    """Check that callers may upload files for ``purpose``; raises InvalidField."""
+    if purpose not in UPLOADABLE:
+        raise InvalidField(f"purpose is one of {', '.join(sorted(UPLOADABLE))}", param="purpose")
+
+
+def base_name(filename: str) -> str:
+    """Return a file's name without directories, of whichever system."""
+    return _SEPARATOR.split(filename)[-1]
 
 
 @dataclass(frozen=True, slots=True)

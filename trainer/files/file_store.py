@@ -49,7 +49,7 @@ class FileStore:
             FileTooLarge: more bytes than the server accepts from callers.
             StorageFull: the disk has no space left.
         """
-        _check_fields(purpose, filename, expires_after_s)
+        check_fields(purpose, filename, expires_after_s)
         if expires_after_s is None and purpose == Purpose.BATCH:
             expires_after_s = EXPIRY_S[-1]
         file_id = mint("file-")
@@ -185,7 +185,8 @@ async def _needed_by_jobs(connection: AsyncConnection, file_ids: Set[str]) -> di
     return {file_id: row.id for row in rows for file_id in file_ids & {row.training_file, row.validation_file}}
 
 
-def _check_fields(purpose: str, filename: str, expires_after_s: int | None) -> None:
+def check_fields(purpose: str, filename: str, expires_after_s: int | None) -> None:
+    """Check the fields of a new file. Raises InvalidField for the first that is out of bounds."""
     if purpose not in frozenset(Purpose):
         raise InvalidField(f"purpose is one of {', '.join(Purpose)}", param="purpose")
     if not (filename.strip() and filename.isprintable() and len(filename) <= MAX_FILENAME_LENGTH):

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 from pydantic_core import PydanticCustomError
+
+from trainer.files.file_store import EXPIRY_S
 
 Json = dict[str, Any]
 
@@ -30,6 +32,13 @@ class Body(BaseModel):
         if any(map(_UNSTORABLE.search, _texts(value))):
             raise PydanticCustomError("text", "Input should have neither NUL nor half a surrogate pair in its text")
         return value
+
+
+class ExpiresAfter(Body):
+    """When a file is deleted, counted from its creation."""
+
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=EXPIRY_S[0], le=EXPIRY_S[-1])
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -6,19 +6,11 @@ from pydantic import Field, field_validator
 
 from server.batches.batch import BatchDraft, RequestBatch
 from server.batches.state import BatchState
-from server.http.schemas.base import Body, ResponseObject, UnixTime
-from trainer.files.file_store import EXPIRY_S
+from server.http.schemas.base import Body, ExpiresAfter, ResponseObject, UnixTime
 from trainer.jobs.job import MAX_KEY_LENGTH, MAX_PAIRS, MAX_VALUE_LENGTH
 
 _Key = Annotated[str, Field(max_length=MAX_KEY_LENGTH)]
 _Value = Annotated[str, Field(max_length=MAX_VALUE_LENGTH)]
-
-
-class OutputExpiry(Body):
-    """When the result files are deleted, counted from when they are written."""
-
-    anchor: Literal["created_at"]
-    seconds: int = Field(ge=EXPIRY_S[0], le=EXPIRY_S[-1])
 
 
 class BatchBody(Body):
@@ -28,7 +20,7 @@ class BatchBody(Body):
     endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
     input_file_id: str
     metadata: dict[_Key, _Value] | None = Field(None, max_length=MAX_PAIRS)
-    output_expires_after: OutputExpiry | None = None
+    output_expires_after: ExpiresAfter | None = None
 
     def draft(self, key_id: str | None) -> BatchDraft:
         """Return the batch to create for the key with the id ``key_id``."""

@@ -67,6 +67,7 @@ CODES = [
     "storage_unavailable",
     "unavailable",
     "unsupported_by_base",
+    "upload_not_found",
     "validation_died",
     "version_in_use",
     "version_not_found",

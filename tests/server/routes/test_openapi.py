@@ -127,6 +127,10 @@ async def known(opened: Opened, chat_rows: Callable[..., bytes]) -> Known:
     while (held := await opened.state.batches.take("another process", 3600)) is None:
         await client.post("/v1/batches", json=body)
     batch = held.batch.id
+    body = {"bytes": 4, "filename": "a.jsonl", "mime_type": "text/jsonl", "purpose": "batch"}
+    uploads = [(await client.post("/v1/uploads", json=body)).json()["id"] for _ in range(3)]
+    parts = [await client.post(f"/v1/uploads/{each}/parts", files={"data": b"{}\n\n"}) for each in uploads]
+    part = parts[0].json()["id"]
     jobs = [(await client.post(JOBS, json={"model": "base", "training_file": files[0]})).json()["id"] for _ in range(6)]
     await client.post(f"{JOBS}/{jobs[0]}/cancel")
     async with asyncio.timeout(20):
@@ -139,6 +143,10 @@ async def known(opened: Opened, chat_rows: Callable[..., bytes]) -> Known:
         "b": ["sql@2"],
         "after": ["sql", *files, *jobs, batch],
         "batch_id": [batch],
+        "upload_id": uploads,
+        "part_ids": [[part]],
+        "bytes": [4],
+        "md5": [None],
         "completion_window": ["24h"],
         "endpoint": ["/v1/chat/completions"],
         "input_file_id": [requests],
@@ -188,7 +196,9 @@ async def api(opened: Opened, listening: Listening, known: Known) -> AsyncIterat
             yield Api(url, schema, session, known)
 
 
-@pytest.mark.parametrize("prefix", ["/v1/files", "/v1/batches", "/v1/fine_tuning", "/v1/models", "/v1/adapters"])
+@pytest.mark.parametrize(
+    "prefix", ["/v1/files", "/v1/uploads", "/v1/batches", "/v1/fine_tuning", "/v1/models", "/v1/adapters"]
+)
 async def test_no_request_is_answered_with_a_server_error(api: Api, prefix: str) -> None:
     operations = api.operations(prefix)
     for operation in operations:
