@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from adapters.base_model import BaseModel
 from adapters.errors import BaseModelUnreadable
 from server.engine.protocol import EngineHooks, EngineInfo, StartRefused
-from server.engine.vllm import patches
+from server.engine.vllm import environment, patches
 from server.engine.vllm.flags import parse_flags, renderer_options
+from server.engine.vllm.parsers import check_parsers, choose_parsers
 
 if TYPE_CHECKING:
     from server.engine.vllm.engine import VllmEngine
@@ -49,12 +50,17 @@ class VllmBuilder:
         return self._info
 
     def _read_info(self) -> EngineInfo:
+        if reasons := environment.refusals(environment.current()):
+            raise StartRefused("; ".join(reasons))
         patches.prepare_import()
         with no_collections():
             args = self._args = parse_flags(self.model, self.flags, capacity=self.capacity)
             names = tuple(args.served_model_name or [self.model])
             base, directory = _read_base(args, names[0])
-        return EngineInfo(base, names, args.max_lora_rank, directory, renderer_options(args))
+            renderer = renderer_options(args)
+            choose_parsers(args, directory)
+            check_parsers(args)
+        return EngineInfo(base, names, args.max_lora_rank, directory, renderer)
 
     @asynccontextmanager
     async def start(self, hooks: EngineHooks) -> AsyncIterator[VllmEngine]:

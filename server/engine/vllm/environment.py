@@ -2,8 +2,33 @@
 
 import os
 from collections.abc import Mapping
+from typing import Final
 
 from adapters.processes.child import import_variables
+
+REFUSED: Final = {
+    "VLLM_API_KEY": "make API keys with `patchbay keys create`",
+    "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": "two requests with one X-Request-Id would break each other",
+    "VLLM_ENABLE_COHERE_API": "patchbay does not serve Cohere's routes",
+    "VLLM_ENABLE_RESPONSES_API_STORE": "vLLM keeps responses without a limit, and patchbay's routes do not reach them",
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "patchbay's HTTP server has limits of its own",
+    "VLLM_KEEP_ALIVE_ON_ENGINE_DEATH": "patchbay rebuilds a dead engine itself: see --max-engine-deaths",
+    "VLLM_LORA_RESOLVER_CACHE_DIR": "patchbay loads the adapters that were published: see --source-dir",
+    "VLLM_LORA_RESOLVER_HF_REPO_LIST": "patchbay loads the adapters that were published: push them from the hub",
+    "VLLM_RAISE_ON_LOGIT_NANS": "one adapter's NaN would end the engine for all; patchbay quarantines that adapter",
+    "VLLM_SERVER_DEV_MODE": "patchbay does not serve vLLM's development routes",
+    "VLLM_SKIP_MODEL_NAME_VALIDATION": "an unknown model would be answered by the base model",
+    "VLLM_USE_RUST_FRONTEND": "patchbay is the HTTP server",
+}
+"""Variables that would work against patchbay, or have no effect in it, and what to do instead."""
+
+UNSET: Final = frozenset({"", "0", "false"})
+
+
+def refusals(variables: Mapping[str, str]) -> list[str]:
+    """Return a reason for each variable that is set and must not be."""
+    wrong = (name for name in REFUSED if variables.get(name, "").lower() not in UNSET)
+    return [f"unset {name}: {REFUSED[name]}" for name in wrong]
 
 
 def prepare() -> None:

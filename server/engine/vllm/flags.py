@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from server.engine.protocol import StartRefused
 from trainer.renderer_options import RendererOptions
 
-OWNED = {
+OWNED: Final = {
     "--enable-lora": "it is always on",
     "--max-cpu-loras": "use --max-residents",
     "--lora-modules": "use `patchbay adapters push`",
@@ -18,14 +18,77 @@ OWNED = {
     "--disable-log-stats": "patchbay meters adapters with these statistics",
     "--api-server-count": "one patchbay process serves one engine",
     "--data-parallel-size": "start one patchbay per replica",
+    "--data-parallel-supervisor-port": "start one patchbay per replica",
+    "--dp-supervisor-probe-interval-s": "start one patchbay per replica",
+    "--dp-supervisor-probe-timeout-s": "start one patchbay per replica",
+    "--dp-supervisor-probe-failure-threshold": "start one patchbay per replica",
     "--headless": "patchbay serves HTTP",
     "--grpc": "patchbay serves HTTP",
+    "--grpc-port": "patchbay serves HTTP",
     "--worker-extension-cls": "patchbay loads adapters through it",
+    "--host": "give it on the command line, or as PATCHBAY_HOST",
+    "--port": "give it on the command line, or as PATCHBAY_PORT",
     "--uds": "patchbay listens on --host and --port",
     "--ssl-keyfile": "terminate TLS in front of patchbay",
     "--ssl-certfile": "terminate TLS in front of patchbay",
+    "--ssl-ca-certs": "terminate TLS in front of patchbay",
+    "--ssl-cert-reqs": "terminate TLS in front of patchbay",
+    "--ssl-ciphers": "terminate TLS in front of patchbay",
+    "--enable-ssl-refresh": "terminate TLS in front of patchbay",
+    "--allowed-origins": "give it on the command line, or as PATCHBAY_ALLOWED_ORIGINS",
+    "--allowed-methods": "give it on the command line, or as PATCHBAY_ALLOWED_METHODS",
+    "--allowed-headers": "give it on the command line, or as PATCHBAY_ALLOWED_HEADERS",
+    "--allow-credentials": "give it on the command line, or as PATCHBAY_ALLOW_CREDENTIALS",
+    "--root-path": "patchbay's routes have no prefix: let the proxy remove it from the path",
+    "--uvicorn-log-level": "patchbay writes one log of its own",
+    "--disable-uvicorn-access-log": "uvicorn writes none here: patchbay logs requests itself",
+    "--disable-access-log-for-endpoints": "uvicorn writes none here: patchbay logs requests itself",
+    "--disable-fastapi-docs": "/docs and /openapi.json need an admin key as soon as a key exists",
+    "--enable-offline-docs": "/openapi.json is the same offline",
+    "--h11-max-incomplete-event-size": "patchbay's HTTP server has limits of its own",
+    "--h11-max-header-count": "patchbay's HTTP server has limits of its own",
+    "--enable-server-load-tracking": "patchbay_requests_in_flight in /metrics counts the requests, by adapter",
+    "--enable-flash-late-interaction": "patchbay serves no route that scores documents",
+    "--cohere-is-reasoning-model": "patchbay does not serve Cohere's routes",
+    "--enable-scale-out": "patchbay does not serve these routes; /tokenize renders a conversation",
+    "--tokens-only": "patchbay does not serve these routes; /v1/completions takes token ids as its prompt",
 }
-"""Flags of vLLM's server that conflict with patchbay, and what to use instead."""
+"""Flags of vLLM's server that conflict with patchbay or have no effect in it, and what to use instead."""
+
+PASSED: Final = frozenset(
+    {
+        "--anthropic-disabled-thinking-effort",
+        "--chat-template",
+        "--chat-template-content-format",
+        "--cohere-format",
+        "--config",
+        "--default-chat-template-kwargs",
+        "--enable-auto-tool-choice",
+        "--enable-force-include-usage",
+        "--enable-log-deltas",
+        "--enable-log-outputs",
+        "--enable-per-request-metrics",
+        "--enable-prompt-tokens-details",
+        "--enable-request-id-headers",
+        "--enable-tokenizer-info-endpoint",
+        "--exclude-tools-when-tool-choice-none",
+        "--fingerprint-mode",
+        "--fingerprint-value",
+        "--log-error-stack",
+        "--max-log-len",
+        "--middleware",  # around the inference routes
+        "--response-role",
+        "--return-tokens-as-token-ids",
+        "--sse-keep-alive-interval",
+        "--tool-call-parser",
+        "--tool-parser-plugin",
+        "--tool-server",
+        "--tool-strict-level",
+        "--trust-request-chat-template",
+        "--trust-request-mm-kwargs",
+    }
+)
+"""Flags of vLLM's HTTP server that work unchanged. A test demands a decision for each flag: here, or in ``OWNED``."""
 
 EMBEDDED_FLAGS = (
     *("--served-model-name", "embedded-base"),
@@ -60,15 +123,20 @@ def parse_flags(model: str, flags: Sequence[str], *, capacity: int) -> Namespace
     parser.set_defaults(max_loras=min(SLOTS, capacity))
     try:
         args: Namespace = parser.parse_args([model, *flags])
-        for flag, replacement in OWNED.items():  # by value: a flag has short forms, and --config sets any
-            dest = flag.removeprefix("--").replace("-", "_")
-            if getattr(args, dest) != parser.get_default(dest):
-                raise StartRefused(f"{flag} is patchbay's to set: {replacement}")
+        refused = [
+            f"{flag} is patchbay's to set: {replacement}"
+            for flag, replacement in OWNED.items()
+            if getattr(args, dest_of(flag)) != parser.get_default(dest_of(flag))
+        ]  # by value: a flag has short forms, and --config sets any
+        if refused:
+            raise StartRefused("; ".join(refused))
         args.model = model
         args.enable_lora = True
         args.worker_extension_cls = WORKER_EXTENSION
         args.max_cpu_loras = capacity + args.max_loras + SPARE_HOST_ADAPTERS
+        _write_compact_json(args, flags)
         validate_parsed_serve_args(args)
+        _check_log_level(args)
     except (OSError, ValueError, TypeError) as wrong:
         raise StartRefused(f"vLLM's flags: {wrong}") from wrong
     return args
@@ -92,6 +160,38 @@ def renderer_options(args: Namespace) -> RendererOptions:
     if options["tokenizer"] in (args.model, None):
         options["tokenizer"] = None
     return RendererOptions(**options)
+
+
+def dest_of(flag: str) -> str:
+    """Return the attribute of vLLM's arguments that holds the value of ``flag``."""
+    return flag.removeprefix("--").replace("-", "_")
+
+
+def _write_compact_json(args: Namespace, flags: Sequence[str]) -> None:
+    """Let structured output have no white space between tokens, unless the operator has chosen how it is written.
+
+    A small model never leaves the white space that JSON allows anywhere, and its answer never closes.
+
+    Raises:
+        StartRefused: the choice stands without the name of a backend.
+    """
+    config = args.structured_outputs_config
+    is_chosen = any("disable_any_whitespace" in dest_of(flag) for flag in flags)
+    if is_chosen and config.backend == "auto":  # ``patches.write_compact_json`` has chosen there
+        raise StartRefused(
+            "--structured-outputs-config: disable_any_whitespace takes effect with a backend of its own; name one too, "
+            'such as {"backend": "xgrammar", "disable_any_whitespace": false}'
+        )
+    if not is_chosen and config.backend in {"xgrammar", "guidance"}:
+        config.disable_any_whitespace = True
+
+
+def _check_log_level(args: Namespace) -> None:
+    """Refuse a log of requests that nobody would see: vLLM writes it at level INFO."""
+    import logging
+
+    if args.enable_log_requests and not logging.getLogger("vllm").isEnabledFor(logging.INFO):
+        raise StartRefused("--enable-log-requests has no effect: set VLLM_LOGGING_LEVEL=INFO in the environment too")
 
 
 def print_engine_help() -> None:

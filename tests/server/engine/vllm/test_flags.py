@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from argparse import Namespace
 from pathlib import Path
 from typing import get_args
 
 import pytest
 from vllm.config.lora import MaxLoRARanks
+from vllm.entrypoints.launchers.cli_args import FrontendArgs
 
 from adapters.lora.ranks import SERVABLE_RANKS
 from server.engine.protocol import StartRefused
-from server.engine.vllm.flags import EMBEDDED_FLAGS, OWNED, SLOTS, SPARE_HOST_ADAPTERS, parse_flags
+from server.engine.vllm.flags import (
+    EMBEDDED_FLAGS,
+    OWNED,
+    PASSED,
+    SLOTS,
+    SPARE_HOST_ADAPTERS,
+    dest_of,
+    parse_flags,
+)
 
 
 def parse(*flags: str) -> Namespace:
@@ -19,6 +30,24 @@ def parse(*flags: str) -> Namespace:
 
 
 VALUES = {
+    "--data-parallel-supervisor-port": "1",
+    "--dp-supervisor-probe-interval-s": "1",
+    "--dp-supervisor-probe-timeout-s": "1",
+    "--dp-supervisor-probe-failure-threshold": "1",
+    "--grpc-port": "1",
+    "--host": "::1",
+    "--port": "1",
+    "--ssl-ca-certs": "x",
+    "--ssl-cert-reqs": "1",
+    "--ssl-ciphers": "x",
+    "--allowed-origins": '["*"]',
+    "--allowed-methods": '["GET"]',
+    "--allowed-headers": '["x"]',
+    "--root-path": "/x",
+    "--uvicorn-log-level": "debug",
+    "--disable-access-log-for-endpoints": "/health",
+    "--h11-max-incomplete-event-size": "1",
+    "--h11-max-header-count": "1",
     "--max-cpu-loras": "9",
     "--lora-modules": "a=b",
     "--model": "org/other",
@@ -35,7 +64,8 @@ VALUES = {
 @pytest.mark.parametrize("flag", OWNED)
 def test_a_flag_that_is_ours_is_refused_with_what_to_use_instead(flag: str) -> None:
     value = [VALUES[flag]] if flag in VALUES else []
-    for spelling in (flag, "--" + flag[2:].replace("-", "_")):
+    given = f"--no-{flag[2:]}" if getattr(parse(), dest_of(flag)) is True and flag != "--enable-lora" else flag
+    for spelling in (given, "--" + given[2:].replace("-", "_")):
         with pytest.raises(StartRefused) as refused:
             parse(spelling, *value)
         assert f"{flag} is patchbay's to set: {OWNED[flag]}" in str(refused.value)
@@ -57,6 +87,45 @@ def test_a_flag_that_is_ours_is_refused_from_a_file_too(tmp_path: Path) -> None:
         parse("--config", str(tmp_path / "vllm.yaml"))
     with pytest.raises(StartRefused, match="No such file"):
         parse("--config", str(tmp_path / "none.yaml"))
+
+
+def test_there_is_a_decision_for_each_flag_of_vllm_s_http_server() -> None:
+    flags = {field.name for field in dataclasses.fields(FrontendArgs)} | {
+        "headless",
+        "api_server_count",
+        "config",
+        "grpc",
+    }
+    passed, owned = ({dest_of(flag) for flag in some} for some in (PASSED, OWNED))
+    assert flags - passed - owned == set(), "decide whether it works here, or what to use instead"
+    assert passed - flags == set(), "vLLM has this flag no more"
+    assert passed & owned == set()
+
+
+def test_all_flags_that_are_refused_are_named_at_once() -> None:
+    with pytest.raises(StartRefused) as refused:
+        parse("--root-path", "/x", "--enable-scale-out")
+    assert all(flag in str(refused.value) for flag in ("--root-path", "--enable-scale-out"))
+
+
+def test_structured_output_of_a_named_backend_is_compact_unless_the_operator_says_otherwise() -> None:
+    assert parse("--structured-outputs-config.backend", "guidance").structured_outputs_config.disable_any_whitespace
+    for flags in (
+        (),  # a patch of the engine does it
+        ("--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": false}'),
+        ("--structured-outputs-config.backend", "outlines"),
+    ):
+        assert not parse(*flags).structured_outputs_config.disable_any_whitespace
+    with pytest.raises(StartRefused, match="name one too"):
+        parse("--structured-outputs-config", '{"disable_any_whitespace": false}')
+
+
+def test_a_log_of_requests_that_nobody_would_see_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("vllm")
+    monkeypatch.setattr(logger, "level", logging.WARNING)
+    logger.manager._clear_cache()  # type: ignore[attr-defined]
+    with pytest.raises(StartRefused, match="VLLM_LOGGING_LEVEL=INFO"):
+        parse("--enable-log-requests")
 
 
 @pytest.mark.parametrize(
