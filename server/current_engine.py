@@ -62,6 +62,8 @@ class CurrentEngine:
         self._running: RunningEngine | None = None
         self._info: EngineInfo | None = None
         self._info_known = asyncio.Event()
+        self.context: int | None = None
+        """Tokens that prompt and answer of a request may have together; None before the first start."""
 
     # -- what other parts read ---------------------------------------------------------------------------------
 
@@ -143,6 +145,7 @@ class CurrentEngine:
 
     def attach(self, running: RunningEngine) -> None:
         self._running = running
+        self.context = running.engine.context
 
     def detach(self) -> RunningEngine | None:
         running, self._running = self._running, None

@@ -65,6 +65,7 @@ class FakeEngine:
     batch = Batch(sequences=128, tokens=2048)
     paths = frozenset({"/v1/chat/completions"})
     vocabulary = 1000
+    context = 2048
 
     def __init__(self, hooks: EngineHooks, knobs: Knobs, served_names: tuple[str, ...]) -> None:
         self._knobs = knobs
@@ -182,14 +183,14 @@ def _chat_app(engine: FakeEngine, hooks: EngineHooks, knobs: Knobs, served_names
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        body = await request.json()
-        model, count = body.get("model") or served_names[0], body.get("max_tokens", 1)
-        resident = None
-        if model not in served_names:
-            try:
+        body, resident = await request.json(), None
+        try:
+            hooks.prepare_body(request.url.path, body)
+            model, count = body.get("model") or served_names[0], body.get("max_tokens", 1)
+            if model not in served_names:
                 resident = await hooks.resolve(model)
-            except PatchbayError as refusal:
-                return JSONResponse({"error": {"message": refusal.message}}, 400)
+        except PatchbayError as refusal:
+            return JSONResponse({"error": {"message": refusal.message}}, 400)
         name = served_names[0] if resident is None else resident.name
         answer = words(resident, name, count)
         if body.get("stream"):

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from adapters.base_model import BaseModel
 from trainer.renderer_options import RendererOptions
@@ -92,6 +92,13 @@ class Generation:
 class EngineHooks(Protocol):
     """What an engine calls back while it serves a request."""
 
+    def prepare_body(self, path: str, body: dict[str, Any]) -> None:
+        """Make the parsed body of a request to ``path`` fit, in place. Called before the engine reads any field of it.
+
+        Raises:
+            PatchbayError: the gateway answers with this error, whatever response the engine makes of it.
+        """
+
     async def resolve(self, model: str) -> Resident:
         """Resolve the request's ``model`` and lease the version, which stays resident until the request ends.
 
@@ -129,6 +136,8 @@ class Engine(Protocol):
     """The limits of one step."""
     vocabulary: int
     """Size of the base model's vocabulary: token ids are below this number."""
+    context: int
+    """Tokens that prompt and answer of a request may have together (vLLM's ``max_model_len``)."""
 
     @property
     def is_dead(self) -> bool:

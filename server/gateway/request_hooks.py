@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
+from typing import Any
 
 import structlog
 
@@ -20,6 +21,7 @@ from server.current_engine import CurrentEngine
 from server.engine.protocol import ComputedNaN, Demand, Generation, Resident
 from server.gateway.admission import Admission
 from server.gateway.meter import Meter
+from server.gateway.request_body import prepare_body
 from server.gateway.resolve import resolve
 from server.residency.residency import Lease
 
@@ -84,6 +86,14 @@ class RequestHooks:
             current_request.reset(token)
             context.close()
             self.meter.answered(context.version, context.status)
+
+    def prepare_body(self, path: str, body: dict[str, Any]) -> None:
+        try:
+            running = self.engine.serving()
+            prepare_body(path, body, base=running.info.served_names[0], context=running.engine.context)
+        except PatchbayError as refusal:
+            current_request.get().refusal = refusal
+            raise
 
     async def resolve(self, model: str) -> Resident:
         context = current_request.get()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fastapi import APIRouter
@@ -35,12 +36,13 @@ async def _list(state: AppState) -> AsyncIterator[str]:
     """Yield a ``ModelList`` as JSON, in pieces."""
     models = [_base_model(name, state) for name in state.engine.served_names]
     yield '{"object":"list","data":[' + ",".join(model.model_dump_json() for model in models)
+    base = _base(state)
     after: str | None = None
     separator, has_more = "," if models else "", True
     while has_more:
         adapters, has_more = state.registry.catalog.adapters(after=after, limit=_BATCH)
         if adapters:
-            models = [model for adapter in adapters for model in _models_of(adapter, _parent(state))]
+            models = [model for adapter in adapters for model in base.models_of(adapter)]
             yield separator + ",".join(model.model_dump_json() for model in models)
             after, separator = adapters[-1].name, ","
         await asyncio.sleep(0)
@@ -52,7 +54,7 @@ async def show(model: str, state: StateDep) -> VersionModel | ModelObject:
     """Show what a reference means now; ``root`` names the version that would answer."""
     if model in state.engine.served_names:
         return _base_model(model, state)
-    return _version_model(model, resolve(model, state.registry.catalog, state.engine.info), _parent(state))
+    return _base(state).version(model, resolve(model, state.registry.catalog, state.engine.info))
 
 
 @router.delete("/{model:path}")
@@ -62,23 +64,39 @@ async def delete(model: str, state: StateDep) -> DeletedObject:
     return DeletedObject(object="model", id=model)
 
 
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What every model of a server has from the base model."""
+
+    name: str | None
+    context: int | None
+
+    def version(self, name: str, version: Version) -> VersionModel:
+        return VersionModel(
+            id=name,
+            created=version.created_at,
+            root=version.name,
+            parent=self.name,
+            max_model_len=self.context,
+            digest=version.digest,
+        )
+
+    def models_of(self, adapter: Adapter) -> Iterator[ModelObject]:
+        """Yield what ``adapter`` is listed as: itself, and the results of the jobs that made its versions."""
+        stable = adapter.aliases.get(DEFAULT_ALIAS)
+        root = None if stable is None else f"{adapter.name}@{stable.version}"
+        yield ModelObject(
+            id=adapter.name, created=adapter.created_at, root=root, parent=self.name, max_model_len=self.context
+        )
+        for name, number in adapter.fine_tuned.items():
+            if not FineTunedName(name).is_checkpoint:
+                yield self.version(name, adapter.versions[number])
+
+
+def _base(state: AppState) -> _Base:
+    return _Base(next(iter(state.engine.served_names), None), state.engine.context)
+
+
 def _base_model(name: str, state: AppState) -> ModelObject:
-    return ModelObject(id=name, created=datetime.fromtimestamp(state.started_at, UTC), root=name, parent=None)
-
-
-def _version_model(name: str, version: Version, parent: str | None) -> VersionModel:
-    return VersionModel(id=name, created=version.created_at, root=version.name, parent=parent, digest=version.digest)
-
-
-def _models_of(adapter: Adapter, parent: str | None) -> Iterator[ModelObject]:
-    """Yield the models that ``adapter`` is listed as: itself, and the results of the jobs that made its versions."""
-    stable = adapter.aliases.get(DEFAULT_ALIAS)
-    root = None if stable is None else f"{adapter.name}@{stable.version}"
-    yield ModelObject(id=adapter.name, created=adapter.created_at, root=root, parent=parent)
-    for name, number in adapter.fine_tuned.items():
-        if not FineTunedName(name).is_checkpoint:
-            yield _version_model(name, adapter.versions[number], parent)
-
-
-def _parent(state: AppState) -> str | None:
-    return next(iter(state.engine.served_names), None)
+    created = datetime.fromtimestamp(state.started_at, UTC)
+    return ModelObject(id=name, created=created, root=name, parent=None, max_model_len=state.engine.context)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 from uuid import uuid4
 
@@ -20,9 +21,18 @@ from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from server.engine.protocol import ASGIApp, Batch, EngineGone, EngineHooks, LoadFailed, Resident, ScoringUnsupported
+from server.engine.protocol import (
+    ASGIApp,
+    Batch,
+    EngineGone,
+    EngineHooks,
+    LoadFailed,
+    Resident,
+    ScoringUnsupported,
+    StartRefused,
+)
 from server.engine.vllm import patches
-from server.engine.vllm.hooks import ResolvedAdapters, lora_request, metered
+from server.engine.vllm.hooks import ResolvedAdapters, lora_request, metered, with_prepared_body
 from server.engine.vllm.patches import Generate
 from server.engine.vllm.preparation import PreparationClient
 
@@ -41,15 +51,30 @@ async def open_engine(client: AsyncLLM, args: Namespace, hooks: EngineHooks) -> 
     generate, running = client.generate, client.output_processor.external_req_ids
     patches.meter_generations(client, metered(generate, hooks, running), metered(client.encode, hooks, running))
     tasks = await client.get_supported_tasks()
-    app = await asyncio.to_thread(build_app, args, tasks, client.model_config)
-    await init_app_state(client, app.state, args, tasks)
+    try:
+        app = await asyncio.to_thread(build_app, args, tasks, client.model_config)
+        await init_app_state(client, app.state, args, tasks)
+    except Exception as why:  # whatever the operator's templates, parsers and middleware raise, they raise it again
+        if client.errored:
+            raise
+        raise StartRefused(f"vLLM's HTTP app cannot be built with these flags: {_causes(why)}") from why
     patches.record_engine_death(app)
+    patches.prepare_bodies(app, partial(with_prepared_body, hooks=hooks))
     adapters = ResolvedAdapters(hooks)
     patches.resolve_models(app.state.openai_serving_models, adapters, adapters.resolve)
     gc.unfreeze()  # the objects of an earlier engine, so that they can be collected
     freeze_gc_heap()  # a full collection takes longer than a token
     slot_bytes = sum(await client.collective_rpc("slot_bytes"))
     return VllmEngine(client, app, generate if "generate" in tasks else None, args.max_loras, slot_bytes)
+
+
+def _causes(error: BaseException | None) -> str:
+    """Return the messages of ``error`` and of its causes, the last one first."""
+    messages: list[str] = []
+    while error is not None:
+        messages.append(str(error) or type(error).__name__)
+        error = error.__cause__
+    return ": ".join(dict.fromkeys(messages))
 
 
 class VllmEngine:
@@ -70,6 +95,7 @@ class VllmEngine:
         self.batch = Batch(sequences=scheduler.max_num_seqs, tokens=scheduler.max_num_batched_tokens)
         self.paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
         self.vocabulary: int = client.model_config.get_vocab_size()
+        self.context: int = client.model_config.max_model_len
 
     @property
     def is_dead(self) -> bool:

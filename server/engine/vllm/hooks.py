@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from fastapi import Request, Response
 from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.lora.request import LoRARequest
@@ -19,6 +20,33 @@ from server.engine.vllm.patches import Generate
 
 def lora_request(resident: Resident) -> LoRARequest:
     return LoRARequest(lora_name=resident.name, lora_int_id=resident.id, lora_path=str(resident.path))
+
+
+RouteHandler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+def with_prepared_body(handler: RouteHandler, hooks: EngineHooks) -> RouteHandler:
+    """Return ``handler`` of a route, for requests whose JSON body the hooks have made fit once it is parsed."""
+
+    async def handle(request: Request) -> Response:
+        return await handler(PreparedRequest(request, hooks))
+
+    return handle
+
+
+class PreparedRequest(Request):
+    """A request whose parsed body passes ``EngineHooks.prepare_body``. So no body is parsed twice."""
+
+    def __init__(self, request: Request, hooks: EngineHooks) -> None:
+        super().__init__(request.scope, request.receive)
+        self._hooks = hooks
+
+    async def json(self) -> Any:
+        is_parsed = hasattr(self, "_json")
+        body = await super().json()
+        if isinstance(body, dict) and not is_parsed:
+            self._hooks.prepare_body(self.scope["path"], body)
+        return body
 
 
 class ResolvedAdapters(dict[str, LoRARequest]):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from vllm.lora.worker_manager import WorkerLoRAManager
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    from server.engine.vllm.hooks import RouteHandler
+
 Generate = Callable[..., AsyncGenerator[Any, None]]
 
 WATCHER: Final = "parent-watcher"
@@ -75,6 +77,21 @@ def resolve_models(
     models.lora_requests = adapters
     models.resolve_lora = resolve_lora
     models.show_available_models = models.registry.show_available_models
+
+
+def prepare_bodies(app: FastAPI, prepared: Callable[[RouteHandler], RouteHandler]) -> None:
+    """Replace the handlers of the routes of vLLM's app that take a body.
+
+    Why: the hooks make the parsed body fit before vLLM's models read it; a second parser in front of vLLM would cost
+    more than the gateway does in all. FastAPI takes a request class with each route, and vLLM makes the routes.
+    vLLM: 0.32, FastAPI 0.136. Upstream: none known.
+    Obsolete: vLLM offers middleware that gets the parsed body.
+    """
+    from fastapi.routing import APIRoute, request_response
+
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.body_field is not None:
+            route.app = request_response(prepared(route.get_route_handler()))
 
 
 def meter_generations(client: AsyncLLM, generate: Generate, encode: Generate) -> None:

@@ -24,6 +24,12 @@ class ReadinessObject(ResponseObject):
     status: EngineState | Literal["draining"]
 
 
+class VersionObject(ResponseObject):
+    """The version of vLLM, in the shape of vLLM's own route."""
+
+    version: str
+
+
 class ResidentObject(ResponseObject):
     """An ``Entry`` of the residency; ``leases`` counts the requests that use the version."""
 
@@ -35,7 +41,10 @@ class ResidentObject(ResponseObject):
 
 
 class ModelObject(ResponseObject):
-    """The base model, or an adapter. ``root`` names the version that answers; ``parent`` is the base model."""
+    """The base model, or an adapter. ``root`` names the version that answers; ``parent`` is the base model.
+
+    ``max_model_len``: tokens that prompt and answer may have together; null until the first engine has started.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -43,6 +52,7 @@ class ModelObject(ResponseObject):
     owned_by: Literal["patchbay"] = "patchbay"
     root: str | None
     parent: str | None
+    max_model_len: int | None = None
 
 
 class VersionModel(ModelObject):

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import httpx
 import pytest
@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import embedded
 from adapters.base_model import BaseModel
-from adapters.errors import AdapterNotFound
+from adapters.errors import AdapterNotFound, PatchbayError
 from server.engine.fake import FakeBuilder, FakeEngine, Knobs
 from server.engine.protocol import ComputedNaN, Demand, Engine, Generation, Resident
 from server.engine.vllm.builder import VllmBuilder
@@ -39,6 +39,17 @@ class RecordingHooks:
     demands: list[Demand] = field(default_factory=list)
     read: list[Demand] = field(default_factory=list)
     """Those whose first output came."""
+    bodies: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    replaced: dict[str, Any] = field(default_factory=dict)
+    """Fields that every body gets."""
+    refused: PatchbayError | None = None
+    """What every body is refused with."""
+
+    def prepare_body(self, path: str, body: dict[str, Any]) -> None:
+        self.bodies.append((path, dict(body)))
+        body.update(self.replaced)
+        if self.refused is not None:
+            raise self.refused
 
     async def resolve(self, model: str) -> Resident:
         self.asked.append(model)
@@ -69,6 +80,9 @@ class CurrentHooks:
 
     def __init__(self) -> None:
         self.now = RecordingHooks()
+
+    def prepare_body(self, path: str, body: dict[str, Any]) -> None:
+        self.now.prepare_body(path, body)
 
     async def resolve(self, model: str) -> Resident:
         return await self.now.resolve(model)

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from adapters.errors import AdapterNotFound
 from server.engine.protocol import Engine, LoadFailed, Resident
 from tests.server.engine.conftest import LoadedIds, MakeResident, RecordingHooks
 from tests.server.opened import Caller
@@ -31,6 +32,7 @@ async def test_a_new_engine_lives_and_holds_nothing(engine: Engine, loaded: Load
     assert engine.slots > 0
     assert engine.batch.sequences > 0
     assert engine.batch.tokens > 0
+    assert engine.context > 0
     assert CHAT in engine.paths
     assert await loaded() == set()
 
@@ -65,6 +67,25 @@ async def test_a_refused_adapter_leaves_nothing_and_the_engine_unharmed(
     await engine.load(good)
     assert await loaded() == {good.id}
     await engine.unload(good)
+
+
+async def test_a_body_is_shown_to_the_hooks_before_any_field_of_it_is_read(
+    hooks: RecordingHooks, caller: httpx.AsyncClient, base_name: str
+) -> None:
+    hooks.replaced = {"model": base_name}
+    response = await chat(caller, "nobody")
+    assert (response.status_code, response.json()["model"]) == (200, base_name)
+    ((path, body),) = hooks.bodies
+    assert (path, body["model"], body["max_tokens"]) == (CHAT, "nobody", 2)
+
+
+async def test_a_body_that_the_hooks_refuse_is_not_answered(
+    engine: Engine, hooks: RecordingHooks, caller: httpx.AsyncClient, base_name: str
+) -> None:
+    hooks.refused = AdapterNotFound("refused")
+    assert (await chat(caller, base_name)).status_code == 400
+    assert hooks.generations == []
+    assert not engine.is_dead
 
 
 async def test_the_base_answers_without_a_call_of_the_hooks(

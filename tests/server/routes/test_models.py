@@ -45,6 +45,9 @@ async def test_openai_s_client_lists_shows_and_deletes(opened: Opened, sdk: open
     shown = await sdk.models.retrieve("sql")
     assert (shown.id, shown.object, shown.owned_by) == ("sql", "model", "patchbay")
     assert shown.to_dict()["root"] == "sql@1"
+    for model in ("base", "sql", "sql@2"):
+        assert (await sdk.models.retrieve(model)).to_dict()["max_model_len"] == opened.engine.context
+    assert {model.to_dict()["max_model_len"] async for model in sdk.models.list()} == {opened.engine.context}
     assert shown.to_dict()["digest"] == published["digest"]
     assert (await sdk.models.retrieve("sql@canary")).to_dict()["root"] == "sql@2"
     assert (await sdk.models.retrieve("base")).to_dict()["parent"] is None

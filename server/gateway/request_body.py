@@ -1,0 +1,64 @@
+"""Rules for the body of an inference request, ahead of those of the engine's own models.
+
+Fields with one meaning are made fit; fields without effect that say what the answer must be are refused.
+"""
+
+from collections.abc import Mapping
+from math import inf
+from typing import Any, Final, TypeGuard
+
+from server.errors import InvalidRequest
+
+RETIRED: Final[Mapping[str, str]] = {
+    "guided_json": '`response_format` of type "json_schema", or `structured_outputs: {"json": …}`',
+    "guided_regex": '`structured_outputs: {"regex": …}`',
+    "guided_choice": '`structured_outputs: {"choice": […]}`',
+    "guided_grammar": '`structured_outputs: {"grammar": …}`',
+    "guided_decoding_backend": "the server's flag --structured-outputs-config",
+    "guided_whitespace_pattern": "the server's flag --structured-outputs-config",
+    "functions": "`tools`",
+    "function_call": "`tool_choice`",
+}
+"""Fields that vLLM reads no more: today it would answer as if they were not there."""
+
+OUTPUT_LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+NAMED_BY_NONE: Final = frozenset({"/tokenize", "/detokenize"})
+"""Routes that need no ``model``: all models of a server share the tokenizer."""
+NO_TOOL_CHOICE: Final = frozenset({"auto", "none"})
+
+
+def prepare_body(path: str, body: dict[str, Any], *, base: str, context: int) -> None:
+    """Make ``body`` fit for the engine, in place.
+
+    An empty list of tools is as none. A limit on the output above the context is cut to the context; the engine cuts it
+    to what the prompt leaves.
+
+    Args:
+        base: name of the base model.
+        context: tokens of prompt and answer together that the engine can hold.
+
+    Raises:
+        InvalidRequest: no ``model``, or fields that are not read any more; all of them at once.
+    """
+    faults = {name: f"{name} is no longer read; use {RETIRED[name]}" for name in RETIRED if body.get(name) is not None}
+    if path not in NAMED_BY_NONE and body.get("model") in (None, ""):
+        faults["model"] = f"model: say which model is to answer; the base model is '{base}', GET /v1/models lists all"
+    if faults:
+        raise InvalidRequest("; ".join(faults.values()), param=next(iter(faults)))
+    if body.get("tools", ...) in (None, []):
+        del body["tools"]
+    if "tools" not in body and _kind_of_choice(body.get("tool_choice")) in NO_TOOL_CHOICE:
+        del body["tool_choice"]
+    for field in OUTPUT_LIMITS:
+        if _is_number(limit := body.get(field)) and context < limit < inf:
+            body[field] = context
+
+
+def _kind_of_choice(choice: Any) -> Any:
+    """Return ``auto`` of OpenAI's ``"auto"`` and of Anthropic's ``{"type": "auto"}``."""
+    kind = choice.get("type") if isinstance(choice, dict) else choice
+    return kind if isinstance(kind, str) else None
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
