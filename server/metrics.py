@@ -5,9 +5,14 @@ training run. The first ``limit`` names get series of their own; all later ones 
 name of an adapter.
 """
 
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _INTER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
@@ -56,6 +61,35 @@ class AdapterMetrics:
         return OTHER
 
 
+@dataclass(frozen=True, slots=True)
+class AdaptersInFlight:
+    """The names of the adapters with generations in the engine, and of those with generations that wait."""
+
+    slots: int
+    running: Sequence[str]
+    waiting: Sequence[str]
+
+
+class AdaptersCollector(Collector):
+    """vLLM's gauge ``vllm:lora_requests_info``, by which routers find the server that has an adapter.
+
+    One series, under the names that clients call: vLLM's own has versions, and a series more for each combination.
+    """
+
+    def __init__(self) -> None:
+        self.read: Callable[[], AdaptersInFlight] = partial(AdaptersInFlight, 0, (), ())
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        now = self.read()
+        gauge = GaugeMetricFamily(
+            "vllm:lora_requests_info",
+            "Adapters in flight; the value is the time",
+            labels=("max_lora", "running_lora_adapters", "waiting_lora_adapters"),
+        )
+        gauge.add_metric((str(now.slots), ",".join(now.running), ",".join(now.waiting)), time.time())
+        yield gauge
+
+
 class EngineMetrics:
     """Series of the engine: residents, loads, deaths."""
 
@@ -77,6 +111,8 @@ class EngineMetrics:
         self.slot_bytes = gauge("patchbay_slot_bytes", "Memory allocated for the slots in bytes")
         self.active = gauge("patchbay_active_adapters", "Adapters with generations in the engine")
         self.waiting = gauge("patchbay_turns_waiting", "Generations in the scheduler's queue")
+        self.adapters = AdaptersCollector()
+        registry.register(self.adapters)
 
 
 class Metrics:

@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 
 import structlog
 
 from adapters.versions import Version
 from server.current_engine import CurrentEngine, EngineState, RunningEngine
 from server.engine.protocol import Engine, EngineBuilder, EngineHooks, StartRefused
-from server.metrics import EngineMetrics
+from server.metrics import AdaptersInFlight, EngineMetrics
 from server.residency.residency import Residency
 from server.scheduling.fair_scheduler import FairScheduler
 
@@ -110,6 +111,7 @@ class Supervisor:
         self.metrics.slot_bytes.set(engine.slot_bytes)
         self.metrics.active.set_function(lambda: scheduler.active)
         self.metrics.waiting.set_function(lambda: scheduler.waiting)
+        self.metrics.adapters.read = partial(_adapters_in_flight, running)
         await self.after_start(running, self._last_residents)
         return engine
 
@@ -135,3 +137,13 @@ class Supervisor:
         self.current.move_to(EngineState.FAILED)
         self.exit_code = exit_code
         self.failed.set()
+
+
+def _adapters_in_flight(running: RunningEngine) -> AdaptersInFlight:
+    names = {entry.version.id: entry.version.adapter for entry in running.residency.entries()}
+
+    def of(keys: Sequence[int]) -> list[str]:
+        return sorted({names[key] for key in keys if key in names})
+
+    scheduler = running.scheduler
+    return AdaptersInFlight(running.engine.slots, of(scheduler.running_keys), of(scheduler.waiting_keys))

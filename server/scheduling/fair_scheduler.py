@@ -84,6 +84,16 @@ class FairScheduler:
         """Number of adapters that have generations in the engine."""
         return len(self._slotted)
 
+    @property
+    def running_keys(self) -> list[int]:
+        """Adapters that have generations in the engine. Other threads may read it."""
+        return [key for key, queue in self._queues.copy().items() if key is not None and queue.taken]
+
+    @property
+    def waiting_keys(self) -> list[int]:
+        """Adapters that have generations waiting for a turn. Other threads may read it."""
+        return [key for key, queue in self._queues.copy().items() if key is not None and queue.waiting]
+
     def request(self, key: int | None, demand: Demand, *, is_deferred: bool = False) -> Turn:
         """Return a turn for a generation of ``key``; it is TAKEN at once where it need not wait.
 

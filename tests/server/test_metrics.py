@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -131,3 +132,35 @@ async def test_loads_evictions_and_residents_are_counted(opening: Opening) -> No
         assert read("patchbay_adapter_evictions_total") == 1
         assert (read("patchbay_residents"), read("patchbay_residents_capacity")) == (2, 2)
         assert read("patchbay_slots") == 4
+
+
+IN_FLIGHT = re.compile(r"^vllm:lora_requests_info\{(.*)\} \d", re.MULTILINE)
+
+
+async def test_the_adapters_in_flight_are_one_series_under_the_names_that_clients_call(opened: Opened) -> None:
+    def shown() -> list[str]:
+        return IN_FLIGHT.findall(opened.state.metrics.page().decode())
+
+    for name in ("sql", "poet", "json"):
+        await opened.publish(name)
+    await opened.publish("sql", 2)
+    assert shown() == ['max_lora="4",running_lora_adapters="",waiting_lora_adapters=""']
+    callers = [opened.call(model, words=10**6) for model in ("sql", "sql@1", "poet", "base")]
+    for caller in callers:
+        await caller.start()
+    assert shown() == ['max_lora="4",running_lora_adapters="poet,sql",waiting_lora_adapters=""']
+    for caller in callers:
+        await caller.leave()
+    assert shown() == ['max_lora="4",running_lora_adapters="",waiting_lora_adapters=""']
+
+
+async def test_an_adapter_whose_requests_wait_is_shown_as_waiting(opened: Opened, until: Until) -> None:
+    names = ["a", "b", "c", "d", "e"]  # one more than slots
+    for seed, name in enumerate(names):
+        await opened.publish(name, seed)
+    callers = [opened.call(name, words=10**6) for name in names]
+    for caller in callers[:4]:
+        await caller.start()
+    await until(lambda: opened.state.engine.running().scheduler.waiting == 1)
+    page = opened.state.metrics.page().decode()
+    assert IN_FLIGHT.findall(page) == ['max_lora="4",running_lora_adapters="a,b,c,d",waiting_lora_adapters="e"']

@@ -50,6 +50,7 @@ async def open_engine(client: AsyncLLM, args: Namespace, hooks: EngineHooks) -> 
     """Return the engine of ``client``; its HTTP app calls ``hooks``."""
     generate, running = client.generate, client.output_processor.external_req_ids
     patches.meter_generations(client, metered(generate, hooks, running), metered(client.encode, hooks, running))
+    patches.count_no_adapters(client)
     tasks = await client.get_supported_tasks()
     try:
         app = await asyncio.to_thread(build_app, args, tasks, client.model_config)

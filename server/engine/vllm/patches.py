@@ -94,6 +94,23 @@ def prepare_bodies(app: FastAPI, prepared: Callable[[RouteHandler], RouteHandler
             route.app = request_response(prepared(route.get_route_handler()))
 
 
+def count_no_adapters(client: AsyncLLM) -> None:
+    """Remove the gauge ``vllm:lora_requests_info``.
+
+    Why: vLLM adds a series for each combination of adapters and never removes one; and its adapters are versions, which
+    no client calls. ``server.metrics`` has the gauge with one series, under the names of the adapters.
+    vLLM: 0.32. Upstream: https://github.com/vllm-project/vllm/issues/45411
+    Obsolete: vLLM's gauge has one series.
+    """
+    from prometheus_client import REGISTRY
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    for logger in client.logger_manager.stat_loggers if client.logger_manager is not None else ():
+        if isinstance(logger, PrometheusStatLogger) and logger.gauge_lora_info is not None:
+            REGISTRY.unregister(logger.gauge_lora_info)
+            logger.gauge_lora_info = None
+
+
 def meter_generations(client: AsyncLLM, generate: Generate, encode: Generate) -> None:
     """Replace ``generate`` and ``encode`` of the engine's client.
 
