@@ -1,17 +1,26 @@
-"""The HTTP app of a server: the gateway in front, the control routes behind it."""
+"""The HTTP app of a server: cross-origin rules in front, then the gateway, the control routes behind it."""
+
+from typing import Any, Final
 
 from fastapi import Depends, FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
-from server.gateway.gateway import Gateway
+from server.gateway.gateway import ADAPTER, DIGEST, REQUEST_ID, Gateway
+from server.gateway.inference_routes import INFERENCE_ROUTES
 from server.http.errors import ERROR_RESPONSE, HANDLERS
 from server.http.query import refuse_unknown_parameters
 from server.routes import adapters, batches, files, fine_tuning, models, process, uploads, versions, vllm_calls
+from server.settings import Settings
 from server.state import AppState
 
 ROUTES = (process, models, versions, adapters, vllm_calls, files, uploads, batches, fine_tuning)
 
+_LOOPBACK: Final = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+_JSON_BODY: Final = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
 
-def build_app(state: AppState) -> Gateway:
+
+def build_app(state: AppState) -> CORSMiddleware:
     """Return the ASGI app that serves ``state``."""
     control = FastAPI(
         title="patchbay",
@@ -23,8 +32,42 @@ def build_app(state: AppState) -> Gateway:
     )
     for routes in ROUTES:
         control.include_router(routes.router)
+    _declare_inference(control)
     control.state.app_state = state
     gateway = control.state.gateway = Gateway(
         control=control, hooks=state.hooks, engine=state.engine, keys=state.keys, admission=state.admission
     )
-    return gateway
+    return _with_cross_origin_rules(gateway, state.settings)
+
+
+def _declare_inference(control: FastAPI) -> None:
+    """Add the engine's routes to the OpenAPI schema, and to the paths for which another method is a 405."""
+    for path, route in INFERENCE_ROUTES.items():
+        control.add_api_route(
+            path,
+            _answered_by_gateway,
+            methods=[route.method],
+            summary=route.summary,
+            tags=["inference"],
+            openapi_extra={"requestBody": _JSON_BODY} if route.method == "POST" else None,
+        )
+
+
+async def _answered_by_gateway() -> dict[str, Any]:
+    raise AssertionError("the gateway hands this route's requests to the engine")
+
+
+def _with_cross_origin_rules(app: ASGIApp, settings: Settings) -> CORSMiddleware:
+    """Return ``app`` for pages of other origins too; preflights come without a key, and so are answered in front of it.
+
+    Where the operator names no origins, pages on loopback addresses may call.
+    """
+    return CORSMiddleware(
+        app,
+        allow_origins=settings.allowed_origins,
+        allow_origin_regex=None if settings.allowed_origins else _LOOPBACK,
+        allow_methods=settings.allowed_methods,
+        allow_headers=settings.allowed_headers,
+        allow_credentials=settings.allow_credentials,
+        expose_headers=(REQUEST_ID, ADAPTER, DIGEST),
+    )

@@ -1,10 +1,12 @@
 """Settings of a process, from flags and ``PATCHBAY_…`` variables, which no other file reads."""
 
+import json
 import os
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.processes.limits import ResourceLimits
@@ -37,6 +39,13 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 picks a free one.")
     allow_anonymous: bool = Field(False, description="Serve other machines without API keys.")
+
+    allowed_origins: tuple[str, ...] = Field(
+        (), description="Origin whose pages may call, or *; repeatable. Without it, pages on loopback addresses."
+    )
+    allowed_methods: tuple[str, ...] = Field(("*",), description="Method that such a page may use; repeatable.")
+    allowed_headers: tuple[str, ...] = Field(("*",), description="Header that such a page may send; repeatable.")
+    allow_credentials: bool = Field(False, description="Let such a page send cookies.")
 
     data_dir: Path = Field(
         Path(".data"), description="Directory of database, blobs, staging and the list of residents."
@@ -94,6 +103,15 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field("text", description="Format of log lines, one per event.")
     fault_at: str | None = Field(None, description="For crash tests: end the process at this crash point.")
+
+    @field_validator("allowed_origins", "allowed_methods", "allowed_headers", mode="before")
+    @classmethod
+    def _read_lists(cls, given: object) -> object:
+        """Take vLLM's spelling too, where one value is a JSON list."""
+        if not isinstance(given, list | tuple):
+            return given
+        read = (json.loads(value) if str(value).startswith("[") else [value] for value in given)
+        return tuple(chain.from_iterable(read))
 
     @property
     def database(self) -> str:

@@ -28,6 +28,8 @@ ENVIRONMENT_ONLY: Final[Mapping[str, str]] = {
     "fault_at": "only crash tests set it",
 }
 """Settings without an option, and why."""
+VLLM_LISTS: Final = frozenset({"allowed_origins", "allowed_methods", "allowed_headers"})
+"""Lists whose options have vLLM's names, which are plural."""
 
 
 class SettingsCommand(TyperCommand):
@@ -83,7 +85,8 @@ def option_of(name: str, field: FieldInfo) -> str:
     flag = f"--{name.replace('_', '-')}"
     if field.default is True:
         return f"{flag}/--no-{flag[2:]}"
-    return flag.removesuffix("s") if get_origin(field.annotation) is tuple else flag
+    is_repeated = get_origin(field.annotation) is tuple and name not in VLLM_LISTS
+    return flag.removesuffix("s") if is_repeated else flag
 
 
 @cache

@@ -7,7 +7,7 @@ from server.access.key_ring import KeyRing
 from server.errors import Forbidden, Unauthenticated
 from server.gateway.inference_routes import INFERENCE_ROUTES
 
-OPEN = frozenset({"/health", "/ready"})
+OPEN = frozenset({"/health", "/ready", "/ping"})
 """Routes for load balancers and container runtimes, which have no key."""
 
 
@@ -54,8 +54,8 @@ def _permitted(key: ApiKey | None, method: str, path: str) -> str:
 
 
 def scope_of(method: str, path: str) -> Scope:
-    """Return the scope that a request needs: ``infer`` for inference and the model list, else ``admin``."""
-    if path in INFERENCE_ROUTES or (method in {"GET", "HEAD"} and path.startswith("/v1/models")):
+    """Return the scope that a request needs: ``infer`` for inference and what its clients look up, else ``admin``."""
+    if path in INFERENCE_ROUTES or (method in {"GET", "HEAD"} and path.startswith(("/v1/models", "/version"))):
         return Scope.INFER
     return Scope.ADMIN
 

@@ -29,6 +29,8 @@ from server.http.errors import error_response, status_of
 log = structlog.get_logger(__name__)
 
 REQUEST_ID = "x-request-id"
+ADAPTER = "x-patchbay-adapter"
+DIGEST = "x-patchbay-digest"
 KEY_ID = "patchbay.key_id"
 """Entry of the ASGI scope: the id of the caller's API key; None while the server has no keys."""
 IS_DEFERRED = "patchbay.is_deferred"
@@ -63,7 +65,8 @@ class Gateway:
                 authorize(self.keys, scope[KEY_ID], scope["method"], path)
             else:
                 scope[KEY_ID] = authenticate(self.keys, scope["method"], path, headers)
-            if path in INFERENCE_ROUTES and scope["method"] == "POST":
+            inference = INFERENCE_ROUTES.get(path)
+            if inference is not None and inference.method == scope["method"]:
                 await self._infer(scope, receive, response)
             else:
                 await self.control(scope, receive, response.send)
@@ -93,7 +96,7 @@ class Gateway:
                 with self.admission.admitted(is_deferred=context.is_deferred):
                     engine, path = self.engine.serving().engine, scope["path"]
                     if path not in engine.paths:
-                        raise RouteUnsupported(f"the base model does not answer {path}; that takes {needs(path)}")
+                        raise RouteUnsupported(f"this server does not answer {path}; that takes {needs(path)}")
                     await engine.app(scope, receive, response.send_from_engine)
                 if context.refusal is not None and response.status is None:
                     raise context.refusal
@@ -121,8 +124,8 @@ class _Response:
             headers[REQUEST_ID] = self.request_id
             if self.context is not None and self.context.lease is not None:
                 version = self.context.lease.version
-                headers["x-patchbay-adapter"] = version.name
-                headers["x-patchbay-digest"] = version.digest
+                headers[ADAPTER] = version.name
+                headers[DIGEST] = version.digest
         await self.to_client(message)
 
     async def send_from_engine(self, message: Message) -> None:

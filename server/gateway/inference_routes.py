@@ -3,23 +3,38 @@
 vLLM also mounts /invocations, /pause, /update_weights, /scale_elastic_ep and more; callers must not reach them.
 """
 
-INFERENCE_ROUTES = frozenset(
-    {
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/responses",
-        "/v1/messages",
-        "/v1/messages/count_tokens",
-        "/v1/embeddings",
-        "/tokenize",
-        "/detokenize",
-    }
-)
-"""Exact paths, all POST."""
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRoute:
+    """A route of the engine: its method, and what it answers."""
+
+    summary: str
+    method: str = "POST"
+
+
+INFERENCE_ROUTES: Final[Mapping[str, InferenceRoute]] = {
+    "/v1/chat/completions": InferenceRoute("Answer a conversation; OpenAI's chat completions"),
+    "/v1/chat/completions/batch": InferenceRoute("Answer several conversations; vLLM's batch of chat completions"),
+    "/v1/completions": InferenceRoute("Continue a text; OpenAI's completions"),
+    "/v1/responses": InferenceRoute("Answer; OpenAI's responses"),
+    "/v1/messages": InferenceRoute("Answer a conversation; Anthropic's messages"),
+    "/v1/messages/count_tokens": InferenceRoute("Count the tokens of a conversation; Anthropic's count_tokens"),
+    "/v1/embeddings": InferenceRoute("Embed texts; OpenAI's embeddings"),
+    "/tokenize": InferenceRoute("Return the tokens of a text or of a conversation"),
+    "/detokenize": InferenceRoute("Return the text of tokens"),
+    "/tokenizer_info": InferenceRoute("Return the tokenizer's configuration", method="GET"),
+}
+"""Exact paths."""
 
 
 def needs(path: str) -> str:
-    """Return the kind of base model that ``path`` needs, for an error message."""
+    """Return what the server must be started with to answer ``path``, for an error message."""
     if path == "/v1/embeddings":
         return "an embedding model (start the server with one, or with --runner pooling)"
+    if path == "/tokenizer_info":
+        return "the flag --enable-tokenizer-info-endpoint"
     return "a model that generates text"

@@ -59,6 +59,30 @@ _TYPES: Final = {
     429: "rate_limit_error",
 }
 
+_NO_PAUSE: Final = (
+    "requests in flight finish on the version that they began with, so nothing has to pause for new weights: publish "
+    "them with /v1/load_lora_adapter and load_inplace, or with `patchbay adapters push`"
+)
+_NO_WEIGHTS: Final = "the base model's weights stay: publish new weights as an adapter, with /v1/load_lora_adapter"
+_NO_SLEEP: Final = "the engine does not sleep; stop the server to free the device"
+NOT_SERVED: Final[Mapping[str, str]] = {
+    "/pause": _NO_PAUSE,
+    "/resume": _NO_PAUSE,
+    "/is_paused": _NO_PAUSE,
+    "/server_info": "/v1/models has max_model_len, /version vLLM's version, /metrics the engine's numbers",
+    "/load": "patchbay_requests_in_flight in /metrics counts the requests, by adapter",
+    "/update_weights": _NO_WEIGHTS,
+    "/init_weight_transfer_engine": _NO_WEIGHTS,
+    "/reload_weights": _NO_WEIGHTS,
+    "/sleep": _NO_SLEEP,
+    "/wake_up": _NO_SLEEP,
+    "/is_sleeping": _NO_SLEEP,
+    "/reset_prefix_cache": "a version's weights never change, so no cache of them is ever out of date",
+    "/invocations": "send the request to /v1/chat/completions or /v1/completions",
+    "/v1/responses/input_tokens": "/tokenize counts the tokens of a conversation",
+}
+"""Routes of vLLM's and OpenAI's servers that clients ask for and patchbay does not serve: why, and what to use."""
+
 _ERROR_SCHEMA: Final = {"type": "object", "required": ["message", "type", "param", "code"]}
 _BODY_SCHEMA: Final = {"type": "object", "required": ["error"], "properties": {"error": _ERROR_SCHEMA}}
 ERROR_RESPONSE: Final[dict[str, Any]] = {
@@ -109,9 +133,13 @@ async def _disconnected(_request: Request, _error: Exception) -> Response:
 
 
 async def _not_routed(request: Request, error: HTTPException) -> JSONResponse:
-    message = str(error.detail)
-    if error.status_code in {404, 405}:
-        message = f"there is no {request.method} {request.url.path}; /docs lists the routes"
+    message, path = str(error.detail), request.url.path
+    if error.status_code == 404:
+        reason = NOT_SERVED.get(path, "/docs lists the routes")
+        message = f"there is no {request.method} {path}; {reason}"
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        message = f"{path} takes {allowed}, not {request.method}"
     return JSONResponse(error_body(message, error.status_code), error.status_code, error.headers)
 
 

@@ -15,7 +15,7 @@ from server.errors import InvalidRequest
 
 DEEP_OBJECTS: Final = frozenset({"metadata"})
 """Parameters that OpenAI's client writes as ``name[key]=value``."""
-PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
+PROBES: Final = frozenset({"/health", "/ready", "/ping", "/metrics"})
 
 
 async def refuse_unknown_parameters(request: Request) -> None:

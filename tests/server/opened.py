@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message
 
 from adapters.base_model import BaseModel
 from server.engine.fake import FakeBuilder, FakeEngine
-from server.gateway.gateway import Gateway
 from server.state import AppState
 from tests.until import until
 
@@ -117,7 +117,7 @@ class Opened:
     """An open server, its app, and a client of it."""
 
     state: AppState
-    app: Gateway
+    app: CORSMiddleware
     client: httpx.AsyncClient
     builder: FakeBuilder
     make_adapter: Callable[..., AdapterFiles]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,8 +22,6 @@ MOUNTED_BY_VLLM = [
     "/resume",
     "/is_paused",
     "/invocations",
-    "/ping",
-    "/version",
     "/load",
     "/server_info",
     "/sleep",
@@ -55,7 +54,6 @@ MOUNTED_BY_VLLM = [
     "/v1/realtime",
     "/v1/chat/completions/render",
     "/v1/completions/render",
-    "/tokenizer_info",
     "/load_lora_adapter",
     "/unload_lora_adapter",
 ]
@@ -114,13 +112,45 @@ async def test_a_route_that_is_not_listed_never_reaches_the_engine(
         assert opened.engine.asked == []
 
 
-async def test_the_listed_routes_reach_it_by_post_and_by_nothing_else(opening: Opening, base: BaseModel) -> None:
+async def test_the_listed_routes_reach_it_by_their_method_and_by_nothing_else(
+    opening: Opening, base: BaseModel
+) -> None:
     async with opening(builder=MountingBuilder(base)) as opened:
-        for path in INFERENCE_ROUTES:
-            assert (await raw(opened.app, "POST", path))[0] == 200
-            for method in ("GET", "PUT", "DELETE", "OPTIONS", "HEAD"):
-                assert (await raw(opened.app, method, path))[0] in {404, 405}
+        for path, route in INFERENCE_ROUTES.items():
+            for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD"):
+                status, body = await raw(opened.app, method, path)
+                assert status == (200 if method == route.method else 405)
+                if status == 405 and method != "HEAD":
+                    assert f"{path} takes {route.method}, not {method}" in json.loads(body)["error"]["message"]
         assert sorted(opened.engine.asked) == sorted(INFERENCE_ROUTES)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "told"),
+    [
+        ("POST", "/pause", "load_inplace"),
+        ("POST", "/resume", "load_inplace"),
+        ("GET", "/server_info", "max_model_len"),
+        ("POST", "/update_weights", "/v1/load_lora_adapter"),
+        ("GET", "/load", "patchbay_requests_in_flight"),
+        ("POST", "/invocations", "/v1/chat/completions"),
+        ("GET", "/nowhere", "/docs"),
+    ],
+)
+async def test_a_route_that_clients_of_vllm_ask_for_is_refused_with_what_to_use(
+    opening: Opening, base: BaseModel, method: str, path: str, told: str
+) -> None:
+    async with opening(builder=MountingBuilder(base)) as opened:
+        status, body = await raw(opened.app, method, path)
+        assert status == 404
+        assert told in json.loads(body)["error"]["message"]
+
+
+async def test_the_schema_lists_the_routes_of_inference(opening: Opening) -> None:
+    async with opening() as opened:
+        paths = (await opened.client.get("/openapi.json")).json()["paths"]
+        for path, route in INFERENCE_ROUTES.items():
+            assert paths[path][route.method.lower()]["summary"] == route.summary
 
 
 async def raw(app: ASGIApp, method: str, path: str) -> tuple[int, bytes]:

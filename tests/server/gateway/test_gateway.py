@@ -201,14 +201,15 @@ async def test_errors_are_openai_s_elsewhere(opened: Opened) -> None:
 
 
 async def test_a_route_that_is_not_there_is_an_openai_error(client: httpx.AsyncClient) -> None:
-    for method, path, status in (
-        ("GET", "/nowhere", 404),
-        ("PATCH", "/v1/adapters", 405),
-        ("GET", "/v1/chat/completions", 404),
+    for method, path, status, allowed in (
+        ("GET", "/nowhere", 404, None),
+        ("PATCH", "/v1/adapters", 405, "GET"),
+        ("GET", "/v1/chat/completions", 405, "POST"),
     ):
         response = await client.request(method, path)
         assert response.status_code == status
-        assert f"there is no {method} {path}" in response.json()["error"]["message"]
+        told = {404: f"there is no {method} {path}; /docs", 405: f"{path} takes {allowed}, not {method}"}
+        assert told[status] in response.json()["error"]["message"]
 
 
 async def test_an_adapter_under_which_the_engine_computes_nan_is_quarantined(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import httpx
+import pytest
 
+from server.access.api_key import Scope
 from tests.server.opened import Opened, Opening
 from tests.until import Until
 
@@ -24,6 +26,29 @@ async def test_readiness_follows_the_engine(opening: Opening, until: Until) -> N
         await until(lambda: len(opened.builder.engines) == 2)
         await opened.until_ready()
         assert (await opened.client.get("/ready")).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_ping_is_answered_as_readiness_and_without_a_key(opened: Opened, method: str) -> None:
+    await opened.state.keys.create("ops", [Scope.ADMIN])
+    assert (await opened.client.request(method, "/ping")).status_code == 200
+    opened.engine.die()
+    assert (await opened.client.request(method, "/ping")).status_code == 503
+
+
+async def test_the_version_is_vllm_s(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/version")).json() == {"version": "0.32.0"}
+
+
+async def test_the_context_is_listed_while_an_engine_is_rebuilt_and_unknown_before_the_first(opening: Opening) -> None:
+    async with opening(ready=False) as opened:
+        opened.builder.knobs.start_s = 0.1
+        models = (await opened.client.get("/v1/models")).json()["data"]
+        assert [model["max_model_len"] for model in models] in ([], [None])
+        await opened.until_ready()
+        opened.engine.die()
+        models = (await opened.client.get("/v1/models")).json()["data"]
+        assert [model["max_model_len"] for model in models] == [opened.engine.context]
 
 
 async def test_a_draining_process_is_not_ready(opened: Opened, client: httpx.AsyncClient) -> None:
