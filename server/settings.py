@@ -106,12 +106,12 @@ class Settings(BaseSettings):
 
     @field_validator("allowed_origins", "allowed_methods", "allowed_headers", mode="before")
     @classmethod
-    def _read_lists(cls, given: object) -> object:
-        """Take vLLM's spelling too, where one value is a JSON list."""
-        if not isinstance(given, list | tuple):
-            return given
-        read = (json.loads(value) if str(value).startswith("[") else [value] for value in given)
-        return tuple(chain.from_iterable(read))
+    def _read_lists(cls, value: object) -> object:
+        """Take vLLM's spelling too, where one item of the list is a JSON list."""
+        if not isinstance(value, list | tuple):
+            return value
+        items = (json.loads(item) if str(item).startswith("[") else [item] for item in value)
+        return tuple(chain.from_iterable(items))
 
     @property
     def database(self) -> str:

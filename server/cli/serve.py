@@ -10,7 +10,6 @@ import typer
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.settings import SettingsCommand, settings_of
 from server.engine.vllm import patches
-from server.engine.vllm.flags import print_engine_help
 
 if TYPE_CHECKING:
     from server.settings import Settings
@@ -33,6 +32,8 @@ class ServeCommand(SettingsCommand):
 
 def _print_engine_help(is_given: bool) -> None:  # noqa: FBT001 - typer calls it
     if is_given:
+        from server.engine.vllm.flags import print_engine_help
+
         print_engine_help()
         raise typer.Exit
 

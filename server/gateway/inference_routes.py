@@ -32,7 +32,7 @@ INFERENCE_ROUTES: Final[Mapping[str, InferenceRoute]] = {
 
 
 def needs(path: str) -> str:
-    """Return what the server must be started with to answer ``path``, for an error message."""
+    """Return the model or the flag that ``path`` needs, for an error message."""
     if path == "/v1/embeddings":
         return "an embedding model (start the server with one, or with --runner pooling)"
     if path == "/tokenizer_info":

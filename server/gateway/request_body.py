@@ -1,4 +1,4 @@
-"""Rules for the body of an inference request, ahead of those of the engine's own models.
+"""Rules for the body of an inference request, ahead of the engine's rules.
 
 Fields with one meaning are made fit; fields without effect that say what the answer must be are refused.
 """

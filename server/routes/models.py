@@ -82,7 +82,7 @@ class _Base:
         )
 
     def models_of(self, adapter: Adapter) -> Iterator[ModelObject]:
-        """Yield what ``adapter`` is listed as: itself, and the results of the jobs that made its versions."""
+        """Yield the models that list ``adapter``: itself, and the results of the jobs that made its versions."""
         stable = adapter.aliases.get(DEFAULT_ALIAS)
         root = None if stable is None else f"{adapter.name}@{stable.version}"
         yield ModelObject(

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from server.current_engine import EngineState
 from server.http.schemas.base import ListObject
-from server.http.schemas.process import HealthObject, ReadinessObject, ResidentObject, VersionObject
+from server.http.schemas.process import EngineVersionObject, HealthObject, ReadinessObject, ResidentObject
 from server.routes.dependencies import StateDep
 
 router = APIRouter(tags=["process"])
@@ -45,9 +45,9 @@ async def ping_by_post(state: StateDep, response: Response) -> ReadinessObject:
 
 
 @router.get("/version")
-async def version() -> VersionObject:
+async def version() -> EngineVersionObject:
     """Return the version of vLLM."""
-    return VersionObject(version=_vllm_version())
+    return EngineVersionObject(version=_vllm_version())
 
 
 @router.get("/v1/residents")

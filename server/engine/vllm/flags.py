@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from server.engine.protocol import StartRefused
-from trainer.renderer_options import RendererOptions
+
+if TYPE_CHECKING:
+    from trainer.renderer_options import RendererOptions
 
 OWNED: Final = {
     "--enable-lora": "it is always on",
@@ -151,6 +153,8 @@ def renderer_options(args: Namespace) -> RendererOptions:
     from vllm.entrypoints.launchers.cli_args import resolve_default_chat_template_kwargs
     from vllm.renderers.chat_utils import load_chat_template
 
+    from trainer.renderer_options import RendererOptions
+
     options = {name: getattr(args, name) for name in RendererOptions.model_fields}
     try:
         options["chat_template"] = load_chat_template(args.chat_template)
@@ -187,7 +191,7 @@ def _write_compact_json(args: Namespace, flags: Sequence[str]) -> None:
 
 
 def _check_log_level(args: Namespace) -> None:
-    """Refuse a log of requests that nobody would see: vLLM writes it at level INFO."""
+    """Refuse a log of requests that is written nowhere: vLLM writes it at level INFO."""
     import logging
 
     if args.enable_log_requests and not logging.getLogger("vllm").isEnabledFor(logging.INFO):

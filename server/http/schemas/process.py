@@ -24,7 +24,7 @@ class ReadinessObject(ResponseObject):
     status: EngineState | Literal["draining"]
 
 
-class VersionObject(ResponseObject):
+class EngineVersionObject(ResponseObject):
     """The version of vLLM, in the shape of vLLM's own route."""
 
     version: str

@@ -20,8 +20,8 @@ from tests.server.cli.conftest import Patchbay
 OPTIONS = {
     name: option_of(name, field) for name, field in Settings.model_fields.items() if name not in ENVIRONMENT_ONLY
 }
-LISTS = ("source_dirs", "source_buckets", "integrations")
-SWITCHES = ("allow_anonymous", "worker")
+LISTS = ("source_dirs", "source_buckets", "integrations", "allowed_origins", "allowed_methods", "allowed_headers")
+SWITCHES = ("allow_anonymous", "allow_credentials", "worker")
 VALUES = (
     "1",
     "0",

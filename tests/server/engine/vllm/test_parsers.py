@@ -11,6 +11,7 @@ import pytest
 from vllm.reasoning import ReasoningParserManager
 from vllm.tool_parsers import ToolParserManager
 
+import embedded
 from server.engine.protocol import StartRefused
 from server.engine.vllm.flags import parse_flags
 from server.engine.vllm.parsers import CALL_FORMATS, REASONING_PARSERS, check_parsers, choose_parsers
@@ -192,3 +193,8 @@ def test_a_parser_that_does_not_exist_is_refused_at_once(tmp_path: Path, flags: 
 def test_a_directory_without_any_file_has_no_family(tmp_path: Path) -> None:
     args: Any = chosen(tmp_path)
     assert (args.tool_call_parser, args.reasoning_parser) == (None, "")
+
+
+def test_the_embedded_base_s_calls_are_read() -> None:
+    args = chosen(embedded.BASE)
+    assert (args.tool_call_parser, args.structured_outputs_config.reasoning_parser) == ("hermes", "")
