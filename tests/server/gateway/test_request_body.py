@@ -1,4 +1,4 @@
-"""What is made of the body of an inference request before the engine's own models read it."""
+"""What is made of the body of an inference request before the engine reads it."""
 
 from __future__ import annotations
 
