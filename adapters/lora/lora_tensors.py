@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from adapters.base_model import EMBEDDING, HEAD, BaseModel
 from adapters.errors import AdapterRefused, Fault
-from adapters.lora.peft_config import PeftConfig, shown, suffixes
+from adapters.lora.config_fields import shown
+from adapters.lora.peft_config import PeftConfig, suffixes
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 from adapters.storage.number_formats import WEIGHT_DTYPES
 from adapters.storage.safetensors_header import Header, Tensor
@@ -31,6 +32,10 @@ _FOREIGN: Mapping[str, str] = {
     ".bias": "no biases: train with bias='none' and lora_bias=False",
 }
 _LAYER = re.compile(r"\.\d+\.")
+_GATHER = (
+    "save again; under FSDP or ZeRO-3 gather the weights first (stage3_gather_16bit_weights_on_model_save, or "
+    "accelerator.get_state_dict)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,13 @@ class LoraTensors:
         pairs = (Pair(module, sides.get("A"), sides.get("B")) for module, sides in sorted(factors.items()))
         return cls(tuple(pairs), copies, tuple(twice), tuple(unknown))
 
+    @property
+    def empty(self) -> list[Tensor]:
+        """The tensors without a number, as ZeRO-3 leaves them where the weights were not gathered."""
+        factors = (tensor for pair in self.pairs for tensor in (pair.a, pair.b) if tensor is not None)
+        others = (*self.embedding_copies.values(), *self.twice, *self.unknown)
+        return [tensor for tensor in (*factors, *others) if 0 in tensor.shape]
+
     def are_inert(self, zero: frozenset[str]) -> bool:
         """Whether B·A is 0 in every module, given the names of the tensors that hold only zeros."""
         return bool(self.pairs) and all(
@@ -84,8 +96,12 @@ class LoraTensors:
         ``names_in_file``: the modules' names in the file, for which its config was written.
         """
         if not self.pairs and not self.unknown:
-            needed = "lora_A and lora_B of each module: save again (under FSDP or ZeRO-3, gather first)"
-            yield Fault(WEIGHTS_FILE, "no LoRA tensors", needed)
+            yield Fault(WEIGHTS_FILE, "no LoRA tensors", f"lora_A and lora_B of each module: {_GATHER}")
+            return
+        if empty := self.empty:
+            found = f"{len(empty)} tensors without a number, such as {empty[0].name} of shape {list(empty[0].shape)}"
+            yield Fault(WEIGHTS_FILE, found, f"the numbers of every tensor: {_GATHER}")
+            return
         for tensor in self.unknown:
             yield Fault(at(tensor), "a key that no engine reads", _key_needed(tensor.name))
         for tensor in self.twice:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from adapters import strict_json
 from adapters.errors import Fault, SafetensorsMalformed
+from adapters.storage.mistaken_files import START_BYTES, mistaken_file
 
 DTYPE_BITS: Mapping[str, int] = {
     dtype: bits
@@ -102,6 +103,10 @@ def _malformed(where: str, found: str, needed: str) -> SafetensorsMalformed:
 
 
 def _header_bytes(file: BinaryIO, size: int, where: str, limits: HeaderLimits) -> bytes:
+    if (mistaken := mistaken_file(file.read(START_BYTES))) is not None:
+        found, to_do = mistaken
+        raise _malformed(where, found, f"a safetensors file: {to_do}")
+    file.seek(0)
     if size < LENGTH_BYTES:
         raise _malformed(where, f"a file of {size} bytes", "a safetensors file; send the whole file again")
     length = int.from_bytes(file.read(LENGTH_BYTES), "little")

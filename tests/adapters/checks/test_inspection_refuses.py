@@ -315,6 +315,33 @@ def test_refuses_a_directory_inside(plain: MakeAdapter, tmp_path: Path, tiny_bas
     assert [(fault.where, fault.found) for fault in refused.value.faults] == [("checkpoint-8", "a directory")]
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 16), (8, 0)])
+def test_tensors_that_zero3_left_empty_are_one_fault(
+    plain: MakeAdapter, refuse: Refuse, shape: tuple[int, ...]
+) -> None:
+    adapter = plain()
+    for key in adapter.tensors:
+        adapter.put(key, np.ones(shape))
+    [fault] = refuse(adapter)
+    assert (fault.where, "without a number" in fault.found) == (WEIGHTS, True)
+    assert "ZeRO-3" in fault.needed
+
+
+def test_a_file_without_tensors_is_one_fault(plain: MakeAdapter, refuse: Refuse) -> None:
+    adapter = plain()
+    adapter.tensors.clear()
+    [fault] = refuse(adapter)
+    assert (fault.where, fault.found) == (WEIGHTS, "no LoRA tensors")
+    assert "ZeRO-3" in fault.needed
+
+
+def test_a_pointer_in_the_place_of_both_files_is_told_for_both(plain: MakeAdapter, refuse: Refuse) -> None:
+    adapter = plain()
+    for name in (CONFIG, WEIGHTS):
+        adapter.extra[name] = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+    assert [(fault.where, "git-lfs" in fault.found) for fault in refuse(adapter)] == [(CONFIG, True), (WEIGHTS, True)]
+
+
 def test_never_unpickles(plain: MakeAdapter, refuse: Refuse, tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[object, ...]:

@@ -1,0 +1,38 @@
+"""Recognizes what lies under the name of an adapter's file although it is another file, by its first bytes."""
+
+from typing import Final
+
+START_BYTES: Final = 512
+"""As many bytes of a file tell its kind."""
+
+_AGAIN: Final = "download it again"
+_PICKLED: Final = "save with safe_serialization=True; a new name does not change what a file holds"
+_TEXTS: Final = (
+    (b"version https://git-lfs", "a git-lfs pointer, not the file", "run `git lfs pull` where it lies"),
+    (b"<", "an HTML or XML page", f"{_AGAIN}, with a token where it asks for one"),
+)
+_MAGICS: Final = (
+    (b"PK\x03\x04", "a zip archive, such as torch.save writes", _PICKLED),
+    (b"\x1f\x8b", "a gzip archive", "unpack it"),
+    (b"GGUF", "a GGUF file", "send the adapter as PEFT saved it, before it was converted"),
+    (b"\x89HDF", "an HDF5 file", "send the adapter as PEFT saved it"),
+    *((bytes([0x80, protocol]), "a pickle", _PICKLED) for protocol in range(2, 6)),
+)
+
+
+def mistaken_file(start: bytes) -> tuple[str, str] | None:
+    """Return what a file that begins with ``start`` is, and what to do; None where it is none of the known kinds.
+
+    What may be a safetensors file is none of them: the length of its header, below 2**32, and then a JSON object.
+    """
+    if start[4:9] == b"\0\0\0\0{":
+        return None
+    if start and not start.strip(b"\0"):
+        return "a file of zeros", f"{_AGAIN}; the first download reserved space and broke off"
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    known = [*((start, *magic) for magic in _MAGICS), *((text, *beginning) for beginning in _TEXTS)]
+    for content, beginning, found, needed in known:
+        if content.startswith(beginning):
+            return found, needed
+    is_json = text[:1] in (b"{", b"[")
+    return ("JSON text, such as a server's error message", _AGAIN) if is_json else None
