@@ -1,7 +1,7 @@
 """Compares the base model that an adapter's config names with the one that is served."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -9,13 +9,24 @@ from typing import Any, Self
 
 from adapters import strict_json
 from adapters.errors import AdapterRefused, Fault
-from adapters.lora.peft_config import MAX_CONFIG_BYTES, shown
+from adapters.lora.config_fields import shown
+from adapters.lora.peft_config import MAX_CONFIG_BYTES
 from adapters.storage.manifest import CONFIG_FILE
 
 FORCE = "publish it with force_base=true (--force-base)"
 
 _PARTS = re.compile(r"[/\\]")
-_WORDS = re.compile(r"[-_.]")
+_WORDS = re.compile(r"[-_.]+")
+"""Between two words of a name: ModelScope writes "___" for a dot."""
+_NUMBERED = re.compile(r"(?<=[a-z])(?=[0-9])")
+"""Where some write a hyphen and others do not: "Llama-3" and "Llama3"."""
+_HUBS = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf-mirror\.com|modelscope\.cn/models)/|hf://")
+_PATH = re.compile(
+    r"[/~.\\]|[A-Za-z]:[/\\]|[a-z0-9]+://|(?:[^/\\]*[/\\]){2}"
+    r"|(?:checkpoints?|content|data|experiments|models?|outputs?|results?|runs?|saves?|tmp|work|workspace)[/\\]"
+    r"|(?:[^/\\]*[/\\])?checkpoint-[0-9]+$"
+)
+"""What no hub id begins with: a hub id is ``org/name``, and ``outputs`` is the directory of a trainer."""
 _REPACKED = re.compile(r"unsloth|bnb|awq|gptq|gguf|fp8|int[48]|[48]bit|w\d{1,2}a\d{1,2}|quantized")
 """Suffixes of the names of quantised copies."""
 _FAMILY = re.compile(r"(?P<family>\w{1,80}?)(?:For[A-Z]\w{0,80}|LMHeadModel|Model)")
@@ -23,7 +34,10 @@ _FAMILY = re.compile(r"(?P<family>\w{1,80}?)(?:For[A-Z]\w{0,80}|LMHeadModel|Mode
 
 @dataclass(frozen=True, slots=True)
 class BaseIdentity:
-    """The served base model's names, by their cores, and the families of its architectures."""
+    """The served base model's names, by their cores, and the families of its architectures.
+
+    An adapter may name its base by a path, which says nothing about it, and by any known spelling of its name.
+    """
 
     shown_as: str
     cores: frozenset[str]
@@ -50,7 +64,7 @@ class BaseIdentity:
 
     def _faults(self, config: dict[str, Any]) -> Iterator[Fault]:
         declared = config.get("base_model_name_or_path")
-        if isinstance(declared, str) and declared.strip() and _core(declared) not in self.cores:
+        if isinstance(declared, str) and not names_no_base(declared) and _core(declared) not in self.cores:
             needed = f"an adapter for {self.shown_as}, which is served: train it on that; if both are one, {FORCE}"
             yield Fault(f"{CONFIG_FILE}: base_model_name_or_path", shown(declared), needed)
         mapping = config.get("auto_mapping")
@@ -61,6 +75,16 @@ class BaseIdentity:
             yield Fault(f"{CONFIG_FILE}: auto_mapping.base_model_class", shown(class_name), needed)
 
 
+def names_no_base(declared: str) -> bool:
+    """Whether ``declared``, a config's base_model_name_or_path, is empty or a path: the shapes decide then.
+
+    A path into the hub's cache names a model of the hub.
+    """
+    parts = _parts(declared)
+    is_path = _PATH.match(_HUBS.sub("", "/".join(parts), count=1)) is not None
+    return parts == [""] or (is_path and not _is_snapshot(parts))
+
+
 def _config(path: Path) -> dict[str, Any]:
     try:
         return {} if path.stat().st_size > MAX_CONFIG_BYTES else strict_json.fields_in(path)
@@ -68,13 +92,27 @@ def _config(path: Path) -> dict[str, Any]:
         return {}
 
 
+def _parts(name: str) -> list[str]:
+    return _PARTS.split(name.strip().rstrip("/\\"))
+
+
 def _core(name: str) -> str:
     """Return the part that names of one model share: the last, in lower case, without suffixes of quantised copies."""
-    parts = _PARTS.split(name.strip().rstrip("/\\"))
-    is_snapshot = len(parts) > 2 and parts[-2] == "snapshots"  # in the hub's cache, where it is named by its commit
-    last = parts[-3].rpartition("--")[2] if is_snapshot else parts[-1]
+    parts = _parts(name)
+    last = parts[-3].rpartition("--")[2] if _is_snapshot(parts) else parts[-1]
     first, *words = _WORDS.split(last.lower())
-    return "-".join([first, *takewhile(lambda word: not _REPACKED.fullmatch(word), words)])
+    kept = [first, *takewhile(lambda word: not _REPACKED.fullmatch(word), words)]
+    spelled = [part for word in kept for part in _NUMBERED.split(word)]
+    if spelled[:2] == ["meta", "llama"]:  # Meta renamed its models
+        del spelled[0]
+    if spelled[-1] == "hf":  # converted from Meta's own format
+        del spelled[-1]
+    return "-".join(spelled)
+
+
+def _is_snapshot(parts: Sequence[str]) -> bool:
+    """Whether the parts of a path lie in the hub's cache, where a model is named by its commit."""
+    return len(parts) > 2 and parts[-2] == "snapshots" and parts[-3].startswith("models--")
 
 
 def _family(class_name: str) -> str | None:

@@ -15,6 +15,7 @@ from adapters.checks.inspection import AdapterLimits, InspectionReport, inspect_
 from adapters.checks.weights import check_magnitude
 from adapters.errors import AdapterRefused, Fault
 from adapters.lora.canonical_form import CanonicalForm, CompileReport, write
+from adapters.lora.config_fields import shown
 from adapters.lora.factors import Factors
 from adapters.lora.stored_lora import LinearSum
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
@@ -47,6 +48,9 @@ def canonicalize(directory: Path, out: Path, base: BaseModel, limits: AdapterLim
             needed = "no copy: save with save_embedding_layers=False"
             copies = sorted(inspected.embedding_copies)
             raise AdapterRefused([Fault(f"{WEIGHTS_FILE}: {module}", found, needed) for module in copies])
+        if intricate := inspected.lora.config.intricate_patterns:
+            needed = "plain module names: the engine itself matches the patterns of files with such a copy"
+            raise AdapterRefused([Fault(f"{CONFIG_FILE}: rank_pattern", shown(intricate[0]), needed)])
         report = inspected.report
         return Canonical(replace(report, notes=(*report.notes, NOT_CANONICAL)), None)
     form = CanonicalForm.of(inspected.lora, base.modules, base.dtype)

@@ -16,8 +16,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from adapters.base_model import BaseModel
+from adapters.checks.base_identity import names_no_base
 from adapters.checks.weights import WeightScan, scan
 from adapters.errors import MAX_FAULTS, AdapterRefused, Fault, SafetensorsMalformed
+from adapters.lora.config_fields import ignored_note, shown
 from adapters.lora.lora_tensors import LoraTensors
 from adapters.lora.peft_config import MAX_CONFIG_BYTES, PeftConfig
 from adapters.lora.ranks import rank_fault
@@ -92,6 +94,8 @@ class _Weights:
     normalized: NormalizedHeader
     tensors: LoraTensors
     scan: WeightScan
+    config: PeftConfig | None
+    """Settled for the modules of the base model and of the file."""
 
 
 def inspect_adapter(directory: Path, base: BaseModel, limits: AdapterLimits) -> InspectedAdapter:
@@ -107,7 +111,9 @@ def inspect_adapter(directory: Path, base: BaseModel, limits: AdapterLimits) -> 
     sizes = _readable_files(directory, limits, faults)
     config = _read_config(directory / CONFIG_FILE, limits, faults) if CONFIG_FILE in sizes else None
     weights = _read_weights(directory / WEIGHTS_FILE, base, config, faults) if WEIGHTS_FILE in sizes else None
-    if faults or config is None or weights is None:
+    if weights is not None:
+        faults.extend(_unserved_faults(weights.tensors, limits))
+    if faults or weights is None or (config := weights.config) is None:
         more = [Fault("adapter", "more faults than are listed", "mend the listed ones first")]
         raise AdapterRefused(faults if len(faults) <= MAX_FAULTS else faults[:MAX_FAULTS] + more)
     return InspectedAdapter(
@@ -179,16 +185,22 @@ def _read_weights(path: Path, base: BaseModel, config: PeftConfig | None, faults
         header = read_header(path)
         normalized = NormalizedHeader.of(header, map(TensorKeyParser(base.modules).parse, header.tensors))
         tensors = LoraTensors.of(normalized.header)
-        weights = _Weights(normalized, tensors, scan(path, normalized.header))
+        scanned = scan(path, normalized.header)
     except SafetensorsMalformed as malformed:
         faults.append(malformed.fault)
         return None
-    faults.extend(weights.scan.faults)
+    try:
+        config = None if config is None else config.settled({*base.modules, *normalized.names_in_file.values()})
+    except AdapterRefused as refused:
+        faults.extend(refused.faults)
+        config = None
+    weights = _Weights(config, normalized, tensors, scanned)
+    faults.extend(scanned.faults)
     tensor_faults = tensors.faults(base, config, normalized.names_in_file)
     faults.extend(islice(chain(normalized.faults, tensor_faults), MAX_FAULTS + 1))
     if config is not None and not faults:
         faults.extend(normalized.pattern_faults(config))
-    if tensors.are_inert(weights.scan.zero):
+    if not tensors.empty and tensors.are_inert(scanned.zero):
         needed = "trained weights: this adapter would answer exactly as the base model does"
         faults.append(Fault(WEIGHTS_FILE, "only zeros in lora_A or lora_B of every module", needed))
     return weights
@@ -196,6 +208,19 @@ def _read_weights(path: Path, base: BaseModel, config: PeftConfig | None, faults
 
 def _report(base: BaseModel, config: PeftConfig, weights: _Weights, size_bytes: int) -> InspectionReport:
     modules = [pair.module for pair in weights.tensors.pairs]
+def _unserved_faults(tensors: LoraTensors, limits: AdapterLimits) -> Iterator[Fault]:
+    """Yield a fault if there is LoRA on modules where the engine would give it no effect, or would refuse it."""
+    unserved = sorted({pair.module for pair in tensors.pairs}.intersection(limits.unserved))
+    if unserved:
+        names = ", ".join(sorted({module.rpartition(".")[2] for module in unserved}))
+        found = f"LoRA on {len(unserved)} modules where this server serves none, such as {unserved[0]}"
+        needed = (
+            f"target_modules without {names} there: train again without them; where vLLM supports them, the server's "
+            "flags --lora-target-modules and --enable-tower-connector-lora decide"
+        )
+        yield Fault(WEIGHTS_FILE, found, needed)
+
+
     ranks = Counter(config.rank_of(module) for module in modules)
     return InspectionReport(
         rank=max(ranks),
@@ -217,10 +242,13 @@ def _report(base: BaseModel, config: PeftConfig, weights: _Weights, size_bytes: 
 
 def _notes(base: BaseModel, config: PeftConfig, tensors: LoraTensors, modules: list[str]) -> Iterator[str]:
     declared = config.base_model_name_or_path
-    if declared and Path(declared).name.lower() != Path(base.name).name.lower():
+    if declared and names_no_base(declared):
+        yield f"base_model_name_or_path is {shown(declared)}, a path, which names no base; its shapes fit {base.name}"
+    elif declared and Path(declared).name.lower() != Path(base.name).name.lower():
         yield f"made for {declared}, as its config says; its shapes fit {base.name}"
     if tensors.embedding_copies:
         yield f"copies of the base model's weights are not read: {', '.join(sorted(tensors.embedding_copies))}"
+    yield from ignored_note(config.ignored)
     if isinstance(config.target_modules, list):
         left_out = len(config.targeted(base.modules)) - len(modules)
         if left_out:

@@ -1,6 +1,6 @@
 """Compiles an adapter of any kind to the canonical form, or refuses it with the reason."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,8 +14,10 @@ from adapters.compile.source import CompileSource
 from adapters.compile.weights import BaseWeights
 from adapters.errors import AdapterRefused, Fault
 from adapters.lora.canonical_form import CanonicalForm, CompileReport, write
+from adapters.lora.config_fields import LORA, ignored_fields, ignored_note
 from adapters.lora.factors import NEGLIGIBLE, Factors, Spectrum, TruncationLoss, numerical_rank, percentage, rank_within
 from adapters.lora.initial_adapter import LOFTQ
+from adapters.lora.peft_config import PeftConfig
 from adapters.lora.ranks import rank_fault, server_option
 from adapters.storage.manifest import CONFIG_FILE
 
@@ -76,8 +78,20 @@ def compile_directory(directory: Path, out: Path, base: BaseWeights, bounds: Com
         **made.loss.to_json(),
         rounding=write(out, form, made.factors.__getitem__),
         dropped=source.dropped,
-        notes=(*source.normalized.notes(base.model.name), *([COPIES_DROPPED] if source.dropped else [])),
+        notes=(
+            *source.normalized.notes(base.model.name),
+            *([COPIES_DROPPED] if source.dropped else []),
+            *ignored_note(ignored_fields(source.config, _known_fields(source.kind))),
+        ),
     )
+
+
+def _known_fields(kind: str) -> Container[str]:
+    if kind == LORA:
+        return PeftConfig.model_fields
+    from adapters.compile import peft_configs  # PEFT takes seconds to import
+
+    return peft_configs.known_fields(kind)
 
 
 def _from_lora(source: CompileSource, directory: Path, base: BaseWeights, bounds: CompileBounds) -> _Factored:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapters.errors import Fault
-from adapters.lora.peft_config import shown
+from adapters.lora.config_fields import shown
 from adapters.storage.manifest import CONFIG_FILE
 
 CHANGES = frozenset(

@@ -18,8 +18,9 @@ from adapters.base_model import EMBEDDING
 from adapters.compile.lora import UploadedLora
 from adapters.compile.weights import BaseWeights
 from adapters.errors import AdapterRefused, Fault
+from adapters.lora.config_fields import shown
 from adapters.lora.factors import Factors
-from adapters.lora.peft_config import PeftConfig, shown
+from adapters.lora.peft_config import PeftConfig
 from adapters.lora.stored_lora import LinearSum
 from adapters.storage.manifest import CONFIG_FILE, INITIAL
 

@@ -9,9 +9,10 @@ from adapters.base_model import BaseModel
 from adapters.compile.source import CompileSource
 from adapters.compile.weights import BaseWeights
 from adapters.errors import AdapterRefused, Fault
+from adapters.lora.config_fields import shown
 from adapters.lora.initial_adapter import LOFTQ, base_changing_init
 from adapters.lora.lora_tensors import LoraTensors
-from adapters.lora.peft_config import PeftConfig, shown
+from adapters.lora.peft_config import PeftConfig
 from adapters.lora.stored_lora import LinearSum, StoredLora
 from adapters.storage.manifest import CONFIG_FILE, INITIAL
 
@@ -35,8 +36,10 @@ class UploadedLora(StoredLora):
         if not isinstance(config.use_dora, bool | None):
             faults.append(Fault(f"{CONFIG_FILE}: use_dora", shown(config.use_dora), "true or false"))
         faults.extend(_init_faults(config))
+        names_in_file = source.normalized.names_in_file
+        config = config.settled({*base.modules, *names_in_file.values()})
         header = source.without(MAGNITUDE) if config.use_dora else source.header
-        faults.extend(LoraTensors.of(header).faults(base, config, source.normalized.names_in_file))
+        faults.extend(LoraTensors.of(header).faults(base, config, names_in_file))
         if not faults:
             faults.extend(source.normalized.pattern_faults(config))
         if faults:

@@ -1,6 +1,7 @@
 """Reads the configs of PEFT's methods strictly: PEFT gets known fields only, none with a path or a repository."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from adapters.compile.kinds import RENAMED
 from adapters.compile.skeleton import PEFT_ERRORS, config_refused
 from adapters.errors import AdapterRefused, Fault
-from adapters.lora.peft_config import UNSERVED, shown
+from adapters.lora.config_fields import shown, unknown_switches
+from adapters.lora.peft_config import UNSERVED
 from adapters.lora.peft_config import PeftConfig as LoraFields
 from adapters.storage.manifest import CONFIG_FILE
 
@@ -31,11 +33,13 @@ _UNSERVED: Mapping[str, str] = {
 def config_of(kind: str, fields: Mapping[str, Any]) -> PeftConfig:
     """Return the config of a method other than LoRA, without fields that name a path or a repository.
 
+    Fields that PEFT does not know are left out, as PEFT leaves them out.
+
     Raises:
-        AdapterRefused: fields that PEFT does not know, that no change to a weight expresses, or of a wrong type.
+        AdapterRefused: fields that no change to a weight expresses, or of a wrong type.
     """
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING[RENAMED.get(kind, kind)]
-    known = {field.name for field in dataclasses.fields(config_class)}
+    known = known_fields(kind)
     if faults := list(_field_faults(fields, known)):
         raise AdapterRefused(faults)
     kept = {name: value for name, value in fields.items() if name in known - _IDENTITY - _CHECKED_ELSEWHERE}
@@ -46,26 +50,30 @@ def config_of(kind: str, fields: Mapping[str, Any]) -> PeftConfig:
     return config
 
 
+def known_fields(kind: str) -> frozenset[str]:
+    """Return the names of the fields that the config of a method has."""
+    return frozenset(field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[RENAMED.get(kind, kind)]))
+
+
 def dora_config_of(config: LoraFields, modules: Sequence[str]) -> PeftConfig:
     """Return the config of a DoRA on ``modules``, from checked fields."""
     return LoraConfig(
         r=config.r,
         lora_alpha=config.lora_alpha,
         target_modules=list(modules),
-        rank_pattern=dict(config.rank_pattern or {}),
-        alpha_pattern=dict(config.alpha_pattern or {}),
+        rank_pattern={re.escape(module): config.rank_of(module) for module in modules if config.rank_pattern},
+        alpha_pattern={re.escape(module): config.alpha_of(module) for module in modules if config.alpha_pattern},
         use_rslora=bool(config.use_rslora),
         use_dora=True,
         inference_mode=True,
     )
 
 
-def _field_faults(fields: Mapping[str, Any], known: set[str]) -> Iterator[Fault]:
+def _field_faults(fields: Mapping[str, Any], known: frozenset[str]) -> Iterator[Fault]:
+    yield from unknown_switches(fields, known | _UNSERVED.keys())
     for name, value in fields.items():
-        where = f"{CONFIG_FILE}: {ascii(name)[1:-1][:80]}"
-        if name not in known and value:
-            yield Fault(where, shown(value), "a field of this method's config in PEFT 0.21: remove it")
-        elif name in _UNSERVED and value:
+        where = f"{CONFIG_FILE}: {name}"
+        if name in _UNSERVED and value:
             yield Fault(where, shown(value), _UNSERVED[name])
         elif name in {"bias", "lora_bias"} and value not in (None, "none", False):
             yield Fault(where, shown(value), '"none": train without biases')

@@ -13,8 +13,8 @@ from adapters.checks.weights import scan
 from adapters.compile.kinds import refusal
 from adapters.compile.weights import BaseWeights, TensorFile
 from adapters.errors import AdapterRefused, Fault, SafetensorsMalformed
+from adapters.lora.config_fields import LORA, parse_fields
 from adapters.lora.lora_tensors import at
-from adapters.lora.peft_config import parse_fields
 from adapters.lora.tensor_names import NormalizedHeader, TensorKey, TensorKeyParser
 from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
 from adapters.storage.safetensors_header import Header, read_header
@@ -47,7 +47,7 @@ class CompileSource:
             raise AdapterRefused(faults)
         raw = (directory / CONFIG_FILE).read_bytes()
         config = parse_fields(raw)
-        kind = config.get("peft_type", "LORA")
+        kind = config.get("peft_type", LORA)
         if (fault := refusal(kind)) is not None:
             raise AdapterRefused([fault])
         path = directory / WEIGHTS_FILE

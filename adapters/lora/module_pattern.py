@@ -20,8 +20,8 @@ WALL_S: Final = 30.0
 MAX_LENGTH: Final = 8192
 
 
-def matching(pattern: str, modules: Iterable[str]) -> frozenset[str]:
-    """Return the ``modules`` that ``pattern`` matches in full, as in PEFT. Blocks.
+def matching(pattern: str, modules: Iterable[str], *, is_whole: bool = True) -> frozenset[str]:
+    """Return the ``modules`` that ``pattern`` matches: in full, or (``is_whole`` False) at their beginning. Blocks.
 
     Raises:
         ValueError: it does not compile, or takes too long; the message says what is needed instead.
@@ -29,7 +29,7 @@ def matching(pattern: str, modules: Iterable[str]) -> frozenset[str]:
     if len(pattern) > MAX_LENGTH:
         raise ValueError(f"a pattern of at most {MAX_LENGTH} characters")
     command = [sys.executable, "-I", "-S", str(Path(__file__))]
-    question = json.dumps([pattern, sorted(modules)])
+    question = json.dumps([pattern, is_whole, sorted(modules)])
     try:
         child = subprocess.run(  # noqa: S603 - this file
             command, input=question, capture_output=True, text=True, timeout=WALL_S, check=True, env={}
@@ -49,11 +49,12 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    pattern, modules = json.load(sys.stdin)
+    pattern, is_whole, modules = json.load(sys.stdin)
     answer: list[str] | str
     try:
         compiled = re.compile(pattern)
-        answer = [module for module in modules if compiled.fullmatch(module)]
+        match = compiled.fullmatch if is_whole else compiled.match
+        answer = [module for module in modules if match(module)]
     except (re.error, OverflowError) as error:  # OverflowError: a repetition above 2**32
         answer = str(error)
     json.dump(answer, sys.stdout)

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from adapters import strict_json
 from adapters.errors import AdapterRefused, Fault
+from adapters.lora.config_fields import LORA, config_fault, ignored_fields, parse_fields, shown, unknown_switches
 from adapters.lora.initial_adapter import LOFTQ
-from adapters.lora.module_pattern import matching
+from adapters.lora.module_pattern import MAX_LENGTH, matching
+from adapters.lora.name_patterns import (
+    MAX_COSTLY_PATTERNS,
+    MAX_PATTERNS,
+    is_costly,
+    is_simple,
+    matches,
+    modules_of,
+)
 from adapters.storage.manifest import CONFIG_FILE, INITIAL
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_RANK = 65_536
 MAX_ALPHA = 65_536.0
 MAX_LIST = 4096
-MAX_PATTERNS = 2048
-MAX_WILD_PATTERNS = 32
-MAX_PATTERN_LENGTH = 256
-
 _PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica"})
 """Initialisations that leave the base model's weights alone, so that what was saved is a plain LoRA."""
 
@@ -37,32 +40,19 @@ _TASKS = frozenset({None, "CAUSAL_LM", "FEATURE_EXTRACTION"})
 _NESTED = frozenset({"arrow_config", "kasa_config", "use_bdlora"})
 """Fields of which PEFT takes an empty object for one that asks for the defaults."""
 
-# A pattern is matched against every module, here and in the engine: one with nested repetition would hang both.
-# Allowed: literals, '.', '\.', '\d', classes, '|' and at most two of '*', '+' and '?'; no groups.
-_PATTERN = re.compile(r"\^?(?:[A-Za-z0-9_.|-]|\\[.d]|\[[0-9A-Za-z-]+\]|[*+?])+\$?")
-_PATTERN_FIELDS = frozenset({"rank_pattern", "alpha_pattern"})
+_PATTERN_FIELDS = ("rank_pattern", "alpha_pattern")
 
 
 def _check_pattern(pattern: str) -> str:
-    if len(pattern) > MAX_PATTERN_LENGTH or not _PATTERN.fullmatch(pattern) or _wildness(pattern) > 2:
-        raise ValueError(
-            "a module name or a simple pattern: letters, digits, '_', '-', '.', '\\.', '\\d', [0-9], '|' "
-            f"and at most two of '*', '+' and '?', without groups, up to {MAX_PATTERN_LENGTH} characters"
-        )
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"a pattern that compiles ({error})") from error
+    if len(pattern) > MAX_LENGTH:
+        raise ValueError(f"a pattern of at most {MAX_LENGTH} characters")
     return pattern
 
 
-def _wildness(pattern: str) -> int:
-    return sum(pattern.count(sign) for sign in "*+?")
-
-
 def _check_pattern_count(patterns: dict[str, Any]) -> dict[str, Any]:
-    if len(patterns) > MAX_PATTERNS or sum(_wildness(key) > 0 for key in patterns) > MAX_WILD_PATTERNS:
-        raise ValueError(f"at most {MAX_PATTERNS} patterns, {MAX_WILD_PATTERNS} of them with '*', '+' or '?'")
+    if len(patterns) > MAX_PATTERNS or sum(map(is_costly, patterns)) > MAX_COSTLY_PATTERNS:
+        costly = f"{MAX_COSTLY_PATTERNS} of them with '*', '+', '?' or groups"
+        raise ValueError(f"at most {MAX_PATTERNS} patterns, {costly}")
     return patterns
 
 
@@ -87,10 +77,15 @@ def _unserved(needed: str) -> Any:
 class PeftConfig(BaseModel):
     """Every field of PEFT's LoraConfig. Fields that only steer training are checked for their type alone.
 
-    A description says what a field must hold; it becomes the fault's ``needed``.
+    A description says what a field must hold; it becomes the fault's ``needed``. A config with intricate patterns has
+    to be ``settled`` before it gives ranks and alphas.
     """
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    _ignored: tuple[str, ...] = PrivateAttr(())
+    _matched: dict[str, frozenset[str]] = PrivateAttr(default_factory=dict)
+    """Intricate pattern -> the modules that it means."""
 
     peft_type: str = Field(description='"LORA"')
     r: _Rank = Field(description=f"the rank, a whole number from 1 to {MAX_RANK}")
@@ -151,49 +146,87 @@ class PeftConfig(BaseModel):
     def parse(cls, raw: bytes) -> PeftConfig:
         """Parse the content of adapter_config.json; whether it can be served: see ``unservable``.
 
-        A key that PEFT 0.21 does not know is a fault, unless its value is empty (null, false, []...).
+        Fields that PEFT 0.21 does not know are ignored, as by PEFT itself, and listed in ``ignored``.
 
         Raises:
-            AdapterRefused: not JSON, or fields that are missing, unknown or of another kind.
+            AdapterRefused: not JSON; fields that are missing or of another kind; an unknown field that may stand for
+                another kind of LoRA.
         """
         fields = parse_fields(raw)
-        if fields.get("peft_type", "LORA") != "LORA":  # another method's fields would all read as unknown
+        if fields.get("peft_type", LORA) != LORA:  # another method's fields would all read as unknown
             needed = '"LORA": convert with peft.save_as_lora, or train a LoRA'
-            raise AdapterRefused([_fault("peft_type", shown(fields["peft_type"]), needed)])
-        known = {key: value for key, value in fields.items() if value or key in cls.model_fields}
+            raise AdapterRefused([config_fault("peft_type", shown(fields["peft_type"]), needed)])
+        faults = list(unknown_switches(fields, cls.model_fields))
         try:
-            return cls.model_validate(known)
+            config = cls.model_validate(fields)
         except ValidationError as error:
-            raise AdapterRefused(list(_invalid_fields(error))) from None
+            faults.extend(_invalid_fields(error))
+        if faults:
+            raise AdapterRefused(faults)
+        config._ignored = ignored_fields(fields, cls.model_fields)
+        return config
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The names of fields with a value that PEFT 0.21 does not know."""
+        return self._ignored
 
     def unservable(self) -> Iterator[Fault]:
         """Yield a fault for each field that the engine does not implement, or not as PEFT does."""
         for field, needed in UNSERVED.items():
             value = getattr(self, field)
             if value or (field in _NESTED and value is not None):
-                yield _fault(field, shown(value), needed)
+                yield config_fault(field, shown(value), needed)
         if self.bias not in {None, "none"}:
-            yield _fault("bias", shown(self.bias), '"none": train without biases')
+            yield config_fault("bias", shown(self.bias), '"none": train without biases')
         if self.task_type not in _TASKS:
-            yield _fault("task_type", shown(self.task_type), "an adapter for CAUSAL_LM")
+            yield config_fault("task_type", shown(self.task_type), "an adapter for CAUSAL_LM")
         init = self.init_lora_weights
         if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
             otherwise = "convert by PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) to plain LoRA"
             if init.lower() == LOFTQ:
                 otherwise = "train with init_lora_weights=true, on a quantised base too (QLoRA)"
             needed = "an initialisation that keeps the base model: send the initial adapter too, its two files in "
-            yield _fault("init_lora_weights", shown(init), f"{needed}{INITIAL}/, or {otherwise}")
+            yield config_fault("init_lora_weights", shown(init), f"{needed}{INITIAL}/, or {otherwise}")
         yield from self._layer_faults()
         if not self.target_modules:
-            yield _fault("target_modules", shown(self.target_modules), "the names of the modules that carry a LoRA")
+            yield config_fault(
+                "target_modules", shown(self.target_modules), "the names of the modules that carry a LoRA"
+            )
 
     def _layer_faults(self) -> Iterator[Fault]:
         # PEFT raises for these; written by hand they are a mistake.
         for field in ("layers_to_transform", "layers_pattern"):
             if isinstance(self.target_modules, str) and (value := getattr(self, field)) is not None:
-                yield _fault(field, shown(value), "null, or target_modules as a list of module names")
+                yield config_fault(field, shown(value), "null, or target_modules as a list of module names")
         if self.layers_pattern and self.layers_to_transform is None:
-            yield _fault("layers_pattern", shown(self.layers_pattern), "layers_to_transform beside it, or null")
+            yield config_fault("layers_pattern", shown(self.layers_pattern), "layers_to_transform beside it, or null")
+
+    @property
+    def intricate_patterns(self) -> list[str]:
+        """The patterns that are matched in a child process only."""
+        named = (key for field in _PATTERN_FIELDS for key in getattr(self, field) or ())
+        return [key for key in dict.fromkeys(named) if not is_simple(key)]
+
+    def settled(self, modules: Iterable[str]) -> PeftConfig:
+        """Return this config for ``modules`` alone, with its intricate patterns matched. Blocks where it has some.
+
+        Raises:
+            AdapterRefused: patterns do not compile, or take too long.
+        """
+        named = frozenset(modules)
+        faults = []
+        settled = self.model_copy()
+        settled._matched = {}
+        for pattern in self.intricate_patterns:
+            try:
+                settled._matched[pattern] = modules_of(pattern, named)
+            except ValueError as unfit:
+                field = next(field for field in _PATTERN_FIELDS if pattern in (getattr(self, field) or ()))
+                faults.append(config_fault(f"{field}.{pattern}", shown(pattern), str(unfit)))
+        if faults:
+            raise AdapterRefused(faults)
+        return settled
 
     @property
     def ranks(self) -> Mapping[str, int]:
@@ -203,11 +236,17 @@ class PeftConfig(BaseModel):
 
     def rank_of(self, module: str) -> int:
         """The rank that PEFT gives ``module``: the first matching pattern's, else ``r``."""
-        return _first_match(self.rank_pattern, module, self.r)
+        return self._first_match(self.rank_pattern, module, self.r)
 
     def alpha_of(self, module: str) -> float:
         """The alpha that PEFT gives ``module``: the first matching pattern's, else ``lora_alpha``."""
-        return _first_match(self.alpha_pattern, module, self.lora_alpha)
+        return self._first_match(self.alpha_pattern, module, self.lora_alpha)
+
+    def _first_match(self, patterns: Mapping[str, _Value] | None, module: str, default: _Value) -> _Value:
+        return next((value for key, value in (patterns or {}).items() if self._means(key, module)), default)
+
+    def _means(self, pattern: str, module: str) -> bool:
+        return matches(pattern, module) if is_simple(pattern) else module in self._matched[pattern]
 
     def targeted(self, modules: Iterable[str]) -> frozenset[str]:
         """The ``modules`` that PEFT would put a LoRA on. Blocks where a pattern over all modules has to be matched.
@@ -251,50 +290,13 @@ def _matching(field: str, pattern: str, modules: frozenset[str]) -> frozenset[st
     try:
         return matching(pattern, modules)
     except ValueError as unfit:
-        raise AdapterRefused([_fault(field, shown(pattern), str(unfit))]) from None
-
-
-def parse_fields(raw: bytes) -> dict[str, Any]:
-    """Return the fields of adapter_config.json, of whatever kind of adapter, unchecked.
-
-    Raises:
-        AdapterRefused: not a JSON object.
-    """
-    needed = "the file that PEFT's save_pretrained wrote"
-    try:
-        fields = strict_json.parse(raw)
-    except ValueError as error:
-        raise AdapterRefused([Fault(CONFIG_FILE, f"text that is not JSON ({error})", needed)]) from None
-    if not isinstance(fields, dict):
-        raise AdapterRefused([Fault(CONFIG_FILE, "JSON that is no object", needed)])
-    return fields
-
-
-def shown(value: Any) -> str:
-    """``value`` as JSON, short enough for a message."""
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _first_match(patterns: Mapping[str, _Value] | None, module: str, default: _Value) -> _Value:
-    return next((value for key, value in (patterns or {}).items() if _name_pattern(key).match(module)), default)
-
-
-@lru_cache(2 * MAX_PATTERNS)
-def _name_pattern(key: str) -> re.Pattern[str]:
-    # PEFT's get_pattern_key and vLLM's _match_pattern, to the letter
-    return re.compile(rf"(.*\.)?({key})$")
+        raise AdapterRefused([config_fault(field, shown(pattern), str(unfit))]) from None
 
 
 def suffixes(module: str) -> Iterator[str]:
     """Yield the names that mean ``module`` in a config's list: ``a.b.c``, ``b.c``, ``c``."""
     parts = module.split(".")
     return (".".join(parts[start:]) for start in range(len(parts)))
-
-
-def _fault(field: str, found: str, needed: str) -> Fault:
-    # ascii: a field's name may be any text
-    return Fault(f"{CONFIG_FILE}: {ascii(field)[1:-1][:MAX_PATTERN_LENGTH]}", found, needed)
 
 
 def _invalid_fields(error: ValidationError) -> Iterator[Fault]:
@@ -306,12 +308,10 @@ def _invalid_fields(error: ValidationError) -> Iterator[Fault]:
             continue
         seen.add(where)
         found = "nothing" if entry["type"] == "missing" else shown(entry["input"])
-        yield _fault(where, found, _needed(field, entry["type"], entry["msg"]))
+        yield config_fault(where, found, _needed(field, entry["type"], entry["msg"]))
 
 
 def _needed(field: str, kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
-        return "a field of PEFT 0.21's LoraConfig: remove it if it only steered training, else train without it"
     if kind == "value_error":
         return message.removeprefix("Value error, ")
     return PeftConfig.model_fields[field].description or message
@@ -319,4 +319,5 @@ def _needed(field: str, kind: str, message: str) -> str:
 
 def claims_lora(directory: Path) -> bool:
     """Whether the config in ``directory`` names LoRA, or cannot be read at all: no other kind that may be compiled."""
-    return bool(strict_json.fields_in(directory / CONFIG_FILE).get("peft_type", "LORA") == "LORA")
+    kind = strict_json.fields_in(directory / CONFIG_FILE).get("peft_type", LORA)
+    return isinstance(kind, str) and kind.upper() == LORA

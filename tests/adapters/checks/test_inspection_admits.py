@@ -190,3 +190,22 @@ def test_a_real_adapter_of_tied_embeddings_is_refused(tune: Tune, tmp_path: Path
     base, _ = tune(tied=True, target_modules=EMBEDDINGS)
     with pytest.raises(AdapterRefused, match="embeddings are tied"):
         inspect_adapter(tmp_path / "adapter", base, AdapterLimits(max_rank=8, max_bytes=1 << 20))
+
+
+def test_ranks_and_alphas_by_a_pattern_with_groups_are_pefts(plain: MakeAdapter, admit: Admit) -> None:
+    pattern = r".*\.layers\.1\..*(q_proj|k_proj)$"
+    adapter = plain(
+        rank=lambda module: 2 if module.endswith("1.self_attn.q_proj") else 8,
+        rank_pattern={pattern: 2},
+        alpha_pattern={pattern: 32},
+    )
+    report = admit(adapter)
+    assert (report.ranks, report.alphas) == ({2: 1, 8: 3}, {16: 3, 32: 1})
+
+
+def test_ignored_fields_and_a_base_that_is_a_path_are_in_the_notes(plain: MakeAdapter, admit: Admit) -> None:
+    report = admit(plain(torch_dtype="bfloat16", enable_lora=[True], base_model_name_or_path="./outputs/merged"))
+    by_path, ignored = report.notes
+    assert '"./outputs/merged"' in by_path
+    assert "its shapes fit tiny" in by_path
+    assert ignored.endswith("ignored, as PEFT does: enable_lora, torch_dtype")

@@ -9,6 +9,8 @@ from typing import Any
 
 import peft
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 
@@ -50,15 +52,63 @@ def test_tolerates_an_unknown_field_that_is_empty(empty: object) -> None:
     assert parse(field_of_another_peft=empty).r == 8
 
 
-def test_refuses_an_unknown_field_that_says_something() -> None:
-    [fault] = faults_of(json.dumps(PLAIN | {"quantum_lora": True}).encode())
-    assert fault.where == "adapter_config.json: quantum_lora"
-    assert fault.found == "true"
+@pytest.mark.parametrize(
+    "noise",
+    [
+        {"torch_dtype": "bfloat16"},
+        {"_name_or_path": "/tmp/x", "transformers_version": "4.40.0"},
+        {"enable_lora": [True, False, True], "merge_weights": True},
+        {"unsloth_fixed": True, "use_gradient_checkpointing": "unsloth"},
+        {"lora_plus_ratio": 16, "tags": ["a", "b"]},
+        {"quantum_lora": True},
+        {"peft_version": "0.99.0", "note_of_a_later_peft": "text", "size_of_a_later_peft": 16},
+        {"peft_version": "0.99.0", "switch_of_a_later_peft": False},
+    ],
+)
+def test_an_unknown_field_is_ignored_as_peft_ignores_it(noise: dict[str, Any]) -> None:
+    config = parse(**noise)
+    assert set(config.ignored) == {name for name, value in noise.items() if value} - {"peft_version"}
+    assert (config.r, list(config.unservable())) == (8, [])
+
+
+keys = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(
+    lambda key: key not in PeftConfig.model_fields and not key.startswith("use_")
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(noise=st.dictionaries(keys, json_values, max_size=8))
+def test_no_other_tools_fields_change_what_a_config_means(noise: dict[str, Any]) -> None:
+    assert parse(**noise).model_dump() == parse().model_dump()
+    assert set(parse(**noise).ignored) == {key for key, value in noise.items() if value}
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("use_magic", {"use_magic": True}),
+        ("use_magic", {"use_magic": {"depth": 2}}),
+        ("new_kind", {"new_kind": True, "peft_version": "0.22.0"}),
+        ("new_kind_config", {"new_kind_config": {"depth": 2}, "peft_version": "1.0"}),
+    ],
+)
+def test_a_field_that_may_switch_another_kind_of_lora_on_is_refused(field: str, fields: dict[str, Any]) -> None:
+    [fault] = faults_of(json.dumps(PLAIN | fields).encode())
+    assert fault.where == f"adapter_config.json: {field}"
     assert "train without it" in fault.needed
 
 
+@pytest.mark.parametrize("kind", ["LORA", "lora", "Lora"])
+def test_a_type_is_read_in_any_case(kind: str) -> None:
+    assert parse(peft_type=kind).peft_type == "LORA"
+
+
 def test_a_fields_name_reaches_the_message_as_plain_text() -> None:
-    [fault] = faults_of(json.dumps(PLAIN | {"\x1b[31m\u202e": 1}).encode())
+    [fault] = faults_of(json.dumps(PLAIN | {"use_\x1b[31m\u202e": 1}).encode())
     assert fault.where.isascii()
     assert fault.where.isprintable()
 
@@ -77,9 +127,7 @@ def test_tells_every_bad_field_at_once() -> None:
         ({"lora_alpha": -1}, "lora_alpha", "above 0"),
         ({"lora_alpha": 1e9}, "lora_alpha", "at most 65536"),
         ({"rank_pattern": {"q_proj": 0}}, "rank_pattern.q_proj", "whole numbers"),
-        ({"rank_pattern": {"(a+)+$": 4}}, "rank_pattern.(a+)+$", "without groups"),
-        ({"rank_pattern": {".*.*.*x": 4}}, "rank_pattern..*.*.*x", "at most two"),
-        ({"rank_pattern": {"a**": 4}}, "rank_pattern.a**", "compiles"),
+        ({"rank_pattern": {f"(a{n})": 4 for n in range(40)}}, "rank_pattern", "32 of them"),
         ({"rank_pattern": {f".*{n}": 4 for n in range(40)}}, "rank_pattern", "32 of them"),
         ({"alpha_pattern": {"q_proj": "16"}}, "alpha_pattern.q_proj", "above 0"),
         ({"layers_pattern": "(a+)+"}, "layers_pattern", "plain module name"),
@@ -123,14 +171,64 @@ def test_admits_initialisations_that_keep_the_base(init: str | bool) -> None:
         {"model.layers.[0-3].mlp.down_proj$": 7},
         {"proj": 9},
         {"q.proj": 2},
+        {r".*\.layers\.3\..*(q_proj|k_proj|v_proj|o_proj)$": 8},
+        {r"model\.layers\.(?:1|2|10)\.(self_attn|mlp)\.[qd].*": 3, "q_proj": 5},
+        {r"(?!.*mlp).*_proj": 4},
+        {r"layers\.(\d)\1\.": 6, r"layers\.(\d)\1\..*": 7},
+        {".*.*.*x": 2, ".*.*.*j": 3},
+        {"q_proj)|(model": 4},
+        {"": 4},
     ],
 )
 def test_gives_each_module_the_rank_and_alpha_that_peft_gives(pattern: dict[str, int]) -> None:
-    config = parse(rank_pattern=pattern, alpha_pattern=pattern)
+    config = parse(rank_pattern=pattern, alpha_pattern=pattern).settled(MODULES)
     for module in MODULES:
         key = get_pattern_key(pattern.keys(), module)
         assert config.rank_of(module) == pattern.get(key, 8)
         assert config.alpha_of(module) == pattern.get(key, 16)
+
+
+pieces = st.sampled_from(
+    ["model", "layers", "self_attn", "mlp", "q_proj", "_proj", r"\.", ".", ".*", r"\d", r"\d+", "[0-3]", "1", "^", "$"]
+)
+expressions = st.recursive(
+    pieces,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=2, max_size=4).map("".join),
+        st.lists(inner, min_size=2, max_size=3).map(lambda each: f"({'|'.join(each)})"),
+        inner.map(lambda each: f"(?:{each})?"),
+        inner.map(lambda each: f"(?!{each})"),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(patterns=st.dictionaries(expressions, st.integers(1, 64), min_size=1, max_size=3))
+def test_any_pattern_that_compiles_means_what_it_means_in_peft(patterns: dict[str, int]) -> None:
+    config = parse(rank_pattern=patterns).settled(MODULES)
+    theirs = {module: patterns.get(get_pattern_key(patterns.keys(), module), 8) for module in MODULES}
+    assert {module: config.rank_of(module) for module in MODULES} == theirs
+
+
+@pytest.mark.parametrize(
+    ("pattern", "needed"),
+    [
+        ("(?:[a-z_.0-9]+)+!", "without repetitions inside of repetitions"),
+        ("(.*.*)+x", "without repetitions inside of repetitions"),
+        ("(", "a pattern that compiles"),
+        ("a**", "a pattern that compiles"),
+        ("(?i)q_proj", "a pattern that compiles"),
+    ],
+)
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_of_ranks_can_neither_hang_us_nor_be_broken(field: str, pattern: str, needed: str) -> None:
+    config = parse(**{field: {"q_proj": 4, pattern: 2}})
+    with pytest.raises(AdapterRefused) as refused:
+        config.settled(MODULES)
+    [fault] = refused.value.faults
+    assert fault.where == f"adapter_config.json: {field}.{pattern}"
+    assert needed in fault.needed
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_what_is_no_change_to_a_weight_is_refused_by_kind(kind: Any, reason: str
         ({"init_lora_weights": "lora_ga"}, "init_lora_weights"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
-        ({"a_field_of_nobody": 1}, "a_field_of_nobody"),
+        ({"use_something_new": True}, "use_something_new"),
         ({"r": 0}, "r"),
         ({"task_type": "SEQ_CLS"}, "task_type"),
     ],
@@ -79,7 +79,8 @@ def test_fields_of_a_lora_that_change_more_are_refused(
 @pytest.mark.parametrize(
     ("fields", "where"),
     [
-        ({"a_field_of_nobody": 1}, ": a_field_of_nobody"),
+        ({"use_something_new": True}, ": use_something_new"),
+        ({"new_kind": True, "peft_version": "0.99.0"}, ": new_kind"),
         ({"bias": "all"}, ": bias"),
         ({"task_type": "SEQ_CLS"}, ": task_type"),
         ({"target_modules": None}, ": target_modules"),
