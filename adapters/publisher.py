@@ -1,6 +1,6 @@
 """Publishes an adapter as a version: fetch, check, compile if need be, probe, store the bytes, then write the row."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +67,8 @@ class Publisher:
     staging: Staging
     checks: Checks
     check_base: Callable[[Path], None] | None = None
+    compare_tokenizer: Callable[[Mapping[str, bytes]], Iterable[str]] = lambda _: ()
+    """Yields a note for each difference between ``TOKENIZER_FILES`` by name and the base model's."""
     compiler: Compiler | None = None
     probe: ProbeFunction | None = None
     crash_points: CrashPoints = field(default_factory=CrashPoints)
@@ -103,7 +105,9 @@ class Publisher:
                 await in_thread(self.check_base, original.path)
             staged, inspection, compiled = await self._admit(original, stages, options.compress_to)
             digest = staged.manifest().digest
+            notes = [*original.notes(), *await in_thread(list, self.compare_tokenizer(original.tokenizer_files))]
             report = inspection.to_json() | ({} if compiled is None else {"compile": compiled.to_json()})
+            report["notes"] += notes
             self.crash_points.point("publish.inspected")
             if self.probe is not None:
                 report["probe"] = dict(await self.probe(staged.path, inspection, allow_inert=options.allow_inert))

@@ -100,6 +100,7 @@ async def open_app(
             checks=checks.canonicalize,
             check_base=checks.check_base,
             compiler=checks.compile if compiles else None,
+            compare_tokenizer=checks.compare_tokenizer,
             probe=probe,
             crash_points=CrashPoints(settings.fault_at),
         )

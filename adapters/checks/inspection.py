@@ -25,12 +25,11 @@ from adapters.lora.peft_config import MAX_CONFIG_BYTES, PeftConfig
 from adapters.lora.ranks import rank_fault
 from adapters.lora.stored_lora import StoredLora
 from adapters.lora.tensor_names import NormalizedHeader, TensorKeyParser
+from adapters.sources.source import PICKLE_SUFFIXES, pickle_fault
 from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE
 from adapters.storage.safetensors_header import read_header
 
 README = "README.md"
-
-_PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +141,8 @@ def _readable_files(directory: Path, limits: AdapterLimits, faults: list[Fault])
 
 def _entry_fault(entry: Path) -> Fault | None:
     name = ascii(entry.name)[1:-1]
-    if entry.suffix.lower() in _PICKLES:
-        needed = "safetensors: pickle can execute code; save with safe_serialization=True"
-        return Fault(name, "a pickle, left unread", needed)
+    if entry.suffix.lower() in PICKLE_SUFFIXES:
+        return pickle_fault(entry.name)
     if entry.name not in {*FILES, README}:
         kind = "a directory" if stat.S_ISDIR(entry.lstat().st_mode) else "a file that is no part of an adapter"
         return Fault(name, kind, f"{CONFIG_FILE} and {WEIGHTS_FILE} at the top and nothing else: remove it")

@@ -9,7 +9,7 @@ from adapters.errors import SourceForbidden, SourceNotFound, SourceUnavailable
 from adapters.lora import initial_adapter
 from adapters.sources.rules import BUCKET_SCHEMES, plain_bucket_url
 from adapters.storage.disk import in_thread
-from adapters.storage.manifest import FILES, INITIAL
+from adapters.storage.manifest import FILES, INITIAL, TOKENIZER_FILES
 from adapters.storage.object_store import has_object, open_store, read_object, store_errors
 from adapters.storage.staging import Staged
 
@@ -41,6 +41,9 @@ class BucketSource:
             if await in_thread(initial_adapter.is_needed, staged.path) and (first := await _first_folder(store)):
                 for name in FILES:
                     await self._copy(store, f"{first}/{name}", staged, to=f"{INITIAL}/{name}")
+            for name in TOKENIZER_FILES:
+                if await has_object(store, name):
+                    await staged.keep_tokenizer_file(name, read_object(store, name))
         return self._url
 
     async def _copy(self, store: ObjectStore, name: str, staged: Staged, *, to: str | None = None) -> None:

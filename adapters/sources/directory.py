@@ -3,15 +3,15 @@
 import os
 import stat
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from adapters.errors import SourceForbidden, SourceNotFound
+from adapters.errors import SourceError, SourceForbidden, SourceNotFound
 from adapters.lora import initial_adapter
 from adapters.storage.disk import BUFFER_BYTES, in_thread
-from adapters.storage.manifest import FILES, INITIAL
+from adapters.storage.manifest import FILES, INITIAL, TOKENIZER_FILES
 from adapters.storage.staging import Staged
 
 _SHOWN: Final = 10
@@ -36,6 +36,10 @@ class DirectorySource:
         if first is not None and await in_thread(initial_adapter.is_needed, staged.path):
             for name in FILES:
                 await self._copy(directory, f"{first}/{name}", staged, to=f"{INITIAL}/{name}")
+        for name in TOKENIZER_FILES:
+            with suppress(SourceError), ExitStack() as files:  # it is compared where it can be read
+                file = await in_thread(self._opened, directory, name, files)
+                await staged.keep_tokenizer_file(name, _chunks(file))
         return self.origin or directory.as_uri()
 
     async def _copy(self, directory: Path, name: str, staged: Staged, *, to: str | None = None) -> None:
@@ -59,6 +63,8 @@ class DirectorySource:
             # Non-blocking, so that a named pipe cannot block the thread.
             descriptor = os.open(self._checked(directory / name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
+            if not directory.is_dir():
+                raise SourceNotFound(f"there is no directory {directory}") from None
             raise SourceNotFound(f"{directory} has no {name}; it holds {_listing(directory)}") from None
         except PermissionError:
             raise SourceForbidden(f"the server's user may not read {directory / name}") from None

@@ -15,7 +15,7 @@ from huggingface_hub.hf_api import ModelInfo, RepoSibling
 from adapters.errors import SourceError, SourceForbidden, SourceNotFound, SourceUnavailable
 from adapters.lora import initial_adapter
 from adapters.storage.disk import in_thread
-from adapters.storage.manifest import FILES, INITIAL
+from adapters.storage.manifest import FILES, INITIAL, TOKENIZER_FILES
 from adapters.storage.staging import Staged
 
 ANSWER_TIMEOUT_S: Final = 20.0
@@ -71,7 +71,10 @@ class HubSource:
                 if await in_thread(initial_adapter.is_needed, staged.path) and (first := _first_folder(listed)):
                     for name in FILES:
                         await self._download(client, info.sha, listed[f"{first}/{name}"], f"{INITIAL}/{name}", staged)
-        return f"hf://{self._repo}@{info.sha}"
+                for name in filter(listed.__contains__, TOKENIZER_FILES):
+                    async with self._response(client, self._url(info.sha, listed[name])) as response:
+                        await staged.keep_tokenizer_file(name, response.aiter_bytes())
+        return f"hf://{self._repo}/{self._folder}".rstrip("/") + f"@{info.sha}"
 
     def _client(self) -> httpx2.AsyncClient:
         authorization = {"authorization": f"Bearer {self._token}"} if self._token else {}
@@ -103,8 +106,7 @@ class HubSource:
     async def _download(
         self, client: httpx2.AsyncClient, commit: str, listed: RepoSibling, name: str, staged: Staged
     ) -> None:
-        url = hf_hub_url(self._repo, listed.rfilename, revision=commit, endpoint=self._endpoint)
-        async with self._response(client, url) as response:
+        async with self._response(client, self._url(commit, listed)) as response:
             entry = await staged.write(name, response.aiter_bytes())
         sha256 = listed.lfs.sha256 if listed.lfs is not None else entry.sha256
         if listed.size not in (None, entry.size) or sha256 not in (None, entry.sha256):
@@ -118,6 +120,9 @@ class HubSource:
         for wait_s in (*self._retry_after_s, None):
             async with client.stream("GET", url) as response:
                 if wait_s is None or response.status_code not in _RETRIED:
+    def _url(self, commit: str, listed: RepoSibling) -> str:
+        return hf_hub_url(self._repo, listed.rfilename, revision=commit, endpoint=self._endpoint)
+
                     response.raise_for_status()
                     yield response
                     return

@@ -21,6 +21,13 @@ INITIAL_FILES: Final = (f"{INITIAL}/{CONFIG_FILE}", f"{INITIAL}/{WEIGHTS_FILE}")
 """Both or neither are present."""
 EVERY_FILE: Final = (*FILES, *INITIAL_FILES)
 
+TEMPLATE_FILE: Final = "chat_template.jinja"
+TOKENIZER_CONFIG_FILE: Final = "tokenizer_config.json"
+ADDED_TOKENS_FILE: Final = "added_tokens.json"
+SPECIAL_TOKENS_FILE: Final = "special_tokens_map.json"
+TOKENIZER_FILES: Final = (TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE)
+"""Files beside an adapter that say how its texts became tokens. They are compared with the base model's, not kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:

@@ -5,10 +5,15 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 from adapters.errors import AdapterRefused, Fault, SourceTooLarge
 from adapters.storage.disk import FileEntry, in_thread, space_needed
 from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL, INITIAL_FILES, Manifest
+
+MAX_TOKENIZER_FILE_BYTES: Final = 4 << 20
+_SHOWN_NAMES: Final = 10
+_SHOWN_NAME: Final = 80
 
 
 class Staged:
@@ -19,6 +24,10 @@ class Staged:
         self._max_bytes = max_bytes
         self._num_bytes = 0
         self._entries: dict[str, FileEntry] = {}
+        self.tokenizer_files: dict[str, bytes] = {}
+        """Content of those of ``TOKENIZER_FILES`` that lay beside the adapter."""
+        self.left_out: list[str] = []
+        """Names of files that were sent with the adapter and are no part of it."""
 
     async def write(self, name: str, chunks: AsyncIterator[bytes]) -> FileEntry:
         """Write one of the adapter's files durably, and return its hash and size.
@@ -38,12 +47,28 @@ class Staged:
         self._entries[name] = entry
         return entry
 
+    async def keep_tokenizer_file(self, name: str, chunks: AsyncIterator[bytes]) -> None:
+        """Keep one of ``TOKENIZER_FILES`` in memory for a comparison; one of more than 4 MiB is passed over."""
+        content = b""
+        async for chunk in chunks:
+            content += chunk
+            if len(content) > MAX_TOKENIZER_FILE_BYTES:
+                return
+        self.tokenizer_files[name] = content
+
+    def notes(self) -> list[str]:
+        """Return the note for a report that files were left out, if any were."""
+        names = [ascii(name)[1:-1][:_SHOWN_NAME] for name in self.left_out[:_SHOWN_NAMES]]
+        more = f" and {len(self.left_out) - _SHOWN_NAMES} more" if len(self.left_out) > _SHOWN_NAMES else ""
+        return [f"files that are no part of an adapter were left out: {', '.join(names)}{more}"] if names else []
+
     def manifest(self) -> Manifest:
         """Return the manifest of the written files; AdapterRefused if one is missing."""
         needed = EVERY_FILE if any(name in self._entries for name in INITIAL_FILES) else FILES
         missing = [name for name in needed if name not in self._entries]
         if missing:
-            raise AdapterRefused([Fault(name, "nothing", "the file") for name in missing])
+            found = f"only {', '.join(self.left_out[:_SHOWN_NAMES])}" if self.left_out else "nothing"
+            raise AdapterRefused([Fault(name, ascii(found)[1:-1], "the file") for name in missing])
         return Manifest(dict(self._entries))
 
     async def _limited(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -88,9 +88,11 @@ def show_marked(parts: Iterable[tuple[str, bool]]) -> None:
 
 
 def show_publication(version: Mapping[str, Any]) -> None:
-    """Print a version that was just published, in one line."""
+    """Print a version that was just published, in one line, and the notes of its report."""
     aliases = ", ".join(version["aliases"]) or "none"
     typer.echo(f"{version['id']}: rank {version['rank']}, {format_bytes(version['size_bytes'])}, aliases: {aliases}")
+    for note in (version.get("report") or {}).get("notes", ()):
+        show_note(f"note: {note}")
 
 
 def show_note(text: str) -> None:

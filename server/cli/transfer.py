@@ -8,7 +8,7 @@ from typing import Final
 
 from adapters.lora import initial_adapter
 from adapters.publish_options import PublishOptions
-from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL
+from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL, TOKENIZER_FILES
 from server.cli.client import ApiClient, Json
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.output import spinner, transfer_progress
@@ -54,8 +54,12 @@ def _upload(server: ApiClient, path: str, directory: Path, options: PublishOptio
 
 
 def _files_of(directory: Path) -> dict[str, Path]:
-    """Return the files of ``directory`` to send, by upload name, with the initial adapter's if they are needed."""
-    files = {file: directory / file for file in FILES}
+    """Return the files of ``directory`` to send, by upload name, with the initial adapter's if they are needed.
+
+    Those of the tokenizer are sent too: the server says where they differ from the base model's.
+    """
+    beside = (file for file in TOKENIZER_FILES if (directory / file).is_file())
+    files = {file: directory / file for file in (*FILES, *beside)}
     first = initial_adapter.folder_in(directory)
     if first is None or not initial_adapter.is_needed(directory):
         return files

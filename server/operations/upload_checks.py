@@ -1,5 +1,6 @@
 """What the publisher does to an upload against the base model that is served now: check, canonicalize, compile."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from adapters.checks.base_identity import BaseIdentity
 from adapters.checks.canonicalizer import Canonical
 from adapters.checks.inspection import AdapterLimits
 from adapters.checks.inspector import Inspector
+from adapters.checks.tokenizer_notes import tokenizer_notes
 from adapters.compile.adapter_compiler import AdapterCompiler
 from adapters.lora.canonical_form import CompileReport
 from server.current_engine import CurrentEngine
@@ -30,6 +32,10 @@ class UploadChecks:
     async def canonicalize(self, directory: Path, out: Path) -> Canonical:
         """Check the adapter in ``directory`` and write its canonical form into ``out``; see Inspector."""
         info = self.engine.info
+    def compare_tokenizer(self, files: Mapping[str, bytes]) -> Iterator[str]:
+        """Yield a note for each difference between an adapter's ``files`` and the base's; see ``tokenizer_notes``."""
+        return tokenizer_notes(files, self.engine.info.directory)
+
         limits = AdapterLimits(max_rank=info.max_rank, max_bytes=self.settings.max_upload_bytes)
         return await self.inspector.canonicalize(directory, out, info.base, limits, self.settings.resource_limits)
 

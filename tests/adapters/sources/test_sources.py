@@ -124,10 +124,65 @@ async def test_an_upload_arrives_in_any_order(staging: Staging):
         assert staged.manifest().size_bytes == 4
 
 
-async def test_an_upload_of_anything_else_is_refused(staging: Staging):
+@pytest.mark.parametrize("name", ["adapter_model.bin", "adapter_model.pt", "ADAPTER_MODEL.BIN", "x/adapter_model.pth"])
+@pytest.mark.parametrize("others", [(CONFIG_FILE,), (CONFIG_FILE, WEIGHTS_FILE)])
+async def test_a_pickle_in_the_place_of_the_weights_is_refused(staging: Staging, name: str, others: tuple[str, ...]):
     async with staging.open() as staged:
-        with pytest.raises(AdapterRefused, match=r"optimizer\.pt"):
-            await UploadSource(parts(CONFIG_FILE, "optimizer.pt")).fetch(staged)
+        with pytest.raises(AdapterRefused, match="a pickle, left unread"):
+            await UploadSource(parts(*others, name)).fetch(staged)
+
+
+async def test_what_a_trainer_leaves_beside_an_adapter_is_left_out(staging: Staging):
+    beside = [
+        "README.md",
+        "optimizer.pt",
+        "rng_state_0.pth",
+        "training_args.bin",
+        "trainer_state.json",
+        "global_step5/x.pt",
+    ]
+    async with staging.open() as staged:
+        await UploadSource(parts(*beside[:3], CONFIG_FILE, *beside[3:], WEIGHTS_FILE)).fetch(staged)
+        assert {path.name for path in staged.path.iterdir()} == {CONFIG_FILE, WEIGHTS_FILE}
+        [note] = staged.notes()
+        assert all(name in note for name in beside)
+
+
+async def test_a_note_lists_some_of_many_files(staging: Staging):
+    async with staging.open() as staged:
+        await UploadSource(parts(CONFIG_FILE, WEIGHTS_FILE, *(f"{n}.txt" for n in range(99)), "\x1b[31m")).fetch(staged)
+        [note] = staged.notes()
+        assert note.endswith("9.txt and 90 more")
+        assert note.isprintable()
+
+
+async def test_a_folder_without_the_adapter_is_refused_with_what_was_sent(staging: Staging):
+    async with staging.open() as staged:
+        await UploadSource(parts("checkpoint-500/adapter_config.json", "pytorch_model.bin")).fetch(staged)
+        with pytest.raises(AdapterRefused, match=r"only checkpoint-500/adapter_config\.json, pytorch_model\.bin"):
+            staged.manifest()
+
+
+async def test_a_tokenizers_files_are_kept_for_a_comparison_unless_they_are_large(staging: Staging):
+    async def large() -> AsyncIterator[bytes]:
+        for _ in range(5):
+            yield bytes(1 << 20)
+
+    async with staging.open() as staged:
+        await staged.keep_tokenizer_file("added_tokens.json", large())
+        await staged.keep_tokenizer_file("chat_template.jinja", chunks(b"a", b"b"))
+        assert staged.tokenizer_files == {"chat_template.jinja": b"ab"}
+
+
+async def test_a_directory_brings_its_tokenizers_files(staging: Staging, write_adapter: WriteAdapter, tmp_path: Path):
+    directory = write_adapter()
+    (directory / "chat_template.jinja").write_text("ab")
+    (tmp_path / "elsewhere.json").write_text("{}")
+    (directory / "tokenizer_config.json").symlink_to(tmp_path / "elsewhere.json")
+    async with staging.open() as staged:
+        await DirectorySource(directory, [directory]).fetch(staged)
+        assert staged.tokenizer_files == {"chat_template.jinja": b"ab"}
+        assert staged.notes() == []
 
 
 @pytest.mark.parametrize("url", ["s3://mine-too/a", "s3://other/mine", "gs://mine"])
@@ -213,7 +268,7 @@ def test_addresses_of_sources(text: str, kind: type[Source]):
         "hf://repo",
         "hf://org/../repo",
         "hf://org/repo@",
-        "hf://org/repo/file",
+        "hf://org/repo//file",
         "hf://org/repo@a b",
         "file://host/dir",
         "file:relative",
@@ -222,7 +277,7 @@ def test_addresses_of_sources(text: str, kind: type[Source]):
     ],
 )
 def test_other_texts_are_answered_with_what_is_supported(text: str):
-    with pytest.raises(SourceForbidden, match=r"hf://org/repo\[@revision\]") as refused:
+    with pytest.raises(SourceForbidden, match=r"hf://org/repo\[/folder\]\[@revision\]") as refused:
         parse_source(text, SourceRules())
     assert refused.value.param == "source"
 

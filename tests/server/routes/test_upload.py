@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.opened import Listening, MakeAdapter, Opened, Opening
+from server.engine.fake import FakeBuilder
+from tests.server.opened import BASE, Listening, MakeAdapter, Opened, Opening
 from tests.until import Until
 
 PATH = "/v1/adapters/sql/versions"
@@ -218,7 +219,7 @@ async def test_broken_uploads_are_refused_and_leave_nothing(
         "no part": b"--B--\r\n",
         "no config": weights + b"--B--\r\n",
         "no weights": config + b"--B--\r\n",
-        "a file too many": config + weights + part("training_args.bin", b"x") + b"--B--\r\n",
+        "a pickle of weights": config + weights + part("adapter_model.bin", b"x") + b"--B--\r\n",
         "a path": part("../" + CONFIG, files.config) + weights + b"--B--\r\n",
         "twice": config + config + weights + b"--B--\r\n",
         "cut in the data": (config + weights)[:-50],
@@ -233,6 +234,31 @@ async def test_broken_uploads_are_refused_and_leave_nothing(
         assert response.status_code == 400, broken
         assert response.json()["error"]["message"], broken
         await nothing_is_left(opened, data_dir)
+
+
+async def test_a_trainers_whole_folder_is_an_adapter_with_notes(opening: Opening, tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    async with opening(builder=FakeBuilder(BASE, directory=tmp_path)) as opened:
+        files = opened.make_adapter()
+        folder = {
+            "README.md": b"# mine",
+            "optimizer.pt": b"\x80\x04",
+            CONFIG: files.config,
+            "chat_template.jinja": b"[{{ messages }}]",
+            "tokenizer.json": b"{}",
+            WEIGHTS: files.weights,
+            "trainer_state.json": b'{"global_step": 500}',
+        }
+        body = b"".join(part(name, content) for name, content in folder.items()) + b"--B--\r\n"
+        response = await send(opened.client, body)
+        assert response.status_code == 201, response.text
+        left_out, template = response.json()["report"]["notes"]
+        assert left_out.endswith("README.md, optimizer.pt, tokenizer.json, trainer_state.json")
+        assert "differs from the base model's" in template
+        assert [file["name"] for file in (await opened.client.get(f"{PATH}/1/content")).json()["data"]] == [
+            CONFIG,
+            WEIGHTS,
+        ]
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data", "application/x-www-form-urlencoded", ""])
