@@ -10,11 +10,15 @@
     ft:base:patchbay:sql:9ABel2dg                 the result of a training job
     ft:base:patchbay:sql:9ABel2dg:ckpt-step-88    its checkpoint after step 88
 
+    lora name    := text that is neither, as vLLM's load call may give one: acme/sql, base:sql, sql@step-3
+    acme/sql        the version that `stable` of the adapter points to that was loaded under this name
+
 Names are ASCII on purpose (no look-alikes) and never become file paths: blobs are addressed by digest.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -25,12 +29,15 @@ DEFAULT_ALIAS = "stable"
 
 MAX_NAME_LENGTH = 96
 MAX_FINE_TUNED_LENGTH = 512
+MAX_LORA_NAME_LENGTH = 256
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+_LORA_NAME = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
 
 _FINE_TUNED_PREFIX = "ft:"
 _STEP_PREFIX = "ckpt-step-"
 _PART = "[!-9;-~]"  # visible ASCII without the colon, which only the base may have
+_DIGEST_LENGTH = 8
 _PARTS = re.compile(f"{_PART}*")
 _FINE_TUNED = re.compile(
     rf"{_FINE_TUNED_PREFIX}[!-~]+:{_PART}+:{_PART}*:(?!{_STEP_PREFIX}){_PART}+"
@@ -53,6 +60,37 @@ def fit_adapter_name(text: str) -> str:
     return fitted or text
 
 
+def is_adapter_name(text: str) -> bool:
+    """Whether ``text`` is a valid adapter name."""
+    return len(text) <= MAX_NAME_LENGTH and ".." not in text and _NAME.fullmatch(text) is not None
+
+
+def check_lora_name(name: str) -> str:
+    """Return ``name`` if vLLM's load call may give it to an adapter whose own name it cannot be; else InvalidName.
+
+    A fine-tuned name means one version for ever, and ``sql@stable`` is the default alias of ``sql``.
+    """
+    is_text = len(name) <= MAX_LORA_NAME_LENGTH and _LORA_NAME.fullmatch(name) is not None
+    if not is_text or name.startswith(_FINE_TUNED_PREFIX) or name.endswith(f"@{DEFAULT_ALIAS}"):
+        raise InvalidName(
+            f"lora_name '{ascii(name)[1:-1][:MAX_NAME_LENGTH]}' is not valid: use 1 to {MAX_LORA_NAME_LENGTH} visible "
+            f"ASCII characters that do not begin with '{_FINE_TUNED_PREFIX}' or end with '@{DEFAULT_ALIAS}'",
+            param="lora_name",
+        )
+    return name
+
+
+def name_for(lora_name: str, *, is_taken: bool = False) -> str:
+    """Return an adapter name for the adapter that was loaded as ``lora_name``: the characters that names may have.
+
+    With ``is_taken`` the end of the name is a digest of ``lora_name``, because another adapter has the plain one.
+    """
+    digest = hashlib.sha256(lora_name.encode()).hexdigest()[:_DIGEST_LENGTH]
+    plain = fit_adapter_name(lora_name)[: MAX_NAME_LENGTH - _DIGEST_LENGTH - 1].strip("._-")
+    is_fit = is_adapter_name(plain)
+    return plain if is_fit and not is_taken else f"{plain if is_fit else 'adapter'}-{digest}"
+
+
 def check_alias(alias: str) -> str:
     """Return ``alias`` if it is a valid alias; else InvalidName. Digits alone would be a version."""
     if alias.isdigit():
@@ -63,7 +101,7 @@ def check_alias(alias: str) -> str:
 
 
 def _check(text: str, noun: str, param: str) -> str:
-    if len(text) > MAX_NAME_LENGTH or ".." in text or not _NAME.fullmatch(text):
+    if not is_adapter_name(text):
         raise InvalidName(
             f"{noun} '{text[:MAX_NAME_LENGTH]}' is not valid: use 1 to {MAX_NAME_LENGTH} letters, digits, '.', '_' "
             "or '-', beginning and ending with a letter or digit, without '..'",

@@ -21,6 +21,10 @@ class PublishOptions:
     """Publish also if the adapter's config names another base model; its shapes must fit."""
     fine_tuned_name: FineTunedName | None = None
     """Name of a training job's checkpoint. It is published once: the next publication returns the same version."""
+    lora_name: str | None = None
+    """Name of a new adapter in vLLM's load call, where it is no adapter name; requests may use it."""
+    is_in_place: bool = False
+    """Published by a load in place: a later one may delete it."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Added to the version's report, such as ``training`` or ``merge``."""
 

@@ -127,6 +127,8 @@ class Publisher:
             report=report,
             alias=options.alias,
             fine_tuned_name=options.fine_tuned_name,
+            lora_name=options.lora_name,
+            is_in_place=options.is_in_place,
         )
         self.crash_points.point("publish.registered")
         return self._published(version, options, report)

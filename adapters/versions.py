@@ -22,6 +22,8 @@ class Version:
     """Where it came from: ``upload``, ``hf://org/repo@sha``, ``file:///dir``, ``job:ftjob-…``."""
     created_at: datetime
     is_pinned: bool = False
+    is_in_place: bool = False
+    """Published by a load in place: a later one may delete it, see ``server.operations.retention``."""
     original_digest: str | None = None
     """Digest of the files as they were uploaded, if they were compiled to be served."""
 
@@ -52,3 +54,5 @@ class Adapter:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     fine_tuned: Mapping[str, int] = field(default_factory=dict)
     """Fine-tuned name -> version number."""
+    lora_name: str | None = None
+    """The name that vLLM's load call gave it, where that is no adapter name."""

@@ -66,6 +66,14 @@ class Settings(BaseSettings):
     max_compile_s: int = Field(600, gt=0, description="CPU time to inspect, compile or merge adapters, in seconds.")
     max_file_bytes: int = Field(512 * 2**20, gt=0, description="Largest file accepted by /v1/files, in bytes.")
 
+    keep_versions: int = Field(
+        0, ge=0, description="Newest versions of each adapter to keep, beside those that have a name; 0 keeps all."
+    )
+    keep_in_place: int = Field(
+        4, ge=0, description="Newest versions to keep of those that vLLM's load call published in place; 0 keeps all."
+    )
+    keep_for_s: float = Field(0.0, ge=0, description="Seconds to keep a version in any case.")
+
     max_residents: int = Field(64, ge=2, description="Adapters that the engine holds in host memory at once.")
     max_resident_bytes: int | None = Field(
         None, gt=0, description="Size of all residents' files, in bytes; without it, a quarter of the machine's memory."

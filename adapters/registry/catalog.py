@@ -4,7 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
 from adapters.errors import AdapterNotFound, AliasNotFound, VersionNotFound
-from adapters.names import FineTunedName, Reference
+from adapters.names import FineTunedName, Reference, parse_reference
 from adapters.versions import Adapter, Alias, Version
 
 SHOWN = 5
@@ -19,6 +19,7 @@ class Catalog:
         self._names: list[str] = []  # sorted
         self._pinned: dict[int, Version] = {}
         self._fine_tuned: dict[str, Version] = {}
+        self._lora_names: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._names)
@@ -28,6 +29,28 @@ class Catalog:
 
     def __iter__(self) -> Iterator[Adapter]:
         return (self._adapters[name] for name in list(self._names))
+
+    def find(self, model: str) -> Version:
+        """Return the version that the text ``model`` means now: a lora name before any reference.
+
+        Raises as ``parse_reference`` and ``resolve`` do.
+        """
+        name = self._lora_names.get(model)
+        return self.resolve(parse_reference(model) if name is None else Reference(name))
+
+    def loaded_as(self, lora_name: str) -> Adapter | None:
+        """Return the adapter that was loaded under ``lora_name``, which is not its own name."""
+        name = self._lora_names.get(lora_name)
+        return None if name is None else self._adapters[name]
+
+    def is_given(self, reference: Reference) -> bool:
+        """Whether ``reference`` means a version of an adapter, deleted or not, or an alias that exists."""
+        adapter = self._adapters.get(reference.adapter)
+        if adapter is None:
+            return False
+        if reference.version is not None:
+            return reference.version <= max(adapter.versions, default=0)
+        return reference.alias in adapter.aliases
 
     def resolve(self, reference: Reference | FineTunedName) -> Version:
         """Return the version that ``reference`` means now; raises as ``adapter``, ``alias`` and ``version`` do."""
@@ -104,6 +127,8 @@ class Catalog:
             self._adapters[adapter.name] = adapter
             self._names.insert(bisect_left(self._names, adapter.name), adapter.name)
             self._pinned.update((v.id, v) for v in adapter.versions.values() if v.is_pinned)
+            if adapter.lora_name is not None:
+                self._lora_names[adapter.lora_name] = adapter.name
             self._fine_tuned.update((named, adapter.versions[to]) for named, to in adapter.fine_tuned.items())
 
     def _remove(self, name: str) -> None:
@@ -111,6 +136,8 @@ class Catalog:
         if known is None:
             return
         del self._names[bisect_left(self._names, name)]
+        if known.lora_name is not None:
+            del self._lora_names[known.lora_name]
         for version in known.versions.values():
             self._pinned.pop(version.id, None)
         for fine_tuned in known.fine_tuned:

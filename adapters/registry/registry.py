@@ -11,8 +11,8 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import select
 
-from adapters.errors import AliasNotFound, VersionInUse, VersionNotFound
-from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias
+from adapters.errors import AliasNotFound, NameTaken, VersionInUse, VersionNotFound
+from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias, check_lora_name
 from adapters.registry.catalog import Catalog
 from adapters.registry.rows import AliasMove, AnyRow, Rows, alias_moved, alias_value, version_value
 from adapters.registry.schema import VERSION_TABLE, versions
@@ -74,6 +74,14 @@ class Registry(Follower):
             raise VersionNotFound(f"version '{version.name}' was deleted", param="version")
         return dict(report)
 
+    async def target_modules(self, base_fingerprint: str) -> dict[int, list[str]]:
+        """Return the last parts of the adapted modules' names of each living version for that base, by version id."""
+        named = versions.c.report["target_modules"]
+        of_base = (versions.c.base_fingerprint == base_fingerprint, versions.c.deleted_at.is_(None))
+        async with self.database.read() as connection:
+            rows = await connection.execute(select(versions.c.id, named).where(*of_base))
+            return {version: list(modules or ()) for version, modules in rows}
+
     async def moves(self, name: str, alias: str = DEFAULT_ALIAS) -> list[AliasMove]:
         """Return every move of the alias, oldest first; empty for an alias that never existed."""
         async with self.database.read() as connection:
@@ -104,23 +112,28 @@ class Registry(Follower):
         original_digest: str | None = None,
         alias: str | None = None,
         fine_tuned_name: FineTunedName | None = None,
+        lora_name: str | None = None,
+        is_in_place: bool = False,
     ) -> Version:
         """Add the next version of the adapter ``name``, creating the adapter if need be.
 
         ``alias`` moves to it in the same transaction. The first living version becomes `stable` too, unless it has a
         ``fine_tuned_name``: then it is a checkpoint, and ``name_result`` decides which one becomes `stable`. If that
         name means a version already, because workers race or retry, that version is returned and nothing changes.
+        A new adapter may be called by its ``lora_name`` too.
 
         Raises:
-            InvalidName: ``name`` or the alias is not valid.
-            NameTaken: the version that ``fine_tuned_name`` means was deleted.
+            InvalidName: ``name``, the alias or ``lora_name`` is not valid.
+            NameTaken: the version that ``fine_tuned_name`` means was deleted; ``lora_name`` is another adapter's.
         """
         check_adapter_name(name)
+        if lora_name is not None:
+            check_lora_name(lora_name)
         moving = {check_alias(alias)} if alias is not None else set()
         async with self._write() as rows:
             if fine_tuned_name and (named := await rows.fine_tuned_version(fine_tuned_name)):
                 return named
-            adapter, number = await rows.next_number(name)
+            adapter, number = await rows.next_number(name, lora_name)
             if fine_tuned_name is None and not await rows.has_more_than_checkpoints(adapter):
                 moving.add(DEFAULT_ALIAS)
             row = await rows.add_version(
@@ -134,6 +147,7 @@ class Registry(Follower):
                 source=source,
                 report=dict(report),
                 created_at=datetime.now(UTC),
+                is_in_place=is_in_place,
             )
             if fine_tuned_name is not None:
                 await rows.give_name(fine_tuned_name, row)
@@ -290,8 +304,10 @@ class Registry(Follower):
 
 
 async def _point(rows: Rows, adapter: AnyRow, alias: str, version: int) -> Alias:
-    """Point an alias to a version, unless it points there already."""
+    """Point an alias to a version, unless it points there already; NameTaken if an adapter was loaded as its name."""
     row = await rows.alias(adapter, alias)
+    if row is None and (owner := await rows.adapter_called(f"{adapter.name}@{alias}")) is not None:
+        raise NameTaken(f"'{adapter.name}@{alias}' is the name of adapter '{owner}': choose another", param="alias")
     if row is None or row.version != version:
         row = await rows.move_alias(adapter, alias, row, version)
     return alias_value(adapter.name, row)

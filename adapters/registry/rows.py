@@ -55,6 +55,11 @@ class Rows:
         """Return the row of the adapter ``name``, deleted or not."""
         return (await self.connection.execute(select(adapters).where(adapters.c.name == name))).one_or_none()
 
+    async def adapter_called(self, lora_name: str) -> str | None:
+        """Return the name of the adapter with that lora name; None: no adapter has it."""
+        statement = select(adapters.c.name).where(adapters.c.lora_name == lora_name)
+        return (await self.connection.execute(statement)).scalar_one_or_none()
+
     async def changing_adapter(self, name: str) -> AnyRow:
         """Return the row of an adapter that is not deleted, and mark it as changed now; else AdapterNotFound."""
         row = await self.adapter(name)
@@ -63,13 +68,25 @@ class Rows:
         await self.connection.execute(update(adapters).where(adapters.c.id == row.id).values(revision=_REVISION))
         return row
 
-    async def next_number(self, name: str) -> tuple[AnyRow, int]:
-        """Return the adapter's row, created or undeleted if need be, and the number of its next version."""
+    async def next_number(self, name: str, lora_name: str | None) -> tuple[AnyRow, int]:
+        """Return the adapter's row, created or undeleted if need be, and the number of its next version.
+
+        A new adapter gets ``lora_name``. A number is left out where ``name@number`` is an adapter's lora name.
+
+        Raises:
+            NameTaken: ``lora_name`` is another adapter's, or the adapter has another one.
+        """
         row = await self.adapter(name)
         number = 1 if row is None else row.next_version
+        while await self.adapter_called(f"{name}@{number}") is not None:
+            number += 1
         state: dict[str, Any] = {"next_version": number + 1, "revision": _REVISION}
+        if lora_name is not None and (owner := await self.adapter_called(lora_name)) not in (None, name):
+            raise NameTaken(f"'{lora_name}' is the name of adapter '{owner}'", param="lora_name")
         if row is None or row.deleted_at is not None:
-            state |= {"created_at": datetime.now(UTC), "deleted_at": None}
+            state |= {"created_at": datetime.now(UTC), "deleted_at": None, "lora_name": lora_name}
+        elif lora_name not in (None, row.lora_name):
+            raise NameTaken(f"adapter '{name}' exists already; load '{lora_name}' again", param="lora_name")
         change = insert(adapters).values(name=name) if row is None else update(adapters).where(adapters.c.id == row.id)
         return (await self.connection.execute(change.values(**state).returning(*adapters.c))).one(), number
 
@@ -102,7 +119,8 @@ class Rows:
         at = datetime.now(UTC)
         living_versions = update(versions).where(versions.c.adapter_id == adapter.id, _IS_LIVING)
         await self.connection.execute(living_versions.values(deleted_at=at, is_pinned=False))
-        await self.connection.execute(update(adapters).where(adapters.c.id == adapter.id).values(deleted_at=at))
+        deletion = update(adapters).where(adapters.c.id == adapter.id).values(deleted_at=at, lora_name=None)
+        await self.connection.execute(deletion)
 
     async def has_more_than_checkpoints(self, adapter: AnyRow) -> bool:
         """Return whether a living version of the adapter is something else than a training job's checkpoint."""
@@ -245,4 +263,5 @@ def _adapter(row: AnyRow, version_rows: list[AnyRow], alias_rows: list[AnyRow], 
         versions=MappingProxyType({found.number: version_value(row.name, found) for found in version_rows}),
         aliases=MappingProxyType({found.name: alias_value(row.name, found) for found in alias_rows}),
         fine_tuned=MappingProxyType({found.name: found.number for found in name_rows}),
+        lora_name=row.lora_name,
     )

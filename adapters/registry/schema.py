@@ -8,7 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from adapters.names import MAX_FINE_TUNED_LENGTH, MAX_NAME_LENGTH
+from adapters.names import MAX_FINE_TUNED_LENGTH, MAX_LORA_NAME_LENGTH, MAX_NAME_LENGTH
 from adapters.storage.database import UtcDateTime
 
 VERSION_TABLE: Final = "alembic_version_adapters"
@@ -39,6 +39,8 @@ adapters = sa.Table(
         "revision", sa.BigInteger, nullable=False, index=True, comment="Clock of the last change to any of its rows"
     ),
     sa.Column("deleted_at", UtcDateTime),
+    sa.Column("lora_name", sa.String(MAX_LORA_NAME_LENGTH), comment="NULL: deleted, or called by its name alone"),
+    sa.Index("adapters_lora_name", "lora_name", unique=True),
     sqlite_autoincrement=True,
 )
 
@@ -58,6 +60,7 @@ versions = sa.Table(
     sa.Column("is_pinned", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("deleted_at", UtcDateTime),
     sa.Column("original_digest", sa.String(64), comment="NULL: served as it came"),
+    sa.Column("is_in_place", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("adapter_id", "number", name="versions_adapter_number"),
     sqlite_autoincrement=True,
 )

@@ -34,6 +34,8 @@ _SHOWN: Final = 10
 class HubSource:
     """``repo`` (``org/name``) at ``revision`` (branch, tag, commit), fetched at the commit that it names at that time.
 
+    The files are those at the top, or in ``folder``, a path in the repository.
+
     Only the adapter's files are downloaded, never a pickle. Without ``token`` requests are anonymous. Redirects
     are followed where ``HubHosts`` allows it; only the hub gets the token.
     """
@@ -43,6 +45,7 @@ class HubSource:
         repo: str,
         revision: str | None = None,
         *,
+        folder: str = "",
         endpoint: str | None = None,
         token: str | None = None,
         deadline_s: float = DEADLINE_S,
@@ -50,6 +53,7 @@ class HubSource:
         retry_after_s: Sequence[float] = RETRY_AFTER_S,
     ) -> None:
         self._repo = repo
+        self._folder = f"{folder}/" if folder else ""
         self._revision = revision or constants.DEFAULT_REVISION
         self._endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         self._token = token
@@ -64,7 +68,8 @@ class HubSource:
                 info = await self._look_up(client)
                 if not info.sha:
                     raise SourceUnavailable(f"the hub does not say which commit {self._repo} is at; try again")
-                listed = {file.rfilename: file for file in info.siblings or ()}
+                siblings = (file for file in info.siblings or () if file.rfilename.startswith(self._folder))
+                listed = {file.rfilename.removeprefix(self._folder): file for file in siblings}
                 self._check_listing(listed)
                 for name in FILES:
                     await self._download(client, info.sha, listed[name], name, staged)
@@ -99,7 +104,8 @@ class HubSource:
         if missing := [name for name in FILES if name not in listed]:
             names = ", ".join(sorted(listed)[:_SHOWN]) or "nothing"
             raise SourceNotFound(
-                f"{self._repo} at {self._revision} has no {' and no '.join(missing)}; it holds {names}. "
+                f"{self._repo} at {self._revision} has no {' and no '.join(self._folder + name for name in missing)}; "
+                f"{self._folder or 'it'} holds {names}. "
                 "An adapter in another format must be saved with safetensors first"
             )
 
@@ -114,15 +120,15 @@ class HubSource:
                 f"the hub sent other bytes of {self._repo}/{listed.rfilename} than it lists; try again"
             )
 
+    def _url(self, commit: str, listed: RepoSibling) -> str:
+        return hf_hub_url(self._repo, listed.rfilename, revision=commit, endpoint=self._endpoint)
+
     @asynccontextmanager
     async def _response(self, client: httpx2.AsyncClient, url: str) -> AsyncIterator[httpx2.Response]:
         """Open the response to a GET; httpx2.HTTPStatusError for a status of 400 or more after all retries."""
         for wait_s in (*self._retry_after_s, None):
             async with client.stream("GET", url) as response:
                 if wait_s is None or response.status_code not in _RETRIED:
-    def _url(self, commit: str, listed: RepoSibling) -> str:
-        return hf_hub_url(self._repo, listed.rfilename, revision=commit, endpoint=self._endpoint)
-
                     response.raise_for_status()
                     yield response
                     return

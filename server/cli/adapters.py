@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from adapters.names import DEFAULT_ALIAS, FineTunedName, Reference, check_adapter_name, check_alias, parse_reference
+from adapters.errors import InvalidName
+from adapters.names import (
+    DEFAULT_ALIAS,
+    FineTunedName,
+    Reference,
+    check_adapter_name,
+    check_alias,
+    is_adapter_name,
+    parse_reference,
+)
 from adapters.publish_options import PublishOptions
 from server.cli import transfer
 from server.cli.client import ApiKey, Json, Url, connect, model_path
@@ -52,21 +61,22 @@ def list_adapters(*, as_json: AsJson = False, url: Url = None, api_key: ApiKey =
 def show(ref: Ref, *, as_json: AsJson = False, url: Url = None, api_key: ApiKey = None) -> None:
     """Show an adapter with its versions (sql), or a version with its report (sql@7, sql@canary, ft:…)."""
     with connect(url, api_key) as server:
-        if "@" in ref or isinstance(parse_reference(ref), FineTunedName):
+        if not is_adapter_name(ref):
             version = server.get(_path(server.resolve(ref)))
             if as_json:
                 show_json(version)
             else:
                 show_fields(_version_fields(version))
             return
-        path = f"/v1/adapters/{check_adapter_name(ref)}"
+        path = f"/v1/adapters/{ref}"
         adapter = server.get(path)
         if as_json:
             show_json(adapter)
             return
         versions = server.all_pages(f"{path}/versions")["data"]
     created = format_time(adapter["created_at"])
-    show_fields({"name": adapter["name"], "aliases": _aliases(adapter["aliases"]), "created": created})
+    called = {} if adapter["lora_name"] is None else {"loaded as": adapter["lora_name"]}
+    show_fields({"name": adapter["name"], **called, "aliases": _aliases(adapter["aliases"]), "created": created})
     typer.echo()
     show_table(["VERSION", "RANK", "SIZE", "DIGEST", "ALIASES", "RESIDENCY", "CREATED"], map(_version_row, versions))
 
@@ -225,7 +235,10 @@ def rm(
 
 def _deletion(target: str) -> tuple[str, str]:
     """Return the path to delete, and its description."""
-    reference = parse_reference(target)
+    try:
+        reference = parse_reference(target)
+    except InvalidName:
+        return model_path(target), f"the adapter that was loaded as '{target}', with all its versions"
     if isinstance(reference, FineTunedName):
         return model_path(target), f"version '{reference}' with the aliases that point to it"
     if "@" not in target:

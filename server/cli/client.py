@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote
 
 import httpx
 import typer
 
-from adapters.names import Reference, parse_reference
+from adapters.errors import InvalidName
+from adapters.names import FineTunedName, Reference, parse_reference
 from server.cli.failure import CommandFailed, ExitCode
 
 if TYPE_CHECKING:
@@ -68,12 +69,10 @@ class ApiClient:
         return {**part, "data": data, "first_id": first["first_id"]}
 
     def resolve(self, reference: str) -> Reference:
-        """Return ``reference`` with its version number; the server resolves aliases and fine-tuned names.
-
-        Raises:
-            InvalidName: it is no reference.
-        """
-        parsed = parse_reference(reference)
+        """Return ``reference`` with its version number; the server resolves every other name of a version."""
+        parsed: Reference | FineTunedName | None = None
+        with suppress(InvalidName):  # then an adapter may have been loaded under that name
+            parsed = parse_reference(reference)
         if isinstance(parsed, Reference) and parsed.version is not None:
             return parsed
         root = self.get(model_path(reference))["root"]

@@ -1,7 +1,6 @@
 """Resolves a request's ``model`` to a version. Dictionary look-ups only; nothing here waits."""
 
 from adapters.errors import AdapterNotFound, InvalidName, WrongBase
-from adapters.names import parse_reference
 from adapters.registry.catalog import Catalog
 from adapters.versions import Version
 from server.engine.protocol import EngineInfo
@@ -15,7 +14,7 @@ def resolve(model: str, catalog: Catalog, info: EngineInfo) -> Version:
         WrongBase: the version was made for another base model than the one served.
     """
     try:
-        version = catalog.resolve(parse_reference(model))
+        version = catalog.find(model)
     except (InvalidName, AdapterNotFound) as unknown:
         raise AdapterNotFound(
             f"The model `{model[:200]}` does not exist. GET /v1/models lists the adapters; the base model is "

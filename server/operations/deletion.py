@@ -27,10 +27,15 @@ async def delete_version(state: AppState, version: Version, *, with_aliases: boo
 async def delete_model(state: AppState, model: str) -> None:
     """Delete the adapter ``model``, or the version that a fine-tuned name means with the aliases that point to it.
 
+    An adapter is deleted by the name under which vLLM's call loaded it, too.
+
     Raises:
         InvalidName: ``model`` is a reference such as ``sql@7``; versions are deleted by ``delete_version``.
         NotFound: it does not exist.
     """
+    if (loaded := state.registry.catalog.loaded_as(model)) is not None:
+        await delete_adapter(state, loaded.name)
+        return
     reference = parse_reference(model)
     if isinstance(reference, FineTunedName):
         await delete_version(state, state.registry.catalog.resolve(reference), with_aliases=True)

@@ -1,14 +1,15 @@
 """New versions: published from a source, merged from other versions, or bundled with the server."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
-from adapters.errors import NameTaken
+from adapters.errors import InvalidName, NameTaken
 from adapters.lora.merge.merge import MergeBounds, merge
 from adapters.lora.merge.recipe import MergeRecipe
-from adapters.names import check_adapter_name
+from adapters.names import Reference, check_adapter_name, check_lora_name, is_adapter_name, name_for
 from adapters.publish_options import PublishOptions
 from adapters.publisher import Published, Publisher
 from adapters.registry.registry import Registry
@@ -29,9 +30,33 @@ def check_name(state: AppState, name: str) -> str:
         InvalidName: it is not valid.
         NameTaken: it is the name of the base model.
     """
-    if check_adapter_name(name) in state.engine.served_names:
+    if name in state.engine.served_names:
         raise NameTaken(f"'{name}' is the name of the base model; choose another", param="name")
-    return name
+    return check_adapter_name(name)
+
+
+def name_to_load(state: AppState, lora_name: str) -> tuple[str, str | None]:
+    """Return the adapter name for ``lora_name``, and ``lora_name`` if it is another one; see ``Adapter.lora_name``.
+
+    Raises:
+        InvalidName: no adapter may be called that.
+        NameTaken: it is the name of the base model, or means a version or an alias of an adapter.
+    """
+    catalog, base = state.registry.catalog, state.engine.served_names
+    if is_adapter_name(lora_name) or lora_name in base:
+        return check_name(state, lora_name), None
+    check_lora_name(lora_name)
+    if (loaded := catalog.loaded_as(lora_name)) is not None:
+        return loaded.name, lora_name
+    with suppress(InvalidName):
+        if catalog.is_given(meant := Reference.parse(lora_name)):
+            raise NameTaken(
+                f"'{lora_name}' means a version of '{meant.adapter}', which never changes: choose another name",
+                param="lora_name",
+            )
+    name = name_for(lora_name)
+    is_taken = name in catalog or name in base
+    return name_for(lora_name, is_taken=is_taken), lora_name
 
 
 async def publish_version(state: AppState, name: str, source: Source, options: PublishOptions) -> Published:

@@ -32,6 +32,7 @@ class UploadChecks:
     async def canonicalize(self, directory: Path, out: Path) -> Canonical:
         """Check the adapter in ``directory`` and write its canonical form into ``out``; see Inspector."""
         info = self.engine.info
+
     def compare_tokenizer(self, files: Mapping[str, bytes]) -> Iterator[str]:
         """Yield a note for each difference between an adapter's ``files`` and the base's; see ``tokenizer_notes``."""
         return tokenizer_notes(files, self.engine.info.directory)

@@ -14,7 +14,7 @@ from adapters.errors import WrongBase
 from adapters.lora.diff import Diff
 from adapters.lora.merge.recipe import Ingredient, MergeMethod, MergeRecipe
 from adapters.lora.stored_lora import StoredLora
-from adapters.names import check_alias, parse_reference
+from adapters.names import check_alias
 from adapters.publish_options import PublishOptions
 from adapters.sources.address import parse_source
 from adapters.sources.source import Source, UploadSource
@@ -36,7 +36,7 @@ from server.http.schemas.adapters import (
     VersionObject,
 )
 from server.http.schemas.base import DeletedObject, ListObject
-from server.operations import residents
+from server.operations import residents, retention
 from server.operations.compare_versions import compare_versions
 from server.operations.deletion import delete_version
 from server.operations.publish import check_name, publish_merge, publish_version
@@ -79,6 +79,7 @@ async def publish(
     else:
         source = UploadSource(MultipartStream(request, needed=_NEEDED).parts())
     published = await publish_version(state, name, source, PublishOptions(**stated))
+    await retention.apply(state, name)
     return _reported(state, published.version, published.report)
 
 
@@ -196,7 +197,7 @@ async def diff(body: DiffBody, state: StateDep) -> DiffObject:
 
 
 def _resolved(state: AppState, reference: str) -> Version:
-    return state.registry.catalog.resolve(parse_reference(reference))
+    return state.registry.catalog.find(reference)
 
 
 def _shown(state: AppState, version: Version) -> VersionObject:

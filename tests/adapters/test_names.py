@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.errors import InvalidName
-from adapters.names import FineTunedName, Reference, parse_reference
+from adapters.names import (
+    FineTunedName,
+    Reference,
+    check_adapter_name,
+    check_lora_name,
+    is_adapter_name,
+    name_for,
+    parse_reference,
+)
 
 parts = st.text(st.characters(min_codepoint=ord("!"), max_codepoint=ord("~"), exclude_characters=":"), max_size=20)
 
@@ -75,3 +83,42 @@ def test_a_suffix_that_the_name_cannot_carry_is_named(suffix: str):
 def test_a_name_is_composed_as_openai_writes_it():
     assert str(FineTunedName.of("base", "patchbay", None, "9ABel2dg")) == "ft:base:patchbay::9ABel2dg"
     assert str(FineTunedName.of("base", "patchbay", "sql", "9ABel2dg", 88)).endswith(":sql:9ABel2dg:ckpt-step-88")
+
+
+visible = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=256)
+lora_names = visible.filter(
+    lambda name: name == name.strip() and not name.startswith("ft:") and not name.endswith("@stable")
+)
+
+
+@given(name=lora_names)
+def test_every_lora_name_has_two_adapter_names_of_its_own(name: str):
+    assert check_lora_name(name) == name
+    plain, certain = name_for(name), name_for(name, is_taken=True)
+    assert check_adapter_name(plain) == plain
+    assert check_adapter_name(certain) == certain
+    assert plain != certain or not any(each.isalnum() for each in name)
+    assert parse_reference(f"{plain}@1") == Reference(plain, version=1)
+
+
+@given(one=lora_names, other=lora_names)
+def test_two_lora_names_never_get_the_same_certain_name(one: str, other: str):
+    assert one == other or name_for(one, is_taken=True) != name_for(other, is_taken=True)
+
+
+@given(text=st.text(max_size=300))
+def test_what_is_an_adapter_name_is_what_the_check_admits(text: str):
+    try:
+        check_adapter_name(text)
+    except InvalidName:
+        assert not is_adapter_name(text)
+    else:
+        assert is_adapter_name(text)
+
+
+@pytest.mark.parametrize("name", ["", " sql", "sql\n", "sü/ß", "x" * 257, "ft:a", "sql@stable", "a\0b", "a/\x7f"])
+def test_text_that_no_adapter_is_loaded_as_is_refused(name: str):
+    with pytest.raises(InvalidName, match="lora_name") as refused:
+        check_lora_name(name)
+    assert refused.value.param == "lora_name"
+    assert refused.value.message.isprintable()

@@ -99,6 +99,13 @@ class JobStore:
         async with self.database.read() as connection:
             return [rows.job_of(row) for row in await connection.execute(statement)]
 
+    async def warm_starts(self) -> set[str]:
+        """Return the names of the versions that unfinished jobs train further."""
+        statement = select(jobs.c.extension).where(jobs.c.finished_at.is_(None))
+        async with self.database.read() as connection:
+            extensions = (await connection.execute(statement)).scalars()
+            return {extension["warm_start"] for extension in extensions if "warm_start" in extension}
+
     async def admit(self, job_id: str, method: Json, *, data: Json | None = None) -> Job:
         """Queue a job whose files are accepted, with ``method`` as the preflight resolved it: no "auto" is left.
 

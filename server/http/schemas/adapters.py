@@ -18,6 +18,7 @@ class AdapterObject(ResponseObject):
 
     object: Literal["adapter"] = "adapter"
     name: str
+    lora_name: str | None
     created_at: UnixTime
     latest_version: int | None
     version_count: int
@@ -27,6 +28,7 @@ class AdapterObject(ResponseObject):
     def from_adapter(cls, adapter: Adapter) -> Self:
         return cls(
             name=adapter.name,
+            lora_name=adapter.lora_name,
             created_at=adapter.created_at,
             latest_version=max(adapter.versions, default=None),
             version_count=len(adapter.versions),

@@ -15,7 +15,10 @@ import pytest
 from huggingface_hub import HfApi
 
 from adapters.errors import SourceForbidden, SourceNotFound, SourceTooLarge, SourceUnavailable
+from adapters.sources.address import parse_source
 from adapters.sources.hub import HubHosts, HubSource
+from adapters.sources.lora_path import parse_lora_path
+from adapters.sources.rules import SourceRules
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 from adapters.storage.staging import Staging
 from tests.adapters.hub_stand_in import Fault, HubStandIn, listed
@@ -64,6 +67,30 @@ async def test_two_files_arrive_at_the_commit_and_nothing_else_is_asked(
         f"GET /org/sql/resolve/{commit}/{WEIGHTS_FILE}",
     ]
     assert set(hub.tokens) == {None}
+
+
+@pytest.mark.parametrize("folder", ["checkpoint-500", "loras/sql", "a/b/c/d"])
+async def test_an_adapter_in_a_folder_of_a_repository_is_read_there(hub: HubStandIn, staging: Staging, folder: str):
+    files = {f"{folder}/{name}": content for name, content in FILES.items()}
+    hub.add(
+        "org/many", {**files, CONFIG_FILE: b"another", WEIGHTS_FILE: b"another", f"{folder}/chat_template.jinja": b"t"}
+    )
+    rules = SourceRules(hub_endpoint=hub.endpoint)
+    commit = hub.repositories["org/many"].branches["main"]
+    async with staging.open() as staged:
+        origin = await parse_source(f"hf://org/many/{folder}@main", rules).fetch(staged)
+        assert origin == f"hf://org/many/{folder}@{commit}"
+        assert (staged.path / WEIGHTS_FILE).read_bytes() == FILES[WEIGHTS_FILE]
+        assert staged.tokenizer_files == {"chat_template.jinja": b"t"}
+
+
+async def test_a_folder_without_an_adapter_is_named(hub: HubStandIn, staging: Staging):
+    rules = SourceRules(hub_endpoint=hub.endpoint)
+    async with staging.open() as staged:
+        with pytest.raises(SourceNotFound, match=r"org/sql at main has no checkpoint-500/adapter_config\.json"):
+            await parse_source("hf://org/sql/checkpoint-500", rules).fetch(staged)
+        with pytest.raises(SourceNotFound, match=r"checkpoint-500.*and there is no directory org/sql/checkpoint-500"):
+            await parse_lora_path("org/sql/checkpoint-500", rules).fetch(staged)
 
 
 @pytest.mark.parametrize("folder", ["initial", "pissa_init"])

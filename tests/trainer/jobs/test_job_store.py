@@ -61,6 +61,14 @@ async def test_jobs_that_a_crash_left_unchecked_are_found_again(records: Records
     assert await records.jobs.unvalidated() == left
 
 
+async def test_the_versions_that_unfinished_jobs_train_further_are_known(records: Records, create: Create):
+    ended = await create(extension={"warm_start": "sql@1"})
+    await create(extension={"warm_start": "sql@2", "rank": 8})
+    await create(extension={"rank": 8})
+    await records.jobs.cancel(ended.id)
+    assert await records.jobs.warm_starts() == {"sql@2"}
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
