@@ -86,7 +86,11 @@ class _Base:
         stable = adapter.aliases.get(DEFAULT_ALIAS)
         root = None if stable is None else f"{adapter.name}@{stable.version}"
         yield ModelObject(
-            id=adapter.name, created=adapter.created_at, root=root, parent=self.name, max_model_len=self.context
+            id=adapter.lora_name or adapter.name,
+            created=adapter.created_at,
+            root=root,
+            parent=self.name,
+            max_model_len=self.context,
         )
         for name, number in adapter.fine_tuned.items():
             if not FineTunedName(name).is_checkpoint:
@@ -98,27 +102,5 @@ def _base(state: AppState) -> _Base:
 
 
 def _base_model(name: str, state: AppState) -> ModelObject:
-<<<<<<< HEAD
     created = datetime.fromtimestamp(state.started_at, UTC)
     return ModelObject(id=name, created=created, root=name, parent=None, max_model_len=state.engine.context)
-=======
-    return ModelObject(id=name, created=datetime.fromtimestamp(state.started_at, UTC), root=name, parent=None)
-
-
-def _version_model(name: str, version: Version, parent: str | None) -> VersionModel:
-    return VersionModel(id=name, created=version.created_at, root=version.name, parent=parent, digest=version.digest)
-
-
-def _models_of(adapter: Adapter, parent: str | None) -> Iterator[ModelObject]:
-    """Yield the models that ``adapter`` is listed as: itself, and the results of the jobs that made its versions."""
-    stable = adapter.aliases.get(DEFAULT_ALIAS)
-    root = None if stable is None else f"{adapter.name}@{stable.version}"
-    yield ModelObject(id=adapter.lora_name or adapter.name, created=adapter.created_at, root=root, parent=parent)
-    for name, number in adapter.fine_tuned.items():
-        if not FineTunedName(name).is_checkpoint:
-            yield _version_model(name, adapter.versions[number], parent)
-
-
-def _parent(state: AppState) -> str | None:
-    return next(iter(state.engine.served_names), None)
->>>>>>> 004bca4 (Take from vLLM's load call what vLLM takes)
