@@ -33,6 +33,7 @@ from server.metrics import Metrics
 from server.operations.batch_checks import BatchChecks
 from server.operations.publish import register_bundled_adapters
 from server.operations.run_publisher import RunPublisher
+from server.operations.served_versions import check_served_versions
 from server.operations.upload_checks import UploadChecks
 from server.probe.probe import Probe
 from server.probe.reference import PeftReference
@@ -92,16 +93,15 @@ async def open_app(
         admission = Admission(settings.max_in_flight)
         hooks = RequestHooks(registry.catalog, admission, Meter(metrics.adapters), engine)
         checks = UploadChecks(engine, settings, inspector, compiler)
-        probe = Probe(engine, None if settings.probe_reference == "off" else reference)
         publisher = Publisher(
             registry,
             blobs,
             Staging(settings.data_dir, max_bytes=settings.max_upload_bytes),
             checks=checks.canonicalize,
             check_base=checks.check_base,
-            compiler=checks.compile if compiles else None,
             compare_tokenizer=checks.compare_tokenizer,
-            probe=probe,
+            compiler=checks.compile if compiles else None,
+            probe=Probe(engine, None if settings.probe_reference == "off" else reference),
             crash_points=CrashPoints(settings.fault_at),
         )
         journal = ResidentsJournal(settings.data_dir / "residents.json")
@@ -207,7 +207,12 @@ async def _after_start(
     running: RunningEngine,
     last_residents: Sequence[Version] | None,
 ) -> None:
-    """Warm up a new engine: pinned versions, then the last residents. A version that cannot be loaded is logged."""
+    """Warm up a new engine: pinned versions, then the last residents. A version that cannot be loaded is logged.
+
+    Raises:
+        StartRefused: the engine would cut published versions.
+    """
+    await check_served_versions(registry, running)
     await inspector.start(running.info.base)  # ahead of the first upload
     if bundled_adapters is not None:
         await register_bundled_adapters(registry, publisher, bundled_adapters)

@@ -7,7 +7,7 @@ model, every number. No torch, no engine, no code from the upload.
 
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -34,10 +34,14 @@ README = "README.md"
 
 @dataclass(frozen=True, slots=True)
 class AdapterLimits:
-    """The engine's --max-lora-rank, and a bound on the sum of an adapter's files."""
+    """The engine's --max-lora-rank, and a bound on the sum of an adapter's files.
+
+    ``unserved``: modules of the base model on which the engine gives adapters no effect.
+    """
 
     max_rank: int
     max_bytes: int
+    unserved: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +94,11 @@ class InspectedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class _Weights:
+    config: PeftConfig | None
+    """Settled for the modules of the base model and of the file."""
     normalized: NormalizedHeader
     tensors: LoraTensors
     scan: WeightScan
-    config: PeftConfig | None
-    """Settled for the modules of the base model and of the file."""
 
 
 def inspect_adapter(directory: Path, base: BaseModel, limits: AdapterLimits) -> InspectedAdapter:
@@ -204,8 +208,6 @@ def _read_weights(path: Path, base: BaseModel, config: PeftConfig | None, faults
     return weights
 
 
-def _report(base: BaseModel, config: PeftConfig, weights: _Weights, size_bytes: int) -> InspectionReport:
-    modules = [pair.module for pair in weights.tensors.pairs]
 def _unserved_faults(tensors: LoraTensors, limits: AdapterLimits) -> Iterator[Fault]:
     """Yield a fault if there is LoRA on modules where the engine would give it no effect, or would refuse it."""
     unserved = sorted({pair.module for pair in tensors.pairs}.intersection(limits.unserved))
@@ -219,6 +221,8 @@ def _unserved_faults(tensors: LoraTensors, limits: AdapterLimits) -> Iterator[Fa
         yield Fault(WEIGHTS_FILE, found, needed)
 
 
+def _report(base: BaseModel, config: PeftConfig, weights: _Weights, size_bytes: int) -> InspectionReport:
+    modules = [pair.module for pair in weights.tensors.pairs]
     ranks = Counter(config.rank_of(module) for module in modules)
     return InspectionReport(
         rank=max(ranks),

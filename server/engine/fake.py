@@ -53,6 +53,8 @@ class Knobs:
     """Number of starts that fail before one succeeds."""
     effect: float = -0.25
     """Added to the base model's scores by every adapter; 0: adapters are inert, NaN: the model computes NaN."""
+    unserved_modules: frozenset[str] = frozenset()
+    """Modules of the base model on which adapters have no effect."""
     is_scoring: bool = True
     """False: a base model that generates no text."""
 
@@ -70,6 +72,7 @@ class FakeEngine:
     def __init__(self, hooks: EngineHooks, knobs: Knobs, served_names: tuple[str, ...]) -> None:
         self._knobs = knobs
         self.is_dead = False
+        self.unserved_modules = knobs.unserved_modules
         self.residents: dict[int, Resident] = {}
         """Loaded adapters by id."""
         self.loads: list[str] = []

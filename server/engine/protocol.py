@@ -134,6 +134,8 @@ class Engine(Protocol):
     """Memory of all slots together, whatever their content."""
     batch: Batch
     """The limits of one step."""
+    unserved_modules: frozenset[str]
+    """Modules of the base model on which no adapter has an effect, as the engine was started."""
     vocabulary: int
     """Size of the base model's vocabulary: token ids are below this number."""
     context: int

@@ -17,7 +17,10 @@ from server.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class UploadChecks:
-    """The checks of uploads; each method raises EngineNotReady before the base model has been read."""
+    """The checks of uploads; each method raises EngineNotReady before the base model has been read.
+
+    ``canonicalize`` needs a running engine: it knows on which modules it computes LoRA.
+    """
 
     engine: CurrentEngine
     settings: Settings
@@ -29,15 +32,15 @@ class UploadChecks:
         info = self.engine.info
         BaseIdentity.of(info.served_names, info.directory, info.base.architectures).check(adapter)
 
-    async def canonicalize(self, directory: Path, out: Path) -> Canonical:
-        """Check the adapter in ``directory`` and write its canonical form into ``out``; see Inspector."""
-        info = self.engine.info
-
     def compare_tokenizer(self, files: Mapping[str, bytes]) -> Iterator[str]:
         """Yield a note for each difference between an adapter's ``files`` and the base's; see ``tokenizer_notes``."""
         return tokenizer_notes(files, self.engine.info.directory)
 
-        limits = AdapterLimits(max_rank=info.max_rank, max_bytes=self.settings.max_upload_bytes)
+    async def canonicalize(self, directory: Path, out: Path) -> Canonical:
+        """Check the adapter in ``directory`` and write its canonical form into ``out``; see Inspector."""
+        info = self.engine.info
+        unserved = sorted(self.engine.running().engine.unserved_modules)
+        limits = AdapterLimits(info.max_rank, self.settings.max_upload_bytes, unserved)
         return await self.inspector.canonicalize(directory, out, info.base, limits, self.settings.resource_limits)
 
     async def compile(self, directory: Path, out: Path, compress_to: int | None) -> CompileReport:

@@ -1,9 +1,11 @@
 """Checks at a job's creation whether this server could serve the adapter that it would make."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 from adapters.errors import InvalidName, NameTaken, NotFound
 from server.engine.protocol import EngineInfo
+from server.errors import EngineNotReady
 from server.gateway.resolve import resolve
 from server.http.schemas.base import Json
 from server.http.schemas.fine_tuning_requests import JobBody
@@ -33,7 +35,7 @@ def servable_extension(body: JobBody, state: AppState) -> Json:
         extension["warm_start"] = warm_start
     else:
         extension["rank"] = _rank(extension.get("rank"), info)
-        _check_targets(body.targets, info)
+        _check_targets(body.targets, info, state)
     _check_name("adapter", body.adapter, state)
     _check_name("suffix", body.fitted_suffix, state)
     return extension
@@ -82,13 +84,17 @@ def _rank(rank: int | None, info: EngineInfo) -> int:
     return rank or min(DEFAULT_RANK, info.max_rank)
 
 
-def _check_targets(targets: Sequence[str] | None, info: EngineInfo) -> None:
-    known = {module.rpartition(".")[2] for module in info.base.modules}
+def _check_targets(targets: Sequence[str] | None, info: EngineInfo, state: AppState) -> None:
+    unserved: Collection[str] = ()
+    with suppress(EngineNotReady):  # what the job makes is checked again when it is published
+        unserved = state.engine.running().engine.unserved_modules
+    known = {module.rpartition(".")[2] for module in info.base.modules if module not in unserved}
     if targets is None or targets == ALL_LINEAR:
         return
     if unknown := [target for target in targets if target not in known]:
         raise InvalidField(
-            f"'{info.served_names[0]}' has no modules called {', '.join(unknown)[:200]}: targets is '{ALL_LINEAR}' or "
+            f"no LoRA is served on modules of '{info.served_names[0]}' called {', '.join(unknown)[:200]}: targets is "
+            f"'{ALL_LINEAR}' or "
             f"some of {', '.join(sorted(known))}",
             param="targets",
         )

@@ -21,6 +21,7 @@ from adapters.errors import BaseModelUnreadable
 from server.engine.protocol import EngineHooks, EngineInfo, StartRefused
 from server.engine.vllm import environment, patches
 from server.engine.vllm.flags import parse_flags, renderer_options
+from server.engine.vllm.lora_support import unsupported_architecture
 from server.engine.vllm.parsers import check_parsers, choose_parsers
 
 if TYPE_CHECKING:
@@ -64,13 +65,18 @@ class VllmBuilder:
 
     @asynccontextmanager
     async def start(self, hooks: EngineHooks) -> AsyncIterator[VllmEngine]:
-        await self.info()
-        client = await self._build_client()
+        info = await self.info()
+        try:
+            client = await self._build_client()
+        except Exception as failed:
+            if (reason := await asyncio.to_thread(unsupported_architecture, self._args)) is not None:
+                raise StartRefused(reason) from failed
+            raise
         statistics = asyncio.create_task(_log_statistics(client), name="vllm-statistics")
         try:
             from server.engine.vllm.engine import open_engine
 
-            yield await open_engine(client, self._args, hooks)
+            yield await open_engine(client, self._args, hooks, info.base.modules)
         finally:
             statistics.cancel()
             await asyncio.to_thread(client.shutdown, SHUTDOWN_S)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, Final
 from uuid import uuid4
 
@@ -31,7 +32,7 @@ from server.engine.protocol import (
     ScoringUnsupported,
     StartRefused,
 )
-from server.engine.vllm import patches
+from server.engine.vllm import lora_support, patches
 from server.engine.vllm.hooks import ResolvedAdapters, lora_request, metered, with_prepared_body
 from server.engine.vllm.patches import Generate
 from server.engine.vllm.preparation import PreparationClient
@@ -46,8 +47,14 @@ def build_client(args: Namespace) -> AsyncLLM:
     return AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args), usage_context=UsageContext.OPENAI_API_SERVER)
 
 
-async def open_engine(client: AsyncLLM, args: Namespace, hooks: EngineHooks) -> VllmEngine:
-    """Return the engine of ``client``; its HTTP app calls ``hooks``."""
+async def open_engine(client: AsyncLLM, args: Namespace, hooks: EngineHooks, modules: Iterable[str]) -> VllmEngine:
+    """Return the engine of ``client``; its HTTP app calls ``hooks``. ``modules``: the base model's.
+
+    Raises:
+        StartRefused: vLLM cannot serve adapters on this base model here.
+    """
+    if (reason := lora_support.experts_on_a_cpu(client)) is not None:
+        raise StartRefused(reason)
     generate, running = client.generate, client.output_processor.external_req_ids
     patches.meter_generations(client, metered(generate, hooks, running), metered(client.encode, hooks, running))
     patches.count_no_adapters(client)
@@ -66,7 +73,9 @@ async def open_engine(client: AsyncLLM, args: Namespace, hooks: EngineHooks) -> 
     gc.unfreeze()  # the objects of an earlier engine, so that they can be collected
     freeze_gc_heap()  # a full collection takes longer than a token
     slot_bytes = sum(await client.collective_rpc("slot_bytes"))
-    return VllmEngine(client, app, generate if "generate" in tasks else None, args.max_loras, slot_bytes)
+    unserved = await client.collective_rpc("unserved_modules", args=(list(modules),))
+    generate_text = generate if "generate" in tasks else None
+    return VllmEngine(client, app, generate_text, args.max_loras, slot_bytes, frozenset(chain.from_iterable(unserved)))
 
 
 def _causes(error: BaseException | None) -> str:
@@ -84,7 +93,15 @@ class VllmEngine:
     ``generate`` is the client's own method, which is not metered; None if the base model generates no text.
     """
 
-    def __init__(self, client: AsyncLLM, app: FastAPI, generate: Generate | None, slots: int, slot_bytes: int) -> None:
+    def __init__(
+        self,
+        client: AsyncLLM,
+        app: FastAPI,
+        generate: Generate | None,
+        slots: int,
+        slot_bytes: int,
+        unserved_modules: frozenset[str],
+    ) -> None:
         self._client = client
         self._state = app.state
         self._generate = generate
@@ -92,6 +109,7 @@ class VllmEngine:
         self.app: ASGIApp = app
         self.slots = slots
         self.slot_bytes = slot_bytes
+        self.unserved_modules = unserved_modules
         scheduler = client.vllm_config.scheduler_config
         self.batch = Batch(sequences=scheduler.max_num_seqs, tokens=scheduler.max_num_batched_tokens)
         self.paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from server.engine.protocol import EngineGone, LoadFailed, Resident
-from server.engine.vllm import patches
+from server.engine.vllm import lora_support, patches
 from server.engine.vllm.device_copies import DeviceCopies, SideStream, copier_for
 
 if TYPE_CHECKING:
@@ -113,6 +113,10 @@ class WorkerExtension:
                 for stack in stacked if isinstance(stacked, tuple | list) else (stacked,):
                     sizes[id(stack)] = stack.nbytes
         return sum(sizes.values())
+
+    def unserved_modules(self, names: list[str]) -> list[str]:
+        """Return those of the base model's modules on which this worker's adapters have no effect."""
+        return lora_support.unserved_modules(self.model_runner.lora_manager._adapter_manager, names)
 
     def drop_prepared_adapter(self, number: int) -> None:
         self._patchbay_adapters.drop(number)
