@@ -9,14 +9,22 @@ in float32, on the CPU, on the threads that OMP_NUM_THREADS says. The base is lo
 
 import sys
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from adapters.errors import SafetensorsMalformed
+from adapters.lora.tensor_names import PREFIX
 from adapters.processes.line_process import serve_lines
+from adapters.storage.manifest import WEIGHTS_FILE
+from adapters.storage.safetensors_header import read_header
+
+COPY: Final = ".base_layer.weight"
+"""The end of the name under which PEFT saves a copy of an embedding beside a LoRA on it."""
 
 Prompts = list[list[int]]
 Scores = list[list[float]]
@@ -41,12 +49,24 @@ class ReferenceModel:
         Raises:
             ValueError, RuntimeError, TypeError, KeyError, OSError: PEFT or torch cannot load the adapter.
         """
-        adapted = PeftModel.from_pretrained(self._base, directory).eval()
+        kept = self._overwritten(Path(directory))
         try:
-            scores = _scores(adapted, prompts)
+            adapted = PeftModel.from_pretrained(self._base, directory).eval()
+            try:
+                return _scores(adapted, prompts)
+            finally:
+                adapted.unload()
         finally:
-            adapted.unload()
-        return scores
+            with torch.no_grad():
+                for name, weight in kept.items():
+                    self._base.get_parameter(name).copy_(weight)
+
+    def _overwritten(self, directory: Path) -> dict[str, Tensor]:
+        """Return copies of the base's weights that the adapter has copies of too: PEFT loads those over the base's."""
+        tensors = read_header(directory / WEIGHTS_FILE).tensors
+        copied = {name.removeprefix(PREFIX).removesuffix(COPY) for name in tensors if name.endswith(COPY)}
+        weights = {f"{module}.weight" for module in copied}
+        return {name: weight.detach().clone() for name, weight in self._base.named_parameters() if name in weights}
 
 
 def _scores(model: Any, prompts: Prompts) -> Scores:
@@ -65,7 +85,7 @@ def _answer(model: ReferenceModel, question: dict[str, Any]) -> dict[str, Any]:
     base = model.base_scores(prompts)
     try:
         return {"base": base, "adapter": model.adapter_scores(question["adapter"], prompts)}
-    except (ValueError, RuntimeError, TypeError, KeyError, OSError) as error:
+    except (ValueError, RuntimeError, TypeError, KeyError, OSError, SafetensorsMalformed) as error:
         return {"refused": f"{type(error).__name__}: {error}"}
 
 

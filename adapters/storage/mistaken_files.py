@@ -21,7 +21,7 @@ _MAGICS: Final = (
 
 
 def mistaken_file(start: bytes) -> tuple[str, str] | None:
-    """Return what a file that begins with ``start`` is, and what to do; None where it is none of the known kinds.
+    """Return the kind of a file that begins with ``start``, and the way out; None for any other kind.
 
     What may be a safetensors file is none of them: the length of its header, below 2**32, and then a JSON object.
     """

@@ -11,6 +11,8 @@ import httpx
 import pytest
 
 from adapters.names import FineTunedName
+from adapters.publish_options import PublishOptions
+from adapters.sources.directory import DirectorySource
 from adapters.storage.manifest import FILES
 from tests.server.cli.conftest import Patchbay, Running
 
@@ -113,6 +115,31 @@ def test_push_of_an_adapter_for_another_base_has_to_be_forced(call: Patchbay, ad
     assert "org/other-7b" in refused.stderr
     assert "--force-base" in refused.stderr
     assert call("adapters", "push", str(adapter), "--force-base").stdout.startswith("tickets@1:")
+
+
+def test_push_prints_the_notes_of_the_report(call: Patchbay, adapter: Path) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"torch_dtype": "bfloat16"}))
+    (adapter / "chat_template.jinja").write_text("{{ messages }}")
+    result = call("adapters", "push", str(adapter))
+    assert result.exit_code == 0
+    notes = [line for line in result.stderr.splitlines() if line.startswith("note: ")]
+    assert any("torch_dtype" in note for note in notes)
+    assert any("chat template that differs" in note for note in notes)
+
+
+def test_an_adapter_that_was_loaded_under_another_name_goes_by_it(
+    call: Patchbay, adapter: Path, server: Running
+) -> None:
+    source = DirectorySource(adapter, [adapter])
+    options = PublishOptions(lora_name="acme/sql")
+    server.portal.call(server.state.publisher.publish, "acme-sql", source, options)
+    assert call("adapters", "show", "acme-sql").stdout.splitlines()[1].split() == ["loaded", "as", "acme/sql"]
+    assert "acme-sql@1" in call("adapters", "show", "acme/sql").stdout
+    assert call("adapters", "pin", "acme/sql").stdout.startswith("acme-sql@1: ")
+    assert call("adapters", "unpin", "acme/sql").exit_code == 0
+    assert call("adapters", "rm", "acme/sql", "--yes").exit_code == 0
+    assert "acme-sql" not in call("adapters", "list").stdout
 
 
 def test_push_of_a_directory_without_weights_says_what_is_missing(call: Patchbay, adapter: Path) -> None:

@@ -34,6 +34,7 @@ async def test_a_new_engine_lives_and_holds_nothing(engine: Engine, loaded: Load
     assert engine.batch.tokens > 0
     assert engine.context > 0
     assert CHAT in engine.paths
+    assert engine.unserved_modules == frozenset()
     assert await loaded() == set()
 
 
