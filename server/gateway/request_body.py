@@ -40,7 +40,8 @@ def prepare_body(path: str, body: dict[str, Any], *, base: str, context: int) ->
     Raises:
         InvalidRequest: no ``model``, or fields that are not read any more; all of them at once.
     """
-    faults = {name: f"{name} is no longer read; use {RETIRED[name]}" for name in RETIRED if body.get(name) is not None}
+    retired = sorted(name for name in RETIRED.keys() & body.keys() if body[name] is not None)
+    faults = {name: f"{name} is no longer read; use {RETIRED[name]}" for name in retired}
     if path not in NAMED_BY_NONE and body.get("model") in (None, ""):
         faults["model"] = f"model: say which model is to answer; the base model is '{base}', GET /v1/models lists all"
     if faults:
