@@ -91,7 +91,8 @@ class ServingRenderer:
         """
         body = {"messages": messages, "tools": tools or None, "add_generation_prompt": asking}
         try:
-            request = ChatCompletionRequest.model_validate(body)
+            # parsed anew, as a request is: vLLM's model changes the objects that it is given
+            request = ChatCompletionRequest.model_validate(json.loads(json.dumps(body)))
             rendered = self._runner.run(self._online.render_chat(request))
         except ValidationError as error:
             first = error.errors()[0]
