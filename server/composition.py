@@ -31,6 +31,7 @@ from server.gateway.meter import Meter
 from server.gateway.request_hooks import RequestHooks
 from server.metrics import Metrics
 from server.operations.batch_checks import BatchChecks
+from server.operations.other_renderers import warn_of_other_renderers
 from server.operations.publish import register_bundled_adapters
 from server.operations.run_publisher import RunPublisher
 from server.operations.served_versions import check_served_versions
@@ -216,6 +217,7 @@ async def _after_start(
     await inspector.start(running.info.base)  # ahead of the first upload
     if bundled_adapters is not None:
         await register_bundled_adapters(registry, publisher, bundled_adapters)
+    await warn_of_other_renderers(registry, running.engine)
     catalog, fingerprint = registry.catalog, running.info.base.fingerprint
     recent = journal.recent(catalog) if last_residents is None else last_residents
     wanted = dict.fromkeys([*catalog.pinned(), *filter(catalog.is_living, recent)])

@@ -132,6 +132,13 @@ class CurrentEngine:
         residency = self.serving().residency
         return "quarantined" if version in residency.quarantined else residency.state(version)
 
+    def renders_as(self, sha256: str | None) -> bool | None:
+        """Return whether the engine makes prompts as the renderer with this digest; None: unknown."""
+        engine = None if self._running is None else self._running.engine
+        if engine is None or sha256 is None or engine.renderer_sha256 is None:
+            return None
+        return engine.renderer_sha256 == sha256
+
     def not_ready(self) -> EngineNotReady:
         """Return the error for requests that need an engine while none answers."""
         return EngineNotReady(f"the engine is {self.state}; try again shortly", retry_after_s=RETRY_AFTER_S)

@@ -82,6 +82,13 @@ class Registry(Follower):
             rows = await connection.execute(select(versions.c.id, named).where(*of_base))
             return {version: list(modules or ()) for version, modules in rows}
 
+    async def renderers(self) -> dict[int, str]:
+        """Return the ``renderer_sha256`` of every version that was trained here, by the version's id."""
+        sha256 = versions.c.report["training"]["renderer_sha256"].as_string()
+        statement = select(versions.c.id, sha256).where(versions.c.deleted_at.is_(None), sha256.is_not(None))
+        async with self.database.read() as connection:
+            return {row[0]: row[1] for row in await connection.execute(statement)}
+
     async def moves(self, name: str, alias: str = DEFAULT_ALIAS) -> list[AliasMove]:
         """Return every move of the alias, oldest first; empty for an alias that never existed."""
         async with self.database.read() as connection:

@@ -279,7 +279,10 @@ def _adapter_row(adapter: Json) -> list[object]:
 
 def _version_row(version: Json) -> list[object]:
     facts = [version["rank"], format_bytes(version["size_bytes"]), version["digest"][:12]]
-    return [version["id"], *facts, version["aliases"], version["residency"], format_time(version["created_at"])]
+    residency = version["residency"]
+    if version.get("renderer_matches") is False:
+        residency = f"{residency or '-'}, trained with another renderer"
+    return [version["id"], *facts, version["aliases"], residency, format_time(version["created_at"])]
 
 
 def _aliases(aliases: Mapping[str, int]) -> list[str]:

@@ -66,6 +66,7 @@ class FakeEngine:
     slot_bytes = 4096
     batch = Batch(sequences=128, tokens=2048)
     paths = frozenset({"/v1/chat/completions"})
+    renderer_sha256 = "0" * 64
     vocabulary = 1000
     context = 2048
 

@@ -90,7 +90,10 @@ async def list_versions(
     """List the versions of an adapter, oldest first; ``after`` is a version's id (``sql@7``) or number."""
     number = None if after is None else _number(after.rpartition("@")[2])
     versions, has_more = state.registry.catalog.versions(name, after=number, limit=limit)
-    return ListObject[VersionObject](data=[_shown(state, each) for each in versions], has_more=has_more)
+    renderers = await state.registry.renderers()
+    return ListObject[VersionObject](
+        data=[_shown(state, each, renderers.get(each.id)) for each in versions], has_more=has_more
+    )
 
 
 @router.get(_VERSION)
@@ -200,7 +203,8 @@ def _resolved(state: AppState, reference: str) -> Version:
     return state.registry.catalog.find(reference)
 
 
-def _shown(state: AppState, version: Version) -> VersionObject:
+def _shown(state: AppState, version: Version, renderer_sha256: str | None = None) -> VersionObject:
+    """Describe ``version``, trained on prompts of the renderer with that digest; None: not trained here."""
     adapter = state.registry.catalog.adapter(version.adapter)
     facts = asdict(version) | {
         "id": version.name,
@@ -212,11 +216,13 @@ def _shown(state: AppState, version: Version) -> VersionObject:
         aliases=[alias.name for alias in adapter.aliases.values() if alias.version == version.number],
         fine_tuned_names=[name for name, number in adapter.fine_tuned.items() if number == version.number],
         residency=state.engine.residency_of(version),
+        renderer_matches=state.engine.renders_as(renderer_sha256),
     )
 
 
 def _reported(state: AppState, version: Version, report: Mapping[str, Any] | None) -> ReportedVersion:
-    return ReportedVersion(**dict(_shown(state, version)), report=report)
+    renderer_sha256 = ((report or {}).get("training") or {}).get("renderer_sha256")
+    return ReportedVersion(**dict(_shown(state, version, renderer_sha256)), report=report)
 
 
 def _digest(version: Version, form: Form) -> str:

@@ -99,9 +99,10 @@ async def test_a_skill_that_the_base_lacks_is_learned_from_a_file(client, http, 
     assert await share_right(job.fine_tuned_model, skill) >= 0.85
     root = (await client.models.retrieve(f"learned-{skill}")).to_dict()["root"]
     assert root == (await client.models.retrieve(job.fine_tuned_model)).to_dict()["root"]
-    report = (await http.get(f"/v1/adapters/learned-{skill}/versions/{root.partition('@')[2]}")).json()["report"]
-    assert report["training"]["data"]["training_file"]["id"] == file.id
-    assert report["training"]["trained_tokens"] == job.trained_tokens
+    version = (await http.get(f"/v1/adapters/learned-{skill}/versions/{root.partition('@')[2]}")).json()
+    assert version["report"]["training"]["data"]["training_file"]["id"] == file.id
+    assert version["report"]["training"]["trained_tokens"] == job.trained_tokens
+    assert version["renderer_matches"], "trained on the prompts that this server makes"
 
 
 async def test_checkpoints_answer_while_the_job_still_runs(client, ended, upload, held_out):

@@ -36,6 +36,7 @@ from server.engine.vllm import lora_support, patches
 from server.engine.vllm.hooks import ResolvedAdapters, lora_request, metered, with_prepared_body
 from server.engine.vllm.patches import Generate
 from server.engine.vllm.preparation import PreparationClient
+from trainer.rendering.serving_renderer import digest
 
 LAST: Final = 2**20
 """A priority behind every other request's, where vLLM runs with ``--scheduling-policy priority``."""
@@ -113,6 +114,7 @@ class VllmEngine:
         scheduler = client.vllm_config.scheduler_config
         self.batch = Batch(sequences=scheduler.max_num_seqs, tokens=scheduler.max_num_batched_tokens)
         self.paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
+        self.renderer_sha256 = None if generate is None else digest(app.state.online_renderer)
         self.vocabulary: int = client.model_config.get_vocab_size()
         self.context: int = client.model_config.max_model_len
 

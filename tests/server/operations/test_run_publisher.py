@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict
 
 import pytest
+from structlog.testing import capture_logs
 
 from adapters.names import FineTunedName
+from server.operations.other_renderers import warn_of_other_renderers
 from server.operations.run_publisher import RunPublisher
 from tests.server.opened import Opened
 from trainer.jobs.job import Job, JobDraft
@@ -123,3 +125,18 @@ async def test_what_is_not_there_is_not_published(opened: Opened, ran: Job) -> N
     ):
         answer = await opened.client.post(f"{jobs}/{path}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, code)
+
+
+async def test_a_version_trained_on_other_prompts_than_the_servers_is_told_apart(
+    opened: Opened, ran: Job, publisher: RunPublisher
+) -> None:
+    await publisher.checkpoint(ran.id, 3)
+    await opened.publish("mine")
+    shown = [
+        (await opened.client.get(path)).json()
+        for path in ("/v1/adapters/sql/versions/1", "/v1/adapters/mine/versions/1", "/v1/adapters/sql/versions")
+    ]
+    assert [version["renderer_matches"] for version in (*shown[:2], *shown[2]["data"])] == [False, None, False]
+    with capture_logs() as logged:
+        await warn_of_other_renderers(opened.state.registry, opened.state.engine.running().engine)
+    assert [(entry["log_level"], entry["versions"]) for entry in logged] == [("warning", ["sql@1"])]
