@@ -18,11 +18,13 @@ def json_value(value: Any) -> Any:
 
 
 def json_list(value: Any, where: str, faults: LineFaults) -> list[Any]:
-    """Return the list that ``value`` is, or is the JSON text of; empty text is an empty list.
+    """Return the list that ``value`` is, or is the JSON text of; empty text is an empty list, and so is null.
 
     Empty, and a fault added, for any other value.
     """
-    listed = [] if isinstance(value, str) and not value.strip() else json_value(value)
+    if isinstance(value, list):
+        return value
+    listed = [] if isinstance(value, str) and value.strip() in ("", "null") else json_value(value)
     if isinstance(listed, list):
         return listed
     if isinstance(value, str):

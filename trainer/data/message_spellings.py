@@ -28,6 +28,9 @@ _ROLES: Final[Mapping[str, str]] = {
     "tool_call": _CALL,
 }
 """ShareGPT's names of roles, in lower case."""
+_OTHER_ROLES: Final = ("function", _CALL)
+_OTHER_KEYS: Final = frozenset({"from", _CALL})
+"""Roles and keys of which OpenAI's messages of today have none."""
 
 
 def openai_message(item: Mapping[str, Any], where: str, faults: LineFaults, *, is_sharegpt: bool) -> dict[str, Any]:
@@ -40,6 +43,8 @@ def openai_message(item: Mapping[str, Any], where: str, faults: LineFaults, *, i
         is_sharegpt: whether ShareGPT's roles are read under ``role`` too; under ``from`` they always are.
     """
     message = dict(item)
+    if not is_sharegpt and message.get("role") not in _OTHER_ROLES and _OTHER_KEYS.isdisjoint(message):
+        return message
     if "from" in message and "role" not in message:
         is_sharegpt = True
         message["role"] = message.pop("from")

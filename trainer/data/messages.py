@@ -66,15 +66,17 @@ def _message(
     if faults.typed(item, dict, where) is None:
         return {}, False
     item = openai_message(item, where, faults, is_sharegpt=is_sharegpt)
-    _read_refusal(item, faults)
+    if "refusal" in item:
+        _read_refusal(item, faults)
     if (role := faults.required(item, "role", str, where)) is None:
         return {}, False
     if role not in _ROLES:
         faults.add(FaultKind.WRONG_ROLE, f"{where}.role", shown(role), f"one of {', '.join(_ROLES)}")
         return {}, False
-    weight = _weight(item, where, faults)
+    weight = _weight(item, where, faults) if "weight" in item else int(role == "assistant")
     before = len(faults.found)
-    calls = read_calls(item.get("tool_calls", []), schemas, f"{where}.tool_calls", faults)
+    called = item.get("tool_calls")
+    calls = read_calls(called, schemas, f"{where}.tool_calls", faults) if called else []
     has_calls = bool(calls) or len(faults.found) > before
     if calls and role != "assistant":
         faults.add(FaultKind.BAD_CALL, f"{where}.tool_calls", f"calls of {role}", "calls of the assistant alone")
@@ -94,18 +96,18 @@ def _message(
 
 def _read_refusal(item: dict[str, Any], faults: LineFaults) -> None:
     """Make the refusal of an answer without text its text, as the reader of the answer saw it."""
-    refusal = item.get("refusal")
+    refusal = item["refusal"]
     if item.get("role") == "assistant" and not item.get("content") and isinstance(refusal, str) and refusal.strip():
         faults.warn(WarningKind.CONVERTED, "a refusal is read as the text of its answer")
         item["content"] = item.pop("refusal")
 
 
 def _weight(item: Mapping[str, Any], where: str, faults: LineFaults) -> int:
-    """Return 1 for an answer that is trained, else 0."""
-    weight, role = item.get("weight", 1), item["role"]
+    """Return the weight that a message states: 1 if it is trained, else 0."""
+    weight, role = item["weight"], item["role"]
     if not isinstance(weight, int | float) or weight not in (0, 1):
         faults.add(FaultKind.BAD_WEIGHT, f"{where}.weight", shown(weight), "0 or 1")
-    elif role != "assistant" and "weight" in item and weight:
+    elif role != "assistant" and weight:
         faults.add(FaultKind.WEIGHT_ELSEWHERE, f"{where}.weight", f"a weight on {role}", "weights on assistant alone")
     return int(weight == 1)
 
@@ -154,6 +156,8 @@ def _check_keys(item: Mapping[str, Any], place: tuple[str, int], faults: LineFau
     """Warn of each further key that has a value; add a fault for one that training would have to show the model."""
     where, index = place
     known = _READ_OF.get(item["role"], _READ)
+    if item.keys() <= known:
+        return
     for key, value in item.items():
         if key in known or value in ("", [], {}):
             continue

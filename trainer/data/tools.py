@@ -13,6 +13,8 @@ def pop_tools(row: dict[str, Any], where: str, faults: LineFaults) -> tuple[Tool
 
     They may be a list, or a list as JSON text. A fault is added for each item that declares no function.
     """
+    if "tools" not in row and "functions" not in row:
+        return ()
     key = "tools" if row.get("tools") or "functions" not in row else "functions"
     listed = json_list(row.pop(key, []), inside(where, key), faults)
     if listed and key == "functions":

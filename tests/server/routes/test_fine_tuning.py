@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -97,6 +98,15 @@ async def test_a_job_waits_for_a_worker_once_its_files_are_in_order(openai: Asyn
 async def test_hyperparameters_at_the_top_are_still_understood(create: Create) -> None:
     job = (await create(hyperparameters={"n_epochs": 3})).to_dict()
     assert job["method"] == {"type": "supervised", "supervised": {"hyperparameters": NUMBERS}}
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+async def test_a_table_is_trained_on_by_its_content(
+    create: Create, upload: Upload, pack: Callable[[bytes], bytes]
+) -> None:
+    table = "prompt,completion\n" + "".join(f"{number}?,{number}!\n" for number in range(12))
+    job = await create(training_file=await upload(pack(table.encode())))
+    assert (job.status, job.error) == ("queued", None)
 
 
 async def test_null_hyperparameters_are_chosen_as_those_left_out(create: Create) -> None:

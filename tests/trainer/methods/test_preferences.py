@@ -37,6 +37,19 @@ def test_kto_rewards_good_answers_more_than_bad_ones(make_run, write, reviews) -
     assert last["valid_reward_margin"] > first["valid_reward_margin"] > 0
 
 
+@pytest.mark.parametrize(
+    ("method", "train", "rows"),
+    [
+        (TrainingMethod.DPO, dpo.train, [{"chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(10)]),
+        (TrainingMethod.KTO, kto.train, [{"completion": f"it is {n}", "label": n % 2 == 0} for n in range(10)]),
+    ],
+)
+def test_plain_text_without_a_prompt_trains_too(make_run, write, method: TrainingMethod, train, rows) -> None:
+    run = make_run(method=method, training_file=write(rows), batch_size=5, n_epochs=1)
+    train(run, run.spec(), Flag())
+    assert run.result() is not None
+
+
 def test_rows_for_another_method_are_refused(make_run, write, reviews) -> None:
     run = make_run(method=TrainingMethod.DPO, training_file=write(reviews[:16]))
     with pytest.raises(DataRefused, match="needed rows for dpo"):
