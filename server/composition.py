@@ -94,17 +94,8 @@ async def open_app(
         admission = Admission(settings.max_in_flight)
         hooks = RequestHooks(registry.catalog, admission, Meter(metrics.adapters), engine)
         checks = UploadChecks(engine, settings, inspector, compiler)
-        publisher = Publisher(
-            registry,
-            blobs,
-            Staging(settings.data_dir, max_bytes=settings.max_upload_bytes),
-            checks=checks.canonicalize,
-            check_base=checks.check_base,
-            compare_tokenizer=checks.compare_tokenizer,
-            compiler=checks.compile if compiles else None,
-            probe=Probe(engine, None if settings.probe_reference == "off" else reference),
-            crash_points=CrashPoints(settings.fault_at),
-        )
+        probe = Probe(engine, None if settings.probe_reference == "off" else reference)
+        publisher = _make_publisher(settings, registry, blobs, checks, probe, compiles=compiles)
         journal = ResidentsJournal(settings.data_dir / "residents.json")
         supervisor = Supervisor(
             builder,
@@ -168,6 +159,22 @@ def _make_batch_runner(state: AppState) -> BatchRunner:
 def _training_threads(processes: int) -> int:
     """Return the CPU threads of each process of a run: together they leave half of the cores to the server."""
     return max(1, (os.cpu_count() or 1) // 2 // processes)
+
+
+def _make_publisher(
+    settings: Settings, registry: Registry, blobs: Blobs, checks: UploadChecks, probe: Probe, *, compiles: bool
+) -> Publisher:
+    return Publisher(
+        registry,
+        blobs,
+        Staging(settings.data_dir, max_bytes=settings.max_upload_bytes),
+        checks=checks.canonicalize,
+        check_base=checks.check_base,
+        compare_tokenizer=checks.compare_tokenizer,
+        compiler=checks.compile if compiles else None,
+        probe=probe,
+        crash_points=CrashPoints(settings.fault_at),
+    )
 
 
 def _make_job_preflight(
