@@ -10,11 +10,23 @@ from server.gateway.gateway import ADAPTER, DIGEST, REQUEST_ID, Gateway
 from server.gateway.inference_routes import INFERENCE_ROUTES
 from server.http.errors import ERROR_RESPONSE, HANDLERS
 from server.http.query import refuse_unknown_parameters
-from server.routes import adapters, batches, files, fine_tuning, models, process, uploads, versions, vllm_calls
+from server.responses.recorder import ResponseRecorder
+from server.routes import (
+    adapters,
+    batches,
+    files,
+    fine_tuning,
+    models,
+    process,
+    responses,
+    uploads,
+    versions,
+    vllm_calls,
+)
 from server.settings import Settings
 from server.state import AppState
 
-ROUTES = (process, models, versions, adapters, vllm_calls, files, uploads, batches, fine_tuning)
+ROUTES = (process, models, versions, adapters, vllm_calls, files, uploads, batches, responses, fine_tuning)
 
 _LOOPBACK: Final = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 _JSON_BODY: Final = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
@@ -35,7 +47,12 @@ def build_app(state: AppState) -> CORSMiddleware:
     _declare_inference(control)
     control.state.app_state = state
     gateway = control.state.gateway = Gateway(
-        control=control, hooks=state.hooks, engine=state.engine, keys=state.keys, admission=state.admission
+        control=control,
+        hooks=state.hooks,
+        engine=state.engine,
+        keys=state.keys,
+        admission=state.admission,
+        responses=ResponseRecorder(state.responses),
     )
     return _with_cross_origin_rules(gateway, state.settings)
 

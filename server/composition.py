@@ -41,6 +41,8 @@ from server.probe.reference import PeftReference
 from server.residency.journal import ResidentsJournal
 from server.residency.quarantine import Quarantine
 from server.residency.residency import Residency
+from server.responses.recorder import ResponseRecorder
+from server.responses.response_store import ResponseStore
 from server.scheduling.fair_scheduler import FairScheduler
 from server.settings import Settings, check_exposure
 from server.state import AppState
@@ -87,6 +89,9 @@ async def open_app(
         check_exposure(settings, has_keys=not keys.is_empty)
         records = await Records.open(registry.database, settings.training_dir, max_file_bytes=settings.max_file_bytes)
         batches = await BatchStore.open(records.files, settings.data_dir.absolute() / "batches")
+        responses = await ResponseStore.open(
+            registry.database, limit=settings.max_responses, max_age_s=settings.max_response_age_s
+        )
         blobs = Blobs(settings.data_dir, remote=None if settings.blob_url is None else RemoteBlobs(settings.blob_url))
         metrics = Metrics(
             settings.metric_adapters, capacity=settings.max_residents, capacity_bytes=settings.resident_bytes
@@ -123,6 +128,7 @@ async def open_app(
             records,
             job_preflight,
             batches,
+            responses,
         )
         async with _running(state, journal):
             yield state
@@ -150,7 +156,13 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
 
 
 def _make_batch_runner(state: AppState) -> BatchRunner:
-    gateway = Gateway(hooks=state.hooks, engine=state.engine, keys=state.keys, admission=state.admission)
+    gateway = Gateway(
+        hooks=state.hooks,
+        engine=state.engine,
+        keys=state.keys,
+        admission=state.admission,
+        responses=ResponseRecorder(state.responses),
+    )
     max_models = max(1, state.settings.max_residents // 2)  # the other half is left to other requests
     checks = BatchChecks(state.engine, state.registry.catalog)
     return BatchRunner(state.batches, state.engine, checks, gateway.deferred, worker_name(), max_models)
@@ -252,5 +264,6 @@ async def _sweep(state: AppState) -> None:
             log.info("swept files that expired or have no owner", files=gone)
         if parts := await state.records.uploads.sweep(settings.sweep_grace_s):
             log.info("swept parts of uploads that have ended", uploads=parts)
+        await state.responses.sweep()
         if left := await state.batches.sweep(settings.sweep_grace_s):
             log.info("swept directories of batches that have ended", batches=left)

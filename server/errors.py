@@ -5,8 +5,9 @@ PatchbayError
 ├── Unavailable
 │   └── EngineNotReady, Draining, ResidencyFull, Overloaded
 ├── AdapterQuarantined, InvalidRequest, MissingScope, RouteUnsupported
+├── BackgroundUnsupported, PreviousResponseNotFound
 └── (NotFound)
-    └── BatchNotFound
+    └── BatchNotFound, ResponseNotFound
 """
 
 from adapters.errors import NotFound, PatchbayError
@@ -70,3 +71,15 @@ class RouteUnsupported(PatchbayError):
 
 class BatchNotFound(NotFound):
     """No batch has this id."""
+
+
+class ResponseNotFound(NotFound):
+    """No response with this id is stored for the caller's key."""
+
+
+class PreviousResponseNotFound(PatchbayError):
+    """The response that a request goes on from is not stored; OpenAI answers this with 400."""
+
+
+class BackgroundUnsupported(PatchbayError):
+    """A response is asked for that outlives its request."""

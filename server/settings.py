@@ -92,6 +92,11 @@ class Settings(BaseSettings):
         "needs less than a quarter of the machine's memory.",
     )
 
+    max_responses: int = Field(
+        10_000, ge=0, description="Responses kept for retrieval and previous_response_id, the newest; 0: none."
+    )
+    max_response_age_s: float = Field(30 * 24 * 3600.0, gt=0, description="Seconds for which a response is kept.")
+
     worker: bool = Field(True, description="Run fine-tuning jobs beside the server.")
     integrations: tuple[Literal["wandb"], ...] = Field((), description="Tracker that jobs may report to; repeatable.")
     train_processes: int = Field(1, ge=1, description="Processes of a training run, one per GPU.")

@@ -12,6 +12,7 @@ from server.current_engine import CurrentEngine
 from server.gateway.admission import Admission
 from server.gateway.request_hooks import RequestHooks
 from server.metrics import Metrics
+from server.responses.response_store import ResponseStore
 from server.settings import Settings
 from server.supervisor import Supervisor
 from trainer.job_preflight import JobPreflight
@@ -35,5 +36,6 @@ class AppState:
     records: Records
     job_preflight: JobPreflight
     batches: BatchStore
+    responses: ResponseStore
     started_at: int = field(default_factory=lambda: int(time.time()))
     """Unix time in seconds."""

@@ -55,7 +55,9 @@ def _permitted(key: ApiKey | None, method: str, path: str) -> str:
 
 def scope_of(method: str, path: str) -> Scope:
     """Return the scope that a request needs: ``infer`` for inference and what its clients look up, else ``admin``."""
-    if path in INFERENCE_ROUTES or (method in {"GET", "HEAD"} and path.startswith(("/v1/models", "/version"))):
+    if path in INFERENCE_ROUTES or path.startswith("/v1/responses/"):
+        return Scope.INFER
+    if method in {"GET", "HEAD"} and path.startswith(("/v1/models", "/version")):
         return Scope.INFER
     return Scope.ADMIN
 

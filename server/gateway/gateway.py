@@ -25,6 +25,8 @@ from server.gateway.authenticate import authenticate, authorize
 from server.gateway.inference_routes import INFERENCE_ROUTES, needs
 from server.gateway.request_hooks import RequestContext, RequestHooks
 from server.http.errors import error_response, status_of
+from server.responses import recorder
+from server.responses.recorder import ResponseRecorder
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +50,7 @@ class Gateway:
     engine: CurrentEngine
     keys: KeyRing
     admission: Admission
+    responses: ResponseRecorder
     control: ASGIApp = NO_ROUTES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,7 +100,17 @@ class Gateway:
                     engine, path = self.engine.serving().engine, scope["path"]
                     if path not in engine.paths:
                         raise RouteUnsupported(f"this server does not answer {path}; that takes {needs(path)}")
-                    await engine.app(scope, receive, response.send_from_engine)
+                    if path == recorder.PATH:
+                        await self.responses(
+                            engine.app,
+                            scope,
+                            receive,
+                            response.send_from_engine,
+                            key_id=scope[KEY_ID],
+                            may_store=not context.is_deferred,  # thousands of lines would drive all others out
+                        )
+                    else:
+                        await engine.app(scope, receive, response.send_from_engine)
                 if context.refusal is not None and response.status is None:
                     raise context.refusal
             except PatchbayError as refusal:

@@ -23,8 +23,10 @@ _BY_STATUS: Final[Mapping[int, Sequence[type[PatchbayError]]]] = {
         adapter_errors.InvalidName,
         adapter_errors.SafetensorsMalformed,
         adapter_errors.SourceError,
+        server_errors.BackgroundUnsupported,
         server_errors.InvalidRequest,
         server_errors.MissingScope,
+        server_errors.PreviousResponseNotFound,
         trainer_errors.FileInUse,  # not 409, nor those below: OpenAI's client retries a 409
         trainer_errors.IllegalTransition,
         trainer_errors.InvalidField,

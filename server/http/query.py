@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 from server.errors import InvalidRequest
 
-DEEP_OBJECTS: Final = frozenset({"metadata"})
-"""Parameters that OpenAI's client writes as ``name[key]=value``."""
+DEEP_OBJECTS: Final = frozenset({"include", "metadata"})
+"""Parameters that OpenAI's client writes as ``name[key]=value`` or ``name[]=value``."""
 PROBES: Final = frozenset({"/health", "/ready", "/ping", "/metrics"})
 
 

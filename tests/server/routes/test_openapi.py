@@ -32,6 +32,8 @@ PERMISSIONS = f"/v1/fine_tuning/checkpoints/{CHECKPOINT}/permissions"
 NEVER_ANSWERED = {
     f"POST {JOBS}/{{job_id}}/publish",  # nobody trains here
     f"POST {JOBS}/{{job_id}}/checkpoints/{{step}}/publish",
+    "POST /v1/responses",  # the fake answers chats alone
+    "POST /v1/responses/{response_id}/cancel",  # there are no background responses
     "POST /v1/adapters/{name}/versions",  # no schema says how an adapter's bytes are made
 }
 
@@ -127,6 +129,7 @@ async def known(opened: Opened, chat_rows: Callable[..., bytes]) -> Known:
     while (held := await opened.state.batches.take("another process", 3600)) is None:
         await client.post("/v1/batches", json=body)
     batch = held.batch.id
+    await opened.state.responses.add(None, [{"role": "user", "content": "x"}], {"id": "resp_1", "output": []})
     body = {"bytes": 4, "filename": "a.jsonl", "mime_type": "text/jsonl", "purpose": "batch"}
     uploads = [(await client.post("/v1/uploads", json=body)).json()["id"] for _ in range(3)]
     parts = [await client.post(f"/v1/uploads/{each}/parts", files={"data": b"{}\n\n"}) for each in uploads]
@@ -144,9 +147,14 @@ async def known(opened: Opened, chat_rows: Callable[..., bytes]) -> Known:
         "after": ["sql", *files, *jobs, batch],
         "batch_id": [batch],
         "upload_id": uploads,
+        "response_id": ["resp_1"],
         "part_ids": [[part]],
         "bytes": [4],
         "md5": [None],
+        "filename": ["a.jsonl"],
+        "mime_type": ["text/jsonl"],
+        "purpose": ["batch"],
+        "expires_after": [None],
         "completion_window": ["24h"],
         "endpoint": ["/v1/chat/completions"],
         "input_file_id": [requests],
@@ -197,7 +205,8 @@ async def api(opened: Opened, listening: Listening, known: Known) -> AsyncIterat
 
 
 @pytest.mark.parametrize(
-    "prefix", ["/v1/files", "/v1/uploads", "/v1/batches", "/v1/fine_tuning", "/v1/models", "/v1/adapters"]
+    "prefix",
+    ["/v1/files", "/v1/uploads", "/v1/batches", "/v1/responses", "/v1/fine_tuning", "/v1/models", "/v1/adapters"],
 )
 async def test_no_request_is_answered_with_a_server_error(api: Api, prefix: str) -> None:
     operations = api.operations(prefix)

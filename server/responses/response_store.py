@@ -1,0 +1,125 @@
+"""The store of responses: bounded in number, age and size. A response is visible to the key that made it alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, delete, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from adapters.storage.database import Database
+from server.errors import ResponseNotFound
+from server.responses.schema import MAX_ID_LENGTH, MIGRATIONS, VERSION_TABLE, responses
+from trainer.clock import Clock, database_clock
+from trainer.schema import row_reader
+
+MAX_BYTES: Final = 4 << 20
+"""A response that is larger, with all its input, is not stored."""
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """A response with the items that it answers."""
+
+    id: str
+    created_at: datetime
+    input: Sequence[Json]
+    body: Json
+    """The response as it was sent."""
+
+    @property
+    def conversation(self) -> list[Json]:
+        """The items of the conversation so far, as the input of a request that goes on with it."""
+        return [*self.input, *self.body.get("output", ())]
+
+
+_response: Final = row_reader(StoredResponse)
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseStore:
+    """The newest ``limit`` responses that are at most ``max_age_s`` old; ``limit`` 0: none are kept.
+
+    ``key_id`` is the id of the caller's API key, None while the server has no keys.
+    """
+
+    database: Database
+    limit: int
+    max_age_s: float
+    clock: Clock = database_clock
+
+    @classmethod
+    async def open(cls, database: Database, *, limit: int, max_age_s: float) -> ResponseStore:
+        """Migrate the table in ``database`` and open the store; the caller closes the database."""
+        await database.migrate(MIGRATIONS, VERSION_TABLE)
+        return cls(database, limit, max_age_s)
+
+    async def add(self, key_id: str | None, input: Sequence[Json], body: Json) -> bool:  # noqa: A002  OpenAI's word
+        """Store a response; return False for one that is too large. The oldest beyond the limit are deleted.
+
+        A response whose caller chose the id of an earlier one of the same key replaces it.
+        """
+        response_id = str(body["id"])
+        size = len(json.dumps(input)) + len(json.dumps(body))
+        if not self.limit or size > MAX_BYTES or len(response_id) > MAX_ID_LENGTH:
+            return False
+        async with self.database.write() as connection:
+            await connection.execute(delete(responses).where(_is(response_id, key_id)))
+            if (await connection.execute(select(responses.c.id).where(responses.c.id == response_id))).first():
+                return False  # another key's
+            at = await self.clock(connection)
+            values = {"id": response_id, "created_at": at, "key_id": key_id, "input": list(input), "body": dict(body)}
+            number = (await connection.execute(insert(responses).values(values).returning(responses.c.number))).scalar()
+            assert number is not None
+            await connection.execute(delete(responses).where(responses.c.number <= number - self.limit))
+        return True
+
+    async def get(self, response_id: str, key_id: str | None) -> StoredResponse:
+        """Return a response.
+
+        Raises:
+            ResponseNotFound: this key made no response with this id, or it is not stored any more.
+        """
+        async with self.database.read() as connection:
+            living = _is(response_id, key_id) & await self._is_young(connection)
+            row = (await connection.execute(select(responses).where(living))).one_or_none()
+        if row is None:
+            raise self._missing(response_id)
+        return _response(row)
+
+    async def delete(self, response_id: str, key_id: str | None) -> None:
+        """Delete a response. Those that went on from it hold its items themselves. Raises ResponseNotFound."""
+        async with self.database.write() as connection:
+            living = _is(response_id, key_id) & await self._is_young(connection)
+            if not (await connection.execute(delete(responses).where(living))).rowcount:
+                raise self._missing(response_id)
+
+    async def sweep(self) -> int:
+        """Delete the responses that are too old; return their number."""
+        async with self.database.write() as connection:
+            return (await connection.execute(delete(responses).where(~await self._is_young(connection)))).rowcount
+
+    async def _is_young(self, connection: AsyncConnection) -> ColumnElement[bool]:
+        return responses.c.created_at > await self.clock(connection) - timedelta(seconds=self.max_age_s)
+
+    def _missing(self, response_id: str) -> ResponseNotFound:
+        if not self.limit:
+            reason = "this server stores none (--max-responses 0)"
+        else:
+            reason = (
+                "it was made with another key or with store: false, was deleted, is older than "
+                f"{self.max_age_s:.0f} s, is not among the last {self.limit}, or was larger than {MAX_BYTES} bytes"
+            )
+        return ResponseNotFound(
+            f"no response with the id '{response_id:.100}' is stored: {reason}", param="response_id"
+        )
+
+
+def _is(response_id: str, key_id: str | None) -> ColumnElement[bool]:
+    return (responses.c.id == response_id) & responses.c.key_id.is_not_distinct_from(key_id)

@@ -1,0 +1,29 @@
+"""The table of stored responses."""
+
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import JSON, BigInteger, Column, Integer, MetaData, String, Table
+
+from adapters.storage.database import UtcDateTime
+
+VERSION_TABLE: Final = "alembic_version_responses"
+"""Alembic's table of the revision of this table."""
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+
+MAX_ID_LENGTH: Final = 128
+
+metadata: Final = MetaData()
+
+responses = Table(
+    "responses",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("id", String(MAX_ID_LENGTH), nullable=False, unique=True),
+    Column("created_at", UtcDateTime, nullable=False, index=True),
+    Column("key_id", String(8)),  # NULL: made while the server had no keys
+    Column("input", JSON, nullable=False),  # all items that it answers, those of earlier responses included
+    Column("body", JSON, nullable=False),
+    sqlite_autoincrement=True,
+)
