@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -25,6 +26,11 @@ _Rows = typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=Tru
 _HeldOut = typer.Option(metavar="FILE", exists=True, dir_okay=False, readable=True, help="Never trained on.")
 _Base = typer.Option(metavar="DIR", exists=True, file_okay=False, help="Base model; by default the embedded one.")
 _WarmStart = typer.Option(metavar="DIR", exists=True, file_okay=False, help="Adapter to go on from.")
+_SERVED: Final = "As the server is started"
+_Template = typer.Option(metavar="FILE", exists=True, dir_okay=False, rich_help_panel=_SERVED, help="Chat template.")
+_TemplateArguments = typer.Option(metavar="JSON", rich_help_panel=_SERVED, help="Arguments of the chat template.")
+_Content = typer.Option(metavar="auto|string|openai", rich_help_panel=_SERVED, help="How content is given to it.")
+_Tokenizer = typer.Option(metavar="DIR", exists=True, file_okay=False, rich_help_panel=_SERVED, help="Tokenizer.")
 
 
 @app.command("check", cls=TrainingCommand, rich_help_panel="Train")
@@ -36,11 +42,16 @@ def check(
     model: Annotated[Path | None, _Base] = None,
     warm_start: Annotated[Path | None, _WarmStart] = None,
     cost_per_hour: Annotated[float | None, typer.Option(min=0, help="Of this machine, in any currency.")] = None,
+    chat_template: Annotated[Path | None, _Template] = None,
+    default_chat_template_kwargs: Annotated[str | None, _TemplateArguments] = None,
+    chat_template_content_format: Annotated[str, _Content] = "auto",
+    tokenizer: Annotated[Path | None, _Tokenizer] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a file that has warnings.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Report whether a file can be trained on, its faults, and the time and memory that training would take here."""
     import embedded
+    from trainer.renderer_options import RendererOptions
     from trainer.run_spec import RunSpec
 
     _check_directory("--model", model, "config.json")
@@ -48,7 +59,13 @@ def check(
     method = ctx.obj.pop("method", None) or method_for(file)
     of_method, of_job = split_options(method, ctx.obj)
     files = {"training_file": file, "validation_file": validation, "warm_start": warm_start}
-    spec = RunSpec(base=model or embedded.BASE, method=method, **files, **of_method, **of_job)
+    renderer = RendererOptions(
+        chat_template=None if chat_template is None else chat_template.read_text(),
+        default_chat_template_kwargs=_json_object("--default-chat-template-kwargs", default_chat_template_kwargs),
+        chat_template_content_format=chat_template_content_format,
+        tokenizer=None if tokenizer is None else str(tokenizer.absolute()),
+    )
+    spec = RunSpec(base=model or embedded.BASE, method=method, renderer=renderer, **files, **of_method, **of_job)
     report = _without_warnings(_report(spec)) if strict else _report(spec)
     if as_json:
         show_json(report)
@@ -61,6 +78,16 @@ def check(
 def _check_directory(option: str, directory: Path | None, config: str) -> None:
     if directory is not None and not (directory / config).is_file():
         raise CommandFailed(ExitCode.USAGE, f"{option} {directory} has no {config}")
+
+
+def _json_object(option: str, text: str | None) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except ValueError as error:
+        raise CommandFailed(ExitCode.USAGE, f"{option} {text}: {error}") from error
+    if not isinstance(value, dict):
+        raise CommandFailed(ExitCode.USAGE, f"{option} {text}: needs a JSON object")
+    return value
 
 
 def _without_warnings(report: Mapping[str, Any]) -> Mapping[str, Any]:

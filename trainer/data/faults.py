@@ -89,6 +89,7 @@ class WarningKind(StrEnum):
     MADE_ID = "made_id"
     PLAIN_TEXT = "plain_text"
     LEFT_OUT = "left_out"
+    CLOSED_THOUGHT = "closed_thought"
 
 
 @dataclass(frozen=True, slots=True)

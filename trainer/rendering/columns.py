@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer.data.faults import FaultKind, LineFault, LineFaults
+from trainer.data.faults import FaultKind, LineFaults
 from trainer.data.rows import Conversation, Judged, PlainJudged, PlainPreference, PlainText, Preference, Row
 from trainer.data.training_file import read_file
 from trainer.rendering.row_renderer import IGNORED, Rendered, RowRenderer
@@ -55,8 +55,8 @@ def segments(made: Columns, renderer: RowRenderer) -> list[tuple[str, bool]]:
     return list(renderer.segments(Rendered(ids, trained)))
 
 
-def read(path: Path, renderer: RowRenderer, most_tokens: int) -> Iterator[tuple[int, list[Columns], list[LineFault]]]:
-    """Yield for every line its number, its columns, and what is wrong with it. A row is never cut to fit."""
+def read(path: Path, renderer: RowRenderer, most_tokens: int) -> Iterator[tuple[list[Columns], LineFaults]]:
+    """Yield the columns of every line, and its faults with the renderer's warnings. A row is never cut to fit."""
     for line in read_file(path):
         faults = LineFaults(line.number)
         faults.found += line.faults
@@ -64,4 +64,4 @@ def read(path: Path, renderer: RowRenderer, most_tokens: int) -> Iterator[tuple[
         longest = max(map(tokens, made), default=0)
         if longest > most_tokens:
             faults.add(FaultKind.TOO_MANY_TOKENS, "", f"{longest} tokens", f"at most {most_tokens}, or drop_long")
-        yield line.number, [] if faults else made, faults.found
+        yield [] if faults else made, faults

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from trainer.data.faults import FaultKind, LineFaults, shown
+from trainer.data.faults import FaultKind, LineFaults, WarningKind, shown
 from trainer.data.rows import Conversation, Message, PlainText, Tool
 from trainer.rendering.serving_renderer import Prompt, ServingRenderer, TemplateRefused
 
@@ -22,6 +22,10 @@ _THOUGHT: Final = re.compile(
     r"<(?P<xml>[\w:|-]*(?:think|thought|reason)[\w:|-]*)>|\[(?P<bracket>THINK)\]", re.IGNORECASE
 )
 """The tag that opens a thought."""
+_CLOSED_THOUGHT: Final = (
+    "the server's prompt begins a thought that the template leaves out of answers: an answer trains behind it, "
+    "closed empty or with the answer's reasoning"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ class RowRenderer:
             if text is None:
                 before = self.serving.prompt(prompt, tools, asking=False)
                 text = _after_thought(before.text, asked.text, whole.text, answer)
+                if text is not None:
+                    faults.warn(WarningKind.CLOSED_THOUGHT, _CLOSED_THOUGHT)
         except TemplateRefused as refused:
             _add_refusal(refused, faults)
             return None

@@ -76,7 +76,7 @@ class ServingRenderer:
                 "server with --chat-template"
             )
         self.sha256 = digest(self._online)
-        self._runner = asyncio.Runner()
+        self._loop = asyncio.new_event_loop()
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Tool], *, asking: bool) -> Prompt:
         """Return the prompt that the server builds for a chat completion request.
@@ -93,7 +93,7 @@ class ServingRenderer:
         try:
             # parsed anew, as a request is: vLLM's model changes the objects that it is given
             request = ChatCompletionRequest.model_validate(json.loads(json.dumps(body)))
-            rendered = self._runner.run(self._online.render_chat(request))
+            rendered = self._loop.run_until_complete(self._online.render_chat(request))
         except ValidationError as error:
             first = error.errors()[0]
             raise TemplateRefused(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -91,12 +91,15 @@ def tally(
         OSError: the file cannot be read.
     """
     counted = Tally()
-    for line, made, faults in columns.read(path, renderer, most_tokens):
+    for made, faults in columns.read(path, renderer, most_tokens):
+        line = faults.line
+        for warning in faults.warnings:
+            report.add(warning)
         if made:
             counted.add(line, made, renderer)
         for row in made:
             write(row)
-        found = [fault for fault in faults if fault.kind in _RENDERED]
+        found = [fault for fault in faults.found if fault.kind in _RENDERED]
         is_long = any(fault.kind is FaultKind.TOO_MANY_TOKENS for fault in found)
         if is_long:
             counted.list_line("too_long", line)

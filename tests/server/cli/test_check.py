@@ -224,3 +224,20 @@ def test_what_is_called_wrongly_starts_nothing(patchbay: Patchbay, folder: Path,
     file, *rest = options
     rest = [str(folder) if option == "." else option for option in rest]
     assert patchbay("check", str(folder / file), *rest).exit_code == 2
+
+
+def test_the_servers_chat_template_renders_the_rows(folder: Path, tmp_path: Path) -> None:
+    template = tmp_path / "served.jinja"
+    template.write_text(
+        "{%- for m in messages -%}{{ opening }}{{ m.role }}: {{ m.content }}<|im_end|>{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{ opening }}assistant: {% endif -%}"
+    )
+    flags = ["--chat-template", str(template), "--default-chat-template-kwargs", '{"opening": "# "}']
+    report = json.loads(CliRunner().invoke(app, ["check", str(folder / "good.jsonl"), *flags, "--json"]).stdout)
+    asked, answered = report["training"]["tokens"]["preview"][0]
+    assert (asked[0][:8], asked[0].endswith("# assistant: "), asked[1], answered[1]) == ("# user: ", True, False, True)
+
+
+def test_template_arguments_are_a_json_object(folder: Path) -> None:
+    refused = CliRunner().invoke(app, ["check", str(folder / "good.jsonl"), "--default-chat-template-kwargs", "[1]"])
+    assert refused.exit_code == 2

@@ -6,7 +6,7 @@ import pytest
 
 from embedded import BASE, DATA
 from tests.trainer.rendering.conftest import MakeRenderer, WriteRows
-from trainer.data.faults import FaultKind, LineFaults
+from trainer.data.faults import FaultKind, LineFaults, WarningKind
 from trainer.data.rows import Conversation, Message, PlainText
 from trainer.data.training_file import read_file
 from trainer.endings import BaseRefused
@@ -99,7 +99,9 @@ def test_a_template_that_rewrites_earlier_turns_gives_a_sequence_for_each_answer
 
 def test_a_plain_answer_closes_the_thought_that_the_generation_prompt_opens(renderer_with: MakeRenderer) -> None:
     renderer = renderer_with(chat_template=THINKING)
-    (rendered,) = renderer.conversation(Conversation((user("Hi"), answer("Hello.")), (False, True)), LineFaults(1))
+    faults = LineFaults(1)
+    (rendered,) = renderer.conversation(Conversation((user("Hi"), answer("Hello.")), (False, True)), faults)
+    assert [warning.kind for warning in faults.warnings] == [WarningKind.CLOSED_THOUGHT]
     assert text_of(renderer, rendered).endswith("<|im_start|>assistant\n<think>\n\n</think>\n\nHello.<|im_end|>")
     assert trained_text(renderer, rendered) == ["\n</think>\n\nHello.<|im_end|>"]
 
@@ -156,9 +158,9 @@ def test_plain_text_is_trained_without_the_template(renderer: RowRenderer) -> No
 
 def test_an_answer_is_never_cut_to_fit(renderer: RowRenderer, write: WriteRows) -> None:
     rows = [{"messages": [user("Hi"), answer(text)]} for text in ("short", "long " * 60)]
-    (_, short, none), (line, nothing, (fault,)) = columns.read(write(rows), renderer, most_tokens=50)
-    assert (len(short), none) == (1, [])
-    assert (line, nothing, fault.kind) == (2, [], FaultKind.TOO_MANY_TOKENS)
+    (short, none), (nothing, faults) = columns.read(write(rows), renderer, most_tokens=50)
+    assert (len(short), none.found) == (1, [])
+    assert (faults.line, nothing, [fault.kind for fault in faults.found]) == (2, [], [FaultKind.TOO_MANY_TOKENS])
 
 
 @pytest.mark.parametrize(
