@@ -14,8 +14,8 @@ help:  ## what make can do
 
 install: $(SETUP)  ## make .venv and install everything into it; BACKEND=cpu or cuda overrides what is detected
 
-serve: $(SETUP)  ## run the server on http://127.0.0.1:8000; MODEL=org/name, ARGS="flags of patchbay serve"
-	$(VENV)/patchbay serve $(MODEL) $(ARGS)
+serve: $(SETUP)  ## run the server on http://127.0.0.1:8000; MODEL=directory or org/name, ARGS="flags of patchbay serve"
+	@$(VENV)/patchbay serve $(MODEL) $(ARGS)
 
 # The acceptance tests first and alone: they and tests beside them would take each other's CPU.
 test: $(SETUP)  ## run all tests; or those that ARGS="flags and paths of pytest" name

@@ -64,6 +64,7 @@ class CurrentEngine:
         self._info_known = asyncio.Event()
         self.context: int | None = None
         """Tokens that prompt and answer of a request may have together; None before the first start."""
+        self._was_ready = asyncio.Event()
 
     # -- what other parts read ---------------------------------------------------------------------------------
 
@@ -104,6 +105,10 @@ class CurrentEngine:
         """Wait until the base model has been read; return its directory and how the server renders prompts for it."""
         await self._info_known.wait()
         return self.info.directory, self.info.renderer
+
+    async def first_ready(self) -> None:
+        """Wait until an engine has been ready for the first time."""
+        await self._was_ready.wait()
 
     def serving(self) -> RunningEngine:
         """Return the engine that answers inference requests.
@@ -162,4 +167,6 @@ class CurrentEngine:
         """Move to ``state``, as ``ENGINE_STATES`` allows; return the state before."""
         before = self._state
         self._state = ENGINE_STATES.move(before, state)
+        if state is EngineState.READY:
+            self._was_ready.set()
         return before

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import signal
 import socket
+import sys
+import time
 from collections.abc import Iterator
 
 import structlog
@@ -22,8 +25,9 @@ from server.app import build_app
 from server.composition import open_app
 from server.engine.vllm.builder import VllmBuilder
 from server.engine.vllm.flags import EMBEDDED_FLAGS
+from server.engine.vllm.process_logs import ProcessLogs
 from server.logs import configure_logs
-from server.settings import Settings
+from server.settings import DEFAULT_URL, Settings
 from server.state import AppState
 
 log = structlog.get_logger(__name__)
@@ -33,21 +37,31 @@ CUT_S = 3
 BACKLOG = 2048
 """Connections that the kernel queues before they are accepted; uvicorn's own number."""
 
+TOLD_ADAPTERS = 8
+"""Adapters that the console names when the server is ready."""
+
 
 class CannotListen(ValueError):
     """The address is in use, or not one of this machine."""
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, logs: ProcessLogs, started: float) -> int:
     """Serve until a signal stops the process; return the exit code.
+
+    Args:
+        logs: the files of what vLLM's processes log.
+        started: when the command began, on the monotonic clock.
 
     Raises:
         CannotListen: the address is in use, or not one of this machine.
         ExposedWithoutKeys: other machines can reach the address and no API key exists.
     """
-    configure_logs(settings.log_format)
+    configure_logs(settings.log_format, settings.log_level, access_log=settings.access_log)
     with listening_socket(settings) as listener:
-        return uvloop.run(_serve(settings, listener))
+        exit_code = uvloop.run(_serve(settings, logs, listener, started))
+    if exit_code == 0:
+        log.info("stopped")
+    return exit_code
 
 
 def listening_socket(settings: Settings) -> socket.socket:
@@ -71,47 +85,80 @@ def listening_socket(settings: Settings) -> socket.socket:
         ) from taken
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> int:
+async def _serve(settings: Settings, logs: ProcessLogs, listener: socket.socket, started: float) -> int:
     model, flags = settings.model, settings.engine_flags
     bundled_adapters = None
     if model is None:
         model, bundled_adapters = str(embedded.BASE), embedded.ADAPTERS
         flags = (*EMBEDDED_FLAGS, *flags)
-    builder = VllmBuilder(model, flags, capacity=settings.max_residents)
+    builder = VllmBuilder(model, flags, capacity=settings.max_residents, logs=logs)
     async with open_app(settings, builder, bundled_adapters=bundled_adapters) as state:
-        return await _listen(state, listener)
+        return await _listen(state, listener, started)
 
 
-async def _listen(state: AppState, listener: socket.socket) -> int:
+async def _listen(state: AppState, listener: socket.socket, started: float) -> int:
     """Serve requests until a signal, after which requests drain, or until the supervisor gives up."""
     config = uvicorn.Config(
         build_app(state), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=CUT_S
     )
     server = _Server(config)
     signals = _Signals()
-    log.info(
-        "listening", url="http://{}:{}".format(*listener.getsockname()[:2]), model=state.settings.model or "embedded"
-    )
+    url = _url(listener)
+    log.info("starting", base=state.settings.model or "the embedded base model", url=url)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(server.serve(sockets=[listener]), name="http")
+        ready = tasks.create_task(_tell_when_ready(state, url, started), name="ready")
         failed = tasks.create_task(state.supervisor.failed.wait(), name="engine")
         stopped = tasks.create_task(signals.stop.wait(), name="stop")
         await asyncio.wait({failed, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if stopped.done():
             await _drain(state, signals)
         server.should_exit = True
-        failed.cancel()
-        stopped.cancel()
+        for waiting in (ready, failed, stopped):
+            waiting.cancel()
     return state.supervisor.exit_code or 0
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _tell_when_ready(state: AppState, url: str, started: float) -> None:
+    """Log what is served once the first engine is ready."""
+    await state.engine.first_ready()
+    adapters, has_more = state.registry.catalog.adapters(after=None, limit=TOLD_ADAPTERS)
+    names = [adapter.name for adapter in adapters]
+    base = state.engine.served_names[0]
+    log.info(
+        "ready",
+        took_s=round(time.monotonic() - started, 1),
+        url=url,
+        base=base,
+        adapters=[*names, *(["…"] if has_more else [])] or "none yet; `patchbay adapters push DIRECTORY` publishes one",
+        **{"try": f"{_program()} chat {names[0] if names else base}{'' if url == DEFAULT_URL else f' --url {url}'}"},
+        is_block=True,
+    )
+
+
+def _program() -> str:
+    """Return the name by which a shell finds this program, or its path."""
+    return "patchbay" if shutil.which("patchbay") else sys.argv[0]
 
 
 async def _drain(state: AppState, signals: _Signals) -> None:
     """Wait for the requests in flight, at most ``drain_s`` or until a second signal."""
-    log.info("draining", within_s=state.settings.drain_s)
+    if state.admission.in_flight:
+        log.info(
+            "stopping after the requests in flight; Ctrl-C ends them now",
+            requests=state.admission.in_flight,
+            within_s=state.settings.drain_s,
+        )
     draining = asyncio.create_task(state.admission.drain(state.settings.drain_s))
     stop_now = asyncio.create_task(signals.now.wait())
     await asyncio.wait({draining, stop_now}, return_when=asyncio.FIRST_COMPLETED)
-    log.info("drained" if draining.done() and draining.result() else "closing the requests that are left")
+    if not draining.done() or not draining.result():
+        log.warning("closing the requests that are left", requests=state.admission.in_flight)
     draining.cancel()
     stop_now.cancel()
 

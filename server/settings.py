@@ -11,9 +11,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.processes.limits import ResourceLimits
 from adapters.sources.rules import SourceRules
+from server.logs import LogFormat, LogLevel
 from server.memory_limit import memory_limit
 
 PREFIX = "PATCHBAY_"
+DEFAULT_URL = "http://127.0.0.1:8000"
+"""Where `patchbay serve` listens, and other commands look for it, if nothing else is said."""
 HUB_TOKEN = "HF_TOKEN"  # noqa: S105  name of the variable that Hugging Face's own tools read
 
 
@@ -114,7 +117,13 @@ class Settings(BaseSettings):
     metric_adapters: int = Field(
         200, ge=0, description="Adapters with metric series of their own; others share '(other)'."
     )
-    log_format: Literal["text", "json"] = Field("text", description="Format of log lines, one per event.")
+    log_format: LogFormat = Field("text", description="Format of log lines: for a person, or one object per event.")
+    log_level: LogLevel = Field(
+        "info", description="Least level of patchbay's log lines; debug shows vLLM's and other libraries' lines too."
+    )
+    access_log: bool = Field(
+        True, description="Log each request; as text without those for /health, /ready and /metrics."
+    )
     fault_at: str | None = Field(None, description="For crash tests: end the process at this crash point.")
 
     @field_validator("allowed_origins", "allowed_methods", "allowed_headers", mode="before")
@@ -199,7 +208,7 @@ class ClientSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
-    url: str = "http://127.0.0.1:8000"
+    url: str = DEFAULT_URL
     api_key: str | None = None
 
     @property

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from adapters.base_model import EMBEDDING, HEAD, BaseModel
 
+SLOTS: Final = 8
+"""Default of ``--max-loras``. With vLLM's own, one, a cold adapter waits for every stream of another to end."""
 NUMBER_BYTES: Final = 2
 PADDING: Final = 64
 """vLLM rounds the vocabulary up to a multiple of this."""
@@ -54,6 +56,10 @@ class Shapes:
             kv_numbers=2 * config["num_hidden_layers"] * heads * width,
         )
 
+    def slot_bytes(self, rank: int) -> int:
+        """Return the memory of one slot, loaded or empty."""
+        return rank * (self.linear + self.vocabulary) * NUMBER_BYTES
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -68,7 +74,7 @@ class Plan:
 
     def slot_bytes(self, slots: int, rank: int) -> int:
         """Return the memory of ``slots``, loaded or empty."""
-        return slots * rank * (self.shapes.linear + self.shapes.vocabulary) * NUMBER_BYTES
+        return slots * self.shapes.slot_bytes(rank)
 
     def tokens(self, size: int) -> int:
         """Return the number of tokens of KV cache that fit in ``size`` bytes."""

@@ -16,7 +16,7 @@ import structlog
 
 from adapters.versions import Version
 from server.current_engine import CurrentEngine, EngineState, RunningEngine
-from server.engine.protocol import Engine, EngineBuilder, EngineHooks, StartRefused
+from server.engine.protocol import Engine, EngineBuilder, EngineHooks, StartFailed, StartRefused
 from server.metrics import AdaptersInFlight, EngineMetrics
 from server.residency.residency import Residency
 from server.scheduling.fair_scheduler import FairScheduler
@@ -88,6 +88,8 @@ class Supervisor:
             log.error("engine cannot start", reason=str(refused))
             self._fail(EXIT_REFUSED)
             return 0.0
+        except StartFailed as failed:
+            log.error("engine failed to start", reason=str(failed))
         except Exception:  # supervised: whatever an engine dies of, the next one is tried
             log.exception("engine failed", while_it_was=self.current.state)
         finally:
@@ -119,7 +121,7 @@ class Supervisor:
         before = self.current.move_to(EngineState.READY)
         if before is EngineState.REBUILDING:
             self.metrics.rebuilds.inc()
-        log.info("engine ready", took_s=round(took_s, 2), after=before)
+            log.info("engine ready again", took_s=round(took_s, 1))
         self.metrics.ready.set(1)
         self.metrics.start_seconds.set(took_s)
 

@@ -55,7 +55,7 @@ class RemotePublishing:
 
 def work(settings: Settings, server: ClientSettings) -> int:
     """Run jobs until SIGTERM or SIGINT; return the exit code."""
-    configure_logs(settings.log_format)
+    configure_logs(settings.log_format, settings.log_level)
     return asyncio.run(_work(settings, server))
 
 

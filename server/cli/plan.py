@@ -8,7 +8,7 @@ import typer
 
 from server.cli.output import AsJson, format_bytes, show_fields, show_json, show_table
 from server.cli.settings import settings_command, settings_of
-from server.engine.vllm.flags import SLOTS
+from server.slot_plan import SLOTS
 
 if TYPE_CHECKING:
     from server.slot_plan import Plan

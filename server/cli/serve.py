@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.settings import SettingsCommand, settings_of
-from server.engine.vllm import patches
+from server.engine.vllm import environment, patches
+from server.engine.vllm.process_logs import ProcessLogs
 
 if TYPE_CHECKING:
     from server.settings import Settings
@@ -52,14 +57,28 @@ HelpEngine = Annotated[
 )
 def serve(ctx: typer.Context, *, help_engine: HelpEngine = False) -> None:
     """Serve a base model and its adapters."""
-    raise typer.Exit(_serve(settings_of(ctx)))
+    _end(_serve(settings_of(ctx)))
+
+
+def _end(exit_code: int) -> NoReturn:
+    """End this process without the interpreter's own end, where extension modules report what they leak."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def _serve(chosen: Settings) -> int:
-    patches.prepare_import()
+    started = time.monotonic()
+    logs = ProcessLogs(chosen.data_dir.absolute() / "engine")
+    try:
+        logs.write(chosen.log_format, chosen.log_level, environment.logging_level())
+    except OSError as unwritable:
+        raise CommandFailed(ExitCode.USAGE, f"--data-dir {chosen.data_dir}: {unwritable.strerror}") from unwritable
+    patches.prepare_import(logs.config)
     from server import process, settings
 
     try:
-        return process.serve(chosen)
+        return process.serve(chosen, logs, started)
     except (process.CannotListen, settings.ExposedWithoutKeys) as refused:
         raise CommandFailed(ExitCode.USAGE, str(refused)) from refused

@@ -6,7 +6,7 @@ line if and only if it is accepted in the environment. pydantic is imported only
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args, get_origin
@@ -120,8 +120,14 @@ def _option(name: str, field: FieldInfo) -> tuple[str, Any, Any]:
     spelling = option_of(name, field)
     info: Any = typer.Argument(metavar=spelling, help=text)
     if name != "model":
-        info = typer.Option(spelling, metavar=None if kind is bool else _metavar(field.annotation), help=text)
+        metavar = None if kind is bool else _metavar(field.annotation)
+        info = typer.Option(spelling, metavar=metavar, help=text, autocompletion=_completion(field.annotation))
     return name, kind, info
+
+
+def _completion(annotation: Any) -> Callable[[], list[str]] | None:
+    """Return a function with the values of a field that takes one of a few words, for a shell; None for others."""
+    return (lambda: list(get_args(annotation))) if get_origin(annotation) is Literal else None
 
 
 def _metavar(annotation: Any) -> str:

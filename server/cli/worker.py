@@ -8,7 +8,7 @@ from server.cli.settings import settings_command, settings_of
 app = typer.Typer()
 
 
-@app.command(cls=settings_command("data_dir", "database_url", "log_format"), rich_help_panel="Train")
+@app.command(cls=settings_command("data_dir", "database_url", "log_format", "log_level"), rich_help_panel="Train")
 def worker(ctx: typer.Context, *, url: Url = None, api_key: ApiKey = None) -> None:
     """Run fine-tuning jobs beside a server started with --no-worker.
 

@@ -50,6 +50,10 @@ class StartRefused(Exception):
     """The engine cannot start with these flags or this model. Another attempt fails in the same way."""
 
 
+class StartFailed(Exception):
+    """The engine died while it started; another attempt may succeed. The message is the cause in one line."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The limits of one step of an engine."""
@@ -210,4 +214,5 @@ class EngineBuilder(Protocol):
 
         Raises:
             StartRefused: no later attempt can succeed.
+            StartFailed: a later one may.
         """

@@ -29,6 +29,11 @@ class Admission:
         self._idle.set()
         self.is_draining = False
 
+    @property
+    def in_flight(self) -> int:
+        """Inference requests that are being answered or wait."""
+        return self._in_flight
+
     @contextmanager
     def admitted(self, *, is_deferred: bool = False) -> Iterator[None]:
         """Count one request in flight for the length of the block.

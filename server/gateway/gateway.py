@@ -25,10 +25,11 @@ from server.gateway.authenticate import authenticate, authorize
 from server.gateway.inference_routes import INFERENCE_ROUTES, needs
 from server.gateway.request_hooks import RequestContext, RequestHooks
 from server.http.errors import error_response, status_of
+from server.logs import ACCESS
 from server.responses import recorder
 from server.responses.recorder import ResponseRecorder
 
-log = structlog.get_logger(__name__)
+access_log = structlog.get_logger(ACCESS)
 
 REQUEST_ID = "x-request-id"
 ADAPTER = "x-patchbay-adapter"
@@ -153,7 +154,7 @@ class _Response:
     def log(self, method: str, path: str, took_s: float) -> None:
         """Log the request; its id is bound to the log's context already."""
         version = None if self.context is None else self.context.version
-        log.info(
+        access_log.info(
             "request",
             method=method,
             path=path,

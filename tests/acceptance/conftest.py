@@ -40,6 +40,8 @@ class Server:
     data_dir: Path
     log: Path
     arguments: tuple[str, ...] = field(default=())
+    log_begin: int = 0
+    """Bytes of the log that earlier servers on this data directory wrote."""
 
     def is_ready(self) -> bool:
         try:
@@ -54,6 +56,10 @@ class Server:
             assert time.monotonic() - started < within_s, f"server is not ready:\n{self.tail()}"
             time.sleep(0.1)
         return time.monotonic() - started
+
+    def console(self) -> list[str]:
+        """Return what this server wrote to its console."""
+        return self.log.read_bytes()[self.log_begin :].decode(errors="replace").splitlines()
 
     def tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-40:])
@@ -80,11 +86,12 @@ def _start(data_dir: Path, *arguments: str, port: int | None = None) -> Server:
         "--data-dir",
         str(data_dir),
     ]
+    log_begin = log.stat().st_size if log.exists() else 0
     with log.open("a") as out:
         process = subprocess.Popen(
             [*command, *arguments], stdout=out, stderr=out, env={**os.environ, "HF_HUB_OFFLINE": "1"}
         )
-    return Server(process, f"http://127.0.0.1:{port}", data_dir, log, arguments)
+    return Server(process, f"http://127.0.0.1:{port}", data_dir, log, arguments, log_begin)
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,17 @@ from pathlib import Path
 import httpx
 import pytest
 
+import embedded
 from server.engine.vllm.cpu.thread_binding import predict_variables
+from tests.acceptance.conftest import START_S
 
 STREAMS = 8
+NOISE = ("alembic", "WARNING", "Warning", "leaked", "Traceback", "Triton", "(EngineCore")
+"""Parts of lines that libraries and the interpreter write, and that help nobody at a console."""
+
+
+def noise(console):
+    return [line for line in console if any(part in line for part in NOISE)]
 
 
 @pytest.fixture(scope="module")
@@ -103,21 +111,38 @@ async def test_control_routes_answer_while_the_engine_starts(start_server, serve
         refused = await http.post("/v1/chat/completions", json={"model": "sql", "messages": []})
         assert refused.status_code == 503
         assert refused.headers["retry-after"]
-    server.process.send_signal(signal.SIGTERM)
+    server.process.send_signal(signal.SIGINT)
     assert server.process.wait(60) == 0
+    assert noise(server.console()) == []
+    assert server.console()[-1].endswith("stopped")
 
 
 async def test_an_engine_that_dies_too_often_ends_the_process_with_70(start_server, tmp_path_factory):
-    server = start_server(tmp_path_factory.mktemp("deadly") / "data", "--max-engine-deaths", "1")
+    """The base model is a directory here, so that its KV cache is sized from the memory that is free."""
+    base = (str(embedded.BASE), "--enforce-eager")
+    server = start_server(tmp_path_factory.mktemp("deadly") / "data", *base, "--max-engine-deaths", "1")
     await asyncio.to_thread(server.wait_ready)
     os.kill(engine_core_of(server.process.pid), signal.SIGKILL)
     assert await asyncio.to_thread(server.process.wait, 60) == 70
+    assert any("memory free=" in line and "kv_cache=" in line for line in server.console())
+    assert noise(server.console()) == []
 
 
 def test_an_engine_that_can_never_start_ends_the_process_with_2_and_says_why(start_server, tmp_path_factory):
     server = start_server(tmp_path_factory.mktemp("refused") / "data", "--no-such-flag", "3")
     assert server.process.wait(120) == 2
-    assert "--no-such-flag" in server.tail()
+    starting, refused = server.console()
+    assert "starting" in starting
+    assert "engine cannot start: vLLM's flags: unrecognized arguments: --no-such-flag" in refused
+
+
+def test_an_engine_that_does_not_fit_ends_the_process_at_once_with_cause_and_flag(start_server, tmp_path_factory):
+    server = start_server(tmp_path_factory.mktemp("large") / "data", "--kv-cache-memory-bytes", "900G")
+    assert server.process.wait(START_S) == 2
+    assert noise(server.console()) == []
+    assert len(server.console()) <= 6
+    assert "engine cannot start: Available memory on node" in server.console()[-1]
+    assert "--kv-cache-memory-bytes" in server.console()[-1]
 
 
 async def test_a_killed_engine_ends_its_streams_with_an_error_and_comes_back_by_itself(servers, capsys):
@@ -205,3 +230,18 @@ async def test_a_stop_lets_streams_finish_refuses_new_ones_and_ends_with_zero(se
         assert events[-1] == "data: [DONE]"
         assert not any('"error"' in event for event in events)
     assert await asyncio.to_thread(server.process.wait, 60) == 0
+
+
+def test_the_console_of_start_and_stop_is_short(servers):
+    """The server of the tests above has answered requests and was stopped."""
+    console = servers().console()
+    requests = [line for line in console if " request method=" in line]
+    assert any("path=/v1/chat/completions" in line for line in requests)  # our lines go on after the engine's start
+    assert not any("path=/ready" in line or "path=/metrics" in line for line in requests)
+    rest = [line for line in console if line not in requests]
+    assert noise(rest) == []
+    assert len(rest) <= 15, "\n".join(rest)
+    block = next(number for number, line in enumerate(rest) if " ready in " in line)
+    assert [line.split()[0] for line in rest[block + 1 : block + 5]] == ["url", "base", "adapters", "try"]
+    assert servers().url in rest[block + 1]
+    assert rest[-1].endswith("stopped")

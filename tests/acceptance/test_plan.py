@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import embedded
 from server.cli.base_model import read_base
-from server.engine.vllm.flags import SLOTS
-from server.slot_plan import Plan, Shapes
+from server.slot_plan import SLOTS, Plan, Shapes
 
 RANK = 16
 

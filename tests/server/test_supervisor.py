@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from adapters.base_model import BaseModel
 from server.current_engine import CurrentEngine, EngineState, RunningEngine
 from server.engine.fake import FakeBuilder
-from server.engine.protocol import Engine, StartRefused
+from server.engine.protocol import Engine, StartFailed, StartRefused
 from server.errors import EngineNotReady
 from server.metrics import EngineMetrics
 from server.residency.quarantine import Quarantine
@@ -209,6 +210,29 @@ async def test_a_start_that_can_never_succeed_is_not_tried_twice(supervised: Sup
         await asyncio.wait_for(run.supervisor.failed.wait(), 5)
         assert (run.current.state, run.supervisor.exit_code, Refusing.asked) == (EngineState.FAILED, EXIT_REFUSED, 1)
         assert EXIT_REFUSED == 2
+
+
+async def test_a_start_that_failed_is_logged_with_its_cause_and_tried_again(
+    supervised: Supervised, base: BaseModel, until: Until
+) -> None:
+    class FailingOnce(FakeBuilder):
+        has_failed = False
+
+        @asynccontextmanager
+        async def start(self, hooks: Any) -> AsyncIterator[Any]:
+            if not self.has_failed:
+                self.has_failed = True
+                raise StartFailed("the address is in use")
+            async with super().start(hooks) as engine:
+                yield engine
+
+    with capture_logs() as logged:
+        async with supervised(FailingOnce(base)) as run:
+            await until(lambda: run.current.is_ready)
+            await asyncio.wait_for(run.current.first_ready(), 5)
+    failed = next(event for event in logged if event["event"] == "engine failed to start")
+    assert failed["reason"] == "the address is in use"
+    assert "exc_info" not in failed
 
 
 async def test_stopping_stops_the_engine(supervised: Supervised, base: BaseModel, until: Until) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import json
 import multiprocessing
+import sys
 from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -16,16 +17,23 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from adapters.base_model import BaseModel
 from adapters.errors import BaseModelUnreadable
-from server.engine.protocol import EngineHooks, EngineInfo, StartRefused
+from server.engine.protocol import EngineHooks, EngineInfo, StartFailed, StartRefused
 from server.engine.vllm import environment, patches
 from server.engine.vllm.flags import parse_flags, renderer_options
 from server.engine.vllm.lora_support import unsupported_architecture
+from server.engine.vllm.memory import BaseSizes, choose_sizes
 from server.engine.vllm.parsers import check_parsers, choose_parsers
+from server.engine.vllm.process_logs import ProcessLogs, one_line
+from server.engine.vllm.start_failure import explain, will_repeat
 
 if TYPE_CHECKING:
     from server.engine.vllm.engine import VllmEngine
+
+log = structlog.get_logger(__name__)
 
 SHUTDOWN_S = 5.0
 STATISTICS_INTERVAL_S = 10.0
@@ -42,8 +50,14 @@ class VllmBuilder:
     _: KW_ONLY
     capacity: int
     """Limit on the residents at once."""
+    logs: ProcessLogs | None = None
+    """Where vLLM's processes leave the cause of a failure; None: it is not looked for."""
     _info: EngineInfo | None = field(default=None, init=False)
     _args: Namespace = field(default_factory=Namespace, init=False)
+    _base_sizes: BaseSizes | None = field(default=None, init=False)
+    _is_sized: bool = field(default=False, init=False)
+    """Whether ``_args`` has sizes that an engine may be started with; one that failed may need smaller ones."""
+    _has_started: bool = field(default=False, init=False)
 
     async def info(self) -> EngineInfo:
         if self._info is None:
@@ -56,8 +70,10 @@ class VllmBuilder:
         patches.prepare_import()
         with no_collections():
             args = self._args = parse_flags(self.model, self.flags, capacity=self.capacity)
+            args.use_tqdm_on_load &= sys.stderr.isatty()
             names = tuple(args.served_model_name or [self.model])
             base, directory = _read_base(args, names[0])
+            self._base_sizes = BaseSizes.of(base, directory)
             renderer = renderer_options(args)
             choose_parsers(args, directory)
             check_parsers(args)
@@ -79,6 +95,8 @@ class VllmBuilder:
             yield await open_engine(client, self._args, hooks, info.base.modules)
         finally:
             statistics.cancel()
+            if client.errored and self.logs is not None and (failure := self.logs.first_failure()) is not None:
+                log.error("vLLM failed", reason=failure.summary, process=failure.process, trace=str(self.logs.failures))
             await asyncio.to_thread(client.shutdown, SHUTDOWN_S)
 
     async def _build_client(self) -> Any:
@@ -88,7 +106,17 @@ class VllmBuilder:
             with no_collections():
                 from server.engine.vllm.engine import build_client
 
-            return build_client(self._args)
+            if self.logs is not None:
+                self.logs.forget()
+            if not self._is_sized and self._base_sizes is not None:
+                choose_sizes(self._args, self._base_sizes)
+            try:
+                client = build_client(self._args)
+            except Exception as failed:  # whatever vLLM raises there, the engine has not started
+                self._is_sized = False
+                raise self._explained(failed) from failed
+            self._is_sized = self._has_started = True
+            return client
 
         building = asyncio.ensure_future(asyncio.to_thread(build))
         try:
@@ -101,6 +129,15 @@ class VllmBuilder:
             with suppress(Exception):  # it fails, since its processes ended; if not, it is shut down
                 (await building).shutdown(SHUTDOWN_S)
             raise
+
+    def _explained(self, failed: Exception) -> StartRefused | StartFailed:
+        """Return why the engine did not start. The first start is not tried again for a reason that will stay."""
+        failure = None if self.logs is None else self.logs.first_failure()
+        if failure is None:
+            refused = isinstance(failed, ValueError | TypeError | NotImplementedError | ImportError)
+            return (StartRefused if refused else StartFailed)(explain(one_line(failed)))
+        cause = f"{explain(failure.summary)} (traceback: {self.logs.failures if self.logs else None})"
+        return StartRefused(cause) if will_repeat(failure) and not self._has_started else StartFailed(cause)
 
 
 @contextmanager
@@ -134,6 +171,7 @@ def _read_base(args: Namespace, name: str) -> tuple[BaseModel, Path]:
         if not directory.is_dir():
             from huggingface_hub import snapshot_download
 
+            log.info("fetching the base model from the hub, where it is not in the cache", name=args.model)
             files = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
             directory = Path(snapshot_download(args.model, revision=args.revision, allow_patterns=files))
         if args.load_format != "dummy":
@@ -141,7 +179,8 @@ def _read_base(args: Namespace, name: str) -> tuple[BaseModel, Path]:
                 return BaseModel.from_directory(directory, name), directory
         return _from_architecture(directory, name), directory
     except (OSError, ValueError, BaseModelUnreadable) as why:
-        raise StartRefused(f"base model {args.model!r} cannot be read: {why}") from why
+        place = "cannot be read" if Path(args.model).is_dir() else "is no directory and cannot be read from the hub"
+        raise StartRefused(f"base model {args.model!r} {place}: {one_line(why)}") from why
 
 
 def _from_architecture(directory: Path, name: str) -> BaseModel:

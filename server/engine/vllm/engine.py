@@ -45,6 +45,7 @@ LAST: Final = 2**20
 def build_client(args: Namespace) -> AsyncLLM:
     """Start vLLM's processes and return their client. Blocks for as long as the model takes to load."""
     patches.fork_engine_core()
+    patches.quiet_engine_core()
     return AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args), usage_context=UsageContext.OPENAI_API_SERVER)
 
 

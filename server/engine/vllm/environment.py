@@ -1,7 +1,10 @@
 """The environment variables of vLLM's processes. No other file of this package reads or sets any."""
 
+import json
+import logging.config
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from adapters.processes.child import import_variables
@@ -31,18 +34,40 @@ def refusals(variables: Mapping[str, str]) -> list[str]:
     return [f"unset {name}: {REFUSED[name]}" for name in wrong]
 
 
-def prepare() -> None:
-    """Set the variables that vLLM reads. Call before its first import."""
+_LEAKS: Final = "ignore:resource_tracker"
+"""Python's report of what a process that has failed or was ended did not free; the operating system has."""
+
+
+def prepare(logging_config: Path | None = None) -> None:
+    """Set the variables that vLLM reads. Call before its first import.
+
+    Args:
+        logging_config: a ``dictConfig`` for vLLM's processes, as JSON; an operator's own comes first.
+    """
+    if logging_config is not None:
+        os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(logging_config))
+        warnings = filter(None, (os.environ.get("PYTHONWARNINGS"), _LEAKS))
+        os.environ["PYTHONWARNINGS"] = ",".join(dict.fromkeys(warnings))
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own lines have another form
     os.environ.update(import_variables())
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    path = Path(os.environ.get("VLLM_LOGGING_CONFIG_PATH", ""))
+    if path.is_file():  # vLLM reads it when an engine starts, not when it is imported
+        logging.config.dictConfig(json.loads(path.read_text()))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("SAGEMAKER_CONTAINER_LOG_LEVEL", "WARNING")  # else a dependency silences the root logger
     plugins = os.environ.get("VLLM_PLUGINS")
     if plugins is not None and "patchbay" not in plugins.split(","):  # a list without ours leaves vLLM unpatched
         os.environ["VLLM_PLUGINS"] = f"{plugins},patchbay".lstrip(",")
     os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"  # a sum over logits: finds the requests that an adapter broke
     os.environ["VLLM_ENABLE_RESPONSES_API_STORE"] = "0"  # never emptied; server.responses stores them
     os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"  # vLLM calls resolve_lora; its load routes stay unreachable
+
+
+def logging_level() -> str | None:
+    """Return vLLM's log level where the operator has set one."""
+    return os.environ.get("VLLM_LOGGING_LEVEL")
 
 
 def current() -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from server.engine.protocol import StartRefused
+from server.slot_plan import SLOTS
 
 if TYPE_CHECKING:
     from trainer.renderer_options import RendererOptions
@@ -99,8 +100,8 @@ EMBEDDED_FLAGS = (
 )
 """The flags of the embedded base; flags typed by the operator come later and win."""
 
-SLOTS = 8
-"""Default of ``--max-loras``. With vLLM's own, one, a cold adapter waits for every stream of another to end."""
+SIZES = ("max_loras", "max_model_len", "gpu_memory_utilization", "kv_cache_memory_bytes")
+"""Arguments that are chosen from the memory that is free, where the operator sets none of them."""
 
 WORKER_EXTENSION = "server.engine.vllm.preparation.WorkerExtension"
 
@@ -110,6 +111,8 @@ SPARE_HOST_ADAPTERS = 4
 
 def parse_flags(model: str, flags: Sequence[str], *, capacity: int) -> Namespace:
     """Return vLLM's parsed arguments for ``model``, with LoRA enabled for ``capacity`` residents. Imports vLLM.
+
+    Their ``undecided`` are the names in ``SIZES`` that no flag has set.
 
     Raises:
         StartRefused: a flag is unknown, malformed or set by patchbay.
@@ -124,7 +127,10 @@ def parse_flags(model: str, flags: Sequence[str], *, capacity: int) -> Namespace
     parser = make_arg_parser(Parser())
     parser.set_defaults(max_loras=min(SLOTS, capacity))
     try:
-        args: Namespace = parser.parse_args([model, *flags])
+        args: Namespace = parser.parse_args([model, *flags], namespace=Namespace(**dict.fromkeys(SIZES)))
+        args.undecided = frozenset(name for name in SIZES if getattr(args, name) is None)
+        for name in args.undecided:
+            setattr(args, name, parser.get_default(name))
         refused = [
             f"{flag} is patchbay's to set: {replacement}"
             for flag, replacement in OWNED.items()

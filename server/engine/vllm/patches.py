@@ -19,8 +19,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from server.engine.vllm import environment
+from server.engine.vllm.engine_process import EngineContext
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fastapi import FastAPI
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.lora.layers import BaseLayerWithLoRA
@@ -39,9 +42,9 @@ SLEEP_S: Final = 50e-6
 """Short beside a step, which takes 2 ms and more; the sleep ends within 0.1 ms."""
 
 
-def prepare_import() -> None:
+def prepare_import(logging_config: Path | None = None) -> None:
     """Prepare this process for its first import of vLLM: the environment, and on the CPU build the fork server."""
-    environment.prepare()
+    environment.prepare(logging_config)
     from server.engine.vllm.cpu import fork_server
 
     fork_server.start()
@@ -145,6 +148,23 @@ def fork_engine_core() -> None:
         from vllm.v1.engine import utils
 
         utils.get_mp_context = fork_server.VllmContext
+
+
+def quiet_engine_core() -> None:
+    """Replace the context that spawns engine cores, where no fork server runs.
+
+    Why: a core that fails prints a traceback of the core, which hides the worker's; both were logged before. And a
+    terminal's Ctrl-C reaches the core, which then breaks off streams that the server would let finish.
+    vLLM: 0.32. Upstream: none known.
+    Obsolete: without this patch, a wrong model prints no traceback, and a stream outlives the first Ctrl-C.
+    """
+    from server.engine.vllm.cpu import fork_server
+
+    if not fork_server.is_running():
+        from vllm.v1.engine import utils
+
+        if utils.get_mp_context().get_start_method() == "spawn":
+            utils.get_mp_context = EngineContext
 
 
 # -- the worker's process ------------------------------------------------------------------------------------------

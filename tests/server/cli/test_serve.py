@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ OPTIONS = {
     name: option_of(name, field) for name, field in Settings.model_fields.items() if name not in ENVIRONMENT_ONLY
 }
 LISTS = ("source_dirs", "source_buckets", "integrations", "allowed_origins", "allowed_methods", "allowed_headers")
-SWITCHES = ("allow_anonymous", "allow_credentials", "worker")
+SWITCHES = ("allow_anonymous", "allow_credentials", "worker", "access_log")
 VALUES = (
     "1",
     "0",
@@ -111,6 +112,7 @@ def test_options_are_spelled_as_their_settings_but_for_lists_and_switches() -> N
         "source_buckets": "--source-bucket",
         "integrations": "--integration",
         "worker": "--worker/--no-worker",
+        "access_log": "--access-log/--no-access-log",
     }
     expected = {name: special.get(name, f"--{name.replace('_', '-')}") for name in OPTIONS}
     assert expected == OPTIONS
@@ -201,3 +203,35 @@ def test_help_lists_the_exit_codes(patchbay: Patchbay) -> None:
     result = patchbay("--help")
     assert result.exit_code == 0
     assert "3 the server cannot be reached" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("patchbay adap", {"adapters"}),
+        ("patchbay adapters pu", {"push", "pull"}),
+        ("patchbay serve --log-", {"--log-format", "--log-level"}),
+        ("patchbay serve --no-", {"--no-worker", "--no-access-log"}),
+        ("patchbay serve --log-format ", {"text", "json"}),
+        ("patchbay worker --data-", {"--data-dir"}),
+        ("patchbay train --rank", {"--rank"}),
+    ],
+)
+def test_a_shell_completes_commands_and_generated_options(line: str, offered: set[str]) -> None:
+    """As the script that `patchbay --install-completion` writes calls it."""
+    variables = {"_PATCHBAY_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    program = "import sys; sys.argv[0] = 'patchbay'; from server.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **variables}, check=False
+    )
+    assert (set(done.stdout.split()), done.stderr) == (offered, "")
+
+
+def test_completion_can_be_shown_and_installed(patchbay: Patchbay) -> None:
+    assert "--install-completion" in patchbay("--help", env={"COLUMNS": "200"}).stdout
+    program = "import sys; sys.argv = ['patchbay', '--show-completion', 'bash']; from server.cli import main; main()"
+    variables = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    shown = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **variables}, check=False
+    )
+    assert "_PATCHBAY_COMPLETE" in shown.stdout

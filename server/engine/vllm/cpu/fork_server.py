@@ -26,6 +26,7 @@ import structlog
 
 from server.engine.vllm import environment
 from server.engine.vllm.cpu.thread_binding import VARIABLES, predict_variables
+from server.engine.vllm.engine_process import run_quietly
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +91,9 @@ class VllmProcess(ForkServerProcess):
     def __init__(self, binding: OpenMPBinding | None, **rest: Any) -> None:
         super().__init__(**rest)
         self.binding = binding
+
+    def run(self) -> None:
+        run_quietly(super().run)
 
     @staticmethod
     def _Popen(process: BaseProcess) -> Any:  # noqa: N802  multiprocessing's name

@@ -9,6 +9,7 @@ import os
 import signal
 from functools import partial
 
+from server.engine.vllm import environment
 from server.engine.vllm.cpu import fork_server
 
 POLL_S = 0.5
@@ -21,6 +22,7 @@ def _import() -> None:
     on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
     on_alarm = signal.signal(signal.SIGALRM, partial(_exit_if_orphaned, os.getppid()))
     signal.setitimer(signal.ITIMER_REAL, POLL_S, POLL_S)
+    environment.prepare()  # the logs of what is imported
     gc.disable()
 
     import vllm.v1.engine.core
