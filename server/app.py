@@ -19,6 +19,7 @@ from server.routes import (
     models,
     process,
     responses,
+    status,
     uploads,
     versions,
     vllm_calls,
@@ -26,7 +27,7 @@ from server.routes import (
 from server.settings import Settings
 from server.state import AppState
 
-ROUTES = (process, models, versions, adapters, vllm_calls, files, uploads, batches, responses, fine_tuning)
+ROUTES = (process, status, models, versions, adapters, vllm_calls, files, uploads, batches, responses, fine_tuning)
 
 _LOOPBACK: Final = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 _JSON_BODY: Final = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}

@@ -2,7 +2,7 @@
 
 import typer
 
-from server.cli import adapters, bench, chat, check, files, jobs, keys, plan, serve, train, worker
+from server.cli import adapters, bench, chat, check, files, jobs, keys, plan, serve, status, train, worker
 from server.cli.failure import EXIT_CODES, FailureGroup
 
 __all__ = ["app", "main"]
@@ -10,12 +10,12 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     cls=FailureGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Serve one base model with hundreds of LoRA adapters through vLLM, and train adapters beside it.",
     epilog=EXIT_CODES,
 )
 app.add_typer(serve.app)
+app.add_typer(status.app)
 app.add_typer(plan.app)
 app.add_typer(keys.app, name="keys", rich_help_panel="Serve")
 app.add_typer(adapters.app, name="adapters", rich_help_panel="Adapters")

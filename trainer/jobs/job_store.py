@@ -17,7 +17,7 @@ from trainer.files.file import Purpose
 from trainer.jobs import rows
 from trainer.jobs.events import EventDraft, Level, add_events
 from trainer.jobs.job import Failure, Job, JobDraft, Json
-from trainer.jobs.state import JobState, Verb
+from trainer.jobs.state import UNFINISHED, JobState, Verb
 from trainer.options import MAX_SEED
 from trainer.page import Page, read_page
 from trainer.schema import files, job_metadata, jobs, mint
@@ -95,7 +95,14 @@ class JobStore:
 
     async def unvalidated(self) -> Sequence[Job]:
         """Return the jobs whose files are not validated yet, oldest first; a crash may have left some."""
-        statement = select(jobs).where(jobs.c.state == JobState.VALIDATING_FILES).order_by(jobs.c.number)
+        return await self._in(JobState.VALIDATING_FILES)
+
+    async def unfinished(self) -> Sequence[Job]:
+        """Return the jobs that have not ended, oldest first."""
+        return await self._in(*UNFINISHED)
+
+    async def _in(self, *states: JobState) -> Sequence[Job]:
+        statement = select(jobs).where(jobs.c.state.in_(states)).order_by(jobs.c.number)
         async with self.database.read() as connection:
             return [rows.job_of(row) for row in await connection.execute(statement)]
 

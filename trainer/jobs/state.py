@@ -51,7 +51,7 @@ class Verb(StrEnum):
 
 
 _HELD = (JobState.RUNNING, JobState.PAUSING)
-_UNFINISHED = (JobState.VALIDATING_FILES, JobState.QUEUED, *_HELD, JobState.PAUSED)
+UNFINISHED: Final = (JobState.VALIDATING_FILES, JobState.QUEUED, *_HELD, JobState.PAUSED)
 
 JOB_STATES: Final = StateMachine(
     JobState,
@@ -60,7 +60,7 @@ JOB_STATES: Final = StateMachine(
         Verb.REJECT: {JobState.VALIDATING_FILES: JobState.FAILED},
         Verb.PAUSE: {JobState.QUEUED: JobState.PAUSED, JobState.RUNNING: JobState.PAUSING},
         Verb.RESUME: {JobState.PAUSED: JobState.QUEUED, JobState.PAUSING: JobState.RUNNING},
-        Verb.CANCEL: dict.fromkeys(_UNFINISHED, JobState.CANCELLED),
+        Verb.CANCEL: dict.fromkeys(UNFINISHED, JobState.CANCELLED),
         Verb.TAKE: {JobState.QUEUED: JobState.RUNNING},
         Verb.RELEASE: {JobState.RUNNING: JobState.QUEUED, JobState.PAUSING: JobState.PAUSED},
         Verb.SUCCEED: dict.fromkeys(_HELD, JobState.SUCCEEDED),
