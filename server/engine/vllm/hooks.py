@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from http import HTTPStatus
 from pathlib import Path
@@ -15,14 +15,11 @@ from vllm.lora.request import LoRARequest
 
 from adapters.errors import PatchbayError
 from server.engine.protocol import ComputedNaN, Demand, EngineHooks, Generation, Resident
-from server.engine.vllm.patches import Generate
+from server.engine.vllm.patches import Generate, RouteHandler
 
 
 def lora_request(resident: Resident) -> LoRARequest:
     return LoRARequest(lora_name=resident.name, lora_int_id=resident.id, lora_path=str(resident.path))
-
-
-RouteHandler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 def with_prepared_body(handler: RouteHandler, hooks: EngineHooks) -> RouteHandler:

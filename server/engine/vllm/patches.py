@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from multiprocessing.connection import wait
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ from server.engine.vllm.engine_process import EngineContext
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fastapi import FastAPI
+    from fastapi import FastAPI, Request, Response
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.lora.layers import BaseLayerWithLoRA
     from vllm.lora.lora_model import LoRAModel
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from vllm.lora.worker_manager import WorkerLoRAManager
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from server.engine.vllm.hooks import RouteHandler
 
 Generate = Callable[..., AsyncGenerator[Any, None]]
+RouteHandler = Callable[["Request"], Coroutine[Any, Any, "Response"]]
 
 WATCHER: Final = "parent-watcher"
 SLEEP_S: Final = 50e-6
