@@ -126,7 +126,7 @@ async def test_the_listed_routes_reach_it_by_their_method_and_by_nothing_else(
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "told"),
+    ("method", "path", "reason"),
     [
         ("POST", "/pause", "load_inplace"),
         ("POST", "/resume", "load_inplace"),
@@ -138,12 +138,12 @@ async def test_the_listed_routes_reach_it_by_their_method_and_by_nothing_else(
     ],
 )
 async def test_a_route_that_clients_of_vllm_ask_for_is_refused_with_what_to_use(
-    opening: Opening, base: BaseModel, method: str, path: str, told: str
+    opening: Opening, base: BaseModel, method: str, path: str, reason: str
 ) -> None:
     async with opening(builder=MountingBuilder(base)) as opened:
         status, body = await raw(opened.app, method, path)
         assert status == 404
-        assert told in json.loads(body)["error"]["message"]
+        assert reason in json.loads(body)["error"]["message"]
 
 
 async def test_the_schema_lists_the_routes_of_inference(opening: Opening) -> None:

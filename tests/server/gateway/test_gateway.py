@@ -208,8 +208,8 @@ async def test_a_route_that_is_not_there_is_an_openai_error(client: httpx.AsyncC
     ):
         response = await client.request(method, path)
         assert response.status_code == status
-        told = {404: f"there is no {method} {path}; /docs", 405: f"{path} takes {allowed}, not {method}"}
-        assert told[status] in response.json()["error"]["message"]
+        reason = {404: f"there is no {method} {path}; /docs", 405: f"{path} takes {allowed}, not {method}"}
+        assert reason[status] in response.json()["error"]["message"]
 
 
 async def test_an_adapter_under_which_the_engine_computes_nan_is_quarantined(

@@ -64,8 +64,8 @@ VALUES = {
 @pytest.mark.parametrize("flag", OWNED)
 def test_a_flag_that_is_ours_is_refused_with_what_to_use_instead(flag: str) -> None:
     value = [VALUES[flag]] if flag in VALUES else []
-    given = f"--no-{flag[2:]}" if getattr(parse(), dest_of(flag)) is True and flag != "--enable-lora" else flag
-    for spelling in (given, "--" + given[2:].replace("-", "_")):
+    typed = f"--no-{flag[2:]}" if getattr(parse(), dest_of(flag)) is True and flag != "--enable-lora" else flag
+    for spelling in (typed, "--" + typed[2:].replace("-", "_")):
         with pytest.raises(StartRefused) as refused:
             parse(spelling, *value)
         assert f"{flag} is patchbay's to set: {OWNED[flag]}" in str(refused.value)
