@@ -30,6 +30,9 @@ class Histories(RuleBasedStateMachine):
     def of(self, state: TurnState) -> list[Turn]:
         return [turn for turn in self.turns if turn.state is state]
 
+    def waiting(self, *, deferred: bool) -> list[Turn]:
+        return [turn for turn in self.of(TurnState.WAITING) if turn.is_deferred == deferred]
+
     def finish(self, turn: Turn, written: int) -> None:
         turn.generation = Generation(prompt_tokens=turn.prompt_tokens, generated_tokens=written)
         self.scheduler.end(turn)
@@ -38,6 +41,14 @@ class Histories(RuleBasedStateMachine):
     def ask(self, key: int | None, count: int, prompt: int, texts: int) -> None:
         demand = Demand(prompt_tokens=prompt, max_tokens=200, sequences=texts)
         self.turns += [self.scheduler.request(key, demand) for _ in range(count)]
+
+    @rule(key=keys, count=st.integers(1, 4), prompt=st.integers(1, 120), texts=st.integers(1, MOST_TEXTS))
+    def ask_for_a_batch(self, key: int | None, count: int, prompt: int, texts: int) -> None:
+        demand = Demand(prompt_tokens=prompt, max_tokens=200, sequences=texts)
+        for _ in range(count):
+            turn = self.scheduler.request(key, demand, is_deferred=True)
+            assert turn.state is TurnState.WAITING or not self.waiting(deferred=False)
+            self.turns.append(turn)
 
     @precondition(lambda self: self.of(TurnState.TAKEN))
     @rule(data=st.data(), written=st.integers(0, 400))
@@ -87,14 +98,20 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def who_waits_is_counted(self) -> None:
-        assert self.scheduler.waiting == len(self.of(TurnState.WAITING))
+        assert self.scheduler.waiting == len(self.waiting(deferred=False))
+
+    @invariant()
+    def batches_have_their_share_and_no_more(self) -> None:
+        taken = [turn for turn in self.of(TurnState.TAKEN) if turn.is_deferred]
+        assert sum(turn.sequences for turn in taken) < SEQUENCES // 2 + MOST_TEXTS
+        assert len({turn.queue.key for turn in taken} - {None}) <= SLOTS
 
     @invariant()
     def nothing_waits_for_what_is_free(self) -> None:
         has_place = (
             sum(turn.sequences for turn in self.of(TurnState.TAKEN)) < self.places and self.unread < 2 * STEP_TOKENS
         )
-        waiting = {turn.queue.key for turn in self.of(TurnState.WAITING)}
+        waiting = {turn.queue.key for turn in self.waiting(deferred=False)}
         if has_place and waiting:
             assert None not in waiting
             assert self.scheduler.active == SLOTS
@@ -102,7 +119,7 @@ class Histories(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Each waiting turn is given, although each turn that ends is requested again at once."""
-        waiting = set(self.of(TurnState.WAITING))
+        waiting = set(self.waiting(deferred=False))
         for _ in range(100 * (1 + len(waiting))):
             if not any(turn.state is TurnState.WAITING for turn in waiting):
                 break
