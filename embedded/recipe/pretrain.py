@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from embedded.recipe import batches
+from embedded.recipe import batches, unseen
 from embedded.recipe.batches import ANSWER, PROMPT, Encoded, padded
 from embedded.recipe.tokenizer import MAX_TOKENS
 
@@ -131,6 +131,8 @@ def pretrain(base: Path, settings: PretrainHyperparameters) -> None:
             left_min = spent_s / (step + 1) * (settings.steps - step - 1) / 60
             progress = f"loss {recent:.4f}  {seen / spent_s:.0f} tokens/s  {left_min:.1f} min left"
             print(f"  step {step + 1}/{settings.steps}  {progress}", flush=True)
+    with torch.no_grad():
+        unseen.separate(model.model.embed_tokens.weight, unseen.unseen_tokens(tokenizer, settings.seed), settings.seed)
     _save(model, tokenizer, base)
     _write_record(base, settings, tokens=seen, loss=recent, seconds=time.monotonic() - started)
 

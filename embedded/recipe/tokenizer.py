@@ -18,7 +18,8 @@ _DOCUMENTS: Final = 60_000  # of the mixture, to train on
 _TEMPLATE: Final = Path(__file__).with_name("chat_template.jinja")
 
 
-def _texts(seed: int) -> Iterator[str]:
+def texts(seed: int) -> Iterator[str]:
+    """Yield the documents that the tokenizer is trained on, as text."""
     for document in islice(mixture.documents(seed), _DOCUMENTS):
         if isinstance(document, str):
             yield document
@@ -34,7 +35,7 @@ def train(seed: int) -> PreTrainedTokenizerFast:
     )
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
-        _texts(seed),
+        texts(seed),
         trainers.BpeTrainer(
             vocab_size=VOCABULARY,
             min_frequency=3,

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 import embedded
 from embedded import ADAPTERS, BASE
-from embedded.recipe import pretrain, tokenizer
+from embedded.recipe import pretrain, tokenizer, unseen
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,27 @@ def test_the_record_describes_the_committed_weights() -> None:
     settings = pretrain.PretrainHyperparameters()
     assert (record["seed"], record["steps"]) == (settings.seed, settings.steps)
     assert record["sha256"] == hashlib.sha256((BASE / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_tokens_that_no_document_has_differ_as_much_as_others(
+    base: tuple[PreTrainedModel, PreTrainedTokenizerBase],
+) -> None:
+    """LoRA does not train the embedding: what is equal there, no adapter can tell apart."""
+    model, made_of = base
+    rows = model.get_input_embeddings().weight.detach()
+    found = unseen.unseen_tokens(made_of, seed=0)
+    assert {"$", "%", "&", "/", "@", "\\", "^", "_", "`", "|", "~"} <= set(made_of.convert_ids_to_tokens(found))
+    common = [token for token in range(len(rows)) if token not in set(found)]
+    assert torch.pdist(rows[found]).median() >= torch.pdist(rows[common[:1000]]).median() * 0.9
+    assert torch.pdist(rows[found]).min() > 1
+
+
+def test_new_embeddings_for_unseen_tokens_leave_the_others_alone() -> None:
+    before = torch.randn(50, 8, generator=torch.Generator().manual_seed(1)).bfloat16()
+    after = before.clone()
+    unseen.separate(after, [3, 7, 49], seed=0)
+    changed = (before != after).any(dim=1).nonzero().flatten().tolist()
+    assert changed == [3, 7, 49]
 
 
 def test_the_weights_are_small() -> None:
