@@ -44,6 +44,10 @@ def read_preference(columns: dict[str, Any], faults: LineFaults) -> Row | None:
     if isinstance(chosen, str) and isinstance(rejected, str) and key is None and columns.keys().isdisjoint(DIALOGUES):
         return _plain_pair(str(columns.pop("prompt", "")), chosen, rejected, faults)
     shared = _shared(chosen, rejected) if isinstance(chosen, list) and isinstance(rejected, list) else []
+    if key is None and not shared and columns.keys().isdisjoint(DIALOGUES):
+        needed = "a prompt, or the same messages at the beginning of both answers"
+        faults.add(FaultKind.MISSING_KEY, "prompt", "nothing", needed)
+        return None
     if key is None and not shared:  # LLaMA-Factory's rows have the prompt as a dialogue
         chat = pop_dialogue(columns, "", faults)
         return None if faults else _pair(chat.messages, answers, chat.tools, _TRL, faults)

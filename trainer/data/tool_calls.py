@@ -26,7 +26,7 @@ def read_calls(value: Any, schemas: Schemas, where: str, faults: LineFaults) -> 
 
 def read_id(value: Any, where: str, faults: LineFaults) -> str | None:
     """Return the id of a call, which may be a whole number; None for no id or an empty one."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == int(value):
+    if isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0:
         return str(int(value))
     return None if value is None else faults.typed(value, str, where) or None
 

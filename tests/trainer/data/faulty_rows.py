@@ -91,6 +91,23 @@ CHATS: list[tuple[FaultKind, Any]] = [
     (FaultKind.REPEATED_KEY, chat({"role": "system", "content": "a"}, USER, ANSWER, system="b")),
     (FaultKind.UNANSWERED_CALL, chat(USER, call(), USER, ANSWER, tools=[TOOL])),
 ]
+CHAT_PAIR = {"chosen": [USER, ANSWER], "rejected": [USER, {"role": "assistant", "content": "No"}]}
+PAIRS: list[tuple[FaultKind, Any]] = [
+    (FaultKind.MISSING_KEY, {"chosen": "a"}),
+    (FaultKind.MISSING_KEY, {"chosen": [ANSWER], "rejected": "b"}),
+    (FaultKind.WRONG_TYPE, {"prompt": "a", "chosen": 5, "rejected": "b"}),
+    (FaultKind.SAME_ANSWERS, {"chosen": "a", "rejected": "a"}),
+    (FaultKind.SAME_ANSWERS, {**CHAT_PAIR, "rejected": CHAT_PAIR["chosen"]}),
+    (FaultKind.EMPTY_ANSWER, {"prompt": "a", "chosen": "b", "rejected": " "}),
+    (FaultKind.WRONG_ROLE, {"prompt": "a", "chosen": [USER], "rejected": [ANSWER]}),
+    (
+        FaultKind.NO_ANSWER,
+        {"chosen": [USER, ANSWER, USER, ANSWER], "rejected": [USER, {"role": "assistant", "content": "No"}]},
+    ),
+    (FaultKind.PROMPT_DIFFERS, {"prompt": "another", **CHAT_PAIR}),
+    (FaultKind.ROLE_ORDER, {"prompt": [USER, ANSWER], "chosen": "a", "rejected": "b"}),
+    (FaultKind.MIXED_FORMATS, {"prompt": "a", "completion": "b"}),
+]
 PREFERENCES: list[tuple[FaultKind, Any]] = [
     (FaultKind.SAME_ANSWERS, preference(non_preferred_output=[ANSWER])),
     (FaultKind.NO_ANSWER, preference(preferred_output=[])),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.data.faulty_rows import ANSWER, CHATS, LINES, PREFERENCES, USER, chat, preference
+from tests.trainer.data.faulty_rows import ANSWER, CHAT_PAIR, CHATS, LINES, PAIRS, PREFERENCES, USER, chat, preference
 from trainer.data.faults import FaultKind
 from trainer.data.file_report import inspect_file
 from trainer.training_method import TrainingMethod
@@ -26,6 +26,12 @@ def test_a_bad_chat_row_is_told_with_its_number(write, kind: FaultKind, row: Map
 @pytest.mark.parametrize(("kind", "row"), PREFERENCES)
 def test_a_bad_preference_row_is_told_with_its_number(write, kind: FaultKind, row: Mapping[str, Any]) -> None:
     report = inspect_file(write([preference(), row]))
+    assert {(fault.line, fault.kind) for fault in report.faults if fault.line} == {(2, kind)}
+
+
+@pytest.mark.parametrize(("kind", "row"), PAIRS)
+def test_a_bad_pair_of_answers_is_told_with_its_number(write, kind: FaultKind, row: Mapping[str, Any]) -> None:
+    report = inspect_file(write([CHAT_PAIR, row]))
     assert {(fault.line, fault.kind) for fault in report.faults if fault.line} == {(2, kind)}
 
 
