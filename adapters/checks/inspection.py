@@ -213,7 +213,8 @@ def _unserved_faults(tensors: LoraTensors, limits: AdapterLimits) -> Iterator[Fa
     unserved = sorted({pair.module for pair in tensors.pairs}.intersection(limits.unserved))
     if unserved:
         names = ", ".join(sorted({module.rpartition(".")[2] for module in unserved}))
-        found = f"LoRA on {len(unserved)} modules where this server serves none, such as {unserved[0]}"
+        count = f"{len(unserved)} module{'s'[: len(unserved) > 1]}"
+        found = f"LoRA on {count} where this server serves none, such as {unserved[0]}"
         needed = (
             f"target_modules without {names} there: train again without them; where vLLM supports them, the server's "
             "flags --lora-target-modules and --enable-tower-connector-lora decide"

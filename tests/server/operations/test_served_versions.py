@@ -62,7 +62,7 @@ async def test_an_upload_with_modules_that_are_not_served_is_one_fault(opening: 
     builder = FakeBuilder(BASE, knobs=Knobs(unserved_modules=frozenset({V})))
     async with opening(builder=builder) as opened:
         assert (await publish(opened)) == [
-            "LoRA on 1 modules where this server serves none, such as model.layers.0.self_attn.v_proj"
+            "LoRA on 1 module where this server serves none, such as model.layers.0.self_attn.v_proj"
         ]
 
 
