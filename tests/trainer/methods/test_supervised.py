@@ -92,14 +92,14 @@ def test_a_file_with_bad_rows_is_refused_with_all_of_them(make_run, write, revie
 
 def test_rows_that_are_too_long_are_left_out_only_when_asked(make_run, write, reviews) -> None:
     long = {"messages": [*reviews[0]["messages"][:1], {"role": "assistant", "content": "long " * 400}]}
-    rows = write([*reviews[:8], long])
+    rows = write([*reviews[:10], long])
     run = make_run("strict", training_file=rows, max_length=100)
     with pytest.raises(DataRefused):
         supervised.train(run, run.spec(), Flag())
-    run = make_run("lenient", training_file=rows, max_length=100, drop_long=True, n_epochs=1, batch_size=8)
+    run = make_run("lenient", training_file=rows, max_length=100, drop_long=True, n_epochs=1, batch_size=10)
     supervised.train(run, run.spec(), Flag())
     assert run.result().steps == 1
-    assert [event.data["lines"] for event in run.events() if event.level == "warn"] == [[9]]
+    assert [event.data["lines"] for event in run.events() if event.level == "warn"] == [[11]]
 
 
 def test_validation_that_gets_worse_stops_the_run_early(make_run, write, reviews) -> None:
@@ -124,10 +124,10 @@ def test_validation_that_gets_worse_stops_the_run_early(make_run, write, reviews
 
 
 def test_packed_rows_make_the_loss_that_they_make_apart(make_run, write, reviews) -> None:
-    rows = write(reviews[:8])
+    rows = write(reviews[:10])
     losses = []
     for packing in (False, True):
-        run = make_run(f"packing-{packing}", training_file=rows, packing=packing, batch_size=8, n_epochs=1)
+        run = make_run(f"packing-{packing}", training_file=rows, packing=packing, batch_size=10, n_epochs=1)
         supervised.train(run, run.spec(), Flag())
         losses.append(next(event.data["train_loss"] for event in run.events() if "train_loss" in event.data))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
