@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from server.engine.protocol import StartRefused
+from server.engine.vllm import white_space
 from server.slot_plan import SLOTS
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def parse_flags(model: str, flags: Sequence[str], *, capacity: int) -> Namespace
         args.enable_lora = True
         args.worker_extension_cls = WORKER_EXTENSION
         args.max_cpu_loras = capacity + args.max_loras + SPARE_HOST_ADAPTERS
-        _write_compact_json(args, flags)
+        white_space.check_choice(args.structured_outputs_config.backend, " ".join(flags))
         validate_parsed_serve_args(args)
         _check_log_level(args)
     except (OSError, ValueError, TypeError) as wrong:
@@ -175,25 +176,6 @@ def renderer_options(args: Namespace) -> RendererOptions:
 def dest_of(flag: str) -> str:
     """Return the attribute of vLLM's arguments that holds the value of ``flag``."""
     return flag.removeprefix("--").replace("-", "_")
-
-
-def _write_compact_json(args: Namespace, flags: Sequence[str]) -> None:
-    """Let structured output have no white space between tokens, unless the operator has chosen how it is written.
-
-    A small model never leaves the white space that JSON allows anywhere, and its answer never closes.
-
-    Raises:
-        StartRefused: the choice stands without the name of a backend.
-    """
-    config = args.structured_outputs_config
-    is_chosen = any("disable_any_whitespace" in dest_of(flag) for flag in flags)
-    if is_chosen and config.backend == "auto":  # ``patches.write_compact_json`` has chosen there
-        raise StartRefused(
-            "--structured-outputs-config: disable_any_whitespace takes effect with a backend of its own; name one too, "
-            'such as {"backend": "xgrammar", "disable_any_whitespace": false}'
-        )
-    if not is_chosen and config.backend in {"xgrammar", "guidance"}:
-        config.disable_any_whitespace = True
 
 
 def _check_log_level(args: Namespace) -> None:

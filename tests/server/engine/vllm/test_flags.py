@@ -108,16 +108,18 @@ def test_all_flags_that_are_refused_are_named_at_once() -> None:
     assert all(flag in str(refused.value) for flag in ("--root-path", "--enable-scale-out"))
 
 
-def test_structured_output_of_a_named_backend_is_compact_unless_the_operator_says_otherwise() -> None:
-    assert parse("--structured-outputs-config.backend", "guidance").structured_outputs_config.disable_any_whitespace
+def test_how_a_named_backend_writes_white_space_is_the_operator_s_choice() -> None:
+    for value in (True, False):
+        chosen = parse(
+            "--structured-outputs-config", f'{{"backend": "xgrammar", "disable_any_whitespace": {str(value).lower()}}}'
+        )
+        assert chosen.structured_outputs_config.disable_any_whitespace is value
     for flags in (
-        (),  # a patch of the engine does it
-        ("--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": false}'),
-        ("--structured-outputs-config.backend", "outlines"),
+        ("--structured-outputs-config", '{"disable_any_whitespace": false}'),
+        ("--structured-outputs-config.disable_any_whitespace", "false"),
     ):
-        assert not parse(*flags).structured_outputs_config.disable_any_whitespace
-    with pytest.raises(StartRefused, match="name one too"):
-        parse("--structured-outputs-config", '{"disable_any_whitespace": false}')
+        with pytest.raises(StartRefused, match="name one too"):
+            parse(*flags)
 
 
 def test_a_log_of_requests_that_nobody_would_see_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
