@@ -55,6 +55,8 @@ class Knobs:
     """Added to the base model's scores by every adapter; 0: adapters are inert, NaN: the model computes NaN."""
     unserved_modules: frozenset[str] = frozenset()
     """Modules of the base model on which adapters have no effect."""
+    takes_tools: bool = True
+    """False: a base model whose tool calls no parser reads."""
     is_scoring: bool = True
     """False: a base model that generates no text."""
 
@@ -72,6 +74,7 @@ class FakeEngine:
 
     def __init__(self, hooks: EngineHooks, knobs: Knobs, served_names: tuple[str, ...]) -> None:
         self._knobs = knobs
+        self.takes_tools = knobs.takes_tools
         self.is_dead = False
         self.unserved_modules = knobs.unserved_modules
         self.residents: dict[int, Resident] = {}

@@ -146,6 +146,8 @@ class Engine(Protocol):
     """Size of the base model's vocabulary: token ids are below this number."""
     context: int
     """Tokens that prompt and answer of a request may have together (vLLM's ``max_model_len``)."""
+    takes_tools: bool
+    """Whether the engine reads tool calls in what the base model writes."""
 
     @property
     def is_dead(self) -> bool:

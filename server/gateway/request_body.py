@@ -27,7 +27,7 @@ NAMED_BY_NONE: Final = frozenset({"/tokenize", "/detokenize"})
 NO_TOOL_CHOICE: Final = frozenset({"auto", "none"})
 
 
-def prepare_body(path: str, body: dict[str, Any], *, base: str, context: int) -> None:
+def prepare_body(path: str, body: dict[str, Any], *, base: str, context: int, takes_tools: bool) -> None:
     """Make ``body`` fit for the engine, in place.
 
     An empty list of tools is as none. A limit on the output above the context is cut to the context; the engine cuts it
@@ -36,14 +36,20 @@ def prepare_body(path: str, body: dict[str, Any], *, base: str, context: int) ->
     Args:
         base: name of the base model.
         context: tokens of prompt and answer together that the engine can hold.
+        takes_tools: whether the engine reads the tool calls of the base model.
 
     Raises:
-        InvalidRequest: no ``model``, or fields that are not read any more; all of them at once.
+        InvalidRequest: no ``model``, tools whose calls nothing reads, fields that are no longer read; all at once.
     """
     retired = sorted(name for name in RETIRED.keys() & body.keys() if body[name] is not None)
     faults = {name: f"{name} is no longer read; use {RETIRED[name]}" for name in retired}
     if path not in NAMED_BY_NONE and body.get("model") in (None, ""):
         faults["model"] = f"model: say which model is to answer; the base model is '{base}', GET /v1/models lists all"
+    if not takes_tools and body.get("tools") and _kind_of_choice(body.get("tool_choice")) != "none":
+        faults["tools"] = (
+            f"tools: no parser is known for the tool calls of the base model '{base}'; start the server with "
+            "--enable-auto-tool-choice --tool-call-parser NAME (`patchbay serve --help-engine` lists the names)"
+        )
     if faults:
         raise InvalidRequest("; ".join(faults.values()), param=next(iter(faults)))
     if body.get("tools", ...) in (None, []):

@@ -90,7 +90,8 @@ class RequestHooks:
     def prepare_body(self, path: str, body: dict[str, Any]) -> None:
         try:
             running = self.engine.serving()
-            prepare_body(path, body, base=running.info.served_names[0], context=running.engine.context)
+            base, engine = running.info.served_names[0], running.engine
+            prepare_body(path, body, base=base, context=engine.context, takes_tools=engine.takes_tools)
         except PatchbayError as refusal:
             current_request.get().refusal = refusal
             raise

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 SHUTDOWN_S = 5.0
-STATISTICS_INTERVAL_S = 10.0
 
 
 @dataclass
@@ -153,8 +152,10 @@ def no_collections() -> Iterator[None]:
 
 async def _log_statistics(client: Any) -> None:
     """Log vLLM's statistics, in place of the lifespan of vLLM's app, which does not run here."""
+    from vllm import envs
+
     while True:
-        await asyncio.sleep(STATISTICS_INTERVAL_S)
+        await asyncio.sleep(envs.VLLM_LOG_STATS_INTERVAL)
         await client.do_log_stats()
 
 

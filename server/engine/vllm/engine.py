@@ -109,6 +109,7 @@ class VllmEngine:
         self._generate = generate
         self._preparation = PreparationClient(client)
         self.app: ASGIApp = app
+        self.takes_tools: bool = app.state.args.tool_call_parser is not None
         self.slots = slots
         self.slot_bytes = slot_bytes
         self.unserved_modules = unserved_modules

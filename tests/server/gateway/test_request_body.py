@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.engine.fake import FakeBuilder, Knobs
 from server.errors import InvalidRequest
 from server.gateway.inference_routes import INFERENCE_ROUTES
 from server.gateway.request_body import NAMED_BY_NONE, OUTPUT_LIMITS, RETIRED, prepare_body
-from tests.server.opened import CHAT, Opened
+from tests.server.opened import BASE, CHAT, Opened, Opening
 
 CONTEXT = 2048
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -20,10 +21,10 @@ TOOL = {"type": "function", "function": {"name": "paint", "parameters": {"type":
 ANSWERED = sorted(INFERENCE_ROUTES.keys() - NAMED_BY_NONE)
 
 
-def prepared(body: dict[str, Any], path: str = CHAT) -> dict[str, Any]:
+def prepared(body: dict[str, Any], path: str = CHAT, *, takes_tools: bool = True) -> dict[str, Any]:
     """Return what becomes of ``body``."""
     copied = copy.deepcopy(body)
-    prepare_body(path, copied, base="base", context=CONTEXT)
+    prepare_body(path, copied, base="base", context=CONTEXT, takes_tools=takes_tools)
     return copied
 
 
@@ -78,6 +79,21 @@ def test_tools_and_their_choice_are_left_alone(choice: Any) -> None:
     assert prepared(body) == body
 
 
+@pytest.mark.parametrize(
+    "choice", [{}, {"tool_choice": "auto"}, {"tool_choice": "required"}, {"tool_choice": {"type": "any"}}]
+)
+def test_tools_whose_calls_nothing_reads_are_refused_by_the_flag_that_is_missing(choice: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="--tool-call-parser") as refused:
+        prepared({"model": "sql", "tools": [TOOL], **choice}, takes_tools=False)
+    assert refused.value.param == "tools"
+
+
+@pytest.mark.parametrize("choice", ["none", {"type": "none"}])
+def test_tools_that_may_not_be_called_need_no_parser(choice: Any) -> None:
+    body = {"model": "sql", "tools": [TOOL], "tool_choice": choice}
+    assert prepared(body, takes_tools=False) == body
+
+
 @pytest.mark.parametrize("tools", [{}, 0, False, "", "[]"])
 def test_what_is_no_list_of_tools_is_left_to_the_engine_to_refuse(tools: Any) -> None:
     assert prepared({"model": "sql", "tools": tools}) == {"model": "sql", "tools": tools}
@@ -121,3 +137,11 @@ async def test_an_adapter_answers_up_to_the_context(opened: Opened) -> None:
     await opened.publish("sql")
     answer = (await opened.chat("sql", max_tokens=10**6, tools=[])).json()["choices"][0]["message"]["content"]
     assert len(answer.split()) == opened.engine.context
+
+
+async def test_a_base_whose_calls_nothing_reads_takes_no_tools(opening: Opening) -> None:
+    builder = FakeBuilder(BASE, knobs=Knobs(takes_tools=False))
+    async with opening(builder=builder) as opened:
+        response = await opened.chat("base", tools=[TOOL])
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "tools")
+        assert (await opened.chat("base", tools=[])).status_code == 200
