@@ -115,8 +115,7 @@ def start_server() -> Iterator[Callable[..., Server]]:
 def server(start_server, tmp_path_factory) -> Server:
     """The session's server: embedded base, example adapters, local sources below the session's directory."""
     root = tmp_path_factory.getbasetemp()
-    tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
-    server = start_server(tmp_path_factory.mktemp("shared") / "data", "--source-dir", str(root), *tools)
+    server = start_server(tmp_path_factory.mktemp("shared") / "data", "--source-dir", str(root))
     server.wait_ready()
     return server
 

@@ -167,7 +167,7 @@ async def test_embeddings_on_a_chat_model_say_what_they_need(http):
     assert "embedding model" in response.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("path", ["/pause", "/invocations", "/update_weights", "/v1/chat/completions/batch", "/sleep"])
+@pytest.mark.parametrize("path", ["/pause", "/invocations", "/update_weights", "/scale_elastic_ep", "/sleep"])
 async def test_routes_of_vllm_that_are_not_ours_to_give_cannot_be_reached(http, path):
     response = await http.post(path, json={})
     assert response.status_code == 404
