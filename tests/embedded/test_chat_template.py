@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.tool_parsers.hermes_tool_parser import Hermes2ProToolParser
 
 from embedded.recipe.tokenizer import encode_chat
 
@@ -61,6 +63,30 @@ def test_calls_are_written_as_the_hermes_parser_reads_them(render: Render, conte
         + '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>\n'
         + '<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call><|im_end|>\n'
     )
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_vllms_parser_reads_the_calls_whole_and_in_pieces(base: LoadedModel, render: Render, size: int) -> None:
+    arguments = [{"city": "Köln", "days": [1, 2], "unit": {"name": "K"}}, {}, {"text": 'a "b"\n</tool> {'}]
+    answer = render([USER, call_of(*arguments) | {"content": "Let me look."}]).rpartition("assistant\n")[2]
+    answer = answer.removesuffix("<|im_end|>\n")
+    request = ChatCompletionRequest(messages=[USER], tools=[TOOL], model="base")
+
+    whole = Hermes2ProToolParser(base[1], request.tools).extract_tool_calls(answer, request)
+    assert whole.content == "Let me look.\n"
+    assert [(call.function.name, json.loads(call.function.arguments)) for call in whole.tool_calls] == [
+        ("weather", each) for each in arguments
+    ]
+
+    parser, content, streamed = Hermes2ProToolParser(base[1], request.tools), "", dict[int, str]()
+    for end in range(size, len(answer) + size, size):
+        before, upto = answer[: end - size], answer[:end]
+        delta = parser.extract_tool_calls_streaming(before, upto, upto[len(before) :], [], [], [], request)
+        content += (delta and delta.content) or ""
+        for part in (delta and delta.tool_calls) or []:
+            streamed[part.index] = streamed.get(part.index, "") + (part.function.arguments or "")
+    assert content == "Let me look.\n"
+    assert [json.loads(streamed[index]) for index in range(len(arguments))] == arguments
 
 
 def test_arguments_as_text_are_rendered_as_the_object_that_they_say(render: Render) -> None:
