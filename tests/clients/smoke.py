@@ -60,10 +60,10 @@ def litellm(url: str, _: str) -> None:
 
 def langchain(url: str, _: str) -> None:
     module: Any = importlib.import_module("langchain_openai")
-    model = module.ChatOpenAI(model="json", base_url=f"{url}/v1", api_key="any", max_tokens=64)
+    model = module.ChatOpenAI(model="json", base_url=f"{url}/v1", api_key="any", max_tokens=64, temperature=0)
     assert model.invoke("Order for Ben: 29 green hats, deliver to Paris on Tuesday.").content
     assert "".join(chunk.content for chunk in model.stream("Order for Ben: 2 hats, deliver to Paris on Tuesday."))
-    called = model.bind_tools([PAINT], tool_choice="paint").invoke("Paint it.")
+    called = model.bind_tools([PAINT], tool_choice="paint", strict=True).invoke("Paint it.")
     assert called.tool_calls[0]["name"] == "paint"
     assert model.with_structured_output(SCHEMA, method="json_schema").invoke("Two hats.")["qty"] is not None
     by_responses = module.ChatOpenAI(model="json", base_url=f"{url}/v1", api_key="any", use_responses_api=True)
@@ -79,7 +79,7 @@ def anthropic(url: str, _: str) -> None:
         assert "".join(stream.text_stream)
     function = PAINT["function"]
     assert isinstance(function, dict)
-    tool = {"name": "paint", "description": "Paints.", "input_schema": function["parameters"]}
+    tool = {"name": "paint", "description": "Paints.", "input_schema": function["parameters"], "strict": True}
     called = client.messages.create(tools=[tool], tool_choice={"type": "tool", "name": "paint"}, **options)
     assert called.content[-1].name == "paint"
     assert client.messages.count_tokens(model="json", messages=QUESTION).input_tokens > 0
