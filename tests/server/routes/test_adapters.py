@@ -28,6 +28,7 @@ async def test_an_adapter_shows_its_aliases_and_its_newest_version(opened: Opene
         "latest_version": 2,
         "version_count": 2,
         "aliases": {"canary": 2, "stable": 1},
+        "lora_name": None,
     }
 
 

@@ -55,9 +55,10 @@ class Api:
         found = self.schema.include(path_regex=f"^{prefix}(/|$)").get_all_operations()
         order = {"get": 0, "put": 1, "post": 1, "delete": 2}
 
-        def rank(each: Any) -> tuple[int, bool, int]:
+        def rank(each: Any) -> tuple[int, bool, int, bool]:
             depth = each.path.count("/") if each.method == "delete" else 0  # an alias is deleted before its adapter
-            return order[each.method], each.path.endswith("/cancel"), -depth
+            is_alias = "/aliases/" in each.path  # and before the version that it points to
+            return order[each.method], each.path.endswith("/cancel"), -depth, not is_alias
 
         return sorted(map(Ok.ok, found), key=rank)
 

@@ -52,5 +52,5 @@ def test_plain_text_without_a_prompt_trains_too(make_run, write, method: Trainin
 
 def test_rows_for_another_method_are_refused(make_run, write, reviews) -> None:
     run = make_run(method=TrainingMethod.DPO, training_file=write(reviews[:16]))
-    with pytest.raises(DataRefused, match="needed rows for dpo"):
+    with pytest.raises(DataRefused, match="needed for method dpo"):
         dpo.train(run, run.spec(), Flag())
