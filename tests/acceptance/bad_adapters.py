@@ -28,7 +28,8 @@ class Bad(NamedTuple):
     spoil: Spoil
     reason: str
     found_by: str = "checks"
-    """``checks``: by the files; ``engine``: by the probe; ``compiler``: another method; ``upload``: by the name."""
+    """``checks``: by the files; ``engine``: by the probe; ``compiler``: another method; ``upload``: by the name;
+    ``directory``: by the name, and an upload leaves the file out with a note."""
 
 
 # -- the config ----------------------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ CONFIGS = {
     "bare parameters": Bad(config_with(target_parameters=["mlp.experts"]), "target_parameters"),
     "KaSA": Bad(config_with(kasa_config={}), "kasa_config"),
     "another task": Bad(config_with(task_type="SEQ_CLS"), "task_type"),
-    "LoHa by its own config": Bad(config_with(peft_type="LOHA"), "lora_alpha", "compiler"),
+    "LoHa by its own config": Bad(config_with(peft_type="LOHA"), "hada_w1_a", "compiler"),
     "a prompt by its config": Bad(config_with(peft_type="PROMPT_TUNING"), "peft_type", "compiler"),
     "a method nobody knows": Bad(config_with(peft_type="MAGIC"), "peft_type", "compiler"),
 }
@@ -338,9 +339,9 @@ def pickled(directory: Path) -> None:
 FILES = {
     "pickle": Bad(pickled, "adapter_model.bin", "upload"),
     "a pickle by the weights' name": Bad(bytes_with(lambda _: PICKLE * 20), "safetensors"),
-    "optimizer state": Bad(with_file("optimizer.pt"), "optimizer.pt", "upload"),
-    "code": Bad(with_file("modeling.py"), "modeling.py", "upload"),
-    "a tokenizer": Bad(with_file("tokenizer.json"), "tokenizer.json", "upload"),
+    "optimizer state": Bad(with_file("optimizer.pt"), "optimizer.pt", "directory"),
+    "code": Bad(with_file("modeling.py"), "modeling.py", "directory"),
+    "a tokenizer": Bad(with_file("tokenizer.json"), "tokenizer.json", "directory"),
     "no config": Bad(lambda d: (d / CONFIG).unlink(), CONFIG),
     "no weights": Bad(lambda d: (d / WEIGHTS).unlink(), WEIGHTS),
     "a Git LFS pointer": Bad(bytes_with(lambda _: b"version https://git-lfs.github.com/spec/v1\n"), "safetensors file"),

@@ -57,7 +57,7 @@ async def engine_life(url: str) -> list[str]:
         return ENGINE_LIFE.findall((await http.get("/metrics")).text)
 
 
-@pytest.mark.parametrize("kind", [kind for kind, bad in BAD.items() if bad.found_by != "engine"])
+@pytest.mark.parametrize("kind", [kind for kind, bad in BAD.items() if bad.found_by not in {"directory", "engine"}])
 async def test_a_bad_adapter_is_refused_with_what_to_do(http, push, variant, neighbour, kind):
     directory = variant("sql", 1.0)
     BAD[kind].spoil(directory)
@@ -68,6 +68,17 @@ async def test_a_bad_adapter_is_refused_with_what_to_do(http, push, variant, nei
     assert BAD[kind].reason in error["message"] + json.dumps(error["faults"])
     assert all(fault["where"] and fault["found"] and fault["needed"] for fault in error["faults"])
     assert (await http.get("/v1/models/bad")).status_code == 404
+
+
+@pytest.mark.parametrize("kind", [kind for kind, bad in BAD.items() if bad.found_by == "directory"])
+async def test_a_trainers_further_file_is_left_out_of_an_upload_with_a_note(http, push, variant, neighbour, kind):
+    directory = variant("sql", 1.0)
+    BAD[kind].spoil(directory)
+    response = await push("folder", directory)
+    assert response.status_code == 201, response.text
+    assert BAD[kind].reason in response.json()["report"]["notes"][0]
+    kept = (await http.get(f"/v1/adapters/folder/versions/{response.json()['version']}/content")).json()["data"]
+    assert [file["name"] for file in kept] == [CONFIG, WEIGHTS]
 
 
 def linked(directory):

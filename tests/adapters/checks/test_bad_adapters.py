@@ -24,7 +24,9 @@ def test_there_are_more_than_a_hundred() -> None:
     assert len(BAD) > 100
 
 
-@pytest.mark.parametrize("kind", [kind for kind, bad in BAD.items() if bad.found_by in {"checks", "upload"}])
+@pytest.mark.parametrize(
+    "kind", [kind for kind, bad in BAD.items() if bad.found_by in {"checks", "directory", "upload"}]
+)
 def test_it_is_refused_with_what_to_do(base: BaseModel, tmp_path: Path, kind: str) -> None:
     directory, out = tmp_path / "adapter", tmp_path / "out"
     shutil.copytree(embedded.ADAPTERS / "sql", directory)
