@@ -21,6 +21,7 @@ from bench.scenarios.many import many
 from bench.scenarios.overhead import overhead
 from bench.scenarios.publish import publish
 from bench.scenarios.registry import registry
+from bench.scenarios.soak import soak
 from bench.scenarios.start import start
 from bench.scenarios.swap import swap
 from bench.scenarios.training import training
@@ -50,4 +51,5 @@ app = typer.Typer(
 for scenario in SCENARIOS:
     app.command()(command(scenario))
 app.command()(guard)
+app.command()(soak)
 app.command()(report)

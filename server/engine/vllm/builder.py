@@ -83,7 +83,7 @@ class VllmBuilder:
         info = await self.info()
         try:
             client = await self._build_client()
-        except Exception as failed:
+        except Exception as failed:  # whatever vLLM raises, an architecture without LoRA is the better reason
             if (reason := await asyncio.to_thread(unsupported_architecture, self._args)) is not None:
                 raise StartRefused(reason) from failed
             raise

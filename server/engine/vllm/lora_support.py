@@ -27,7 +27,7 @@ def unsupported_architecture(args: Namespace) -> str | None:
     try:
         config = AsyncEngineArgs.from_cli_args(args).create_model_config()
         model, architecture = ModelRegistry.resolve_model_cls(config.architectures, config)
-    except Exception:  # noqa: BLE001  whatever vLLM raises there, it has told already
+    except Exception:  # noqa: BLE001  whatever vLLM raises there, its own check of the model says at the start
         return None
     if supports_lora(model):
         return None

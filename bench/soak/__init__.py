@@ -1,0 +1,1 @@
+"""A long mixed load with kills, and the account of what became of every request and every acknowledged write."""

@@ -1,0 +1,132 @@
+"""The soak's account: every request ends with a reason, and every acknowledged write is there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from bench.soak.account import Account, Key
+from bench.soak.caller import Caller
+
+VERSION: Key = ("version", "sql", "1")
+
+
+@pytest.mark.parametrize(
+    ("found", "fault"),
+    [
+        ({VERSION: "abc"}, None),
+        ({}, "version sql 1 was acknowledged and is missing"),
+        ({VERSION: "xyz"}, "version sql 1 is xyz, and abc was acknowledged"),
+    ],
+)
+def test_an_acknowledged_write_must_be_there_with_its_content(found: dict[Key, str], fault: str | None) -> None:
+    account = Account()
+    account.acknowledge(VERSION, "abc")
+    assert account.faults(found) == ([] if fault is None else [fault])
+
+
+def test_a_deleted_version_must_not_come_back() -> None:
+    account = Account()
+    account.acknowledge(VERSION, "abc")
+    account.acknowledge_removal(VERSION)
+    assert account.faults({}) == []
+    assert account.faults({VERSION: "abc"}) == ["version sql 1 was deleted and is back"]
+
+
+@pytest.mark.parametrize("found", [{}, {VERSION: "abc"}])
+def test_after_a_cut_write_both_states_are_right(found: dict[Key, str]) -> None:
+    account = Account()
+    account.acknowledge(VERSION, "abc")
+    account.doubt(VERSION)
+    assert account.faults(found) == []
+
+
+def test_a_request_without_an_end_does_not_balance() -> None:
+    account = Account()
+    account.begin("chat")
+    assert account.faults({}) == ["chat: 1 requests were sent, and 0 ended"]
+    account.end("chat", "answered")
+    assert account.faults({}) == []
+
+
+@dataclass
+class StandInServer:
+    """A server that is always ready, and was killed at ``killed_s``."""
+
+    url: str
+    killed_s: float = 0.0
+
+    async def until_ready(self) -> None:
+        return
+
+    def was_killed_since(self, at_s: float) -> bool:
+        return self.killed_s >= at_s
+
+
+async def answer(request: web.Request) -> web.StreamResponse:
+    match request.match_info["kind"]:
+        case "right":
+            return web.json_response({"id": "x"})
+        case "refused":
+            return web.json_response({"error": {"code": "adapter_refused", "message": "no"}}, status=400)
+        case "bare":
+            return web.Response(text="Internal Server Error", status=500)
+        case "broken":
+            assert request.transport is not None
+            request.transport.close()
+            return web.Response()
+        case ending:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await response.write(b'data: {"choices": [{"delta": {"content": "hi"}}]}\n\n')
+            error = b'data: {"error": {"type": "engine", "code": "engine_died", "message": "x"}}\n\n'
+            await response.write({"done": b"data: [DONE]\n\n", "error": error}.get(ending, b""))
+            return response
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[StandInServer]:
+    app = web.Application()
+    app.router.add_route("*", "/{kind}", answer)
+    async with TestServer(app) as listening:
+        yield StandInServer(str(listening.make_url("")).rstrip("/"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"),
+    [("right", "answered"), ("refused", "refused adapter_refused"), ("bare", "LOST"), ("broken", "LOST")],
+)
+async def test_each_request_is_counted_by_its_end(server: StandInServer, kind: str, end: str) -> None:
+    account = Account()
+    async with Caller.open(server, account) as caller:
+        body = await caller.send("chat", "POST", f"/{kind}", json={})
+    assert (body is not None) == (end == "answered")
+    assert account.ends == {"chat": {end: 1}}
+    assert bool(account.faults({})) == (end == "LOST")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "end"),
+    [("done", "hi", "answered"), ("error", None, "refused engine_died"), ("cut-off", None, "LOST")],
+)
+async def test_a_stream_is_answered_only_with_its_end(
+    server: StandInServer, kind: str, text: str | None, end: str
+) -> None:
+    account = Account()
+    async with Caller.open(server, account) as caller:
+        assert await caller.stream("chat", f"/{kind}", {}) == text
+    assert account.ends == {"chat": {end: 1}}
+
+
+async def test_a_connection_that_breaks_while_the_server_is_killed_is_no_loss(server: StandInServer) -> None:
+    account = Account()
+    server.killed_s = float("inf")
+    async with Caller.open(server, account) as caller:
+        await caller.send("chat", "POST", "/broken", json={})
+        await caller.stream("chat", "/cut-off", {})
+    assert account.ends == {"chat": {"cut by a kill": 2}}
+    assert account.faults({}) == []
