@@ -62,7 +62,7 @@ class ServerLife:
         return [sample for sample in self.samples if sample.at_s > self.ready_s + SETTLED_S]
 
     def growth(self) -> str | None:
-        """Return how much memory or descriptors have grown in this life; None: neither has."""
+        """Return the growth of memory or descriptors in this life as text; None: neither has grown."""
         if len(self.settled) < 4:
             return None
         quarter = len(self.settled) // 4
