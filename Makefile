@@ -7,7 +7,7 @@ VENV    := .venv/bin
 SETUP   := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format guard soak clean
+.PHONY: help install serve test lint format guard fuzz soak clean
 
 help:  ## what make can do
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -38,6 +38,9 @@ format: $(SETUP)  ## let ruff repair what it can
 
 guard: $(SETUP)  ## two minutes: fail if we are slower, against stock vLLM, than what bench/results has
 	$(VENV)/patchbay bench guard $(ARGS)
+
+fuzz: $(SETUP)  ## a minute of coverage-guided fuzzing for each parser of what strangers send
+	@for parser in header config reference range; do $(VENV)/python -m tests.fuzz $$parser -max_total_time=60 $(ARGS) || exit 1; done
 
 soak: $(SETUP)  ## half an hour of everything at once with kills; fails if anything acknowledged is lost
 	$(VENV)/patchbay bench soak $(ARGS)
