@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import operator
 
 import openai
 import pytest
 
 import embedded
+from tests.acceptance import tool_rows
 from tests.trainer.data.faulty_rows import CHATS, LINES
 
 SKILLS = ("json", "sql", "sentiment")
@@ -199,6 +201,53 @@ async def test_dpo_makes_the_served_adapter_prefer_the_better_answers(client, en
         ]
         gains.append(trained > base)
     assert sum(gains) / len(gains) >= 0.95
+
+
+@pytest.fixture
+def calls_of(client):
+    """The calls of an answer: name and arguments of each."""
+
+    async def plain(asked):
+        message = (await client.chat.completions.create(**asked)).choices[0].message
+        return [(call.function.name, call.function.arguments) for call in message.tool_calls or []]
+
+    async def streamed(asked):
+        names, arguments = [], []
+        async for chunk in await client.chat.completions.create(**asked, stream=True):
+            for part in chunk.choices[0].delta.tool_calls or []:
+                if part.function.name:
+                    assert (part.index, bool(part.id)) == (len(names), True)
+                    names.append(part.function.name)
+                    arguments.append("")
+                arguments[part.index] += part.function.arguments or ""
+        return list(zip(names, arguments, strict=True))
+
+    async def ask(model, messages, *, stream=False):
+        asked = {"model": model, "messages": messages, "tools": tool_rows.TOOLS, "temperature": 0, "max_tokens": 160}
+        return [(name, json.loads(text)) for name, text in await (streamed if stream else plain)(asked)]
+
+    return ask
+
+
+async def test_an_adapter_trained_on_tool_rows_calls_tools(client, ended, upload, calls_of):
+    """Of its own accord, one or two at once, plain and streamed, with arguments that no row of training has."""
+    job = await client.fine_tuning.jobs.create(
+        model="embedded-base",
+        training_file=await upload(tool_rows.rows(128, held_out=False)),
+        seed=1,
+        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4, "batch_size": 4}}},
+        suffix="calls",
+    )
+    model = (await ended(job.id)).fine_tuned_model
+    turns = [turn for row in tool_rows.rows(12, held_out=True) for turn in tool_rows.turns(row)]
+    expected = [tool_rows.calls(answer) for _, answer in turns]
+    single = [number for number, calls in enumerate(expected) if len(calls) == 1]
+    for stream in (False, True):
+        answers = await asyncio.gather(*(calls_of(model, prompt, stream=stream) for prompt, _ in turns))
+        assert sum(answers[number] == expected[number] for number in single) / len(single) >= 0.9
+        named = [[[name for name, _ in calls] for calls in each] for each in (answers, expected)]
+        assert sum(map(operator.eq, *named)) / len(turns) >= 0.8
+    assert await calls_of("embedded-base", turns[0][0]) == []
 
 
 async def test_kto_makes_the_served_adapter_prefer_answers_that_were_called_good(client, ended, upload, preference):
