@@ -21,10 +21,10 @@ from bench.scenarios.many import many
 from bench.scenarios.overhead import overhead
 from bench.scenarios.publish import publish
 from bench.scenarios.registry import registry
-from bench.scenarios.soak import soak
 from bench.scenarios.start import start
 from bench.scenarios.swap import swap
 from bench.scenarios.training import training
+from bench.soak.soak import soak
 
 SCENARIOS: Final = (overhead, many, cold, swap, fair, publish, training, start, registry, agree)
 
