@@ -53,6 +53,7 @@ def build_app(state: AppState) -> CORSMiddleware:
         engine=state.engine,
         keys=state.keys,
         admission=state.admission,
+        bodies=state.bodies,
         responses=ResponseRecorder(state.responses),
     )
     return _with_cross_origin_rules(gateway, state.settings)

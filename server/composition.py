@@ -29,6 +29,7 @@ from server.gateway.admission import Admission
 from server.gateway.gateway import Gateway
 from server.gateway.meter import Meter
 from server.gateway.request_hooks import RequestHooks
+from server.http.body_reader import BodyReader
 from server.metrics import Metrics
 from server.operations.batch_checks import BatchChecks
 from server.operations.other_renderers import warn_of_other_renderers
@@ -97,7 +98,7 @@ async def open_app(
             settings.metric_adapters, capacity=settings.max_residents, capacity_bytes=settings.resident_bytes
         )
         admission = Admission(settings.max_in_flight)
-        hooks = RequestHooks(registry.catalog, admission, Meter(metrics.adapters), engine)
+        hooks = RequestHooks(registry.catalog, admission, Meter(metrics.adapters), engine, settings.request_bounds)
         checks = UploadChecks(engine, settings, inspector, compiler)
         probe = Probe(engine, None if settings.probe_reference == "off" else reference)
         publisher = _make_publisher(settings, registry, blobs, checks, probe, compiles=compiles)
@@ -122,6 +123,7 @@ async def open_app(
             keys,
             metrics,
             admission,
+            BodyReader(settings.max_body_bytes),
             hooks,
             engine,
             supervisor,
@@ -161,6 +163,7 @@ def _make_batch_runner(state: AppState) -> BatchRunner:
         engine=state.engine,
         keys=state.keys,
         admission=state.admission,
+        bodies=state.bodies,
         responses=ResponseRecorder(state.responses),
     )
     max_models = max(1, state.settings.max_residents // 2)  # the other half is left to other requests

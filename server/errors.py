@@ -5,6 +5,7 @@ PatchbayError
 ├── Unavailable
 │   └── EngineNotReady, Draining, ResidencyFull, Overloaded
 ├── AdapterQuarantined, InvalidRequest, MissingScope, RouteUnsupported
+├── BodyTooLarge, BodyTooSlow
 ├── BackgroundUnsupported, PreviousResponseNotFound
 └── (NotFound)
     └── BatchNotFound, ResponseNotFound
@@ -57,6 +58,14 @@ class AdapterQuarantined(PatchbayError):
 
 class InvalidRequest(PatchbayError):
     """A field of a control request is wrong."""
+
+
+class BodyTooLarge(PatchbayError):
+    """A request's body has more bytes than the server reads."""
+
+
+class BodyTooSlow(PatchbayError):
+    """A request's body did not arrive in time."""
 
 
 class MissingScope(PatchbayError):

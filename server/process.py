@@ -26,6 +26,7 @@ from server.composition import open_app
 from server.engine.vllm.builder import VllmBuilder
 from server.engine.vllm.flags import EMBEDDED_FLAGS
 from server.engine.vllm.process_logs import ProcessLogs
+from server.http.bounded_protocol import BoundedHttpProtocol
 from server.logs import configure_logs
 from server.settings import DEFAULT_URL, Settings
 from server.state import AppState
@@ -99,7 +100,12 @@ async def _serve(settings: Settings, logs: ProcessLogs, listener: socket.socket,
 async def _listen(state: AppState, listener: socket.socket, started: float) -> int:
     """Serve requests until a signal, after which requests drain, or until the supervisor gives up."""
     config = uvicorn.Config(
-        build_app(state), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=CUT_S
+        build_app(state),
+        http=BoundedHttpProtocol,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=CUT_S,
     )
     server = _Server(config)
     signals = _Signals()

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.processes.limits import ResourceLimits
 from adapters.sources.rules import SourceRules
+from server.gateway.request_bounds import RequestBounds
 from server.logs import LogFormat, LogLevel
 from server.memory_limit import memory_limit
 
@@ -87,6 +88,14 @@ class Settings(BaseSettings):
         ge=1,
         description="Inference requests at once, at most 3/4 of them for one adapter; others get status 429.",
     )
+    max_body_bytes: int = Field(
+        16 * 2**20, ge=2**16, description="Largest body of a request in bytes, uploads aside; 32 times as many at once."
+    )
+    max_n: int = Field(64, ge=1, description="Answers to one prompt that a request may ask for (n).")
+    max_prompts: int = Field(256, ge=1, description="Prompts of one request.")
+    max_grammar_bytes: int = Field(
+        64 * 2**10, ge=2**10, description="Largest JSON schema, grammar or regular expression of a request, in bytes."
+    )
     turn_s: float = Field(1.0, gt=0, description="Seconds that an adapter keeps its slot at least while another waits.")
 
     probe_reference: Literal["auto", "on", "off"] = Field(
@@ -139,6 +148,11 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """SQLAlchemy URL of the registry."""
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.absolute() / 'registry.db'}"
+
+    @property
+    def request_bounds(self) -> RequestBounds:
+        """What one request may ask for."""
+        return RequestBounds(self.max_n, self.max_prompts, max(1, self.max_in_flight // 2), self.max_grammar_bytes)
 
     @property
     def resident_bytes(self) -> int:

@@ -11,6 +11,7 @@ from server.batches.batch_store import BatchStore
 from server.current_engine import CurrentEngine
 from server.gateway.admission import Admission
 from server.gateway.request_hooks import RequestHooks
+from server.http.body_reader import BodyReader
 from server.metrics import Metrics
 from server.responses.response_store import ResponseStore
 from server.settings import Settings
@@ -30,6 +31,7 @@ class AppState:
     keys: KeyRing
     metrics: Metrics
     admission: Admission
+    bodies: BodyReader
     hooks: RequestHooks
     engine: CurrentEngine
     supervisor: Supervisor

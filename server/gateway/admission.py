@@ -1,5 +1,7 @@
 """Limits the inference requests in flight: in all, and for each adapter. Refuses all while the process drains.
 
+A request counts as many times as the engine writes answers for it.
+
 An adapter may have ``SHARE`` times as many requests in flight as there are free places (dynamic thresholds, as network
 switches share their buffers). One flooded adapter stops at three quarters of the limit, two at three sevenths each;
 there is always a place for the first request of another adapter.
@@ -60,17 +62,36 @@ class Admission:
         try:
             yield
         finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
+            self._narrowed(1)
 
-    def enter(self, adapter: str) -> Callable[[], None]:
+    def widen(self, generations: int) -> Callable[[], None]:
+        """Count an admitted request as many times as it has ``generations``; return the function that ends the count.
+
+        Raises:
+            Overloaded: the limit is reached.
+        """
+        more = generations - 1
+        if self._in_flight + more > self._limit:
+            raise Overloaded(
+                f"the request has {generations} generations, and {self._in_flight - 1} of {self._limit} are in flight "
+                "already; try again, ask for fewer answers, or raise --max-in-flight",
+                retry_after_s=1,
+            )
+        self._in_flight += more
+        return partial(self._narrowed, more)
+
+    def _narrowed(self, more: int) -> None:
+        self._in_flight -= more
+        if not self._in_flight:
+            self._idle.set()
+
+    def enter(self, adapter: str, generations: int = 1) -> Callable[[], None]:
         """Count an admitted request for ``adapter``; return the function that ends the count.
 
         Raises:
             Overloaded: the adapter has its share of the requests in flight already.
         """
-        free = self._limit - self._in_flight + 1  # this request is counted in flight already
+        free = self._limit - self._in_flight + generations  # this request is counted in flight already
         held = self._of_adapter[adapter]
         if held >= SHARE * free:
             raise Overloaded(
@@ -78,11 +99,11 @@ class Admission:
                 "rest is kept for other adapters; try again, or raise --max-in-flight",
                 retry_after_s=1,
             )
-        self._of_adapter[adapter] = held + 1
-        return partial(self._left, adapter)
+        self._of_adapter[adapter] = held + generations
+        return partial(self._left, adapter, generations)
 
-    def _left(self, adapter: str) -> None:
-        self._of_adapter[adapter] -= 1
+    def _left(self, adapter: str, generations: int) -> None:
+        self._of_adapter[adapter] -= generations
         if not self._of_adapter[adapter]:
             del self._of_adapter[adapter]
 

@@ -1,7 +1,7 @@
 """The outermost ASGI app: every request passes ``Gateway.__call__``; inference requests go on to ``_infer``.
 
-authenticate → admit → [engine reads the body → hooks: resolve → make resident → await a turn → generate → meter]
-→ set response headers
+authenticate → read the body → admit → [engine parses it → hooks: resolve → make resident → await a turn → generate
+→ meter] → set response headers
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from server.gateway.admission import Admission
 from server.gateway.authenticate import authenticate, authorize
 from server.gateway.inference_routes import INFERENCE_ROUTES, needs
 from server.gateway.request_hooks import RequestContext, RequestHooks
+from server.http.body_reader import BodyReader
 from server.http.errors import error_response, status_of
 from server.logs import ACCESS
 from server.responses import recorder
@@ -51,6 +52,7 @@ class Gateway:
     engine: CurrentEngine
     keys: KeyRing
     admission: Admission
+    bodies: BodyReader
     responses: ResponseRecorder
     control: ASGIApp = NO_ROUTES
 
@@ -70,10 +72,11 @@ class Gateway:
             else:
                 scope[KEY_ID] = authenticate(self.keys, scope["method"], path, headers)
             inference = INFERENCE_ROUTES.get(path)
-            if inference is not None and inference.method == scope["method"]:
-                await self._infer(scope, receive, response)
-            else:
-                await self.control(scope, receive, response.send)
+            async with self.bodies.read(scope["method"], path, headers, receive) as body:
+                if inference is not None and inference.method == scope["method"]:
+                    await self._infer(scope, body, response)
+                else:
+                    await self.control(scope, body, response.send)
         except PatchbayError as refusal:
             if response.status is not None:
                 raise  # the response has started: the server closes the connection

@@ -8,6 +8,7 @@ from math import inf
 from typing import Any, Final, TypeGuard
 
 from server.errors import InvalidRequest
+from server.gateway.request_bounds import RequestBounds
 
 RETIRED: Final[Mapping[str, str]] = {
     "guided_json": '`response_format` of type "json_schema", or `structured_outputs: {"json": …}`',
@@ -27,7 +28,9 @@ NAMED_BY_NONE: Final = frozenset({"/tokenize", "/detokenize"})
 NO_TOOL_CHOICE: Final = frozenset({"auto", "none"})
 
 
-def prepare_body(path: str, body: dict[str, Any], *, base: str, context: int, takes_tools: bool) -> None:
+def prepare_body(
+    path: str, body: dict[str, Any], *, base: str, context: int, takes_tools: bool, bounds: RequestBounds
+) -> None:
     """Make ``body`` fit for the engine, in place.
 
     An empty list of tools is as none. A limit on the output above the context is cut to the context; the engine cuts it
@@ -37,9 +40,11 @@ def prepare_body(path: str, body: dict[str, Any], *, base: str, context: int, ta
         base: name of the base model.
         context: tokens of prompt and answer together that the engine can hold.
         takes_tools: whether the engine reads the tool calls of the base model.
+        bounds: what the request may ask for at most.
 
     Raises:
-        InvalidRequest: no ``model``, tools whose calls nothing reads, fields that are no longer read; all at once.
+        InvalidRequest: no ``model``, tools whose calls nothing reads, fields that are no longer read, more than is
+            allowed; all at once.
     """
     retired = sorted(name for name in RETIRED.keys() & body.keys() if body[name] is not None)
     faults = {name: f"{name} is no longer read; use {RETIRED[name]}" for name in retired}
@@ -50,6 +55,7 @@ def prepare_body(path: str, body: dict[str, Any], *, base: str, context: int, ta
             f"tools: no parser is known for the tool calls of the base model '{base}'; start the server with "
             "--enable-auto-tool-choice --tool-call-parser NAME (`patchbay serve --help-engine` lists the names)"
         )
+    faults.update(bounds.faults(body))
     if faults:
         raise InvalidRequest("; ".join(faults.values()), param=next(iter(faults)))
     if body.get("tools", ...) in (None, []):

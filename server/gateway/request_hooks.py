@@ -7,7 +7,7 @@ the whole request, however often an alias moves meanwhile.
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -22,6 +22,7 @@ from server.engine.protocol import ComputedNaN, Demand, Generation, Resident
 from server.gateway.admission import Admission
 from server.gateway.meter import Meter
 from server.gateway.request_body import prepare_body
+from server.gateway.request_bounds import RequestBounds, generations
 from server.gateway.resolve import resolve
 from server.residency.residency import Lease
 
@@ -42,6 +43,10 @@ class RequestContext:
     lease: Lease | None = None
     leave: Callable[[], None] | None = None
     """Takes the request out of the adapter's count of requests in flight."""
+    generations: int = 1
+    """Answers that the engine writes for the request."""
+    narrow: Callable[[], None] | None = None
+    """Ends the count of the request's generations beyond the first."""
     cold_s: float = 0.0
     """Seconds that the request waited for its adapter to become resident."""
     refusal: PatchbayError | None = None
@@ -56,7 +61,9 @@ class RequestContext:
         return self.lease.resident if self.lease is not None and self.model == model else None
 
     def close(self) -> None:
-        """Release the lease and the place among the requests in flight."""
+        """Release the lease and the places among the requests in flight."""
+        if self.narrow is not None:
+            self.narrow()
         if self.leave is not None:
             self.leave()
         if self.lease is not None:
@@ -74,6 +81,7 @@ class RequestHooks:
     admission: Admission
     meter: Meter
     engine: CurrentEngine
+    bounds: RequestBounds = field(default_factory=RequestBounds)
 
     @contextmanager
     def request(self, *, is_deferred: bool = False) -> Iterator[RequestContext]:
@@ -88,12 +96,17 @@ class RequestHooks:
             self.meter.answered(context.version, context.status)
 
     def prepare_body(self, path: str, body: dict[str, Any]) -> None:
+        context = current_request.get()
         try:
             running = self.engine.serving()
             base, engine = running.info.served_names[0], running.engine
-            prepare_body(path, body, base=base, context=engine.context, takes_tools=engine.takes_tools)
+            takes_tools, bounds = engine.takes_tools, self.bounds
+            prepare_body(path, body, base=base, context=engine.context, takes_tools=takes_tools, bounds=bounds)
+            context.generations = generations(body)
+            if context.generations > 1 and not context.is_deferred:
+                context.narrow = self.admission.widen(context.generations)
         except PatchbayError as refusal:
-            current_request.get().refusal = refusal
+            context.refusal = refusal
             raise
 
     async def resolve(self, model: str) -> Resident:
@@ -104,7 +117,7 @@ class RequestHooks:
             running = self.engine.serving()
             context.model, context.version = model, resolve(model, self.catalog, running.info)
             if not context.is_deferred:
-                context.leave = self.admission.enter(context.version.adapter)
+                context.leave = self.admission.enter(context.version.adapter, context.generations)
             started = perf_counter()
             context.lease = await running.residency.lease(context.version)
             context.cold_s = perf_counter() - started

@@ -34,9 +34,10 @@ _BY_STATUS: Final[Mapping[int, Sequence[type[PatchbayError]]]] = {
     401: (server_errors.Unauthenticated,),
     403: (adapter_errors.SourceForbidden, server_errors.Forbidden),
     404: (adapter_errors.NotFound, adapter_errors.SourceNotFound, server_errors.RouteUnsupported),
+    408: (server_errors.BodyTooSlow,),
     409: (adapter_errors.Conflict, adapter_errors.WrongBase),
     412: (adapter_errors.AliasMoved,),  # a lost compare-and-set
-    413: (adapter_errors.SourceTooLarge, trainer_errors.FileTooLarge),
+    413: (adapter_errors.SourceTooLarge, server_errors.BodyTooLarge, trainer_errors.FileTooLarge),
     424: (adapter_errors.BlobCorrupt, server_errors.AdapterQuarantined, trainer_errors.FileCorrupt),
     429: (server_errors.Overloaded,),
     500: (
@@ -119,6 +120,8 @@ def error_response(error: PatchbayError, path: str) -> JSONResponse:
     if path.startswith("/v1/messages"):
         body = {"type": "error", **body}
     headers = {"Retry-After": str(getattr(error, "retry_after_s", 1))} if status in {429, 503} else {}
+    if status in {408, 413}:
+        headers["Connection"] = "close"  # what is left of the body is not read
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body, status, headers)

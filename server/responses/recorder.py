@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import BackgroundUnsupported, PreviousResponseNotFound, ResponseNotFound
+from server.replayed_body import replayed
 from server.responses.response_store import ResponseStore
 
 log = structlog.get_logger(__name__)
@@ -67,7 +68,11 @@ class ResponseRecorder:
             content = await self._go_on(request, str(previous_id), key_id)
         if is_stored or previous_id is not None:
             send = _RecordedResponse(send, self.store if is_stored else None, key_id, request, previous_id).send
-        await app(_with_length(scope, content), _replayed(content, receive), send)
+        await app(
+            _with_length(scope, content),
+            replayed({"type": "http.request", "body": content, "more_body": False}, receive),
+            send,
+        )
 
     async def _go_on(self, request: dict[str, Any], previous_id: str, key_id: str | None) -> bytes:
         """Put the conversation before the input of ``request``; return it as JSON."""
@@ -159,17 +164,3 @@ def _parsed(content: bytes) -> dict[str, Any]:
 def _with_length(scope: Scope, content: bytes) -> Scope:
     headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
     return {**scope, "headers": [*headers, (b"content-length", str(len(content)).encode())]}
-
-
-def _replayed(content: bytes, receive: Receive) -> Receive:
-    """Return a ``receive`` that gives ``content`` first; then the caller's own, which tells when it leaves."""
-    was_read = False
-
-    async def replay() -> Message:
-        nonlocal was_read
-        if was_read:
-            return await receive()
-        was_read = True
-        return {"type": "http.request", "body": content, "more_body": False}
-
-    return replay

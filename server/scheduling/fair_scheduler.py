@@ -111,7 +111,7 @@ class FairScheduler:
         expected = min(demand.max_tokens, int(self._mean_tokens) + 1)
         charge, now = demand.prompt_tokens + demand.sequences * expected, self._clock()
         turn = Turn(queue, demand.prompt_tokens, demand.sequences, charge, requested_at=now, taken_at=now)
-        if not self.waiting and self._has_place and self._has_slot_for(queue):
+        if not self.waiting and self._has_place_for(turn) and self._has_slot_for(queue):
             self._take(turn)
             return turn
         queue.waiting.append(turn)
@@ -237,6 +237,11 @@ class FairScheduler:
     def _has_place(self) -> bool:
         return self._places_taken < self._places and self._unread < self._unread_limit
 
+    def _has_place_for(self, turn: Turn) -> bool:
+        """Return whether all sequences of ``turn`` have a place; one that is larger than the engine gets all places."""
+        fits = self._places_taken + turn.sequences <= self._places or not self._places_taken
+        return self._has_place and fits
+
     def _has_slot_for(self, queue: AdapterQueue) -> bool:
         """Return whether ``queue`` has a slot, after giving it a free one if there is one."""
         if queue.key is None or queue.state is not _QUEUED:
@@ -258,8 +263,8 @@ class FairScheduler:
             if self._queued or self._closing:
                 self._close_queues()
             ready = self._next_queue()
-            if ready is None:
-                return
+            if ready is None or not self._has_place_for(ready.waiting[0]):
+                return  # a turn of many sequences waits for as many places, and is not passed by
             turn = ready.waiting.popleft()
             self.waiting -= 1
             self._take(turn)
@@ -315,7 +320,7 @@ class FairScheduler:
     def _advance_deferred(self) -> None:
         """Take deferred turns up to their share of the engine; the caller has seen that no other turn waits."""
         for turn in list(self._deferred):
-            if self._closed_with is not None or not self._has_deferred_place:
+            if self._closed_with is not None or not (self._has_deferred_place and self._has_place_for(turn)):
                 return
             queue = self._queues.get(turn.queue.key)
             if queue is None and self._may_defer_to(turn.queue.key):

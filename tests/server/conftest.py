@@ -24,6 +24,7 @@ from adapters.lora.canonical_form import canonical_config
 from server.app import build_app
 from server.composition import open_app
 from server.engine.fake import FakeBuilder
+from server.http.bounded_protocol import BoundedHttpProtocol
 from server.settings import Settings
 from tests.server.opened import BASE, HIDDEN, AdapterFiles, Caller, MakeAdapter, Opened, Opening
 from tests.until import Until, until
@@ -178,7 +179,9 @@ def listening() -> Callable[[ASGIApp], AbstractAsyncContextManager[str]]:
 
     @asynccontextmanager
     async def listen(app: ASGIApp) -> AsyncIterator[str]:
-        config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            app, http=BoundedHttpProtocol, port=0, log_config=None, lifespan="off", timeout_graceful_shutdown=1
+        )
         server = _Server(config)
         serving = asyncio.create_task(server.serve())
         try:

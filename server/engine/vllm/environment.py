@@ -60,6 +60,8 @@ def prepare(logging_config: Path | None = None) -> None:
     plugins = os.environ.get("VLLM_PLUGINS")
     if plugins is not None and "patchbay" not in plugins.split(","):  # a list without ours leaves vLLM unpatched
         os.environ["VLLM_PLUGINS"] = f"{plugins},patchbay".lstrip(",")
+    os.environ.setdefault("VLLM_MAX_N_SEQUENCES", "1024")  # vLLM's own is 16384; --max-n refuses before it
+    os.environ.setdefault("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0")  # a public address may redirect to a private one
     os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"  # a sum over logits: finds the requests that an adapter broke
     os.environ["VLLM_ENABLE_RESPONSES_API_STORE"] = "0"  # never emptied; server.responses stores them
     os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"  # vLLM calls resolve_lora; its load routes stay unreachable

@@ -13,6 +13,7 @@ from server.engine.fake import FakeBuilder, Knobs
 from server.errors import InvalidRequest
 from server.gateway.inference_routes import INFERENCE_ROUTES
 from server.gateway.request_body import NAMED_BY_NONE, OUTPUT_LIMITS, RETIRED, prepare_body
+from server.gateway.request_bounds import RequestBounds
 from tests.server.opened import BASE, CHAT, Opened, Opening
 
 CONTEXT = 2048
@@ -24,7 +25,7 @@ ANSWERED = sorted(INFERENCE_ROUTES.keys() - NAMED_BY_NONE)
 def prepared(body: dict[str, Any], path: str = CHAT, *, takes_tools: bool = True) -> dict[str, Any]:
     """Return what becomes of ``body``."""
     copied = copy.deepcopy(body)
-    prepare_body(path, copied, base="base", context=CONTEXT, takes_tools=takes_tools)
+    prepare_body(path, copied, base="base", context=CONTEXT, takes_tools=takes_tools, bounds=RequestBounds())
     return copied
 
 

@@ -32,6 +32,8 @@ CODES = [
     "batch_not_found",
     "blob_corrupt",
     "blob_store_unavailable",
+    "body_too_large",
+    "body_too_slow",
     "checkpoint_not_found",
     "compiler_died",
     "conflict",

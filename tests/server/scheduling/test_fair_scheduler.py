@@ -296,3 +296,23 @@ async def test_a_closed_scheduler_refuses_deferred_turns(play: Play, until: Unti
     play.scheduler.close(EngineNotReady("gone"))
     with pytest.raises(EngineNotReady):
         await waiting
+
+
+def test_a_turn_of_many_sequences_waits_until_all_of_them_have_places(play: Play) -> None:
+    small = play.ask(1, PLACES - 2)
+    (large,) = play.ask(1, demand=Demand(10, 50, sequences=4))
+    assert states([large]) == {"waiting"}
+    (later,) = play.ask(2)
+    assert states([later]) == {"waiting"}  # it does not pass by, or the large one would wait for ever
+    play.end(small[:2])
+    assert states([large]) == {"taken"}
+    play.end(small[2:3])
+    assert states([later]) == {"taken"}
+
+
+def test_a_turn_larger_than_the_engine_is_taken_once_the_engine_is_empty(play: Play) -> None:
+    small = play.ask(1, 2)
+    (large,) = play.ask(2, demand=Demand(10, 50, sequences=PLACES + 5))
+    assert states([large]) == {"waiting"}
+    play.end(small)
+    assert states([large]) == {"taken"}
