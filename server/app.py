@@ -6,6 +6,7 @@ from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from server.gateway.browser_rules import LOOPBACK_ORIGIN, BrowserRules
 from server.gateway.gateway import ADAPTER, DIGEST, REQUEST_ID, Gateway
 from server.gateway.inference_routes import INFERENCE_ROUTES
 from server.http.errors import ERROR_RESPONSE, HANDLERS
@@ -29,7 +30,6 @@ from server.state import AppState
 
 ROUTES = (process, status, models, versions, adapters, vllm_calls, files, uploads, batches, responses, fine_tuning)
 
-_LOOPBACK: Final = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 _JSON_BODY: Final = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
 
 
@@ -55,6 +55,7 @@ def build_app(state: AppState) -> CORSMiddleware:
         admission=state.admission,
         bodies=state.bodies,
         responses=ResponseRecorder(state.responses),
+        browsers=BrowserRules(state.settings.allowed_origins, state.settings.allow_anonymous),
     )
     return _with_cross_origin_rules(gateway, state.settings)
 
@@ -84,7 +85,7 @@ def _with_cross_origin_rules(app: ASGIApp, settings: Settings) -> CORSMiddleware
     return CORSMiddleware(
         app,
         allow_origins=settings.allowed_origins,
-        allow_origin_regex=None if settings.allowed_origins else _LOOPBACK,
+        allow_origin_regex=None if settings.allowed_origins else LOOPBACK_ORIGIN,
         allow_methods=settings.allowed_methods,
         allow_headers=settings.allowed_headers,
         allow_credentials=settings.allow_credentials,

@@ -16,6 +16,7 @@ from adapters.names import Reference
 from adapters.publisher import Publisher
 from adapters.registry.registry import Registry
 from adapters.storage.blobs import Blobs
+from adapters.storage.disk import in_thread
 from adapters.storage.remote_blobs import RemoteBlobs
 from adapters.storage.staging import Staging
 from adapters.versions import Version
@@ -55,6 +56,9 @@ from trainer.worker.worker import Worker, worker_name
 
 log = structlog.get_logger(__name__)
 
+HAD_KEYS = "had-keys"
+"""File in the data directory: this server had API keys at some time."""
+
 
 @asynccontextmanager
 async def open_app(
@@ -87,6 +91,7 @@ async def open_app(
         aclosing(PeftReference(engine.base_directory, threads=_training_threads(1), must_fit=must_fit)) as reference,
     ):
         keys = await KeyRing.open(registry.database)
+        _remember_keys(keys, settings.data_dir / HAD_KEYS)
         check_exposure(settings, has_keys=not keys.is_empty)
         records = await Records.open(registry.database, settings.training_dir, max_file_bytes=settings.max_file_bytes)
         batches = await BatchStore.open(records.files, settings.data_dir.absolute() / "batches")
@@ -147,6 +152,7 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
             supervisor=state.supervisor.run,
             registry=partial(state.registry.follow, settings.follow_interval_s),
             keys=partial(state.keys.follow, settings.follow_interval_s),
+            keys_mark=partial(_mark_keys, state.keys, settings.data_dir / HAD_KEYS, settings.follow_interval_s),
             journal=partial(journal.persist, lambda: engine.serving().residency.versions()),
             sweeper=partial(_sweep, state),
             job_preflight=state.job_preflight.run,
@@ -155,6 +161,24 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
         background(worker=worker.run) if settings.worker else nullcontext(),
     ):
         yield
+
+
+def _remember_keys(keys: KeyRing, mark: Path) -> None:
+    """Keep a server that had keys closed, although its database has lost them."""
+    if keys.is_empty and mark.exists():
+        keys.remember_keys()
+        log.error(
+            "this server had API keys, and its database has none: every request is refused until one is created; "
+            "restore the database, or remove the mark to serve without keys",
+            mark=str(mark),
+        )
+
+
+async def _mark_keys(keys: KeyRing, mark: Path, every_s: float) -> None:
+    """Leave a durable mark once the server has keys."""
+    while keys.is_empty:  # noqa: ASYNC110 - keys come from other processes too
+        await asyncio.sleep(every_s)
+    await in_thread(mark.touch)
 
 
 def _make_batch_runner(state: AppState) -> BatchRunner:

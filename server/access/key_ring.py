@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import structlog
 from pydantic import TypeAdapter
 from sqlalchemy import func, insert, select, update
 
@@ -16,6 +17,8 @@ from adapters.storage.database import Database, Follower
 from server.access.api_key import ApiKey, Scope, digest_of, id_of, mint_secret
 from server.access.schema import VERSION_TABLE, keys
 from server.errors import MissingScope
+
+log = structlog.get_logger(__name__)
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 MAX_NAME_LENGTH: Final = 96
@@ -35,6 +38,8 @@ class KeyRing(Follower):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._keys: dict[str, ApiKey] = {}
+        self._had_keys = False
+        self._is_loss_known = False
         self._counts: tuple[int, ...] = (0, 0)  # keys and revocations at the last refresh; neither ever shrinks
         self._refreshing = asyncio.Lock()
 
@@ -48,8 +53,12 @@ class KeyRing(Follower):
 
     @property
     def is_empty(self) -> bool:
-        """True if no key was ever created: revoking the last one does not open the server."""
-        return not self._keys
+        """True if no key was ever created: neither revoking the last one nor losing the table opens the server."""
+        return not self._keys and not self._had_keys
+
+    def remember_keys(self) -> None:
+        """Never be empty from now on: this server had keys, whatever the database says."""
+        self._had_keys = True
 
     def find(self, secret: str) -> ApiKey | None:
         """Return the key with this secret; None if there is none or it was revoked."""
@@ -114,3 +123,8 @@ class KeyRing(Follower):
                 rows = await connection.execute(select(keys))
                 self._keys = {row.id: _KEY.validate_python(row._asdict()) for row in rows}
                 self._counts = counts
+        if self._keys:
+            self._had_keys = True
+        elif self._had_keys and not self._is_loss_known:
+            self._is_loss_known = True
+            log.error("the database has no API keys any more: every request is refused until a key is created")

@@ -7,7 +7,7 @@ authenticate → read the body → admit → [engine parses it → hooks: resolv
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final
 
@@ -21,7 +21,8 @@ from server.access.key_ring import KeyRing
 from server.current_engine import CurrentEngine
 from server.errors import RouteUnsupported
 from server.gateway.admission import Admission
-from server.gateway.authenticate import authenticate, authorize
+from server.gateway.authenticate import OPEN, authenticate, authorize
+from server.gateway.browser_rules import BrowserRules
 from server.gateway.inference_routes import INFERENCE_ROUTES, needs
 from server.gateway.request_hooks import RequestContext, RequestHooks
 from server.http.body_reader import BodyReader
@@ -54,6 +55,7 @@ class Gateway:
     admission: Admission
     bodies: BodyReader
     responses: ResponseRecorder
+    browsers: BrowserRules = field(default_factory=BrowserRules)
     control: ASGIApp = NO_ROUTES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,6 +72,8 @@ class Gateway:
             if IS_DEFERRED in scope:
                 authorize(self.keys, scope[KEY_ID], scope["method"], path)
             else:
+                if self.keys.is_empty and path not in OPEN:
+                    self.browsers.check(scope["method"], headers)
                 scope[KEY_ID] = authenticate(self.keys, scope["method"], path, headers)
             inference = INFERENCE_ROUTES.get(path)
             async with self.bodies.read(scope["method"], path, headers, receive) as body:

@@ -136,7 +136,7 @@ def opening(data_dir: Path, make_adapter: MakeAdapter, inspector: Inspector) -> 
         ) as state:
             app = build_app(state)
             transport = httpx.ASGITransport(app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 opened = Opened(state, app, client, builder, make_adapter)
                 try:
                     if ready:

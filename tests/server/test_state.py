@@ -10,8 +10,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from adapters.base_model import BaseModel
+from server.access.api_key import Scope
+from server.composition import HAD_KEYS
 from server.engine.fake import FakeBuilder, Knobs
 from tests.server.opened import MakeAdapter, Opened, Opening
 from tests.until import Until
@@ -181,3 +184,19 @@ async def test_an_unreadable_journal_costs_a_cold_start_and_no_more(
     (data_dir / "residents.json").write_text(content)
     async with opening() as opened:
         assert opened.residents == {}
+
+
+async def test_a_server_that_had_keys_stays_closed_after_a_restart_without_them(
+    opening: Opening, data_dir: Path, until: Until
+) -> None:
+    async with opening() as opened:
+        assert (await opened.client.get("/v1/models")).status_code == 200
+        await opened.state.keys.create("ops", [Scope.ADMIN])
+        await until(lambda: (data_dir / HAD_KEYS).exists())
+        async with opened.state.registry.database.write() as connection:
+            await connection.execute(text("DELETE FROM api_keys"))
+    async with opening() as opened:
+        assert (await opened.client.get("/v1/models")).status_code == 401
+        _, secret = await opened.state.keys.create("ops", [Scope.ADMIN])
+        headers = {"Authorization": f"Bearer {secret}"}
+        assert (await opened.client.get("/v1/models", headers=headers)).status_code == 200

@@ -126,6 +126,18 @@ async def test_revoking_the_last_key_does_not_open_the_server(ring: KeyRing, oth
     assert not other_ring.is_empty
 
 
+async def test_losing_the_table_does_not_open_the_server(ring: KeyRing, database: Database) -> None:
+    """A backup from before the first key, restored; or a failover to an empty database."""
+    _, secret = await ring.create("laptop", [Scope.ADMIN])
+    async with database.write() as connection:
+        await connection.execute(text("DELETE FROM api_keys"))
+    await ring.refresh()
+    assert not ring.is_empty
+    assert ring.find(secret) is None
+    _, secret = await ring.create("new", [Scope.ADMIN])
+    assert ring.find(secret) is not None
+
+
 async def test_keys_made_and_revoked_elsewhere_are_seen_after_a_refresh(ring: KeyRing, other_ring: KeyRing) -> None:
     key, secret = await ring.create("laptop", [Scope.ADMIN])
     assert other_ring.find(secret) is None

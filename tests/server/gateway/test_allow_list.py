@@ -166,7 +166,7 @@ async def raw(app: ASGIApp, method: str, path: str) -> tuple[int, bytes]:
         "raw_path": path.encode(),
         "root_path": "",
         "query_string": b"",
-        "headers": [(b"host", b"test")],
+        "headers": [(b"host", b"localhost")],
         "server": ("test", 80),
     }
 
