@@ -1,8 +1,9 @@
 """What a web page in the user's browser may send to a server without API keys.
 
-Such a server trusts every process that reaches it, and every page that its user opens reaches it: a browser sends multipart and
-empty POSTs to any address without asking first, and a page whose own name resolves to 127.0.0.1 (DNS rebinding) can
-read the answers too. So the names in ``Host`` and ``Origin`` decide. https://owasp.org/www-community/attacks/csrf
+Such a server trusts every process that reaches it, and every page that its user opens reaches it: a browser sends
+multipart and empty POSTs to any address without asking first, and a page whose own name resolves to 127.0.0.1 (DNS
+rebinding) can read the answers too. So the names in ``Host`` and ``Origin`` decide.
+https://owasp.org/www-community/attacks/csrf
 """
 
 from __future__ import annotations
