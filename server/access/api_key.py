@@ -5,10 +5,12 @@ import secrets
 import string
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Final
+
+from server.access.caller import Caller
+from server.access.scope import ALL_SCOPES, Scope
 
 ID_LENGTH: Final = 8
 _ID_ALPHABET: Final = string.ascii_lowercase + string.digits  # no '-' or '_': ids are typed on command lines
@@ -16,18 +18,9 @@ _SECRET_BYTES: Final = 32
 _SECRET: Final = re.compile(rf"pb_([a-z0-9]{{{ID_LENGTH}}})_[A-Za-z0-9_-]{{43}}")
 
 
-class Scope(StrEnum):
-    """A permission of an API key."""
-
-    INFER = "infer"
-    """Inference, and the list of models."""
-    ADMIN = "admin"
-    """All routes, inference included."""
-
-
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key without its secret. It is valid until ``revoked_at``; times are UTC."""
+    """A key without its secret. It is valid until ``revoked_at`` and ``expires_at``; times are UTC."""
 
     id: str
     name: str
@@ -38,6 +31,22 @@ class ApiKey:
     """The secret's last four characters, by which its holder can recognise it."""
     created_at: datetime
     revoked_at: datetime | None
+    project: str
+    adapters: tuple[str, ...] | None
+    """Patterns of the adapters that the key's holder may use; None: all."""
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    """A moment at most a few minutes before the last use; None: never used."""
+
+    @property
+    def caller(self) -> Caller:
+        """The caller of requests with this key."""
+        scopes = ALL_SCOPES if Scope.ADMIN in self.scopes else self.scopes
+        return Caller(self.id, self.project, scopes, self.adapters)
+
+    def is_valid(self, now: datetime) -> bool:
+        """Return whether the key is neither revoked nor expired."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
     def matches(self, secret: str) -> bool:
         """Return whether ``secret`` is this key's; the comparison takes constant time."""

@@ -14,8 +14,10 @@ from sqlalchemy import func, insert, select, update
 
 from adapters.errors import InvalidName, NotFound
 from adapters.storage.database import Database, Follower
-from server.access.api_key import ApiKey, Scope, digest_of, id_of, mint_secret
+from server.access.api_key import ApiKey, digest_of, id_of, mint_secret
+from server.access.caller import DEFAULT_PROJECT
 from server.access.schema import VERSION_TABLE, keys
+from server.access.scope import Scope
 from server.errors import MissingScope
 
 log = structlog.get_logger(__name__)
@@ -61,21 +63,33 @@ class KeyRing(Follower):
         self._had_keys = True
 
     def find(self, secret: str) -> ApiKey | None:
-        """Return the key with this secret; None if there is none or it was revoked."""
-        key = self._keys.get(id_of(secret) or "")
-        return key if key is not None and key.revoked_at is None and key.matches(secret) else None
+        """Return the key with this secret; None if there is none, or it was revoked or has expired."""
+        key = self.get(id_of(secret) or "")
+        return key if key is not None and key.matches(secret) else None
 
     def get(self, key_id: str) -> ApiKey | None:
-        """Return the key with this id; None if there is none or it was revoked."""
+        """Return the key with this id; None if there is none, or it was revoked or has expired."""
         key = self._keys.get(key_id)
-        return key if key is not None and key.revoked_at is None else None
+        return key if key is not None and key.is_valid(datetime.now(UTC)) else None
 
     def list(self) -> list[ApiKey]:
         """Return every key ever created, oldest first."""
         return sorted(self._keys.values(), key=lambda key: (key.created_at, key.id))
 
-    async def create(self, name: str, scopes: Collection[Scope]) -> tuple[ApiKey, str]:
+    async def create(
+        self,
+        name: str,
+        scopes: Collection[Scope],
+        *,
+        project: str = DEFAULT_PROJECT,
+        adapters: Collection[str] | None = None,
+        expires_at: datetime | None = None,
+    ) -> tuple[ApiKey, str]:
         """Create a key; return it with its secret, which is not stored. ``admin`` includes all scopes.
+
+        Args:
+            adapters: patterns of the adapters that its holder may use; None: all.
+            expires_at: the moment at which the key ends; None: it does not end by itself.
 
         Raises:
             InvalidName: the name is empty, too long or not printable.
@@ -85,7 +99,7 @@ class KeyRing(Follower):
             raise InvalidName(f"a key's name has 1 to {MAX_NAME_LENGTH} printable characters", param="name")
         if not scopes:
             raise MissingScope(f"a key needs a scope: {', '.join(Scope)}", param="scopes")
-        granted = set(Scope) if Scope.ADMIN in scopes else set(scopes)
+        granted = {Scope.ADMIN} if Scope.ADMIN in scopes else set(scopes)
         key_id, secret = mint_secret()
         async with self.database.write() as connection:
             await connection.execute(
@@ -96,6 +110,9 @@ class KeyRing(Follower):
                     sha256=digest_of(secret),
                     last4=secret[-4:],
                     created_at=datetime.now(UTC),
+                    project=project,
+                    adapters=None if adapters is None else list(adapters),
+                    expires_at=expires_at,
                 )
             )
         await self.refresh()

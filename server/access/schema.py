@@ -21,4 +21,8 @@ keys = Table(
     Column("last4", CHAR(4), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("revoked_at", UtcDateTime),
+    Column("project", String(64), nullable=False, server_default="default"),
+    Column("adapters", JSON(none_as_null=True)),  # NULL: all adapters
+    Column("expires_at", UtcDateTime),
+    Column("last_used_at", UtcDateTime),
 )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from server.access.api_key import ApiKey, Scope
+from server.access.api_key import ApiKey
+from server.access.scope import Scope
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.output import AsJson, format_time, show_listing, show_note
 from server.cli.settings import settings_command, settings_of
@@ -31,7 +32,8 @@ def create(
     name: Annotated[str, typer.Argument(help="Person or program that will use the key.")],
     *,
     scope: Annotated[
-        list[Scope], typer.Option(help="infer: send requests to models; admin: everything. Repeatable.")
+        list[Scope],
+        typer.Option(help="infer: send requests to models; admin: everything; others: one part. Repeatable."),
     ] = [Scope.INFER],  # noqa: B006 - typer copies it
 ) -> None:
     """Create a key and print its secret, which is shown only once."""

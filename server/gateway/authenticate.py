@@ -2,24 +2,22 @@
 
 from collections.abc import Mapping
 
-from server.access.api_key import ApiKey, Scope
+from server.access.api_key import ApiKey
+from server.access.caller import ANONYMOUS, Caller
 from server.access.key_ring import KeyRing
 from server.errors import Forbidden, Unauthenticated
-from server.gateway.inference_routes import INFERENCE_ROUTES
-
-OPEN = frozenset({"/health", "/ready", "/ping"})
-"""Routes for load balancers and container runtimes, which have no key."""
+from server.gateway.route_scopes import OPEN, scope_of
 
 
-def authenticate(keys: KeyRing, method: str, path: str, headers: Mapping[str, str]) -> str | None:
-    """Check the bearer key of a request; return the key's id. While no key exists, every request passes: None.
+def authenticate(keys: KeyRing, method: str, path: str, headers: Mapping[str, str]) -> Caller:
+    """Check the bearer key of a request and return its caller. While no key exists, every request passes.
 
     Raises:
-        Unauthenticated: no key, or one that is unknown or revoked.
+        Unauthenticated: no key, or one that is unknown, revoked or expired.
         Forbidden: the key lacks the scope of the route.
     """
     if path in OPEN or keys.is_empty:
-        return None
+        return ANONYMOUS
     secret = _bearer(headers)
     if not secret:
         raise Unauthenticated(
@@ -29,37 +27,31 @@ def authenticate(keys: KeyRing, method: str, path: str, headers: Mapping[str, st
     return _permitted(keys.find(secret), method, path)
 
 
-def authorize(keys: KeyRing, key_id: str | None, method: str, path: str) -> str | None:
+def authorize(keys: KeyRing, key_id: str | None, method: str, path: str) -> Caller:
     """Check a request that the server itself sends for the holder of the key with the id ``key_id``.
 
     Raises:
-        Unauthenticated: the key was revoked; or ``key_id`` is None, and the server has keys by now.
+        Unauthenticated: the key was revoked or has expired; or ``key_id`` is None, and the server has keys by now.
         Forbidden: the key lacks the scope of the route.
     """
     if keys.is_empty:
-        return None
+        return ANONYMOUS
     return _permitted(None if key_id is None else keys.get(key_id), method, path)
 
 
-def _permitted(key: ApiKey | None, method: str, path: str) -> str:
+def _permitted(key: ApiKey | None, method: str, path: str) -> Caller:
     if key is None:
-        raise Unauthenticated("this API key is unknown or revoked; an operator makes one with `patchbay keys create`")
+        raise Unauthenticated(
+            "this API key is unknown, revoked or expired; an operator makes one with `patchbay keys create`"
+        )
+    caller = key.caller
     needed = scope_of(method, path)
-    if needed not in key.scopes:
+    if not caller.may(needed):
         raise Forbidden(
             f"key '{key.name}' has no scope '{needed}', which {method} {path} needs; make one with "
             f"`patchbay keys create --scope {needed}`"
         )
-    return key.id
-
-
-def scope_of(method: str, path: str) -> Scope:
-    """Return the scope that a request needs: ``infer`` for inference and what its clients look up, else ``admin``."""
-    if path in INFERENCE_ROUTES or path.startswith("/v1/responses/"):
-        return Scope.INFER
-    if method in {"GET", "HEAD"} and path.startswith(("/v1/models", "/version")):
-        return Scope.INFER
-    return Scope.ADMIN
+    return caller
 
 
 def _bearer(headers: Mapping[str, str]) -> str:

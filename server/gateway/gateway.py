@@ -17,6 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapters.errors import PatchbayError
+from server.access.caller import caller_of, set_caller
 from server.access.key_ring import KeyRing
 from server.current_engine import CurrentEngine
 from server.errors import RouteUnsupported
@@ -36,8 +37,8 @@ access_log = structlog.get_logger(ACCESS)
 REQUEST_ID = "x-request-id"
 ADAPTER = "x-patchbay-adapter"
 DIGEST = "x-patchbay-digest"
-KEY_ID = "patchbay.key_id"
-"""Entry of the ASGI scope: the id of the caller's API key; None while the server has no keys."""
+_KEY_ID = "patchbay.key_id"
+"""Entry of the ASGI scope, set by ``Gateway.deferred`` alone: the id of the key that a line of a batch acts for."""
 IS_DEFERRED = "patchbay.is_deferred"
 """Entry of the ASGI scope, set by ``Gateway.deferred`` alone: the request is a line of a batch."""
 _LONGEST_REQUEST_ID = 128
@@ -70,11 +71,12 @@ class Gateway:
         started = perf_counter()
         try:
             if IS_DEFERRED in scope:
-                authorize(self.keys, scope[KEY_ID], scope["method"], path)
+                caller = authorize(self.keys, scope[_KEY_ID], scope["method"], path)
             else:
                 if self.keys.is_empty and path not in OPEN:
                     self.browsers.check(scope["method"], headers)
-                scope[KEY_ID] = authenticate(self.keys, scope["method"], path, headers)
+                caller = authenticate(self.keys, scope["method"], path, headers)
+            set_caller(scope, caller)
             inference = INFERENCE_ROUTES.get(path)
             async with self.bodies.read(scope["method"], path, headers, receive) as body:
                 if inference is not None and inference.method == scope["method"]:
@@ -96,12 +98,12 @@ class Gateway:
         """
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            await self({**scope, KEY_ID: key_id, IS_DEFERRED: True}, receive, send)
+            await self({**scope, _KEY_ID: key_id, IS_DEFERRED: True}, receive, send)
 
         return app
 
     async def _infer(self, scope: Scope, receive: Receive, response: _Response) -> None:
-        with self.hooks.request(is_deferred=IS_DEFERRED in scope) as context:
+        with self.hooks.request(caller_of(scope), is_deferred=IS_DEFERRED in scope) as context:
             response.context = context
             try:
                 with self.admission.admitted(is_deferred=context.is_deferred):
@@ -114,7 +116,7 @@ class Gateway:
                             scope,
                             receive,
                             response.send_from_engine,
-                            key_id=scope[KEY_ID],
+                            key_id=context.caller.key_id,
                             may_store=not context.is_deferred,  # thousands of lines would drive all others out
                         )
                     else:

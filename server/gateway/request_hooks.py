@@ -17,6 +17,7 @@ import structlog
 from adapters.errors import PatchbayError
 from adapters.registry.catalog import Catalog
 from adapters.versions import Version
+from server.access.caller import ANONYMOUS, Caller
 from server.current_engine import CurrentEngine
 from server.engine.protocol import ComputedNaN, Demand, Generation, Resident
 from server.gateway.admission import Admission
@@ -36,6 +37,7 @@ class RequestContext:
     vLLM handles a request in tasks of its own; they inherit the context variable and so share this object.
     """
 
+    caller: Caller = ANONYMOUS
     model: str | None = None
     """The request's ``model`` as the caller wrote it, once it is resolved to an adapter."""
     version: Version | None = None
@@ -84,9 +86,9 @@ class RequestHooks:
     bounds: RequestBounds = field(default_factory=RequestBounds)
 
     @contextmanager
-    def request(self, *, is_deferred: bool = False) -> Iterator[RequestContext]:
+    def request(self, caller: Caller = ANONYMOUS, *, is_deferred: bool = False) -> Iterator[RequestContext]:
         """Open the context of one request; at the end of the block its response is counted and its lease released."""
-        context = RequestContext(is_deferred=is_deferred)
+        context = RequestContext(caller, is_deferred=is_deferred)
         token = current_request.set(context)
         try:
             yield context

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
-from server.gateway.gateway import KEY_ID
+from server.access.caller import Caller, caller_of
 from server.state import AppState
 
 
@@ -19,9 +19,15 @@ PageLimit = Annotated[int, Query(ge=1, le=200, description="Entries on the page,
 DEFAULT_PAGE = 50
 
 
-async def _key_id(request: Request) -> str | None:
-    key_id: str | None = request.scope[KEY_ID]
-    return key_id
+async def _caller(request: Request) -> Caller:
+    return caller_of(request.scope)
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]
+
+
+async def _key_id(caller: CallerDep) -> str | None:
+    return caller.key_id
 
 
 KeyIdDep = Annotated[str | None, Depends(_key_id)]

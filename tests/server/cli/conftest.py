@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from adapters.checks.inspector import Inspector
-from server.access.api_key import Scope
+from server.access.scope import Scope
 from server.cli import app
 from server.engine.fake import FakeBuilder
 from server.settings import PREFIX

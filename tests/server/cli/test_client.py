@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.access.api_key import Scope
+from server.access.scope import Scope
 from tests.server.cli.conftest import Patchbay, Running
 
 

@@ -32,12 +32,12 @@ def test_list_shows_everything_but_the_secret(keys: Patchbay) -> None:
     assert (key["id"], key["name"], key["scopes"], key["last4"], key["revoked_at"]) == (
         secret[3:11],
         "laptop",
-        ["admin", "infer"],
+        ["admin"],
         secret[-4:],
         None,
     )
     assert secret[12:-4] not in listed
-    assert "admin, infer" in keys("list").stdout
+    assert "admin" in keys("list").stdout
 
 
 def test_revoke_is_for_good_and_shows_in_the_list(keys: Patchbay) -> None:

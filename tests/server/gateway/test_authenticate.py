@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 
-from server.access.api_key import Scope
-from server.gateway.authenticate import OPEN, scope_of
+from server.access.scope import Scope
 from server.gateway.inference_routes import INFERENCE_ROUTES
+from server.gateway.route_scopes import OPEN, ROUTE_SCOPES, scope_of
 from tests.server.opened import Opened
 
 
@@ -19,6 +20,13 @@ def routes(opened: Opened) -> list[tuple[str, str]]:
     gateway: Any = opened.app.app
     found = flat(gateway.control.routes)
     return [(method, re.sub(r"\{[^}]+\}", "1", route.path)) for route in found for method in route.methods]
+
+
+def declared(opened: Opened) -> set[str]:
+    """Return method and path of everything the process answers, as the app declares them."""
+    gateway: Any = opened.app.app
+    methods = ((method, route.path) for route in flat(gateway.control.routes) for method in route.methods)
+    return {f"{method} {path}" for method, path in methods if method != "HEAD" and path not in OPEN}
 
 
 def flat(found: Any) -> Any:
@@ -47,6 +55,44 @@ async def test_every_route_but_health_and_readiness_needs_a_key(opened: Opened, 
         assert response.headers["www-authenticate"] == "Bearer"
         if method != "HEAD":
             assert response.json()["error"]["code"] == "invalid_api_key"
+
+
+async def test_every_route_has_its_scope_in_the_table_and_the_table_has_no_other(opened: Opened) -> None:
+    assert declared(opened) == {route for routes in ROUTE_SCOPES.values() for route in routes}
+
+
+@pytest.mark.parametrize(("scope", "route"), [(scope, each) for scope in ROUTE_SCOPES for each in ROUTE_SCOPES[scope]])
+def test_a_request_needs_the_scope_of_its_route(scope: Scope, route: str) -> None:
+    method, path = route.split()
+    assert scope_of(method, re.sub(r"\{[^}]+\}", "1", path)) is scope
+
+
+@pytest.mark.parametrize(
+    "request_line", ["GET /nowhere", "PATCH /v1/models", "POST /v1/models", "GET /v1/adapters/a/b/c"]
+)
+def test_a_request_without_a_route_needs_administration(request_line: str) -> None:
+    assert scope_of(*request_line.split()) is Scope.ADMIN
+
+
+@pytest.mark.parametrize(
+    "scope", [Scope.ADAPTERS_READ, Scope.ALIASES_WRITE, Scope.TRAINING, Scope.FILES, Scope.METRICS]
+)
+async def test_a_key_reaches_the_routes_of_its_scope_alone(
+    opened: Opened, client: httpx.AsyncClient, scope: Scope
+) -> None:
+    _, secret = await opened.state.keys.create("app", [scope])
+    client.headers.update(bearer(secret))
+    for method, path in routes(opened):
+        if path in OPEN or method == "HEAD":
+            continue
+        response = await client.request(method, path)
+        assert (response.status_code == 403) == (scope_of(method, path) is not scope), (method, path)
+
+
+async def test_a_key_that_has_expired_is_refused(opened: Opened, client: httpx.AsyncClient) -> None:
+    ends = datetime.now(UTC) - timedelta(seconds=1)
+    _, secret = await opened.state.keys.create("app", [Scope.ADMIN], expires_at=ends)
+    assert (await client.get("/v1/models", headers=bearer(secret))).status_code == 401
 
 
 async def test_a_path_that_is_not_there_needs_a_key_too(opened: Opened, client: httpx.AsyncClient) -> None:

@@ -17,7 +17,7 @@ from openai.types import Batch
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from server.access.api_key import Scope
+from server.access.scope import Scope
 from server.batches.batch import BatchDraft
 from server.batches.batch_runner import LEASE_S
 from server.batches.schema import batches

@@ -13,7 +13,7 @@ from openai import AsyncOpenAI
 from openai.resources.fine_tuning.alpha import AsyncGraders
 from openai.types.fine_tuning.alpha.grader_run_response import GraderRunResponse, MetadataErrors
 
-from server.access.api_key import Scope
+from server.access.scope import Scope
 from tests.server.opened import Listening, Opened, Opening
 from tests.server.routes.conftest import Official
 from tests.until import Until

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from server.access.api_key import Scope
+from server.access.scope import Scope
 from tests.server.opened import Opened, Opening
 from tests.until import Until
 

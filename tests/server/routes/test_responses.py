@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from openai import AsyncOpenAI
 
-from server.access.api_key import Scope
+from server.access.scope import Scope
 from server.engine.fake import FakeBuilder, FakeEngine
 from server.engine.protocol import EngineHooks
 from server.responses.response_store import MAX_BYTES

@@ -1,0 +1,52 @@
+"""Who sent a request: the authenticator puts a caller into the ASGI scope of each request, all other code reads it."""
+
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+from server.access.scope import ALL_SCOPES, Scope
+
+DEFAULT_PROJECT: Final = "default"
+"""The project of keys that name none, and of requests to a server without keys."""
+_CALLER: Final = "patchbay.caller"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What a request may do, and in whose name. Reads no database: it stays as it was when the request arrived."""
+
+    key_id: str | None
+    """Id of the caller's API key; None while the server has no keys."""
+    project: str
+    scopes: frozenset[Scope]
+    """With ``admin``, all scopes."""
+    adapters: tuple[str, ...] | None = None
+    """Patterns of the adapters that the caller may use, where ``*`` stands for any text; None: all adapters."""
+
+    def may(self, scope: Scope) -> bool:
+        """Return whether the caller has ``scope``."""
+        return scope in self.scopes
+
+    def may_use(self, adapter: str) -> bool:
+        """Return whether the caller may use the adapter with this name."""
+        return self.adapters is None or any(fnmatchcase(adapter, pattern) for pattern in self.adapters)
+
+
+ANONYMOUS: Final = Caller(None, DEFAULT_PROJECT, ALL_SCOPES)
+"""The caller of each request while the server has no keys, and of the routes that need none."""
+
+
+def set_caller(scope: MutableMapping[str, Any], caller: Caller) -> None:
+    """Record ``caller`` in the ASGI ``scope`` of its request."""
+    scope[_CALLER] = caller
+
+
+def caller_of(scope: Mapping[str, Any]) -> Caller:
+    """Return the caller of the request with this ASGI ``scope``.
+
+    Raises:
+        KeyError: the request did not pass the authenticator.
+    """
+    caller: Caller = scope[_CALLER]
+    return caller
