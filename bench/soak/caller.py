@@ -30,7 +30,7 @@ class KilledServer(Protocol):
     def was_killed_since(self, at_s: float) -> bool: ...
 
 
-class Caller:
+class AccountedClient:
     """Requests to one server, each counted in the account.
 
     Args:
@@ -45,7 +45,7 @@ class Caller:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, server: KilledServer, account: Account) -> AsyncIterator[Caller]:
+    async def open(cls, server: KilledServer, account: Account) -> AsyncIterator[AccountedClient]:
         """Open a connection pool; each request gets a connection of its own after a kill."""
         async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as http:
             yield cls(server, account, http)

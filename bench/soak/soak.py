@@ -23,7 +23,7 @@ import typer
 from bench.options import RESULTS, Out, run_scenario
 from bench.record import Row
 from bench.soak.account import Account, shortened
-from bench.soak.caller import Caller
+from bench.soak.caller import AccountedClient
 from bench.soak.server_lives import ServerLives
 from bench.soak.traffic import Traffic, batch_user, chats, found_on, publisher, right_answers, trainer
 
@@ -56,7 +56,7 @@ async def measure(seconds: float, kill_every_s: float) -> tuple[Row, list[str]]:
     account = Account()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         root = Path(folder)
-        async with ServerLives(root / "data") as lives, Caller.open(lives, account) as caller:
+        async with ServerLives(root / "data") as lives, AccountedClient.open(lives, account) as caller:
             asked = await right_answers(caller)
             traffic: list[Traffic] = [*[partial(chats, asked=asked)] * CHATS, partial(publisher, folder=root), trainer]
             await _load(lives, caller, [*traffic, batch_user], time.monotonic() + seconds, kill_every_s)
@@ -82,7 +82,7 @@ async def measure(seconds: float, kill_every_s: float) -> tuple[Row, list[str]]:
 
 
 async def _load(
-    lives: ServerLives, caller: Caller, traffic: Sequence[Traffic], end_s: float, kill_every_s: float
+    lives: ServerLives, caller: AccountedClient, traffic: Sequence[Traffic], end_s: float, kill_every_s: float
 ) -> None:
     """Send the traffic until ``end_s`` while processes are killed; wait until all of it has ended."""
 

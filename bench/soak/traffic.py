@@ -12,7 +12,7 @@ from typing import Final
 
 from bench.scenarios.swap import variant
 from bench.scenarios.training import DATA, held_out
-from bench.soak.caller import Caller, Json
+from bench.soak.caller import AccountedClient, Json
 
 CHAT: Final = "/v1/chat/completions"
 BASE: Final = "embedded-base"
@@ -27,7 +27,7 @@ PAUSE_S: Final = 0.5
 ENDED: Final = {"succeeded", "failed", "cancelled", "completed", "expired"}
 
 IsOver = Callable[[], bool]
-Traffic = Callable[[Caller, IsOver], Awaitable[None]]
+Traffic = Callable[[AccountedClient, IsOver], Awaitable[None]]
 
 
 def chat_body(model: str, question: str) -> Json:
@@ -39,7 +39,7 @@ def chat_body(model: str, question: str) -> Json:
     }
 
 
-async def right_answers(caller: Caller) -> list[tuple[str, str, str]]:
+async def right_answers(caller: AccountedClient) -> list[tuple[str, str, str]]:
     """Return held-out questions that the examples answer rightly, as adapter, question, answer."""
     right = []
     for skill in SKILLS:
@@ -50,7 +50,7 @@ async def right_answers(caller: Caller) -> list[tuple[str, str, str]]:
     return right
 
 
-async def chats(caller: Caller, is_over: IsOver, asked: Sequence[tuple[str, str, str]]) -> None:
+async def chats(caller: AccountedClient, is_over: IsOver, asked: Sequence[tuple[str, str, str]]) -> None:
     """Ask ``asked`` in random order; half of the answers are streamed, and a wrong answer is a loss."""
     draw = random.Random()
     while not is_over():
@@ -65,7 +65,7 @@ async def chats(caller: Caller, is_over: IsOver, asked: Sequence[tuple[str, str,
         await asyncio.sleep(draw.random() * PAUSE_S)
 
 
-async def publisher(caller: Caller, is_over: IsOver, folder: Path) -> None:
+async def publisher(caller: AccountedClient, is_over: IsOver, folder: Path) -> None:
     """Publish versions, ask each once, move ``stable`` back and forth, delete the oldest."""
     versions: dict[str, list[int]] = {name: [] for name in PUBLISHED}
     for number, name in zip(itertools.count(), itertools.cycle(PUBLISHED), strict=False):
@@ -93,7 +93,7 @@ async def publisher(caller: Caller, is_over: IsOver, folder: Path) -> None:
         await asyncio.sleep(PAUSE_S)
 
 
-async def trainer(caller: Caller, is_over: IsOver) -> None:
+async def trainer(caller: AccountedClient, is_over: IsOver) -> None:
     """Train small adapters, one job after the other; a job that ends otherwise than succeeded is a loss."""
     rows = b"\n".join((DATA / "sentiment" / "train.jsonl").read_bytes().splitlines()[:ROWS])
     for number in itertools.count():
@@ -111,7 +111,7 @@ async def trainer(caller: Caller, is_over: IsOver) -> None:
         await until_ended(caller, "job status", f"/v1/fine_tuning/jobs/{job['id']}")
 
 
-async def batch_user(caller: Caller, is_over: IsOver) -> None:
+async def batch_user(caller: AccountedClient, is_over: IsOver) -> None:
     """Send batches, one after the other; a line without exactly one right answer is a loss."""
     pairs = held_out("sql")[:LINES]
     rows = [
@@ -134,7 +134,7 @@ async def batch_user(caller: Caller, is_over: IsOver) -> None:
         await asyncio.sleep(PAUSE_S)
 
 
-async def upload_file(caller: Caller, purpose: str, content: bytes) -> str | None:
+async def upload_file(caller: AccountedClient, purpose: str, content: bytes) -> str | None:
     """Upload a file; return its id, or None if the upload was refused or cut."""
     sent = {"data": {"purpose": purpose}, "files": {"file": ("rows.jsonl", content)}}
     file = await caller.send("file", "POST", "/v1/files", **sent)
@@ -144,7 +144,7 @@ async def upload_file(caller: Caller, purpose: str, content: bytes) -> str | Non
     return str(file["id"])
 
 
-async def until_ended(caller: Caller, kind: str, path: str) -> Json:
+async def until_ended(caller: AccountedClient, kind: str, path: str) -> Json:
     """Poll a job or a batch until it has ended; return it."""
     while True:
         shown = await caller.send(kind, "GET", path)
@@ -153,7 +153,7 @@ async def until_ended(caller: Caller, kind: str, path: str) -> Json:
         await asyncio.sleep(1)
 
 
-async def found_on(caller: Caller) -> dict[tuple[str, ...], str]:
+async def found_on(caller: AccountedClient) -> dict[tuple[str, ...], str]:
     """Return everything that the server has, in the keys of the account."""
     found: dict[tuple[str, ...], str] = {}
     for name in PUBLISHED:
@@ -170,7 +170,7 @@ async def found_on(caller: Caller) -> dict[tuple[str, ...], str]:
     return found
 
 
-async def listed(caller: Caller, path: str) -> list[Json]:
+async def listed(caller: AccountedClient, path: str) -> list[Json]:
     """Return all entries of a list route, page by page."""
     entries: list[Json] = []
     after: dict[str, str] = {}

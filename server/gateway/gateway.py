@@ -22,10 +22,11 @@ from server.access.key_ring import KeyRing
 from server.current_engine import CurrentEngine
 from server.errors import RouteUnsupported
 from server.gateway.admission import Admission
-from server.gateway.authenticate import OPEN, authenticate, authorize
+from server.gateway.authenticate import authenticate, authorize
 from server.gateway.browser_rules import BrowserRules
 from server.gateway.inference_routes import INFERENCE_ROUTES, needs
 from server.gateway.request_hooks import RequestContext, RequestHooks
+from server.gateway.route_scopes import OPEN
 from server.http.body_reader import BodyReader
 from server.http.errors import error_response, status_of
 from server.logs import ACCESS

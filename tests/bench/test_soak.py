@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from bench.soak.account import Account, Key
-from bench.soak.caller import Caller
+from bench.soak.caller import AccountedClient
 
 VERSION: Key = ("version", "sql", "1")
 
@@ -102,7 +102,7 @@ async def server() -> AsyncIterator[StandInServer]:
 )
 async def test_each_request_is_counted_by_its_end(server: StandInServer, kind: str, end: str) -> None:
     account = Account()
-    async with Caller.open(server, account) as caller:
+    async with AccountedClient.open(server, account) as caller:
         body = await caller.send("chat", "POST", f"/{kind}", json={})
     assert (body is not None) == (end == "answered")
     assert account.ends == {"chat": {end: 1}}
@@ -117,7 +117,7 @@ async def test_a_stream_is_answered_only_with_its_end(
     server: StandInServer, kind: str, text: str | None, end: str
 ) -> None:
     account = Account()
-    async with Caller.open(server, account) as caller:
+    async with AccountedClient.open(server, account) as caller:
         assert await caller.stream("chat", f"/{kind}", {}) == text
     assert account.ends == {"chat": {end: 1}}
 
@@ -125,7 +125,7 @@ async def test_a_stream_is_answered_only_with_its_end(
 async def test_a_connection_that_breaks_while_the_server_is_killed_is_no_loss(server: StandInServer) -> None:
     account = Account()
     server.killed_s = float("inf")
-    async with Caller.open(server, account) as caller:
+    async with AccountedClient.open(server, account) as caller:
         await caller.send("chat", "POST", "/broken", json={})
         await caller.stream("chat", "/cut-off", {})
     assert account.ends == {"chat": {"cut by a kill": 2}}
