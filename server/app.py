@@ -6,6 +6,8 @@ from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from server.accounts.audited import Audited
+from server.accounts.idempotency import Idempotent
 from server.gateway.browser_rules import LOOPBACK_ORIGIN, BrowserRules
 from server.gateway.gateway import ADAPTER, DIGEST, REQUEST_ID, Gateway
 from server.gateway.inference_routes import INFERENCE_ROUTES
@@ -13,6 +15,7 @@ from server.http.errors import ERROR_RESPONSE, HANDLERS
 from server.http.query import refuse_unknown_parameters
 from server.responses.recorder import ResponseRecorder
 from server.routes import (
+    accounts,
     adapters,
     batches,
     files,
@@ -28,7 +31,20 @@ from server.routes import (
 from server.settings import Settings
 from server.state import AppState
 
-ROUTES = (process, status, models, versions, adapters, vllm_calls, files, uploads, batches, responses, fine_tuning)
+ROUTES = (
+    process,
+    status,
+    models,
+    versions,
+    adapters,
+    vllm_calls,
+    files,
+    uploads,
+    batches,
+    responses,
+    fine_tuning,
+    accounts,
+)
 
 _JSON_BODY: Final = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
 
@@ -48,7 +64,7 @@ def build_app(state: AppState) -> CORSMiddleware:
     _declare_inference(control)
     control.state.app_state = state
     gateway = control.state.gateway = Gateway(
-        control=control,
+        control=Audited(Idempotent(control, state.accounts.answers), state.accounts.audit_log),
         hooks=state.hooks,
         engine=state.engine,
         keys=state.keys,

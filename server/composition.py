@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -21,6 +22,7 @@ from adapters.storage.remote_blobs import RemoteBlobs
 from adapters.storage.staging import Staging
 from adapters.versions import Version
 from server.access.key_ring import KeyRing
+from server.accounts.accounts import Accounts
 from server.background import background
 from server.batches.batch_runner import BatchRunner
 from server.batches.batch_store import BatchStore
@@ -58,6 +60,8 @@ log = structlog.get_logger(__name__)
 
 HAD_KEYS = "had-keys"
 """File in the data directory: this server had API keys at some time."""
+USAGE_INTERVAL_S: Final = 3.0
+"""Seconds between writes of what was counted: what a server that is killed may lose."""
 
 
 @asynccontextmanager
@@ -98,12 +102,12 @@ async def open_app(
         responses = await ResponseStore.open(
             registry.database, limit=settings.max_responses, max_age_s=settings.max_response_age_s
         )
+        accounts = await Accounts.open(registry.database, settings.default_limits)
         blobs = Blobs(settings.data_dir, remote=None if settings.blob_url is None else RemoteBlobs(settings.blob_url))
-        metrics = Metrics(
-            settings.metric_adapters, capacity=settings.max_residents, capacity_bytes=settings.resident_bytes
-        )
+        metrics = _make_metrics(settings)
         admission = Admission(settings.max_in_flight)
-        hooks = RequestHooks(registry.catalog, admission, Meter(metrics.adapters), engine, settings.request_bounds)
+        meter = Meter(metrics.adapters)
+        hooks = RequestHooks(registry.catalog, admission, meter, engine, accounts, settings.request_bounds)
         checks = UploadChecks(engine, settings, inspector, compiler)
         probe = Probe(engine, None if settings.probe_reference == "off" else reference)
         publisher = _make_publisher(settings, registry, blobs, checks, probe, compiles=compiles)
@@ -136,6 +140,7 @@ async def open_app(
             job_preflight,
             batches,
             responses,
+            accounts,
         )
         async with _running(state, journal):
             yield state
@@ -143,24 +148,32 @@ async def open_app(
 
 @asynccontextmanager
 async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[None]:
-    """Run the background loops for the block; worker and batches end first, while the others still serve them."""
+    """Run the background loops for the block; worker and batches end first, while the others still serve them.
+
+    At the end, the usage that is still in memory is written.
+    """
     settings, engine = state.settings, state.engine
     worker = Worker(state.records, settings.runs_dir, RunPublisher(state), worker_name())
     batch_runner = _make_batch_runner(state)
-    async with (
-        background(
-            supervisor=state.supervisor.run,
-            registry=partial(state.registry.follow, settings.follow_interval_s),
-            keys=partial(state.keys.follow, settings.follow_interval_s),
-            keys_mark=partial(_mark_keys, state.keys, settings.data_dir / HAD_KEYS, settings.follow_interval_s),
-            journal=partial(journal.persist, lambda: engine.serving().residency.versions()),
-            sweeper=partial(_sweep, state),
-            job_preflight=state.job_preflight.run,
-        ),
-        background(batches=batch_runner.run),
-        background(worker=worker.run) if settings.worker else nullcontext(),
-    ):
-        yield
+    try:
+        async with (
+            background(
+                supervisor=state.supervisor.run,
+                registry=partial(state.registry.follow, settings.follow_interval_s),
+                keys=partial(state.keys.follow, settings.follow_interval_s),
+                keys_mark=partial(_mark_keys, state.keys, settings.data_dir / HAD_KEYS, settings.follow_interval_s),
+                limits=partial(state.accounts.limits.follow, settings.follow_interval_s),
+                usage=partial(state.accounts.usage.persist, USAGE_INTERVAL_S),
+                journal=partial(journal.persist, lambda: engine.serving().residency.versions()),
+                sweeper=partial(_sweep, state),
+                job_preflight=state.job_preflight.run,
+            ),
+            background(batches=batch_runner.run),
+            background(worker=worker.run) if settings.worker else nullcontext(),
+        ):
+            yield
+    finally:
+        await state.accounts.usage.try_flush()
 
 
 def _remember_keys(keys: KeyRing, mark: Path) -> None:
@@ -193,6 +206,10 @@ def _make_batch_runner(state: AppState) -> BatchRunner:
     max_models = max(1, state.settings.max_residents // 2)  # the other half is left to other requests
     checks = BatchChecks(state.engine, state.registry.catalog)
     return BatchRunner(state.batches, state.engine, checks, gateway.deferred, worker_name(), max_models)
+
+
+def _make_metrics(settings: Settings) -> Metrics:
+    return Metrics(settings.metric_adapters, capacity=settings.max_residents, capacity_bytes=settings.resident_bytes)
 
 
 def _training_threads(processes: int) -> int:

@@ -3,15 +3,21 @@
 PatchbayError
 ├── Unauthenticated, Forbidden
 ├── Unavailable
-│   └── EngineNotReady, Draining, ResidencyFull, Overloaded
+│   └── EngineNotReady, Draining, ResidencyFull, Overloaded, RateLimited
 ├── AdapterQuarantined, InvalidRequest, MissingScope, RouteUnsupported
 ├── BodyTooLarge, BodyTooSlow
 ├── BackgroundUnsupported, PreviousResponseNotFound
-└── (NotFound)
-    └── BatchNotFound, ResponseNotFound
+├── (NotFound)
+│   └── BatchNotFound, ResponseNotFound
+├── IdempotencyKeyReused
+└── (Conflict)
+    └── IdempotencyKeyInUse
 """
 
-from adapters.errors import NotFound, PatchbayError
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from adapters.errors import Conflict, NotFound, PatchbayError
 
 
 class Unauthenticated(PatchbayError):
@@ -50,6 +56,18 @@ class ResidencyFull(Unavailable):
 
 class Overloaded(Unavailable):
     """More requests at once than the server admits."""
+
+
+class RateLimited(Unavailable):
+    """A limit of the caller's key or project is reached; ``headers`` says how much is left, and until when."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, *, retry_after_s: int = 1, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.headers = headers
 
 
 class AdapterQuarantined(PatchbayError):
@@ -92,3 +110,11 @@ class PreviousResponseNotFound(PatchbayError):
 
 class BackgroundUnsupported(PatchbayError):
     """A response is asked for that outlives its request."""
+
+
+class IdempotencyKeyInUse(Conflict):
+    """The first request with this idempotency key is not answered yet."""
+
+
+class IdempotencyKeyReused(PatchbayError):
+    """The first request with this idempotency key was another one."""

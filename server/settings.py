@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.processes.limits import ResourceLimits
 from adapters.sources.rules import SourceRules
+from server.accounts.limits import Defaults, Limits
 from server.gateway.request_bounds import RequestBounds
 from server.logs import LogFormat, LogLevel
 from server.memory_limit import memory_limit
@@ -119,6 +120,15 @@ class Settings(BaseSettings):
     )
     engine_death_window_s: float = Field(600.0, gt=0, description="Seconds over which engine deaths are counted.")
 
+    key_limits: tuple[str, ...] = Field(
+        (),
+        description="Limit of each API key without one of its own, such as tokens_per_minute=60000; repeatable. "
+        "Others: requests_per_minute, concurrent_requests.",
+    )
+    project_limits: tuple[str, ...] = Field(
+        (), description="Limit of each project without one of its own, as --key-limit; repeatable."
+    )
+
     follow_interval_s: float = Field(0.5, gt=0, description="Seconds between reads of other processes' changes.")
     sweep_interval_s: float = Field(3600.0, gt=0, description="Seconds between removals of blobs without a version.")
     sweep_grace_s: float = Field(3600.0, ge=60, description="Seconds to keep a blob whose publication may still run.")
@@ -143,6 +153,17 @@ class Settings(BaseSettings):
             return value
         items = (json.loads(item) if str(item).startswith("[") else [item] for item in value)
         return tuple(chain.from_iterable(items))
+
+    @field_validator("key_limits", "project_limits")
+    @classmethod
+    def _are_limits(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        Limits.parse(value)
+        return value
+
+    @property
+    def default_limits(self) -> Defaults:
+        """Limits of keys and projects that have none of their own."""
+        return {"key": Limits.parse(self.key_limits), "project": Limits.parse(self.project_limits)}
 
     @property
     def database(self) -> str:

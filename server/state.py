@@ -7,6 +7,7 @@ from adapters.publisher import Publisher
 from adapters.registry.registry import Registry
 from adapters.storage.blobs import Blobs
 from server.access.key_ring import KeyRing
+from server.accounts.accounts import Accounts
 from server.batches.batch_store import BatchStore
 from server.current_engine import CurrentEngine
 from server.gateway.admission import Admission
@@ -39,5 +40,6 @@ class AppState:
     job_preflight: JobPreflight
     batches: BatchStore
     responses: ResponseStore
+    accounts: Accounts
     started_at: int = field(default_factory=lambda: int(time.time()))
     """Unix time in seconds."""

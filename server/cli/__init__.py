@@ -2,7 +2,7 @@
 
 import typer
 
-from server.cli import adapters, bench, chat, check, files, jobs, keys, plan, serve, status, train, worker
+from server.cli import adapters, audit, bench, chat, check, files, jobs, keys, plan, serve, status, train, usage, worker
 from server.cli.failure import EXIT_CODES, FailureGroup
 
 __all__ = ["app", "main"]
@@ -18,6 +18,9 @@ app.add_typer(serve.app)
 app.add_typer(status.app)
 app.add_typer(plan.app)
 app.add_typer(keys.app, name="keys", rich_help_panel="Serve")
+app.add_typer(usage.app)
+app.add_typer(usage.limits, name="limits", rich_help_panel="Serve")
+app.add_typer(audit.app, name="audit", rich_help_panel="Serve")
 app.add_typer(adapters.app, name="adapters", rich_help_panel="Adapters")
 app.add_typer(chat.app)
 app.add_typer(files.app, name="files", rich_help_panel="Train")

@@ -80,6 +80,8 @@ class Generation:
     """The statistics of one running generation, filled in by the engine. Durations in seconds."""
 
     prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Those of the prompt tokens that were in the engine's prefix cache."""
     generated_tokens: int = 0
     first_token_s: float | None = None
     """From the arrival of the request in the engine to its first token."""

@@ -7,6 +7,8 @@ authenticate → read the body → admit → [engine parses it → hooks: resolv
 from __future__ import annotations
 
 import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final
@@ -17,7 +19,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapters.errors import PatchbayError
-from server.access.caller import caller_of, set_caller
+from server.access.caller import Caller, caller_of, set_caller
 from server.access.key_ring import KeyRing
 from server.current_engine import CurrentEngine
 from server.errors import RouteUnsupported
@@ -78,6 +80,7 @@ class Gateway:
                     self.browsers.check(scope["method"], headers)
                 caller = authenticate(self.keys, scope["method"], path, headers)
             set_caller(scope, caller)
+            response.key_id = caller.key_id
             inference = INFERENCE_ROUTES.get(path)
             async with self.bodies.read(scope["method"], path, headers, receive) as body:
                 if inference is not None and inference.method == scope["method"]:
@@ -103,11 +106,25 @@ class Gateway:
 
         return app
 
+    @asynccontextmanager
+    async def _within_limits(self, caller: Caller, context: RequestContext) -> AsyncIterator[Mapping[str, str]]:
+        """Count a request in flight, within the limits of its caller; yields the headers that tell what is left.
+
+        A line of a batch counts in no limit a minute: its batch waits behind all other requests.
+        """
+        with self.admission.admitted(is_deferred=context.is_deferred):
+            if context.is_deferred:
+                yield {}
+                return
+            async with self.hooks.accounts.rate_limits.request(caller) as headers:
+                yield headers
+
     async def _infer(self, scope: Scope, receive: Receive, response: _Response) -> None:
-        with self.hooks.request(caller_of(scope), is_deferred=IS_DEFERRED in scope) as context:
+        caller = caller_of(scope)
+        with self.hooks.request(caller, is_deferred=IS_DEFERRED in scope) as context:
             response.context = context
             try:
-                with self.admission.admitted(is_deferred=context.is_deferred):
+                async with self._within_limits(caller, context) as response.limits:
                     engine, path = self.engine.serving().engine, scope["path"]
                     if path not in engine.paths:
                         raise RouteUnsupported(f"this server does not answer {path}; that takes {needs(path)}")
@@ -137,6 +154,10 @@ class _Response:
     request_id: str
     context: RequestContext | None = None
     status: int | None = None
+    key_id: str | None = None
+    """Id of the caller's API key, for the log."""
+    limits: Mapping[str, str] = field(default_factory=dict)
+    """Headers that tell how much is left of the caller's limits."""
 
     async def send(self, message: Message) -> None:
         """Send ``message``, with headers that name the version that answers."""
@@ -146,6 +167,7 @@ class _Response:
                 self.context.status = self.status
             headers = MutableHeaders(scope=message)
             headers[REQUEST_ID] = self.request_id
+            headers.update(self.limits)
             if self.context is not None and self.context.lease is not None:
                 version = self.context.lease.version
                 headers[ADAPTER] = version.name
@@ -171,4 +193,5 @@ class _Response:
             status=self.status,
             adapter=None if version is None else version.name,
             took_ms=round(took_s * 1000, 1),
+            key=self.key_id,
         )

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -18,6 +18,7 @@ from adapters.errors import PatchbayError
 from adapters.registry.catalog import Catalog
 from adapters.versions import Version
 from server.access.caller import ANONYMOUS, Caller
+from server.accounts.accounts import Accounts
 from server.current_engine import CurrentEngine
 from server.engine.protocol import ComputedNaN, Demand, Generation, Resident
 from server.gateway.admission import Admission
@@ -28,6 +29,9 @@ from server.gateway.resolve import resolve
 from server.residency.residency import Lease
 
 log = structlog.get_logger(__name__)
+
+_REFUSED: Final = 400
+"""From this status on, a response says that the request was not answered."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +66,11 @@ class RequestContext:
         """Return the resident that ``model`` resolved to in this request; None before it was resolved."""
         return self.lease.resident if self.lease is not None and self.model == model else None
 
+    @property
+    def adapter(self) -> str | None:
+        """The adapter that answers; None: the base model."""
+        return None if self.version is None else self.version.adapter
+
     def close(self) -> None:
         """Release the lease and the places among the requests in flight."""
         if self.narrow is not None:
@@ -83,6 +92,7 @@ class RequestHooks:
     admission: Admission
     meter: Meter
     engine: CurrentEngine
+    accounts: Accounts
     bounds: RequestBounds = field(default_factory=RequestBounds)
 
     @contextmanager
@@ -96,6 +106,8 @@ class RequestHooks:
             current_request.reset(token)
             context.close()
             self.meter.answered(context.version, context.status)
+            if context.status is None or context.status < _REFUSED:
+                self.accounts.usage.counts(caller, context.adapter).requests += 1
 
     def prepare_body(self, path: str, body: dict[str, Any]) -> None:
         context = current_request.get()
@@ -158,3 +170,5 @@ class RequestHooks:
                 log.error("quarantined: the engine computed NaN", version=version.name)
                 context.refusal = self.engine.serving().residency.quarantine(version)
                 raise context.refusal from nan
+            finally:
+                await self.accounts.charge(context.caller, None if version is None else version.adapter, generation)

@@ -20,6 +20,7 @@ ROUTE_SCOPES: Final[Mapping[Scope, tuple[str, ...]]] = {
     Scope.INFER: (
         *(f"{route.method} {path}" for path, route in INFERENCE_ROUTES.items()),
         "GET /version",
+        "GET /v1/usage",
         "GET /v1/models",
         "GET /v1/models/{model:path}",
         "GET /v1/responses/{response_id}",
@@ -86,7 +87,16 @@ ROUTE_SCOPES: Final[Mapping[Scope, tuple[str, ...]]] = {
     ),
     Scope.EVALS: ("POST /v1/fine_tuning/alpha/graders/validate", "POST /v1/fine_tuning/alpha/graders/run"),
     Scope.METRICS: ("GET /metrics", "GET /v1/status", "GET /v1/residents"),
-    Scope.ADMIN: ("GET /docs", "GET /docs/oauth2-redirect", "GET /openapi.json"),
+    Scope.ADMIN: (
+        "GET /docs",
+        "GET /docs/oauth2-redirect",
+        "GET /openapi.json",
+        "GET /v1/limits",
+        "PUT /v1/limits/{kind}/{account_id}",
+        "DELETE /v1/limits/{kind}/{account_id}",
+        "GET /v1/audit",
+        "GET /v1/audit/verification",
+    ),
 }
 """The routes of each scope as a method and the path as the app declares it; HEAD needs what GET needs."""
 

@@ -38,8 +38,9 @@ _BY_STATUS: Final[Mapping[int, Sequence[type[PatchbayError]]]] = {
     409: (adapter_errors.Conflict, adapter_errors.WrongBase),
     412: (adapter_errors.AliasMoved,),  # a lost compare-and-set
     413: (adapter_errors.SourceTooLarge, server_errors.BodyTooLarge, trainer_errors.FileTooLarge),
+    422: (server_errors.IdempotencyKeyReused,),
     424: (adapter_errors.BlobCorrupt, server_errors.AdapterQuarantined, trainer_errors.FileCorrupt),
-    429: (server_errors.Overloaded,),
+    429: (server_errors.Overloaded, server_errors.RateLimited),
     500: (
         PatchbayError,
         adapter_errors.BaseModelUnreadable,
@@ -120,6 +121,7 @@ def error_response(error: PatchbayError, path: str) -> JSONResponse:
     if path.startswith("/v1/messages"):
         body = {"type": "error", **body}
     headers = {"Retry-After": str(getattr(error, "retry_after_s", 1))} if status in {429, 503} else {}
+    headers |= getattr(error, "headers", {})
     if status in {408, 413}:
         headers["Connection"] = "close"  # what is left of the body is not read
     if status == 401:

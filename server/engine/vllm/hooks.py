@@ -123,6 +123,7 @@ def _demand(
 def _read_statistics(generation: Generation, output: Any) -> None:
     """Fill ``generation`` from the last output. vLLM keeps these numbers anyway: nothing is counted per token."""
     generation.prompt_tokens = len(output.prompt_token_ids or ())
+    generation.cached_tokens = getattr(output, "num_cached_tokens", None) or 0
     stats = getattr(output, "metrics", None)
     if stats is None:
         return

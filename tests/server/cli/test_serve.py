@@ -22,6 +22,7 @@ OPTIONS = {
     name: option_of(name, field) for name, field in Settings.model_fields.items() if name not in ENVIRONMENT_ONLY
 }
 LISTS = ("source_dirs", "source_buckets", "integrations", "allowed_origins", "allowed_methods", "allowed_headers")
+LISTS += ("key_limits", "project_limits")
 SWITCHES = ("allow_anonymous", "allow_credentials", "worker", "access_log")
 VALUES = (
     "1",
@@ -111,6 +112,8 @@ def test_options_are_spelled_as_their_settings_but_for_lists_and_switches() -> N
         "source_dirs": "--source-dir",
         "source_buckets": "--source-bucket",
         "integrations": "--integration",
+        "key_limits": "--key-limit",
+        "project_limits": "--project-limit",
         "worker": "--worker/--no-worker",
         "access_log": "--access-log/--no-access-log",
     }

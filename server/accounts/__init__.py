@@ -1,0 +1,1 @@
+"""Accounts of callers: limits, usage by day, the audit log, and the answers kept for repeated requests."""
