@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from getpass import getuser
 from hashlib import sha256
 from typing import Any, Final
 
@@ -113,6 +114,20 @@ class AuditLog:
                 log.error("audit.write_failed", error=str(error), parameters=dict(event.parameters), **fields)
                 return
             del self._waiting[: len(waiting)]
+
+    async def add_command(self, command: str, result: str) -> None:
+        """Add a row for a command that has written to the database itself, in the name of the user who ran it."""
+        await self.add(
+            AuditEvent(
+                key_id="",
+                project="",
+                address="",
+                action=command,
+                parameters={"user": getuser()},
+                status=200,
+                result=result,
+            )
+        )
 
     async def _write(self, events: list[AuditEvent]) -> None:
         async with self._database.write() as connection:

@@ -139,13 +139,14 @@ class UsageLedger:
         writer = upsert(usage_writers).values(id=self._writer, sequence=self._sequence, written_at=now)
         is_new = usage_writers.c.sequence < writer.excluded.sequence
         values = {"sequence": writer.excluded.sequence, "written_at": now}
-        if not (await connection.execute(writer.on_conflict_do_update(["id"], set_=values, where=is_new))).rowcount:
+        writer = writer.on_conflict_do_update(index_elements=["id"], set_=values, where=is_new)
+        if not (await connection.execute(writer)).rowcount:
             return  # an earlier attempt has committed
         old = usage_writers.c.written_at < now - _WRITER_KEPT_FOR
         await connection.execute(delete(usage_writers).where(old))
         rows = upsert(usage_rows)
         added = {name: usage_rows.c[name] + rows.excluded[name] for name in _COUNTS}
-        await connection.execute(rows.on_conflict_do_update(list(_KEYS), set_=added), _values(self._batch))
+        await connection.execute(rows.on_conflict_do_update(index_elements=_KEYS, set_=added), _values(self._batch))
 
 
 def _values(batch: _Counted) -> Sequence[dict[str, Any]]:

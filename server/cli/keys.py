@@ -66,6 +66,8 @@ def revoke(
 def _with_key_ring(ctx: typer.Context, act: Callable[[KeyRing], Awaitable[_Result]]) -> _Result:
     """Open the key ring in the database that the settings name, ``act`` on it, and close it.
 
+    The audit log of that database gets a row for each command that writes.
+
     Raises:
         CommandFailed: the database cannot be used.
     """
@@ -75,10 +77,15 @@ def _with_key_ring(ctx: typer.Context, act: Callable[[KeyRing], Awaitable[_Resul
     from adapters.errors import StorageUnavailable
     from adapters.storage.database import Database
     from server.access.key_ring import KeyRing
+    from server.accounts.audit_log import AuditLog
 
     async def run() -> _Result:
         async with Database.open(settings.database) as database:
-            return await act(await KeyRing.open(database))
+            result = await act(await KeyRing.open(database))
+            if ctx.info_name != "list":
+                changed: Any = result[0] if isinstance(result, tuple) else result
+                await (await AuditLog.open(database)).add_command(f"patchbay keys {ctx.info_name}", changed.id)
+            return result
 
     settings = settings_of(ctx)
     try:

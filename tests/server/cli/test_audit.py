@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from sqlalchemy import update
 
 from server.accounts.schema import audit_rows
@@ -26,3 +28,13 @@ def test_audit_verify_names_the_first_changed_row(server: Running, call: Patchba
     result = call("audit", "verify")
     assert result.exit_code != 0
     assert "row 2 was changed" in result.stderr
+
+
+def test_keys_that_the_command_line_writes_itself_have_rows(call: Patchbay, server: Running) -> None:
+    database = ("--database-url", server.state.settings.database)
+    secret = call("keys", "create", "ops", "--scope", "admin", *database).stdout.strip()
+    call("keys", "list", *database)
+    rows = json.loads(call("audit", "list", "--json", "--api-key", secret).stdout)["data"]
+    assert rows[0]["action"] == "patchbay keys create"
+    assert rows[0]["result"] == secret.split("_")[1]
+    assert rows[1]["action"] == "POST /v1/adapters/{name}/versions"
