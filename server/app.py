@@ -20,6 +20,7 @@ from server.routes import (
     batches,
     files,
     fine_tuning,
+    keys,
     models,
     process,
     responses,
@@ -44,6 +45,7 @@ ROUTES = (
     responses,
     fine_tuning,
     accounts,
+    keys,
 )
 
 _JSON_BODY: Final = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}

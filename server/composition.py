@@ -161,6 +161,7 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
                 supervisor=state.supervisor.run,
                 registry=partial(state.registry.follow, settings.follow_interval_s),
                 keys=partial(state.keys.follow, settings.follow_interval_s),
+                key_uses=state.keys.follow_uses,
                 keys_mark=partial(_mark_keys, state.keys, settings.data_dir / HAD_KEYS, settings.follow_interval_s),
                 limits=partial(state.accounts.limits.follow, settings.follow_interval_s),
                 usage=partial(state.accounts.usage.persist, USAGE_INTERVAL_S),

@@ -1,7 +1,7 @@
 """The registry in memory: a request resolves its model name by dictionary look-ups alone."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from adapters.errors import AdapterNotFound, AliasNotFound, VersionNotFound
 from adapters.names import FineTunedName, Reference, parse_reference
@@ -30,13 +30,20 @@ class Catalog:
     def __iter__(self) -> Iterator[Adapter]:
         return (self._adapters[name] for name in list(self._names))
 
-    def find(self, model: str) -> Version:
+    def find(self, model: str, may_use: Callable[[str], bool] = lambda _: True) -> Version:
         """Return the version that the text ``model`` means now: a lora name before any reference.
 
-        Raises as ``parse_reference`` and ``resolve`` do.
+        Raises as ``parse_reference`` and ``resolve`` do; for an adapter whose name ``may_use`` refuses, as if there
+        were no such adapter.
         """
         name = self._lora_names.get(model)
-        return self.resolve(parse_reference(model) if name is None else Reference(name))
+        reference = parse_reference(model) if name is None else Reference(name)
+        if isinstance(reference, Reference) and not may_use(reference.adapter):
+            raise _no_adapter(reference.adapter)
+        version = self.resolve(reference)
+        if not may_use(version.adapter):
+            raise _no_adapter(model)
+        return version
 
     def loaded_as(self, lora_name: str) -> Adapter | None:
         """Return the adapter that was loaded under ``lora_name``, which is not its own name."""
@@ -68,7 +75,7 @@ class Catalog:
         """Return the adapter called ``name``; AdapterNotFound if there is none."""
         if (adapter := self._adapters.get(name)) is not None:
             return adapter
-        raise AdapterNotFound(f"no adapter is named '{name}'; list the adapters to see which exist", param="model")
+        raise _no_adapter(name)
 
     def alias(self, name: str, alias: str) -> Alias:
         """Return the alias; AliasNotFound lists the existing ones and the versions."""
@@ -142,6 +149,10 @@ class Catalog:
             self._pinned.pop(version.id, None)
         for fine_tuned in known.fine_tuned:
             del self._fine_tuned[fine_tuned]
+
+
+def _no_adapter(name: str) -> AdapterNotFound:
+    return AdapterNotFound(f"no adapter is named '{name}'; list the adapters to see which exist", param="model")
 
 
 def _shown(names: Iterable[str]) -> str:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from datetime import UTC, datetime
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from pydantic import TypeAdapter
 from sqlalchemy import func, insert, select, update
 
-from adapters.errors import InvalidName, NotFound
+from adapters.errors import InvalidName, NotFound, StorageUnavailable
 from adapters.storage.database import Database, Follower
 from server.access.api_key import ApiKey, digest_of, id_of, mint_secret
 from server.access.caller import DEFAULT_PROJECT
 from server.access.schema import VERSION_TABLE, keys
 from server.access.scope import Scope
-from server.errors import MissingScope
+from server.errors import InvalidRequest, MissingScope
 
 log = structlog.get_logger(__name__)
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 MAX_NAME_LENGTH: Final = 96
+MAX_GRACE_S: Final = 30 * 24 * 3600
+"""How long a rotated key may stay valid beside its successor, at most."""
+USE_INTERVAL_S: Final = 300.0
+"""How often the moments of last use are written."""
 
 _KEY: Final = TypeAdapter(ApiKey)
 
@@ -40,6 +44,7 @@ class KeyRing(Follower):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._keys: dict[str, ApiKey] = {}
+        self._uses: dict[str, datetime] = {}  # by key id, since they were written last
         self._had_keys = False
         self._is_loss_known = False
         self._counts: tuple[int, ...] = (0, 0)  # keys and revocations at the last refresh; neither ever shrinks
@@ -64,13 +69,17 @@ class KeyRing(Follower):
 
     def find(self, secret: str) -> ApiKey | None:
         """Return the key with this secret; None if there is none, or it was revoked or has expired."""
-        key = self.get(id_of(secret) or "")
-        return key if key is not None and key.matches(secret) else None
+        key_id = id_of(secret) or ""
+        key = self._keys.get(key_id)
+        return self.get(key_id) if key is not None and key.matches(secret) else None
 
     def get(self, key_id: str) -> ApiKey | None:
         """Return the key with this id; None if there is none, or it was revoked or has expired."""
-        key = self._keys.get(key_id)
-        return key if key is not None and key.is_valid(datetime.now(UTC)) else None
+        key, now = self._keys.get(key_id), datetime.now(UTC)
+        if key is None or not key.is_valid(now):
+            return None
+        self._uses[key_id] = now
+        return key
 
     def list(self) -> list[ApiKey]:
         """Return every key ever created, oldest first."""
@@ -94,29 +103,75 @@ class KeyRing(Follower):
         Raises:
             InvalidName: the name is empty, too long or not printable.
             MissingScope: ``scopes`` is empty.
+            InvalidRequest: ``adapters`` limits a key that has another scope than ``infer``; ``expires_at`` is past.
         """
         if not (name.strip() and name.isprintable() and len(name) <= MAX_NAME_LENGTH):
             raise InvalidName(f"a key's name has 1 to {MAX_NAME_LENGTH} printable characters", param="name")
         if not scopes:
             raise MissingScope(f"a key needs a scope: {', '.join(Scope)}", param="scopes")
         granted = {Scope.ADMIN} if Scope.ADMIN in scopes else set(scopes)
-        key_id, secret = mint_secret()
-        async with self.database.write() as connection:
-            await connection.execute(
-                insert(keys).values(
-                    id=key_id,
-                    name=name,
-                    scopes=sorted(granted),
-                    sha256=digest_of(secret),
-                    last4=secret[-4:],
-                    created_at=datetime.now(UTC),
-                    project=project,
-                    adapters=None if adapters is None else list(adapters),
-                    expires_at=expires_at,
-                )
+        if adapters is not None and granted != {Scope.INFER}:
+            raise InvalidRequest(
+                "adapters limits a key with the scope infer alone: the other scopes reach every adapter",
+                param="adapters",
             )
+        if expires_at is not None and expires_at <= datetime.now(UTC):
+            raise InvalidRequest("expires_at is past; a key ends in the future or has none", param="expires_at")
+        key_id, secret, values = _new(
+            name=name,
+            scopes=sorted(granted),
+            project=project,
+            adapters=None if adapters is None else list(adapters),
+            expires_at=expires_at,
+        )
+        async with self.database.write() as connection:
+            await connection.execute(insert(keys).values(values))
         await self.refresh()
         return self._keys[key_id], secret
+
+    async def rotate(self, key_id: str, *, grace_s: float = 0) -> tuple[ApiKey, str]:
+        """Create a key like the one with the id ``key_id``, which ends in ``grace_s`` seconds; return the new one.
+
+        Raises:
+            NotFound: no valid key has this id.
+        """
+        now = datetime.now(UTC)
+        async with self.database.write() as connection:
+            row = (await connection.execute(select(keys).where(keys.c.id == key_id))).one_or_none()
+            if row is None or not _KEY.validate_python(row._asdict()).is_valid(now):
+                raise NotFound(f"no valid key has the id '{key_id}'; `patchbay keys list` shows them", param="id")
+            fields = {name: getattr(row, name) for name in ("name", "scopes", "project", "adapters", "expires_at")}
+            new_id, secret, values = _new(**fields)
+            end = now + timedelta(seconds=grace_s)
+            ended = {"expires_at": end if row.expires_at is None else min(end, row.expires_at)}
+            await connection.execute(insert(keys).values(values))
+            await connection.execute(update(keys).where(keys.c.id == key_id).values(ended))
+        await self.refresh()
+        return self._keys[new_id], secret
+
+    async def latest(self) -> tuple[ApiKey, ...]:
+        """Return every key ever created, oldest first, as the database has it: with the uses of other processes."""
+        await self.record_uses()
+        self._counts = (-1, -1)
+        await self._read()
+        return tuple(self.list())
+
+    async def record_uses(self) -> None:
+        """Write the moments of last use, unless no key was used since they were written last."""
+        uses, self._uses = self._uses, {}
+        if uses:
+            async with self.database.write() as connection:
+                for key_id, at in uses.items():
+                    await connection.execute(update(keys).where(keys.c.id == key_id).values(last_used_at=at))
+
+    async def follow_uses(self) -> None:
+        """Record the uses every ``USE_INTERVAL_S`` until cancelled; while the database is away they are dropped."""
+        while True:
+            await asyncio.sleep(USE_INTERVAL_S)
+            try:
+                await self.record_uses()
+            except StorageUnavailable as error:
+                log.warning("keys.uses_dropped", error=str(error))
 
     async def revoke(self, key_id: str) -> ApiKey:
         """Revoke a key for good and return it; a second revocation does not change ``revoked_at``.
@@ -145,3 +200,10 @@ class KeyRing(Follower):
         elif self._had_keys and not self._is_loss_known:
             self._is_loss_known = True
             log.error("the database has no API keys any more: every request is refused until a key is created")
+
+
+def _new(**fields: Any) -> tuple[str, str, Mapping[str, Any]]:
+    """Return the id, the secret and the row of a new key with these fields."""
+    key_id, secret = mint_secret()
+    row = {"id": key_id, "sha256": digest_of(secret), "last4": secret[-4:], "created_at": datetime.now(UTC)}
+    return key_id, secret, row | fields

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 
 _DatabaseCommand = settings_command("data_dir", "database_url")
 _Result = TypeVar("_Result")
+_TIMES = ("created_at", "expires_at", "last_used_at", "revoked_at")
 
 
 @app.command(cls=_DatabaseCommand)
@@ -35,9 +37,14 @@ def create(
         list[Scope],
         typer.Option(help="infer: send requests to models; admin: everything; others: one part. Repeatable."),
     ] = [Scope.INFER],  # noqa: B006 - typer copies it
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="Adapter that it may use, * for any text; infer keys alone. Repeatable.")
+    ] = None,
+    days: Annotated[float | None, typer.Option(min=0.01, max=3650, help="Days until the key ends.")] = None,
 ) -> None:
     """Create a key and print its secret, which is shown only once."""
-    key, secret = _with_key_ring(ctx, lambda ring: ring.create(name, scope))
+    ends = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    key, secret = _with_key_ring(ctx, lambda ring: ring.create(name, scope, adapters=adapter or None, expires_at=ends))
     typer.echo(secret)
     show_note(f"key {key.id} ({', '.join(sorted(key.scopes))}): store the secret now, it will not be shown again")
 
@@ -50,7 +57,7 @@ def list_keys(ctx: typer.Context, *, as_json: AsJson = False) -> None:
         return ring.list()
 
     keys = [_key_json(key) for key in _with_key_ring(ctx, read)]
-    columns = ["ID", "NAME", "SCOPES", "SECRET", "CREATED", "REVOKED"]
+    columns = ["ID", "NAME", "SCOPES", "SECRET", "CREATED", "ENDS", "LAST USE", "REVOKED"]
     show_listing({"object": "list", "data": keys, "has_more": False}, columns, _key_row, as_json=as_json)
 
 
@@ -61,6 +68,21 @@ def revoke(
     """Revoke a key. This cannot be undone."""
     key = _with_key_ring(ctx, lambda ring: ring.revoke(key_id))
     show_note(f"revoked key {key.id} ({key.name})")
+
+
+@app.command(cls=_DatabaseCommand)
+def rotate(
+    ctx: typer.Context,
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id from `patchbay keys list`.")],
+    *,
+    grace_s: Annotated[
+        float, typer.Option(min=0, max=30 * 24 * 3600, help="Seconds for which the old key stays valid.")
+    ] = 0,
+) -> None:
+    """Replace a key by a new one with the same rights, and print the new secret."""
+    key, secret = _with_key_ring(ctx, lambda ring: ring.rotate(key_id, grace_s=grace_s))
+    typer.echo(secret)
+    show_note(f"key {key.id} replaces {key_id}: store the secret now, it will not be shown again")
 
 
 def _with_key_ring(ctx: typer.Context, act: Callable[[KeyRing], Awaitable[_Result]]) -> _Result:
@@ -105,11 +127,17 @@ def _with_key_ring(ctx: typer.Context, act: Callable[[KeyRing], Awaitable[_Resul
 
 
 def _key_json(key: ApiKey) -> dict[str, Any]:
-    times = {"created_at": key.created_at, "revoked_at": key.revoked_at}
-    values = {"id": key.id, "name": key.name, "scopes": sorted(key.scopes), "last4": key.last4}
+    times = {name: getattr(key, name) for name in _TIMES}
+    values = {
+        "id": key.id,
+        "name": key.name,
+        "scopes": sorted(key.scopes),
+        "last4": key.last4,
+        "adapters": key.adapters,
+    }
     return values | {name: time and int(time.timestamp()) for name, time in times.items()}
 
 
 def _key_row(key: dict[str, Any]) -> list[object]:
-    times = [key["created_at"], key["revoked_at"]]
+    times = [key[name] for name in _TIMES]
     return [key["id"], key["name"], key["scopes"], f"…{key['last4']}", *(time and format_time(time) for time in times)]

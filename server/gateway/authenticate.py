@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from server.access.api_key import ApiKey
 from server.access.caller import ANONYMOUS, Caller
 from server.access.key_ring import KeyRing
+from server.access.scope import Scope
 from server.errors import Forbidden, Unauthenticated
 from server.gateway.route_scopes import OPEN, scope_of
 
@@ -52,6 +53,12 @@ def _permitted(key: ApiKey | None, method: str, path: str) -> Caller:
             f"`patchbay keys create --scope {needed}`"
         )
     return caller
+
+
+def require(caller: Caller, scope: Scope, action: str) -> None:
+    """Raise Forbidden unless ``caller`` has ``scope``, which ``action`` needs beside the scope of its route."""
+    if not caller.may(scope):
+        raise Forbidden(f"this key has no scope '{scope}', which {action} needs beside the scope of the route")
 
 
 def _bearer(headers: Mapping[str, str]) -> str:

@@ -129,7 +129,7 @@ class RequestHooks:
             return resident
         try:
             running = self.engine.serving()
-            context.model, context.version = model, resolve(model, self.catalog, running.info)
+            context.model, context.version = model, resolve(model, self.catalog, running.info, context.caller)
             if not context.is_deferred:
                 context.leave = self.admission.enter(context.version.adapter, context.generations)
             started = perf_counter()

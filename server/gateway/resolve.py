@@ -3,18 +3,20 @@
 from adapters.errors import AdapterNotFound, InvalidName, WrongBase
 from adapters.registry.catalog import Catalog
 from adapters.versions import Version
+from server.access.caller import ANONYMOUS, Caller
 from server.engine.protocol import EngineInfo
 
 
-def resolve(model: str, catalog: Catalog, info: EngineInfo) -> Version:
-    """Return the version that ``model`` refers to.
+def resolve(model: str, catalog: Catalog, info: EngineInfo, caller: Caller = ANONYMOUS) -> Version:
+    """Return the version that ``model`` refers to, if ``caller`` may use it.
 
     Raises:
-        NotFound: no such adapter, alias, version or fine-tuned name; there is no fallback to the base model.
+        NotFound: no such adapter, alias, version or fine-tuned name, or not for ``caller``; the base model
+            does not answer instead.
         WrongBase: the version was made for another base model than the one served.
     """
     try:
-        version = catalog.find(model)
+        version = catalog.find(model, caller.may_use)
     except (InvalidName, AdapterNotFound) as unknown:
         raise AdapterNotFound(
             f"The model `{model[:200]}` does not exist. GET /v1/models lists the adapters; the base model is "

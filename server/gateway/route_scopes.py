@@ -96,6 +96,10 @@ ROUTE_SCOPES: Final[Mapping[Scope, tuple[str, ...]]] = {
         "DELETE /v1/limits/{kind}/{account_id}",
         "GET /v1/audit",
         "GET /v1/audit/verification",
+        "GET /v1/keys",
+        "POST /v1/keys",
+        "POST /v1/keys/{key_id}/rotate",
+        "DELETE /v1/keys/{key_id}",
     ),
 }
 """The routes of each scope as a method and the path as the app declares it; HEAD needs what GET needs."""

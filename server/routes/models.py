@@ -10,11 +10,12 @@ from fastapi.responses import StreamingResponse
 
 from adapters.names import DEFAULT_ALIAS, FineTunedName
 from adapters.versions import Adapter, Version
+from server.access.caller import Caller
 from server.gateway.resolve import resolve
 from server.http.schemas.base import DeletedObject
 from server.http.schemas.process import ModelList, ModelObject, VersionModel
 from server.operations.deletion import delete_model
-from server.routes.dependencies import StateDep
+from server.routes.dependencies import CallerDep, StateDep
 from server.state import AppState
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -24,15 +25,15 @@ _BATCH = 200
 
 
 @router.get("", response_model=ModelList)
-async def list_models(state: StateDep) -> StreamingResponse:
+async def list_models(state: StateDep, caller: CallerDep) -> StreamingResponse:
     """List the base model, every adapter and every fine-tuned model; a job's checkpoints are listed with the job.
 
     OpenAI's client reads a single page here, so that page has all models; it is streamed.
     """
-    return StreamingResponse(_list(state), media_type="application/json")
+    return StreamingResponse(_list(state, caller), media_type="application/json")
 
 
-async def _list(state: AppState) -> AsyncIterator[str]:
+async def _list(state: AppState, caller: Caller) -> AsyncIterator[str]:
     """Yield a ``ModelList`` as JSON, in pieces."""
     models = [_base_model(name, state) for name in state.engine.served_names]
     yield '{"object":"list","data":[' + ",".join(model.model_dump_json() for model in models)
@@ -42,19 +43,22 @@ async def _list(state: AppState) -> AsyncIterator[str]:
     while has_more:
         adapters, has_more = state.registry.catalog.adapters(after=after, limit=_BATCH)
         if adapters:
-            models = [model for adapter in adapters for model in base.models_of(adapter)]
+            after = adapters[-1].name
+            usable = (adapter for adapter in adapters if caller.may_use(adapter.name))
+            models = [model for adapter in usable for model in base.models_of(adapter)]
+        if adapters and models:
             yield separator + ",".join(model.model_dump_json() for model in models)
-            after, separator = adapters[-1].name, ","
+            separator = ","
         await asyncio.sleep(0)
     yield "]}"
 
 
 @router.get("/{model:path}")
-async def show(model: str, state: StateDep) -> VersionModel | ModelObject:
+async def show(model: str, state: StateDep, caller: CallerDep) -> VersionModel | ModelObject:
     """Show what a reference means now; ``root`` names the version that would answer."""
     if model in state.engine.served_names:
         return _base_model(model, state)
-    return _base(state).version(model, resolve(model, state.registry.catalog, state.engine.info))
+    return _base(state).version(model, resolve(model, state.registry.catalog, state.engine.info, caller))
 
 
 @router.delete("/{model:path}")

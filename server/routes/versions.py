@@ -21,7 +21,9 @@ from adapters.sources.source import Source, UploadSource
 from adapters.storage.disk import in_thread
 from adapters.storage.manifest import names_in
 from adapters.versions import Version
+from server.access.scope import Scope
 from server.errors import InvalidRequest
+from server.gateway.authenticate import require
 from server.http.download import Download
 from server.http.multipart import MultipartStream
 from server.http.schemas.adapters import (
@@ -40,7 +42,7 @@ from server.operations import residents, retention
 from server.operations.compare_versions import compare_versions
 from server.operations.deletion import delete_version
 from server.operations.publish import check_name, publish_merge, publish_version
-from server.routes.dependencies import DEFAULT_PAGE, PageLimit, StateDep
+from server.routes.dependencies import DEFAULT_PAGE, CallerDep, PageLimit, StateDep
 from server.state import AppState
 
 router = APIRouter(prefix="/v1/adapters", tags=["versions"])
@@ -63,7 +65,7 @@ VersionDep = Annotated[Version, Depends(_version)]
 
 @router.post("/{name}/versions", status_code=201)
 async def publish(
-    name: str, request: Request, state: StateDep, query: Annotated[PublishFields, Query()]
+    name: str, request: Request, state: StateDep, caller: CallerDep, query: Annotated[PublishFields, Query()]
 ) -> ReportedVersion:
     """Publish a version: the two files as multipart/form-data, or JSON with a ``source``. It can be called at once."""
     check_name(state, name)
@@ -78,6 +80,8 @@ async def publish(
         stated |= body.options()
     else:
         source = UploadSource(MultipartStream(request, needed=_NEEDED).parts())
+    if stated.get("alias") is not None:
+        require(caller, Scope.ALIASES_WRITE, "an alias")
     published = await publish_version(state, name, source, PublishOptions(**stated))
     await retention.apply(state, name)
     return _reported(state, published.version, published.report)
@@ -164,11 +168,12 @@ async def delete(version: VersionDep, state: StateDep) -> DeletedObject:
 
 
 @router.post("/{name}/merge", status_code=201)
-async def merge(name: str, body: MergeBody, state: StateDep) -> ReportedVersion:
+async def merge(name: str, body: MergeBody, state: StateDep, caller: CallerDep) -> ReportedVersion:
     """Publish a weighted combination of versions as the next version of an adapter. It can be called at once."""
     check_name(state, name)
     if body.alias is not None:
         check_alias(body.alias)
+        require(caller, Scope.ALIASES_WRITE, "an alias")
     published = await publish_merge(state, name, _recipe(body, state), alias=body.alias)
     return _reported(state, published.version, published.report)
 

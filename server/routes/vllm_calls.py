@@ -11,12 +11,14 @@ from pydantic import ConfigDict
 from adapters.names import DEFAULT_ALIAS, FineTunedName, parse_reference
 from adapters.publish_options import PublishOptions
 from adapters.sources.lora_path import parse_lora_path
+from server.access.scope import Scope
 from server.errors import InvalidRequest
+from server.gateway.authenticate import require
 from server.http.schemas.base import Body
 from server.operations import retention
 from server.operations.deletion import delete_model
 from server.operations.publish import name_to_load, publish_version
-from server.routes.dependencies import StateDep
+from server.routes.dependencies import CallerDep, StateDep
 
 router = APIRouter(prefix="/v1", tags=["vllm"])
 
@@ -45,7 +47,7 @@ class UnloadBody(LoraBody):
 
 
 @router.post("/load_lora_adapter", response_class=PlainTextResponse)
-async def load_lora_adapter(body: LoadBody, state: StateDep) -> PlainTextResponse:
+async def load_lora_adapter(body: LoadBody, state: StateDep, caller: CallerDep) -> PlainTextResponse:
     """Publish the adapter at ``lora_path`` (a directory or a hub id) under ``lora_name`` and make it resident.
 
     ``load_inplace`` publishes a further version and moves ``stable`` to it; streams in flight finish on the old one.
@@ -59,6 +61,8 @@ async def load_lora_adapter(body: LoadBody, state: StateDep) -> PlainTextRespons
             "set 'load_inplace' to True.",
             param="lora_name",
         )
+    if name in state.registry.catalog:
+        require(caller, Scope.ALIASES_WRITE, "a load in place, which moves 'stable',")
     source = parse_lora_path(body.lora_path, state.settings.source_rules)
     options = PublishOptions(alias=DEFAULT_ALIAS, lora_name=lora_name, is_in_place=body.load_inplace)
     await publish_version(state, name, source, options)

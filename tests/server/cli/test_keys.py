@@ -46,6 +46,14 @@ def test_revoke_is_for_good_and_shows_in_the_list(keys: Patchbay) -> None:
     assert json.loads(keys("list", "--json").stdout)["data"][0]["revoked_at"] is not None
 
 
+def test_rotate_prints_the_secret_of_a_key_with_the_same_rights(keys: Patchbay) -> None:
+    key_id = keys("create", "laptop", "--adapter", "team-*", "--days", "30").stdout[3:11]
+    assert re.fullmatch(r"pb_[a-z0-9]{8}_[A-Za-z0-9_-]{43}\n", keys("rotate", key_id).stdout)
+    old, new = json.loads(keys("list", "--json").stdout)["data"]
+    assert (new["name"], new["adapters"], new["scopes"]) == ("laptop", ["team-*"], ["infer"])
+    assert new["expires_at"] > old["expires_at"]
+
+
 def test_revoking_an_unknown_key_exits_with_4(keys: Patchbay) -> None:
     result = keys("revoke", "aaaaaaaa")
     assert result.exit_code == 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -94,12 +93,6 @@ async def test_a_key_reaches_the_routes_of_its_scope_alone(
         assert (response.status_code == 403) == (scope_of(method, path) is not scope), (method, path)
 
 
-async def test_a_key_that_has_expired_is_refused(opened: Opened, client: httpx.AsyncClient) -> None:
-    ends = datetime.now(UTC) - timedelta(seconds=1)
-    _, secret = await opened.state.keys.create("app", [Scope.ADMIN], expires_at=ends)
-    assert (await client.get("/v1/models", headers=bearer(secret))).status_code == 401
-
-
 async def test_a_path_that_is_not_there_needs_a_key_too(opened: Opened, client: httpx.AsyncClient) -> None:
     await opened.state.keys.create("first", [Scope.ADMIN])
     assert (await client.get("/nowhere")).status_code == 401
@@ -169,3 +162,44 @@ async def test_a_revoked_key_is_refused_and_the_server_stays_closed(opened: Open
     await opened.state.keys.revoke(key.id)
     assert (await client.get("/v1/models", headers=bearer(secret))).status_code == 401
     assert (await client.get("/v1/models")).status_code == 401
+
+
+async def test_who_may_not_move_an_alias_does_not_move_it_by_a_publication(
+    opened: Opened, client: httpx.AsyncClient
+) -> None:
+    await opened.publish("sql")
+    _, secret = await opened.state.keys.create("ci", [Scope.ADAPTERS_WRITE])
+    client.headers.update(bearer(secret))
+    files = opened.make_adapter(2).multipart()
+    merged = {"versions": [{"reference": "sql@1", "weight": 2}], "alias": "stable"}
+    loaded = {"lora_name": "sql", "lora_path": "acme/sql", "load_inplace": True}
+    refused = [
+        await client.post("/v1/adapters/sql/versions", files=files, params={"alias": "stable"}),
+        await client.post("/v1/adapters/sql/merge", json=merged),
+        await client.post("/v1/load_lora_adapter", json=loaded),
+    ]
+    assert [response.status_code for response in refused] == [403, 403, 403]
+    assert all("aliases:write" in response.json()["error"]["message"] for response in refused)
+    assert list(opened.state.registry.catalog.adapter("sql").versions) == [1]
+    assert (await opened.publish("sql", 2))["version"] == 2
+    assert opened.state.registry.catalog.alias("sql", "stable").version == 1
+
+
+@pytest.mark.parametrize("model", ["other", "other@stable", "other@1", "other@9", "other@nowhere", "none", "none@1"])
+async def test_an_adapter_that_a_key_may_not_use_is_answered_as_one_that_does_not_exist(
+    opened: Opened, client: httpx.AsyncClient, model: str
+) -> None:
+    await opened.publish("team-sql")
+    await opened.publish("other", 2)
+    _, secret = await opened.state.keys.create("app", [Scope.INFER], adapters=["team-*"])
+    client.headers.update(bearer(secret))
+    assert await opened.answer("team-sql") == "team-sql@1"
+    listed = [each["id"] for each in (await client.get("/v1/models")).json()["data"]]
+    assert "team-sql" in listed
+    assert "other" not in listed
+    for response in (await opened.chat(model), await client.get(f"/v1/models/{model}")):
+        assert response.status_code == 404
+        assert response.json()["error"]["message"] == (
+            f"The model `{model}` does not exist. GET /v1/models lists the adapters; the base model is `base`."
+        )
+        assert "x-patchbay-adapter" not in response.headers
