@@ -33,6 +33,8 @@ class PatchbayError(Exception):
     """
 
     code: ClassVar[str] = "internal_error"
+    is_passing: ClassVar[bool] = False
+    """True where the same request can succeed later: finished work is not given up for it, but tried again."""
 
     def __init_subclass__(cls) -> None:
         if "code" not in vars(cls):
@@ -133,6 +135,8 @@ class AdapterTooCostly(PatchbayError):
 class WorkerProcessDied(PatchbayError):
     """A child process that works on adapters ended without an answer; ``log`` is the end of its stderr."""
 
+    is_passing = True
+
     code = "compiler_died"
 
     def __init__(self, message: str, *, log: str) -> None:
@@ -171,6 +175,8 @@ class SourceNotFound(SourceError):
 class SourceUnavailable(SourceError):
     """The source did not answer, or sent a malformed answer; trying again may help."""
 
+    is_passing = True
+
 
 class SourceTooLarge(SourceError):
     """The source has more bytes than the server accepts."""
@@ -183,10 +189,16 @@ class BlobCorrupt(PatchbayError):
 class BlobStoreUnavailable(PatchbayError):
     """The object store of the blobs does not answer, or its URL cannot be used."""
 
+    is_passing = True
+
 
 class StorageUnavailable(PatchbayError):
     """The database does not answer, or stays locked; the message says whether a change may have been written."""
 
+    is_passing = True
+
 
 class StorageFull(PatchbayError):
     """The disk has no space for what was sent."""
+
+    is_passing = True

@@ -245,6 +245,7 @@ def _make_job_preflight(
         preflight=preflight,
         threads=_training_threads(settings.train_processes),
         processes=settings.train_processes,
+        max_s=settings.max_check_s,
     )
 
 

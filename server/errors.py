@@ -35,6 +35,8 @@ class Forbidden(PatchbayError):
 class Unavailable(PatchbayError):
     """Not now; ``retry_after_s`` says when to try again."""
 
+    is_passing = True
+
     def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s

@@ -112,6 +112,7 @@ class Settings(BaseSettings):
 
     worker: bool = Field(True, description="Run fine-tuning jobs beside the server.")
     integrations: tuple[Literal["wandb"], ...] = Field((), description="Tracker that jobs may report to; repeatable.")
+    max_check_s: float = Field(3600.0, gt=0, description="Seconds that the check of one job's files may take.")
     train_processes: int = Field(1, ge=1, description="Processes of a training run, one per GPU.")
 
     drain_s: float = Field(30.0, ge=0, description="Seconds that shutdown (SIGTERM) waits for requests in flight.")

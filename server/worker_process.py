@@ -23,7 +23,14 @@ log = structlog.get_logger(__name__)
 
 RETRY_S: Final = 1.0
 _CONNECT_S: Final = 10.0
-_AWAY: Final = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE})
+_AWAY: Final = frozenset(
+    {
+        httpx.codes.TOO_MANY_REQUESTS,
+        httpx.codes.BAD_GATEWAY,
+        httpx.codes.SERVICE_UNAVAILABLE,
+        httpx.codes.INSUFFICIENT_STORAGE,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

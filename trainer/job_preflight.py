@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import structlog
 
-from adapters.errors import BlobCorrupt, NotFound
+from adapters.errors import BlobCorrupt, NotFound, PatchbayError
 from adapters.storage.disk import in_thread
 from adapters.storage.manifest import FILES
 from trainer.data.faults import LineFault
@@ -30,13 +30,23 @@ log = structlog.get_logger(__name__)
 SHOWN: Final = 5
 """Faults in the error's message; the event has all of them."""
 
+AT_ONCE: Final = 2
+"""Checks at the same time; each may need the memory of the base model."""
+LOOK_S: Final = 2.0
+"""Interval at which a running check looks whether its job was cancelled."""
+MOST_TRIES: Final = 3
+"""Unforeseen errors after which a job is rejected."""
+RETRY_S: Final = 5.0
+MAX_CAUSE: Final = 500
+"""Characters of an unforeseen error in the job's error."""
+
 Preflight = Callable[[RunSpec, RunDirectory], Awaitable[dict[str, Any]]]
 """See ``trainer.child.run_preflight``."""
 
 
 @dataclass
 class JobPreflight:
-    """Runs the preflight of new jobs, one at a time and in the order of their creation.
+    """Runs the preflight of new jobs, ``AT_ONCE`` at a time, begun in the order of their creation.
 
     Several processes may do so for the same job: the first to finish decides, and all would decide alike.
     """
@@ -54,6 +64,8 @@ class JobPreflight:
     """CPU threads of each process of a run."""
     processes: int = 1
     """Processes of a run."""
+    max_s: float = 3600.0
+    """Seconds that the check of one job may take."""
     _notified: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def notify(self) -> None:
@@ -61,13 +73,61 @@ class JobPreflight:
         self._notified.set()
 
     async def run(self) -> None:
-        """Decide about jobs until cancelled: first those that a crash left undecided, then new ones."""
+        """Decide about jobs until cancelled: first those that a crash left undecided, then new ones.
+
+        A few at once, so that a slow check does not hold up the others; the check of a cancelled job is ended.
+        """
+        checking: dict[str, asyncio.Task[None]] = {}
+        try:
+            while True:
+                self._notified.clear()
+                undecided = {job.id: job for job in await self.records.jobs.unvalidated()}
+                for job_id, check in list(checking.items()):
+                    if check.done():
+                        del checking[job_id]
+                        undecided.pop(job_id, None)
+                    elif job_id not in undecided:  # cancelled, or decided by another process
+                        check.cancel()
+                new = [job_id for job_id in undecided if job_id not in checking]
+                for job_id in new[: AT_ONCE - len(checking)]:
+                    checking[job_id] = asyncio.create_task(self._check(undecided[job_id]), name=job_id)
+                    checking[job_id].add_done_callback(lambda _: self.notify())
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._notified.wait(), LOOK_S if checking else None)
+        finally:
+            for check in checking.values():
+                check.cancel()
+            await asyncio.gather(*checking.values(), return_exceptions=True)
+
+    async def _check(self, job: Job) -> None:
+        """Decide about a job; an error that nobody foresaw rejects it after a few tries, and stops no other job."""
+        tries = 0
         while True:
-            self._notified.clear()
-            for job in await self.records.jobs.unvalidated():
-                with suppress(IllegalTransition):  # cancelled meanwhile, or decided by another process
+            try:
+                async with asyncio.timeout(self.max_s):
                     await self._decide(job)
-            await self._notified.wait()
+                return
+            except IllegalTransition:  # cancelled meanwhile, or decided by another process
+                return
+            except TimeoutError:
+                cause = f"the check of its files took more than {self.max_s:g} s"
+                await self._reject(
+                    job, Failure("check_too_slow", f"{cause}: send smaller ones, or raise --max-check-s")
+                )
+                return
+            except Exception as error:  # whatever it is, the next jobs must be checked
+                is_passing = isinstance(error, PatchbayError) and error.is_passing
+                log.exception("the check of a job failed", job=job.id, is_passing=is_passing)
+                tries += not is_passing
+                if tries >= MOST_TRIES:
+                    cause = f"the check of its files failed {tries} times, the last time with: {error}"
+                    await self._reject(job, Failure("check_failed", cause[:MAX_CAUSE]))
+                    return
+            await asyncio.sleep(RETRY_S)
+
+    async def _reject(self, job: Job, failure: Failure) -> None:
+        with suppress(IllegalTransition):
+            await self.records.jobs.reject(job.id, failure)
 
     async def _decide(self, job: Job) -> Job:
         jobs = self.records.jobs

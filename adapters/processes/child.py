@@ -73,11 +73,19 @@ def die_with_parent() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _be_killed_first() -> None:
+    """Have the kernel end this process rather than the engine, the largest one, when memory ends (proc(5))."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("800")
+
+
 def set_up_child(niceness: int = 0, limits: ResourceLimits | None = None) -> None:
     """Prepare the calling process, between fork and exec: it dies with its parent, within ``limits``."""
     if limits is not None:
         limits.apply()
     os.nice(niceness)
+    if niceness:
+        _be_killed_first()
     die_with_parent()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from enum import Enum
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.errors import AliasNotFound, NameTaken, VersionInUse, VersionNotFound
 from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias, check_lora_name
@@ -170,11 +171,13 @@ class Registry(Follower):
         *,
         alias: str = DEFAULT_ALIAS,
         report: Mapping[str, Any],
+        check: Callable[[AsyncConnection], Awaitable[None]] | None = None,
     ) -> Version:
         """Give a version ``fine_tuned_name`` for ever, point ``alias`` to it, and merge ``report`` into its report.
 
         All or nothing; of a key in both reports the new value is stored. If the name means a version already, this or
-        another, that version is returned and nothing changes.
+        another, that version is returned and nothing changes. ``check`` runs in the transaction, and prevents it by
+        raising an error.
 
         Raises:
             NameTaken: the version that ``fine_tuned_name`` means was deleted.
@@ -183,6 +186,8 @@ class Registry(Follower):
         async with self._write() as rows:
             if named := await rows.fine_tuned_version(fine_tuned_name):
                 return named
+            if check is not None:
+                await check(rows.connection)
             adapter = await rows.changing_adapter(name)
             row = await rows.living_version(adapter, number)
             await rows.give_name(fine_tuned_name, row)

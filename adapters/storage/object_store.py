@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import obstore
+import structlog
 from obstore.exceptions import BaseError
 from obstore.store import from_url
 
@@ -14,6 +15,11 @@ from adapters.errors import PatchbayError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
+
+log = structlog.get_logger(__name__)
+
+MAX_LOGGED: Final = 1000
+"""Characters of a store's own error in the log; some are pages long."""
 
 
 def open_store(url: str, schemes: Collection[str], refusal: type[PatchbayError]) -> ObjectStore:
@@ -47,4 +53,5 @@ def store_errors(url: str, refusal: type[PatchbayError]) -> Iterator[None]:
     try:
         yield
     except BaseError as error:
-        raise refusal(f"the object store {url} failed, try again: {error}") from error
+        log.warning("object store failed", url=url, error=str(error)[:MAX_LOGGED])  # addresses are not for callers
+        raise refusal("the object store does not answer: try again; the server's log has the cause") from error

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -16,6 +17,8 @@ from server.errors import EngineNotReady, ResidencyFull
 from server.operations.residents import make_resident
 from server.state import AppState
 from trainer.jobs.job import Job
+from trainer.jobs.rows import cancelled
+from trainer.jobs.state import JobState
 from trainer.run_directory import Marker, RunDirectory
 
 log = structlog.get_logger(__name__)
@@ -31,22 +34,22 @@ class RunPublisher:
     """Publishes from run directories; implements ``trainer.worker.attempt.Publishing``.
 
     Nothing is published twice, because fine-tuned names are unique in the registry's database. Both methods raise
-    JobNotFound or CheckpointNotFound for an unknown job, checkpoint or result, and PatchbayError where the checks or
-    the engine refused it.
+    JobNotFound or CheckpointNotFound for an unknown job, checkpoint or result, IllegalTransition for a cancelled job,
+    and PatchbayError where the checks or the engine refused it.
     """
 
     state: AppState
 
     async def checkpoint(self, job_id: str, step: int) -> str:
         """Publish the job's checkpoint of ``step`` as a version; no alias moves. Return its fine-tuned name."""
-        job = await self.state.records.jobs.get(job_id)
+        job = await self._wanted(job_id)
         name = self._name(job, step)
         await self._publish(job, step, name)
         return str(name)
 
     async def result(self, job_id: str) -> str:
         """Give the best checkpoint the job's fine-tuned name, and ``stable`` once it is resident; return that name."""
-        job = await self.state.records.jobs.get(job_id)
+        job = await self._wanted(job_id)
         run = self._run(job)
         best = await in_thread(run.best_checkpoint)
         version = await self._publish(job, best.step, self._name(job, best.step))
@@ -58,9 +61,21 @@ class RunPublisher:
             name,
             alias=DEFAULT_ALIAS,
             report=await self._report(job, best.marker, run),
+            check=partial(self.state.records.jobs.check_not_cancelled, job.id),
         )
         log.info("published a job's result", job=job.id, version=version.name, name=str(name))
         return str(name)
+
+    async def _wanted(self, job_id: str) -> Job:
+        """Return the job.
+
+        Raises:
+            IllegalTransition: it was cancelled: nothing of it is published any more.
+        """
+        job = await self.state.records.jobs.get(job_id)
+        if job.state is JobState.CANCELLED:
+            raise cancelled(job_id)
+        return job
 
     def _name(self, job: Job, step: int | None = None) -> FineTunedName:
         base = self.state.engine.info.served_names[0]

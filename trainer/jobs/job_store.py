@@ -79,6 +79,16 @@ class JobStore:
         async with self.database.read() as connection:
             return rows.job_of(await rows.job_row(connection, job_id))
 
+    async def check_not_cancelled(self, job_id: str, connection: AsyncConnection) -> None:
+        """Check a job in a transaction of another store, which waits for a cancellation under way.
+
+        Raises:
+            IllegalTransition: the job was cancelled.
+        """
+        state = select(jobs.c.state).where(jobs.c.id == job_id).with_for_update()
+        if (await connection.execute(state)).scalar_one_or_none() == JobState.CANCELLED:
+            raise rows.cancelled(job_id)
+
     async def list(
         self, *, after: str | None = None, limit: int = 20, metadata: Mapping[str, str] | None = _NO_FILTER
     ) -> Page[Job]:

@@ -113,8 +113,10 @@ class Queue:
             values: dict[str, Any] = {} if position is None else {"events_position": position}
             if remaining_s is not None:
                 values["estimated_finish"] = at + timedelta(seconds=remaining_s)
+            before = await rows.job_row(connection, claim.job.id)
             row = await self._renew(connection, claim, at, **values)
-            await add_events(connection, row, at, events)
+            if position is None or position > before.events_position:  # else a call that was made again
+                await add_events(connection, row, at, events)
             new = [await add_checkpoint(connection, row, at, draft) for draft in checkpoints]
             if any(new):
                 await connection.execute(update(jobs).where(jobs.c.number == row.number).values(deaths=0))

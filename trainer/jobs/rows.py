@@ -62,3 +62,11 @@ def illegal(verb: Verb, row: AnyRow) -> IllegalTransition:
         f"job '{row.id}' is {row.state}, which does not allow {verb}; allowed now: {allowed or 'nothing'}",
         status=row.state,
     )
+
+
+def cancelled(job_id: str) -> IllegalTransition:
+    """Return the error for a publication of a cancelled job."""
+    return IllegalTransition(
+        f"job '{job_id}' was cancelled: nothing of it is published any more; its published checkpoints stay",
+        status=JobState.CANCELLED,
+    )

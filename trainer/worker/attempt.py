@@ -8,16 +8,18 @@ stopped (pause, shut-down): release                           refused, loss not 
 """
 
 import asyncio
+import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 import structlog
 
-from adapters.errors import PatchbayError
+from adapters.errors import PatchbayError, StorageUnavailable, WorkerProcessDied
 from adapters.storage.disk import in_thread
 from trainer.child import Child, child
 from trainer.errors import LeaseLost
@@ -39,6 +41,12 @@ START_S: Final = 1800.0
 """Time limit for the child's first event: it imports libraries and loads the base model before."""
 RESULT_FILES_S: Final = 60.0
 """Time limit for the child's result files, after its result."""
+OUTAGE_S: Final = 0.5
+"""Pause before a write is tried again that the database did not answer."""
+LONGEST_PAUSE_S: Final = 30.0
+"""Longest pause before a publication is tried again that met passing trouble; the first is half a second."""
+MOST_HELPER_DEATHS: Final = 5
+"""Deaths of a process that checks a publication after which the publication counts as refused."""
 _PIECE_BYTES: Final = 1 << 20
 
 T = TypeVar("T")
@@ -47,8 +55,9 @@ T = TypeVar("T")
 class Publishing(Protocol):
     """Publishes what runs export. Every method is idempotent: repeated calls publish one version.
 
-    While the server cannot publish (it restarts, or its engine is being rebuilt) the methods wait, so that hours of
-    training are not lost. They raise PatchbayError when the export is refused.
+    While the server restarts, or its engine is being rebuilt, the methods wait. They raise PatchbayError where the
+    export is refused, and where trouble that can pass prevents it (``is_passing``): the attempt then tries again, so
+    that hours of training are not lost.
     """
 
     async def checkpoint(self, job_id: str, step: int) -> str:
@@ -97,7 +106,7 @@ class Attempt:
             except asyncio.CancelledError:
                 if not publishing.done() or publishing.exception() is None:  # else the group cancels, not our caller
                     await process.stop()
-                    with suppress(LeaseLost):
+                    with suppress(LeaseLost, StorageUnavailable):  # without it, the lease expires
                         await self.records.queue.release(self.claim)
                 raise
 
@@ -128,17 +137,20 @@ class Attempt:
         now = time.monotonic()
         if events:
             saved = [event for event in events if "checkpoint" in event.data]  # recorded once they are published
-            self._order = await self.records.queue.record(
-                self.claim,
-                events=[_draft(event) for event in events if event not in saved],
-                position=position,
-                remaining_s=_remaining_s(events),
+            self._order = await self._stored(
+                partial(
+                    self.records.queue.record,
+                    self.claim,
+                    events=[_draft(event) for event in events if event not in saved],
+                    position=position,
+                    remaining_s=_remaining_s(events),
+                )
             )
             self._position, self._last_event_at, self._silence_limit_s = position, now, self.stall_s
             for event in saved:
                 self._unpublished.put_nowait(event.data["step"])
         elif now - self._renewed_at > RENEWAL_S:
-            self._order = await self.records.queue.heartbeat(self.claim)
+            self._order = await self._stored(partial(self.records.queue.heartbeat, self.claim))
         else:
             return
         self._renewed_at = now
@@ -152,13 +164,13 @@ class Attempt:
             if step in published:
                 continue
             try:
-                model = await self.publishing.checkpoint(self.claim.job.id, step)
+                publication = partial(self.publishing.checkpoint, self.claim.job.id, step)
+                model = await self._published(f"checkpoint of step {step}", publication)
             except PatchbayError as refused:
-                warning = EventDraft(f"Checkpoint of step {step} was refused: {refused.message}", Level.WARN)
-                await self.records.queue.record(self.claim, events=[warning])
+                await self._warn(f"Checkpoint of step {step} was refused: {refused.message}")
             else:
                 draft = CheckpointDraft(step, model, self.run.checkpoint(step).marker.metrics)
-                await self.records.queue.record(self.claim, checkpoints=[draft])
+                await self._stored(partial(self.records.queue.record, self.claim, checkpoints=[draft]))
             published.add(step)
 
     async def _report_end(self, process: Child, status: int) -> None:
@@ -166,31 +178,66 @@ class Attempt:
         if status == Exit.FINISHED:
             await self._succeed(process)
         elif status == Exit.STOPPED:
-            await queue.release(claim)
+            await self._stored(partial(queue.release, claim))
         elif status in (Exit.REFUSED, Exit.NOT_FINITE):
             errors = (event.message for event in reversed(self.run.events()) if event.level == "error")
-            await queue.fail(claim, Failure(Exit(status).name.lower(), next(errors, "see the events")))
+            failure = Failure(Exit(status).name.lower(), next(errors, "see the events"))
+            await self._stored(partial(queue.fail, claim, failure))
         else:
-            await queue.retry(claim, f"the training process ended with status {status}")
+            await self._stored(partial(queue.retry, claim, f"the training process ended with status {status}"))
 
     async def _succeed(self, process: Child) -> None:
         result, job = self.run.result(), self.claim.job
         assert result is not None, "the child finished"
         try:
-            model = await self._while_renewing(self.publishing.result(job.id))
+            model = await self._while_renewing(self._published("result", partial(self.publishing.result, job.id)))
         except PatchbayError as refused:
-            await self.records.queue.fail(self.claim, Failure(refused.code, refused.message))
+            await self._stored(partial(self.records.queue.fail, self.claim, Failure(refused.code, refused.message)))
             return
         await self._while_renewing(process.ended(RESULT_FILES_S))
-        files = [await self._store(path) for name in RESULT_FILES if (path := self.run.path / name).exists()]
-        await self.records.queue.succeed(
-            self.claim, fine_tuned_model=model, trained_tokens=result.trained_tokens, result_files=files
-        )
+        paths = [path for name in RESULT_FILES if (path := self.run.path / name).exists()]
+        files = [await self._stored(partial(self._store, path)) for path in paths]
+        ending = partial(self.records.queue.succeed, fine_tuned_model=model, trained_tokens=result.trained_tokens)
+        await self._stored(partial(ending, self.claim, result_files=files))
         log.info("job succeeded", job=job.id, model=model)
 
     async def _store(self, path: Path) -> str:
         file = await self.records.files.create(Purpose.FINE_TUNE_RESULTS, path.name, _pieces(path))
         return file.id
+
+    async def _published(self, what: str, publication: Callable[[], Awaitable[str]]) -> str:
+        """Return the name that ``publication`` gives, tried again while the trouble that it meets can pass."""
+        pause_s = OUTAGE_S
+        for tries in itertools.count(1):
+            try:
+                return await publication()
+            except PatchbayError as trouble:
+                is_over = isinstance(trouble, WorkerProcessDied) and tries >= MOST_HELPER_DEATHS
+                if not trouble.is_passing or is_over:
+                    raise
+                if tries == 1:
+                    await self._warn(f"The {what} cannot be published yet and is tried again: {trouble.message}")
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        raise AssertionError("the loop has no end")
+
+    async def _warn(self, message: str) -> None:
+        await self._stored(partial(self.records.queue.record, self.claim, events=[EventDraft(message, Level.WARN)]))
+
+    async def _stored(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of ``write``, tried again for as long as the database does not answer.
+
+        The child trains on meanwhile; afterwards the claim is renewed, if no other worker has the job by then.
+        """
+        is_logged = False
+        while True:
+            try:
+                return await write()
+            except StorageUnavailable as away:
+                if not is_logged:
+                    log.warning("training goes on without the database", job=self.claim.job.id, reason=away.message)
+                    is_logged = True
+                await asyncio.sleep(OUTAGE_S)
 
     async def _while_renewing(self, work: Awaitable[T]) -> T:
         """Await ``work`` and return its result; renew the lease meanwhile."""

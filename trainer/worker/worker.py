@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from adapters.errors import StorageUnavailable
 from trainer.errors import LeaseLost
 from trainer.records import Records
 from trainer.run_directory import RunDirectory
@@ -50,7 +51,13 @@ class Worker:
     async def run(self) -> None:
         """Work until cancelled; the current job is then released after a checkpoint."""
         while True:
-            claim = await self.records.queue.take(self.name, self.lease_s)
+            try:
+                claim = await self.records.queue.take(self.name, self.lease_s)
+            except StorageUnavailable as away:
+                log.warning("the worker waits for the database", reason=away.message)
+                # After an outage every lease looks expired: those who hold one get the time to renew it.
+                await asyncio.sleep(self.lease_s)
+                continue
             if claim is None:
                 await asyncio.sleep(POLL_S)
                 continue

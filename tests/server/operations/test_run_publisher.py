@@ -11,9 +11,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from adapters.names import FineTunedName
+from adapters.versions import Version
 from server.operations.other_renderers import warn_of_other_renderers
 from server.operations.run_publisher import RunPublisher
 from tests.server.opened import Opened
+from trainer.errors import IllegalTransition
 from trainer.jobs.job import Job, JobDraft
 from trainer.run_directory import COMPLETE, Marker, RunDirectory, RunResult
 
@@ -140,3 +142,30 @@ async def test_a_version_trained_on_other_prompts_than_the_servers_is_told_apart
     with capture_logs() as logged:
         await warn_of_other_renderers(opened.state.registry, opened.state.engine.running().engine)
     assert [(entry["log_level"], entry["versions"]) for entry in logged] == [("warning", ["sql@1"])]
+
+
+async def test_nothing_of_a_cancelled_job_is_published(opened: Opened, ran: Job, publisher: RunPublisher) -> None:
+    await publisher.checkpoint(ran.id, 3)
+    await opened.state.records.jobs.cancel(ran.id)
+    for publication in (publisher.checkpoint(ran.id, 6), publisher.result(ran.id)):
+        with pytest.raises(IllegalTransition, match="was cancelled"):
+            await publication
+    assert opened.state.registry.catalog.adapter("sql").aliases == {}
+    refused = await opened.client.post(f"/v1/fine_tuning/jobs/{ran.id}/publish")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "illegal_transition")
+
+
+async def test_a_cancellation_during_the_publication_wins(
+    opened: Opened, ran: Job, publisher: RunPublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes after the first look at the job, and before its name is given."""
+    make_resident = RunPublisher._make_resident
+
+    async def cancel_first(self: RunPublisher, version: Version) -> None:
+        await opened.state.records.jobs.cancel(ran.id)
+        await make_resident(self, version)
+
+    monkeypatch.setattr(RunPublisher, "_make_resident", cancel_first)
+    with pytest.raises(IllegalTransition):
+        await publisher.result(ran.id)
+    assert opened.state.registry.catalog.adapter("sql").aliases == {}

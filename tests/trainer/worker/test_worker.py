@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from adapters.errors import AdapterRefused, Fault
+from adapters.errors import AdapterRefused, BlobStoreUnavailable, Fault, StorageUnavailable
 from tests.trainer.conftest import Create
 from tests.trainer.worker.conftest import FakePublisher
 from tests.until import Until
@@ -205,6 +206,56 @@ async def test_a_refused_checkpoint_is_reported_and_a_refused_result_fails_the_j
     assert [event.message.split(":")[0] for event in reversed(warned)] == [
         f"Checkpoint of step {step} was refused" for step in (6, 12)
     ]
+
+
+async def test_a_publication_waits_until_the_trouble_is_over(
+    records: Records, working: Working, publisher: FakePublisher, ask: Create, ended: Ended, until: Until
+):
+    """The blob store is away when the run ends: neither the checkpoint nor the result is given up."""
+    publisher.refuses_checkpoints = publisher.refuses_results = BlobStoreUnavailable("the store is away")
+    job = await ask(checkpoint_steps=6)
+    working()
+
+    async def waits() -> bool:
+        events = (await records.events.list(job.id, limit=1000)).data
+        return any("cannot be published yet" in event.message for event in events)
+
+    await until(waits)
+    assert (await records.jobs.get(job.id)).state is JobState.RUNNING
+    publisher.refuses_checkpoints = publisher.refuses_results = None
+    assert (await ended(job)).state is JobState.SUCCEEDED
+    assert publisher.checkpoints == [6, 12]
+
+
+async def test_training_goes_on_while_the_database_does_not_answer(
+    records: Records,
+    working: Working,
+    publisher: FakePublisher,
+    ask: Create,
+    ended: Ended,
+    trains_past: TrainsPast,
+    recorded_steps: RecordedSteps,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """No attempt dies of it, no step is trained or logged twice, and the idle worker goes on too."""
+    job = await ask()
+    answering = records.queue.database.write
+    refusals = itertools.count()
+
+    def away():
+        next(refusals)
+        raise StorageUnavailable("the database is away")
+
+    working()
+    await trains_past(job, 3)
+    monkeypatch.setattr(records.queue.database, "write", away)
+    while next(refusals) < 8:
+        await asyncio.sleep(0.05)
+    monkeypatch.setattr(records.queue.database, "write", answering)
+    assert (await ended(job)).state is JobState.SUCCEEDED
+    events = (await records.events.list(job.id, limit=1000)).data
+    assert not [event for event in events if "died" in event.message]
+    assert await recorded_steps(job) == list(range(1, STEPS + 1))
 
 
 async def test_a_loss_or_gradient_that_is_not_finite_ends_the_job_without_a_result(

@@ -1,0 +1,159 @@
+"""The preflight of jobs, side by side: slow, broken, cancelled and unlucky checks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.errors import StorageFull
+from tests.trainer.conftest import Create
+from tests.until import until
+from trainer import job_preflight
+from trainer.job_preflight import JobPreflight
+from trainer.jobs.job import Job
+from trainer.jobs.state import JobState
+from trainer.records import Records
+from trainer.renderer_options import RendererOptions
+from trainer.run_directory import RunDirectory
+from trainer.run_spec import RunSpec
+
+CHECKED = {"ok": True, "rows": 1, "faults": [], "warnings": [], "left_out": 0}
+REPORT = {"ok": True, "training": CHECKED, "validation": None, "hyperparameters": {"n_epochs": 1}}
+
+Check = Callable[[], Awaitable[None]]
+"""What the check of a job does before it reports."""
+
+
+class Checks:
+    """A preflight whose checks the test scripts, by the id of their job."""
+
+    def __init__(self) -> None:
+        self.scripts: dict[str, list[Check]] = {}
+        self.begun = 0
+        self.ended = 0
+
+    async def __call__(self, spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
+        waiting = self.scripts.get(run.path.name, [])
+        script = waiting.pop(0) if waiting else nothing
+        self.begun += 1
+        try:
+            await script()
+        finally:
+            self.ended += 1
+        return {**REPORT, "renderer_sha256": "0"}
+
+
+async def nothing() -> None:
+    return
+
+
+async def for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+def failing(error: Exception) -> Check:
+    async def fail() -> None:
+        raise error
+
+    return fail
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> Checks:
+    monkeypatch.setattr(job_preflight, "RETRY_S", 0.0)
+    monkeypatch.setattr(job_preflight, "LOOK_S", 0.01)
+    return Checks()
+
+
+@pytest.fixture
+def running(records: Records, checks: Checks, tmp_path: Path):
+    """Runs the preflight of jobs for a block."""
+
+    @asynccontextmanager
+    async def run(max_s: float = 60.0) -> AsyncIterator[None]:
+        async def base() -> tuple[Path, RendererOptions]:
+            return tmp_path, RendererOptions()
+
+        async def adapter(name: str) -> Path:
+            return tmp_path / name
+
+        preflight = JobPreflight(
+            records, tmp_path / "runs", base=base, adapter=adapter, preflight=checks, threads=1, max_s=max_s
+        )
+        task = asyncio.create_task(preflight.run())
+        yield
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    return run
+
+
+@pytest.fixture
+def is_now(records: Records) -> Callable[[Job, JobState], Callable[[], Awaitable[bool]]]:
+    def is_now(job: Job, state: JobState) -> Callable[[], Awaitable[bool]]:
+        async def check() -> bool:
+            return (await records.jobs.get(job.id)).state is state
+
+        return check
+
+    return is_now
+
+
+async def test_a_slow_check_does_not_hold_up_the_next_job(create: Create, checks: Checks, running, is_now) -> None:
+    slow, quick = await create(), await create()
+    checks.scripts = {slow.id: [for_ever]}
+    async with running():
+        await until(is_now(quick, JobState.QUEUED))
+        assert await is_now(slow, JobState.VALIDATING_FILES)()
+
+
+async def test_the_check_of_a_cancelled_job_is_ended_and_frees_its_place(
+    records: Records, create: Create, checks: Checks, running, is_now
+) -> None:
+    first, second, third = [await create() for _ in range(3)]
+    checks.scripts = {first.id: [for_ever], second.id: [for_ever]}
+    async with running():
+        await until(lambda: checks.begun == 2)
+        await records.jobs.cancel(first.id)
+        await until(is_now(third, JobState.QUEUED))
+        assert checks.ended == 2
+        assert await is_now(second, JobState.VALIDATING_FILES)()
+
+
+async def test_a_check_that_takes_too_long_rejects_its_job(
+    records: Records, create: Create, checks: Checks, running, is_now
+) -> None:
+    job = await create()
+    checks.scripts = {job.id: [for_ever]}
+    async with running(max_s=0.05):
+        await until(is_now(job, JobState.FAILED))
+    error = (await records.jobs.get(job.id)).error
+    assert error is not None
+    assert (error.code, "--max-check-s" in error.message) == ("check_too_slow", True)
+    assert checks.ended == 1
+
+
+async def test_an_error_that_nobody_foresaw_rejects_its_job_after_a_few_tries(
+    records: Records, create: Create, checks: Checks, running, is_now
+) -> None:
+    job = await create()
+    checks.scripts = {job.id: [failing(RuntimeError("no such luck"))] * job_preflight.MOST_TRIES}
+    async with running():
+        await until(is_now(job, JobState.FAILED))
+    error = (await records.jobs.get(job.id)).error
+    assert error is not None
+    assert (error.code, "no such luck" in error.message) == ("check_failed", True)
+    assert checks.begun == job_preflight.MOST_TRIES
+
+
+async def test_trouble_that_passes_is_waited_out(create: Create, checks: Checks, running, is_now) -> None:
+    job = await create()
+    checks.scripts = {job.id: [failing(StorageFull("no space"))] * (3 * job_preflight.MOST_TRIES)}
+    async with running():
+        await until(is_now(job, JobState.QUEUED))
+    assert checks.begun == 3 * job_preflight.MOST_TRIES + 1
