@@ -100,7 +100,7 @@ class JobPreflight:
             await asyncio.gather(*checking.values(), return_exceptions=True)
 
     async def _check(self, job: Job) -> None:
-        """Decide about a job; an error that nobody foresaw rejects it after a few tries, and stops no other job."""
+        """Decide about a job; an unforeseen error rejects it after a few tries, and stops no other job."""
         tries = 0
         while True:
             try:

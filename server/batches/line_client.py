@@ -107,7 +107,7 @@ class LineClient:
 def connected(app: ASGIApp) -> httpx.AsyncClient:
     """Return a client of ``app``, the gateway's app for lines that act for a key. It has no time limit."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://patchbay", trust_env=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost", trust_env=False)
 
 
 def unanswered(custom_id: str, code: str, message: str) -> bytes:

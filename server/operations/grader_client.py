@@ -65,7 +65,7 @@ class GraderClient:
     async def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         transport = httpx.ASGITransport(self.gateway, raise_app_exceptions=False)
         async with httpx.AsyncClient(
-            transport=transport, base_url="http://patchbay", headers=self.headers, trust_env=False
+            transport=transport, base_url="http://localhost", headers=self.headers, trust_env=False
         ) as client:
             response = await client.post(path, json=body)
         if response.status_code != httpx.codes.OK:

@@ -138,7 +138,7 @@ async def test_a_check_that_takes_too_long_rejects_its_job(
     assert checks.ended == 1
 
 
-async def test_an_error_that_nobody_foresaw_rejects_its_job_after_a_few_tries(
+async def test_an_unforeseen_error_rejects_its_job_after_a_few_tries(
     records: Records, create: Create, checks: Checks, running, is_now
 ) -> None:
     job = await create()
