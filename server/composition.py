@@ -13,6 +13,7 @@ import structlog
 from adapters.checks.inspector import Inspector
 from adapters.compile.adapter_compiler import AdapterCompiler
 from adapters.crash_points import CrashPoints
+from adapters.errors import BlobStoreUnavailable
 from adapters.names import Reference
 from adapters.publisher import Publisher
 from adapters.registry.registry import Registry
@@ -300,11 +301,21 @@ async def _version_directory(registry: Registry, blobs: Blobs, name: str) -> Pat
     return await blobs.path(registry.catalog.resolve(Reference.parse(name)).digest)
 
 
+async def _claim_blobs(state: AppState) -> None:
+    try:
+        await state.blobs.claim(await state.registry.installation(), await state.registry.known_digests())
+    except BlobStoreUnavailable as away:
+        log.warning("the blob store cannot be marked as this installation's yet", reason=away.message)
+
+
 async def _sweep(state: AppState) -> None:
     settings = state.settings
+    await _claim_blobs(state)
     while True:
         await asyncio.sleep(settings.sweep_interval_s)
-        if removed := await state.blobs.sweep(await state.registry.digests(), settings.sweep_grace_s):
+        await _claim_blobs(state)
+        living, known = await state.registry.digests(), await state.registry.known_digests()
+        if removed := await state.blobs.sweep(living, known, settings.sweep_grace_s):
             log.info("swept orphaned blobs", digests=removed)
         if gone := await state.records.files.sweep(settings.sweep_grace_s):
             log.info("swept files that expired or have no owner", files=gone)

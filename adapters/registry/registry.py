@@ -16,7 +16,7 @@ from adapters.errors import AliasNotFound, NameTaken, VersionInUse, VersionNotFo
 from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias, check_lora_name
 from adapters.registry.catalog import Catalog
 from adapters.registry.rows import AliasMove, AnyRow, Rows, alias_moved, alias_value, version_value
-from adapters.registry.schema import VERSION_TABLE, versions
+from adapters.registry.schema import VERSION_TABLE, installation, versions
 from adapters.storage.database import Database, Follower
 from adapters.versions import Adapter, Alias, Version
 
@@ -106,6 +106,16 @@ class Registry(Follower):
         """Return the digests of all living versions and originals, from the database: the catalog may lag behind."""
         async with self.database.read() as connection:
             return await Rows(connection).living_digests()
+
+    async def known_digests(self) -> set[str]:
+        """Return the digests of all versions and originals that ever were, deleted ones included."""
+        async with self.database.read() as connection:
+            return await Rows(connection).known_digests()
+
+    async def installation(self) -> str:
+        """Return the id of this installation: that of its database, which is made once."""
+        async with self.database.read() as connection:
+            return str((await connection.execute(select(installation.c.id))).scalar_one())
 
     async def add_version(
         self,

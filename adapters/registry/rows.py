@@ -204,6 +204,12 @@ class Rows:
         originals = select(versions.c.original_digest).where(_IS_LIVING, versions.c.original_digest.is_not(None))
         return set((await self.connection.execute(served.union(originals))).scalars())
 
+    async def known_digests(self) -> set[str]:
+        """Return the digests of all versions that ever were, deleted ones included, and of their originals."""
+        served = select(versions.c.digest)
+        originals = select(versions.c.original_digest).where(versions.c.original_digest.is_not(None))
+        return set((await self.connection.execute(served.union(originals))).scalars())
+
     async def changes(self, since: int) -> tuple[list[Adapter], list[str]]:
         """Return the adapters that changed since the clock showed ``since``, and the names of those deleted."""
         changed = adapters.c.revision > since

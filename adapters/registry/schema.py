@@ -28,6 +28,12 @@ clock = sa.Table(
     comment="One row. Each write transaction raises it first, which also lets writers in one at a time.",
 )
 
+installation = sa.Table(
+    "installation",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True, comment="One row: tells whose blobs a store holds"),
+)
+
 adapters = sa.Table(
     "adapters",
     metadata,

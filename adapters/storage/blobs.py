@@ -12,12 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from adapters.errors import BlobCorrupt
 from adapters.storage.disk import fsync_directory, in_thread, space_needed
 from adapters.storage.manifest import INITIAL, names_in
 from adapters.storage.remote_blobs import RemoteBlobs
 from adapters.storage.staging import Staged, Staging
+from adapters.storage.sweep_rules import OWNER, UNKNOWN_OWNER, SweepRules, may_be_ours
 from adapters.storage.verification_cache import VerificationCache
+
+log = structlog.get_logger(__name__)
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -35,6 +40,8 @@ class Blobs:
         self._remote = remote
         self._staging = Staging(root, max_bytes=sys.maxsize)
         self._verified = VerificationCache()
+        self._owned: set[str] = set()
+        """Stores that ``claim`` has found to be ours."""
 
     async def put(self, staged: Staged) -> Path:
         """Store the files in ``staged`` durably, and return the blob's directory. The same bytes again change nothing.
@@ -62,15 +69,43 @@ class Blobs:
             await self._fetch(digest, "is damaged or missing")
         return directory
 
-    async def sweep(self, living: Set[str], grace_s: float) -> list[str]:
+    async def claim(self, installation: str, known: Set[str]) -> None:
+        """Mark the stores as those of the installation with this id, whose registry has known the digests ``known``.
+
+        A store with another mark, or with blobs none of which is known, is another installation's: nothing in it is
+        ever swept.
+        """
+        owners = {str(self._root): await in_thread(self._owner, installation, known)}
+        if self._remote is not None:
+            owners[self._remote.url] = await self._remote.owner(installation, known)
+        for store, owner in owners.items():
+            if owner != installation:
+                log.error(
+                    "blobs of another installation: none is swept here; use another directory or URL prefix, or put "
+                    "this installation's id into the store's mark",
+                    store=store,
+                    mark=OWNER,
+                    owner=owner,
+                    installation=installation,
+                )
+        self._owned = {store for store, owner in owners.items() if owner == installation}
+
+    async def sweep(self, living: Set[str], known: Set[str], grace_s: float) -> list[str]:
         """Remove blobs that are not ``living`` and were put more than ``grace_s`` ago; return their digests.
 
+        Only in stores that ``claim`` has found to be ours. Blobs that are not in ``known`` are what a crash left, or
+        what a restored database has forgotten: where they are more than a few, none of them is removed.
         ``grace_s`` must exceed the time from reading ``living`` to this call, and from ``put`` to the registry row.
         Staging directories without a write for as long are removed too, and so are remote orphans, last.
         """
-        swept = set(await in_thread(self._sweep, living, time.time() - grace_s))
-        if self._remote is not None:
-            swept |= set(await self._remote.sweep(living, grace_s))
+        rules = SweepRules(frozenset(living), frozenset(known))
+        horizon = time.time() - grace_s
+        swept: set[str] = set()
+        if str(self._root) in self._owned:
+            swept |= set(await in_thread(self._sweep, rules, horizon))
+        await in_thread(self._sweep_staging, horizon)
+        if self._remote is not None and self._remote.url in self._owned:
+            swept |= set(await self._remote.sweep(rules, grace_s))
         return sorted(swept)
 
     async def _fetch(self, digest: str, trouble: str) -> None:
@@ -112,20 +147,38 @@ class Blobs:
             fsync_directory(target.parent)
         return target
 
-    def _sweep(self, living: Set[str], horizon: float) -> list[str]:
+    def _digests(self) -> set[str]:
+        return {directory.name for directory in self._root.glob("sha256/*/*") if _DIGEST.fullmatch(directory.name)}
+
+    def _owner(self, installation: str, known: Set[str]) -> str:
+        """Return whose blobs these are; a store without a mark gets one if it can be ours."""
+        mark = self._root / OWNER
+        self._root.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            if not mark.exists():
+                if not may_be_ours(self._digests(), known):
+                    return UNKNOWN_OWNER
+                mark.write_text(installation)
+                fsync_directory(self._root)
+            return mark.read_text().strip()
+
+    def _sweep(self, rules: SweepRules, horizon: float) -> list[str]:
         swept = []
+        orphans = rules.orphans(self._digests(), str(self._root))
         for directory in self._root.glob("sha256/*/*"):
-            if directory.name not in living and _DIGEST.fullmatch(directory.name):
+            if directory.name in orphans:
                 with self._locked():
                     # Under the lock, because a ``put`` of the same bytes may just have renewed its age.
                     if directory.is_dir() and directory.stat().st_mtime <= horizon:
                         self._discard(directory)
                         self._verified.forget(directory.name)
                         swept.append(directory.name)
+        return swept
+
+    def _sweep_staging(self, horizon: float) -> None:
         for directory in self._staging.directory.glob("*"):
             if _newest_mtime(directory) <= horizon:
                 shutil.rmtree(directory, ignore_errors=True)
-        return swept
 
     def _discard(self, directory: Path) -> None:
         """Remove a blob: one rename hides it, then its files are deleted."""

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Final
 
 import obstore
+from obstore.exceptions import AlreadyExistsError
 
 from adapters.errors import BlobCorrupt, BlobStoreUnavailable
 from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL_FILES, names_in
 from adapters.storage.object_store import has_object, open_store, read_object, store_errors
 from adapters.storage.staging import Staged
+from adapters.storage.sweep_rules import OWNER, UNKNOWN_OWNER, SweepRules, may_be_ours
 
 SCHEMES: Final = ("s3", "gs", "az", "file", "memory")
 
@@ -44,21 +46,37 @@ class RemoteBlobs:
                         f"{name} of blob {digest} is neither local nor in {self.url}: publish it again"
                     ) from None
 
-    async def sweep(self, living: Set[str], grace_s: float) -> list[str]:
-        """Delete blobs that are not ``living`` and were put more than ``grace_s`` ago; return their digests.
+    async def owner(self, installation: str, known: Set[str]) -> str:
+        """Return the id of the installation that owns the blobs; a store without a mark gets one if it can be ours."""
+        with store_errors(self.url, BlobStoreUnavailable):
+            if not await has_object(self._store, OWNER):
+                if not may_be_ours(set(await self._put_at()), known):
+                    return UNKNOWN_OWNER
+                with suppress(AlreadyExistsError):  # another server of this or another installation was first
+                    await obstore.put_async(self._store, OWNER, installation.encode(), mode="create")
+            found = await obstore.get_async(self._store, OWNER)
+            return bytes(await found.bytes_async()).decode().strip()
+
+    async def _put_at(self) -> dict[str, datetime]:
+        """Return when each blob was put, by digest."""
+        put_at: dict[str, datetime] = {}
+        async for batch in obstore.list(self._store, "sha256"):
+            for found in batch:
+                digest = found["path"].split("/")[2]
+                put_at[digest] = max(found["last_modified"], put_at.get(digest, found["last_modified"]))
+        return put_at
+
+    async def sweep(self, rules: SweepRules, grace_s: float) -> list[str]:
+        """Delete the orphans by ``rules`` that were put more than ``grace_s`` ago; return their digests.
 
         The store has no lock to share with a ``put`` of the same bytes. So an orphan's age is read again just before
         it is deleted. A blob put between that read and the deletion, some milliseconds, loses its new copy too and has
         only the local one until it is published again.
         """
-        put_at: dict[str, datetime] = {}
         with store_errors(self.url, BlobStoreUnavailable):
-            async for batch in obstore.list(self._store, "sha256"):
-                for found in batch:
-                    digest = found["path"].split("/")[2]
-                    put_at[digest] = max(found["last_modified"], put_at.get(digest, found["last_modified"]))
+            put_at = await self._put_at()
             horizon = datetime.now(UTC) - timedelta(seconds=grace_s)
-            orphans = [digest for digest, at in put_at.items() if digest not in living and at <= horizon]
+            orphans = [digest for digest in rules.orphans(put_at.keys(), self.url) if put_at[digest] <= horizon]
             return [digest for digest in orphans if await self._remove(digest, horizon)]
 
     async def _remove(self, digest: str, horizon: datetime) -> bool:

@@ -136,7 +136,9 @@ async def test_a_lost_blob_comes_back_whole_from_the_remote_store_and_is_swept_w
     (lost / INITIAL).chmod(0o755)
     shutil.rmtree(lost / INITIAL)
     assert Manifest.of(await blobs.verify(version.original_digest)).digest == version.original_digest
-    assert await blobs.sweep({version.digest}, grace_s=-60) == [version.original_digest]
+    known = {version.digest, version.original_digest}
+    await blobs.claim("ours", known)
+    assert await blobs.sweep({version.digest}, known, grace_s=-60) == [version.original_digest]
     assert not lost.exists()
     assert not list((tmp_path / "remote").glob(f"sha256/*/{version.original_digest}/**/*.*"))
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from adapters.storage.blobs import Blobs
 from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE, Manifest
 from adapters.storage.remote_blobs import RemoteBlobs
 from adapters.storage.staging import Staging
+from adapters.storage.sweep_rules import FEW, SweepRules
 
 Stage = Callable[..., Awaitable[Manifest]]
 Put = Callable[..., Awaitable[str]]
@@ -173,12 +174,17 @@ def test_other_urls_are_no_remote_store():
         RemoteBlobs("ftp://example.org/blobs")
 
 
+OURS, THEIRS = "a" * 32, "b" * 32
+"""Ids of two installations."""
+
+
 async def test_the_sweeper_takes_old_orphans_only(blobs: Blobs, put: Put):
+    await blobs.claim(OURS, set())
     living, old_orphan, new_orphan = [await put(blobs, seed) for seed in range(3)]
     for digest in (living, old_orphan):
         age(await blobs.path(digest), 7200)
 
-    assert await blobs.sweep({living}, 3600) == [old_orphan]
+    assert await blobs.sweep({living}, {living}, 3600) == [old_orphan]
     for digest in (living, new_orphan):
         await blobs.verify(digest)
     with pytest.raises(BlobCorrupt):
@@ -186,10 +192,11 @@ async def test_the_sweeper_takes_old_orphans_only(blobs: Blobs, put: Put):
 
 
 async def test_an_orphan_that_is_put_again_is_spared(blobs: Blobs, put: Put):
+    await blobs.claim(OURS, set())
     digest = await put(blobs)
     age(await blobs.path(digest), 7200)
     await put(blobs)
-    assert await blobs.sweep(set(), 3600) == []
+    assert await blobs.sweep(set(), {digest}, 3600) == []
 
 
 async def test_the_sweeper_clears_staging_that_nobody_writes_to(blobs: Blobs, staging: Staging):
@@ -199,18 +206,18 @@ async def test_the_sweeper_clears_staging_that_nobody_writes_to(blobs: Blobs, st
         age(directory, 7200)
     (resumed / CONFIG_FILE).write_text("{")
     age(resumed, 7200)
-    await blobs.sweep(set(), 3600)
+    await blobs.sweep(set(), set(), 3600)
     assert list(staging.directory.iterdir()) == [resumed]
 
 
 async def test_the_sweeper_takes_remote_orphans_too(replicated: Blobs, tmp_path: Path, put: Put):
-    living, orphan = [await put(replicated, seed) for seed in range(2)]
-    assert await replicated.sweep({living, orphan}, 0) == []
-    assert await replicated.sweep({living}, 3600) == []
-    assert await replicated.sweep({living}, 0) == [orphan]
+    await replicated.claim(OURS, set())
+    living, orphan = known = [await put(replicated, seed) for seed in range(2)]
+    assert await replicated.sweep({living, orphan}, set(known), 0) == []
+    assert await replicated.sweep({living}, set(known), 3600) == []
+    assert await replicated.sweep({living}, set(known), 0) == [orphan]
 
-    left = {path.parent.name for path in (tmp_path / "bucket").rglob("*") if path.is_file()}
-    assert left == {living}
+    assert digests_in(tmp_path / "bucket") == {living}
 
 
 async def test_a_remote_orphan_that_is_put_again_during_the_sweep_is_spared(
@@ -221,23 +228,70 @@ async def test_a_remote_orphan_that_is_put_again_during_the_sweep_is_spared(
     for path in files:
         age(path, 7200)
 
-    class Living(set[str]):
-        """Asked about each blob after the listing and before any deletion: when the same bytes are put again."""
+    class Rules(SweepRules):
+        """Asked after the listing and before any deletion: when the same bytes are put again."""
 
-        def __contains__(self, digest: object) -> bool:
+        def orphans(self, stored: Set[str], store: str) -> set[str]:
             for path in files:
-                if path.parent.name == spared == digest:
+                if path.parent.name == spared:
                     os.utime(path)
-            return super().__contains__(digest)
+            return super().orphans(stored, store)
 
-    assert await remote.sweep(Living(), 3600) == [orphan]
+    assert await remote.sweep(Rules(frozenset(), frozenset()), 3600) == [orphan]
     assert [path for path in files if path.exists()] == [path for path in files if path.parent.name == spared]
 
 
 async def test_a_half_deleted_remote_orphan_is_swept_too(replicated: Blobs, tmp_path: Path, put: Put):
+    await replicated.claim(OURS, set())
     digest = await put(replicated)
     (tmp_path / "bucket" / "sha256" / digest[:2] / digest / CONFIG_FILE).unlink()
-    assert await replicated.sweep(set(), 0) == [digest]
+    assert await replicated.sweep(set(), {digest}, 0) == [digest]
+
+
+def digests_in(root: Path) -> set[str]:
+    return {path.parent.name for path in root.rglob("sha256/*/*/*") if path.is_file()}
+
+
+async def test_nothing_is_swept_before_the_stores_are_known_to_be_ours(replicated: Blobs, tmp_path: Path, put: Put):
+    digest = await put(replicated)
+    assert await replicated.sweep(set(), {digest}, 0) == []
+    assert digests_in(tmp_path / "bucket") == {digest}
+
+
+@pytest.mark.parametrize("directory", ["blobs", "elsewhere"])
+@pytest.mark.parametrize("knows", [False, True])
+async def test_a_server_with_another_database_sweeps_nothing_of_ours(
+    replicated: Blobs, remote: RemoteBlobs, tmp_path: Path, put: Put, directory: str, *, knows: bool
+) -> None:
+    """An empty database, a typo in its URL, a bucket of two installations: whatever that server knows."""
+    await replicated.claim(OURS, set())
+    digests = {await put(replicated, seed) for seed in range(3)}
+    other, known = Blobs(tmp_path / directory, remote=remote), digests if knows else set()
+    await other.claim(THEIRS, known)
+    assert await other.sweep(set(), known, -60) == []
+    assert digests_in(tmp_path / "bucket") == digests
+    for digest in digests:
+        await replicated.verify(digest)
+
+
+async def test_a_store_without_a_mark_is_ours_if_we_know_half_of_it(blobs: Blobs, put: Put) -> None:
+    digests = {await put(blobs, seed) for seed in range(4)}
+    shipped = {min(digests)}
+    await blobs.claim(THEIRS, shipped)
+    assert await blobs.sweep(set(), shipped, -60) == []
+    await blobs.claim(OURS, digests)
+    assert set(await blobs.sweep(set(), digests, -60)) == digests
+
+
+async def test_a_database_that_has_forgotten_many_blobs_sweeps_none_of_them(blobs: Blobs, put: Put) -> None:
+    """It was restored from a backup. What it has known and deleted is swept all the same."""
+    await blobs.claim(OURS, set())
+    forgotten = {await put(blobs, seed) for seed in range(FEW + 1)}
+    deleted = await put(blobs, 99)
+    assert await blobs.sweep(set(), {deleted}, -60) == [deleted]
+    assert await blobs.sweep(set(), set(), -60) == []
+    for digest in forgotten:
+        await blobs.verify(digest)
 
 
 async def test_a_memory_store_serves_as_remote(root: Path, put: Put):
