@@ -92,6 +92,11 @@ class WarningKind(StrEnum):
     CLOSED_THOUGHT = "closed_thought"
 
 
+MAX_PLACE_CHARACTERS: Final = 200
+MAX_WARNING_CHARACTERS: Final = 1000
+"""Places and warnings hold keys of the row, which have any length."""
+
+
 @dataclass(frozen=True, slots=True)
 class LineFault:
     """A fault: its line (from 1; None: the whole file), its place in the row, what was found and what is needed."""
@@ -130,11 +135,11 @@ class LineFaults:
         self.warnings: list[LineWarning] = []
 
     def add(self, kind: FaultKind, where: str, found: str, needed: str) -> None:
-        self.found.append(LineFault(self.line, kind, where, found, needed))
+        self.found.append(LineFault(self.line, kind, _cut(where, MAX_PLACE_CHARACTERS), found, needed))
 
     def warn(self, kind: WarningKind, message: str) -> None:
         """Add a warning, once for the line. Lines with an equal ``message`` become one warning of the file."""
-        warning = LineWarning(self.line, kind, message)
+        warning = LineWarning(self.line, kind, _cut(message, MAX_WARNING_CHARACTERS))
         if warning not in self.warnings:
             self.warnings.append(warning)
 
@@ -163,5 +168,8 @@ def inside(where: str, key: str) -> str:
 
 def shown(value: object) -> str:
     """Return ``value`` as messages quote it: on one line, short, in ASCII."""
-    text = ascii(value)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+    return _cut(ascii(value), SHOWN_CHARACTERS)
+
+
+def _cut(text: str, characters: int) -> str:
+    return text if len(text) <= characters else f"{text[:characters]}..."

@@ -88,3 +88,12 @@ def test_a_fault_reads_as_a_sentence(write, chats) -> None:
     assert [str(fault) for fault in inspect_file(write([*chats, row])).faults] == [
         "line 121, messages[1].weight: found 2; needed 0 or 1"
     ]
+
+
+def test_faults_and_warnings_stay_short_however_long_the_keys_of_a_row_are(write, chats) -> None:
+    key = "k" * 100_000
+    report = inspect_file(write([*chats, chat(USER, {**ANSWER, key: 1}), {key: 1}]))
+    assert [fault.line for fault in report.faults] == [len(chats) + 2]
+    assert any(warning.line == len(chats) + 1 for warning in report.warnings)
+    assert all(len(str(fault)) < 1200 for fault in report.faults)
+    assert all(len(warning.message) < 1200 for warning in report.warnings)
