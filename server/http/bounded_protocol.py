@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from server.http.errors import error_body
 
 MAX_HEADER_BYTES: Final = 64 << 10
-"""Bytes of a request's line and headers together; nginx and Node allow 32 and 16 KiB."""
+"""Bytes of a request's line and headers together, and of what follows its body; nginx and Node allow 32 and 16 KiB."""
 HEADERS_WITHIN_S: Final = 10.0
 """Seconds for the first headers of a connection, and for those of each later request once its first byte is there."""
 MAX_CONNECTIONS: Final = 4096
@@ -33,7 +33,8 @@ class HeadersTooLarge(Exception):
 class BoundedHttpProtocol(HttpToolsProtocol):
     """Answers 431 to headers above ``MAX_HEADER_BYTES``, 408 to headers that take too long, 503 beyond the connections.
 
-    A connection that has sent nothing in time is closed without an answer.
+    A connection that has sent nothing in time is closed without an answer; so is one that goes on with the body of a
+    request that is answered already.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -58,18 +59,27 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
             return
-        if self._awaits_headers:
-            self._unread_bytes += len(data)
+        self._unread_bytes += len(data)
         super().data_received(data)
+        if self._is_refused:
+            return
         # A single header without an end never reaches ``on_header``.
-        if self._awaits_headers and not self._is_refused and self._unread_bytes > MAX_HEADER_BYTES:
+        if self._unread_bytes > MAX_HEADER_BYTES:
             self._refuse_headers()
+        # Each byte ends uvicorn's own deadline for an idle connection.
+        elif self._deadline is None and (self.cycle is None or self.cycle.response_complete):
+            self._start_deadline()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._awaits_headers = True
         if self._deadline is None:
             self._start_deadline()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; leave out what follows a body (RFC 9110, 6.5), which would come after all checks."""
+        if self._awaits_headers:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -79,6 +89,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._awaits_headers, self._unread_bytes = False, 0
         self._end_deadline()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._unread_bytes = 0
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -112,6 +126,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, code: str, message: str) -> None:
         self._is_refused = True
         self._end_deadline()
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.close()  # in the middle of another answer
+            return
         body = json.dumps(error_body(message, status, code=code)).encode()
         head = (
             f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: application/json\r\n"

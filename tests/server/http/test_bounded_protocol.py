@@ -17,6 +17,8 @@ from tests.server.opened import Listening
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n"
 SPACE = b"x" * 60_000
+WAIT_S = 20.0
+"""Seconds after which a test fails that waits for the server."""
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,10 +38,16 @@ class Connection:
 
     async def answer(self) -> tuple[int, str]:
         """Return the status and the body of the next response."""
-        head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+        async with asyncio.timeout(WAIT_S):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
         length = next(line for line in head.lower().splitlines() if line.startswith("content-length"))
         body = await self.reader.readexactly(int(length.partition(":")[2]))
         return int(head.split()[1]), body.decode()
+
+    async def rest(self) -> bytes:
+        """Return what comes until the server closes the connection."""
+        async with asyncio.timeout(WAIT_S):
+            return await self.reader.read()
 
 
 class Connect:
@@ -95,7 +103,7 @@ async def test_larger_headers_are_refused_and_the_connection_closed(connect: Con
     status, body = await connection.answer()
     assert (status, code(body)) == (431, "headers_too_large")
     assert str(MAX_HEADER_BYTES) in body
-    assert await connection.reader.read() == b""
+    assert await connection.rest() == b""
 
 
 async def test_a_second_request_has_the_limit_too(connect: Connect) -> None:
@@ -107,18 +115,80 @@ async def test_a_second_request_has_the_limit_too(connect: Connect) -> None:
     assert (await connection.answer())[0] == 431
 
 
+CHUNKED = REQUEST.replace(b"GET", b"POST") + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        pytest.param(b"0\r\n" + b"A: b\r\n" * 20_000, id="trailers without an end"),
+        pytest.param(b"0\r\nA: " + SPACE + SPACE, id="one trailer without an end"),
+        pytest.param(b"1;" + SPACE + SPACE, id="a chunk's extension without an end"),
+    ],
+)
+async def test_what_surrounds_a_body_has_the_limit_too(connect: Connect, rest: bytes) -> None:
+    connection = await connect()
+    await connection.send(CHUNKED)
+    assert await connection.answer() == (200, "fine")
+    await connection.send(rest)
+    assert (await connection.answer())[0] == 431
+    assert await connection.rest() == b""
+
+
+async def test_what_follows_a_body_is_no_header(listening: Listening) -> None:
+    names: list[bytes] = []
+
+    async def reading(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        names.extend(name for name, _ in scope["headers"])
+        await app(scope, receive, send)
+
+    async with listening(reading) as url:
+        connection = await Connect(url)()
+        await connection.send(CHUNKED + b"1\r\na\r\n0\r\nIdempotency-Key: b\r\n\r\n")
+        assert await connection.answer() == (200, "fine")
+        connection.writer.close()
+    assert names == [b"host", b"transfer-encoding"]
+
+
+@pytest.mark.parametrize(
+    "rest", [pytest.param(b"x", id="a body that goes on"), pytest.param(b"", id="a body that ended")]
+)
+async def test_a_body_that_was_answered_early_keeps_no_connection(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, rest: bytes
+) -> None:
+    monkeypatch.setattr(bounded_protocol, "HEADERS_WITHIN_S", 0.05)
+    connection = await connect()
+    length = f"Content-Length: {1 + len(rest)}\r\n\r\n".encode()
+    await connection.send(REQUEST.replace(b"GET", b"POST") + length)
+    assert await connection.answer() == (200, "fine")
+    await connection.send(b"x")
+    assert await connection.rest() == b""
+
+
+async def test_empty_lines_keep_no_connection(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = await connect()
+    await connection.send(REQUEST + b"\r\n")
+    assert await connection.answer() == (200, "fine")
+    monkeypatch.setattr(bounded_protocol, "HEADERS_WITHIN_S", 0.05)
+    await connection.send(b"\r\n")
+    assert (await connection.answer())[0] == 408
+    assert await connection.rest() == b""
+
+
 async def test_headers_that_take_too_long_are_refused(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded_protocol, "HEADERS_WITHIN_S", 0.05)
     connection = await connect()
     await connection.send(REQUEST)
     status, body = await connection.answer()
     assert (status, code(body)) == (408, "headers_too_slow")
-    assert await connection.reader.read() == b""
+    assert await connection.rest() == b""
 
 
 async def test_a_connection_that_sends_nothing_is_closed(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded_protocol, "HEADERS_WITHIN_S", 0.05)
-    assert await (await connect()).reader.read() == b""
+    assert await (await connect()).rest() == b""
 
 
 async def test_more_connections_than_allowed_are_refused(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
