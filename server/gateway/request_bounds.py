@@ -17,6 +17,10 @@ MAX_TOOLS: Final = 128
 MAX_REGEX_STATES: Final = 20_000
 """Characters of a regular expression with its bounded repetitions written out. 3.8 kB that stand for 13 million take
 xgrammar 15 s with a vocabulary of 4096 tokens, and larger vocabularies longer."""
+_TOO_LONG: Final = (
+    f"{{}}: a regular expression or grammar that is longer than {MAX_REGEX_STATES} characters once its bounded "
+    "repetitions are written out; use *, + or smaller bounds"
+)
 _REPEAT: Final = re.compile(r"\{(\d{1,9})(?:,(\d{0,9}))?\}")
 _SET: Final = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]")
 
@@ -60,17 +64,13 @@ class RequestBounds:
             yield "tools", f"tools: {len(tools)} tools; at most {MAX_TOOLS}"
         elif tools and (size := _size(tools)) > 8 * self.max_grammar_bytes:
             yield "tools", f"tools: {size} bytes; at most {8 * self.max_grammar_bytes}, or raise --max-grammar-bytes"
+        elif any(_is_too_long(pattern) for pattern in _patterns("tools", tools)):
+            yield "tools", _TOO_LONG.format("tools")
         for field, constraint in _constraints(body):
             if (size := _size(constraint)) > self.max_grammar_bytes:
                 yield field, f"{field}: {size} bytes; at most {self.max_grammar_bytes}, or raise --max-grammar-bytes"
-            else:
-                patterns = [constraint] if field.endswith("regex") else _patterns(constraint)
-                if any(regex_states(pattern) > MAX_REGEX_STATES for pattern in patterns if isinstance(pattern, str)):
-                    yield (
-                        field,
-                        f"{field}: a regular expression that is longer than {MAX_REGEX_STATES} characters once its "
-                        "bounded repetitions are written out; use *, + or smaller bounds",
-                    )
+            elif any(_is_too_long(pattern) for pattern in _patterns(field, constraint)):
+                yield field, _TOO_LONG.format(field)
 
 
 def generations(body: Mapping[str, Any]) -> int:
@@ -81,12 +81,16 @@ def generations(body: Mapping[str, Any]) -> int:
 def regex_states(pattern: str) -> int:
     """Return the length of ``pattern`` in characters, about, with its bounded repetitions written out."""
     sizes, last, at = [0], 0, 0
+    has_sets = True
     while at < len(pattern):
         character, found = pattern[at], None
         if character == "\\":
             last, at = 1, at + 2
-        elif character == "[" and (found := _SET.match(pattern, at)):
+        elif character == "[" and has_sets and (found := _SET.match(pattern, at)):
             last, at = 1, found.end()
+        elif character == "[":
+            has_sets = False  # the text was searched to its end once; for each bracket that would be quadratic
+            last, at = 1, at + 1
         elif character == "(":
             sizes.append(0)
             last, at = 0, at + 1
@@ -116,6 +120,11 @@ def _prompts(body: Mapping[str, Any]) -> int:
     return 1
 
 
+def _is_too_long(pattern: Any) -> bool:
+    """Return whether repetitions make ``pattern`` longer than it may be; its own length is bounded in bytes."""
+    return isinstance(pattern, str) and regex_states(pattern) > max(MAX_REGEX_STATES, len(pattern))
+
+
 def _constraints(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield each schema, grammar and pattern that constrains the output, with its field."""
     outputs = body.get("structured_outputs")
@@ -123,9 +132,8 @@ def _constraints(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         for kind in ("regex", "grammar", "json", "structural_tag", "choice"):
             if outputs.get(kind) is not None:
                 yield f"structured_outputs.{kind}", outputs[kind]
-    text = body.get("text")
-    for field, holder in (("response_format", body.get("response_format")), ("text", text)):
-        if isinstance(holder, dict):
+    for field in ("response_format", "text", "output_config"):
+        if isinstance(holder := body.get(field), dict):
             yield field, holder
 
 
@@ -134,14 +142,26 @@ def _size(value: Any) -> int:
     return len(value) if isinstance(value, str) else len(json.dumps(value))
 
 
-def _patterns(schema: Any) -> Iterator[Any]:
-    """Yield each ``pattern`` of a JSON schema, at any depth."""
-    waiting = [schema]
+def _patterns(field: str, constraint: Any) -> Iterator[Any]:
+    """Yield each regular expression of a JSON schema, at any depth; a regular expression and a grammar as they are.
+
+    A schema may be the text of its JSON.
+    """
+    if isinstance(constraint, str):
+        if field.endswith(("regex", "grammar")):
+            yield constraint
+            return
+        try:
+            constraint = json.loads(constraint)
+        except (ValueError, RecursionError):
+            return  # the engine refuses it
+    waiting = [constraint]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            if "pattern" in value:
-                yield value["pattern"]
+            yield value.get("pattern")
+            if isinstance(properties := value.get("patternProperties"), dict):
+                yield from properties
             waiting.extend(value.values())
         elif isinstance(value, list):
             waiting.extend(value)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import Overloaded
+from server.gateway import request_bounds
 from server.gateway.admission import Admission
 from server.gateway.request_bounds import MAX_TOOLS, RequestBounds, generations, regex_states
 from tests.server.opened import CHAT, Opened, Opening
@@ -45,6 +47,15 @@ def schema(pattern: str) -> dict[str, Any]:
         ({"response_format": schema("a" * 1001)}, "response_format"),
         ({"response_format": schema("(a{1,200}){1,200}")}, "response_format"),
         ({"text": {"format": schema("(a{1,200}){1,200}")}}, "text"),
+        ({"output_config": {"format": {"schema": {"pattern": "(a{1,200}){1,200}"}}}}, "output_config"),
+        ({"structured_outputs": {"grammar": "root ::= (a{1,200}){1,200}"}}, "structured_outputs.grammar"),
+        ({"structured_outputs": {"json": '{"pattern": "(a{1,200}){1,200}"}'}}, "structured_outputs.json"),
+        ({"structured_outputs": {"json": {"patternProperties": {"(a{1,200}){1,200}": {}}}}}, "structured_outputs.json"),
+        (
+            {"structured_outputs": {"structural_tag": '[{"schema": {"pattern": "(a{1,200}){1,200}"}}]'}},
+            "structured_outputs.structural_tag",
+        ),
+        ({"tools": [{**TOOL, "parameters": {"pattern": "(a{1,200}){1,200}"}}]}, "tools"),
     ],
 )
 def test_more_than_is_allowed_is_a_fault_of_its_field(body: dict[str, Any], field: str) -> None:
@@ -64,6 +75,7 @@ def test_more_than_is_allowed_is_a_fault_of_its_field(body: dict[str, Any], fiel
         {"messages": MESSAGES * 4000},
         {"tools": [TOOL] * MAX_TOOLS},
         {"response_format": schema("^[A-Z]{2}[0-9]{1,6}$")},
+        {"structured_outputs": {"json": "no JSON", "structural_tag": "[" * 900}},
         {"structured_outputs": {"regex": r"\d{3}-\d{4}(, \d{3}-\d{4}){0,20}"}},
     ],
 )
@@ -81,6 +93,14 @@ def test_all_faults_of_a_request_are_named_at_once() -> None:
 )
 def test_repetitions_are_counted_as_if_written_out(pattern: str, states: int) -> None:
     assert regex_states(pattern) == states
+
+
+@pytest.mark.parametrize("end", ["", r"\]"])
+def test_a_text_of_open_brackets_is_read_to_its_end_once(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = Mock(wraps=request_bounds._SET)
+    monkeypatch.setattr(request_bounds, "_SET", pattern)
+    assert regex_states("[a" * 500 + end) >= 1000
+    assert pattern.match.call_count == 1
 
 
 def test_a_short_pattern_that_stands_for_millions_is_seen() -> None:
