@@ -149,7 +149,11 @@ def _delimiter(head: bytes) -> str | None:
 
 
 def _names(line: str, delimiter: str) -> list[str]:
-    return [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
+    """Return the columns that ``line`` names as a header; none if it is no line of CSV, as in a binary file."""
+    try:
+        return [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
+    except csv.Error:
+        return []
 
 
 class _Records:

@@ -1,5 +1,7 @@
 """Every kind of fault is found where it stands, beside all others of the file."""
 
+import bz2
+import gzip
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,3 +99,23 @@ def test_faults_and_warnings_stay_short_however_long_the_keys_of_a_row_are(write
     assert any(warning.line == len(chats) + 1 for warning in report.warnings)
     assert all(len(str(fault)) < 1200 for fault in report.faults)
     assert all(len(warning.message) < 1200 for warning in report.warnings)
+
+
+CSV = "prompt,completion\n" + "a,b\n" * 20
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        CSV.encode("utf-16"),
+        CSV.replace("\n", "\r").encode(),
+        bz2.compress(CSV.encode()),
+        gzip.compress(gzip.compress(CSV.encode())),
+        b"prompt,comple\x00tion\r\ra\x00",
+    ],
+    ids=["UTF-16", "CR alone", "bzip2", "gzip twice", "NUL"],
+)
+def test_a_table_that_cannot_be_read_is_a_fault_and_no_crash(tmp_path, content: bytes) -> None:
+    path = tmp_path / "train.csv"
+    path.write_bytes(content)
+    assert inspect_file(path).faults
