@@ -122,6 +122,7 @@ async def open_app(
             after_start=partial(_after_start, registry, publisher, inspector, journal, bundled_adapters),
             max_deaths=settings.max_engine_deaths,
             window_s=settings.engine_death_window_s,
+            stall_s=settings.engine_stall_s,
             metrics=metrics.engine,
         )
         job_preflight = _make_job_preflight(settings, records, engine, registry, blobs, preflight)

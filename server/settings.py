@@ -116,6 +116,9 @@ class Settings(BaseSettings):
     train_processes: int = Field(1, ge=1, description="Processes of a training run, one per GPU.")
 
     drain_s: float = Field(30.0, ge=0, description="Seconds that shutdown (SIGTERM) waits for requests in flight.")
+    engine_stall_s: float = Field(
+        300.0, gt=0, description="Seconds without an answer of the engine's processes after which it is rebuilt."
+    )
     max_engine_deaths: int = Field(
         5, ge=1, description="Engine deaths within the window that end the server (exit 70)."
     )

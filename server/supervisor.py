@@ -16,7 +16,7 @@ import structlog
 
 from adapters.versions import Version
 from server.current_engine import CurrentEngine, EngineState, RunningEngine
-from server.engine.protocol import Engine, EngineBuilder, EngineHooks, StartFailed, StartRefused
+from server.engine.protocol import Engine, EngineBuilder, EngineGone, EngineHooks, StartFailed, StartRefused
 from server.metrics import AdaptersInFlight, EngineMetrics
 from server.residency.residency import Residency
 from server.scheduling.fair_scheduler import FairScheduler
@@ -25,6 +25,10 @@ log = structlog.get_logger(__name__)
 
 WATCH_S = 0.05
 """How often the supervisor looks whether the engine is dead; a rebuild starts within this time after a death."""
+HEARTBEAT_S = 5.0
+"""Pause between two calls that the engine has to answer."""
+STALL_S = 300.0
+"""One step of a large prompt takes a minute on a slow CPU, and no call is answered within a step."""
 BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 10.0)
 
 EXIT_REFUSED = 2
@@ -45,6 +49,7 @@ class Supervisor:
         current: where the running engine is kept for all other parts.
         max_deaths, window_s: this many deaths within this many seconds end in ``FAILED``.
         metrics: ready, rebuilds, start time.
+        stall_s: an engine that answers no call for this many seconds is killed.
         backoff_s: waits before the first, second, third… start in a row that failed; the last value repeats.
     """
 
@@ -58,6 +63,7 @@ class Supervisor:
     max_deaths: int
     window_s: float
     metrics: EngineMetrics
+    stall_s: float = STALL_S
     backoff_s: Sequence[float] = BACKOFF_S
     failed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     exit_code: int | None = field(default=None, init=False)
@@ -81,6 +87,8 @@ class Supervisor:
                 engine = await self._start(stack)
                 ready = time.monotonic()
                 self._became_ready(ready - started)
+                heartbeat = asyncio.create_task(self._heartbeat(engine), name="heartbeat")
+                stack.callback(heartbeat.cancel)
                 while not engine.is_dead:  # noqa: ASYNC110  vLLM sets no event of ours when it dies
                     await asyncio.sleep(WATCH_S)
                 self.metrics.ready.set(0)
@@ -98,6 +106,20 @@ class Supervisor:
             self.metrics.ready.set(0)
         self._died()
         return time.monotonic() - ready
+
+    async def _heartbeat(self, engine: Engine) -> None:
+        """Call the engine again and again; kill it if it does not answer in time: a process may hang and not die."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            try:
+                async with asyncio.timeout(self.stall_s):
+                    await engine.ping()
+            except EngineGone:
+                return
+            except TimeoutError:
+                log.error("engine hangs and is killed", silent_s=self.stall_s)
+                engine.kill()
+                return
 
     async def _start(self, stack: AsyncExitStack) -> Engine:
         info = await self.builder.info()

@@ -46,6 +46,8 @@ class Knobs:
     token_s: float = 0.0
     is_stepped: bool = False
     """Each load and unload waits until the test calls ``FakeEngine.finish`` for it."""
+    is_hanging: bool = False
+    """The engine answers no ping."""
     is_refusing_loads: bool = False
     load_errors: dict[str, Exception] = field(default_factory=dict)
     """What the load of a resident raises, by the resident's name."""
@@ -99,6 +101,15 @@ class FakeEngine:
         for call in self.pending.values():
             if not call.done():
                 call.set_result(None)
+
+    async def ping(self) -> None:
+        if self._knobs.is_hanging:
+            await asyncio.Event().wait()
+        if self.is_dead:
+            raise EngineGone("died before a ping")
+
+    def kill(self) -> None:
+        self.die()
 
     async def load(self, resident: Resident) -> None:
         assert resident.id not in self.residents, f"{resident.name} is loaded twice"

@@ -155,6 +155,16 @@ class Engine(Protocol):
     def is_dead(self) -> bool:
         """True once the engine can generate nothing any more."""
 
+    async def ping(self) -> None:
+        """Return once all processes of the engine have answered a call, which they do between two steps.
+
+        Raises:
+            EngineGone: the engine died.
+        """
+
+    def kill(self) -> None:
+        """End the engine's processes at once, whatever they do; ``is_dead`` follows."""
+
     async def load(self, resident: Resident) -> None:
         """Load ``resident``, so that generations can use it.
 

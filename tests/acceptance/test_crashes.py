@@ -145,6 +145,21 @@ def test_an_engine_that_does_not_fit_ends_the_process_at_once_with_cause_and_fla
     assert "--kv-cache-memory-bytes" in server.console()[-1]
 
 
+async def test_an_engine_that_hangs_is_replaced(start_server, tmp_path_factory):
+    """Its core is stopped, as a deadlock or a broken driver would stop it: alive, and without an answer."""
+    server = start_server(tmp_path_factory.mktemp("hanging") / "data", "--engine-stall-s", "10")
+    await asyncio.to_thread(server.wait_ready)
+    os.kill(core := engine_core_of(server.process.pid), signal.SIGSTOP)
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
+        while (await http.get("/ready")).status_code == 200:
+            await asyncio.sleep(0.2)
+        await asyncio.to_thread(server.wait_ready)
+        body = {"model": "sql", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+        assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
+    assert not is_running(core)
+    assert any("engine hangs and is killed" in line for line in server.console())
+
+
 async def test_a_killed_engine_ends_its_streams_with_an_error_and_comes_back_by_itself(servers, capsys):
     server = servers()
     streams = [asyncio.create_task(stream(server)) for _ in range(STREAMS)]

@@ -241,3 +241,18 @@ async def test_stopping_stops_the_engine(supervised: Supervised, base: BaseModel
         await until(lambda: run.current.is_ready)
         assert not builder.engines[0].is_dead
     assert builder.engines[0].is_dead
+
+
+async def test_an_engine_that_hangs_is_killed_and_rebuilt(
+    base: BaseModel, supervised: Supervised, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is alive and answers nothing, as a stopped process."""
+    monkeypatch.setattr("server.supervisor.HEARTBEAT_S", 0.01)
+    builder = FakeBuilder(base)
+    async with supervised(builder, stall_s=0.05) as (_, current):
+        await until(lambda: current.state is EngineState.READY)
+        builder.knobs.is_hanging = True
+        await until(lambda: builder.engines[0].is_dead)
+        builder.knobs.is_hanging = False
+        await until(lambda: len(builder.engines) > 1 and current.state is EngineState.READY)
+        assert not builder.engines[-1].is_dead

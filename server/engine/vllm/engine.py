@@ -125,6 +125,17 @@ class VllmEngine:
         """True once the core process is gone or vLLM's error handler stops the server."""
         return bool(self._client.errored or self._state.server.should_exit)
 
+    async def ping(self) -> None:
+        try:
+            await self._client.collective_rpc("check_health")
+        except EngineDeadError as gone:
+            raise EngineGone(str(gone)) from gone
+
+    def kill(self) -> None:
+        """Kill the core; its workers end with it, and vLLM's monitor marks the client as errored."""
+        for process in self._client.engine_core.resources.engine_manager.processes:
+            process.kill()
+
     async def load(self, resident: Resident) -> None:
         """A refused load is followed by a removal: vLLM may have written half a slot."""
         try:
