@@ -133,4 +133,8 @@ def _without_layout(_logger: WrappedLogger, _method: str, event: EventDict) -> E
 
 
 def _text(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    """Return ``value`` on one line; what a terminal would obey is escaped, as callers choose paths and names."""
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from server.logs import ConsoleLines
+
 EVENTS = """
 import logging, sys, structlog
 from server.logs import ACCESS, configure_logs
@@ -93,3 +95,12 @@ def test_our_events_go_on_after_a_dependency_has_silenced_the_root_logger() -> N
     assert any(
         "ready in 2.1 s" in line for line in lines(then="import model_hosting_container_standards.logging_config")
     )
+
+
+def test_what_a_caller_sends_cannot_write_lines_or_move_the_terminals_cursor() -> None:
+    path = "/\x1b[31mred\x1b]0;title\x07\n12:00:00 error: forged\u202e\x08"
+    line = ConsoleLines(False)(
+        None, "info", {"level": "info", "timestamp": "12:00:00", "event": "request", "path": path}
+    )
+    assert line == r"12:00:00 request path=/\x1b[31mred\x1b]0;title\x07\n12:00:00 error: forged\u202e\x08"
+    assert line.isprintable()
