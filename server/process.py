@@ -153,7 +153,15 @@ def _program() -> str:
 
 
 async def _drain(state: AppState, signals: _Signals) -> None:
-    """Wait for the requests in flight, at most ``drain_s`` or until a second signal."""
+    """Let load balancers see that the server leaves, then wait for the requests in flight; a second signal ends both.
+
+    For ``lame_duck_s`` readiness is refused and requests are taken; the drain takes at most ``drain_s``.
+    """
+    state.admission.is_leaving = True
+    if state.settings.lame_duck_s:
+        log.info("leaving: /ready is 503, requests are still taken", for_s=state.settings.lame_duck_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(signals.now.wait(), state.settings.lame_duck_s)
     if state.admission.in_flight:
         log.info(
             "stopping after the requests in flight; Ctrl-C ends them now",

@@ -115,6 +115,9 @@ class Settings(BaseSettings):
     max_check_s: float = Field(3600.0, gt=0, description="Seconds that the check of one job's files may take.")
     train_processes: int = Field(1, ge=1, description="Processes of a training run, one per GPU.")
 
+    lame_duck_s: float = Field(
+        0.0, ge=0, description="Seconds after SIGTERM in which /ready is 503 and requests are still taken."
+    )
     drain_s: float = Field(30.0, ge=0, description="Seconds that shutdown (SIGTERM) waits for requests in flight.")
     engine_stall_s: float = Field(
         300.0, gt=0, description="Seconds without an answer of the engine's processes after which it is rebuilt."

@@ -21,20 +21,43 @@ SHARE: Final = 3
 
 
 class Admission:
-    """Counts the inference requests in flight; ``limit`` at once."""
+    """Counts the inference requests in flight, ``limit`` at once, and the writes of control routes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._in_flight = 0
+        self._writes = 0
         self._of_adapter: Counter[str] = Counter()
         self._idle = asyncio.Event()
         self._idle.set()
+        self.is_leaving = False
+        """True once no load balancer should send requests here any more; they are still answered until the drain."""
         self.is_draining = False
 
     @property
     def in_flight(self) -> int:
-        """Inference requests that are being answered or wait."""
-        return self._in_flight
+        """Inference requests that are being answered or wait, and writes of control routes."""
+        return self._in_flight + self._writes
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Count a write of a control route for the length of the block: an upload, say, is not cut by a shutdown.
+
+        Raises:
+            Draining: the process is stopping.
+        """
+        self._check_draining()
+        self._writes += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._writes -= 1
+            self._narrowed(0)
+
+    def _check_draining(self) -> None:
+        if self.is_draining:
+            raise Draining("the server is shutting down; send the request to another replica", retry_after_s=5)
 
     @contextmanager
     def admitted(self, *, is_deferred: bool = False) -> Iterator[None]:
@@ -47,8 +70,7 @@ class Admission:
             Draining: the process is stopping.
             Overloaded: the limit is reached.
         """
-        if self.is_draining:
-            raise Draining("the server is shutting down; send the request to another replica", retry_after_s=5)
+        self._check_draining()
         if is_deferred:
             yield
             return
@@ -82,7 +104,7 @@ class Admission:
 
     def _narrowed(self, more: int) -> None:
         self._in_flight -= more
-        if not self._in_flight:
+        if not self.in_flight:
             self._idle.set()
 
     def enter(self, adapter: str, generations: int = 1) -> Callable[[], None]:
@@ -109,7 +131,7 @@ class Admission:
 
     async def drain(self, within_s: float) -> bool:
         """Refuse new requests and wait for those in flight; return False if some are left after ``within_s``."""
-        self.is_draining = True
+        self.is_leaving = self.is_draining = True
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), within_s)
         return self._idle.is_set()

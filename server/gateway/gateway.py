@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final
@@ -29,7 +29,7 @@ from server.gateway.browser_rules import BrowserRules
 from server.gateway.inference_routes import INFERENCE_ROUTES, needs
 from server.gateway.request_hooks import RequestContext, RequestHooks
 from server.gateway.route_scopes import OPEN
-from server.http.body_reader import BodyReader
+from server.http.body_reader import NO_BODY, BodyReader
 from server.http.errors import error_response, status_of
 from server.logs import ACCESS
 from server.responses import recorder
@@ -82,11 +82,14 @@ class Gateway:
             set_caller(scope, caller)
             response.key_id = caller.key_id
             inference = INFERENCE_ROUTES.get(path)
-            async with self.bodies.read(scope["method"], path, headers, receive) as body:
-                if inference is not None and inference.method == scope["method"]:
-                    await self._infer(scope, body, response)
-                else:
-                    await self.control(scope, body, response.send)
+            is_inference = inference is not None and inference.method == scope["method"]
+            is_write = not is_inference and scope["method"] not in NO_BODY
+            with self.admission.writing() if is_write else nullcontext():
+                async with self.bodies.read(scope["method"], path, headers, receive) as body:
+                    if is_inference:
+                        await self._infer(scope, body, response)
+                    else:
+                        await self.control(scope, body, response.send)
         except PatchbayError as refusal:
             if response.status is not None:
                 raise  # the response has started: the server closes the connection

@@ -122,8 +122,8 @@ def error_response(error: PatchbayError, path: str) -> JSONResponse:
         body = {"type": "error", **body}
     headers = {"Retry-After": str(getattr(error, "retry_after_s", 1))} if status in {429, 503} else {}
     headers |= getattr(error, "headers", {})
-    if status in {408, 413}:
-        headers["Connection"] = "close"  # what is left of the body is not read
+    if status in {408, 413} or isinstance(error, server_errors.Draining):
+        headers["Connection"] = "close"  # what is left of the body is not read; a stopping server is left
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body, status, headers)

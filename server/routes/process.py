@@ -26,7 +26,7 @@ async def health() -> HealthObject:
 @router.get("/ready", responses={503: {"model": ReadinessObject}})
 async def ready(state: StateDep, response: Response) -> ReadinessObject:
     """200 while inference is answered, else 503 with the engine's state."""
-    status = "draining" if state.admission.is_draining else state.engine.state
+    status = "draining" if state.admission.is_leaving else state.engine.state
     if status is not EngineState.READY:
         response.status_code, response.headers["Retry-After"] = 503, "1"
     return ReadinessObject(status=status)

@@ -23,7 +23,7 @@ async def status(state: StateDep) -> StatusObject:
     return StatusObject(
         version=version("patchbay"),
         started_at=datetime.fromtimestamp(state.started_at, UTC),
-        engine="draining" if state.admission.is_draining else state.engine.state,
+        engine="draining" if state.admission.is_leaving else state.engine.state,
         model=next(iter(state.engine.served_names), None),
         adapters=len(state.registry.catalog),
         residents=[] if running is None else [entry.version.name for entry in running.residency.entries()],

@@ -1,0 +1,60 @@
+"""A server that stops: what it still takes, what it waits for, and what load balancers see."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.server.opened import CHAT, Opened
+from tests.until import Until
+
+CHAT_BODY = {"model": "base", "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def test_a_leaving_server_is_not_ready_and_still_takes_requests(opened: Opened) -> None:
+    opened.state.admission.is_leaving = True
+    ready = await opened.client.get("/ready")
+    assert (ready.status_code, ready.json()["status"]) == (503, "draining")
+    assert (await opened.client.post(CHAT, json=CHAT_BODY)).status_code == 200
+    assert (await opened.publish("sql"))["version"] == 1
+
+
+async def test_a_drain_waits_for_an_upload_under_way(opened: Opened, until: Until) -> None:
+    whole = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b'--B\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
+        await whole.wait()
+        yield b'--B\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n{}\r\n--B--\r\n'
+
+    kind = {"content-type": "multipart/form-data; boundary=B"}
+    upload = asyncio.create_task(opened.client.post("/v1/files", content=slow(), headers=kind))
+    await until(lambda: opened.state.admission.in_flight == 1)
+    draining = asyncio.create_task(opened.state.admission.drain(20))
+    await until(lambda: opened.state.admission.is_draining)
+    assert not draining.done()
+    whole.set()
+    assert (await upload).status_code == 200
+    assert await draining
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/files"), ("PUT", "/v1/adapters/sql/aliases/stable"), ("DELETE", "/v1/adapters/sql")],
+)
+async def test_a_draining_server_refuses_writes_before_their_body_and_answers_reads(
+    opened: Opened, method: str, path: str
+) -> None:
+    await opened.state.admission.drain(0)
+
+    async def never() -> AsyncIterator[bytes]:
+        raise AssertionError("the body is not asked for")
+        yield b""
+
+    refused = await opened.client.request(method, path, content=never() if method == "POST" else None)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+    assert refused.headers["connection"] == "close"
+    assert int(refused.headers["retry-after"]) > 0
+    assert (await opened.client.get("/v1/models")).status_code == 200
