@@ -13,7 +13,7 @@ from server.access.caller import caller_of
 from server.accounts.audit_log import AuditEvent, AuditLog
 
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_NOT_WRITES: Final = frozenset(
+READ_BY_POST: Final = frozenset(
     {"/ping", "/v1/adapters/diff", "/v1/fine_tuning/alpha/graders/run", "/v1/fine_tuning/alpha/graders/validate"}
 )
 """Routes that take POST and change nothing."""
@@ -39,7 +39,7 @@ class Audited:
             await self.app(scope, receive, response.hold)
         finally:
             route = getattr(scope.get("route"), "path", None)
-            if route is not None and route not in _NOT_WRITES:
+            if route is not None and route not in READ_BY_POST:
                 await self.audit_log.add(_event(scope, route, response))
             for message in response.messages:
                 await send(message)

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from adapters.errors import PatchbayError
 from server.access.caller import Caller, caller_of, set_caller
 from server.access.key_ring import KeyRing
+from server.accounts.audited import READ_BY_POST
 from server.current_engine import CurrentEngine
 from server.errors import RouteUnsupported
 from server.gateway.admission import Admission
@@ -83,7 +84,7 @@ class Gateway:
             response.key_id = caller.key_id
             inference = INFERENCE_ROUTES.get(path)
             is_inference = inference is not None and inference.method == scope["method"]
-            is_write = not is_inference and scope["method"] not in NO_BODY
+            is_write = not is_inference and scope["method"] not in NO_BODY and path not in READ_BY_POST
             with self.admission.writing() if is_write else nullcontext():
                 async with self.bodies.read(scope["method"], path, headers, receive) as body:
                     if is_inference:

@@ -71,7 +71,7 @@ def test_a_key_without_the_scope_is_refused(patchbay: Patchbay, server: Running)
     secret = server.create_key(Scope.INFER)
     result = patchbay("adapters", "list", "--url", server.url, "--api-key", secret)
     assert result.exit_code == 1
-    assert "has no scope 'admin'" in result.stderr
+    assert "has no scope 'adapters:read'" in result.stderr
 
 
 def test_a_refused_upload_says_why_and_not_that_the_connection_broke(

@@ -122,6 +122,8 @@ async def known(opened: Opened, chat_rows: Callable[..., bytes]) -> Known:
     """What exists, by the field that takes it: an adapter, files, an ended job, one with a checkpoint, others."""
     client, queue = opened.client, opened.state.records.queue
     versions = [str((await opened.publish("sql", seed))["version"]) for seed in (1, 2)]
+    for version in (2, 1):  # what a rollback goes back to
+        await client.post("/v1/adapters/sql/promote", json={"version": version})
     form = {"purpose": (None, "fine-tune"), "file": ("train.jsonl", chat_rows())}
     files = [(await client.post("/v1/files", files=form)).json()["id"] for _ in range(3)]
     form = {"purpose": (None, "batch"), "file": ("requests.jsonl", b"{}")}
@@ -164,7 +166,7 @@ async def known(opened: Opened, chat_rows: Callable[..., bytes]) -> Known:
         "expected": [None, 1],
         "file": ["adapter_config.json"],
         "file_id": files[1:],
-        "generation": [None, 1],
+        "generation": [None, 3],
         "job_id": jobs[1:],
         "limit": [2],
         "name": ["sql"],
