@@ -120,6 +120,8 @@ class Supervisor:
                 log.error("engine hangs and is killed", silent_s=self.stall_s)
                 engine.kill()
                 return
+            except Exception:  # whatever vLLM raises there, it is an answer; the heartbeat must go on
+                log.exception("the engine answered its heartbeat with an error")
 
     async def _start(self, stack: AsyncExitStack) -> Engine:
         info = await self.builder.info()
