@@ -151,7 +151,7 @@ class Blobs:
         return {directory.name for directory in self._root.glob("sha256/*/*") if _DIGEST.fullmatch(directory.name)}
 
     def _owner(self, installation: str, known: Set[str]) -> str:
-        """Return whose blobs these are; a store without a mark gets one if it can be ours."""
+        """Return the id of the installation that owns the blobs; a store without a mark gets one if it can be ours."""
         mark = self._root / OWNER
         self._root.mkdir(parents=True, exist_ok=True)
         with self._locked():

@@ -58,7 +58,7 @@ class RemoteBlobs:
             return bytes(await found.bytes_async()).decode().strip()
 
     async def _put_at(self) -> dict[str, datetime]:
-        """Return when each blob was put, by digest."""
+        """Return the time at which each blob was put, by digest."""
         put_at: dict[str, datetime] = {}
         async for batch in obstore.list(self._store, "sha256"):
             for found in batch:

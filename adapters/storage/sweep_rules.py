@@ -28,7 +28,7 @@ class SweepRules:
     known: frozenset[str]
 
     def orphans(self, stored: Set[str], store: str) -> set[str]:
-        """Return which of the ``stored`` digests may be removed from ``store``."""
+        """Return those of the ``stored`` digests that may be removed from ``store``."""
         deleted = (self.known & stored) - self.living
         unknown = set(stored) - self.known - self.living
         if len(unknown) > max(FEW, len(stored) // SHARE):

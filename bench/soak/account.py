@@ -68,7 +68,7 @@ class Account:
         self.absent.discard(key)
 
     def faults(self, found: dict[Key, str]) -> list[str]:
-        """Return why the account does not balance, given all that the server has at the end; empty if it does."""
+        """Return the reasons why the account does not balance, given all that the server has at the end."""
         return [*self._unbalanced(), *self.losses, *self._missing(found)]
 
     def _unbalanced(self) -> Iterator[str]:

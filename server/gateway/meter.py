@@ -52,7 +52,7 @@ class Meter:
         waited_s = cold_s + turn_s
         try:
             yield
-        except Exception:
+        except Exception:  # counted, and raised again
             series.errors.inc()
             raise
         finally:

@@ -240,8 +240,8 @@ class Residency:
                 self.metrics.load_failures.inc()
             self._forget(entry, why)
             return
-        except Exception as unforeseen:
-            self._forget(entry, unforeseen)  # waiting requests must get an error
+        except Exception as unforeseen:  # whatever it is, waiting requests must get an error
+            self._forget(entry, unforeseen)
             raise
         entry.become(ResidentState.RESIDENT)
         entry.loaded.set_result(resident)
