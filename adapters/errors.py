@@ -1,9 +1,9 @@
 """The tree of errors about adapters.
 
 PatchbayError
-├── InvalidName
+├── InvalidName, NameNotAllowed
 ├── NotFound
-│   └── AdapterNotFound, VersionNotFound, AliasNotFound
+│   └── AdapterNotFound, VersionNotFound, AliasNotFound, ShareNotFound
 ├── Conflict
 │   └── AliasMoved, VersionInUse, NameTaken
 ├── AdapterRefused, AdapterTooCostly, WorkerProcessDied
@@ -55,6 +55,13 @@ class InvalidName(PatchbayError):
     """A name, alias or reference is not valid."""
 
 
+class NameNotAllowed(PatchbayError):
+    """The caller may not use this name for an adapter: it may belong to another project."""
+
+    def __init__(self, name: str, *, param: str = "name") -> None:
+        super().__init__(f"this key may not publish an adapter named '{name}': choose another name", param=param)
+
+
 class NotFound(PatchbayError):
     """Nothing has that name."""
 
@@ -71,6 +78,10 @@ class VersionNotFound(NotFound):
 
 class AliasNotFound(NotFound):
     """The adapter has no such alias."""
+
+
+class ShareNotFound(NotFound):
+    """The adapter is not shared with that project."""
 
 
 class Conflict(PatchbayError):

@@ -26,10 +26,13 @@ from dataclasses import dataclass
 from adapters.errors import InvalidName
 
 DEFAULT_ALIAS = "stable"
+DEFAULT_PROJECT = "default"
+"""The project of keys that name none, and of everything on a server without keys."""
 
 MAX_NAME_LENGTH = 96
 MAX_FINE_TUNED_LENGTH = 512
 MAX_LORA_NAME_LENGTH = 256
+MAX_PROJECT_LENGTH = 64
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _LORA_NAME = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
@@ -48,6 +51,13 @@ _FINE_TUNED = re.compile(
 def check_adapter_name(name: str) -> str:
     """Return ``name`` if it is a valid adapter name; else InvalidName, whose message has the rule."""
     return _check(name, "adapter name", "name")
+
+
+def check_project(project: str) -> str:
+    """Return ``project`` if it is a valid name of a project; else InvalidName, whose message has the rule."""
+    if len(project) > MAX_PROJECT_LENGTH:
+        raise InvalidName(f"a project's name has at most {MAX_PROJECT_LENGTH} characters", param="project")
+    return _check(project, "name of a project", "project")
 
 
 def fit_adapter_name(text: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.names import FineTunedName
+from adapters.names import DEFAULT_PROJECT, FineTunedName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,8 @@ class PublishOptions:
     """Name of a new adapter in vLLM's load call, where it is no adapter name; requests may use it."""
     is_in_place: bool = False
     """Published by a load in place: a later one may delete it."""
+    project: str = DEFAULT_PROJECT
+    """The project that the adapter belongs to."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Added to the version's report, such as ``training`` or ``merge``."""
 

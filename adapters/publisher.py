@@ -83,6 +83,7 @@ class Publisher:
 
         Raises:
             InvalidName: ``name`` or the alias is not valid.
+            NameNotAllowed: the adapter belongs to another project than ``options.project``.
             NameTaken: the version that ``options.fine_tuned_name`` means was deleted.
             AdapterRefused, WrongBase: the checks, the compiler or the probe found faults.
             AdapterTooCostly: the checks or the compiler would take more than the server allows.
@@ -129,6 +130,7 @@ class Publisher:
             fine_tuned_name=options.fine_tuned_name,
             lora_name=options.lora_name,
             is_in_place=options.is_in_place,
+            project=options.project,
         )
         self.crash_points.point("publish.registered")
         return self._published(version, options, report)

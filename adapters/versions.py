@@ -1,8 +1,10 @@
 """A version, an alias and an adapter as immutable values, which tasks can share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime
+
+from adapters.names import DEFAULT_PROJECT
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +58,7 @@ class Adapter:
     """Fine-tuned name -> version number."""
     lora_name: str | None = None
     """The name that vLLM's load call gave it, where that is no adapter name."""
+    project: str = DEFAULT_PROJECT
+    """The project that it belongs to, for ever: a deleted adapter's name stays with its project."""
+    shared_with: Set[str] = frozenset()
+    """Other projects that may use and read it."""

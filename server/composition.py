@@ -207,7 +207,7 @@ def _make_batch_runner(state: AppState) -> BatchRunner:
         responses=ResponseRecorder(state.responses),
     )
     max_models = max(1, state.settings.max_residents // 2)  # the other half is left to other requests
-    checks = BatchChecks(state.engine, state.registry.catalog)
+    checks = BatchChecks(state.engine, state.registry.catalog, state.keys)
     return BatchRunner(state.batches, state.engine, checks, gateway.deferred, worker_name(), max_models)
 
 

@@ -27,7 +27,7 @@ class Unauthenticated(PatchbayError):
 
 
 class Forbidden(PatchbayError):
-    """The key lacks the scope that the route needs."""
+    """The key lacks the scope that the route needs, or the adapter is another project's."""
 
     code = "insufficient_scope"
 
@@ -103,7 +103,7 @@ class BatchNotFound(NotFound):
 
 
 class ResponseNotFound(NotFound):
-    """No response with this id is stored for the caller's key."""
+    """No response with this id is stored for the caller's project."""
 
 
 class PreviousResponseNotFound(PatchbayError):

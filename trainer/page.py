@@ -30,10 +30,11 @@ async def read_page(
     after: str | None,
     limit: int,
     newest_first: bool = True,
+    project: str | None = None,
 ) -> Page[T]:
     """Return up to ``limit`` rows of ``table`` that follow the one with the id ``after``.
 
-    ``table`` has the columns ``number``, by which it is ordered, and ``id``.
+    ``table`` has the columns ``number``, by which it is ordered, and ``id``. ``project``: only its rows; None: all.
 
     Raises:
         InvalidField: no row has the id ``after``, or ``limit`` is out of bounds.
@@ -41,21 +42,28 @@ async def read_page(
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidField(f"limit is a number from 1 to {MAX_LIMIT}", param="limit")
     number = table.c.number
-    statement = select(table).where(*where).order_by(number.desc() if newest_first else number).limit(limit + 1)
+    own = belongs_to(table, project)
+    statement = select(table).where(*where, *own).order_by(number.desc() if newest_first else number).limit(limit + 1)
     if after is not None:
-        last = await number_of(connection, table, after)
+        last = await number_of(connection, table, after, *own)
         statement = statement.where(number < last if newest_first else number > last)
     rows = (await connection.execute(statement)).all()
     return Page(tuple(map(value, rows[:limit])), len(rows) > limit)
 
 
-async def number_of(connection: AsyncConnection, table: Table, after: str) -> int:
+def belongs_to(table: Table, project: str | None) -> list[ColumnElement[bool]]:
+    """Return the condition on rows of ``table`` that they are of ``project``; none for None."""
+    return [] if project is None else [table.c.project == project]
+
+
+async def number_of(connection: AsyncConnection, table: Table, after: str, *where: ColumnElement[bool]) -> int:
     """Return the ``number`` of the row with the id ``after``.
 
     Raises:
         InvalidField: no row has that id.
     """
-    last = (await connection.execute(select(table.c.number).where(table.c.id == after))).scalar_one_or_none()
+    statement = select(table.c.number).where(table.c.id == after, *where)
+    last = (await connection.execute(statement)).scalar_one_or_none()
     if last is None:
         raise InvalidField(
             f"no entry of this list has the id '{after}': leave `after` out for the first page", param="after"

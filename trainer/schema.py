@@ -28,6 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import SchemaItem
 
+from adapters.names import DEFAULT_PROJECT, MAX_PROJECT_LENGTH
 from adapters.storage.database import UtcDateTime
 
 T = TypeVar("T")
@@ -46,6 +47,10 @@ _Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only IN
 _Json = JSON(none_as_null=True)
 
 
+def _project() -> Column[str]:
+    return Column("project", String(MAX_PROJECT_LENGTH), nullable=False, server_default=DEFAULT_PROJECT)
+
+
 def _numbered(name: str, *items: SchemaItem) -> Table:
     """Return a table with a number and an id, then the ``items``."""
     number = Column("number", _Number, primary_key=True, autoincrement=True)
@@ -55,6 +60,7 @@ def _numbered(name: str, *items: SchemaItem) -> Table:
 
 files = _numbered(
     "files",
+    _project(),
     Column("created_at", UtcDateTime, nullable=False),
     Column("filename", String(255), nullable=False),
     Column("purpose", String(32), nullable=False),
@@ -68,6 +74,7 @@ files = _numbered(
 
 uploads = _numbered(
     "uploads",
+    _project(),
     Column("created_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False, index=True),
     Column("status", String(16), nullable=False),
@@ -88,6 +95,7 @@ upload_parts = _numbered(
 
 jobs = _numbered(
     "jobs",
+    _project(),
     Column("created_at", UtcDateTime, nullable=False),
     Column(
         "state",

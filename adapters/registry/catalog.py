@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from adapters.errors import AdapterNotFound, AliasNotFound, VersionNotFound
 from adapters.names import FineTunedName, Reference, parse_reference
@@ -37,12 +38,12 @@ class Catalog:
         were no such adapter.
         """
         name = self._lora_names.get(model)
-        reference = parse_reference(model) if name is None else Reference(name)
+        reference = Reference(name) if name is not None and may_use(name) else parse_reference(model)
         if isinstance(reference, Reference) and not may_use(reference.adapter):
             raise _no_adapter(reference.adapter)
         version = self.resolve(reference)
-        if not may_use(version.adapter):
-            raise _no_adapter(model)
+        if isinstance(reference, FineTunedName) and not may_use(version.adapter):
+            raise _no_fine_tuned(reference)
         return version
 
     def loaded_as(self, lora_name: str) -> Adapter | None:
@@ -64,16 +65,17 @@ class Catalog:
         if isinstance(reference, FineTunedName):
             if (named := self._fine_tuned.get(reference.text)) is not None:
                 return named
-            raise AdapterNotFound(
-                f"no version is named '{reference}', or it was deleted; list the models to see which exist",
-                param="model",
-            )
+            raise _no_fine_tuned(reference)
         number = reference.version or self.alias(reference.adapter, reference.alias).version
         return self.version(reference.adapter, number)
 
-    def adapter(self, name: str) -> Adapter:
-        """Return the adapter called ``name``; AdapterNotFound if there is none."""
-        if (adapter := self._adapters.get(name)) is not None:
+    def get(self, name: str) -> Adapter | None:
+        """Return the adapter called ``name``; None: there is none."""
+        return self._adapters.get(name)
+
+    def adapter(self, name: str, may_use: Callable[[str], bool] = lambda _: True) -> Adapter:
+        """Return the adapter called ``name``; AdapterNotFound if there is none, or ``may_use`` refuses it."""
+        if (adapter := self._adapters.get(name)) is not None and may_use(name):
             return adapter
         raise _no_adapter(name)
 
@@ -88,14 +90,17 @@ class Catalog:
             param="model",
         )
 
-    def adapters(self, after: str | None = None, limit: int = 100) -> tuple[list[Adapter], bool]:
+    def adapters(
+        self, after: str | None = None, limit: int = 100, may_use: Callable[[str], bool] = lambda _: True
+    ) -> tuple[list[Adapter], bool]:
         """Return up to ``limit`` adapters whose names sort behind ``after``, and whether more follow.
 
-        ``after`` may be deleted: paging continues from its place in the order.
+        ``after`` may be deleted: paging continues from its place in the order. Names that ``may_use`` refuses are left
+        out.
         """
         start = 0 if after is None else bisect_right(self._names, after)
-        names = self._names[start : start + limit]
-        return [self._adapters[name] for name in names], start + limit < len(self._names)
+        names = list(islice(filter(may_use, islice(self._names, start, None)), limit + 1))
+        return [self._adapters[name] for name in names[:limit]], len(names) > limit
 
     def versions(self, adapter: str, after: int | None = None, limit: int = 100) -> tuple[list[Version], bool]:
         """Return up to ``limit`` versions numbered above ``after``, oldest first, and whether more follow."""
@@ -153,6 +158,12 @@ class Catalog:
 
 def _no_adapter(name: str) -> AdapterNotFound:
     return AdapterNotFound(f"no adapter is named '{name}'; list the adapters to see which exist", param="model")
+
+
+def _no_fine_tuned(name: FineTunedName) -> AdapterNotFound:
+    return AdapterNotFound(
+        f"no version is named '{name}', or it was deleted; list the models to see which exist", param="model"
+    )
 
 
 def _shown(names: Iterable[str]) -> str:

@@ -12,8 +12,16 @@ from typing import Any, Final, Literal
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.errors import AliasNotFound, NameTaken, VersionInUse, VersionNotFound
-from adapters.names import DEFAULT_ALIAS, FineTunedName, check_adapter_name, check_alias, check_lora_name
+from adapters.errors import AliasNotFound, NameTaken, ShareNotFound, VersionInUse, VersionNotFound
+from adapters.names import (
+    DEFAULT_ALIAS,
+    DEFAULT_PROJECT,
+    FineTunedName,
+    check_adapter_name,
+    check_alias,
+    check_lora_name,
+    check_project,
+)
 from adapters.registry.catalog import Catalog
 from adapters.registry.rows import AliasMove, AnyRow, Rows, alias_moved, alias_value, version_value
 from adapters.registry.schema import VERSION_TABLE, installation, versions
@@ -132,6 +140,7 @@ class Registry(Follower):
         fine_tuned_name: FineTunedName | None = None,
         lora_name: str | None = None,
         is_in_place: bool = False,
+        project: str = DEFAULT_PROJECT,
     ) -> Version:
         """Add the next version of the adapter ``name``, creating the adapter if need be.
 
@@ -142,6 +151,7 @@ class Registry(Follower):
 
         Raises:
             InvalidName: ``name``, the alias or ``lora_name`` is not valid.
+            NameNotAllowed: the adapter, deleted or not, belongs to another project than ``project``.
             NameTaken: the version that ``fine_tuned_name`` means was deleted; ``lora_name`` is another adapter's.
         """
         check_adapter_name(name)
@@ -151,7 +161,7 @@ class Registry(Follower):
         async with self._write() as rows:
             if fine_tuned_name and (named := await rows.fine_tuned_version(fine_tuned_name)):
                 return named
-            adapter, number = await rows.next_number(name, lora_name)
+            adapter, number = await rows.next_number(name, lora_name, project)
             if fine_tuned_name is None and not await rows.has_more_than_checkpoints(adapter):
                 moving.add(DEFAULT_ALIAS)
             row = await rows.add_version(
@@ -245,6 +255,18 @@ class Registry(Follower):
                 await rows.move_alias(adapter, alias.name, alias, None)
             await rows.delete_adapter(adapter)
 
+    async def share(self, name: str, project: str) -> None:
+        """Let another project use and read an adapter; InvalidName if ``project`` is not valid."""
+        check_project(project)
+        async with self._write() as rows:
+            await rows.share(await rows.changing_adapter(name), project)
+
+    async def unshare(self, name: str, project: str) -> None:
+        """End a share; ShareNotFound if there is none."""
+        async with self._write() as rows:
+            if not await rows.unshare(await rows.changing_adapter(name), project):
+                raise ShareNotFound(f"adapter '{name}' is not shared with a project '{project:.64}'", param="project")
+
     async def move_alias(
         self,
         name: str,
@@ -328,8 +350,8 @@ class Registry(Follower):
 async def _point(rows: Rows, adapter: AnyRow, alias: str, version: int) -> Alias:
     """Point an alias to a version, unless it points there already; NameTaken if an adapter was loaded as its name."""
     row = await rows.alias(adapter, alias)
-    if row is None and (owner := await rows.adapter_called(f"{adapter.name}@{alias}")) is not None:
-        raise NameTaken(f"'{adapter.name}@{alias}' is the name of adapter '{owner}': choose another", param="alias")
+    if row is None and await rows.adapter_called(f"{adapter.name}@{alias}") is not None:
+        raise NameTaken(f"'{adapter.name}@{alias}' is the name of another adapter: choose another", param="alias")
     if row is None or row.version != version:
         row = await rows.move_alias(adapter, alias, row, version)
     return alias_value(adapter.name, row)

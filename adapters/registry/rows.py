@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Row, Select, insert, select, update
+from sqlalchemy import Row, Select, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.errors import AdapterNotFound, AliasMoved, NameTaken, VersionNotFound
+from adapters.errors import AdapterNotFound, AliasMoved, NameNotAllowed, NameTaken, VersionNotFound
 from adapters.names import FineTunedName
 from adapters.registry.catalog import SHOWN
-from adapters.registry.schema import adapters, alias_moves, aliases, clock, fine_tuned_names, versions
+from adapters.registry.schema import adapters, alias_moves, aliases, clock, fine_tuned_names, shares, versions
 from adapters.versions import Adapter, Alias, Version
 
 AnyRow = Row[Any]
@@ -68,26 +68,30 @@ class Rows:
         await self.connection.execute(update(adapters).where(adapters.c.id == row.id).values(revision=_REVISION))
         return row
 
-    async def next_number(self, name: str, lora_name: str | None) -> tuple[AnyRow, int]:
+    async def next_number(self, name: str, lora_name: str | None, project: str) -> tuple[AnyRow, int]:
         """Return the adapter's row, created or undeleted if need be, and the number of its next version.
 
         A new adapter gets ``lora_name``. A number is left out where ``name@number`` is an adapter's lora name.
 
         Raises:
+            NameNotAllowed: the adapter, deleted or not, belongs to another project.
             NameTaken: ``lora_name`` is another adapter's, or the adapter has another one.
         """
         row = await self.adapter(name)
+        if row is not None and row.project != project:
+            raise NameNotAllowed(name)
         number = 1 if row is None else row.next_version
         while await self.adapter_called(f"{name}@{number}") is not None:
             number += 1
         state: dict[str, Any] = {"next_version": number + 1, "revision": _REVISION}
-        if lora_name is not None and (owner := await self.adapter_called(lora_name)) not in (None, name):
-            raise NameTaken(f"'{lora_name}' is the name of adapter '{owner}'", param="lora_name")
+        if lora_name is not None and await self.adapter_called(lora_name) not in (None, name):
+            raise NameTaken(f"'{lora_name}' is the name of another adapter", param="lora_name")
         if row is None or row.deleted_at is not None:
             state |= {"created_at": datetime.now(UTC), "deleted_at": None, "lora_name": lora_name}
         elif lora_name not in (None, row.lora_name):
             raise NameTaken(f"adapter '{name}' exists already; load '{lora_name}' again", param="lora_name")
-        change = insert(adapters).values(name=name) if row is None else update(adapters).where(adapters.c.id == row.id)
+        new = insert(adapters).values(name=name, project=project)
+        change = new if row is None else update(adapters).where(adapters.c.id == row.id)
         return (await self.connection.execute(change.values(**state).returning(*adapters.c))).one(), number
 
     async def living_numbers(self, adapter: AnyRow) -> list[int]:
@@ -121,6 +125,18 @@ class Rows:
         await self.connection.execute(living_versions.values(deleted_at=at, is_pinned=False))
         deletion = update(adapters).where(adapters.c.id == adapter.id).values(deleted_at=at, lora_name=None)
         await self.connection.execute(deletion)
+        await self.connection.execute(delete(shares).where(shares.c.adapter_id == adapter.id))
+
+    async def share(self, adapter: AnyRow, project: str) -> None:
+        """Share the adapter with ``project``; no effect where it is shared already."""
+        key = {"adapter_id": adapter.id, "project": project}
+        if (await self.connection.execute(select(shares).filter_by(**key))).first() is None:
+            await self.connection.execute(insert(shares).values(key))
+
+    async def unshare(self, adapter: AnyRow, project: str) -> bool:
+        """End a share; return whether there was one."""
+        ended = delete(shares).where(shares.c.adapter_id == adapter.id, shares.c.project == project)
+        return (await self.connection.execute(ended)).rowcount == 1
 
     async def has_more_than_checkpoints(self, adapter: AnyRow) -> bool:
         """Return whether a living version of the adapter is something else than a training job's checkpoint."""
@@ -223,11 +239,13 @@ class Rows:
             .join(adapters, on_adapter)
             .where(*living, _IS_LIVING)
         )
+        found_shares = select(shares).join(adapters).where(*living)
         rows = (await self.connection.execute(select(adapters).where(changed))).all()
         by_adapter = [
             await self._by_adapter(found_versions.order_by(versions.c.number)),
             await self._by_adapter(found_aliases.order_by(aliases.c.name)),
             await self._by_adapter(found_names.order_by(versions.c.number, fine_tuned_names.c.name)),
+            await self._by_adapter(found_shares),
         ]
         return (
             [_adapter(row, *(found[row.id] for found in by_adapter)) for row in rows if row.deleted_at is None],
@@ -262,7 +280,13 @@ def alias_value(adapter: str, row: AnyRow) -> Alias:
     return Alias(adapter, row.name, row.version, row.generation, row.updated_at)
 
 
-def _adapter(row: AnyRow, version_rows: list[AnyRow], alias_rows: list[AnyRow], name_rows: list[AnyRow]) -> Adapter:
+def _adapter(
+    row: AnyRow,
+    version_rows: list[AnyRow],
+    alias_rows: list[AnyRow],
+    name_rows: list[AnyRow],
+    share_rows: list[AnyRow],
+) -> Adapter:
     return Adapter(
         name=row.name,
         created_at=row.created_at,
@@ -270,4 +294,6 @@ def _adapter(row: AnyRow, version_rows: list[AnyRow], alias_rows: list[AnyRow], 
         aliases=MappingProxyType({found.name: alias_value(row.name, found) for found in alias_rows}),
         fine_tuned=MappingProxyType({found.name: found.number for found in name_rows}),
         lora_name=row.lora_name,
+        project=row.project,
+        shared_with=frozenset(found.project for found in share_rows),
     )

@@ -8,7 +8,13 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from adapters.names import MAX_FINE_TUNED_LENGTH, MAX_LORA_NAME_LENGTH, MAX_NAME_LENGTH
+from adapters.names import (
+    DEFAULT_PROJECT,
+    MAX_FINE_TUNED_LENGTH,
+    MAX_LORA_NAME_LENGTH,
+    MAX_NAME_LENGTH,
+    MAX_PROJECT_LENGTH,
+)
 from adapters.storage.database import UtcDateTime
 
 VERSION_TABLE: Final = "alembic_version_adapters"
@@ -46,8 +52,16 @@ adapters = sa.Table(
     ),
     sa.Column("deleted_at", UtcDateTime),
     sa.Column("lora_name", sa.String(MAX_LORA_NAME_LENGTH), comment="NULL: deleted, or called by its name alone"),
+    sa.Column("project", sa.String(MAX_PROJECT_LENGTH), nullable=False, server_default=DEFAULT_PROJECT),
     sa.Index("adapters_lora_name", "lora_name", unique=True),
     sqlite_autoincrement=True,
+)
+
+shares = sa.Table(
+    "shares",
+    metadata,
+    sa.Column("adapter_id", sa.ForeignKey("adapters.id"), primary_key=True),
+    sa.Column("project", sa.String(MAX_PROJECT_LENGTH), primary_key=True, comment="May use and read the adapter"),
 )
 
 versions = sa.Table(

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
+from adapters.names import DEFAULT_PROJECT
 from server.access.scope import ALL_SCOPES, Scope
 
-DEFAULT_PROJECT: Final = "default"
-"""The project of keys that name none, and of requests to a server without keys."""
 _CALLER: Final = "patchbay.caller"
 
 
@@ -28,8 +27,13 @@ class Caller:
         """Return whether the caller has ``scope``."""
         return scope in self.scopes
 
-    def may_use(self, adapter: str) -> bool:
-        """Return whether the caller may use the adapter with this name."""
+    @property
+    def seen_project(self) -> str | None:
+        """The project whose files, jobs, batches and responses the caller may see; None: with ``admin``, all."""
+        return None if self.may(Scope.ADMIN) else self.project
+
+    def may_name(self, adapter: str) -> bool:
+        """Return whether the patterns of the caller's key allow this name of an adapter."""
         return self.adapters is None or any(fnmatchcase(adapter, pattern) for pattern in self.adapters)
 
 

@@ -13,9 +13,9 @@ from pydantic import TypeAdapter
 from sqlalchemy import func, insert, select, update
 
 from adapters.errors import InvalidName, NotFound, StorageUnavailable
+from adapters.names import DEFAULT_PROJECT, check_project
 from adapters.storage.database import Database, Follower
 from server.access.api_key import ApiKey, digest_of, id_of, mint_secret
-from server.access.caller import DEFAULT_PROJECT
 from server.access.schema import VERSION_TABLE, keys
 from server.access.scope import Scope
 from server.errors import InvalidRequest, MissingScope
@@ -103,18 +103,17 @@ class KeyRing(Follower):
         Raises:
             InvalidName: the name is empty, too long or not printable.
             MissingScope: ``scopes`` is empty.
-            InvalidRequest: ``adapters`` limits a key that has another scope than ``infer``; ``expires_at`` is past.
+            InvalidName: the name of the project is not valid.
+            InvalidRequest: ``adapters`` limits a key with the scope ``admin``; ``expires_at`` is past.
         """
         if not (name.strip() and name.isprintable() and len(name) <= MAX_NAME_LENGTH):
             raise InvalidName(f"a key's name has 1 to {MAX_NAME_LENGTH} printable characters", param="name")
         if not scopes:
             raise MissingScope(f"a key needs a scope: {', '.join(Scope)}", param="scopes")
         granted = {Scope.ADMIN} if Scope.ADMIN in scopes else set(scopes)
-        if adapters is not None and granted != {Scope.INFER}:
-            raise InvalidRequest(
-                "adapters limits a key with the scope infer alone: the other scopes reach every adapter",
-                param="adapters",
-            )
+        check_project(project)
+        if adapters is not None and Scope.ADMIN in granted:
+            raise InvalidRequest("a key with the scope admin uses all adapters: leave adapters out", param="adapters")
         if expires_at is not None and expires_at <= datetime.now(UTC):
             raise InvalidRequest("expires_at is past; a key ends in the future or has none", param="expires_at")
         key_id, secret, values = _new(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from adapters.names import DEFAULT_PROJECT
 from server.batches.state import BatchState
 
 
@@ -18,6 +19,8 @@ class BatchDraft:
     output_expires_after_s: int | None = None
     key_id: str | None = None
     """Id of the API key that created it: its lines act with this key's rights. None: the server had no keys."""
+    project: str = DEFAULT_PROJECT
+    """Its files belong to the same project."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class RequestBatch:
     metadata: Mapping[str, str] | None
     output_expires_after_s: int | None
     key_id: str | None
+    project: str
     expires_at: datetime
     token: int
     """Number of times a process took it; also the fencing token of the last claim."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Protocol
 
 import structlog
@@ -41,8 +42,8 @@ class ServerChecks(Protocol):
             EngineNotReady: no engine runs at present.
         """
 
-    def model_fault(self, model: str) -> str | None:
-        """Return the reason why ``model`` cannot be called; None if it can."""
+    def model_fault(self, model: str, endpoint: str, key_id: str | None) -> str | None:
+        """Return the reason why the key with that id cannot call ``model`` at ``endpoint``; None if it can."""
 
 
 @dataclass(slots=True, eq=False)
@@ -105,7 +106,8 @@ class BatchAttempt:
     async def _accept(self, lines: InputFile) -> bool:
         """Check the input; return whether the batch goes on. One that was cancelled meanwhile goes on to its end."""
         endpoint = self.claim.batch.endpoint
-        faults, models = await lines.faults(endpoint, self.checks.model_fault)
+        model_fault = partial(self.checks.model_fault, endpoint=endpoint, key_id=self.claim.batch.key_id)
+        faults, models = await lines.faults(endpoint, model_fault)
         if (message := self.checks.endpoint_fault(endpoint)) is not None:
             faults.insert(0, InputFault("unsupported_endpoint", message, param="endpoint"))
         if faults:
@@ -186,7 +188,9 @@ class BatchAttempt:
     async def _write(self, batch: RequestBatch, kind: str, content: AsyncIterator[bytes]) -> str:
         expires_after_s = batch.output_expires_after_s or EXPIRY_S[-1]
         name = f"{batch.id}_{kind}.jsonl"
-        file = await self.store.files.create(Purpose.BATCH_OUTPUT, name, content, expires_after_s=expires_after_s)
+        file = await self.store.files.create(
+            Purpose.BATCH_OUTPUT, name, content, expires_after_s=expires_after_s, project=batch.project
+        )
         return file.id
 
 

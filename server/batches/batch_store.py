@@ -28,7 +28,7 @@ from trainer.clock import Clock, database_clock
 from trainer.errors import FileNotFound, IllegalTransition, InvalidField, LeaseLost
 from trainer.files.file import Purpose
 from trainer.files.file_store import FileStore
-from trainer.page import Page, read_page
+from trainer.page import Page, belongs_to, read_page
 from trainer.schema import mint, row_reader
 
 WINDOW_S: Final = 24 * 3600
@@ -55,7 +55,7 @@ class BatchStore:
     """The batches in a database that several processes may share, with the directory of their input and results.
 
     Each method with ``batch_id`` raises BatchNotFound for an unknown one; each with ``claim`` raises LeaseLost once
-    another process has taken the batch.
+    another process has taken the batch. ``project``: only its batches; None: all.
     """
 
     database: Database
@@ -78,9 +78,9 @@ class BatchStore:
         """Create a batch. Its input is linked into its directory, so that the file may be deleted.
 
         Raises:
-            InvalidField: the input file does not exist or has another purpose.
+            InvalidField: the input file does not exist in the batch's project, or has another purpose.
         """
-        content, batch_id = await self._input(draft.input_file_id), mint("batch_")
+        content, batch_id = await self._input(draft.input_file_id, draft.project), mint("batch_")
         await in_thread(_link, content, self.directory / batch_id / INPUT)  # before the row: a crash leaves no row
         async with self.database.write() as connection:
             at = await self.clock(connection)
@@ -94,18 +94,20 @@ class BatchStore:
             }
             return _batch((await connection.execute(insert(batches).values(values).returning(*batches.c))).one())
 
-    async def get(self, batch_id: str) -> RequestBatch:
+    async def get(self, batch_id: str, project: str | None = None) -> RequestBatch:
         async with self.database.read() as connection:
-            return _batch(await _existing(connection, batch_id))
+            return _batch(await _existing(connection, batch_id, project))
 
-    async def list(self, *, after: str | None = None, limit: int = 20) -> Page[RequestBatch]:
+    async def list(
+        self, *, after: str | None = None, limit: int = 20, project: str | None = None
+    ) -> Page[RequestBatch]:
         """Return the batches before the one with the id ``after``, newest first.
 
         Raises:
             InvalidField: no batch has the id ``after``, or ``limit`` is out of bounds.
         """
         async with self.database.read() as connection:
-            return await read_page(connection, batches, _batch, after=after, limit=limit)
+            return await read_page(connection, batches, _batch, after=after, limit=limit, project=project)
 
     async def cancel(self, batch_id: str) -> RequestBatch:
         """Let a batch end with the results it has by now; one that is cancelling already stays so.
@@ -189,9 +191,9 @@ class BatchStore:
             await in_thread(shutil.rmtree, self.directory / name, ignore_errors=True)
         return left
 
-    async def _input(self, file_id: str) -> Path:
+    async def _input(self, file_id: str, project: str) -> Path:
         try:
-            file = await self.files.get(file_id)
+            file = await self.files.get(file_id, project)
         except FileNotFound:
             reason = "does not exist"
         else:
@@ -224,8 +226,9 @@ def faults_as_json(faults: Sequence[InputFault]) -> list[dict[str, Any]]:
     return [asdict(fault) for fault in faults]
 
 
-async def _existing(connection: AsyncConnection, batch_id: str) -> Row[Any]:
-    row = (await connection.execute(select(batches).where(batches.c.id == batch_id))).one_or_none()
+async def _existing(connection: AsyncConnection, batch_id: str, project: str | None = None) -> Row[Any]:
+    statement = select(batches).where(batches.c.id == batch_id, *belongs_to(batches, project))
+    row = (await connection.execute(statement)).one_or_none()
     if row is None:
         raise BatchNotFound(
             f"no batch has the id '{batch_id:.100}'; list the batches to see which exist", param="batch_id"

@@ -5,6 +5,7 @@ from typing import Final
 
 from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, Integer, MetaData, String, Table
 
+from adapters.names import DEFAULT_PROJECT, MAX_PROJECT_LENGTH
 from adapters.storage.database import UtcDateTime
 from trainer.schema import MAX_ID_LENGTH, MAX_MODEL_LENGTH
 
@@ -40,6 +41,7 @@ batches = Table(
     Column("metadata", _Json),
     Column("output_expires_after_s", Integer),
     Column("key_id", String(8)),
+    Column("project", String(MAX_PROJECT_LENGTH), nullable=False, server_default=DEFAULT_PROJECT),
     Column("expires_at", UtcDateTime, nullable=False),
     # the process that works on it
     Column("token", Integer, nullable=False),  # grows with each claim; a write with an older one is refused

@@ -15,6 +15,7 @@ from adapters.names import (
     Reference,
     check_adapter_name,
     check_alias,
+    check_project,
     is_adapter_name,
     parse_reference,
 )
@@ -76,9 +77,27 @@ def show(ref: Ref, *, as_json: AsJson = False, url: Url = None, api_key: ApiKey 
         versions = server.all_pages(f"{path}/versions")["data"]
     created = format_time(adapter["created_at"])
     called = {} if adapter["lora_name"] is None else {"loaded as": adapter["lora_name"]}
-    show_fields({"name": adapter["name"], **called, "aliases": _aliases(adapter["aliases"]), "created": created})
+    fields = {"name": adapter["name"], **called, "aliases": _aliases(adapter["aliases"]), "created": created}
+    shared = {"shared with": ", ".join(adapter["shared_with"])} if adapter["shared_with"] else {}
+    show_fields({**fields, "project": adapter["project"], **shared})
     typer.echo()
     show_table(["VERSION", "RANK", "SIZE", "DIGEST", "ALIASES", "RESIDENCY", "CREATED"], map(_version_row, versions))
+
+
+@app.command()
+def share(
+    name: Name,
+    project: Annotated[str, typer.Argument(metavar="PROJECT", help="Project whose keys may use and read it.")],
+    *,
+    end: Annotated[bool, typer.Option("--end", help="End the share.")] = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Let the keys of another project use and read an adapter with all its versions, not change it."""
+    path = f"/v1/adapters/{check_adapter_name(name)}/shares/{check_project(project)}"
+    with connect(url, api_key) as server:
+        adapter = server.send("DELETE" if end else "PUT", path)
+    show_note(f"{name} is shared with: {', '.join(adapter['shared_with']) or 'no project'}")
 
 
 @app.command()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from adapters.names import DEFAULT_PROJECT
 from server.access.api_key import ApiKey
 from server.access.scope import Scope
 from server.cli.failure import CommandFailed, ExitCode
@@ -38,13 +39,18 @@ def create(
         typer.Option(help="infer: send requests to models; admin: everything; others: one part. Repeatable."),
     ] = [Scope.INFER],  # noqa: B006 - typer copies it
     adapter: Annotated[
-        list[str] | None, typer.Option(help="Adapter that it may use, * for any text; infer keys alone. Repeatable.")
+        list[str] | None, typer.Option(help="Name of an adapter that it may use, * for any text. Repeatable.")
     ] = None,
+    project: Annotated[
+        str, typer.Option(help="Whose adapters, files, jobs, batches and responses the key sees.")
+    ] = DEFAULT_PROJECT,
     days: Annotated[float | None, typer.Option(min=0.01, max=3650, help="Days until the key ends.")] = None,
 ) -> None:
     """Create a key and print its secret, which is shown only once."""
     ends = None if days is None else datetime.now(UTC) + timedelta(days=days)
-    key, secret = _with_key_ring(ctx, lambda ring: ring.create(name, scope, adapters=adapter or None, expires_at=ends))
+    key, secret = _with_key_ring(
+        ctx, lambda ring: ring.create(name, scope, project=project, adapters=adapter or None, expires_at=ends)
+    )
     typer.echo(secret)
     show_note(f"key {key.id} ({', '.join(sorted(key.scopes))}): store the secret now, it will not be shown again")
 
@@ -57,7 +63,7 @@ def list_keys(ctx: typer.Context, *, as_json: AsJson = False) -> None:
         return ring.list()
 
     keys = [_key_json(key) for key in _with_key_ring(ctx, read)]
-    columns = ["ID", "NAME", "SCOPES", "SECRET", "CREATED", "ENDS", "LAST USE", "REVOKED"]
+    columns = ["ID", "NAME", "PROJECT", "SCOPES", "SECRET", "CREATED", "ENDS", "LAST USE", "REVOKED"]
     show_listing({"object": "list", "data": keys, "has_more": False}, columns, _key_row, as_json=as_json)
 
 
@@ -131,6 +137,7 @@ def _key_json(key: ApiKey) -> dict[str, Any]:
     values = {
         "id": key.id,
         "name": key.name,
+        "project": key.project,
         "scopes": sorted(key.scopes),
         "last4": key.last4,
         "adapters": key.adapters,
@@ -140,4 +147,5 @@ def _key_json(key: ApiKey) -> dict[str, Any]:
 
 def _key_row(key: dict[str, Any]) -> list[object]:
     times = [key[name] for name in _TIMES]
-    return [key["id"], key["name"], key["scopes"], f"…{key['last4']}", *(time and format_time(time) for time in times)]
+    shown = (time and format_time(time) for time in times)
+    return [key["id"], key["name"], key["project"], key["scopes"], f"…{key['last4']}", *shown]

@@ -93,6 +93,8 @@ class Generation:
     """Called once by the engine, with the first output: the prompt has been read."""
     is_finished: Callable[[], bool] = lambda: False
     """Whether the engine has finished the generation, although its caller has not read all of it yet."""
+    cache_scope: str | None = None
+    """Set before the engine computes: generations of two scopes share no prefix cache. None is one of them."""
 
 
 class EngineHooks(Protocol):

@@ -138,7 +138,7 @@ class Gateway:
                             scope,
                             receive,
                             response.send_from_engine,
-                            key_id=context.caller.key_id,
+                            project=context.caller.project,
                             may_store=not context.is_deferred,  # thousands of lines would drive all others out
                         )
                     else:

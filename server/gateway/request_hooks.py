@@ -15,6 +15,7 @@ from typing import Any, Final
 import structlog
 
 from adapters.errors import PatchbayError
+from adapters.names import DEFAULT_PROJECT
 from adapters.registry.catalog import Catalog
 from adapters.versions import Version
 from server.access.caller import ANONYMOUS, Caller
@@ -161,7 +162,10 @@ class RequestHooks:
             except PatchbayError as refusal:
                 context.refusal = refusal
                 raise
-            generation = turn.generation = Generation(on_first_output=partial(running.scheduler.read, turn))
+            generation = turn.generation = Generation(
+                on_first_output=partial(running.scheduler.read, turn),
+                cache_scope=None if context.caller.project == DEFAULT_PROJECT else context.caller.project,
+            )
             try:
                 with self.meter.generation(version, generation, cold_s=context.cold_s, turn_s=turn.waited_s):
                     yield generation

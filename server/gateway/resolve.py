@@ -4,6 +4,7 @@ from adapters.errors import AdapterNotFound, InvalidName, WrongBase
 from adapters.registry.catalog import Catalog
 from adapters.versions import Version
 from server.access.caller import ANONYMOUS, Caller
+from server.access.visible_adapters import VisibleAdapters
 from server.engine.protocol import EngineInfo
 
 
@@ -16,7 +17,7 @@ def resolve(model: str, catalog: Catalog, info: EngineInfo, caller: Caller = ANO
         WrongBase: the version was made for another base model than the one served.
     """
     try:
-        version = catalog.find(model, caller.may_use)
+        version = VisibleAdapters(catalog, caller).find(model)
     except (InvalidName, AdapterNotFound) as unknown:
         raise AdapterNotFound(
             f"The model `{model[:200]}` does not exist. GET /v1/models lists the adapters; the base model is "

@@ -43,6 +43,8 @@ ROUTE_SCOPES: Final[Mapping[Scope, tuple[str, ...]]] = {
         "DELETE /v1/adapters/{name}",
         "POST /v1/adapters/{name}/versions",
         "POST /v1/adapters/{name}/merge",
+        "PUT /v1/adapters/{name}/shares/{project}",
+        "DELETE /v1/adapters/{name}/shares/{project}",
         f"DELETE {_VERSION}",
         f"POST {_VERSION}/load",
         f"POST {_VERSION}/unload",

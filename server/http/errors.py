@@ -32,7 +32,7 @@ _BY_STATUS: Final[Mapping[int, Sequence[type[PatchbayError]]]] = {
         trainer_errors.InvalidField,
     ),
     401: (server_errors.Unauthenticated,),
-    403: (adapter_errors.SourceForbidden, server_errors.Forbidden),
+    403: (adapter_errors.NameNotAllowed, adapter_errors.SourceForbidden, server_errors.Forbidden),
     404: (adapter_errors.NotFound, adapter_errors.SourceNotFound, server_errors.RouteUnsupported),
     408: (server_errors.BodyTooSlow,),
     409: (adapter_errors.Conflict, adapter_errors.WrongBase),

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from adapters.errors import PatchbayError
 from adapters.registry.catalog import Catalog
+from server.access.key_ring import KeyRing
 from server.current_engine import CurrentEngine
+from server.gateway.authenticate import authorize
 from server.gateway.inference_routes import needs
 from server.gateway.resolve import resolve
 
@@ -15,18 +17,19 @@ class BatchChecks:
 
     engine: CurrentEngine
     catalog: Catalog
+    keys: KeyRing
 
     def endpoint_fault(self, endpoint: str) -> str | None:
         if endpoint in self.engine.serving().engine.paths:
             return None
         return f"the base model does not answer {endpoint}; that takes {needs(endpoint)}"
 
-    def model_fault(self, model: str) -> str | None:
+    def model_fault(self, model: str, endpoint: str, key_id: str | None) -> str | None:
         info = self.engine.info
-        if model in info.served_names:
-            return None
         try:
-            resolve(model, self.catalog, info)
+            caller = authorize(self.keys, key_id, "POST", endpoint)
+            if model not in info.served_names:
+                resolve(model, self.catalog, info, caller)
         except PatchbayError as refusal:
             return refusal.message
         return None

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from adapters.names import FineTunedName, check_adapter_name, parse_reference
 from adapters.versions import Version
+from server.access.visible_adapters import VisibleAdapters
 from server.state import AppState
 
 
@@ -24,7 +25,7 @@ async def delete_version(state: AppState, version: Version, *, with_aliases: boo
     await _unload(state, [version])
 
 
-async def delete_model(state: AppState, model: str) -> None:
+async def delete_model(state: AppState, adapters: VisibleAdapters, model: str) -> None:
     """Delete the adapter ``model``, or the version that a fine-tuned name means with the aliases that point to it.
 
     An adapter is deleted by the name under which vLLM's call loaded it, too.
@@ -32,15 +33,16 @@ async def delete_model(state: AppState, model: str) -> None:
     Raises:
         InvalidName: ``model`` is a reference such as ``sql@7``; versions are deleted by ``delete_version``.
         NotFound: it does not exist.
+        Forbidden: it is another project's, which shared it.
     """
-    if (loaded := state.registry.catalog.loaded_as(model)) is not None:
-        await delete_adapter(state, loaded.name)
-        return
-    reference = parse_reference(model)
-    if isinstance(reference, FineTunedName):
-        await delete_version(state, state.registry.catalog.resolve(reference), with_aliases=True)
+    if (loaded := adapters.loaded_as(model)) is not None:
+        await delete_adapter(state, adapters.owned(loaded.name).name)
+    elif isinstance(parse_reference(model), FineTunedName):
+        version = adapters.find(model)
+        adapters.owned(version.adapter)
+        await delete_version(state, version, with_aliases=True)
     else:
-        await delete_adapter(state, check_adapter_name(model))
+        await delete_adapter(state, adapters.owned(check_adapter_name(model)).name)
 
 
 async def _unload(state: AppState, versions: Iterable[Version]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import httpx
 
+from server.access.caller import Caller
 from server.errors import RouteUnsupported
 from server.gateway.gateway import Gateway
 from server.gateway.inference_routes import needs
@@ -26,6 +27,7 @@ class GraderClient:
 
     state: AppState
     gateway: Gateway
+    caller: Caller
     headers: Mapping[str, str]
 
     def check(self, model: str) -> None:
@@ -33,7 +35,7 @@ class GraderClient:
         if _CHAT not in running.engine.paths:
             raise RouteUnsupported(f"no model of this server can grade; that takes {needs(_CHAT)}")
         if model not in running.info.served_names:
-            resolve(model, self.state.registry.catalog, running.info)
+            resolve(model, self.state.registry.catalog, running.info, self.caller)
 
     async def ask(self, question: Question) -> GraderAnswer:
         body = {

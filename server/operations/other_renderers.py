@@ -1,6 +1,5 @@
 """Versions that were trained on prompts which this server makes otherwise: their answers may be worse."""
 
-import sys
 from typing import Final
 
 import structlog
@@ -18,8 +17,9 @@ async def warn_of_other_renderers(registry: Registry, engine: Engine) -> None:
     if engine.renderer_sha256 is None:
         return
     renderers = await registry.renderers()
-    adapters, _ = registry.catalog.adapters(limit=sys.maxsize)
-    served = [version for adapter in adapters for version in adapter.versions.values() if version.id in renderers]
+    served = [
+        version for adapter in registry.catalog for version in adapter.versions.values() if version.id in renderers
+    ]
     names = [version.name for version in served if renderers[version.id] != engine.renderer_sha256]
     if names:
         log.warning(

@@ -2,11 +2,12 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
-from adapters.errors import InvalidName, NameTaken
+from adapters.errors import InvalidName, NameNotAllowed, NameTaken
 from adapters.lora.merge.merge import MergeBounds, merge
 from adapters.lora.merge.recipe import MergeRecipe
 from adapters.names import Reference, check_adapter_name, check_lora_name, is_adapter_name, name_for
@@ -16,6 +17,7 @@ from adapters.registry.registry import Registry
 from adapters.sources.directory import DirectorySource
 from adapters.sources.source import Source
 from adapters.storage.staging import Staging
+from server.access.visible_adapters import VisibleAdapters
 from server.gateway.resolve import check_base
 from server.operations.residents import warm_up
 from server.state import AppState
@@ -35,11 +37,12 @@ def check_name(state: AppState, name: str) -> str:
     return check_adapter_name(name)
 
 
-def name_to_load(state: AppState, lora_name: str) -> tuple[str, str | None]:
+def name_to_load(state: AppState, adapters: VisibleAdapters, lora_name: str) -> tuple[str, str | None]:
     """Return the adapter name for ``lora_name``, and ``lora_name`` if it is another one; see ``Adapter.lora_name``.
 
     Raises:
         InvalidName: no adapter may be called that.
+        NameNotAllowed: an adapter that the caller may not see was loaded under that name.
         NameTaken: it is the name of the base model, or means a version or an alias of an adapter.
     """
     catalog, base = state.registry.catalog, state.engine.served_names
@@ -47,9 +50,13 @@ def name_to_load(state: AppState, lora_name: str) -> tuple[str, str | None]:
         return check_name(state, lora_name), None
     check_lora_name(lora_name)
     if (loaded := catalog.loaded_as(lora_name)) is not None:
+        if not adapters.sees(loaded.name):
+            raise NameNotAllowed(lora_name, param="lora_name")
         return loaded.name, lora_name
     with suppress(InvalidName):
         if catalog.is_given(meant := Reference.parse(lora_name)):
+            if not adapters.sees(meant.adapter):
+                raise NameNotAllowed(lora_name, param="lora_name")
             raise NameTaken(
                 f"'{lora_name}' means a version of '{meant.adapter}', which never changes: choose another name",
                 param="lora_name",
@@ -75,7 +82,7 @@ async def publish_version(state: AppState, name: str, source: Source, options: P
     return published
 
 
-async def publish_merge(state: AppState, name: str, recipe: MergeRecipe, *, alias: str | None) -> Published:
+async def publish_merge(state: AppState, name: str, recipe: MergeRecipe, options: PublishOptions) -> Published:
     """Merge versions as ``recipe`` says, and publish the result like an upload.
 
     Raises:
@@ -91,8 +98,8 @@ async def publish_merge(state: AppState, name: str, recipe: MergeRecipe, *, alia
         bounds = MergeBounds(info.base, info.max_rank, settings.resource_limits)
         report = await merge(recipe, directories, scratch.path, bounds)
         source = DirectorySource(scratch.path, allowed=[scratch.path], origin=str(recipe))
-        options = PublishOptions(alias=alias, extra={"merge": report}, force_base=True)
-        return await publish_version(state, name, source, options)
+        merged = replace(options, extra={"merge": report}, force_base=True)
+        return await publish_version(state, name, source, merged)
 
 
 async def register_bundled_adapters(registry: Registry, publisher: Publisher, directory: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
+from adapters.errors import NameNotAllowed
 from adapters.names import DEFAULT_ALIAS, FineTunedName
 from adapters.publish_options import PublishOptions
 from adapters.sources.directory import DirectorySource
@@ -90,8 +91,12 @@ class RunPublisher:
         checkpoint = await in_thread(run.checkpoint, step)
         source = DirectorySource(checkpoint.adapter, allowed=[run.path], origin=f"job:{job.id}")
         extra = await self._report(job, checkpoint.marker, run)
-        options = PublishOptions(fine_tuned_name=name, extra=extra, allow_inert=True)
-        published = await _when_ready(lambda: self.state.publisher.publish(job.adapter, source, options))
+        options = PublishOptions(fine_tuned_name=name, extra=extra, allow_inert=True, project=job.project)
+        try:
+            published = await _when_ready(lambda: self.state.publisher.publish(job.adapter, source, options))
+        except NameNotAllowed:  # another project took the name while the job was training
+            log.warning("the name of a job's adapter is another project's: its id is the name", job=job.id)
+            published = await _when_ready(lambda: self.state.publisher.publish(job.id, source, options))
         return published.version
 
     async def _make_resident(self, version: Version) -> None:

@@ -39,12 +39,12 @@ class ResponseRecorder:
     store: ResponseStore
 
     async def __call__(
-        self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, key_id: str | None, may_store: bool
+        self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, project: str, may_store: bool
     ) -> None:
         """Answer a request to ``PATH`` by ``app``.
 
         Args:
-            key_id: id of the caller's API key; it sees its own responses only.
+            project: the caller's project, whose responses alone are seen.
             may_store: False: the response is not stored whatever the request says.
 
         Raises:
@@ -65,19 +65,19 @@ class ResponseRecorder:
             )
         is_stored = may_store and request.get("store") is not False and self.store.limit > 0
         if previous_id is not None:
-            content = await self._go_on(request, str(previous_id), key_id)
+            content = await self._go_on(request, str(previous_id), project)
         if is_stored or previous_id is not None:
-            send = _RecordedResponse(send, self.store if is_stored else None, key_id, request, previous_id).send
+            send = _RecordedResponse(send, self.store if is_stored else None, project, request, previous_id).send
         await app(
             _with_length(scope, content),
             replayed({"type": "http.request", "body": content, "more_body": False}, receive),
             send,
         )
 
-    async def _go_on(self, request: dict[str, Any], previous_id: str, key_id: str | None) -> bytes:
+    async def _go_on(self, request: dict[str, Any], previous_id: str, project: str) -> bytes:
         """Put the conversation before the input of ``request``; return it as JSON."""
         try:
-            previous = await self.store.get(previous_id, key_id)
+            previous = await self.store.get(previous_id, project)
         except ResponseNotFound as missing:
             raise PreviousResponseNotFound(missing.message, param="previous_response_id") from missing
         request["input"] = [*previous.conversation, *_items(request.get("input"))]
@@ -91,7 +91,7 @@ class _RecordedResponse:
 
     to_client: Send
     store: ResponseStore | None
-    key_id: str | None
+    project: str
     request: Mapping[str, Any]
     previous_id: Any
     _start: Message | None = None
@@ -141,8 +141,8 @@ class _RecordedResponse:
     async def _record(self, response: Mapping[str, Any]) -> None:
         if self.store is None or response.get("object") != "response":
             return
-        if not await self.store.add(self.key_id, _items(self.request.get("input")), response):
-            log.warning("response not stored: too large, or its id is another key's", response=response.get("id"))
+        if not await self.store.add(self.project, _items(self.request.get("input")), response):
+            log.warning("response not stored: too large, or its id is another project's", response=response.get("id"))
 
 
 def _items(value: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The store of responses: bounded in number, age and size. A response is visible to the key that made it alone."""
+"""The store of responses: bounded in number, age and size. A response is visible to the project that made it alone."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, delete, insert, select
+from sqlalchemy import ColumnElement, and_, delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.storage.database import Database
 from server.errors import ResponseNotFound
 from server.responses.schema import MAX_ID_LENGTH, MIGRATIONS, VERSION_TABLE, responses
 from trainer.clock import Clock, database_clock
+from trainer.page import belongs_to
 from trainer.schema import row_reader
 
 MAX_BYTES: Final = 4 << 20
@@ -46,7 +47,7 @@ _response: Final = row_reader(StoredResponse)
 class ResponseStore:
     """The newest ``limit`` responses that are at most ``max_age_s`` old; ``limit`` 0: none are kept.
 
-    ``key_id`` is the id of the caller's API key, None while the server has no keys.
+    ``project``: only its responses; None: all.
     """
 
     database: Database
@@ -60,43 +61,43 @@ class ResponseStore:
         await database.migrate(MIGRATIONS, VERSION_TABLE)
         return cls(database, limit, max_age_s)
 
-    async def add(self, key_id: str | None, input: Sequence[Json], body: Json) -> bool:  # noqa: A002  OpenAI's word
+    async def add(self, project: str, input: Sequence[Json], body: Json) -> bool:  # noqa: A002  OpenAI's word
         """Store a response; return False for one that is too large. The oldest beyond the limit are deleted.
 
-        A response whose caller chose the id of an earlier one of the same key replaces it.
+        A response whose caller chose the id of an earlier one of the same project replaces it.
         """
         response_id = str(body["id"])
         size = len(json.dumps(input)) + len(json.dumps(body))
         if not self.limit or size > MAX_BYTES or len(response_id) > MAX_ID_LENGTH:
             return False
         async with self.database.write() as connection:
-            await connection.execute(delete(responses).where(_is(response_id, key_id)))
+            await connection.execute(delete(responses).where(_is(response_id, project)))
             if (await connection.execute(select(responses.c.id).where(responses.c.id == response_id))).first():
-                return False  # another key's
+                return False  # another project's
             at = await self.clock(connection)
-            values = {"id": response_id, "created_at": at, "key_id": key_id, "input": list(input), "body": dict(body)}
+            values = {"id": response_id, "created_at": at, "project": project, "input": list(input), "body": dict(body)}
             number = (await connection.execute(insert(responses).values(values).returning(responses.c.number))).scalar()
             assert number is not None
             await connection.execute(delete(responses).where(responses.c.number <= number - self.limit))
         return True
 
-    async def get(self, response_id: str, key_id: str | None) -> StoredResponse:
+    async def get(self, response_id: str, project: str | None) -> StoredResponse:
         """Return a response.
 
         Raises:
-            ResponseNotFound: this key made no response with this id, or it is not stored any more.
+            ResponseNotFound: the project made no response with this id, or it is not stored any more.
         """
         async with self.database.read() as connection:
-            living = _is(response_id, key_id) & await self._is_young(connection)
+            living = _is(response_id, project) & await self._is_young(connection)
             row = (await connection.execute(select(responses).where(living))).one_or_none()
         if row is None:
             raise self._missing(response_id)
         return _response(row)
 
-    async def delete(self, response_id: str, key_id: str | None) -> None:
+    async def delete(self, response_id: str, project: str | None) -> None:
         """Delete a response. Those that went on from it hold its items themselves. Raises ResponseNotFound."""
         async with self.database.write() as connection:
-            living = _is(response_id, key_id) & await self._is_young(connection)
+            living = _is(response_id, project) & await self._is_young(connection)
             if not (await connection.execute(delete(responses).where(living))).rowcount:
                 raise self._missing(response_id)
 
@@ -113,7 +114,7 @@ class ResponseStore:
             reason = "this server stores none (--max-responses 0)"
         else:
             reason = (
-                "it was made with another key or with store: false, was deleted, is older than "
+                "it was made in another project or with store: false, was deleted, is older than "
                 f"{self.max_age_s:.0f} s, is not among the last {self.limit}, or was larger than {MAX_BYTES} bytes"
             )
         return ResponseNotFound(
@@ -121,5 +122,5 @@ class ResponseStore:
         )
 
 
-def _is(response_id: str, key_id: str | None) -> ColumnElement[bool]:
-    return (responses.c.id == response_id) & responses.c.key_id.is_not_distinct_from(key_id)
+def _is(response_id: str, project: str | None) -> ColumnElement[bool]:
+    return and_(responses.c.id == response_id, *belongs_to(responses, project))

@@ -5,6 +5,7 @@ from typing import Final
 
 from sqlalchemy import JSON, BigInteger, Column, Integer, MetaData, String, Table
 
+from adapters.names import DEFAULT_PROJECT, MAX_PROJECT_LENGTH
 from adapters.storage.database import UtcDateTime
 
 VERSION_TABLE: Final = "alembic_version_responses"
@@ -22,7 +23,7 @@ responses = Table(
     Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("id", String(MAX_ID_LENGTH), nullable=False, unique=True),
     Column("created_at", UtcDateTime, nullable=False, index=True),
-    Column("key_id", String(8)),  # NULL: made while the server had no keys
+    Column("project", String(MAX_PROJECT_LENGTH), nullable=False, server_default=DEFAULT_PROJECT),
     Column("input", JSON, nullable=False),  # all items that it answers, those of earlier responses included
     Column("body", JSON, nullable=False),
     sqlite_autoincrement=True,

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 from adapters.names import DEFAULT_ALIAS
 from adapters.registry.registry import UNSET
@@ -19,18 +19,18 @@ from server.http.schemas.adapters import (
 from server.http.schemas.base import ListObject
 from server.operations import aliases
 from server.operations.deletion import delete_adapter
-from server.routes.dependencies import DEFAULT_PAGE, PageLimit, StateDep
+from server.routes.dependencies import DEFAULT_PAGE, PageLimit, StateDep, VisibleDep, check_adapter
 
-router = APIRouter(prefix="/v1/adapters", tags=["adapters"])
+router = APIRouter(prefix="/v1/adapters", tags=["adapters"], dependencies=[Depends(check_adapter)])
 
 
 @router.get("")
 async def list_adapters(
-    state: StateDep, after: str | None = None, limit: PageLimit = DEFAULT_PAGE
+    adapters: VisibleDep, after: str | None = None, limit: PageLimit = DEFAULT_PAGE
 ) -> ListObject[AdapterObject]:
     """List adapters by name; ``after`` is the last name of the page before."""
-    adapters, has_more = state.registry.catalog.adapters(after=after, limit=limit)
-    return ListObject[AdapterObject](data=map(AdapterObject.from_adapter, adapters), has_more=has_more)
+    page, has_more = adapters.page(after, limit)
+    return ListObject[AdapterObject](data=map(AdapterObject.from_adapter, page), has_more=has_more)
 
 
 @router.get("/{name}")
@@ -44,6 +44,20 @@ async def delete(name: str, state: StateDep) -> DeletedAdapter:
     """Delete an adapter with all versions and aliases. Requests in flight finish; version numbers are never reused."""
     await delete_adapter(state, name)
     return DeletedAdapter(name=name)
+
+
+@router.put("/{name}/shares/{project}")
+async def share(name: str, project: str, state: StateDep) -> AdapterObject:
+    """Let another project use and read an adapter: all its versions, those to come too."""
+    await state.registry.share(name, project)
+    return AdapterObject.from_adapter(state.registry.catalog.adapter(name))
+
+
+@router.delete("/{name}/shares/{project}")
+async def unshare(name: str, project: str, state: StateDep) -> AdapterObject:
+    """End a share; requests in flight finish."""
+    await state.registry.unshare(name, project)
+    return AdapterObject.from_adapter(state.registry.catalog.adapter(name))
 
 
 @router.get("/{name}/aliases")

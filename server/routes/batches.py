@@ -1,24 +1,33 @@
 """Batches: created, listed, shown, cancelled. OpenAI's routes; ``server.batches`` works on them."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Request
 
 from server.http.schemas.base import ListObject
 from server.http.schemas.batches import BatchBody, BatchObject
-from server.routes.dependencies import KeyIdDep, StateDep
+from server.routes.dependencies import CallerDep, ProjectDep, StateDep
 
-router = APIRouter(prefix="/v1/batches", tags=["batches"])
+
+async def _check_batch(request: Request, state: StateDep, project: ProjectDep) -> None:
+    """Check that the batch in the path is of the caller's project; BatchNotFound for another one."""
+    if (batch_id := request.path_params.get("batch_id")) is not None:
+        await state.batches.get(batch_id, project)
+
+
+router = APIRouter(prefix="/v1/batches", tags=["batches"], dependencies=[Depends(_check_batch)])
 
 
 @router.post("")
-async def create(body: BatchBody, state: StateDep, key_id: KeyIdDep) -> BatchObject:
+async def create(body: BatchBody, state: StateDep, caller: CallerDep) -> BatchObject:
     """Create a batch; its file is checked next, and then its lines are sent or it has failed."""
-    return BatchObject.from_batch(await state.batches.create(body.draft(key_id)))
+    return BatchObject.from_batch(await state.batches.create(body.draft(caller.key_id, caller.project)))
 
 
 @router.get("")
-async def list_batches(state: StateDep, after: str | None = None, limit: int = 20) -> ListObject[BatchObject]:
+async def list_batches(
+    state: StateDep, project: ProjectDep, after: str | None = None, limit: int = 20
+) -> ListObject[BatchObject]:
     """List the batches, newest first; ``after`` is a batch's id."""
-    page = await state.batches.list(after=after, limit=limit)
+    page = await state.batches.list(after=after, limit=limit, project=project)
     return ListObject[BatchObject](data=map(BatchObject.from_batch, page.data), has_more=page.has_more)
 
 

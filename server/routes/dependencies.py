@@ -1,10 +1,11 @@
-"""Dependencies of the routes: the server's state, the caller's key and the size of a page."""
+"""Dependencies of the routes: the server's state, the caller, what the caller may see, and the size of a page."""
 
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
 from server.access.caller import Caller, caller_of
+from server.access.visible_adapters import VisibleAdapters
 from server.state import AppState
 
 
@@ -26,9 +27,28 @@ async def _caller(request: Request) -> Caller:
 CallerDep = Annotated[Caller, Depends(_caller)]
 
 
-async def _key_id(caller: CallerDep) -> str | None:
-    return caller.key_id
+async def _visible_adapters(state: StateDep, caller: CallerDep) -> VisibleAdapters:
+    return VisibleAdapters(state.registry.catalog, caller)
 
 
-KeyIdDep = Annotated[str | None, Depends(_key_id)]
-"""The id of the caller's API key; None while the server has no keys."""
+VisibleDep = Annotated[VisibleAdapters, Depends(_visible_adapters)]
+
+
+async def check_adapter(request: Request, adapters: VisibleDep) -> None:
+    """Check that the caller may see the adapter ``name`` of the path and, but for GET, change it.
+
+    Raises:
+        AdapterNotFound: there is none.
+        Forbidden: it is another project's, which shared it.
+    """
+    name = request.path_params.get("name")
+    if name is not None:
+        (adapters.adapter if request.method == "GET" else adapters.owned)(name)
+
+
+async def _seen_project(caller: CallerDep) -> str | None:
+    return caller.seen_project
+
+
+ProjectDep = Annotated[str | None, Depends(_seen_project)]
+"""The project whose files, jobs, batches and responses the caller may see; None: all."""

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from tempfile import TemporaryFile
 from typing import IO, Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 
 from adapters.storage.disk import in_thread, space_needed
 from server.errors import InvalidRequest
@@ -12,13 +12,20 @@ from server.http.download import Download
 from server.http.multipart import MultipartStream
 from server.http.schemas.base import DeletedObject, ListObject
 from server.http.schemas.fine_tuning import FileObject
-from server.routes.dependencies import StateDep
+from server.routes.dependencies import CallerDep, ProjectDep, StateDep
 from trainer.errors import FileTooLarge, InvalidField
 from trainer.files.file import UPLOADABLE, base_name, check_uploadable
 from trainer.files.file_store import EXPIRY_S
 from trainer.page import MAX_LIMIT
 
-router = APIRouter(prefix="/v1/files", tags=["files"])
+
+async def _check_file(request: Request, state: StateDep, project: ProjectDep) -> None:
+    """Check that the file in the path is of the caller's project; FileNotFound for another one."""
+    if (file_id := request.path_params.get("file_id")) is not None:
+        await state.records.files.get(file_id, project)
+
+
+router = APIRouter(prefix="/v1/files", tags=["files"], dependencies=[Depends(_check_file)])
 
 _PIECE_BYTES: Final = 1 << 20
 _MOST_FIELD_BYTES: Final = 1024
@@ -40,7 +47,7 @@ _FORM: Final[Mapping[str, Any]] = {
 @router.post(
     "", openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}}
 )
-async def upload(request: Request, state: StateDep) -> FileObject:
+async def upload(request: Request, state: StateDep, caller: CallerDep) -> FileObject:
     """Store a file: multipart/form-data with ``purpose``, ``file`` and, in brackets, ``expires_after``.
 
     The fields come in any order, so the file is staged on disk until all of them are known.
@@ -54,7 +61,11 @@ async def upload(request: Request, state: StateDep) -> FileObject:
             raise InvalidField("send the file in the field 'file'", param="file")
         await in_thread(staged.seek, 0)
         file = await state.records.files.create(
-            fields["purpose"], fields["file"], _pieces(staged), expires_after_s=_expiry(fields)
+            fields["purpose"],
+            fields["file"],
+            _pieces(staged),
+            expires_after_s=_expiry(fields),
+            project=caller.project,
         )
     return FileObject.model_validate(file)
 
@@ -62,13 +73,16 @@ async def upload(request: Request, state: StateDep) -> FileObject:
 @router.get("")
 async def list_files(
     state: StateDep,
+    project: ProjectDep,
     after: str | None = None,
     limit: int = MAX_LIMIT,
     order: Literal["asc", "desc"] = "desc",
     purpose: Annotated[str | None, Query(description="List only files for this purpose.")] = None,
 ) -> ListObject[FileObject]:
     """List the files; ``after`` is a file's id."""
-    page = await state.records.files.list(after=after, limit=limit, newest_first=order == "desc", purpose=purpose)
+    page = await state.records.files.list(
+        after=after, limit=limit, newest_first=order == "desc", purpose=purpose, project=project
+    )
     return ListObject[FileObject].model_validate(page)
 
 

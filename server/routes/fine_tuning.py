@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator, Mapping
 from time import perf_counter
 from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 from structlog.contextvars import get_contextvars
 
+from server.access.caller import caller_of
 from server.gateway.gateway import REQUEST_ID
 from server.http.schemas.base import DeletedObject, ListObject
 from server.http.schemas.fine_tuning import (
@@ -25,7 +26,7 @@ from server.http.schemas.fine_tuning import (
 from server.http.schemas.fine_tuning_requests import JobBody, PermissionsBody
 from server.operations.grader_client import GraderClient
 from server.operations.run_publisher import RunPublisher
-from server.routes.dependencies import StateDep
+from server.routes.dependencies import CallerDep, ProjectDep, StateDep
 from server.routes.servability import servable_extension
 from server.state import AppState
 from trainer.errors import InvalidField
@@ -33,7 +34,20 @@ from trainer.graders.grader import Sample
 from trainer.graders.parsing import parse
 from trainer.jobs.events import Event
 
-router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"])
+
+async def _check_path(request: Request, state: StateDep, project: ProjectDep) -> None:
+    """Check that the job or the checkpoint in the path is of the caller's project.
+
+    Raises:
+        JobNotFound, CheckpointNotFound: it is not, or does not exist.
+    """
+    if (job_id := request.path_params.get("job_id")) is not None:
+        await state.records.jobs.get(job_id, project)
+    if (checkpoint := request.path_params.get("checkpoint")) is not None:
+        await state.records.checkpoints.check(checkpoint, project)
+
+
+router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"], dependencies=[Depends(_check_path)])
 
 _METADATA: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 _KEY_HEADERS: Final = ("authorization", "x-api-key")
@@ -41,9 +55,9 @@ _SSE: Final = "text/event-stream"
 
 
 @router.post("/jobs")
-async def create(body: JobBody, state: StateDep) -> JobObject:
+async def create(body: JobBody, state: StateDep, caller: CallerDep) -> JobObject:
     """Create a job; its files are checked next, and then it waits for a worker or has failed."""
-    job = await state.records.jobs.create(body.draft(servable_extension(body, state)))
+    job = await state.records.jobs.create(body.draft(servable_extension(body, state, caller), caller.project))
     state.job_preflight.notify()
     return JobObject.from_job(job)
 
@@ -52,12 +66,14 @@ async def create(body: JobBody, state: StateDep) -> JobObject:
 async def list_jobs(
     request: Request,
     state: StateDep,
+    project: ProjectDep,
     after: str | None = None,
     limit: int = 20,
     metadata: Annotated[str | None, Query(description="Jobs with `metadata[k]=v`; `null`: jobs without any.")] = None,
 ) -> ListObject[JobObject]:
     """List the jobs, newest first: those that carry ``metadata[k]=v``, or with ``metadata=null`` those without any."""
-    page = await state.records.jobs.list(after=after, limit=limit, metadata=_pairs(request, metadata))
+    pairs = _pairs(request, metadata)
+    page = await state.records.jobs.list(after=after, limit=limit, metadata=pairs, project=project)
     return ListObject[JobObject](data=map(JobObject.from_job, page.data), has_more=page.has_more)
 
 
@@ -137,7 +153,7 @@ async def permissions(
 async def permit(checkpoint: str, body: PermissionsBody, state: StateDep) -> ListObject[PermissionObject]:
     """Record permissions of other projects on a checkpoint, for OpenAI's clients; they have no effect.
 
-    This server has no projects: every key with access to inference may use every checkpoint.
+    ``PUT /v1/adapters/{name}/shares/{project}`` lets another project use an adapter, with its checkpoints.
     """
     return ListObject[PermissionObject](data=await state.records.checkpoints.permit(checkpoint, body.project_ids))
 
@@ -186,4 +202,5 @@ async def _sent(events: AsyncIterator[Event]) -> AsyncIterator[str]:
 def _models(request: Request, state: AppState) -> GraderClient:
     """Return a client of this server's models that sends the API key and the request id of ``request``."""
     keys = {name: request.headers[name] for name in _KEY_HEADERS if name in request.headers}
-    return GraderClient(state, request.app.state.gateway, {**keys, REQUEST_ID: get_contextvars()["request_id"]})
+    headers = {**keys, REQUEST_ID: get_contextvars()["request_id"]}
+    return GraderClient(state, request.app.state.gateway, caller_of(request.scope), headers)

@@ -13,9 +13,10 @@ router = APIRouter(prefix="/v1/keys", tags=["keys"])
 @router.post("", status_code=201)
 async def create(body: KeyBody, state: StateDep) -> CreatedKey:
     """Create a key. Its ``value`` is the secret, which is shown only once."""
-    return _created(
-        *await state.keys.create(body.name, body.scopes, adapters=body.adapters, expires_at=body.expires_at)
+    key, secret = await state.keys.create(
+        body.name, body.scopes, project=body.project, adapters=body.adapters, expires_at=body.expires_at
     )
+    return _created(key, secret)
 
 
 @router.get("")

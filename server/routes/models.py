@@ -10,12 +10,12 @@ from fastapi.responses import StreamingResponse
 
 from adapters.names import DEFAULT_ALIAS, FineTunedName
 from adapters.versions import Adapter, Version
-from server.access.caller import Caller
+from server.access.visible_adapters import VisibleAdapters
 from server.gateway.resolve import resolve
 from server.http.schemas.base import DeletedObject
 from server.http.schemas.process import ModelList, ModelObject, VersionModel
 from server.operations.deletion import delete_model
-from server.routes.dependencies import CallerDep, StateDep
+from server.routes.dependencies import CallerDep, StateDep, VisibleDep
 from server.state import AppState
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -25,15 +25,15 @@ _BATCH = 200
 
 
 @router.get("", response_model=ModelList)
-async def list_models(state: StateDep, caller: CallerDep) -> StreamingResponse:
+async def list_models(state: StateDep, adapters: VisibleDep) -> StreamingResponse:
     """List the base model, every adapter and every fine-tuned model; a job's checkpoints are listed with the job.
 
     OpenAI's client reads a single page here, so that page has all models; it is streamed.
     """
-    return StreamingResponse(_list(state, caller), media_type="application/json")
+    return StreamingResponse(_list(state, adapters), media_type="application/json")
 
 
-async def _list(state: AppState, caller: Caller) -> AsyncIterator[str]:
+async def _list(state: AppState, adapters: VisibleAdapters) -> AsyncIterator[str]:
     """Yield a ``ModelList`` as JSON, in pieces."""
     models = [_base_model(name, state) for name in state.engine.served_names]
     yield '{"object":"list","data":[' + ",".join(model.model_dump_json() for model in models)
@@ -41,12 +41,10 @@ async def _list(state: AppState, caller: Caller) -> AsyncIterator[str]:
     after: str | None = None
     separator, has_more = "," if models else "", True
     while has_more:
-        adapters, has_more = state.registry.catalog.adapters(after=after, limit=_BATCH)
-        if adapters:
-            after = adapters[-1].name
-            usable = (adapter for adapter in adapters if caller.may_use(adapter.name))
-            models = [model for adapter in usable for model in base.models_of(adapter)]
-        if adapters and models:
+        page, has_more = adapters.page(after, _BATCH)
+        if page:
+            after = page[-1].name
+            models = [model for adapter in page for model in base.models_of(adapter)]
             yield separator + ",".join(model.model_dump_json() for model in models)
             separator = ","
         await asyncio.sleep(0)
@@ -62,9 +60,9 @@ async def show(model: str, state: StateDep, caller: CallerDep) -> VersionModel |
 
 
 @router.delete("/{model:path}")
-async def delete(model: str, state: StateDep) -> DeletedObject:
+async def delete(model: str, state: StateDep, adapters: VisibleDep) -> DeletedObject:
     """Delete an adapter, or the version that a fine-tuned name means with the aliases that point to it."""
-    await delete_model(state, model)
+    await delete_model(state, adapters, model)
     return DeletedObject(object="model", id=model)
 
 

@@ -3,7 +3,9 @@
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
-from adapters.errors import InvalidName, NameTaken, NotFound
+from adapters.errors import InvalidName, NameNotAllowed, NameTaken, NotFound
+from server.access.caller import Caller
+from server.access.visible_adapters import VisibleAdapters
 from server.engine.protocol import EngineInfo
 from server.errors import EngineNotReady
 from server.gateway.resolve import resolve
@@ -15,20 +17,21 @@ from trainer.errors import InvalidField
 from trainer.options import ALL_LINEAR, DEFAULT_RANK
 
 
-def servable_extension(body: JobBody, state: AppState) -> Json:
+def servable_extension(body: JobBody, state: AppState, caller: Caller) -> Json:
     """Return our own fields of a job, with the rank and the version to go on from resolved.
 
     Raises:
         InvalidField: a rank or targets that the engine does not take; a warm start that does not exist, is
             given twice, or together with them; an integration that the operator did not allow.
         InvalidName, NameTaken: no adapter may have the name.
+        NameNotAllowed, Forbidden: the caller may not publish an adapter of that name.
         WrongBase: the warm start was made for another base model.
         EngineNotReady: the base model is not known yet.
     """
     _check_integrations(body, state)
     info = state.engine.info
     extension = body.extension()
-    if (warm_start := _warm_start(body, info, state)) is not None:
+    if (warm_start := _warm_start(body, info, state, caller)) is not None:
         for name in ("rank", "alpha", "targets"):
             if name in extension:
                 raise InvalidField(f"a warm start keeps its own {name}: leave {name} out", param=name)
@@ -38,6 +41,7 @@ def servable_extension(body: JobBody, state: AppState) -> Json:
         _check_targets(body.targets, info, state)
     _check_name("adapter", body.adapter, state)
     _check_name("suffix", body.fitted_suffix, state)
+    _check_project(body, state, caller)
     return extension
 
 
@@ -52,7 +56,7 @@ def _check_integrations(body: JobBody, state: AppState) -> None:
             )
 
 
-def _warm_start(body: JobBody, info: EngineInfo, state: AppState) -> str | None:
+def _warm_start(body: JobBody, info: EngineInfo, state: AppState, caller: Caller) -> str | None:
     """Return the name of the version to go on from; later moves of an alias change nothing about the job."""
     param = "warm_start" if body.model in info.served_names else "model"
     reference = body.warm_start if param == "warm_start" else body.model
@@ -65,13 +69,20 @@ def _warm_start(body: JobBody, info: EngineInfo, state: AppState) -> str | None:
     if reference is None:
         return None
     try:
-        return resolve(reference, state.registry.catalog, info).name
+        return resolve(reference, state.registry.catalog, info, caller).name
     except NotFound as unknown:
         raise InvalidField(
             f"{param} '{reference:.100}' cannot be trained on: use {' or '.join(info.served_names)}, or the reference "
             "of an adapter to go on from; GET /v1/models lists both",
             param=param,
         ) from unknown
+
+
+def _check_project(body: JobBody, state: AppState, caller: Caller) -> None:
+    """Refuse the name of an adapter that belongs to another project, also where the caller may change that one."""
+    name = body.adapter or body.fitted_suffix
+    if name is not None and VisibleAdapters(state.registry.catalog, caller).project_of(name) != caller.project:
+        raise NameNotAllowed(name, param="suffix" if body.adapter is None else "adapter")
 
 
 def _rank(rank: int | None, info: EngineInfo) -> int:

@@ -3,15 +3,22 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 
 from server.errors import InvalidRequest
 from server.http.multipart import MultipartStream
 from server.http.schemas.uploads import CompleteUploadBody, UploadBody, UploadObject, UploadPartObject
-from server.routes.dependencies import StateDep
+from server.routes.dependencies import CallerDep, ProjectDep, StateDep
 from trainer.files.file import base_name
 
-router = APIRouter(prefix="/v1/uploads", tags=["files"])
+
+async def _check_upload(request: Request, state: StateDep, project: ProjectDep) -> None:
+    """Check that the upload in the path is of the caller's project; UploadNotFound for another one."""
+    if (upload_id := request.path_params.get("upload_id")) is not None:
+        await state.records.uploads.check(upload_id, project)
+
+
+router = APIRouter(prefix="/v1/uploads", tags=["files"], dependencies=[Depends(_check_upload)])
 
 _FORM: Final[Mapping[str, Any]] = {
     "type": "object",
@@ -23,13 +30,14 @@ _FORM: Final[Mapping[str, Any]] = {
 
 
 @router.post("")
-async def create(body: UploadBody, state: StateDep) -> UploadObject:
+async def create(body: UploadBody, state: StateDep, caller: CallerDep) -> UploadObject:
     """Create an upload; it expires after an hour."""
     upload = await state.records.uploads.create(
         body.purpose,
         base_name(body.filename),
         body.bytes,
         file_expires_after_s=None if body.expires_after is None else body.expires_after.seconds,
+        project=caller.project,
     )
     return UploadObject.model_validate(upload)
 

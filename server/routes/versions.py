@@ -22,6 +22,7 @@ from adapters.storage.disk import in_thread
 from adapters.storage.manifest import names_in
 from adapters.versions import Version
 from server.access.scope import Scope
+from server.access.visible_adapters import VisibleAdapters
 from server.errors import InvalidRequest
 from server.gateway.authenticate import require
 from server.http.download import Download
@@ -42,7 +43,7 @@ from server.operations import residents, retention
 from server.operations.compare_versions import compare_versions
 from server.operations.deletion import delete_version
 from server.operations.publish import check_name, publish_merge, publish_version
-from server.routes.dependencies import DEFAULT_PAGE, CallerDep, PageLimit, StateDep
+from server.routes.dependencies import DEFAULT_PAGE, CallerDep, PageLimit, StateDep, VisibleDep, check_adapter
 from server.state import AppState
 
 router = APIRouter(prefix="/v1/adapters", tags=["versions"])
@@ -56,7 +57,9 @@ DEFAULT_DENSITY: Final = 0.5
 DEFAULT_SEED: Final = 0
 
 
-async def _version(name: str, version: str, state: StateDep) -> Version:
+async def _version(
+    name: str, version: str, state: StateDep, checked: Annotated[None, Depends(check_adapter)]
+) -> Version:
     return state.registry.catalog.version(name, _number(version))
 
 
@@ -65,10 +68,16 @@ VersionDep = Annotated[Version, Depends(_version)]
 
 @router.post("/{name}/versions", status_code=201)
 async def publish(
-    name: str, request: Request, state: StateDep, caller: CallerDep, query: Annotated[PublishFields, Query()]
+    name: str,
+    request: Request,
+    state: StateDep,
+    caller: CallerDep,
+    adapters: VisibleDep,
+    query: Annotated[PublishFields, Query()],
 ) -> ReportedVersion:
     """Publish a version: the two files as multipart/form-data, or JSON with a ``source``. It can be called at once."""
     check_name(state, name)
+    project = adapters.project_of(name)
     source: Source
     stated = query.options()
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
@@ -82,12 +91,12 @@ async def publish(
         source = UploadSource(MultipartStream(request, needed=_NEEDED).parts())
     if stated.get("alias") is not None:
         require(caller, Scope.ALIASES_WRITE, "an alias")
-    published = await publish_version(state, name, source, PublishOptions(**stated))
+    published = await publish_version(state, name, source, PublishOptions(**stated, project=project))
     await retention.apply(state, name)
     return _reported(state, published.version, published.report)
 
 
-@router.get("/{name}/versions")
+@router.get("/{name}/versions", dependencies=[Depends(check_adapter)])
 async def list_versions(
     name: str, state: StateDep, after: str | None = None, limit: PageLimit = DEFAULT_PAGE
 ) -> ListObject[VersionObject]:
@@ -168,17 +177,20 @@ async def delete(version: VersionDep, state: StateDep) -> DeletedObject:
 
 
 @router.post("/{name}/merge", status_code=201)
-async def merge(name: str, body: MergeBody, state: StateDep, caller: CallerDep) -> ReportedVersion:
+async def merge(
+    name: str, body: MergeBody, state: StateDep, caller: CallerDep, adapters: VisibleDep
+) -> ReportedVersion:
     """Publish a weighted combination of versions as the next version of an adapter. It can be called at once."""
     check_name(state, name)
     if body.alias is not None:
         check_alias(body.alias)
         require(caller, Scope.ALIASES_WRITE, "an alias")
-    published = await publish_merge(state, name, _recipe(body, state), alias=body.alias)
+    options = PublishOptions(alias=body.alias, project=adapters.project_of(name))
+    published = await publish_merge(state, name, _recipe(body, adapters), options)
     return _reported(state, published.version, published.report)
 
 
-def _recipe(body: MergeBody, state: AppState) -> MergeRecipe:
+def _recipe(body: MergeBody, adapters: VisibleAdapters) -> MergeRecipe:
     is_linear = body.method is MergeMethod.LINEAR
     if body.density is not None and is_linear:
         raise InvalidRequest("method linear adds whole versions up; only ties and dare have a density", param="density")
@@ -188,24 +200,20 @@ def _recipe(body: MergeBody, state: AppState) -> MergeRecipe:
         raise InvalidRequest("every weight is 0, which makes the base model; give one another value", param="versions")
     density = DEFAULT_DENSITY if body.density is None and not is_linear else body.density
     seed = DEFAULT_SEED if body.seed is None and body.method.is_random else body.seed
-    ingredients = [Ingredient(_resolved(state, each.reference), each.weight) for each in body.versions]
+    ingredients = [Ingredient(adapters.find(each.reference), each.weight) for each in body.versions]
     return MergeRecipe(tuple(ingredients), body.method, density, seed, body.compress_to)
 
 
 @router.post("/diff")  # GET would hide an adapter called "diff"
-async def diff(body: DiffBody, state: StateDep) -> DiffObject:
+async def diff(body: DiffBody, state: StateDep, adapters: VisibleDep) -> DiffObject:
     """Compare two versions: what they add to the base model's weights, and the engine's scores with each."""
-    a, b = _resolved(state, body.a), _resolved(state, body.b)
+    a, b = adapters.find(body.a), adapters.find(body.b)
     if a.base_fingerprint != b.base_fingerprint:
         raise WrongBase(f"{a.name} and {b.name} were made for different base models, so they do not compare", param="b")
     paths = [await state.blobs.path(version.digest) for version in (a, b)]
     weights = await in_thread(lambda: Diff.of(*map(StoredLora.open, paths)).to_json())
     answers = await compare_versions(state.engine, a, b)
     return DiffObject(a=a.name, b=b.name, **answers, **weights)
-
-
-def _resolved(state: AppState, reference: str) -> Version:
-    return state.registry.catalog.find(reference)
 
 
 def _shown(state: AppState, version: Version, renderer_sha256: str | None = None) -> VersionObject:

@@ -18,7 +18,7 @@ from server.http.schemas.base import Body
 from server.operations import retention
 from server.operations.deletion import delete_model
 from server.operations.publish import name_to_load, publish_version
-from server.routes.dependencies import CallerDep, StateDep
+from server.routes.dependencies import CallerDep, StateDep, VisibleDep
 
 router = APIRouter(prefix="/v1", tags=["vllm"])
 
@@ -47,14 +47,17 @@ class UnloadBody(LoraBody):
 
 
 @router.post("/load_lora_adapter", response_class=PlainTextResponse)
-async def load_lora_adapter(body: LoadBody, state: StateDep, caller: CallerDep) -> PlainTextResponse:
+async def load_lora_adapter(
+    body: LoadBody, state: StateDep, caller: CallerDep, adapters: VisibleDep
+) -> PlainTextResponse:
     """Publish the adapter at ``lora_path`` (a directory or a hub id) under ``lora_name`` and make it resident.
 
     ``load_inplace`` publishes a further version and moves ``stable`` to it; streams in flight finish on the old one.
     A name that no adapter may have, such as ``acme/sql``, is one more name of the adapter: requests may use it.
     """
     _log_ignored(body)
-    name, lora_name = name_to_load(state, body.lora_name)
+    name, lora_name = name_to_load(state, adapters, body.lora_name)
+    project = adapters.project_of(name)
     if name in state.registry.catalog and not body.load_inplace:
         raise InvalidRequest(
             f"The lora adapter '{body.lora_name}' has already been loaded. If you want to load the adapter in place, "
@@ -64,27 +67,28 @@ async def load_lora_adapter(body: LoadBody, state: StateDep, caller: CallerDep) 
     if name in state.registry.catalog:
         require(caller, Scope.ALIASES_WRITE, "a load in place, which moves 'stable',")
     source = parse_lora_path(body.lora_path, state.settings.source_rules)
-    options = PublishOptions(alias=DEFAULT_ALIAS, lora_name=lora_name, is_in_place=body.load_inplace)
+    in_place = body.load_inplace
+    options = PublishOptions(alias=DEFAULT_ALIAS, lora_name=lora_name, is_in_place=in_place, project=project)
     await publish_version(state, name, source, options)
     await retention.apply(state, name)
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
 
 @router.post("/unload_lora_adapter", response_class=PlainTextResponse)
-async def unload_lora_adapter(body: UnloadBody, state: StateDep) -> PlainTextResponse:
+async def unload_lora_adapter(body: UnloadBody, state: StateDep, adapters: VisibleDep) -> PlainTextResponse:
     """Delete the adapter ``lora_name``: after this call its name is unknown, as with vLLM.
 
     A fine-tuned name deletes the version that it means and the aliases that point to that version.
     """
     _log_ignored(body)
-    name, catalog = body.lora_name, state.registry.catalog
-    if (adapter := catalog.loaded_as(name)) is None and isinstance(named := parse_reference(name), FineTunedName):
-        versions = [catalog.resolve(named)]
+    name = body.lora_name
+    if (adapter := adapters.loaded_as(name)) is None and isinstance(parse_reference(name), FineTunedName):
+        versions = [adapters.find(name)]
     else:
-        versions = list((adapter or catalog.adapter(name)).versions.values())
+        versions = list((adapter or adapters.adapter(name)).versions.values())
     if body.lora_int_id is not None and body.lora_int_id not in {version.id for version in versions}:
         raise InvalidRequest(f"'{name}' has no version with the id {body.lora_int_id}", param="lora_int_id")
-    await delete_model(state, name)
+    await delete_model(state, adapters, name)
     return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from adapters.names import DEFAULT_PROJECT
 from trainer.errors import InvalidField
 
 MAX_BYTES: Final = 512 << 20
@@ -57,3 +58,4 @@ class File:
     """Hex digest of the bytes."""
     expires_at: datetime | None
     """When the file is deleted, unless an unfinished job needs it then; None: never."""
+    project: str = DEFAULT_PROJECT

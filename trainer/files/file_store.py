@@ -10,12 +10,13 @@ from typing import Any, Final
 from sqlalchemy import Row, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from adapters.names import DEFAULT_PROJECT
 from adapters.storage.database import Database
 from adapters.storage.disk import FileEntry, in_thread
 from trainer.clock import Clock, database_clock
 from trainer.errors import FileCorrupt, FileInUse, FileNotFound, FileTooLarge, InvalidField
 from trainer.files.file import MAX_BYTES, UPLOADABLE, File, Purpose
-from trainer.page import MAX_LIMIT, Page, read_page
+from trainer.page import MAX_LIMIT, Page, belongs_to, read_page
 from trainer.schema import files, jobs, mint, row_reader
 
 MAX_FILENAME_LENGTH: Final = 255
@@ -31,7 +32,7 @@ class FileStore:
     """Uploaded files and the result files of jobs.
 
     The bytes are durable before the row is: a crash leaves bytes without a row, never a row without bytes.
-    Each method with ``file_id`` raises FileNotFound for an unknown one.
+    Each method with ``file_id`` raises FileNotFound for an unknown one. ``project``: only its files; None: all.
     """
 
     database: Database
@@ -40,7 +41,13 @@ class FileStore:
     clock: Clock = database_clock
 
     async def create(
-        self, purpose: str, filename: str, chunks: AsyncIterator[bytes], *, expires_after_s: int | None = None
+        self,
+        purpose: str,
+        filename: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        expires_after_s: int | None = None,
+        project: str = DEFAULT_PROJECT,
     ) -> File:
         """Store ``chunks`` as a new file. A file for ``batch`` expires after 30 days by default.
 
@@ -61,6 +68,7 @@ class FileStore:
                 insert(files)
                 .values(
                     id=file_id,
+                    project=project,
                     created_at=at,
                     filename=filename,
                     purpose=purpose,
@@ -73,9 +81,9 @@ class FileStore:
             )
             return _file(row.one())
 
-    async def get(self, file_id: str) -> File:
+    async def get(self, file_id: str, project: str | None = None) -> File:
         async with self.database.read() as connection:
-            return _file(await _existing(connection, file_id))
+            return _file(await _existing(connection, file_id, project))
 
     async def list(
         self,
@@ -84,6 +92,7 @@ class FileStore:
         limit: int = MAX_LIMIT,
         newest_first: bool = True,
         purpose: str | None = None,
+        project: str | None = None,
     ) -> Page[File]:
         """Return the files that follow the one with the id ``after``, of one purpose or of all.
 
@@ -93,7 +102,7 @@ class FileStore:
         where = [_LIVING] if purpose is None else [_LIVING, files.c.purpose == purpose]
         async with self.database.read() as connection:
             return await read_page(
-                connection, files, _file, *where, after=after, limit=limit, newest_first=newest_first
+                connection, files, _file, *where, after=after, limit=limit, newest_first=newest_first, project=project
             )
 
     async def content(self, file_id: str) -> Path:
@@ -198,9 +207,11 @@ def check_fields(purpose: str, filename: str, expires_after_s: int | None) -> No
         )
 
 
-async def _existing(connection: AsyncConnection, file_id: str, *, is_locked: bool = False) -> Row[Any]:
+async def _existing(
+    connection: AsyncConnection, file_id: str, project: str | None = None, *, is_locked: bool = False
+) -> Row[Any]:
     """Return the row of a file that was not deleted; ``is_locked``: until the end of the transaction."""
-    statement = select(files).where(files.c.id == file_id, _LIVING)
+    statement = select(files).where(files.c.id == file_id, _LIVING, *belongs_to(files, project))
     row = (await connection.execute(statement.with_for_update() if is_locked else statement)).one_or_none()
     if row is None:
         raise FileNotFound(

@@ -35,6 +35,8 @@ class FileUpload:
     size_bytes: int
     """The size that the file will have, as its creator stated it."""
     file_expires_after_s: int | None
+    project: str
+    """The project that the file will belong to."""
     file: File | None = None
     """The file; None before the upload is completed."""
 

@@ -13,11 +13,13 @@ from typing import Any, Final
 from sqlalchemy import Row, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from adapters.names import DEFAULT_PROJECT
 from adapters.storage.disk import FileEntry, in_thread
 from trainer.errors import FileTooLarge, IllegalTransition, InvalidField, UploadNotFound
 from trainer.files.file import check_uploadable
 from trainer.files.file_store import FileStore, check_fields
 from trainer.files.upload import MAX_PART_BYTES, UPLOAD_S, FileUpload, UploadPart, UploadStatus
+from trainer.page import belongs_to
 from trainer.schema import mint, row_reader, upload_parts, uploads
 
 _PIECE_BYTES: Final = 1 << 20
@@ -38,7 +40,13 @@ class UploadStore:
     directory: Path
 
     async def create(
-        self, purpose: str, filename: str, size_bytes: int, *, file_expires_after_s: int | None = None
+        self,
+        purpose: str,
+        filename: str,
+        size_bytes: int,
+        *,
+        file_expires_after_s: int | None = None,
+        project: str = DEFAULT_PROJECT,
     ) -> FileUpload:
         """Create an upload of ``size_bytes`` bytes.
 
@@ -58,6 +66,7 @@ class UploadStore:
             at = await self.files.clock(connection)
             values = {
                 "id": mint("upload_"),
+                "project": project,
                 "created_at": at,
                 "expires_at": at + timedelta(seconds=UPLOAD_S),
                 "status": UploadStatus.PENDING,
@@ -68,6 +77,13 @@ class UploadStore:
             }
             row = (await connection.execute(insert(uploads).values(values).returning(*uploads.c))).one()
         return _upload(row)
+
+    async def check(self, upload_id: str, project: str | None) -> None:
+        """Check that the upload is one of ``project``, None: of any; ended or not."""
+        statement = select(uploads.c.id).where(uploads.c.id == upload_id, *belongs_to(uploads, project))
+        async with self.files.database.read() as connection:
+            if (await connection.execute(statement)).first() is None:
+                raise _missing(upload_id)
 
     async def add_part(self, upload_id: str, chunks: AsyncIterator[bytes]) -> UploadPart:
         """Store a part. Parts may be sent at once, and again where a response was lost.
@@ -122,7 +138,11 @@ class UploadStore:
         paths = [self.directory / upload_id / part_id for part_id in part_ids]
         async with self._unless_ended(upload_id):
             file = await self.files.create(
-                upload.purpose, upload.filename, _joined(paths, md5), expires_after_s=upload.file_expires_after_s
+                upload.purpose,
+                upload.filename,
+                _joined(paths, md5),
+                expires_after_s=upload.file_expires_after_s,
+                project=upload.project,
             )
         try:
             ended = await self._end(upload_id, UploadStatus.COMPLETED, file_id=file.id)
@@ -174,9 +194,7 @@ class UploadStore:
         statement = select(uploads).where(uploads.c.id == upload_id)
         row = (await connection.execute(statement.with_for_update() if is_locked else statement)).one_or_none()
         if row is None:
-            raise UploadNotFound(
-                f"no upload has the id '{upload_id:.100}'; POST /v1/uploads creates one", param="upload_id"
-            )
+            raise _missing(upload_id)
         status = _status(row, await self.files.clock(connection))
         if status is not UploadStatus.PENDING:
             raise IllegalTransition(f"upload '{upload_id}' is {status}: create another one", status=status)
@@ -184,6 +202,10 @@ class UploadStore:
 
 
 _IS_PENDING: Final = uploads.c.status == UploadStatus.PENDING
+
+
+def _missing(upload_id: str) -> UploadNotFound:
+    return UploadNotFound(f"no upload has the id '{upload_id:.100}'; POST /v1/uploads creates one", param="upload_id")
 
 
 def _status(row: Row[Any], at: datetime) -> UploadStatus:

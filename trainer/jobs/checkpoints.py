@@ -14,8 +14,8 @@ from trainer.clock import Clock, database_clock
 from trainer.errors import CheckpointNotFound, InvalidField, PermissionNotFound
 from trainer.jobs.events import EventDraft, add_events, finite
 from trainer.jobs.rows import AnyRow, job_row
-from trainer.page import Page, read_page
-from trainer.schema import checkpoint_permissions, job_checkpoints, mint, row_reader
+from trainer.page import Page, belongs_to, read_page
+from trainer.schema import checkpoint_permissions, job_checkpoints, jobs, mint, row_reader
 
 MAX_PROJECT_ID_LENGTH: Final = 128
 
@@ -56,8 +56,7 @@ _permission: Final = row_reader(Permission)
 class CheckpointStore:
     """The checkpoints of all jobs (``Queue.record`` writes them), and the permissions on them.
 
-    Permissions are records without effect: this server has no projects, and each of its keys with access to inference
-    may use every checkpoint.
+    Permissions are records without effect: what another project may use is decided by the shares of adapters.
     """
 
     database: Database
@@ -74,6 +73,14 @@ class CheckpointStore:
             of_job = job_checkpoints.c.job_number == (await job_row(connection, job_id)).number
             value = partial(_checkpoint, job_id)
             return await read_page(connection, job_checkpoints, value, of_job, after=after, limit=limit)
+
+    async def check(self, model: str, project: str | None) -> None:
+        """Check that a job of ``project``, None: of any, made the checkpoint ``model``; else CheckpointNotFound."""
+        of_job = select(job_checkpoints.c.number).join(jobs, jobs.c.number == job_checkpoints.c.job_number)
+        made = of_job.where(job_checkpoints.c.model == model, *belongs_to(jobs, project)).limit(1)
+        async with self.database.read() as connection:
+            if (await connection.execute(made)).first() is None:
+                raise _missing(model)
 
     async def permit(self, model: str, project_ids: Sequence[str]) -> tuple[Permission, ...]:
         """Record permissions on the checkpoint ``model``; a project that has one keeps it. Return one for each project.
@@ -160,10 +167,14 @@ async def _check_checkpoint(connection: AsyncConnection, model: str, *, is_locke
     if is_locked:
         statement = statement.with_for_update()
     if (await connection.execute(statement)).first() is None:
-        raise CheckpointNotFound(
-            f"no job made a checkpoint named '{model}'; list a job's checkpoints to see their names",
-            param="fine_tuned_model_checkpoint",
-        )
+        raise _missing(model)
+
+
+def _missing(model: str) -> CheckpointNotFound:
+    return CheckpointNotFound(
+        f"no job made a checkpoint named '{model}'; list a job's checkpoints to see their names",
+        param="fine_tuned_model_checkpoint",
+    )
 
 
 def _checkpoint(job_id: str, row: AnyRow) -> Checkpoint:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from adapters.names import DEFAULT_PROJECT
 from trainer.errors import InvalidField
 from trainer.jobs.state import JobState
 from trainer.options import MAX_SEED
@@ -47,6 +48,8 @@ class JobDraft:
     extension: Json = field(default_factory=dict)
     """Fields of this server beside OpenAI's: adapter name, rank, packing…"""
     organization_id: str = "patchbay"
+    project: str = DEFAULT_PROJECT
+    """Its files, its events and its adapter belong to the same project."""
     notes: Sequence[str] = ()
     """What was made of the request, as messages of the job's first events."""
 
@@ -70,6 +73,7 @@ class Job:
     id: str
     created_at: datetime
     state: JobState
+    project: str
     organization_id: str
     model: str
     training_file: str

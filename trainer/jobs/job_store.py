@@ -19,7 +19,7 @@ from trainer.jobs.events import EventDraft, Level, add_events
 from trainer.jobs.job import Failure, Job, JobDraft, Json
 from trainer.jobs.state import UNFINISHED, JobState, Verb
 from trainer.options import MAX_SEED
-from trainer.page import Page, read_page
+from trainer.page import Page, belongs_to, read_page
 from trainer.schema import files, job_metadata, jobs, mint
 
 _NO_FILTER: Final[Mapping[str, str]] = MappingProxyType({})
@@ -41,7 +41,8 @@ class JobStore:
     """The jobs in a database that several processes may share.
 
     Each change of state is one conditional UPDATE; its event is written in the same transaction. A change that the
-    job's state does not allow raises IllegalTransition, and an unknown ``job_id`` JobNotFound.
+    job's state does not allow raises IllegalTransition, and an unknown ``job_id`` JobNotFound. ``project``: only its
+    jobs; None: all.
     """
 
     database: Database
@@ -51,12 +52,12 @@ class JobStore:
         """Create a job in ``validating_files``; workers take it once it is admitted.
 
         Raises:
-            InvalidField: one of its files does not exist or has another purpose.
+            InvalidField: one of its files does not exist in the job's project, or has another purpose.
         """
         async with self.database.write() as connection:
-            await _check_file(connection, "training_file", draft.training_file)
+            await _check_file(connection, "training_file", draft.training_file, draft.project)
             if draft.validation_file is not None:
-                await _check_file(connection, "validation_file", draft.validation_file)
+                await _check_file(connection, "validation_file", draft.validation_file, draft.project)
             at = await self.clock(connection)
             values = {
                 **_DRAFT.dump_python(draft, mode="json", exclude={"notes"}),
@@ -75,9 +76,9 @@ class JobStore:
             await add_events(connection, row, at, map(EventDraft, messages))
         return rows.job_of(row)
 
-    async def get(self, job_id: str) -> Job:
+    async def get(self, job_id: str, project: str | None = None) -> Job:
         async with self.database.read() as connection:
-            return rows.job_of(await rows.job_row(connection, job_id))
+            return rows.job_of(await rows.job_row(connection, job_id, *belongs_to(jobs, project)))
 
     async def check_not_cancelled(self, job_id: str, connection: AsyncConnection) -> None:
         """Check a job in a transaction of another store, which waits for a cancellation under way.
@@ -90,7 +91,12 @@ class JobStore:
             raise rows.cancelled(job_id)
 
     async def list(
-        self, *, after: str | None = None, limit: int = 20, metadata: Mapping[str, str] | None = _NO_FILTER
+        self,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        metadata: Mapping[str, str] | None = _NO_FILTER,
+        project: str | None = None,
     ) -> Page[Job]:
         """Return the jobs before the one with the id ``after``, newest first, that carry every pair of ``metadata``.
 
@@ -101,7 +107,7 @@ class JobStore:
         """
         where = [jobs.c.metadata.is_(None)] if metadata is None else [_carries(*pair) for pair in metadata.items()]
         async with self.database.read() as connection:
-            return await read_page(connection, jobs, rows.job_of, *where, after=after, limit=limit)
+            return await read_page(connection, jobs, rows.job_of, *where, after=after, limit=limit, project=project)
 
     async def unvalidated(self) -> Sequence[Job]:
         """Return the jobs whose files are not validated yet, oldest first; a crash may have left some."""
@@ -161,9 +167,10 @@ class JobStore:
         return job
 
 
-async def _check_file(connection: AsyncConnection, param: str, file_id: str) -> None:
+async def _check_file(connection: AsyncConnection, param: str, file_id: str, project: str) -> None:
     """Refuse a missing or unsuitable file; its row stays locked, so that it is not deleted before the job exists."""
-    statement = select(files).where(files.c.id == file_id, files.c.deleted_at.is_(None)).with_for_update()
+    is_file = (files.c.id == file_id, files.c.deleted_at.is_(None), files.c.project == project)
+    statement = select(files).where(*is_file).with_for_update()
     row = (await connection.execute(statement)).one_or_none()
     if row is None:
         raise InvalidField(f"{param} '{file_id}' does not exist: upload it with purpose 'fine-tune'", param=param)

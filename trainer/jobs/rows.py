@@ -40,13 +40,13 @@ async def move(
     return (await connection.execute(statement)).one_or_none()
 
 
-async def job_row(connection: AsyncConnection, job_id: str) -> AnyRow:
-    """Return the row of a job.
+async def job_row(connection: AsyncConnection, job_id: str, *where: ColumnElement[bool]) -> AnyRow:
+    """Return the row of a job that ``where`` selects.
 
     Raises:
-        JobNotFound: no job has this id.
+        JobNotFound: no such job has this id.
     """
-    row = (await connection.execute(select(jobs).where(jobs.c.id == job_id))).one_or_none()
+    row = (await connection.execute(select(jobs).where(jobs.c.id == job_id, *where))).one_or_none()
     if row is None:
         raise JobNotFound(
             f"no fine-tuning job has the id '{job_id}'; list the jobs to see which exist", param="fine_tuning_job_id"

@@ -202,7 +202,8 @@ class Attempt:
         log.info("job succeeded", job=job.id, model=model)
 
     async def _store(self, path: Path) -> str:
-        file = await self.records.files.create(Purpose.FINE_TUNE_RESULTS, path.name, _pieces(path))
+        project = self.claim.job.project
+        file = await self.records.files.create(Purpose.FINE_TUNE_RESULTS, path.name, _pieces(path), project=project)
         return file.id
 
     async def _published(self, what: str, publication: Callable[[], Awaitable[str]]) -> str:

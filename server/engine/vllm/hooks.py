@@ -80,16 +80,19 @@ def metered(generate: Generate, hooks: EngineHooks, running: Mapping[str, Any]) 
     ``running``: the client's unfinished requests, by the names that its callers gave them.
     """
 
-    async def wrapper(*args: Any, lora_request: LoRARequest | None = None, **kwargs: Any) -> AsyncGenerator[Any, None]:
+    async def wrapper(
+        prompt: Any, *args: Any, lora_request: LoRARequest | None = None, **kwargs: Any
+    ) -> AsyncGenerator[Any, None]:
         resident = None
         if lora_request is not None:
             resident = Resident(lora_request.lora_int_id, lora_request.lora_name, Path(lora_request.lora_path))
-        demand, name = _demand(*args, **kwargs)
+        demand, name = _demand(prompt, *args, **kwargs)
         is_one_of_many = demand.sequences > 1  # the statistics are of one child only
         async with hooks.generation(resident, demand) as generation:
             last, counted = None, 0
+            _separate_cache(prompt, generation)
             try:
-                async with aclosing(generate(*args, lora_request=lora_request, **kwargs)) as outputs:
+                async with aclosing(generate(prompt, *args, lora_request=lora_request, **kwargs)) as outputs:
                     async for output in outputs:
                         if last is None:
                             generation.on_first_output()
@@ -109,6 +112,12 @@ def metered(generate: Generate, hooks: EngineHooks, running: Mapping[str, Any]) 
                     generation.generated_tokens = counted
 
     return wrapper
+
+
+def _separate_cache(prompt: Any, generation: Generation) -> None:
+    """Salt the hashes of the prompt's blocks with the cache scope. vLLM's own salts, from requests, have no slash."""
+    if generation.cache_scope is not None:
+        prompt["cache_salt"] = f"{generation.cache_scope}/{prompt.get('cache_salt') or ''}"
 
 
 def _demand(

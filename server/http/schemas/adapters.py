@@ -23,6 +23,8 @@ class AdapterObject(ResponseObject):
     latest_version: int | None
     version_count: int
     aliases: dict[str, int]
+    project: str
+    shared_with: list[str]
 
     @classmethod
     def from_adapter(cls, adapter: Adapter) -> Self:
@@ -33,6 +35,8 @@ class AdapterObject(ResponseObject):
             latest_version=max(adapter.versions, default=None),
             version_count=len(adapter.versions),
             aliases={name: alias.version for name, alias in adapter.aliases.items()},
+            project=adapter.project,
+            shared_with=sorted(adapter.shared_with),
         )
 
 

@@ -22,11 +22,16 @@ class BatchBody(Body):
     metadata: dict[_Key, _Value] | None = Field(None, max_length=MAX_PAIRS)
     output_expires_after: ExpiresAfter | None = None
 
-    def draft(self, key_id: str | None) -> BatchDraft:
-        """Return the batch to create for the key with the id ``key_id``."""
+    def draft(self, key_id: str | None, project: str) -> BatchDraft:
+        """Return the batch to create for the key with the id ``key_id``, which belongs to ``project``."""
         expiry = self.output_expires_after
         return BatchDraft(
-            self.endpoint, self.input_file_id, self.metadata, None if expiry is None else expiry.seconds, key_id
+            self.endpoint,
+            self.input_file_id,
+            self.metadata,
+            None if expiry is None else expiry.seconds,
+            key_id,
+            project,
         )
 
 

@@ -93,7 +93,7 @@ class CheckpointObject(ResponseObject):
 
 
 class PermissionObject(ResponseObject):
-    """A permission on a checkpoint. ``enforced`` is not OpenAI's: this server has no projects to enforce it for."""
+    """A permission on a checkpoint. ``enforced`` is not OpenAI's: a share of the adapter lets another project use it."""
 
     object: Literal["checkpoint.permission"] = "checkpoint.permission"
     id: str

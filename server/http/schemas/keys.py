@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
+from adapters.names import DEFAULT_PROJECT
 from server.access.key_ring import MAX_GRACE_S, MAX_NAME_LENGTH
 from server.access.scope import Scope
 from server.http.schemas.base import Body, ResponseObject, UnixTime
@@ -17,8 +18,9 @@ class KeyBody(Body):
     name: str = Field(max_length=MAX_NAME_LENGTH, description="Person or program that will use the key.")
     scopes: list[Scope] = Field([Scope.INFER], min_length=1)
     adapters: list[_Pattern] | None = Field(
-        None, min_length=1, max_length=64, description="Adapters that it may use, * for any text; infer keys alone."
+        None, min_length=1, max_length=64, description="Names of adapters that it may use, * for any text."
     )
+    project: str = Field(DEFAULT_PROJECT, description="Whose adapters, files, jobs, batches and responses it sees.")
     expires_at: AwareDatetime | None = Field(None, description="Unix seconds, or ISO 8601 with a time zone.")
 
 

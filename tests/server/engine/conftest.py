@@ -44,6 +44,8 @@ class RecordingHooks:
     """Fields that every body gets."""
     refused: PatchbayError | None = None
     """What every body is refused with."""
+    cache_scope: str | None = None
+    """That of each generation."""
 
     def prepare_body(self, path: str, body: dict[str, Any]) -> None:
         self.bodies.append((path, dict(body)))
@@ -62,7 +64,7 @@ class RecordingHooks:
 
     @asynccontextmanager
     async def generation(self, resident: Resident | None, demand: Demand) -> AsyncIterator[Generation]:
-        generation = Generation(on_first_output=lambda: self.read.append(demand))
+        generation = Generation(on_first_output=lambda: self.read.append(demand), cache_scope=self.cache_scope)
         self.generations.append((resident, generation))
         self.demands.append(demand)
         self.running += 1

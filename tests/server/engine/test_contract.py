@@ -126,6 +126,17 @@ async def test_the_hooks_get_a_generation_s_demand_and_its_first_output(
     assert hooks.read == hooks.demands
 
 
+async def test_generations_of_two_cache_scopes_share_no_prefix(
+    engine_kind: str, hooks: RecordingHooks, caller: httpx.AsyncClient, base_name: str
+) -> None:
+    long = {"messages": [{"role": "user", "content": "the same beginning of a prompt " * 20}], "model": base_name}
+    for hooks.cache_scope in ("a", "a", "b", None):
+        assert (await caller.post(CHAT, json={**long, "max_tokens": 1})).status_code == 200
+    first, repeated, other, unscoped = (generation.cached_tokens for _, generation in hooks.generations)
+    assert (first, other, unscoped) == (0, 0, 0)
+    assert (repeated > 0) == (engine_kind == "vllm")  # the fake has no cache
+
+
 async def test_a_refusal_of_the_hooks_ends_the_request_before_anything_is_generated(
     engine: Engine, hooks: RecordingHooks, caller: httpx.AsyncClient
 ) -> None:

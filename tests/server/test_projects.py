@@ -1,0 +1,399 @@
+"""Two projects on one server: what is of one does not exist for the other.
+
+Each attempt is sent twice with a key of the other project: for what exists, and for what never did. Both answers must
+be the same, so that nobody learns what exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from adapters.names import FineTunedName
+from server.access.scope import ALL_SCOPES, Scope
+from server.gateway.route_scopes import ROUTE_SCOPES
+from tests.server.opened import MakeAdapter, Opened
+from trainer.jobs.checkpoints import CheckpointDraft
+
+TENANT_SCOPES: Final = ALL_SCOPES - {Scope.ADMIN, Scope.METRICS}
+SECRET_TEXT: Final = "the secret of acme"
+FINE_TUNED: Final = "ft:base:acme::abc:ckpt-step-1"
+LORA_NAME: Final = "acme/sql"
+
+UNKNOWN: Final = {
+    "adapter": "never-there",
+    "loaded": "never/there",
+    "fine_tuned": "ft:base:acme::xyz:ckpt-step-1",
+    "file": "file-" + "0" * 24,
+    "upload": "upload_" + "0" * 24,
+    "part": "part_" + "0" * 24,
+    "job": "ftjob-" + "0" * 24,
+    "batch": "batch_" + "0" * 24,
+    "response": "resp_" + "0" * 24,
+    "permission": "cp_" + "0" * 24,
+}
+"""Of each kind, a name that nothing ever had."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A request in which ``{kind}`` stands for a name of that kind; ``route`` is the route as the table has it."""
+
+    route: str
+    path: str
+    body: Any = None
+    files: Mapping[str, Any] | None = None
+    statuses: tuple[int, ...] = (404,)
+
+    def __str__(self) -> str:
+        return f"{self.route} {'' if self.body is None else json.dumps(self.body)[:60]}".strip()
+
+    def filled(self, names: Mapping[str, str]) -> tuple[str, str, Any]:
+        path, body = self.path, json.dumps(self.body)
+        for kind, name in names.items():
+            path, body = path.replace("{" + kind + "}", name), body.replace("{" + kind + "}", name)
+        return self.route.partition(" ")[0], path, json.loads(body)
+
+
+VERSION: Final = "/v1/adapters/{name}/versions/{version}"
+JOB: Final = "/v1/fine_tuning/jobs/{job_id}"
+PERMISSIONS: Final = "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"
+GRADER: Final = {"type": "score_model", "name": "g", "model": "{adapter}", "input": [{"role": "user", "content": "?"}]}
+METHOD: Final = {"model": "base", "training_file": "{file}"}
+ASKED: Final = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+def same(route: str, body: Any = None, **more: Any) -> Attempt:
+    """Return an attempt on ``route`` whose parameters are the names of what the other project has."""
+    method, _, path = route.partition(" ")
+    filled = path
+    for parameter, kind in PARAMETERS.items():
+        filled = filled.replace("{" + parameter + "}", kind)
+    return Attempt(f"{method} {path}", filled, body, **more)
+
+
+PARAMETERS: Final = {
+    "name": "{adapter}",
+    "version": "1",
+    "alias": "stable",
+    "file:path": "adapter_config.json",
+    "project": "globex",
+    "model:path": "{adapter}",
+    "job_id": "{job}",
+    "step": "1",
+    "checkpoint:path": "{fine_tuned}",
+    "permission_id": "{permission}",
+    "file_id": "{file}",
+    "upload_id": "{upload}",
+    "batch_id": "{batch}",
+    "response_id": "{response}",
+}
+
+ATTEMPTS: Final = [
+    *(Attempt("POST /v1/chat/completions", "/v1/chat/completions", {"model": model, **ASKED}) for model in (
+        "{adapter}", "{adapter}@1", "{adapter}@stable", "{loaded}", "{fine_tuned}",
+    )),
+    *(same(f"GET /v1/adapters/{{name}}{rest}") for rest in (
+        "", "/aliases", "/aliases/{alias}", "/versions", "/versions/{version}", "/versions/{version}/content",
+        "/versions/{version}/content/{file:path}",
+    )),
+    same("DELETE /v1/adapters/{name}"),
+    *(same(f"{verb} {VERSION}{rest}") for verb, rest in (
+        ("DELETE", ""), ("POST", "/load"), ("POST", "/unload"), ("POST", "/pin"), ("POST", "/unpin"),
+    )),
+    same("PUT /v1/adapters/{name}/shares/{project}"),
+    same("DELETE /v1/adapters/{name}/shares/{project}"),
+    same("PUT /v1/adapters/{name}/aliases/{alias}", {"version": 1}),
+    same("DELETE /v1/adapters/{name}/aliases/{alias}"),
+    same("POST /v1/adapters/{name}/promote", {"version": 1}),
+    same("POST /v1/adapters/{name}/rollback"),
+    Attempt("POST /v1/adapters/diff", "/v1/adapters/diff", {"a": "{adapter}", "b": "own"}),
+    Attempt("POST /v1/adapters/diff", "/v1/adapters/diff", {"a": "own", "b": "{adapter}@1"}),
+    *(Attempt("POST /v1/adapters/{name}/merge", "/v1/adapters/mixed/merge", {
+        "versions": [{"reference": reference, "weight": 1.0}], "method": "linear",
+    }, statuses=(400, 404)) for reference in ("{adapter}", "{fine_tuned}", "{loaded}")),
+    Attempt("POST /v1/unload_lora_adapter", "/v1/unload_lora_adapter", {"lora_name": "{adapter}"}),
+    Attempt("POST /v1/unload_lora_adapter", "/v1/unload_lora_adapter", {"lora_name": "{loaded}"}, statuses=(400, 404)),
+    Attempt("POST /v1/unload_lora_adapter", "/v1/unload_lora_adapter", {"lora_name": "{fine_tuned}"}),
+    *(Attempt(f"{verb} /v1/models/{{model:path}}", f"/v1/models/{model}", statuses=(400, 404)) for verb, model in (
+        ("GET", "{adapter}"), ("GET", "{adapter}@1"), ("GET", "{fine_tuned}"), ("GET", "{loaded}"),
+        ("DELETE", "{adapter}"), ("DELETE", "{fine_tuned}"), ("DELETE", "{loaded}"),
+    )),
+    *(same(f"GET /v1/files/{{file_id}}{rest}") for rest in ("", "/content")),
+    same("DELETE /v1/files/{file_id}"),
+    same("POST /v1/uploads/{upload_id}/parts", files={"data": b"x"}),
+    same("POST /v1/uploads/{upload_id}/complete", {"part_ids": ["{part}"]}),
+    same("POST /v1/uploads/{upload_id}/cancel"),
+    same("GET /v1/batches/{batch_id}"),
+    same("POST /v1/batches/{batch_id}/cancel"),
+    Attempt("POST /v1/batches", "/v1/batches", {
+        "input_file_id": "{batch_file}", "endpoint": "/v1/chat/completions", "completion_window": "24h",
+    }, statuses=(400,)),
+    *(same(f"GET {JOB}{rest}") for rest in ("", "/events", "/events?stream=true", "/checkpoints")),
+    *(same(f"POST {JOB}/{verb}") for verb in ("cancel", "pause", "resume", "publish", "checkpoints/{step}/publish")),
+    Attempt("POST /v1/fine_tuning/jobs", "/v1/fine_tuning/jobs", METHOD, statuses=(400,)),
+    *(Attempt("POST /v1/fine_tuning/jobs", "/v1/fine_tuning/jobs", {
+        "model": "base", "training_file": "{own_file}", **fields,
+    }, statuses=(400,)) for fields in (
+        {"validation_file": "{file}"}, {"warm_start": "{adapter}"}, {"model": "{adapter}"}, {"model": "{fine_tuned}"},
+    )),
+    same(f"GET {PERMISSIONS}"),
+    same(f"POST {PERMISSIONS}", {"project_ids": ["globex"]}),
+    same(f"DELETE {PERMISSIONS}/{{permission_id}}"),
+    *(same(f"{verb} /v1/responses/{{response_id}}{rest}") for verb, rest in (
+        ("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/input_items"),
+    )),
+    same("POST /v1/fine_tuning/alpha/graders/validate", {"grader": GRADER}, statuses=(400,)),
+    same("POST /v1/fine_tuning/alpha/graders/run", {"grader": GRADER, "model_sample": "x"}, statuses=(400,)),
+    *(Attempt(f"GET /v1/{kind}s", f"/v1/{path}?after={{{kind}}}", statuses=(400,)) for kind, path in (
+        ("file", "files"), ("job", "fine_tuning/jobs"), ("batch", "batches"),
+    )),
+]  # fmt: skip
+
+
+@dataclass
+class Tenants:
+    """A server with two projects, and what the first, acme, has on it."""
+
+    opened: Opened
+    acme: httpx.Headers
+    globex: httpx.Headers
+    theirs: dict[str, str] = field(default_factory=dict)
+
+    async def send(self, attempt: Attempt, names: Mapping[str, str]) -> httpx.Response:
+        method, path, body = attempt.filled(names)
+        content = {"files": attempt.files} if attempt.files else {} if body is None else {"json": body}
+        return await self.opened.client.request(method, path, headers=self.globex, **content)
+
+    async def as_acme(self, method: str, path: str, **request: Any) -> Any:
+        response = await self.opened.client.request(method, path, headers=self.acme, **request)
+        assert response.status_code in {200, 201}, (path, response.text)
+        return response.json() if response.headers["content-type"] == "application/json" else response.text
+
+    async def text_for_globex(self, path: str) -> str:
+        response = await self.opened.client.get(path, headers=self.globex)
+        assert response.status_code == 200, response.text
+        return response.text
+
+
+async def key(opened: Opened, project: str, **limits: Any) -> httpx.Headers:
+    _, secret = await opened.state.keys.create(project, TENANT_SCOPES, project=project, **limits)
+    return httpx.Headers({"Authorization": f"Bearer {secret}"})
+
+
+def rows() -> bytes:
+    messages = [{"role": "user", "content": SECRET_TEXT}, {"role": "assistant", "content": "yes"}]
+    return b"".join(json.dumps({"messages": messages, "n": n}).encode() + b"\n" for n in range(12))
+
+
+def batch_line() -> bytes:
+    line = {"custom_id": SECRET_TEXT, "method": "POST", "url": "/v1/chat/completions"}
+    return json.dumps({**line, "body": {"model": "base", **ASKED}}).encode()
+
+
+@pytest.fixture
+async def tenants(opened: Opened, make_adapter: MakeAdapter) -> Tenants:
+    tenants = Tenants(opened, await key(opened, "acme"), await key(opened, "globex"))
+    state, theirs = opened.state, tenants.theirs
+
+    async def uploaded(headers: httpx.Headers, content: bytes, purpose: str) -> str:
+        form = {"file": ("rows.jsonl", content), "purpose": (None, purpose)}
+        return str((await opened.client.post("/v1/files", files=form, headers=headers)).json()["id"])
+
+    adapter = make_adapter(1)
+    await tenants.as_acme("POST", "/v1/adapters/secret-sql/versions", files=adapter.multipart())
+    own = await opened.client.post(
+        "/v1/adapters/own/versions", files=make_adapter(2).multipart(), headers=tenants.globex
+    )
+    assert own.status_code == 201
+    version = state.registry.catalog.version("secret-sql", 1)
+    facts = {name: getattr(version, name) for name in ("digest", "base_fingerprint", "rank", "size_bytes")}
+    more = {"source": "upload", "report": {}, "project": "acme"}
+    await state.registry.add_version("secret-loaded", **facts, **more, lora_name=LORA_NAME)
+    await state.registry.add_version("secret-tuned", **facts, **more, fine_tuned_name=FineTunedName(FINE_TUNED))
+    theirs |= {"adapter": "secret-sql", "loaded": LORA_NAME, "fine_tuned": FINE_TUNED}
+    theirs["file"] = await uploaded(tenants.acme, rows(), "fine-tune")
+    theirs["batch_file"] = await uploaded(tenants.acme, batch_line(), "batch")
+    theirs["own_file"] = await uploaded(tenants.globex, rows(), "fine-tune")
+    upload = {"bytes": 1, "filename": "secret", "mime_type": "x", "purpose": "fine-tune"}
+    theirs["upload"] = (await tenants.as_acme("POST", "/v1/uploads", json=upload))["id"]
+    part = await tenants.as_acme("POST", f"/v1/uploads/{theirs['upload']}/parts", files={"data": b"x"})
+    theirs["part"] = part["id"]
+    job = {"model": "base", "training_file": theirs["file"], "adapter": "secret-job"}
+    theirs["job"] = (await tenants.as_acme("POST", "/v1/fine_tuning/jobs", json=job))["id"]
+    while (claim := await state.records.queue.take("worker", 60)) is None:  # its files are being checked
+        await asyncio.sleep(0)
+    await state.records.queue.record(claim, checkpoints=[CheckpointDraft(1, FINE_TUNED, {})])
+    permissions = f"/v1/fine_tuning/checkpoints/{FINE_TUNED}/permissions"
+    theirs["permission"] = (await tenants.as_acme("POST", permissions, json={"project_ids": ["p"]}))["data"][0]["id"]
+    batch = {"input_file_id": theirs["batch_file"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    theirs["batch"] = (await tenants.as_acme("POST", "/v1/batches", json=batch))["id"]
+    theirs["response"] = "resp_" + "7" * 24
+    await state.responses.add("acme", [], {"id": theirs["response"], "object": "response", "output": [SECRET_TEXT]})
+    return tenants
+
+
+def anonymous(response: httpx.Response, names: Mapping[str, str]) -> tuple[int, str, list[str]]:
+    """Return status, body and the names of the headers, with ``names`` replaced by their kinds."""
+    text = response.text
+    for kind, name in sorted(names.items(), key=lambda each: -len(each[1])):
+        text = text.replace(name, kind)
+    return response.status_code, text, sorted(response.headers)
+
+
+async def test_what_another_project_has_is_as_what_never_was(tenants: Tenants) -> None:
+    assert len(ATTEMPTS) >= 40
+    unknown = {**UNKNOWN, "batch_file": "file-" + "1" * 24, "own_file": tenants.theirs["own_file"]}
+    for attempt in ATTEMPTS:
+        found = await tenants.send(attempt, tenants.theirs)
+        never = await tenants.send(attempt, unknown)
+        assert found.status_code in attempt.statuses, (str(attempt), found.text)
+        assert anonymous(found, tenants.theirs) == anonymous(never, unknown), str(attempt)
+
+
+def test_every_route_of_a_tenant_that_names_something_is_attempted() -> None:
+    named = {route for scope in TENANT_SCOPES for route in ROUTE_SCOPES[scope] if "{" in route}
+    named -= {"POST /v1/adapters/{name}/versions"}  # a name is taken or free: see the test of taken names
+    attempted = {attempt.route.partition("?")[0] for attempt in ATTEMPTS}
+    assert named - attempted == set()
+
+
+async def test_the_attempts_change_nothing_that_the_other_project_has(tenants: Tenants) -> None:
+    async def everything() -> list[Any]:
+        paths = ("adapters", "adapters/secret-sql", "models", "files", "fine_tuning/jobs", "batches")
+        listed = [await tenants.as_acme("GET", f"/v1/{path}") for path in paths]
+        response = await tenants.as_acme("GET", f"/v1/responses/{tenants.theirs['response']}")
+        return [*listed, response, await tenants.as_acme("GET", f"/v1/files/{tenants.theirs['file']}/content")]
+
+    batch = f"/v1/batches/{tenants.theirs['batch']}"
+    while (await tenants.as_acme("GET", batch))["status"] != "completed":
+        pass
+    before = await everything()
+    for attempt in ATTEMPTS:
+        await tenants.send(attempt, tenants.theirs)
+    assert await everything() == before
+
+
+async def test_lists_have_what_the_project_has_alone(tenants: Tenants) -> None:
+    paths = ("adapters", "models", "files", "fine_tuning/jobs", "batches", "usage")
+    listed = "".join([await tenants.text_for_globex(f"/v1/{path}") for path in paths])
+    for name in (*tenants.theirs.values(), "secret", SECRET_TEXT, "acme"):
+        assert name not in listed or name == tenants.theirs["own_file"]
+    assert "own" in listed
+
+
+@pytest.mark.parametrize("name", ["secret-sql", "secret-gone"])
+async def test_the_name_of_another_projects_adapter_cannot_be_published_merged_or_trained(
+    tenants: Tenants, make_adapter: MakeAdapter, name: str
+) -> None:
+    await tenants.as_acme("POST", "/v1/adapters/secret-gone/versions", files=make_adapter(3).multipart())
+    await tenants.as_acme("DELETE", "/v1/adapters/secret-gone")
+    client, headers = tenants.opened.client, tenants.globex
+    files = make_adapter(4).multipart()
+    published = await client.post(f"/v1/adapters/{name}/versions", files=files, headers=headers)
+    mixed = {"versions": [{"reference": "own", "weight": 1.0}], "method": "linear"}
+    merged = await client.post(f"/v1/adapters/{name}/merge", json=mixed, headers=headers)
+    for response in (published, merged):
+        assert response.status_code == 403
+        assert response.json()["error"]["code"] == "name_not_allowed"
+    if name in tenants.opened.state.registry.catalog:
+        for fields in ({"adapter": name}, {"suffix": name}):
+            body = {"model": "base", "training_file": tenants.theirs["own_file"], **fields}
+            trained = await client.post("/v1/fine_tuning/jobs", json=body, headers=headers)
+            assert (trained.status_code, trained.json()["error"]["code"]) == (403, "name_not_allowed")
+    assert name not in await tenants.text_for_globex("/v1/adapters")
+
+
+async def test_a_load_call_does_not_take_a_name_of_another_project(tenants: Tenants) -> None:
+    for lora_name in ("secret-sql", LORA_NAME, "secret-sql@1"):
+        body = {"lora_name": lora_name, "lora_path": "/nowhere", "load_inplace": True}
+        refused = await tenants.opened.client.post("/v1/load_lora_adapter", json=body, headers=tenants.globex)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "name_not_allowed"), lora_name
+
+
+async def test_a_shared_adapter_is_used_and_read_and_not_changed(tenants: Tenants) -> None:
+    client, headers = tenants.opened.client, tenants.globex
+    shared = await tenants.as_acme("PUT", "/v1/adapters/secret-sql/shares/globex")
+    assert (shared["project"], shared["shared_with"]) == ("acme", ["globex"])
+    answer = await client.post("/v1/chat/completions", json={"model": "secret-sql", **ASKED}, headers=headers)
+    assert (answer.status_code, answer.headers["x-patchbay-adapter"]) == (200, "secret-sql@1")
+    assert "secret-sql" in await tenants.text_for_globex("/v1/adapters")
+    assert "secret-sql" in await tenants.text_for_globex("/v1/models")
+    await tenants.text_for_globex("/v1/adapters/secret-sql/versions/1/content/adapter_config.json")
+    changes = [("DELETE", ""), ("POST", "/rollback"), ("PUT", "/shares/third"), ("POST", "/versions/1/pin")]
+    for method, rest in changes:
+        refused = await client.request(method, f"/v1/adapters/secret-sql{rest}", headers=headers)
+        assert refused.status_code == 403, (method, rest)
+    await tenants.as_acme("DELETE", "/v1/adapters/secret-sql/shares/globex")
+    assert (await client.get("/v1/adapters/secret-sql", headers=headers)).status_code == 404
+    again = await client.delete("/v1/adapters/secret-sql/shares/globex", headers=tenants.acme)
+    assert (again.status_code, again.json()["error"]["code"]) == (404, "share_not_found")
+
+
+async def test_an_operator_sees_all_projects_and_publishes_for_them(
+    tenants: Tenants, make_adapter: MakeAdapter
+) -> None:
+    opened = tenants.opened
+    _, secret = await opened.state.keys.create("ops", [Scope.ADMIN])
+    headers = {"Authorization": f"Bearer {secret}"}
+    adapters = await opened.client.get("/v1/adapters", headers=headers)
+    projects = {each["name"]: each["project"] for each in adapters.json()["data"]}
+    assert (projects["secret-sql"], projects["own"]) == ("acme", "globex")
+    files = make_adapter(5).multipart()
+    published = await opened.client.post("/v1/adapters/secret-sql/versions", files=files, headers=headers)
+    assert (published.status_code, published.json()["version"]) == (201, 2)
+    assert (await tenants.as_acme("GET", "/v1/adapters/secret-sql"))["latest_version"] == 2
+
+
+async def test_an_idempotency_key_of_another_project_repeats_nothing(tenants: Tenants) -> None:
+    upload = {"bytes": 1, "filename": "x", "mime_type": "x", "purpose": "fine-tune"}
+    ids = set()
+    for headers in (tenants.acme, tenants.globex):
+        keyed = {**headers, "Idempotency-Key": "1"}
+        ids.add((await tenants.opened.client.post("/v1/uploads", json=upload, headers=keyed)).json()["id"])
+    assert len(ids) == 2
+
+
+async def test_a_batch_of_another_projects_adapter_fails_as_one_of_no_adapter(tenants: Tenants) -> None:
+    client, headers = tenants.opened.client, tenants.globex
+    errors = []
+    for model in ("secret-sql", UNKNOWN["adapter"]):
+        line = json.loads(batch_line()) | {"body": {"model": model, **ASKED}}
+        form = {"file": ("b", json.dumps(line).encode()), "purpose": (None, "batch")}
+        file = (await client.post("/v1/files", files=form, headers=headers)).json()["id"]
+        body = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        batch = (await client.post("/v1/batches", json=body, headers=headers)).json()
+        while (batch := (await client.get(f"/v1/batches/{batch['id']}", headers=headers)).json())["errors"] is None:
+            pass
+        errors.append(json.dumps(batch["errors"]).replace(model, "MODEL"))
+    assert errors[0] == errors[1]
+
+
+async def test_the_log_and_the_metrics_do_not_name_what_an_attempt_may_not_see(
+    tenants: Tenants, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await tenants.opened.client.post(
+        "/v1/chat/completions", json={"model": "secret-loaded", **ASKED}, headers=tenants.globex
+    )
+    _, secret = await tenants.opened.state.keys.create("ops", [Scope.METRICS])
+    metrics = await tenants.opened.client.get("/metrics", headers={"Authorization": f"Bearer {secret}"})
+    assert metrics.status_code == 200
+    assert 'adapter="secret-loaded"' not in metrics.text
+    assert "secret-loaded" not in capsys.readouterr().out
+
+
+async def test_a_key_with_patterns_publishes_names_that_they_allow_alone(
+    opened: Opened, make_adapter: MakeAdapter
+) -> None:
+    headers = await key(opened, "acme", adapters=["team-*"])
+    files = make_adapter(6).multipart()
+    allowed = await opened.client.post("/v1/adapters/team-a/versions", files=files, headers=headers)
+    refused = await opened.client.post("/v1/adapters/other/versions", files=files, headers=headers)
+    assert (allowed.status_code, refused.status_code) == (201, 403)
+    assert refused.json()["error"]["code"] == "name_not_allowed"
