@@ -28,6 +28,8 @@ class Version:
     """Published by a load in place: a later one may delete it, see ``server.operations.retention``."""
     original_digest: str | None = None
     """Digest of the files as they were uploaded, if they were compiled to be served."""
+    quarantine: str | None = None
+    """Why requests for it are refused, such as ``nan``; None: they are not."""
 
     @property
     def name(self) -> str:

@@ -28,6 +28,7 @@ from server.background import background
 from server.batches.batch_runner import BatchRunner
 from server.batches.batch_store import BatchStore
 from server.current_engine import CurrentEngine, RunningEngine
+from server.death_suspects import DeathSuspects
 from server.engine.protocol import Engine, EngineBuilder
 from server.gateway.admission import Admission
 from server.gateway.gateway import Gateway
@@ -44,6 +45,7 @@ from server.operations.upload_checks import UploadChecks
 from server.probe.probe import Probe
 from server.probe.reference import PeftReference
 from server.residency.journal import ResidentsJournal
+from server.residency.quarantine import INTERVAL_S as QUARANTINE_INTERVAL_S
 from server.residency.quarantine import Quarantine
 from server.residency.residency import Residency
 from server.responses.recorder import ResponseRecorder
@@ -108,16 +110,17 @@ async def open_app(
         metrics = _make_metrics(settings)
         admission = Admission(settings.max_in_flight)
         meter = Meter(metrics.adapters)
-        hooks = RequestHooks(registry.catalog, admission, meter, engine, accounts, settings.request_bounds)
+        suspects, quarantined = DeathSuspects(), Quarantine(registry.catalog.quarantine_reason)
+        hooks = RequestHooks(registry.catalog, admission, meter, engine, accounts, settings.request_bounds, suspects)
         checks = UploadChecks(engine, settings, inspector, compiler)
-        probe = Probe(engine, None if settings.probe_reference == "off" else reference)
+        probe = Probe(engine, None if settings.probe_reference == "off" else reference, suspects=suspects)
         publisher = _make_publisher(settings, registry, blobs, checks, probe, compiles=compiles)
         journal = ResidentsJournal(settings.data_dir / "residents.json")
         supervisor = Supervisor(
             builder,
             hooks,
             engine,
-            make_residency=partial(_make_residency, settings, registry, blobs, metrics, Quarantine()),
+            make_residency=partial(_make_residency, settings, registry, blobs, metrics, quarantined, suspects),
             make_scheduler=lambda engine: FairScheduler(engine.slots, engine.batch, turn_s=settings.turn_s),
             after_start=partial(_after_start, registry, publisher, inspector, journal, bundled_adapters),
             max_deaths=settings.max_engine_deaths,
@@ -138,6 +141,7 @@ async def open_app(
             hooks,
             engine,
             supervisor,
+            quarantined,
             records,
             job_preflight,
             batches,
@@ -169,6 +173,7 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
                 usage=partial(state.accounts.usage.persist, USAGE_INTERVAL_S),
                 journal=partial(journal.persist, lambda: engine.serving().residency.versions()),
                 sweeper=partial(_sweep, state),
+                quarantine=partial(_store_quarantines, state),
                 job_preflight=state.job_preflight.run,
             ),
             background(batches=batch_runner.run),
@@ -252,7 +257,13 @@ def _make_job_preflight(
 
 
 def _make_residency(
-    settings: Settings, registry: Registry, blobs: Blobs, metrics: Metrics, quarantined: Quarantine, engine: Engine
+    settings: Settings,
+    registry: Registry,
+    blobs: Blobs,
+    metrics: Metrics,
+    quarantined: Quarantine,
+    suspects: DeathSuspects,
+    engine: Engine,
 ) -> Residency:
     return Residency(
         engine,
@@ -262,6 +273,7 @@ def _make_residency(
         wait_s=settings.load_wait_s,
         is_pinned=registry.catalog.is_pinned,
         quarantined=quarantined,
+        suspects=suspects,
         metrics=metrics.engine,
     )
 
@@ -300,6 +312,12 @@ async def _version_directory(registry: Registry, blobs: Blobs, name: str) -> Pat
         NotFound: the version was deleted.
     """
     return await blobs.path(registry.catalog.resolve(Reference.parse(name)).digest)
+
+
+async def _store_quarantines(state: AppState) -> None:
+    while True:
+        await state.quarantine.store(state.registry)
+        await asyncio.sleep(QUARANTINE_INTERVAL_S)
 
 
 async def _claim_blobs(state: AppState) -> None:

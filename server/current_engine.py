@@ -131,11 +131,8 @@ class CurrentEngine:
         return self._running
 
     def residency_of(self, version: Version) -> str | None:
-        """Return the resident state of ``version``, or ``quarantined``; None if it is not resident."""
-        if not self.is_ready:
-            return None
-        residency = self.serving().residency
-        return "quarantined" if version in residency.quarantined else residency.state(version)
+        """Return the resident state of ``version``; None if it is not resident."""
+        return self.serving().residency.state(version) if self.is_ready else None
 
     def renders_as(self, sha256: str | None) -> bool | None:
         """Return whether the engine makes prompts as the renderer with this digest; None: unknown."""

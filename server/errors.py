@@ -4,7 +4,7 @@ PatchbayError
 ├── Unauthenticated, Forbidden
 ├── Unavailable
 │   └── EngineNotReady, Draining, ResidencyFull, Overloaded, RateLimited
-├── AdapterQuarantined, InvalidRequest, MissingScope, RouteUnsupported
+├── AdapterQuarantined, RequestRefused, InvalidRequest, MissingScope, RouteUnsupported
 ├── BodyTooLarge, BodyTooSlow
 ├── BackgroundUnsupported, PreviousResponseNotFound
 ├── (NotFound)
@@ -73,7 +73,11 @@ class RateLimited(Unavailable):
 
 
 class AdapterQuarantined(PatchbayError):
-    """The engine computed NaN under this version: requests for it are refused."""
+    """The version harmed the engine: requests for it are refused."""
+
+
+class RequestRefused(PatchbayError):
+    """The engine died twice while it computed this very request."""
 
 
 class InvalidRequest(PatchbayError):

@@ -14,6 +14,7 @@ from server.gateway.admission import Admission
 from server.gateway.request_hooks import RequestHooks
 from server.http.body_reader import BodyReader
 from server.metrics import Metrics
+from server.residency.quarantine import Quarantine
 from server.responses.response_store import ResponseStore
 from server.settings import Settings
 from server.supervisor import Supervisor
@@ -36,6 +37,7 @@ class AppState:
     hooks: RequestHooks
     engine: CurrentEngine
     supervisor: Supervisor
+    quarantine: Quarantine
     records: Records
     job_preflight: JobPreflight
     batches: BatchStore

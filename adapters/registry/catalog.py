@@ -19,6 +19,7 @@ class Catalog:
         self._adapters: dict[str, Adapter] = {}
         self._names: list[str] = []  # sorted
         self._pinned: dict[int, Version] = {}
+        self._quarantined: dict[int, str] = {}
         self._fine_tuned: dict[str, Version] = {}
         self._lora_names: dict[str, str] = {}
 
@@ -127,6 +128,10 @@ class Catalog:
         """True while ``version`` must stay resident; ``version.is_pinned`` may be out of date."""
         return version.id in self._pinned
 
+    def quarantine_reason(self, version: Version) -> str | None:
+        """Return why requests for ``version`` are refused now; ``version.quarantine`` may be out of date."""
+        return self._quarantined.get(version.id)
+
     def pinned(self) -> list[Version]:
         return list(self._pinned.values())
 
@@ -139,6 +144,7 @@ class Catalog:
             self._adapters[adapter.name] = adapter
             self._names.insert(bisect_left(self._names, adapter.name), adapter.name)
             self._pinned.update((v.id, v) for v in adapter.versions.values() if v.is_pinned)
+            self._quarantined.update((v.id, v.quarantine) for v in adapter.versions.values() if v.quarantine)
             if adapter.lora_name is not None:
                 self._lora_names[adapter.lora_name] = adapter.name
             self._fine_tuned.update((named, adapter.versions[to]) for named, to in adapter.fine_tuned.items())
@@ -152,6 +158,7 @@ class Catalog:
             del self._lora_names[known.lora_name]
         for version in known.versions.values():
             self._pinned.pop(version.id, None)
+            self._quarantined.pop(version.id, None)
         for fine_tuned in known.fine_tuned:
             del self._fine_tuned[fine_tuned]
 

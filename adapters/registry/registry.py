@@ -222,6 +222,13 @@ class Registry(Follower):
             row = await rows.change_version(await rows.living_version(adapter, number), is_pinned=is_pinned)
         return version_value(name, row)
 
+    async def set_quarantine(self, name: str, number: int, reason: str | None) -> Version:
+        """Record why requests for a version are refused; None: they are not."""
+        async with self._write() as rows:
+            adapter = await rows.changing_adapter(name)
+            row = await rows.change_version(await rows.living_version(adapter, number), quarantine=reason)
+        return version_value(name, row)
+
     async def delete_version(self, name: str, number: int, *, with_aliases: bool = False) -> None:
         """Delete a version; its number, id and fine-tuned names are never used again.
 

@@ -81,6 +81,7 @@ versions = sa.Table(
     sa.Column("deleted_at", UtcDateTime),
     sa.Column("original_digest", sa.String(64), comment="NULL: served as it came"),
     sa.Column("is_in_place", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("quarantine", sa.String(32), comment="Why requests for it are refused; NULL: they are not"),
     sa.UniqueConstraint("adapter_id", "number", name="versions_adapter_number"),
     sqlite_autoincrement=True,
 )

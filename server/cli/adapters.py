@@ -228,6 +228,7 @@ _add_residency_command("pin", "Keep a version resident, including across restart
 _add_residency_command("unpin", "Allow a version to be evicted again.")
 _add_residency_command("load", "Make a version resident before its first request.")
 _add_residency_command("unload", "Unload a version once no request uses it.")
+_add_residency_command("unquarantine", "Let requests try a version again that harmed the engine.")
 
 
 @app.command()

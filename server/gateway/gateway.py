@@ -33,6 +33,7 @@ from server.gateway.route_scopes import OPEN
 from server.http.body_reader import NO_BODY, BodyReader
 from server.http.errors import error_response, status_of
 from server.logs import ACCESS
+from server.replayed_body import replayed
 from server.responses import recorder
 from server.responses.recorder import ResponseRecorder
 
@@ -124,8 +125,10 @@ class Gateway:
                 yield headers
 
     async def _infer(self, scope: Scope, receive: Receive, response: _Response) -> None:
-        caller = caller_of(scope)
-        with self.hooks.request(caller, is_deferred=IS_DEFERRED in scope) as context:
+        caller, whole = caller_of(scope), await receive()
+        receive = replayed(whole, receive)
+        content, is_deferred = whole.get("body", b""), IS_DEFERRED in scope
+        with self.hooks.request(caller, content=content, is_deferred=is_deferred) as context:
             response.context = context
             try:
                 async with self._within_limits(caller, context) as response.limits:

@@ -4,6 +4,7 @@ The engine reads the body and calls back with ``model``. So no body is parsed tw
 the whole request, however often an alias moves meanwhile.
 """
 
+import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -21,12 +22,15 @@ from adapters.versions import Version
 from server.access.caller import ANONYMOUS, Caller
 from server.accounts.accounts import Accounts
 from server.current_engine import CurrentEngine
+from server.death_suspects import DeathSuspects
 from server.engine.protocol import ComputedNaN, Demand, Generation, Resident
+from server.errors import RequestRefused
 from server.gateway.admission import Admission
 from server.gateway.meter import Meter
 from server.gateway.request_body import prepare_body
 from server.gateway.request_bounds import RequestBounds, generations
 from server.gateway.resolve import resolve
+from server.residency.quarantine import QuarantineReason
 from server.residency.residency import Lease
 
 log = structlog.get_logger(__name__)
@@ -43,6 +47,8 @@ class RequestContext:
     """
 
     caller: Caller = ANONYMOUS
+    content: bytes = b""
+    """The body as it was sent."""
     model: str | None = None
     """The request's ``model`` as the caller wrote it, once it is resolved to an adapter."""
     version: Version | None = None
@@ -66,6 +72,11 @@ class RequestContext:
     def resident_for(self, model: str) -> Resident | None:
         """Return the resident that ``model`` resolved to in this request; None before it was resolved."""
         return self.lease.resident if self.lease is not None and self.model == model else None
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the request: the same for a repetition of it by the same project."""
+        return f"request {hashlib.sha256(self.caller.project.encode() + bytes(1) + self.content).hexdigest()}"
 
     @property
     def adapter(self) -> str | None:
@@ -95,11 +106,15 @@ class RequestHooks:
     engine: CurrentEngine
     accounts: Accounts
     bounds: RequestBounds = field(default_factory=RequestBounds)
+    suspects: DeathSuspects = field(default_factory=DeathSuspects)
+    """Requests that were being computed when engines died."""
 
     @contextmanager
-    def request(self, caller: Caller = ANONYMOUS, *, is_deferred: bool = False) -> Iterator[RequestContext]:
+    def request(
+        self, caller: Caller = ANONYMOUS, *, content: bytes = b"", is_deferred: bool = False
+    ) -> Iterator[RequestContext]:
         """Open the context of one request; at the end of the block its response is counted and its lease released."""
-        context = RequestContext(caller, is_deferred=is_deferred)
+        context = RequestContext(caller, content, is_deferred=is_deferred)
         token = current_request.set(context)
         try:
             yield context
@@ -114,6 +129,11 @@ class RequestHooks:
         context = current_request.get()
         try:
             running = self.engine.serving()
+            if self.suspects and self.suspects.is_guilty(context.fingerprint):
+                raise RequestRefused(
+                    "the engine died twice while it computed this request, so it is not tried again for some minutes: "
+                    "send another one, and report this to the operator"
+                )
             base, engine = running.info.served_names[0], running.engine
             takes_tools, bounds = engine.takes_tools, self.bounds
             prepare_body(path, body, base=base, context=engine.context, takes_tools=takes_tools, bounds=bounds)
@@ -171,8 +191,12 @@ class RequestHooks:
                     yield generation
             except ComputedNaN as nan:
                 assert version is not None
-                log.error("quarantined: the engine computed NaN", version=version.name)
-                context.refusal = self.engine.serving().residency.quarantine(version)
+                context.refusal = running.residency.quarantine(version, QuarantineReason.NAN)
                 raise context.refusal from nan
+            except Exception:  # whatever vLLM raises there, the engine did not survive this generation
+                if running.engine.is_dead:
+                    self.suspects.note(context.fingerprint, running.engine)
+                    context.refusal = self.engine.not_ready()
+                raise
             finally:
                 await self.accounts.charge(context.caller, None if version is None else version.adapter, generation)

@@ -50,6 +50,7 @@ ROUTE_SCOPES: Final[Mapping[Scope, tuple[str, ...]]] = {
         f"POST {_VERSION}/unload",
         f"POST {_VERSION}/pin",
         f"POST {_VERSION}/unpin",
+        f"POST {_VERSION}/unquarantine",
         "POST /v1/load_lora_adapter",
         "POST /v1/unload_lora_adapter",
         "DELETE /v1/models/{model:path}",

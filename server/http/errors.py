@@ -39,7 +39,12 @@ _BY_STATUS: Final[Mapping[int, Sequence[type[PatchbayError]]]] = {
     412: (adapter_errors.AliasMoved,),  # a lost compare-and-set
     413: (adapter_errors.SourceTooLarge, server_errors.BodyTooLarge, trainer_errors.FileTooLarge),
     422: (server_errors.IdempotencyKeyReused,),
-    424: (adapter_errors.BlobCorrupt, server_errors.AdapterQuarantined, trainer_errors.FileCorrupt),
+    424: (
+        adapter_errors.BlobCorrupt,
+        server_errors.AdapterQuarantined,
+        server_errors.RequestRefused,
+        trainer_errors.FileCorrupt,
+    ),
     429: (server_errors.Overloaded, server_errors.RateLimited),
     500: (
         PatchbayError,

@@ -6,6 +6,7 @@ and the engine clears their blocks before it uses them again.
 """
 
 import asyncio
+import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -19,7 +20,11 @@ from weakref import WeakKeyDictionary
 import structlog
 
 from adapters.checks.inspection import InspectionReport
+from adapters.errors import AdapterRefused, Fault
+from adapters.storage.disk import in_thread
+from adapters.storage.manifest import WEIGHTS_FILE
 from server.current_engine import CurrentEngine
+from server.death_suspects import DeathSuspects
 from server.engine.protocol import Demand, Engine, EngineGone, Resident, ScoringUnsupported
 from server.errors import EngineNotReady
 from server.probe.reference import NoReference
@@ -60,6 +65,11 @@ def prompts_for(engine: Engine) -> Prompts:
     return (*random_prompts, *(sentence for sentence in sentences if len(sentence) > 1))
 
 
+def _fingerprint(directory: Path) -> str:
+    with (directory / WEIGHTS_FILE).open("rb") as weights:
+        return f"probe of {hashlib.file_digest(weights, 'sha256').hexdigest()}"
+
+
 class ReferenceScorer(Protocol):
     """Computes scores with PEFT; ``server.probe.reference.PeftReference`` does."""
 
@@ -75,12 +85,14 @@ class Probe:
         engine: the engine that runs now; the probe takes a turn of its scheduler, as an adapter of its own.
         reference: computes the same scores with PEFT, where the engine's scores are not refused already; None: no
             comparison.
+        suspects: what engines were doing when they died; bytes that were probed at two deaths are refused.
         patience_s: seconds that a probe may wait for a slot and its turn before its publication fails.
     """
 
     engine: CurrentEngine
     reference: ReferenceScorer | None
     _: KW_ONLY
+    suspects: DeathSuspects = field(default_factory=DeathSuspects)
     patience_s: float = PATIENCE_S
     _ids: Iterator[int] = field(default_factory=partial(count, FIRST_TRIAL_ID), init=False)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
@@ -97,6 +109,8 @@ class Probe:
             EngineNotReady: no engine runs at present, or it had no free slot in time.
         """
         started = perf_counter()
+        if self.suspects and self.suspects.is_guilty(await in_thread(_fingerprint, directory)):
+            raise AdapterRefused([Fault(WEIGHTS_FILE, "weights with which the engine died twice", "other weights")])
         number = next(self._ids)
         candidate = Resident(number, f"trial@{number}", directory)
         try:
@@ -126,6 +140,9 @@ class Probe:
                     return prompts, scores, await self._base_model_scores(residency, engine, prompts)
                 except ScoringUnsupported as unsupported:
                     return f"loaded, not scored: {unsupported}"
+        except (EngineGone, EngineNotReady):
+            self.suspects.note(await in_thread(_fingerprint, candidate.path), running.engine)
+            raise
         finally:
             scheduler.end(turn)
 

@@ -1,26 +1,82 @@
-"""Versions that passed the checks and made the engine compute NaN all the same: requests for them are refused."""
+"""Versions that passed the checks and harmed the engine all the same: requests for them are refused."""
 
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Final
+
+import structlog
+
+from adapters.errors import NotFound, StorageUnavailable
+from adapters.registry.registry import Registry
 from adapters.versions import Version
 from server.errors import AdapterQuarantined
 
+log = structlog.get_logger(__name__)
+
+INTERVAL_S: Final = 1.0
+"""Pause between two attempts to store a quarantine."""
+
+
+class QuarantineReason(StrEnum):
+    """What a version did to the engine."""
+
+    NAN = "nan"
+    DEATHS = "engine_deaths"
+
+
+_TEXTS: Final[Mapping[str, str]] = {
+    QuarantineReason.NAN: "under it the engine computed NaN. Roll its alias back or delete it, and publish a version "
+    "that was trained with a lower learning rate",
+    QuarantineReason.DEATHS: "the engine died twice while it loaded it. Roll its alias back or delete it",
+}
+
 
 class Quarantine:
-    """The quarantined versions of one process. A quarantine outlives engines and ends with the process."""
+    """The quarantined versions. A quarantine holds in this process at once; then it is stored, for all servers.
 
-    def __init__(self) -> None:
-        self._ids: set[int] = set()
+    Args:
+        stored: returns why a version is quarantined in the registry; None: it is not.
+    """
 
-    def add(self, version: Version) -> None:
-        self._ids.add(version.id)
+    def __init__(self, stored: Callable[[Version], str | None] = lambda _: None) -> None:
+        self._stored = stored
+        self._unstored: dict[int, tuple[Version, QuarantineReason]] = {}
+
+    def add(self, version: Version, reason: QuarantineReason) -> None:
+        log.error("quarantined", version=version.name, reason=reason)
+        self._unstored[version.id] = version, reason
 
     def __contains__(self, version: Version) -> bool:
-        return version.id in self._ids
+        return self.reason(version) is not None
 
-    @staticmethod
-    def refusal(version: Version) -> AdapterQuarantined:
-        """Return the error for requests for ``version``."""
+    def reason(self, version: Version) -> str | None:
+        """Return why ``version`` is quarantined; None: it is not."""
+        if version.id in self._unstored:
+            return self._unstored[version.id][1]
+        return self._stored(version)
+
+    async def lift(self, version: Version, registry: Registry) -> Version:
+        """Let requests try ``version`` again."""
+        self._unstored.pop(version.id, None)
+        return await registry.set_quarantine(version.adapter, version.number, None)
+
+    async def store(self, registry: Registry) -> None:
+        """Write to ``registry`` what is not there yet; what cannot be written now stays for the next call."""
+        for version, reason in list(self._unstored.values()):
+            try:
+                await registry.set_quarantine(version.adapter, version.number, reason)
+            except StorageUnavailable as away:
+                log.warning("a quarantine could not be stored yet", version=version.name, cause=away.message)
+                return
+            except NotFound:  # deleted meanwhile
+                pass
+            self._unstored.pop(version.id, None)
+
+    def refusal(self, version: Version) -> AdapterQuarantined:
+        """Return the error for requests for ``version``, which is quarantined."""
+        text = _TEXTS.get(self.reason(version) or "", _TEXTS[QuarantineReason.NAN])
         return AdapterQuarantined(
-            f"{version.name} is quarantined: under it the engine computed NaN. Roll its alias back or delete it, and "
-            "publish a version that was trained with a lower learning rate; the quarantine ends with the server",
+            f"{version.name} is quarantined: {text}; `patchbay adapters unquarantine {version.name}` lets requests try "
+            "it again",
             param="model",
         )

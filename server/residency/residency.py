@@ -18,11 +18,12 @@ from typing import Any
 
 from adapters.errors import AdapterRefused, Fault, PatchbayError
 from adapters.versions import Version
+from server.death_suspects import DeathSuspects
 from server.engine.protocol import Engine, EngineGone, LoadFailed, Resident
 from server.errors import AdapterQuarantined, EngineNotReady, ResidencyFull
 from server.metrics import EngineMetrics
 from server.residency.entry import Entry, ResidentState
-from server.residency.quarantine import Quarantine
+from server.residency.quarantine import Quarantine, QuarantineReason
 
 Locate = Callable[[str], Awaitable[Path]]
 """Takes a digest, returns the verified local directory. Raises BlobCorrupt if the bytes no longer match."""
@@ -55,6 +56,7 @@ class Residency:
         max_bytes: limit on the size of all residents' files; a larger version is resident alone.
         wait_s: seconds that a cold request waits for an idle resident before ``ResidencyFull``.
         quarantined: versions that must not be loaded.
+        suspects: what engines were doing when they died; a version that was being loaded at two deaths is quarantined.
         is_pinned: whether a version must stay resident; called at each eviction, so that the answer is current.
     """
 
@@ -66,6 +68,7 @@ class Residency:
     wait_s: float
     is_pinned: Callable[[Version], bool]
     quarantined: Quarantine
+    suspects: DeathSuspects
     metrics: EngineMetrics
     _entries: OrderedDict[int, Entry] = field(default_factory=OrderedDict, init=False)
     _count: int = field(default=0, init=False)
@@ -143,13 +146,13 @@ class Residency:
             await asyncio.shield(entry.gone)
         return None
 
-    def quarantine(self, version: Version) -> AdapterQuarantined:
+    def quarantine(self, version: Version, reason: QuarantineReason) -> AdapterQuarantined:
         """Refuse requests for ``version`` from now on, and unload it once no lease is left; return the error.
 
         Its cached prefixes need no clean-up: they are keyed by its own name, which no request reaches, and the engine
         clears their blocks before it uses them again.
         """
-        self.quarantined.add(version)
+        self.quarantined.add(version, reason)
         self._spawn(self.unload(version))
         return self.quarantined.refusal(version)
 
@@ -268,7 +271,9 @@ class Residency:
             resident = Resident(version.id, version.name, path)
             started = perf_counter()
             await self._engine_load(resident)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error.__cause__, EngineGone) and self.suspects.note(f"load of {version.id}", self.engine):
+                self.quarantined.add(version, QuarantineReason.DEATHS)
             self._release_capacity(version)
             raise
         self.metrics.load_seconds.observe(perf_counter() - started)

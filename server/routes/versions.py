@@ -169,6 +169,12 @@ async def unpin(version: VersionDep, state: StateDep) -> VersionObject:
     return _shown(state, await residents.unpin(state, version))
 
 
+@router.post(_VERSION + "/unquarantine")
+async def unquarantine(version: VersionDep, state: StateDep) -> VersionObject:
+    """Let requests try a version again that harmed the engine. If it does so again, it is quarantined again."""
+    return _shown(state, await state.quarantine.lift(version, state.registry))
+
+
 @router.delete(_VERSION)
 async def delete(version: VersionDep, state: StateDep) -> DeletedObject:
     """Delete a version that no alias points to. Requests in flight finish on it; its number is never used again."""
@@ -223,12 +229,13 @@ def _shown(state: AppState, version: Version, renderer_sha256: str | None = None
         "id": version.name,
         "version": version.number,
         "original_digest": version.original_digest or version.digest,
+        "quarantine": state.quarantine.reason(version),
     }
     return VersionObject(
         **facts,
         aliases=[alias.name for alias in adapter.aliases.values() if alias.version == version.number],
         fine_tuned_names=[name for name, number in adapter.fine_tuned.items() if number == version.number],
-        residency=state.engine.residency_of(version),
+        residency="quarantined" if facts["quarantine"] else state.engine.residency_of(version),
         renderer_matches=state.engine.renders_as(renderer_sha256),
     )
 

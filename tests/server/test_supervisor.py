@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from adapters.base_model import BaseModel
 from server.current_engine import CurrentEngine, EngineState, RunningEngine
+from server.death_suspects import DeathSuspects
 from server.engine.fake import FakeBuilder
 from server.engine.protocol import Engine, StartFailed, StartRefused
 from server.errors import EngineNotReady
@@ -54,6 +55,7 @@ def supervised(base: BaseModel, collectors: CollectorRegistry, tmp_path: Path) -
             wait_s=1,
             is_pinned=lambda version: False,
             quarantined=Quarantine(),
+            suspects=DeathSuspects(),
             metrics=metrics,
         )
 

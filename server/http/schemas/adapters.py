@@ -158,6 +158,7 @@ class VersionObject(ResponseObject):
     fine_tuned_names: list[str]
     is_pinned: bool
     residency: str | None
+    quarantine: str | None
     renderer_matches: bool | None = Field(
         None, description="Whether it was trained on prompts as this server makes them; null: not trained here."
     )

@@ -93,7 +93,7 @@ class CheckpointObject(ResponseObject):
 
 
 class PermissionObject(ResponseObject):
-    """A permission on a checkpoint. ``enforced`` is not OpenAI's: a share of the adapter lets another project use it."""
+    """A permission on a checkpoint. ``enforced`` is not OpenAI's: shares of adapters are what counts."""
 
     object: Literal["checkpoint.permission"] = "checkpoint.permission"
     id: str

@@ -228,6 +228,65 @@ async def test_an_adapter_under_which_the_engine_computes_nan_is_quarantined(
     assert [await opened.answer(model) for model in ("poet", "base")] == ["poet@1", "base"]
 
 
+async def test_a_quarantine_outlives_a_restart_until_it_is_lifted(opening: Opening, until: Until) -> None:
+    async with opening() as opened:
+        await opened.publish("sql")
+        opened.builder.knobs.effect = float("nan")
+        assert (await opened.chat("sql")).status_code == 424
+        registry = opened.state.registry
+        await until(lambda: registry.catalog.version("sql", 1).quarantine == "nan")
+    async with opening() as restarted:
+        refused = await restarted.chat("sql")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (424, "adapter_quarantined")
+        assert "patchbay adapters unquarantine sql@1" in refused.json()["error"]["message"]
+        shown = (await restarted.client.get("/v1/adapters/sql/versions/1")).json()
+        assert (shown["residency"], shown["quarantine"]) == ("quarantined", "nan")
+        lifted = await restarted.client.post("/v1/adapters/sql/versions/1/unquarantine")
+        assert (lifted.status_code, lifted.json()["quarantine"]) == (200, None)
+        assert await restarted.answer("sql") == "sql@1"
+
+
+async def test_a_version_that_was_loaded_at_two_deaths_is_not_loaded_a_third_time(
+    opening: Opening, until: Until
+) -> None:
+    async with opening(max_engine_deaths=5, engine_death_window_s=600.0) as opened:
+        await opened.publish("poet")
+        await opened.publish_cold("sql")
+        await opened.client.post("/v1/adapters/poet/versions/1/pin")
+        for count in (1, 2):
+            opened.builder.knobs.is_stepped = True
+            asked = asyncio.create_task(opened.chat("sql"))
+            await until(lambda: any(call == "load" for call, _ in opened.engine.pending))
+            opened.builder.knobs.is_stepped = False
+            opened.engine.die()
+            assert (await asked).status_code == 503
+            await until(lambda: len(opened.builder.engines) == count + 1)  # noqa: B023 - awaited at once
+            await opened.until_ready()
+        refused = await opened.chat("sql")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (424, "adapter_quarantined")
+        assert "the engine died twice while it loaded it" in refused.json()["error"]["message"]
+        assert await opened.answer("poet") == "poet@1"
+
+
+async def test_a_request_that_was_computed_at_two_deaths_is_not_tried_a_third_time(
+    opened: Opened, until: Until
+) -> None:
+    await opened.publish("sql")
+    opened.builder.knobs.token_s = 0.005
+    for count in (1, 2):
+        asked = asyncio.create_task(opened.chat("sql", max_tokens=1000))
+        await until(lambda: opened.state.engine.running().scheduler.running_keys)
+        opened.engine.die()
+        response = await asked
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_not_ready"), count
+        assert response.headers["retry-after"]
+        await until(lambda: len(opened.builder.engines) == count + 1)  # noqa: B023 - awaited at once
+        await opened.until_ready()
+    refused = await opened.chat("sql", max_tokens=1000)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (424, "request_refused")
+    assert (await opened.chat("sql", max_tokens=1)).status_code == 200
+
+
 async def test_a_quarantine_outlives_the_engine_and_not_the_next_version(opened: Opened, until: Until) -> None:
     await opened.publish("sql")
     opened.builder.knobs.effect = float("nan")

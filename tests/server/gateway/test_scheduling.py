@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from server.residency.quarantine import QuarantineReason
 from tests.server.opened import Caller, Opened, Opening
 from tests.until import Until
 
@@ -77,7 +78,7 @@ async def test_a_version_that_is_quarantined_while_its_requests_wait_answers_non
     late = asyncio.ensure_future(opened.chat("five"))
     await until(lambda: waiting() == 1)
     version = opened.state.registry.catalog.version("five", 1)
-    opened.state.engine.serving().residency.quarantine(version)
+    opened.state.engine.serving().residency.quarantine(version, QuarantineReason.NAN)
     await crowded[0].rest()
     assert (await late).json()["error"]["code"] == "adapter_quarantined"
 

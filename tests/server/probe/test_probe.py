@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from adapters.base_model import BaseModel
 from adapters.errors import AdapterRefused
 from server.current_engine import CurrentEngine, EngineState, RunningEngine
+from server.death_suspects import DeathSuspects
 from server.engine.fake import FakeBuilder, FakeEngine, Knobs
 from server.engine.protocol import EngineInfo, Resident
 from server.errors import EngineNotReady
@@ -54,6 +55,7 @@ class Rig:
             wait_s=1,
             is_pinned=lambda _: False,
             quarantined=Quarantine(),
+            suspects=DeathSuspects(),
             metrics=metrics,
         )
         scheduler = FairScheduler(1, FakeEngine.batch, turn_s=0.0)

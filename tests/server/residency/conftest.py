@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from adapters.errors import BlobCorrupt
 from adapters.versions import Version
+from server.death_suspects import DeathSuspects
 from server.engine.fake import FakeEngine, Knobs
 from server.metrics import EngineMetrics
 from server.residency.quarantine import Quarantine
@@ -64,6 +65,7 @@ def rig(files: Path) -> BuildRig:
             wait_s=wait_s,
             is_pinned=lambda version: version.id in pins,
             quarantined=Quarantine(),
+            suspects=DeathSuspects(),
             metrics=metrics,
         )
         return Rig(engine, knobs, residency, metrics, pins, corrupt, registry)

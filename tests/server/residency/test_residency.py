@@ -13,6 +13,7 @@ from adapters.versions import Version
 from server.engine.protocol import LoadFailed, Resident
 from server.errors import AdapterQuarantined, EngineNotReady, ResidencyFull
 from server.residency.entry import Entry, ResidentState
+from server.residency.quarantine import QuarantineReason
 from tests.server.residency.rig import BuildRig, MakeVersion, Settle
 
 
@@ -418,7 +419,7 @@ async def test_a_quarantined_version_is_refused_and_goes_with_its_last_lease(
 ) -> None:
     it = rig()
     lease = await it.residency.lease(version(1))
-    refusal = it.residency.quarantine(version(1))
+    refusal = it.residency.quarantine(version(1), QuarantineReason.NAN)
     assert "sql@1 is quarantined" in refusal.message
     for held in (True, False):
         for asked in (it.residency.lease, it.residency.load):
