@@ -1,5 +1,6 @@
 """Publishes an adapter as a version: fetch, check, compile if need be, probe, store the bytes, then write the row."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from adapters.versions import Alias, Version
 
 log = structlog.get_logger(__name__)
 
+AT_ONCE: Final = 2
+"""Adapters that are checked, compiled and probed at once; each may take the memory that one check may have."""
 CRASH_POINTS: Final = tuple(
     f"publish.{step}" for step in ("opened", "fetched", "inspected", "probed", "stored", "registered")
 )
@@ -72,6 +75,7 @@ class Publisher:
     compiler: Compiler | None = None
     probe: ProbeFunction | None = None
     crash_points: CrashPoints = field(default_factory=CrashPoints)
+    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     async def publish(
         self,
@@ -104,6 +108,7 @@ class Publisher:
             self.crash_points.point("publish.fetched")
             if self.check_base is not None and not options.force_base:
                 await in_thread(self.check_base, original.path)
+            await stages.enter_async_context(self.places)  # the bytes are on disk: from here on they take memory
             staged, inspection, compiled = await self._admit(original, stages, options.compress_to)
             digest = staged.manifest().digest
             notes = [*original.notes(), *await in_thread(list, self.compare_tokenizer(original.tokenizer_files))]

@@ -21,6 +21,8 @@ T = TypeVar("T")
 BUFFER_BYTES: Final = 1 << 20
 """Bytes are passed to a thread in pieces of at least this size."""
 
+RESERVE_BYTES: Final = 64 << 20
+"""Bytes of a disk that uploads leave free: the database lies there too, and must be written when they are refused."""
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -77,7 +79,7 @@ class FileEntry:
 
         Raises:
             FileExistsError: there is such a file, or a symbolic link.
-            StorageFull: the disk has no space left. A part of the file may be left.
+            StorageFull: the disk has less than ``RESERVE_BYTES`` left. A part of the file may be left.
         """
         sha256, buffer = hashlib.sha256(), bytearray()
         # The stack closes the file also when the caller is cancelled while it is being opened.
@@ -99,6 +101,9 @@ def _open_new(path: Path, opened: ExitStack) -> BinaryIO:
 
 
 def _append(file: BinaryIO, sha256: hashlib._Hash, piece: bytes) -> None:
+    disk = os.fstatvfs(file.fileno())
+    if disk.f_bavail * disk.f_frsize < RESERVE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     file.write(piece)
     sha256.update(piece)
 

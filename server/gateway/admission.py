@@ -17,7 +17,9 @@ from typing import Final
 from server.errors import Draining, Overloaded
 
 SHARE: Final = 3
-"""Requests in flight that an adapter may have for each free place."""
+"""Requests in flight that an adapter may have for each free place; and writes that a key may."""
+WRITES: Final = 128
+"""Writes of control routes at once: each may be an upload, with a file on disk."""
 
 
 class Admission:
@@ -28,6 +30,7 @@ class Admission:
         self._in_flight = 0
         self._writes = 0
         self._of_adapter: Counter[str] = Counter()
+        self._writes_of: Counter[str | None] = Counter()
         self._idle = asyncio.Event()
         self._idle.set()
         self.is_leaving = False
@@ -40,19 +43,28 @@ class Admission:
         return self._in_flight + self._writes
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Count a write of a control route for the length of the block: an upload, say, is not cut by a shutdown.
+    def writing(self, key_id: str | None = None) -> Iterator[None]:
+        """Count a key's write of a control route for the block: an upload, say, is not cut by a shutdown.
 
         Raises:
             Draining: the process is stopping.
+            Overloaded: the key has its share of the writes at once already.
         """
         self._check_draining()
+        if self._writes_of[key_id] >= SHARE * (WRITES - self._writes):
+            raise Overloaded(
+                f"{self._writes} uploads and other writes are under way already; try again", retry_after_s=5
+            )
         self._writes += 1
+        self._writes_of[key_id] += 1
         self._idle.clear()
         try:
             yield
         finally:
             self._writes -= 1
+            self._writes_of[key_id] -= 1
+            if not self._writes_of[key_id]:
+                del self._writes_of[key_id]
             self._narrowed(0)
 
     def _check_draining(self) -> None:

@@ -86,7 +86,7 @@ class Gateway:
             inference = INFERENCE_ROUTES.get(path)
             is_inference = inference is not None and inference.method == scope["method"]
             is_write = not is_inference and scope["method"] not in NO_BODY and path not in READ_BY_POST
-            with self.admission.writing() if is_write else nullcontext():
+            with self.admission.writing(caller.key_id) if is_write else nullcontext():
                 async with self.bodies.read(scope["method"], path, headers, receive) as body:
                     if is_inference:
                         await self._infer(scope, body, response)

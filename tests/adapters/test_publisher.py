@@ -15,11 +15,11 @@ from adapters.crash_points import KILLED
 from adapters.errors import AdapterRefused, Fault, InvalidName, SourceForbidden
 from adapters.names import FineTunedName, Reference
 from adapters.publish_options import PublishOptions
-from adapters.publisher import CRASH_POINTS, Publisher
+from adapters.publisher import AT_ONCE, CRASH_POINTS, Publisher
 from adapters.registry.registry import Registry
 from adapters.sources.directory import DirectorySource
 from adapters.storage.blobs import Blobs
-from adapters.storage.manifest import CONFIG_FILE, Manifest
+from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE, Manifest
 from adapters.storage.staging import Staging
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,6 +109,32 @@ async def test_what_the_checks_refuse_leaves_nothing(
     assert len(registry.catalog) == 0
     assert blobs_in(tmp_path / "blobs") == set()
     assert list(staging.directory.iterdir()) == []
+
+
+async def test_a_storm_of_publications_is_checked_a_few_at_a_time(
+    registry: Registry, blobs: Blobs, staging: Staging, write_adapter: WriteAdapter
+):
+    checked, most, goes_on = 0, 0, asyncio.Event()
+
+    async def checks(directory: Path, out: Path) -> Canonical:
+        nonlocal checked, most
+        checked += 1
+        most = max(most, checked)
+        await goes_on.wait()
+        checked -= 1
+        return await admit_all(directory, out)
+
+    publisher = Publisher(registry, blobs, staging, checks)
+    directories = [write_adapter(number) for number in range(6)]
+    storm = [
+        asyncio.create_task(publisher.publish(f"a{number}", DirectorySource(path, [path])))
+        for number, path in enumerate(directories)
+    ]
+    while checked < AT_ONCE or len(list(staging.directory.glob(f"*/{WEIGHTS_FILE}"))) < len(directories):
+        await asyncio.sleep(0)
+    goes_on.set()
+    await asyncio.gather(*storm)
+    assert (most, len(registry.catalog)) == (AT_ONCE, 6)
 
 
 async def test_what_the_probe_refuses_leaves_nothing(

@@ -114,6 +114,15 @@ def test_no_space_is_called_storage_full(tmp_path: Path, number: int):
         raise OSError(number, os.strerror(number))
 
 
+async def test_uploads_leave_space_for_the_database(tmp_path: Path, staging: Staging, monkeypatch: pytest.MonkeyPatch):
+    disk = os.statvfs(tmp_path)
+    monkeypatch.setattr("adapters.storage.disk.RESERVE_BYTES", disk.f_blocks * disk.f_frsize + 1)
+    with pytest.raises(StorageFull, match="free some space"):
+        async with staging.open() as staged:
+            await staged.write(WEIGHTS_FILE, chunks(b"abc"))
+    assert list(staging.directory.iterdir()) == []
+
+
 def test_other_trouble_with_the_disk_keeps_its_name(tmp_path: Path):
     with pytest.raises(PermissionError), space_needed(tmp_path):
         raise PermissionError(errno.EACCES, "denied")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 
 import pytest
 
+from server.errors import Overloaded
+from server.gateway.admission import WRITES, Admission
 from tests.server.opened import CHAT, Opened
 from tests.until import Until
 
@@ -19,6 +22,18 @@ async def test_a_leaving_server_is_not_ready_and_still_takes_requests(opened: Op
     assert (ready.status_code, ready.json()["status"]) == (503, "draining")
     assert (await opened.client.post(CHAT, json=CHAT_BODY)).status_code == 200
     assert (await opened.publish("sql"))["version"] == 1
+
+
+def test_one_keys_writes_leave_places_for_those_of_others() -> None:
+    admission = Admission(10)
+    with ExitStack() as under_way:
+        for _ in range(3 * WRITES // 4):
+            under_way.enter_context(admission.writing("flood"))
+        with pytest.raises(Overloaded, match="96 uploads"), admission.writing("flood"):
+            pass
+        under_way.enter_context(admission.writing("other"))
+    with admission.writing("flood"):
+        assert admission.in_flight == 1
 
 
 async def test_a_drain_waits_for_an_upload_under_way(opened: Opened, until: Until) -> None:
