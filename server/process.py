@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -28,7 +29,7 @@ from server.engine.vllm.flags import EMBEDDED_FLAGS
 from server.engine.vllm.process_logs import ProcessLogs
 from server.http.bounded_protocol import BoundedHttpProtocol
 from server.logs import configure_logs
-from server.settings import DEFAULT_URL, Settings
+from server.settings import DEFAULT_URL, OWN_FILES, Settings
 from server.state import AppState
 
 log = structlog.get_logger(__name__)
@@ -57,6 +58,7 @@ def serve(settings: Settings, logs: ProcessLogs, started: float) -> int:
         CannotListen: the address is in use, or not one of this machine.
         ExposedWithoutKeys: other machines can reach the address and no API key exists.
     """
+    os.umask(OWN_FILES)
     configure_logs(settings.log_format, settings.log_level, access_log=settings.access_log)
     with listening_socket(settings) as listener:
         exit_code = uvloop.run(_serve(settings, logs, listener, started))

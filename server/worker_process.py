@@ -5,6 +5,7 @@ It shares the server's database and data directory, and requests each publicatio
 
 import asyncio
 import contextlib
+import os
 import signal
 from dataclasses import dataclass
 from typing import Final
@@ -14,7 +15,7 @@ import structlog
 
 from adapters.storage.database import Database
 from server.logs import configure_logs
-from server.settings import ClientSettings, Settings
+from server.settings import OWN_FILES, ClientSettings, Settings
 from trainer.errors import PublicationRefused
 from trainer.records import Records
 from trainer.worker.worker import Worker, worker_name
@@ -62,6 +63,7 @@ class RemotePublishing:
 
 def work(settings: Settings, server: ClientSettings) -> int:
     """Run jobs until SIGTERM or SIGINT; return the exit code."""
+    os.umask(OWN_FILES)
     configure_logs(settings.log_format, settings.log_level)
     return asyncio.run(_work(settings, server))
 

@@ -13,12 +13,20 @@ from adapters import strict_json
 from trainer.graders.models import Models, Usage
 
 
+@dataclass(slots=True)
+class FilledCharacters:
+    """How much the templates of a grader were filled with so far; they share one bound."""
+
+    count: int = 0
+
+
 @dataclass(frozen=True)
 class Sample:
     """A model's answer and the item of the data set; templates read ``{{sample.…}}`` and ``{{item.…}}``."""
 
     output_text: str
     item: Mapping[str, Any] = field(default_factory=dict)
+    filled: FilledCharacters = field(default_factory=FilledCharacters, compare=False)
 
     @cached_property
     def output_json(self) -> Any:

@@ -17,6 +17,8 @@ MAX_TEMPLATE: Final = 100_000
 """Characters in a template."""
 MAX_RENDERED: Final = 1_000_000
 """Characters in a rendered text."""
+MAX_ALL_RENDERED: Final = 4_000_000
+"""Characters that all templates of a grader are filled with: 64 messages of 64 parts could ask for a gigabyte."""
 
 _PLACE: Final = re.compile(r"\{\{([^{}]*)\}\}")
 _STEP: Final = re.compile(r"""\.([\w-]+)|\[(\d{1,9})\]|\["([^"]*)"\]|\['([^']*)'\]""")
@@ -49,8 +51,13 @@ def render(template: str, sample: Sample) -> str:
         rendered += [template[end : place.start()], _value(place[1], sample)]
         end = place.end()
         size += len(rendered[-1])
+        sample.filled.count += len(rendered[-1])
         if size > MAX_RENDERED:
             raise Ungraded(GradingError.OTHER, f"a rendered template is longer than {MAX_RENDERED:,} characters")
+        if sample.filled.count > MAX_ALL_RENDERED:
+            raise Ungraded(
+                GradingError.OTHER, f"the grader's templates are filled with over {MAX_ALL_RENDERED:,} characters"
+            )
     return "".join([*rendered, template[end:]])
 
 

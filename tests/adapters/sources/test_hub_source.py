@@ -153,6 +153,10 @@ async def test_without_a_token_a_private_repository_is_forbidden(hub: HubStandIn
         "http://[::1]",
         "http://[::ffff:10.0.0.7]",
         "http://0.0.0.0",
+        "http://192.0.0.192",
+        "http://[64:ff9b::a9fe:a9fe]",
+        "http://[2002:a00:7::]",
+        "http://[2001:0:a00:7::]",
     ],
 )
 async def test_a_redirect_into_the_servers_own_network_is_not_followed(

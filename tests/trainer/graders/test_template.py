@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from trainer.graders.grader import GradingError, Sample, Ungraded
-from trainer.graders.template import MAX_RENDERED, MAX_TEMPLATE, Template, render
+from trainer.graders.template import MAX_ALL_RENDERED, MAX_RENDERED, MAX_TEMPLATE, Template, render
 
 ITEM = {
     "city": "Paris",
@@ -119,6 +119,14 @@ def test_a_text_that_grows_too_long_is_no_text():
     with pytest.raises(Ungraded) as refused:
         rendered("{{sample.output_text}}" * 3, "x" * (MAX_RENDERED // 2))
     assert (refused.value.error, f"{MAX_RENDERED:,}" in str(refused.value)) == (GradingError.OTHER, True)
+
+
+def test_all_templates_of_a_grader_together_are_bounded():
+    sample = Sample("x" * MAX_RENDERED)
+    for _ in range(MAX_ALL_RENDERED // MAX_RENDERED):
+        render("{{sample.output_text}}", sample)
+    with pytest.raises(Ungraded, match=f"{MAX_ALL_RENDERED:,}"):
+        render("{{sample.output_text}}", sample)
 
 
 @pytest.mark.parametrize("text", ["{{" * 49_000, "{" * 99_000, "{{item" * 16_000, "{{item.a" + "[0]" * 30_000])
