@@ -74,6 +74,7 @@ def build_app(state: AppState) -> CORSMiddleware:
         bodies=state.bodies,
         responses=ResponseRecorder(state.responses),
         browsers=BrowserRules(state.settings.allowed_origins, state.settings.allow_anonymous),
+        timeout_s=state.settings.request_timeout_s,
     )
     return _with_cross_origin_rules(gateway, state.settings)
 

@@ -210,6 +210,7 @@ def _make_batch_runner(state: AppState) -> BatchRunner:
         admission=state.admission,
         bodies=state.bodies,
         responses=ResponseRecorder(state.responses),
+        timeout_s=state.settings.request_timeout_s,
     )
     max_models = max(1, state.settings.max_residents // 2)  # the other half is left to other requests
     checks = BatchChecks(state.engine, state.registry.catalog, state.keys)

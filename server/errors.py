@@ -4,7 +4,7 @@ PatchbayError
 ├── Unauthenticated, Forbidden
 ├── Unavailable
 │   └── EngineNotReady, Draining, ResidencyFull, Overloaded, RateLimited
-├── AdapterQuarantined, RequestRefused, InvalidRequest, MissingScope, RouteUnsupported
+├── AdapterQuarantined, RequestRefused, RequestTimeout, InvalidRequest, MissingScope, RouteUnsupported
 ├── BodyTooLarge, BodyTooSlow
 ├── BackgroundUnsupported, PreviousResponseNotFound
 ├── (NotFound)
@@ -74,6 +74,10 @@ class RateLimited(Unavailable):
 
 class AdapterQuarantined(PatchbayError):
     """The version harmed the engine: requests for it are refused."""
+
+
+class RequestTimeout(PatchbayError):
+    """A request was not answered whole within the server's bound."""
 
 
 class RequestRefused(PatchbayError):

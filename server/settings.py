@@ -99,6 +99,9 @@ class Settings(BaseSettings):
     max_grammar_bytes: int = Field(
         64 * 2**10, ge=2**10, description="Largest JSON schema, grammar or regular expression of a request, in bytes."
     )
+    request_timeout_s: float = Field(
+        3600.0, gt=0, description="Seconds from a request to the end of its answer, after which it is given up (504)."
+    )
     turn_s: float = Field(1.0, gt=0, description="Seconds that an adapter keeps its slot at least while another waits.")
 
     probe_reference: Literal["auto", "on", "off"] = Field(

@@ -6,6 +6,7 @@ authenticate → read the body → admit → [engine parses it → hooks: resolv
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
@@ -23,7 +24,7 @@ from server.access.caller import Caller, caller_of, set_caller
 from server.access.key_ring import KeyRing
 from server.accounts.audited import READ_BY_POST
 from server.current_engine import CurrentEngine
-from server.errors import RouteUnsupported
+from server.errors import RequestTimeout, RouteUnsupported
 from server.gateway.admission import Admission
 from server.gateway.authenticate import authenticate, authorize
 from server.gateway.browser_rules import BrowserRules
@@ -63,6 +64,8 @@ class Gateway:
     responses: ResponseRecorder
     browsers: BrowserRules = field(default_factory=BrowserRules)
     control: ASGIApp = NO_ROUTES
+    timeout_s: float | None = None
+    """Seconds from a request to the end of its answer, at most; None: no bound."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -124,6 +127,23 @@ class Gateway:
             async with self.hooks.accounts.rate_limits.request(caller) as headers:
                 yield headers
 
+    @asynccontextmanager
+    async def _deadline(self) -> AsyncIterator[None]:
+        """Give the request up once it has taken ``timeout_s``, its waits included.
+
+        Raises:
+            RequestTimeout: it was given up.
+        """
+        try:
+            async with asyncio.timeout(self.timeout_s) as deadline:
+                yield
+        except TimeoutError as late:
+            if not deadline.expired():
+                raise
+            raise RequestTimeout(
+                f"the answer took more than {self.timeout_s:g} s: ask for fewer tokens, or raise --request-timeout-s"
+            ) from late
+
     async def _infer(self, scope: Scope, receive: Receive, response: _Response) -> None:
         caller, whole = caller_of(scope), await receive()
         receive = replayed(whole, receive)
@@ -131,7 +151,7 @@ class Gateway:
         with self.hooks.request(caller, content=content, is_deferred=is_deferred) as context:
             response.context = context
             try:
-                async with self._within_limits(caller, context) as response.limits:
+                async with self._deadline(), self._within_limits(caller, context) as response.limits:
                     engine, path = self.engine.serving().engine, scope["path"]
                     if path not in engine.paths:
                         raise RouteUnsupported(f"this server does not answer {path}; that takes {needs(path)}")

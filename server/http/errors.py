@@ -54,6 +54,7 @@ _BY_STATUS: Final[Mapping[int, Sequence[type[PatchbayError]]]] = {
     ),
     502: (adapter_errors.BlobStoreUnavailable, adapter_errors.SourceUnavailable, trainer_errors.PublicationRefused),
     503: (adapter_errors.StorageUnavailable, server_errors.Unavailable),
+    504: (server_errors.RequestTimeout,),
     507: (adapter_errors.StorageFull,),
 }
 STATUS: Final = {error: status for status, errors in _BY_STATUS.items() for error in errors}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from contextlib import suppress
 
 import httpx
 import pytest
 
+from server.errors import RequestTimeout
 from server.http.errors import error_response
 from tests.server.opened import Listening, Opened, Opening
 from tests.until import Until
@@ -210,6 +212,21 @@ async def test_a_route_that_is_not_there_is_an_openai_error(client: httpx.AsyncC
         assert response.status_code == status
         reason = {404: f"there is no {method} {path}; /docs", 405: f"{path} takes {allowed}, not {method}"}
         assert reason[status] in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_that_takes_too_long_is_given_up(opening: Opening, until: Until, stream: bool) -> None:
+    async with opening(request_timeout_s=0.3) as opened:
+        await opened.publish("sql")
+        opened.builder.knobs.token_s = 0.01
+        if stream:
+            with suppress(RequestTimeout):  # the server closes the connection
+                await opened.chat("sql", max_tokens=100_000, stream=True)
+        else:
+            late = await opened.chat("sql", max_tokens=100_000)
+            assert (late.status_code, late.json()["error"]["code"]) == (504, "request_timeout")
+        await until(lambda: not opened.state.engine.running().scheduler.running_keys)
+        assert opened.residents["sql@1"] == ("resident", 0)
 
 
 async def test_an_adapter_under_which_the_engine_computes_nan_is_quarantined(
