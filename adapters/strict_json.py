@@ -12,9 +12,12 @@ from typing import Any, Final
 
 
 def parse(raw: bytes) -> Any:
-    """Return the value of the JSON text ``raw`` (UTF-8); ValueError for other text or one of the four above."""
+    """Return the value of the JSON text ``raw``; ValueError for other text or one of the four above.
+
+    ``raw`` is UTF-8, also with the byte order mark that editors on Windows write.
+    """
     try:
-        value = _DECODER.decode(raw.decode("utf-8"))
+        value = _DECODER.decode(raw.decode("utf-8-sig"))
         if b"\\u" in raw:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:

@@ -6,6 +6,7 @@ into B in float32, and both are rounded once: what is computed with them is the 
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -51,6 +52,9 @@ def canonicalize(directory: Path, out: Path, base: BaseModel, limits: AdapterLim
         if intricate := inspected.lora.config.intricate_patterns:
             needed = "plain module names: the engine itself matches the patterns of files with such a copy"
             raise AdapterRefused([Fault(f"{CONFIG_FILE}: rank_pattern", shown(intricate[0]), needed)])
+        if (directory / CONFIG_FILE).read_bytes().startswith(codecs.BOM_UTF8):
+            needed = "UTF-8 without one: the engine itself reads the config of files with such a copy"
+            raise AdapterRefused([Fault(CONFIG_FILE, "a byte order mark", needed)])
         report = inspected.report
         return Canonical(replace(report, notes=(*report.notes, NOT_CANONICAL)), None)
     form = CanonicalForm.of(inspected.lora, base.modules, base.dtype)

@@ -169,17 +169,17 @@ def file_fault(path: Path) -> Fault | None:
 
 def _read_config(path: Path, limits: AdapterLimits, faults: list[Fault]) -> PeftConfig | None:
     try:
-        config = PeftConfig.parse(path.read_bytes())
+        config, invalid = PeftConfig.read(path.read_bytes())
     except AdapterRefused as refused:
         faults.extend(refused.faults)
         return None
-    faults.extend(config.unservable())
+    faults.extend([*invalid, *config.unservable()])
     # The engine goes by the largest rank that the config names, whether or not a module has it.
     cut = f"have it cut with --compress-to {limits.max_rank} (compress_to over HTTP), which reports what is lost"
     for field, rank in config.ranks.items():
         if rank > limits.max_rank:
             faults.append(rank_fault(f"{CONFIG_FILE}: {field}", rank, limits.max_rank, cut))
-    return config
+    return None if invalid else config
 
 
 def _read_weights(path: Path, base: BaseModel, config: PeftConfig | None, faults: list[Fault]) -> _Weights | None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from adapters import strict_json
@@ -11,6 +11,8 @@ from adapters.storage.manifest import CONFIG_FILE
 from adapters.storage.mistaken_files import START_BYTES, mistaken_file
 
 LORA = "LORA"
+_OWN_FIELDS = ("peft_type", "r", "lora_alpha", "target_modules")
+"""Without any of these fields a JSON object is no adapter's config."""
 _VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})")
 _SHOWN_FIELD = 256
 _SHOWN_NAME = 60
@@ -30,19 +32,22 @@ def parse_fields(raw: bytes) -> dict[str, Any]:
     """Return the fields of adapter_config.json, of whatever kind of adapter, unchecked; ``peft_type`` in capitals.
 
     Raises:
-        AdapterRefused: not a JSON object.
+        AdapterRefused: not a JSON object, or one without any field of an adapter's config.
     """
     needed = "the file that PEFT's save_pretrained wrote"
     try:
         fields = strict_json.parse(raw)
     except ValueError as error:
-        found = f"text that is not JSON ({error})"
+        found = f"text that is not JSON ({error})" if raw else "an empty file"
         is_json = raw.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"["))
         if not is_json and (mistaken := mistaken_file(raw[:START_BYTES])) is not None:
             found, needed = mistaken[0], f"{needed}: {mistaken[1]}"
         raise AdapterRefused([Fault(CONFIG_FILE, found, needed)]) from None
     if not isinstance(fields, dict):
         raise AdapterRefused([Fault(CONFIG_FILE, "JSON that is no object", needed)])
+    if fields and fields.keys().isdisjoint(_OWN_FIELDS):
+        found = f"JSON of another kind, with the fields {_listed(fields)}"
+        raise AdapterRefused([Fault(CONFIG_FILE, found, needed)])
     return fields | {"peft_type": kind.upper()} if isinstance(kind := fields.get("peft_type"), str) else fields
 
 
@@ -54,9 +59,12 @@ def ignored_fields(fields: Mapping[str, Any], known: Container[str]) -> tuple[st
 def ignored_note(ignored: Sequence[str]) -> Iterator[str]:
     """Yield the note for a report that fields called ``ignored`` were ignored, if there are any."""
     if ignored:
-        names = ", ".join(ascii(name)[1:-1][:_SHOWN_NAME] for name in sorted(ignored)[:_SHOWN_NAMES])
-        more = f" and {len(ignored) - _SHOWN_NAMES} more" if len(ignored) > _SHOWN_NAMES else ""
-        yield f"fields of {CONFIG_FILE} that PEFT does not know were ignored, as PEFT does: {names}{more}"
+        yield f"fields of {CONFIG_FILE} that PEFT does not know were ignored, as PEFT does: {_listed(ignored)}"
+
+
+def _listed(names: Collection[str]) -> str:
+    first = ", ".join(ascii(name)[1:-1][:_SHOWN_NAME] for name in sorted(names)[:_SHOWN_NAMES])
+    return f"{first} and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else first
 
 
 def unknown_switches(fields: Mapping[str, Any], known: Container[str]) -> Iterator[Fault]:

@@ -40,6 +40,9 @@ _TASKS = frozenset({None, "CAUSAL_LM", "FEATURE_EXTRACTION"})
 _NESTED = frozenset({"arrow_config", "kasa_config", "use_bdlora"})
 """Fields of which PEFT takes an empty object for one that asks for the defaults."""
 
+_STAND_INS: Mapping[str, Any] = {"peft_type": LORA, "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"]}
+"""Values for fields without a valid one, so that the faults of the others can be found."""
+
 _PATTERN_FIELDS = ("rank_pattern", "alpha_pattern")
 
 
@@ -149,8 +152,22 @@ class PeftConfig(BaseModel):
         Fields that PEFT 0.21 does not know are ignored, as by PEFT itself, and listed in ``ignored``.
 
         Raises:
-            AdapterRefused: not JSON; fields that are missing or of another kind; an unknown field that may stand for
-                another kind of LoRA.
+            AdapterRefused: not such a config; fields that are missing or of another kind; an unknown field that may
+                stand for another kind of LoRA. The faults of ``unservable`` are among the others.
+        """
+        config, faults = cls.read(raw)
+        if faults:
+            raise AdapterRefused([*faults, *config.unservable()])
+        return config
+
+    @classmethod
+    def read(cls, raw: bytes) -> tuple[PeftConfig, list[Fault]]:
+        """Return the config that ``raw`` holds and the faults for which ``parse`` would refuse it.
+
+        With a fault, the config shows what else is wrong: a field without a valid value has one of ``_STAND_INS``.
+
+        Raises:
+            AdapterRefused: the file is no config of a LoRA at all.
         """
         fields = parse_fields(raw)
         if fields.get("peft_type", LORA) != LORA:  # another method's fields would all read as unknown
@@ -161,10 +178,11 @@ class PeftConfig(BaseModel):
             config = cls.model_validate(fields)
         except ValidationError as error:
             faults.extend(_invalid_fields(error))
-        if faults:
-            raise AdapterRefused(faults)
+            invalid = {entry["loc"][0] for entry in error.errors()}
+            valid = {name: value for name, value in fields.items() if name not in invalid}
+            config = cls.model_validate({**_STAND_INS, **valid})
         config._ignored = ignored_fields(fields, cls.model_fields)
-        return config
+        return config, faults
 
     @property
     def ignored(self) -> tuple[str, ...]:

@@ -1,11 +1,13 @@
 """Recognizes what lies under the name of an adapter's file although it is another file, by its first bytes."""
 
+import codecs
 from typing import Final
 
 START_BYTES: Final = 512
 """As many bytes of a file tell its kind."""
 
 _AGAIN: Final = "download it again"
+_SHOWN: Final = 60
 _PICKLED: Final = "save with safe_serialization=True; a new name does not change what a file holds"
 _TEXTS: Final = (
     (b"version https://git-lfs", "a git-lfs pointer, not the file", "run `git lfs pull` where it lies"),
@@ -14,6 +16,10 @@ _TEXTS: Final = (
 _MAGICS: Final = (
     (b"PK\x03\x04", "a zip archive, such as torch.save writes", _PICKLED),
     (b"\x1f\x8b", "a gzip archive", "unpack it"),
+    *(
+        (mark, "UTF-16 text", "save text as UTF-8, and copy other files byte by byte")
+        for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    ),
     (b"GGUF", "a GGUF file", "send the adapter as PEFT saved it, before it was converted"),
     (b"\x89HDF", "an HDF5 file", "send the adapter as PEFT saved it"),
     *((bytes([0x80, protocol]), "a pickle", _PICKLED) for protocol in range(2, 6)),
@@ -29,10 +35,23 @@ def mistaken_file(start: bytes) -> tuple[str, str] | None:
         return None
     if start and not start.strip(b"\0"):
         return "a file of zeros", f"{_AGAIN}; the first download reserved space and broke off"
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = start.removeprefix(codecs.BOM_UTF8).lstrip()
     known = [*((start, *magic) for magic in _MAGICS), *((text, *beginning) for beginning in _TEXTS)]
     for content, beginning, found, needed in known:
         if content.startswith(beginning):
             return found, needed
-    is_json = text[:1] in (b"{", b"[")
-    return ("JSON text, such as a server's error message", _AGAIN) if is_json else None
+    if text[:1] in (b"{", b"["):
+        return "JSON text, such as a server's error message", _AGAIN
+    if (line := _first_line(text)) is not None:
+        return f"text that begins {line!a}", f"{_AGAIN}; this may be what a server answered in its place"
+    return None
+
+
+def _first_line(text: bytes) -> str | None:
+    """Return the beginning of the first line of ``text``; None if these are no characters for people."""
+    read = codecs.getincrementaldecoder("utf-8")()  # the last character may be cut
+    try:
+        lines = read.decode(text).splitlines()
+    except UnicodeDecodeError:
+        return None
+    return lines[0][:_SHOWN] if lines and all(line.replace("\t", " ").isprintable() for line in lines) else None

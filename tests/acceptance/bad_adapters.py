@@ -64,8 +64,11 @@ def stated(field: str, written: str) -> Spoil:
 CONFIGS = {
     "config is not JSON": Bad(text_with(lambda _: "{"), CONFIG),
     "config is a list": Bad(text_with(lambda text: f"[{text}]"), "no object"),
-    "config in UTF-16": Bad(text_with(lambda text: text.encode("utf-16")), "not JSON"),
-    "config with a byte order mark": Bad(text_with(lambda text: text.encode("utf-8-sig")), "not JSON"),
+    "config in UTF-16": Bad(text_with(lambda text: text.encode("utf-16")), "save text as UTF-8"),
+    "config that a hub answered": Bad(text_with(lambda _: "Entry not found"), "text that begins"),
+    "config of a base model": Bad(
+        text_with(lambda _: '{"model_type": "llama", "hidden_size": 64}'), "with the fields hidden_size, model_type"
+    ),
     "config that is not UTF-8": Bad(text_with(lambda text: text.encode().replace(b"LORA", b"LOR\xff")), "not JSON"),
     "config nested too deeply": Bad(stated("auto_mapping", "[" * 100_000), "not JSON"),
     "config above a megabyte": Bad(text_with(lambda text: text + " " * (2 << 20)), "at most 1048576"),

@@ -199,6 +199,15 @@ def test_such_a_copy_among_names_of_another_tool_is_refused(plain: MakeAdapter) 
         canonical_of(files, UNTIED_BASE)
 
 
+def test_such_a_copy_beside_a_config_that_the_engine_cannot_read_is_refused(plain: MakeAdapter) -> None:
+    files = plain(targets=("lm_head",), modules=dict(UNTIED_BASE.modules))
+    files.extra[CONFIG_FILE] = json.dumps(files.config).encode("utf-8-sig")
+    assert canonical_of(files, UNTIED_BASE)[0].compiled is not None
+    files.put("base_model.model.lm_head.base_layer.weight", np.zeros(UNTIED_BASE.modules["lm_head"]))
+    with pytest.raises(AdapterRefused, match="a byte order mark"):
+        canonical_of(files, UNTIED_BASE)
+
+
 @pytest.mark.parametrize("dtype", STEP)
 def test_a_scale_that_overflows_is_refused(dtype: str, plain: MakeAdapter) -> None:
     files = plain(lora_alpha=8 * 1024)

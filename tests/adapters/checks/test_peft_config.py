@@ -119,6 +119,37 @@ def test_tells_every_bad_field_at_once() -> None:
 
 
 @pytest.mark.parametrize(
+    "wrong", [{"r": "8"}, {"lora_dropout": "0.1"}, {"use_magic": True}, {"rank_pattern": {"x": 0}}]
+)
+def test_a_field_of_another_kind_hides_no_other_fault(wrong: dict[str, Any]) -> None:
+    unserved = {"bias": "all", "use_dora": True, "modules_to_save": ["lm_head"], "task_type": "SEQ_CLS"}
+    places = {fault.where.split(": ")[1] for fault in faults_of(json.dumps(PLAIN | unserved | wrong).encode())}
+    assert places >= unserved.keys()
+    assert len(places) == len(unserved) + 1
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    assert PeftConfig.parse(json.dumps(PLAIN).encode("utf-8-sig")) == parse()
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        (b"", "an empty file"),
+        (b"Entry not found", "text that begins 'Entry not found'"),
+        ("Zugriff verweigert: M\u00fcller".encode(), "text that begins 'Zugriff verweigert: M"),
+        (json.dumps(PLAIN).encode("utf-16"), "UTF-16 text"),
+        (b'{"error": "Repository not found"}', "JSON of another kind, with the fields error"),
+        (b'{"model_type": "llama", "hidden_size": 64}', "with the fields hidden_size, model_type"),
+    ],
+)
+def test_another_file_in_the_configs_place_is_one_fault(raw: bytes, found: str) -> None:
+    [fault] = faults_of(raw)
+    assert found in fault.found
+    assert "the file that PEFT's save_pretrained wrote" in fault.needed
+
+
+@pytest.mark.parametrize(
     ("changes", "where", "needed"),
     [
         ({"r": True}, "r", "whole number"),
