@@ -1,12 +1,10 @@
-"""The interface of every source, and the simplest one: an upload."""
+"""The interface of every source, and the fault of a pickle, which none of them reads."""
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final, Protocol
 
-from adapters.errors import AdapterRefused, Fault
-from adapters.storage.manifest import EVERY_FILE, TOKENIZER_FILES, WEIGHTS_FILE
+from adapters.errors import Fault
+from adapters.storage.manifest import WEIGHTS_FILE
 from adapters.storage.staging import Staged
 
 _SHOWN_NAME: Final = 128
@@ -25,29 +23,6 @@ class Source(Protocol):
             StorageFull: the disk has no space left.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class UploadSource:
-    """Named streams of bytes in any order, such as the parts of a multipart request.
-
-    A trainer leaves more beside an adapter: those files are left out, optimizers and other pickles unread.
-    """
-
-    parts: AsyncIterator[tuple[str, AsyncIterator[bytes]]]
-
-    async def fetch(self, staged: Staged) -> str:
-        async for name, chunks in self.parts:
-            if name in EVERY_FILE:
-                await staged.write(name, chunks)
-                continue
-            if is_pickled_weights(name):
-                raise AdapterRefused([pickle_fault(name)])
-            if name in TOKENIZER_FILES:
-                await staged.keep_tokenizer_file(name, chunks)
-            else:
-                staged.left_out.append(name)
-        return "upload"
 
 
 def is_pickled_weights(name: str) -> bool:

@@ -13,9 +13,20 @@ _TEXTS: Final = (
     (b"version https://git-lfs", "a git-lfs pointer, not the file", "run `git lfs pull` where it lies"),
     (b"<", "an HTML or XML page", f"{_AGAIN}, with a token where it asks for one"),
 )
+_ARCHIVES: Final = (
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"BZh", "a bzip2 archive"),
+    (b"\xfd7zXZ\0", "an xz archive"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!\x1a\x07", "a rar archive"),
+)
+_TAR: Final = (257, b"ustar")
+"""Where a tar archive says what it is: in the header of its first file."""
+_TORCH_FILES: Final = (b"data.pkl", b".format_version")
+"""The first file in a zip archive that torch.save wrote."""
 _MAGICS: Final = (
-    (b"PK\x03\x04", "a zip archive, such as torch.save writes", _PICKLED),
-    (b"\x1f\x8b", "a gzip archive", "unpack it"),
     *(
         (mark, "UTF-16 text", "save text as UTF-8, and copy other files byte by byte")
         for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -35,6 +46,10 @@ def mistaken_file(start: bytes) -> tuple[str, str] | None:
         return None
     if start and not start.strip(b"\0"):
         return "a file of zeros", f"{_AGAIN}; the first download reserved space and broke off"
+    if start.startswith(b"PK\x03\x04") and any(name in start for name in _TORCH_FILES):
+        return "a zip archive of torch.save", _PICKLED
+    if (archive := archive_kind(start)) is not None:
+        return archive, "unpack it"
     text = start.removeprefix(codecs.BOM_UTF8).lstrip()
     known = [*((start, *magic) for magic in _MAGICS), *((text, *beginning) for beginning in _TEXTS)]
     for content, beginning, found, needed in known:
@@ -45,6 +60,14 @@ def mistaken_file(start: bytes) -> tuple[str, str] | None:
     if (line := _first_line(text)) is not None:
         return f"text that begins {line!a}", f"{_AGAIN}; this may be what a server answered in its place"
     return None
+
+
+def archive_kind(start: bytes) -> str | None:
+    """Return the kind of archive that begins with ``start``, such as "a zip archive"; None for other files."""
+    position, tar = _TAR
+    if start.startswith(tar, position):
+        return "a tar archive"
+    return next((kind for magic, kind in _ARCHIVES if start.startswith(magic)), None)
 
 
 def _first_line(text: bytes) -> str | None:

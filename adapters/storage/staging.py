@@ -12,6 +12,7 @@ from adapters.storage.disk import FileEntry, in_thread, space_needed
 from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL, INITIAL_FILES, Manifest
 
 MAX_TOKENIZER_FILE_BYTES: Final = 4 << 20
+MAX_TOKENIZER_BYTES: Final = 16 << 20
 _SHOWN_NAMES: Final = 10
 _SHOWN_NAME: Final = 80
 
@@ -47,12 +48,23 @@ class Staged:
         self._entries[name] = entry
         return entry
 
+    async def clear(self) -> None:
+        """Remove the files that ``write`` wrote."""
+        await in_thread(shutil.rmtree, self.path)
+        await in_thread(self.path.mkdir, mode=0o700)
+        self._entries.clear()
+        self._num_bytes = 0
+
     async def keep_tokenizer_file(self, name: str, chunks: AsyncIterator[bytes]) -> None:
-        """Keep one of ``TOKENIZER_FILES`` in memory for a comparison; one of more than 4 MiB is passed over."""
+        """Keep one of ``TOKENIZER_FILES`` in memory for a comparison.
+
+        One of more than 4 MiB is passed over, and so is what makes all of them more than 16 MiB.
+        """
         content = b""
+        kept = sum(map(len, self.tokenizer_files.values()))
         async for chunk in chunks:
             content += chunk
-            if len(content) > MAX_TOKENIZER_FILE_BYTES:
+            if len(content) > min(MAX_TOKENIZER_FILE_BYTES, MAX_TOKENIZER_BYTES - kept):
                 return
         self.tokenizer_files[name] = content
 
@@ -67,7 +79,7 @@ class Staged:
         needed = EVERY_FILE if any(name in self._entries for name in INITIAL_FILES) else FILES
         missing = [name for name in needed if name not in self._entries]
         if missing:
-            found = f"only {', '.join(self.left_out[:_SHOWN_NAMES])}" if self.left_out else "nothing"
+            found = f"only {', '.join([*self._entries, *self.left_out][:_SHOWN_NAMES])}" if self.left_out else "nothing"
             raise AdapterRefused([Fault(name, ascii(found)[1:-1], "the file") for name in missing])
         return Manifest(dict(self._entries))
 

@@ -11,8 +11,9 @@ from adapters.publish_options import PublishOptions
 from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL, TOKENIZER_FILES
 from server.cli.client import ApiClient, Json
 from server.cli.failure import CommandFailed, ExitCode
-from server.cli.output import spinner, transfer_progress
+from server.cli.output import show_note, spinner, transfer_progress
 
+_SHOWN: Final = 10
 _HUB_ID: Final = re.compile(r"(?P<org>\w[\w.-]*)/(?P<repo>\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 
 
@@ -30,7 +31,10 @@ def push(server: ApiClient, name: str, source: str, options: PublishOptions) -> 
     """
     path = f"/v1/adapters/{name}/versions"
     if Path(source).is_dir():
-        return _upload(server, path, Path(source), options)
+        return _upload(server, path, _adapter_in(Path(source)), options)
+    if Path(source).is_file():
+        message = f"'{source}' is a file: name the directory that holds {' and '.join(FILES)}; unpack an archive first"
+        raise CommandFailed(ExitCode.USAGE, message)
     if "://" not in source and not _HUB_ID.fullmatch(source):
         message = f"'{source}' is neither a directory here nor a hub id such as org/repo@revision"
         raise CommandFailed(ExitCode.USAGE, message)
@@ -39,11 +43,24 @@ def push(server: ApiClient, name: str, source: str, options: PublishOptions) -> 
         return server.post(path, {**body, **options.stated()})
 
 
-def _upload(server: ApiClient, path: str, directory: Path, options: PublishOptions) -> Json:
+def _adapter_in(directory: Path) -> Path:
+    """Return ``directory`` if an adapter lies in it, else the only folder below it with one; CommandFailed if none."""
     missing = [file for file in FILES if not (directory / file).is_file()]
-    if missing:
-        message = f"{directory} has no {' and no '.join(missing)}; name a directory that PEFT saved"
-        raise CommandFailed(ExitCode.USAGE, message)
+    if not missing:
+        return directory
+    below = sorted(config.parent for depth in ("*", "*/*") for config in directory.glob(f"{depth}/{FILES[0]}"))
+    found = [folder for folder in below if (folder / FILES[1]).is_file() and folder.name not in initial_adapter.FOLDERS]
+    if len(missing) == len(FILES) and len(found) == 1:
+        show_note(f"{directory} holds one adapter, in {found[0].relative_to(directory)}/, which is pushed")
+        return found[0]
+    message = f"{directory} has no {' and no '.join(missing)}; name a directory that PEFT saved"
+    if found:
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        message += f", such as {', '.join(map(str, found[:_SHOWN]))}{more}"
+    raise CommandFailed(ExitCode.USAGE, message)
+
+
+def _upload(server: ApiClient, path: str, directory: Path, options: PublishOptions) -> Json:
     with ExitStack() as opened:
         progress = opened.enter_context(transfer_progress())
         files = {

@@ -17,7 +17,8 @@ from adapters.lora.stored_lora import StoredLora
 from adapters.names import check_alias
 from adapters.publish_options import PublishOptions
 from adapters.sources.address import parse_source
-from adapters.sources.source import Source, UploadSource
+from adapters.sources.source import Source
+from adapters.sources.upload import UploadSource
 from adapters.storage.disk import in_thread
 from adapters.storage.manifest import names_in
 from adapters.versions import Version

@@ -23,7 +23,8 @@ from adapters.registry.registry import Registry
 from adapters.sources import bucket
 from adapters.sources.bucket import BucketSource
 from adapters.sources.directory import DirectorySource
-from adapters.sources.source import Source, UploadSource
+from adapters.sources.source import Source
+from adapters.sources.upload import UploadSource
 from adapters.storage.blobs import Blobs
 from adapters.storage.manifest import CONFIG_FILE, EVERY_FILE, FILES, INITIAL, Manifest
 from adapters.storage.remote_blobs import RemoteBlobs

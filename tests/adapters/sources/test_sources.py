@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import io
 import os
+import tarfile
+import zipfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from obstore.store import GCSStore, S3Store
 
 from adapters.errors import AdapterRefused, SourceForbidden, SourceNotFound
@@ -13,10 +18,13 @@ from adapters.sources.bucket import BucketSource
 from adapters.sources.directory import DirectorySource
 from adapters.sources.hub import HubSource
 from adapters.sources.rules import BUCKET_SCHEMES, SourceRules, plain_bucket_url
-from adapters.sources.source import Source, UploadSource
+from adapters.sources.source import Source
+from adapters.sources.upload import UploadSource
 from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE, Manifest
 from adapters.storage.object_store import open_store
 from adapters.storage.staging import Staging
+
+TOKENIZER = "tokenizer_config.json"
 
 WriteAdapter = Callable[..., Path]
 
@@ -159,8 +167,84 @@ async def test_a_note_lists_some_of_many_files(staging: Staging):
 async def test_a_folder_without_the_adapter_is_refused_with_what_was_sent(staging: Staging):
     async with staging.open() as staged:
         await UploadSource(parts("checkpoint-500/adapter_config.json", "pytorch_model.bin")).fetch(staged)
-        with pytest.raises(AdapterRefused, match=r"only checkpoint-500/adapter_config\.json, pytorch_model\.bin"):
+        with pytest.raises(AdapterRefused, match=r"safetensors: found only adapter_config\.json, pytorch_model\.bin"):
             staged.manifest()
+
+
+def files_in(*folders: str, files: tuple[str, ...] = FILES) -> list[str]:
+    return [f"{folder}{name}" for folder in folders for name in files]
+
+
+async def received(staging: Staging, *names: str) -> tuple[dict[str, bytes], list[str], set[str]]:
+    """Return what is staged of files that hold their own names, the notes and the tokenizer's files."""
+
+    async def sent() -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
+        for name in names:
+            yield name, chunks(name.encode())
+
+    async with staging.open() as staged:
+        await UploadSource(sent()).fetch(staged)
+        written = {name: (staged.path / name).read_bytes() for name in staged.manifest().files}
+        return written, staged.notes(), set(map(bytes.decode, staged.tokenizer_files.values()))
+
+
+@pytest.mark.parametrize("folder", ["checkpoint-500/", "./", "outputs/checkpoint-500/", "/srv/outputs/", "a\\b\\"])
+async def test_a_folder_is_known_by_the_adapter_in_it(staging: Staging, folder: str):
+    staged, notes, _ = await received(staging, *files_in(folder))
+    assert staged == {name: f"{folder}{name}".encode() for name in FILES}
+    assert notes == []
+
+
+@pytest.mark.parametrize("first", ["initial", "pissa_init"])
+async def test_a_folder_brings_its_initial_adapter(staging: Staging, first: str):
+    staged, _, _ = await received(staging, *files_in(f"out/{first}/", "out/"))
+    assert staged == {
+        **{name: f"out/{name}".encode() for name in FILES},
+        **{f"initial/{name}": f"out/{first}/{name}".encode() for name in FILES},
+    }
+
+
+@given(order=st.permutations(files_in("out/", "out/checkpoint-5/", "out/checkpoint-10/", files=(*FILES, TOKENIZER))))
+async def test_a_trainers_output_is_the_adapter_above_its_checkpoints_in_any_order(tmp_path_factory, order: list[str]):
+    staging = Staging(tmp_path_factory.getbasetemp() / "staging", max_bytes=1000)
+    staged, [note], tokenizer = await received(staging, *order)
+    assert staged == {name: f"out/{name}".encode() for name in FILES}
+    assert note.endswith("were left out: out/checkpoint-10/, out/checkpoint-5/")
+    assert tokenizer == {f"out/{TOKENIZER}"}
+
+
+@given(order=st.permutations(files_in("checkpoint-5/", "checkpoint-10/")))
+async def test_checkpoints_beside_each_other_are_refused_by_name(tmp_path_factory, order: list[str]):
+    staging = Staging(tmp_path_factory.getbasetemp() / "staging", max_bytes=1000)
+    with pytest.raises(AdapterRefused, match="several folders: checkpoint-10, checkpoint-5; needed the files of one"):
+        await received(staging, *order)
+
+
+def packed(kind: str) -> bytes:
+    file = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("checkpoint-5/adapter_config.json", "{}")
+    else:
+        with tarfile.open(fileobj=file, mode=f"w:{kind.partition('.')[2]}") as archive:
+            archive.addfile(tarfile.TarInfo("checkpoint-5/adapter_config.json"))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    {"zip": "zip", "tar": "tar", "tar.gz": "gzip", "tar.bz2": "bzip2", "tar.xz": "xz"}.items(),
+)
+@pytest.mark.parametrize("piece", [1, 10**6])
+async def test_an_archive_is_refused_by_its_kind(staging: Staging, kind: str, named: str, piece: int):
+    content = packed(kind)
+
+    async def sent() -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
+        yield "upload", chunks(*(content[start : start + piece] for start in range(0, len(content), piece)))
+
+    async with staging.open() as staged:
+        with pytest.raises(AdapterRefused, match=f"upload: found an? {named} archive; needed .*: unpack it"):
+            await UploadSource(sent()).fetch(staged)
 
 
 async def test_a_tokenizers_files_are_kept_for_a_comparison_unless_they_are_large(staging: Staging):

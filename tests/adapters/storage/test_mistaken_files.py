@@ -43,6 +43,7 @@ MISTAKEN = {
     "a file of torch": (saved_by_torch(is_zip=True), "zip archive", "safe_serialization=True"),
     "an old file of torch": (saved_by_torch(is_zip=False), "pickle", "safe_serialization=True"),
     "a pickle": (pickle.dumps({"lora_A": [1.0]}), "pickle", "safe_serialization=True"),
+    "a zip of the folder": (b"PK\x03\x04" + bytes(26) + b"adapter_config.json", "zip archive", "unpack"),
     "a gzip archive": (b"\x1f\x8b\x08\x00" + bytes(60), "gzip", "unpack"),
     "a GGUF file": (b"GGUF\x03\x00\x00\x00" + bytes(60), "GGUF", "before it was converted"),
     "zeros": (bytes(4096), "zeros", "download it again"),

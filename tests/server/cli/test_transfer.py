@@ -58,6 +58,20 @@ def test_an_adapter_is_named_as_its_repository_or_directory(source: str, name: s
     assert transfer.adapter_name(source) == name
 
 
+def pushed(source: str, options: PublishOptions = PublishOptions()) -> bytes:  # noqa: B008 - an immutable value
+    """Push ``source`` and return the body of the request."""
+    sent = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request.read())
+        return httpx.Response(201, json={})
+
+    with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://server") as http:
+        transfer.push(ApiClient(http), "sql", source, options)
+    (body,) = sent
+    return body
+
+
 @pytest.mark.parametrize(
     ("init", "folder", "is_sent"),
     [("pissa", "initial", True), ("olora", "pissa_init", True), (True, "initial", False), ("pissa", "older", False)],
@@ -65,19 +79,11 @@ def test_an_adapter_is_named_as_its_repository_or_directory(source: str, name: s
 def test_the_first_adapter_is_sent_where_it_counts(
     tmp_path: Path, init: str | bool, folder: str, is_sent: bool
 ) -> None:
-    sent = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        sent.append(request.read())
-        return httpx.Response(201, json={})
-
     (tmp_path / folder).mkdir()
     for directory, content in ((tmp_path, b"trained"), (tmp_path / folder, b"fresh")):
         (directory / "adapter_config.json").write_text(json.dumps({"init_lora_weights": init}))
         (directory / "adapter_model.safetensors").write_bytes(content)
-    with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://server") as http:
-        transfer.push(ApiClient(http), "sql", str(tmp_path), PublishOptions())
-    (body,) = sent
+    body = pushed(str(tmp_path))
     assert b"trained" in body
     assert (b'filename="initial/adapter_model.safetensors"' in body, b"fresh" in body) == (is_sent, is_sent)
 
@@ -90,12 +96,40 @@ def test_an_original_with_its_first_adapter_is_pulled_as_it_lay(pull: Pull, tmp_
 
 
 def test_a_hub_id_is_fetched_by_the_server() -> None:
-    sent = []
+    body = pushed("org/sql-lora@main", PublishOptions(alias="canary"))
+    assert body == b'{"source":"hf://org/sql-lora@main","alias":"canary"}'
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        sent.append(request.read())
-        return httpx.Response(201, json={})
 
-    with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://server") as http:
-        transfer.push(ApiClient(http), "sql", "org/sql-lora@main", PublishOptions(alias="canary"))
-    assert sent == [b'{"source":"hf://org/sql-lora@main","alias":"canary"}']
+def saved(*folders: Path) -> None:
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text("{}")
+        (folder / "adapter_model.safetensors").write_bytes(str(folder).encode())
+
+
+@pytest.mark.parametrize("folder", ["checkpoint-5", "run/checkpoint-5"])
+def test_the_only_adapter_below_a_directory_is_pushed_with_a_note(
+    tmp_path: Path, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(tmp_path / folder, tmp_path / folder / "initial")
+    assert str(tmp_path / folder).encode() in pushed(str(tmp_path))
+    assert f"{folder}/" in "".join(capsys.readouterr())
+
+
+def test_several_adapters_below_a_directory_are_named(tmp_path: Path) -> None:
+    saved(tmp_path / "checkpoint-5", tmp_path / "checkpoint-10")
+    with pytest.raises(CommandFailed, match=r"such as .*checkpoint-10, .*checkpoint-5$"):
+        pushed(str(tmp_path))
+
+
+def test_half_an_adapter_does_not_stand_for_one_below_it(tmp_path: Path) -> None:
+    saved(tmp_path / "checkpoint-5")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(CommandFailed, match=r"has no adapter_model\.safetensors; .*such as .*checkpoint-5"):
+        pushed(str(tmp_path))
+
+
+def test_a_file_is_not_pushed(tmp_path: Path) -> None:
+    (tmp_path / "adapter.zip").write_bytes(b"PK")
+    with pytest.raises(CommandFailed, match=r"adapter\.zip' is a file: name the directory"):
+        pushed(str(tmp_path / "adapter.zip"))

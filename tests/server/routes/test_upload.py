@@ -261,6 +261,25 @@ async def test_a_trainers_whole_folder_is_an_adapter_with_notes(opening: Opening
         ]
 
 
+@pytest.mark.parametrize("is_in_field", [False, True])
+async def test_a_folder_is_sent_with_its_own_path(
+    opened: Opened, client: httpx.AsyncClient, data_dir: Path, is_in_field: bool
+) -> None:
+    files = opened.make_adapter()
+
+    def sent(*folders: str) -> bytes:
+        named = {f"{folder}/{name}": data for folder in folders for name, data in files.multipart().values()}
+        return b"".join(
+            part("blob", data, field=name) if is_in_field else part(name, data) for name, data in named.items()
+        )
+
+    several = (await send(client, sent("checkpoint-500", "checkpoint-1000") + b"--B--\r\n")).json()["error"]
+    assert "checkpoint-1000, checkpoint-500" in several["faults"][0]["found"]
+    await nothing_is_left(opened, data_dir)
+    response = await send(client, sent("checkpoint-500") + b"--B--\r\n")
+    assert response.status_code == 201, response.text
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data", "application/x-www-form-urlencoded", ""])
 async def test_a_body_that_is_neither_says_what_to_send(client: httpx.AsyncClient, kind: str) -> None:
     response = await client.post(PATH, content=b"x", headers={"content-type": kind} if kind else {})
