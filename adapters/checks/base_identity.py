@@ -27,8 +27,10 @@ _PATH = re.compile(
     r"|(?:[^/\\]*[/\\])?checkpoint-[0-9]+$"
 )
 """What no hub id begins with: a hub id is ``org/name``, and ``outputs`` is the directory of a trainer."""
-_REPACKED = re.compile(r"unsloth|bnb|awq|gptq|gguf|fp8|int[48]|[48]bit|w\d{1,2}a\d{1,2}|quantized")
-"""Suffixes of the names of quantised copies."""
+_REPACKED = re.compile(
+    r"unsloth|bnb|awq|gptq|gguf|mlx|hqq|eetq|exl[23]|(?:nv|mx)?fp[48]|int[48]|[48]bit|w\d{1,2}a\d{1,2}|quantized|b?fp?16"
+)
+"""Suffixes of the names of copies in another number format."""
 _FAMILY = re.compile(r"(?P<family>\w{1,80}?)(?:For[A-Z]\w{0,80}|LMHeadModel|Model)")
 
 
@@ -97,10 +99,10 @@ def _parts(name: str) -> list[str]:
 
 
 def _core(name: str) -> str:
-    """Return the part that names of one model share: the last, in lower case, without suffixes of quantised copies."""
+    """Return the part that names of one model share: the last, in lower case, without its revision or format."""
     parts = _parts(name)
     last = parts[-3].rpartition("--")[2] if _is_snapshot(parts) else parts[-1]
-    first, *words = _WORDS.split(last.lower())
+    first, *words = _WORDS.split(last.lower().partition("@")[0])
     kept = [first, *takewhile(lambda word: not _REPACKED.fullmatch(word), words)]
     spelled = [part for word in kept for part in _NUMBERED.split(word)]
     if spelled[:2] == ["meta", "llama"]:  # Meta renamed its models

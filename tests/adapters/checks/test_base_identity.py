@@ -49,6 +49,10 @@ def check(tmp_path: Path) -> Check:
         "Qwen/Qwen3-8B-FP8",
         "Qwen/Qwen3-8B-GGUF",
         "mlx-community/Qwen3-8B-8bit",
+        "nvidia/Qwen3-8B-NVFP4",
+        "unsloth/Qwen3-8B-BF16",
+        "bartowski/Qwen3-8B-exl2",
+        "Qwen/Qwen3-8B@main",
         "Qwen/Qwen-3-8B",
         "qwen/Qwen3_8B",
         "https://huggingface.co/Qwen/Qwen3-8B",
@@ -61,7 +65,7 @@ def test_the_served_base_by_any_of_its_names_is_the_same_base(check: Check, decl
 
 @pytest.mark.parametrize(
     "declared",
-    ["Qwen/Qwen3-8B-Base", "Qwen/Qwen3-4B", "Qwen/Qwen2.5-8B", "Qwen", "unsloth/Qwen3-4B-bnb-4bit", "x"],
+    ["Qwen/Qwen3-8B-Base", "Qwen/Qwen3-4B", "Qwen/Qwen2.5-8B", "Qwen", "unsloth/Qwen3-4B-BF16", "Qwen/Qwen3-4B@Qwen3-8B", "x"],
 )
 def test_another_base_is_refused_with_both_names_and_the_way_out(check: Check, declared: str) -> None:
     with pytest.raises(AdapterRefused) as refused:
