@@ -31,11 +31,13 @@ class UploadedLora(StoredLora):
         Raises:
             AdapterRefused: with every fault found.
         """
-        config = PeftConfig.parse(source.config_bytes)
-        faults = [fault for fault in config.unservable() if fault.where not in _JUDGED_HERE]
+        config, invalid = PeftConfig.read(source.config_bytes)
+        faults = [*invalid, *(fault for fault in config.unservable() if fault.where not in _JUDGED_HERE)]
         if not isinstance(config.use_dora, bool | None):
             faults.append(Fault(f"{CONFIG_FILE}: use_dora", shown(config.use_dora), "true or false"))
         faults.extend(_init_faults(config))
+        if invalid:
+            raise AdapterRefused(faults)
         names_in_file = source.normalized.names_in_file
         config = config.settled({*base.modules, *names_in_file.values()})
         header = source.without(MAGNITUDE) if config.use_dora else source.header

@@ -65,7 +65,15 @@ def test_the_served_base_by_any_of_its_names_is_the_same_base(check: Check, decl
 
 @pytest.mark.parametrize(
     "declared",
-    ["Qwen/Qwen3-8B-Base", "Qwen/Qwen3-4B", "Qwen/Qwen2.5-8B", "Qwen", "unsloth/Qwen3-4B-BF16", "Qwen/Qwen3-4B@Qwen3-8B", "x"],
+    [
+        "Qwen/Qwen3-8B-Base",
+        "Qwen/Qwen3-4B",
+        "Qwen/Qwen2.5-8B",
+        "Qwen",
+        "unsloth/Qwen3-4B-BF16",
+        "Qwen/Qwen3-4B@Qwen3-8B",
+        "x",
+    ],
 )
 def test_another_base_is_refused_with_both_names_and_the_way_out(check: Check, declared: str) -> None:
     with pytest.raises(AdapterRefused) as refused:

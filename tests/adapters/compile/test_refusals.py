@@ -76,6 +76,11 @@ def test_fields_of_a_lora_that_change_more_are_refused(
     assert f"{CONFIG_FILE}: {where}" in {fault.where for fault in refused(lora)}
 
 
+def test_what_is_compiled_is_no_fault_beside_a_field_of_another_type(lora: Path, refused: Refuse) -> None:
+    edit_config(lora, use_dora=True, lora_dropout="0.1", bias="all")
+    assert [fault.where.split(": ")[1] for fault in refused(lora)] == ["lora_dropout", "bias"]
+
+
 @pytest.mark.parametrize(
     ("fields", "where"),
     [
