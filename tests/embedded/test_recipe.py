@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config
 
 import embedded
 from embedded import ADAPTERS, BASE
-from embedded.recipe import pretrain, tokenizer, unseen
+from embedded.recipe import batches, pretrain, tokenizer, unseen
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,17 @@ def test_the_committed_tokenizer_is_what_the_recipe_trains(tokenizer_made_again:
         assert file.read_bytes() == (BASE / file.name).read_bytes(), file.name
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_gives_others(tokenizer_made_again: Path) -> None:
+def test_the_same_seed_gives_the_same_weights_and_another_seed_gives_others(
+    tokenizer_made_again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow = {"hidden_size": 64, "intermediate_size": 64}
+    whole = pretrain.architecture
+    monkeypatch.setattr(pretrain, "architecture", lambda made: Qwen3Config(**whole(made).to_dict() | narrow))
+    monkeypatch.setattr(batches, "_CHUNK", 200)
+    monkeypatch.setattr(unseen, "_DOCUMENTS", 1000)
+
     def weights(seed: int) -> str:
-        pretrain.pretrain(tokenizer_made_again, pretrain.PretrainHyperparameters(seed=seed, steps=3))
+        pretrain.pretrain(tokenizer_made_again, pretrain.PretrainHyperparameters(seed=seed, steps=3, batch_tokens=512))
         return hashlib.sha256((tokenizer_made_again / "model.safetensors").read_bytes()).hexdigest()
 
     first = weights(0)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.trainer.methods.children import start, watch
 from trainer.run_directory import RESULT_FILES, Exit, RunDirectory
 
 HOLD = """
@@ -47,9 +48,8 @@ def holder(finished: RunDirectory) -> Iterator[subprocess.Popen]:
 @pytest.fixture
 def waiting(finished: RunDirectory, holder: subprocess.Popen) -> Iterator[subprocess.Popen]:
     """A child that stands at the lock."""
-    with subprocess.Popen([sys.executable, "-m", "trainer.methods", finished.path]) as process:
-        while not has_open(process, finished.path / "lock"):
-            assert process.poll() is None
+    with start(finished) as process:
+        watch(process, lambda: has_open(process, finished.path / "lock"))
         yield process
         process.kill()
 

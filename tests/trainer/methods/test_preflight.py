@@ -12,6 +12,7 @@ import pytest
 
 from embedded import ADAPTERS, BASE, DATA
 from tests.trainer.data.faulty_rows import ANSWER, CHATS, LINES, PREFERENCES, USER, chat, preference
+from tests.trainer.methods.children import watch
 from trainer.data.faults import FaultKind
 from trainer.methods.__main__ import main
 from trainer.rendering.tally import MOST_LINES, PREVIEWED_CHARACTERS
@@ -210,8 +211,7 @@ def test_a_spec_that_cannot_be_read_is_told(tmp_path, written) -> None:
 def test_signals_of_a_terminal_do_not_end_a_check(make_run) -> None:
     run = make_run(training_file=DATA / "sentiment" / "heldout.jsonl")
     with subprocess.Popen([sys.executable, "-m", "trainer.methods", run.path, "--preflight"]) as process:
-        while not (run.path / "lock").exists():
-            assert process.poll() is None
+        watch(process, (run.path / "lock").exists)
         for asked in (signal.SIGTERM, signal.SIGINT):
             process.send_signal(asked)
         assert process.wait() == Exit.FINISHED

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from threading import Event as Flag
 
@@ -13,6 +11,7 @@ import pytest
 from adapters.base_model import BaseModel
 from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from embedded import BASE
+from tests.trainer.methods.children import EVERY_S, start, watch
 from trainer.methods import supervised
 from trainer.methods.launch import SHARED
 from trainer.run_directory import RESULT_FILES, Exit, RunDirectory
@@ -34,13 +33,9 @@ def whole(rows: Path, tmp_path_factory) -> RunDirectory:
     """The run of two processes that nothing happened to."""
     run = RunDirectory(tmp_path_factory.mktemp("whole"))
     run.write_spec(RunSpec(base=BASE, training_file=rows, processes=2, **SHORT))
-    with child(run) as process:
+    with start(run) as process:
         assert process.wait() == Exit.FINISHED
     return run
-
-
-def child(run: RunDirectory) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "trainer.methods", run.path])
 
 
 def metrics(run: RunDirectory) -> list[dict]:
@@ -83,25 +78,23 @@ def test_two_processes_make_what_one_makes(whole: RunDirectory, rows: Path, make
 
 def test_stopped_and_then_killed_they_go_on_to_the_same_bytes(whole: RunDirectory, rows: Path, make_run) -> None:
     run = make_run("disturbed", training_file=rows, processes=2, **SHORT)
-    with child(run) as process:
-        while len(metrics(run)) < 7:
-            assert process.poll() is None
+    with start(run) as process:
+        watch(process, lambda: len(metrics(run)) >= 7)
         process.terminate()
         assert process.wait() == Exit.STOPPED
     stopped = run.checkpoints()[-1]
     assert stopped.step == len(metrics(run)) < 24
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in stopped.state.iterdir()}
 
-    with child(run) as process:
-        while len(metrics(run)) < stopped.step + 2:
-            assert process.poll() is None
+    with start(run) as process:
+        watch(process, lambda: len(metrics(run)) >= stopped.step + 2)
         assert len(sharing(run)) == 2
         process.send_signal(signal.SIGKILL)
     while sharing(run):
-        pass
+        Flag().wait(EVERY_S)
     assert run.result() is None
 
-    with child(run) as process:
+    with start(run) as process:
         assert process.wait() == Exit.FINISHED
     assert {step: made for step, made in weights(run).items() if step != stopped.step} == {
         step: made for step, made in weights(whole).items() if step != stopped.step
@@ -112,7 +105,7 @@ def test_stopped_and_then_killed_they_go_on_to_the_same_bytes(whole: RunDirector
 
 def test_a_loss_or_gradient_that_is_no_number_ends_all_of_them(rows: Path, make_run) -> None:
     run = make_run("wild", training_file=rows, processes=2, alpha=1e30, **SHORT)
-    with child(run) as process:
+    with start(run) as process:
         assert process.wait() == Exit.NOT_FINITE
     assert [event.level for event in run.events()].count("error") == 1
     assert sharing(run) == []

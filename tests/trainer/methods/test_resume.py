@@ -3,14 +3,13 @@
 import json
 import random
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Event as Flag
 
 import pytest
 
 from embedded import BASE
+from tests.trainer.methods.children import start, watch
 from trainer.endings import Stopped
 from trainer.methods import supervised
 from trainer.run_directory import METRICS_FILE, RunDirectory
@@ -44,27 +43,15 @@ def weights(run: RunDirectory) -> dict[str, bytes]:
     return {made.name: (made.adapter / "adapter_model.safetensors").read_bytes() for made in run.checkpoints()}
 
 
-def child(run: RunDirectory) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "trainer.methods", run.path], stderr=subprocess.PIPE)
-
-
-def lines_as_they_come(run: RunDirectory, process: subprocess.Popen) -> Iterator[int]:
-    """Yield the number of events while the child lives."""
-    while process.poll() is None:
-        yield len(steps(run))
-
-
 def test_killed_at_a_random_step_it_goes_on_to_the_same_bytes(make_run, rows: Path, whole: RunDirectory) -> None:
     run = make_run("killed", training_file=rows, **SHORT)
     fatal = random.randint(1, 22)
-    process = child(run)
-    for done in lines_as_they_come(run, process):
-        if done >= fatal:
-            process.kill()
-            break
+    process = start(run, stderr=subprocess.PIPE)
+    watch(process, lambda: len(steps(run)) >= fatal)
+    process.kill()
     assert process.wait() == -9, process.stderr.read()
     assert run.result() is None
-    process = child(run)
+    process = start(run, stderr=subprocess.PIPE)
     _, trouble = process.communicate()
     assert process.returncode == 0, trouble
     assert weights(run) == weights(whole)

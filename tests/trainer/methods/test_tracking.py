@@ -2,12 +2,11 @@
 
 import os
 import struct
-import subprocess
-import sys
 
 import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
+from tests.trainer.methods.children import start
 from trainer.run_directory import Exit, RunDirectory
 
 SHORT = {"batch_size": 4, "n_epochs": 1, "checkpoint_steps": 2}
@@ -23,8 +22,8 @@ def train(make_run, write, reviews):
         run = make_run("ftjob-1", training_file=rows, validation_file=rows, **SHORT)
         run.write_integrations([{"type": "wandb", "wandb": {"project": "moods", "name": "first", "tags": ["a"]}}])
         own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-        done = subprocess.run([sys.executable, "-m", "trainer.methods", run.path], env=own | environment)
-        assert done.returncode == Exit.FINISHED
+        with start(run, env=own | environment) as process:
+            assert process.wait() == Exit.FINISHED
         return run
 
     return train
