@@ -5,6 +5,8 @@ ARGS    ?=
 BACKEND ?= auto
 VENV    := .venv/bin
 SETUP   := .venv/.installed
+# Files that train take longest; at the end they would keep one worker waiting for the other.
+LONG_FIRST := tests/trainer $(filter-out %/acceptance/ %/trainer/ %/__pycache__/,$(wildcard tests/*/))
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test lint format guard fuzz soak clean
@@ -21,7 +23,7 @@ serve: $(SETUP)  ## run the server on http://127.0.0.1:8000; MODEL=directory or 
 test: $(SETUP)  ## run all tests; or those that ARGS="flags and paths of pytest" name
 ifeq ($(ARGS),)
 	$(VENV)/pytest tests/acceptance
-	$(VENV)/pytest -n 2 --dist loadfile --ignore tests/acceptance
+	$(VENV)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(LONG_FIRST)
 else
 	$(VENV)/pytest $(ARGS)
 endif
