@@ -23,16 +23,32 @@ class RowFormat(StrEnum):
     PREFERENCE = "preference"
     """TRL's preference rows: ``chosen`` and ``rejected``, with a ``prompt`` or with the prompt as their beginning."""
     KTO = "kto"
-    """Chat, ShareGPT or prompt/completion rows with a ``label``: whether the last answer is good."""
+    """Chat, ShareGPT, prompt/completion or Alpaca rows with a ``label``: whether the last answer is good."""
 
 
 DIALOGUES: Final = ("messages", "conversations", "conversation")
 """Keys of a list of messages."""
 KEYS: Final = "messages; prompt and completion; instruction and output; conversations; chosen and rejected; text"
 """What a row of a known format has, as messages name it."""
-_COLUMNS: Final = frozenset(
-    {*DIALOGUES, "prompt", "completion", "instruction", "output", "text", "chosen", "rejected", "preferred_output"}
+QUESTIONS: Final = ("prompt", "question", "query", "instruction", "input")
+"""Columns of a text that is asked; of several in a row, ``trainer.data.column_names`` decides."""
+ANSWERS: Final = ("completion", "response", "answer", "output")
+KNOWN: Final = frozenset(
+    {
+        *(*DIALOGUES, *QUESTIONS, *ANSWERS, "text", "context", "system", "system_prompt", "history"),
+        *("chosen", "rejected", "chosen_response", "rejected_response", "rejected_messages"),
+        *("preferred_output", "non_preferred_output", "label", "kto_tag", "tools", "functions"),
+        *("weight", "chat_template_kwargs"),
+    }
 )
+"""Every column that is read."""
+_COLUMNS: Final = KNOWN - {"context", "system", "history", "label", "weight"}
+"""Columns by which a table's header is recognised."""
+
+
+def known_name(name: str) -> str:
+    """Return a column's name as ``KNOWN`` would have it, whatever its case and spaces."""
+    return "_".join(name.casefold().split())
 
 
 def detect(row: Mapping[str, Any]) -> RowFormat | None:
@@ -45,11 +61,12 @@ def detect(row: Mapping[str, Any]) -> RowFormat | None:
         return RowFormat.DPO
     if "chosen" in row or "rejected" in row:
         return RowFormat.PREFERENCE
-    form = _of_one_answer(row)
+    form = of_one_answer(row)
     return RowFormat.KTO if form in JUDGED and as_label(row.get("label")) is not None else form
 
 
-def _of_one_answer(row: Mapping[str, Any]) -> RowFormat | None:
+def of_one_answer(row: Mapping[str, Any]) -> RowFormat | None:
+    """Return the format of a row beside whose label; None if it has none, or two answers."""
     if "messages" in row:
         return RowFormat.CHAT
     if any(key in row for key in DIALOGUES):
@@ -63,7 +80,7 @@ def _of_one_answer(row: Mapping[str, Any]) -> RowFormat | None:
     return RowFormat.TEXT if "text" in row else None
 
 
-JUDGED: Final = frozenset({RowFormat.CHAT, RowFormat.SHAREGPT, RowFormat.PROMPT_COMPLETION})
+JUDGED: Final = frozenset({RowFormat.CHAT, RowFormat.SHAREGPT, RowFormat.PROMPT_COMPLETION, RowFormat.ALPACA})
 """Formats that a label turns into ``kto``."""
 
 
@@ -76,4 +93,4 @@ def as_label(value: object) -> bool | None:
 
 def is_header(names: Collection[str]) -> bool:
     """Return whether ``names`` are the columns of a table of training rows."""
-    return not _COLUMNS.isdisjoint(names)
+    return not _COLUMNS.isdisjoint(map(known_name, names))

@@ -15,6 +15,7 @@ from server.cli.failure import CommandFailed, ExitCode
 from server.cli.output import AsJson, show_json, spinner
 from server.cli.run_options import TrainingCommand, method_for, split_options
 from server.cli.verdict import show_verdict
+from trainer.data.faults import WarningKind
 
 if TYPE_CHECKING:
     from trainer.run_spec import RunSpec
@@ -46,7 +47,7 @@ def check(
     default_chat_template_kwargs: Annotated[str | None, _TemplateArguments] = None,
     chat_template_content_format: Annotated[str, _Content] = "auto",
     tokenizer: Annotated[Path | None, _Tokenizer] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse a file that has warnings.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a file with warnings, but for its size.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Report whether a file can be trained on, its faults, and the time and memory that training would take here."""
@@ -91,9 +92,10 @@ def _json_object(option: str, text: str | None) -> dict[str, Any]:
 
 
 def _without_warnings(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the report as one of a refusal if a file has warnings."""
+    """Return the report as one of a refusal if a file has warnings, but for one that counts its rows alone."""
     files = [found for found in (report["training"], report["validation"]) if found is not None]
-    if report["ok"] and (count := sum(len(found["warnings"]) for found in files)):
+    warnings = [warning for found in files for warning in found["warnings"] if warning["kind"] != WarningKind.FEW_ROWS]
+    if report["ok"] and (count := len(warnings)):
         return {**report, "ok": False, "reason": f"--strict, and there are warnings of {count} kinds"}
     return report
 

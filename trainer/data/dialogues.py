@@ -63,7 +63,7 @@ def pop_prompt(
     one. Valid only without a fault.
     """
     key = next((key for key in keys if key in columns), None)
-    prompt = "" if key is None else messages_in(columns[key], faults)
+    prompt = "" if key is None else messages_in(columns[key], key, faults)
     if key is not None and not isinstance(prompt, str):
         columns.pop(key)
         messages, _ = read_messages(prompt, schemas(tools), key, faults)
@@ -95,6 +95,9 @@ def check_columns(rest: Mapping[str, Any], where: str, faults: LineFaults) -> No
             faults.add(FaultKind.UNSUPPORTED_PART, at, shown(value), "text alone")
         elif key == "label":
             faults.warn(WarningKind.IGNORED_KEY, "the column label is ignored: for kto it would be true or false")
+        elif key == "weight" and not where:
+            if value != 1:
+                faults.add(FaultKind.BAD_WEIGHT, at, shown(value), "no weight of rows: leave rows out, or the column")
         else:
             faults.warn(WarningKind.IGNORED_KEY, f"the column {at[:80]!r} is ignored: training does not use it")
 

@@ -42,6 +42,7 @@ class FaultKind(StrEnum):
     NOT_AN_OBJECT = "not_an_object"
     UNKNOWN_FORMAT = "unknown_format"
     MIXED_FORMATS = "mixed_formats"
+    AMBIGUOUS_COLUMNS = "ambiguous_columns"
     MISSING_KEY = "missing_key"
     WRONG_TYPE = "wrong_type"
     BAD_LABEL = "bad_label"
@@ -72,6 +73,7 @@ class FaultKind(StrEnum):
     TEMPLATE_REFUSES = "template_refuses"
     TEMPLATE_REWRITES = "template_rewrites"
     TOO_MANY_TOKENS = "too_many_tokens"
+    TEMPLATE_ARGUMENTS = "template_arguments"
 
 
 class WarningKind(StrEnum):

@@ -1,20 +1,44 @@
-"""Lists and objects of a row that stand there as JSON text: tables have no other way to hold them."""
+"""Lists and objects of a row that stand there as JSON text: tables have no other way to hold them.
 
-from typing import Any
+pandas writes lists into CSV as Python shows them (``[{'role': 'user', ...}]``), which is read too.
+"""
+
+import ast
+import json
+import re
+from typing import Any, Final
 
 from adapters import strict_json
 from trainer.data.faults import FaultKind, LineFaults, WarningKind, shown
 from trainer.data.nulls import without_nulls
 
+_MOST_PYTHON: Final = 2**20
+"""Characters of Python's spelling that are read: its parser takes much memory."""
+_MESSAGES: Final = re.compile(r"""\s*\[\s*\{\s*(['"])(?:role|from|content|value)\1\s*:""")
+"""The beginning of a list of messages."""
+
 
 def json_value(value: Any) -> Any:
-    """Return the object or list that ``value`` is the JSON text of; any other value as it is."""
+    """Return the object or list that ``value`` is the text of, as JSON or Python write it; any other value as it is."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
         return value
     try:
         return without_nulls(strict_json.parse(value.encode()))[0]
     except (ValueError, RecursionError):
-        return value
+        read = _python_value(value.strip())
+        return value if read is None else without_nulls(read)[0]
+
+
+def _python_value(text: str) -> Any:
+    """Return the value that Python shows as exactly ``text``, if JSON has its like; else None."""
+    if len(text) > _MOST_PYTHON:
+        return None
+    try:
+        value = ast.literal_eval(text)
+        is_exact = repr(value) == text and strict_json.parse(json.dumps(value).encode()) == value
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return value if is_exact else None
 
 
 def json_list(value: Any, where: str, faults: LineFaults) -> list[Any]:
@@ -34,9 +58,15 @@ def json_list(value: Any, where: str, faults: LineFaults) -> list[Any]:
     return []
 
 
-def messages_in(value: Any, faults: LineFaults) -> Any:
-    """Return a list for one message, and for JSON text of messages, as CSV has them; any other value as it is."""
+def messages_in(value: Any, where: str, faults: LineFaults) -> Any:
+    """Return a list for one message, and for JSON text of messages, as CSV has them; any other value as it is.
+
+    A fault is added for a text that begins as messages do and is no JSON: it would be trained as that text.
+    """
     listed = json_value(value)
+    if isinstance(listed, str) and _MESSAGES.match(listed):
+        needed = "a list, or a list as JSON text (in pandas: column.map(json.dumps))"
+        faults.add(FaultKind.WRONG_TYPE, where, f"messages as the text {shown(value)}", needed)
     if isinstance(listed, dict) and not isinstance(value, str):
         return [listed]
     if not isinstance(value, str) or not isinstance(listed, list) or not listed:

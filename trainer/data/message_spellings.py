@@ -29,7 +29,8 @@ _ROLES: Final[Mapping[str, str]] = {
 }
 """ShareGPT's names of roles, in lower case."""
 _OTHER_ROLES: Final = ("function", _CALL)
-_OTHER_KEYS: Final = frozenset({"from", _CALL})
+_SPELLINGS: Final[Mapping[str, str]] = {"from": "role", "value": "content"}
+_OTHER_KEYS: Final = frozenset({*_SPELLINGS, _CALL})
 """Roles and keys of which OpenAI's messages of today have none."""
 
 
@@ -45,14 +46,9 @@ def openai_message(item: Mapping[str, Any], where: str, faults: LineFaults, *, i
     message = dict(item)
     if not is_sharegpt and message.get("role") not in _OTHER_ROLES and _OTHER_KEYS.isdisjoint(message):
         return message
-    if "from" in message and "role" not in message:
-        is_sharegpt = True
-        message["role"] = message.pop("from")
-        if "value" in message:
-            message.setdefault("content", message.pop("value"))
-    role = message.get("role")
-    if is_sharegpt and isinstance(role, str):
-        message["role"] = _ROLES.get(role.strip().lower(), role)
+    if is_sharegpt and "role" in message:
+        message["role"] = _role(message["role"])
+    _rename_keys(message, where, faults)
     if message.get("role") == "function":
         message["role"] = "tool"
     if message.get("role") == _CALL:
@@ -64,6 +60,23 @@ def openai_message(item: Mapping[str, Any], where: str, faults: LineFaults, *, i
         faults.warn(WarningKind.CONVERTED, FUNCTIONS_READ)
         message["tool_calls"] = [{"function": message.pop(_CALL)}]
     return message
+
+
+def _rename_keys(message: dict[str, Any], where: str, faults: LineFaults) -> None:
+    """Give ShareGPT's keys OpenAI's names. A fault is added for one beside which the other has another value."""
+    for key, name in _SPELLINGS.items():
+        if key not in message:
+            continue
+        value = message.pop(key) if key == "value" else _role(message.pop(key))
+        if message.get(name) in (None, ""):
+            message[name] = value
+        elif message[name] != value:
+            faults.add(FaultKind.REPEATED_KEY, f"{where}.{key}", f"another {name}", f"one of {key} and {name}")
+
+
+def _role(stated: Any) -> Any:
+    """Return OpenAI's name of a role of ShareGPT; any other value as it is."""
+    return _ROLES.get(stated.strip().lower(), stated) if isinstance(stated, str) else stated
 
 
 def _read_call_text(message: dict[str, Any], where: str, faults: LineFaults) -> None:

@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from trainer.data.answer_weights import WEIGHT_KEYS, is_trained
 from trainer.data.faults import FaultKind, LineFaults, WarningKind, shown
 from trainer.data.json_text import json_list
 from trainer.data.message_spellings import openai_message
 from trainer.data.tool_calls import Schemas, match_results, read_calls, read_id
 
 _ROLES: Final = ("system", "developer", "user", "assistant", "tool")
-_REASONING: Final = ("reasoning_content", "reasoning")
-_READ: Final = frozenset({"role", "content", "name", "tool_calls", "weight"})
+_REASONING: Final = ("reasoning_content", "reasoning", "thinking")
+_READ: Final = frozenset({"role", "content", "name", "tool_calls", *WEIGHT_KEYS})
 _READ_OF: Final[Mapping[str, frozenset[str]]] = {
     "assistant": _READ.union(_REASONING),
     "tool": _READ | {"tool_call_id"},
@@ -47,7 +48,7 @@ def read_messages(
     ]
     if len(faults.found) > before:
         return [], []
-    return [message for message, _ in read], [is_trained for _, is_trained in read]
+    return [message for message, _ in read], [trained for _, trained in read]
 
 
 def check_dialogue(messages: list[dict[str, Any]], where: str, faults: LineFaults) -> None:
@@ -73,7 +74,7 @@ def _message(
     if role not in _ROLES:
         faults.add(FaultKind.WRONG_ROLE, f"{where}.role", shown(role), f"one of {', '.join(_ROLES)}")
         return {}, False
-    weight = _weight(item, where, faults) if "weight" in item else int(role == "assistant")
+    trained = is_trained(item, where, faults)
     before = len(faults.found)
     called = item.get("tool_calls")
     calls = read_calls(called, schemas, f"{where}.tool_calls", faults) if called else []
@@ -81,7 +82,7 @@ def _message(
     if calls and role != "assistant":
         faults.add(FaultKind.BAD_CALL, f"{where}.tool_calls", f"calls of {role}", "calls of the assistant alone")
     message: dict[str, Any] = {"role": role}
-    message["content"] = _content(item, f"{where}.content", faults, has_calls=has_calls, is_trained=weight == 1)
+    message["content"] = _content(item, f"{where}.content", faults, has_calls=has_calls, is_trained=trained)
     if item.get("name", "") != "" and faults.typed(item["name"], str, f"{where}.name") is not None:
         message["name"] = item["name"]
     if role == "tool" and (call_id := read_id(item.get("tool_call_id"), f"{where}.tool_call_id", faults)) is not None:
@@ -91,7 +92,7 @@ def _message(
         if calls:
             message["tool_calls"] = calls
     _check_keys(item, place, faults)
-    return message, role == "assistant" and weight == 1
+    return message, trained
 
 
 def _read_refusal(item: dict[str, Any], faults: LineFaults) -> None:
@@ -100,16 +101,6 @@ def _read_refusal(item: dict[str, Any], faults: LineFaults) -> None:
     if item.get("role") == "assistant" and not item.get("content") and isinstance(refusal, str) and refusal.strip():
         faults.warn(WarningKind.CONVERTED, "a refusal is read as the text of its answer")
         item["content"] = item.pop("refusal")
-
-
-def _weight(item: Mapping[str, Any], where: str, faults: LineFaults) -> int:
-    """Return the weight that a message states: 1 if it is trained, else 0."""
-    weight, role = item["weight"], item["role"]
-    if not isinstance(weight, int | float) or weight not in (0, 1):
-        faults.add(FaultKind.BAD_WEIGHT, f"{where}.weight", shown(weight), "0 or 1")
-    elif role != "assistant" and weight:
-        faults.add(FaultKind.WEIGHT_ELSEWHERE, f"{where}.weight", f"a weight on {role}", "weights on assistant alone")
-    return int(weight == 1)
 
 
 def _content(
@@ -144,12 +135,12 @@ def _part(part: Any, where: str, faults: LineFaults) -> str:
 
 
 def _add_reasoning(message: dict[str, Any], item: Mapping[str, Any], where: str, faults: LineFaults) -> None:
-    """Add the reasoning, which has two names: that of most templates, and that of vLLM's answers."""
+    """Add the reasoning, which has several names: that of most templates, of vLLM's answers, of gpt-oss's rows."""
     for key in _REASONING:
         if key not in item or faults.typed(item[key], str, f"{where}.{key}") is None or not item[key].strip():
             continue
         if message.setdefault("reasoning_content", item[key]) != item[key]:
-            faults.add(FaultKind.REPEATED_KEY, f"{where}.{key}", "another reasoning", "one of the two keys")
+            faults.add(FaultKind.REPEATED_KEY, f"{where}.{key}", "another reasoning", "one of the keys")
 
 
 def _check_keys(item: Mapping[str, Any], place: tuple[str, int], faults: LineFaults) -> None:

@@ -15,7 +15,7 @@ from trainer.row_formats import DIALOGUES
 _OPENAI: Final = ("preferred_output", "non_preferred_output")
 _TRL: Final = ("chosen", "rejected")
 _WORDS: Final = re.compile(r"\s*\S+|\s+")
-_PROMPTS: Final = ("prompt", "question", "instruction")
+_PROMPTS: Final = ("prompt", "instruction")
 
 
 def read_openai_preference(columns: dict[str, Any], faults: LineFaults) -> Row | None:
@@ -64,7 +64,7 @@ def _prompt(
     messages, _ = read_messages(shared, schemas(tools), _TRL[0], faults)
     if key is None:
         return [*pop_system(columns, messages, "", faults), *messages]
-    stated = messages_in(columns[key], faults)
+    stated = messages_in(columns[key], key, faults)
     if isinstance(stated, list) and shared[: len(stated)] == stated:
         messages = messages[len(stated) :]
     elif isinstance(stated, str) and shared:
@@ -81,7 +81,7 @@ def _pop_answers(columns: dict[str, Any], names: Sequence[str], faults: LineFaul
     for name in names:
         if name not in columns:
             faults.add(FaultKind.MISSING_KEY, name, "nothing", "a string or a list of messages")
-    return [messages_in(columns.pop(name, ""), faults) for name in names]
+    return [messages_in(columns.pop(name, ""), name, faults) for name in names]
 
 
 def _shared(chosen: Sequence[Any], rejected: Sequence[Any]) -> list[Any]:
@@ -133,9 +133,11 @@ def _answer(value: Any, name: str, known: Mapping[str, Any], faults: LineFaults,
     if isinstance(listed, list) and len(listed) != 1:
         faults.add(FaultKind.NO_ANSWER, name, f"{len(listed)} messages", "exactly one, of the assistant")
         return {}
-    messages, _ = read_messages(listed, known, name, faults, first=first)
+    messages, trained = read_messages(listed, known, name, faults, first=first)
     if not messages:
         return {}
     if messages[0]["role"] != "assistant":
         faults.add(FaultKind.WRONG_ROLE, f"{name}[{first}].role", shown(messages[0]["role"]), '"assistant"')
+    elif not trained[0]:
+        faults.add(FaultKind.NOTHING_TRAINED, f"{name}[{first}]", "an answer with weight 0", "an answer to learn from")
     return messages[0]

@@ -10,7 +10,9 @@ from trainer.data.messages import check_dialogue, read_messages
 from trainer.data.preferences import read_openai_preference, read_preference
 from trainer.data.rows import Conversation, Judged, PlainJudged, PlainText, Row
 from trainer.data.tools import pop_tools, schemas
-from trainer.row_formats import DIALOGUES, RowFormat, as_label
+from trainer.row_formats import DIALOGUES, RowFormat, as_label, of_one_answer
+
+_UNJUDGED: Final = "weight 0 on the answer that the label judges"
 
 
 def read_row(value: Mapping[str, Any], form: RowFormat, faults: LineFaults) -> Row | None:
@@ -57,10 +59,10 @@ def _prompt_completion(columns: dict[str, Any], faults: LineFaults) -> Row | Non
     if "completion" not in columns:
         faults.add(FaultKind.MISSING_KEY, "completion", "nothing", "a string or a list of messages")
         return None
-    completion = messages_in(columns.pop("completion"), faults)
+    completion = messages_in(columns.pop("completion"), "completion", faults)
     if isinstance(completion, str) and _is_plain(columns):
         return PlainText(_plain_prompt(columns, faults), _answer_text(completion, "completion", faults))
-    prompt = pop_prompt(columns, ("prompt", "question"), tools, faults)
+    prompt = pop_prompt(columns, ("prompt",), tools, faults)
     answers, trained = _completion(completion, schemas(tools), faults)
     if faults:
         return None
@@ -78,6 +80,9 @@ def _completion(
     """Return the messages of a completion, and for each whether it is trained."""
     if isinstance(completion, str):
         return [{"role": "assistant", "content": _answer_text(completion, "completion", faults)}], [True]
+    if not isinstance(completion, list):
+        faults.add(FaultKind.WRONG_TYPE, "completion", shown(completion), "a string or a list of messages")
+        return [], []
     return read_messages(completion, known, "completion", faults)
 
 
@@ -95,6 +100,9 @@ def _plain_prompt(columns: dict[str, Any], faults: LineFaults) -> str:
 
 def _text(columns: dict[str, Any], faults: LineFaults) -> Row | None:
     faults.warn(WarningKind.PLAIN_TEXT, PLAIN_READ)
+    if as_label(columns.get("label")) is not None:
+        needed = "prompt and completion beside a label, for kto; or no label"
+        faults.add(FaultKind.BAD_LABEL, "label", f"{shown(columns['label'])} beside a text alone", needed)
     text = faults.required(columns, "text", str, "")
     columns.pop("text", None)
     return PlainText("", _answer_text(text or "", "text", faults))
@@ -121,11 +129,16 @@ def _kto(columns: dict[str, Any], faults: LineFaults) -> Row | None:
 
 
 def _judged_completion(columns: dict[str, Any], label: bool, faults: LineFaults) -> Row | None:  # noqa: FBT001
-    row = _prompt_completion(columns, faults)
+    is_alpaca = of_one_answer(columns) is RowFormat.ALPACA
+    row = _alpaca(columns, faults) if is_alpaca else _prompt_completion(columns, faults)
     if isinstance(row, PlainText):
         return PlainJudged(row.prompt, row.completion, label)
     if faults or not isinstance(row, Conversation):
         return None
+    if not row.trained[-1]:
+        faults.add(FaultKind.NOTHING_TRAINED, "completion", _UNJUDGED, "a judged answer with weight 1")
+    elif not is_alpaca and sum(row.trained) > 1:
+        faults.add(FaultKind.NO_ANSWER, "completion", "several answers for one label", "one; the others in the prompt")
     return Judged(row.messages[:-1], row.messages[-1], label, row.tools)
 
 
@@ -138,6 +151,8 @@ def _judged(chat: RowDialogue, label: bool, faults: LineFaults) -> Row | None:  
         faults.add(FaultKind.LAST_NOT_ASSISTANT, chat.where, f"{roles[-1]} last", "the assistant's answer last")
     elif not prompt:
         faults.add(FaultKind.ROLE_ORDER, f"{chat.where}[0].role", "an answer to nothing", "a message before it")
+    elif not chat.trained[-1]:
+        faults.add(FaultKind.NOTHING_TRAINED, chat.where, _UNJUDGED, "a judged answer with weight 1")
     return Judged(tuple(prompt), answer, label, chat.tools)
 
 

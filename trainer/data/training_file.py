@@ -1,20 +1,23 @@
 """Reads a training file row by row, in memory that does not grow with its size."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from adapters import strict_json
 from trainer import row_formats
+from trainer.data.column_names import standard_columns
 from trainer.data.containers import MAX_LINE_BYTES, DataRow, FileFault, read_lines
 from trainer.data.faults import FaultKind, LineFault, LineFaults, LineWarning, WarningKind, shown
+from trainer.data.json_text import json_value
 from trainer.data.nulls import without_nulls
 from trainer.data.row_reader import read_row
 from trainer.data.rows import Row
 from trainer.row_formats import RowFormat
 
+_TEMPLATE_ARGUMENTS: Final = "chat_template_kwargs"
 _UTF16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -27,6 +30,8 @@ class ReadLine:
     row: Row | None
     faults: tuple[LineFault, ...]
     warnings: tuple[LineWarning, ...] = ()
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """What the row states as ``chat_template_kwargs``; the server renders with its own."""
 
 
 def read_file(path: Path) -> Iterator[ReadLine]:
@@ -42,12 +47,14 @@ def read_file(path: Path) -> Iterator[ReadLine]:
                 raise FileFault(FaultKind.UTF16, "UTF-16", "UTF-8: save the file in that encoding")
             faults = LineFaults(line.number)
             value = _parse(line, faults)
-            row = None
+            row, arguments = None, {}
             if value is not None:
-                own = _form(value, form, faults)
+                value = standard_columns(value, faults)
+                arguments = _pop_template_arguments(value, faults)
+                own = None if faults else _form(value, form, faults)
                 form = form or own
                 row = read_row(value, own, faults) if own is not None and not faults else None
-            yield ReadLine(line.number, form, row, tuple(faults.found), tuple(faults.warnings))
+            yield ReadLine(line.number, form, row, tuple(faults.found), tuple(faults.warnings), arguments)
     except FileFault as broken:
         whole = LineFault(broken.line, broken.kind, "", broken.found, broken.needed)
         yield ReadLine(broken.line or 1, form, None, (whole,))
@@ -64,6 +71,11 @@ def _form(value: dict[str, Any], form: RowFormat | None, faults: LineFaults) -> 
     elif own is not (form or own):
         faults.add(FaultKind.MIXED_FORMATS, "", f"a row of format {own}", f"{form}, as the rows before it")
     return own
+
+
+def _pop_template_arguments(row: dict[str, Any], faults: LineFaults) -> dict[str, Any]:
+    stated = json_value(row.pop(_TEMPLATE_ARGUMENTS, None) or {})
+    return faults.typed(stated, dict, _TEMPLATE_ARGUMENTS) or {}
 
 
 def _parse(line: DataRow, faults: LineFaults) -> dict[str, Any] | None:

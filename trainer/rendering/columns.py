@@ -1,9 +1,10 @@
 """Rows as the columns of TRL's data sets: token ids, so that TRL renders and cuts nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from trainer.data.faults import FaultKind, LineFaults
+from trainer.data.faults import FaultKind, LineFaults, shown
 from trainer.data.rows import Conversation, Judged, PlainJudged, PlainPreference, PlainText, Preference, Row
 from trainer.data.training_file import read_file
 from trainer.rendering.row_renderer import IGNORED, Rendered, RowRenderer
@@ -61,7 +62,18 @@ def read(path: Path, renderer: RowRenderer, most_tokens: int) -> Iterator[tuple[
         faults = LineFaults(line.number)
         faults.found += line.faults
         made = columns(line.row, renderer, faults) if line.row is not None else []
+        if line.row is not None and line.template_arguments and not faults:
+            _check_arguments(line.row, made, line.template_arguments, renderer, faults)
         longest = max(map(tokens, made), default=0)
         if longest > most_tokens:
             faults.add(FaultKind.TOO_MANY_TOKENS, "", f"{longest} tokens", f"at most {most_tokens}, or drop_long")
         yield [] if faults else made, faults
+
+
+def _check_arguments(
+    row: Row, made: list[Columns], arguments: Mapping[str, Any], renderer: RowRenderer, faults: LineFaults
+) -> None:
+    """Add a fault unless ``row``, with the template's ``arguments`` that it states, is what was ``made`` as served."""
+    if columns(row, RowRenderer(renderer.serving.with_arguments(arguments)), LineFaults(faults.line)) != made:
+        needed = "what the server renders alike: leave them out, or start it with --default-chat-template-kwargs"
+        faults.add(FaultKind.TEMPLATE_ARGUMENTS, "chat_template_kwargs", shown(arguments), needed)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -76,7 +77,14 @@ class ServingRenderer:
                 "server with --chat-template"
             )
         self.sha256 = digest(self._online)
+        self._stated: dict[str, Any] = {}
         self._loop = asyncio.new_event_loop()
+
+    def with_arguments(self, arguments: Mapping[str, Any]) -> ServingRenderer:
+        """Return this renderer for requests that state ``arguments`` as ``chat_template_kwargs``."""
+        other = copy(self)
+        other._stated = {"chat_template_kwargs": dict(arguments)}
+        return other
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Tool], *, asking: bool) -> Prompt:
         """Return the prompt that the server builds for a chat completion request.
@@ -89,7 +97,7 @@ class ServingRenderer:
         Raises:
             TemplateRefused: the server answers the request with an error.
         """
-        body = {"messages": messages, "tools": tools or None, "add_generation_prompt": asking}
+        body = {"messages": messages, "tools": tools or None, "add_generation_prompt": asking} | self._stated
         try:
             # parsed anew, as a request is: vLLM's model changes the objects that it is given
             request = ChatCompletionRequest.model_validate(json.loads(json.dumps(body)))

@@ -22,7 +22,14 @@ PREVIEWED_CHARACTERS: Final = 2000
 MOST_LINES: Final = 1000
 """Line numbers listed of each kind; all are counted."""
 _LISTED: Final = ("without_stop", "without_loss", "too_long")
-_RENDERED: Final = frozenset({FaultKind.TEMPLATE_REFUSES, FaultKind.TEMPLATE_REWRITES, FaultKind.TOO_MANY_TOKENS})
+_RENDERED: Final = frozenset(
+    {
+        FaultKind.TEMPLATE_REFUSES,
+        FaultKind.TEMPLATE_REWRITES,
+        FaultKind.TEMPLATE_ARGUMENTS,
+        FaultKind.TOO_MANY_TOKENS,
+    }
+)
 
 
 @dataclass(slots=True)

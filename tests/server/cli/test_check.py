@@ -127,6 +127,16 @@ def test_strict_makes_warnings_a_refusal(folder: Path, report: Any, monkeypatch:
     assert ran["--strict",].stdout.startswith("refused: --strict, and there are warnings of ")
 
 
+def test_strict_refuses_no_file_for_its_size_alone(folder: Path, report: Any, monkeypatch: Any) -> None:
+    few = [{"line": None, "kind": "few_rows", "message": "12 rows: below 100", "rows": 1}]
+
+    async def preflight(_: RunSpec) -> Any:
+        return {**report, "training": {**report["training"], "warnings": few}, "validation": None}
+
+    monkeypatch.setattr("trainer.child.run_preflight", preflight)
+    assert CliRunner().invoke(app, ["check", str(folder / "good.jsonl"), "--strict"]).exit_code == 0
+
+
 def test_the_format_is_among_the_counts(shown: Any, report: Any) -> None:
     assert fields(shown(report), "Tokens")["format"].split() == ["chat", "chat"]
 

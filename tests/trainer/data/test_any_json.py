@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.data.talks import Json
+from trainer.data.column_names import standard_columns
 from trainer.data.faults import LineFaults
 from trainer.data.nulls import without_nulls
 from trainer.data.row_reader import read_row
@@ -33,6 +34,16 @@ ROW_KEYS = st.sampled_from(
         "preferred_output",
         "non_preferred_output",
         "question",
+        "query",
+        "response",
+        "answer",
+        "context",
+        "system_prompt",
+        "kto_tag",
+        "rejected_response",
+        "rejected_messages",
+        "Prompt",
+        "weight",
         "images",
         "id",
     ]
@@ -50,6 +61,9 @@ MESSAGE_KEYS = st.sampled_from(
         "tool_call_id",
         "reasoning",
         "reasoning_content",
+        "loss",
+        "train",
+        "train_detail",
         "refusal",
         "audio",
         "id",
@@ -81,7 +95,16 @@ WORDS = st.sampled_from(
             "text",
             "true",
         ),
-        *("[]", "{}", '{"name": "f", "arguments": {}}', '[{"role": "user", "content": "a"}]', "[1]", "null", "NaN"),
+        *(
+            "[]",
+            "{}",
+            "[{'role': 'user', 'content': 1}]",
+            '{"name": "f", "arguments": {}}',
+            '[{"role": "user", "content": "a"}]',
+            "[1]",
+            "null",
+            "NaN",
+        ),
     ]
 )
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(-2, 2), st.floats(allow_nan=False), WORDS)
@@ -101,11 +124,11 @@ ROWS = st.dictionaries(ROW_KEYS, st.one_of(ANYTHING, MESSAGES), max_size=5)
 @settings(deadline=None, max_examples=400)
 @given(value=ROWS)
 def test_any_row_is_read_or_has_faults(value: Json) -> None:
-    row = without_nulls(value)[0]
-    form = detect(row)
-    if form is None:
-        return
     faults = LineFaults(1)
+    row = standard_columns(without_nulls(value)[0], faults)
+    form = detect(row)
+    if form is None or faults:
+        return
     read = read_row(row, form, faults)
     assert (read is None) == bool(faults)
     json.dumps([str(fault) for fault in faults.found])

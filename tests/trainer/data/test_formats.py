@@ -120,8 +120,38 @@ def test_weights_are_numbers_or_booleans(read: Read, talk: Talk, weights: st.Dat
     assert read({"messages": messages}).row == conversation(talk, trained)
 
 
-@drawn(talk=plain_talks(), key=st.sampled_from(["reasoning", "reasoning_content"]), thought=TEXTS)
-def test_reasoning_has_two_names(read: Read, talk: Talk, key: str, thought: str) -> None:
+@drawn(
+    talk=st.one_of(plain_talks(), tool_talks(most_calls=1)),
+    data=st.data(),
+    column=st.sampled_from(["conversations", "conversation", "messages"]),
+)
+def test_keys_of_sharegpt_and_openai_may_be_mixed(read: Read, talk: Talk, data: st.DataObject, column: str) -> None:
+    messages: list[Json] = []
+    for message in data.draw(sharegpt_messages(talk.messages)):
+        role, content = message.pop("from"), message.pop("value")
+        spellings: list[Json] = [
+            {"from": role, "content": content},
+            {"from": role, "value": content, "content": content},
+            {"from": role, "value": content, "content": ""},
+        ]
+        if column != "messages":
+            spellings += [{"role": role, "value": content}, {"role": role, "from": role, "value": content}]
+        messages.append({**message, **data.draw(st.sampled_from(spellings))})
+    row: Json = {column: messages, "tools": list(talk.tools)}
+    assert read(row).row == conversation(talk)
+
+
+@drawn(talk=st.one_of(plain_talks(), tool_talks()))
+def test_lists_as_pandas_writes_them_into_csv(read: Read, talk: Talk) -> None:
+    wanted = conversation(talk)
+    assert read({"messages": repr(list(talk.messages)), "tools": repr(list(talk.tools))}).row == wanted
+    *prompt, answer = talk.messages
+    row = read({"prompt": repr(prompt), "completion": repr([answer]), "tools": repr(list(talk.tools))}).row
+    assert (row.messages, row.tools) == (wanted.messages, wanted.tools)
+
+
+@drawn(talk=plain_talks(), key=st.sampled_from(["reasoning", "reasoning_content", "thinking"]), thought=TEXTS)
+def test_reasoning_has_several_names(read: Read, talk: Talk, key: str, thought: str) -> None:
     *before, last = talk.messages
     row = read({"messages": [*before, {**last, key: thought}]}).row
     assert row.messages[-1] == {**last, "reasoning_content": thought}

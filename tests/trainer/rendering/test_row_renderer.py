@@ -184,3 +184,27 @@ def test_a_base_without_a_chat_template_is_refused_with_the_flag_that_gives_one(
             (tmp_path / path.name).symlink_to(path)
     with pytest.raises(BaseRefused, match="--chat-template"):
         ServingRenderer(tmp_path, RendererOptions())
+
+
+@pytest.mark.parametrize(
+    ("served", "stated", "kinds"),
+    [
+        ({}, {"enable_thinking": True}, []),
+        ({}, '{"enable_thinking": true}', []),
+        ({}, {"enable_thinking": False}, [FaultKind.TEMPLATE_ARGUMENTS]),
+        ({"enable_thinking": False}, {"enable_thinking": False}, []),
+        ({"enable_thinking": False}, {"enable_thinking": True}, [FaultKind.TEMPLATE_ARGUMENTS]),
+        ({}, {"unknown_to_the_template": 1}, []),
+    ],
+)
+def test_a_row_may_state_the_templates_arguments_if_the_server_renders_alike(
+    renderer_with: MakeRenderer, write: WriteRows, served: object, stated: object, kinds: list[FaultKind]
+) -> None:
+    renderer = renderer_with(chat_template=THINKING, default_chat_template_kwargs=served)
+    chats = {"messages": [user("One?"), answer("First.")]}
+    pair = {"prompt": "One?", "chosen": "First.", "rejected": "Second."}
+    for row in (chats, pair):
+        path = write([{**row, "chat_template_kwargs": stated}])
+        ((made, faults),) = columns.read(path, renderer, 1000)
+        assert [fault.kind for fault in faults.found] == kinds
+        assert bool(made) == (not kinds)
