@@ -1,4 +1,4 @@
-"""Recognizes what lies under the name of an adapter's file although it is another file, by its first bytes."""
+"""Recognizes what lies under the name of a file although it is another file, by its first bytes."""
 
 import codecs
 from typing import Final
@@ -37,6 +37,14 @@ _MAGICS: Final = (
 )
 
 
+def mistaken_download(start: bytes) -> tuple[str, str] | None:
+    """Return the kind of a download that failed, by its ``start``, and the way out; None for any other file."""
+    if start and not start.strip(b"\0"):
+        return "a file of zeros", f"{_AGAIN}; the first download reserved space and broke off"
+    text = start.removeprefix(codecs.BOM_UTF8).lstrip()
+    return next(((found, needed) for beginning, found, needed in _TEXTS if text.startswith(beginning)), None)
+
+
 def mistaken_file(start: bytes) -> tuple[str, str] | None:
     """Return the kind of a file that begins with ``start``, and the way out; None for any other kind.
 
@@ -44,17 +52,16 @@ def mistaken_file(start: bytes) -> tuple[str, str] | None:
     """
     if start[4:9] == b"\0\0\0\0{":
         return None
-    if start and not start.strip(b"\0"):
-        return "a file of zeros", f"{_AGAIN}; the first download reserved space and broke off"
     if start.startswith(b"PK\x03\x04") and any(name in start for name in _TORCH_FILES):
         return "a zip archive of torch.save", _PICKLED
     if (archive := archive_kind(start)) is not None:
         return archive, "unpack it"
-    text = start.removeprefix(codecs.BOM_UTF8).lstrip()
-    known = [*((start, *magic) for magic in _MAGICS), *((text, *beginning) for beginning in _TEXTS)]
-    for content, beginning, found, needed in known:
-        if content.startswith(beginning):
+    for beginning, found, needed in _MAGICS:
+        if start.startswith(beginning):
             return found, needed
+    if (mistaken := mistaken_download(start)) is not None:
+        return mistaken
+    text = start.removeprefix(codecs.BOM_UTF8).lstrip()
     if text[:1] in (b"{", b"["):
         return "JSON text, such as a server's error message", _AGAIN
     if (line := _first_line(text)) is not None:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from trainer import row_formats
-from trainer.data.faults import FaultKind, shown
+from trainer.data.faults import FaultKind, WarningKind, shown
+from trainer.data.file_kinds import START_BYTES, other_kind, other_text
 from trainer.data.json_array import ArrayCut, elements
 from trainer.files.file import MAX_BYTES
 
@@ -28,14 +29,16 @@ MAX_LINE_BYTES: Final = 8 * 2**20
 _BLOCK: Final = 2**16
 _GZIP: Final = b"\x1f\x8b"
 _PARQUET: Final = b"PAR1"
-_ARRAY: Final = re.compile(rb"\s*\[\s*\{")
+_ARRAY: Final = re.compile(rb"\s*\[(\s*\{|[ \t\r]*\n)")
+_WRAPPED: Final = re.compile(rb'\s*\{\s*"(data|dataset|examples|rows|train|training)"\s*:\s*(?=\[\s*\{)')
+"""An object whose only key holds the rows; another one behind them is a fault."""
 _DELIMITERS: Final = ",\t;"
 _BATCH_ROWS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class DataRow:
-    """One line or row, or a run of blank lines.
+    """One line or row, or the first of a run of blank lines.
 
     ``number`` counts from 1; it is that of the line, in a table that of the row below the header. ``raw`` has no line
     end, and is empty for a row that is too long.
@@ -45,10 +48,9 @@ class DataRow:
     raw: bytes
     size: int
     """Bytes in the file, without the line end."""
-    blanks: int = 0
-    """Number of blank lines; 0 for a line with text."""
-    has_mark: bool = False
-    """Whether a byte order mark stood before it."""
+    is_blank: bool = False
+    notes: tuple[tuple[WarningKind, str], ...] = ()
+    """What was made of the file to find the row."""
     further_cells: int = 0
     """Cells of a table's row beyond its header; such a row is no record of it."""
 
@@ -77,6 +79,7 @@ def read_lines(path: Path) -> Iterator[DataRow]:
         file = io.BufferedReader(opened.enter_context(path.open("rb", buffering=0)), _BLOCK)
         if file.peek(2).startswith(_GZIP):
             file = io.BufferedReader(cast("io.FileIO", _Unzipped(file)), _BLOCK)
+        _refuse(other_kind(file.peek(START_BYTES)[:START_BYTES]))
         if file.peek(4).startswith(_PARQUET):
             table: BinaryIO = file
             if not file.seekable():
@@ -87,31 +90,43 @@ def read_lines(path: Path) -> Iterator[DataRow]:
             yield from _text_rows(file)
 
 
+def _refuse(kind: tuple[FaultKind, str, str] | None) -> None:
+    """Raise the fault of a file that is of another ``kind``."""
+    if kind is not None:
+        raise FileFault(*kind)
+
+
 def _text_rows(file: "io.BufferedReader[Any]") -> Iterator[DataRow]:
-    has_mark = file.peek(3).startswith(codecs.BOM_UTF8)
-    if has_mark:
+    notes: list[tuple[WarningKind, str]] = []
+    if file.peek(3).startswith(codecs.BOM_UTF8):
         file.read(len(codecs.BOM_UTF8))
+        notes.append((WarningKind.BYTE_ORDER_MARK, "the byte order mark before the first row is skipped"))
     head = file.peek(_BLOCK)
     if _ARRAY.match(head):
         rows = _array(file)
+    elif wrapped := _WRAPPED.match(head):
+        notes.append((WarningKind.CONVERTED, f"the rows are those under the key {wrapped[1].decode()}"))
+        file.read(wrapped.end())
+        rows = _array(file, b"}")
     elif delimiter := _delimiter(head):
         rows = _bounded(_table(file, delimiter))
     else:
+        _refuse(other_text(head))
         rows = _lines(file)
     for row in rows:
-        yield replace(row, has_mark=True) if has_mark else row
-        has_mark = False
+        yield replace(row, notes=tuple(notes)) if notes else row
+        notes.clear()
 
 
 def _lines(file: BinaryIO) -> Iterator[DataRow]:
-    first_blank = blanks = 0
+    first_blank = 0
     for number, raw, size in _numbered(file):
         if size <= MAX_LINE_BYTES and not raw.strip():
-            first_blank, blanks = (first_blank or number), blanks + 1
+            first_blank = first_blank or number
             continue
-        if blanks:
-            yield DataRow(first_blank, b"", 0, blanks)
-            first_blank = blanks = 0
+        if first_blank:
+            yield DataRow(first_blank, b"", 0, is_blank=True)
+            first_blank = 0
         yield DataRow(number, raw, size)
 
 
@@ -131,10 +146,10 @@ def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes, int]]:
         yield number, b"", size
 
 
-def _array(file: BinaryIO) -> Iterator[DataRow]:
+def _array(file: BinaryIO, end_of_file: bytes = b"") -> Iterator[DataRow]:
     number = 0
     try:
-        for number, (raw, size) in enumerate(elements(file, MAX_LINE_BYTES), 1):
+        for number, (raw, size) in enumerate(elements(file, MAX_LINE_BYTES, end_of_file), 1):
             yield DataRow(number, raw, size)
     except ArrayCut as cut:
         raise FileFault(FaultKind.BAD_JSON, cut.found, "one JSON array of objects: [{...}, ...]", number) from cut
@@ -210,12 +225,25 @@ def _parquet(file: BinaryIO) -> Iterator[DataRow]:
         if size > MAX_BYTES:
             raise FileFault(FaultKind.TOO_LARGE, f"{size} bytes unpacked", f"at most {MAX_BYTES}: split the file")
         for batch in table.iter_batches(_BATCH_ROWS, use_threads=False):
-            for row in batch.to_pylist():
+            for row in batch.to_pylist(maps_as_pydicts="strict"):
                 number += 1
-                yield _json_row(number, row)
-    except (pa.ArrowException, UnicodeDecodeError, OverflowError) as error:
+                notes = [_decode(row, name) for name in row if isinstance(row[name], bytes)]
+                yield replace(_json_row(number, row), notes=tuple(note for note in notes if note))
+    except (pa.ArrowException, UnicodeDecodeError, OverflowError, KeyError) as error:
         needed = "a Parquet file as it was written"
         raise FileFault(FaultKind.BAD_TABLE, shown(str(error)), needed, number or None) from error
+
+
+def _decode(row: dict[str, Any], name: str) -> tuple[WarningKind, str] | None:
+    """Make a column's bytes the text that they are, where it is one that is read; return the note about it."""
+    try:
+        text = row[name].decode()
+    except UnicodeDecodeError:
+        return None
+    if "\0" in text or row_formats.known_name(name) not in row_formats.KNOWN:
+        return None
+    row[name] = text
+    return WarningKind.CONVERTED, f"the bytes of the column {name!r} are read as UTF-8 text"
 
 
 def _json_row(number: int, row: dict[str, Any]) -> DataRow:

@@ -22,6 +22,7 @@ class FaultKind(StrEnum):
 
     # the file
     EMPTY_FILE = "empty_file"
+    OTHER_FILE = "other_file"
     UTF16 = "utf16"
     BAD_ARCHIVE = "bad_archive"
     BAD_TABLE = "bad_table"
@@ -29,7 +30,6 @@ class FaultKind(StrEnum):
     TOO_FEW_ROWS = "too_few_rows"
     WRONG_METHOD = "wrong_method"
     # the line
-    BLANK_LINE = "blank_line"
     LINE_TOO_LONG = "line_too_long"
     NOT_UTF8 = "not_utf8"
     BAD_JSON = "bad_json"
@@ -87,6 +87,7 @@ class WarningKind(StrEnum):
     IGNORED_KEY = "ignored_key"
     NULL_VALUE = "null_value"
     BYTE_ORDER_MARK = "byte_order_mark"
+    BLANK_LINE = "blank_line"
     CONVERTED = "converted"
     MADE_ID = "made_id"
     PLAIN_TEXT = "plain_text"
@@ -152,7 +153,8 @@ class LineFaults:
         """Return ``value`` if its type is ``wanted`` (``true`` is no number), else None and add a fault."""
         if type(value) is wanted:
             return value
-        self.add(FaultKind.WRONG_TYPE, where, _JSON_NAMES[type(value)], _JSON_NAMES[wanted])
+        found = f"the object {shown(value)}" if isinstance(value, dict) else _JSON_NAMES[type(value)]
+        self.add(FaultKind.WRONG_TYPE, where, found, _JSON_NAMES[wanted])
         return None
 
     def required(self, value: Mapping[str, Any], key: str, wanted: type, where: str) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 _BLOCK: Final = 2**16
+_SHOWN_BYTES: Final = 40
 _OUTSIDE: Final = re.compile(rb'["{}\[\],]')
 _IN_STRING: Final = re.compile(rb'\\.|"', re.DOTALL)
 
@@ -17,10 +18,11 @@ class ArrayCut(Exception):
         self.found = found
 
 
-def elements(file: BinaryIO, most_bytes: int) -> Iterator[tuple[bytes, int]]:
+def elements(file: BinaryIO, most_bytes: int, end_of_file: bytes = b"") -> Iterator[tuple[bytes, int]]:
     """Yield the bytes and the size of each element of the array that begins at the file's position, or behind spaces.
 
     The elements are not parsed: a broken one is yielded as it is. One of more than ``most_bytes`` is yielded as b"".
+    Behind the array stands ``end_of_file``, and maybe spaces.
 
     Raises:
         ArrayCut: after the last element.
@@ -39,8 +41,9 @@ def elements(file: BinaryIO, most_bytes: int) -> Iterator[tuple[bytes, int]]:
                 yield (raw if size <= most_bytes else b""), size
             parts, size, start = [], 0, end + 1
         if not nesting.depth:
-            if (block[start:] + file.read(_BLOCK)).strip():
-                raise ArrayCut("text behind the end of the array")
+            if (rest := (block[start:] + file.read(_BLOCK)).strip()) != end_of_file:
+                behind = rest[:_SHOWN_BYTES].decode(errors="backslashreplace")
+                raise ArrayCut(f"{behind!a} behind the end of the array")
             return
         size += len(block) - start
         parts = [*parts, block[start:]] if size <= most_bytes else []

@@ -18,7 +18,7 @@ from trainer.data.rows import Row
 from trainer.row_formats import RowFormat
 
 _TEMPLATE_ARGUMENTS: Final = "chat_template_kwargs"
-_UTF16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
+_PYTHON: Final = "one JSON object on the line: json.dumps(row), not str(row)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,6 @@ def read_file(path: Path) -> Iterator[ReadLine]:
     form: RowFormat | None = None
     try:
         for line in read_lines(path):
-            if line.number == 1 and line.raw.startswith(_UTF16_MARKS):
-                raise FileFault(FaultKind.UTF16, "UTF-16", "UTF-8: save the file in that encoding")
             faults = LineFaults(line.number)
             value = _parse(line, faults)
             row, arguments = None, {}
@@ -83,16 +81,15 @@ def _parse(line: DataRow, faults: LineFaults) -> dict[str, Any] | None:
     if line.size > MAX_LINE_BYTES:
         faults.add(FaultKind.LINE_TOO_LONG, "", f"{line.size} bytes", f"at most {MAX_LINE_BYTES}")
         return None
-    if line.blanks:
-        found = "a blank line" if line.blanks == 1 else f"{line.blanks} blank lines"
-        faults.add(FaultKind.BLANK_LINE, "", found, "one JSON object on each line, up to the last")
+    for kind, message in line.notes:
+        faults.warn(kind, message)
+    if line.is_blank:
+        faults.warn(WarningKind.BLANK_LINE, "blank lines are skipped")
         return None
     if line.further_cells:
         found, needed = f"{line.further_cells} cells beyond the header's", "quotes around cells with separators"
         faults.add(FaultKind.BAD_TABLE, "", found, needed)
         return None
-    if line.has_mark:
-        faults.warn(WarningKind.BYTE_ORDER_MARK, "the byte order mark before the first row is skipped")
     value = _value(line.raw, faults)
     if faults:
         return None
@@ -123,7 +120,7 @@ def _value(raw: bytes, faults: LineFaults) -> Any:
         faults.add(FaultKind.LONE_SURROGATE, "", "half of a surrogate pair (\\ud800 ... \\udfff)", "whole characters")
     except json.JSONDecodeError as error:
         found = f"{error.msg.lower()} at column {error.colno}, near {shown(error.doc[max(0, error.pos - 10) :][:30])}"
-        faults.add(FaultKind.BAD_JSON, "", found, "one JSON object on the line")
+        faults.add(FaultKind.BAD_JSON, "", found, _PYTHON if raw.startswith(b"{'") else "one JSON object on the line")
     except ValueError as error:
         faults.add(_kind(str(error)), "", str(error), "JSON with one meaning")
     return None

@@ -47,7 +47,6 @@ LINES: list[tuple[FaultKind, bytes]] = [
     (FaultKind.UNKNOWN_FORMAT, b"{}"),
     (FaultKind.UNKNOWN_FORMAT, b'{"story": "Once upon a time"}'),
     (FaultKind.MIXED_FORMATS, b'{"text": "Once upon a time"}'),
-    (FaultKind.BLANK_LINE, b"   "),
     (FaultKind.LINE_TOO_LONG, b'{"messages": "' + b"a" * containers.MAX_LINE_BYTES + b'"}'),
 ]
 CHATS: list[tuple[FaultKind, Any]] = [

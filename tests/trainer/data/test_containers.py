@@ -63,7 +63,32 @@ def as_parquet(rows: Sequence[Json]) -> bytes:
     return packed.getvalue()
 
 
-CONTAINERS: list[Pack] = [as_lines, as_array, as_indented_array, as_csv, as_tsv, as_parquet]
+def as_wrapped(rows: Sequence[Json]) -> bytes:
+    return b'{"data" :\n ' + as_array(rows) + b"}\n"
+
+
+def as_indented_wrapped(rows: Sequence[Json]) -> bytes:
+    return json.dumps({"train": rows}, indent=1).encode()
+
+
+def as_spaced_lines(rows: Sequence[Json]) -> bytes:
+    return b"\r\n \r\n" + as_lines(rows).replace(b"\n", b"\r\n\r\n\t\r\n")
+
+
+def as_maps(rows: Sequence[Json]) -> bytes:
+    """Write messages as maps, of which every key has a text; tools as JSON text."""
+    pairs = [
+        [[*({**message, "tool_calls": json.dumps(message.get("tool_calls"))}).items()] for message in row["messages"]]
+        for row in rows
+    ]
+    messages = pa.array(pairs, pa.list_(pa.map_(pa.string(), pa.string())))
+    packed = io.BytesIO()
+    parquet.write_table(pa.table({"messages": messages, "tools": [json.dumps(row["tools"]) for row in rows]}), packed)
+    return packed.getvalue()
+
+
+CONTAINERS: list[Pack] = [as_lines, as_array, as_indented_array, as_csv, as_tsv, as_parquet, as_wrapped]
+CONTAINERS += [as_indented_wrapped]
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +130,7 @@ def test_every_container_has_the_same_rows(rows_of, pack: Pack, rows: list[Json]
 
 @settings(deadline=None, max_examples=40)
 @given(drawn=st.lists(talks, min_size=1, max_size=3), zipped=st.booleans())
-@pytest.mark.parametrize("pack", CONTAINERS)
+@pytest.mark.parametrize("pack", [*CONTAINERS, as_maps])
 def test_chats_with_tools_survive_every_container(rows_of, pack: Pack, drawn, zipped: bool) -> None:
     rows = [{"messages": list(talk.messages), "tools": list(talk.tools) or None} for talk in drawn]
     content = gzip.compress(pack(rows)) if zipped else pack(rows)
@@ -127,6 +152,32 @@ def test_pandas_writes_nan_where_a_number_is_missing(rows_of) -> None:
     packed = io.BytesIO()
     parquet.write_table(table, packed)
     assert len(rows_of(packed.getvalue())) == 2
+
+
+def test_bytes_of_a_column_that_is_text_are_read_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "train"
+    path.write_bytes(as_parquet([{"prompt": "Où?".encode(), "completion": b"Oslo", "blob": b"x"}]))
+    (line,) = read_file(path)
+    assert [message["content"] for message in line.row.messages] == ["Où?", "Oslo"]
+    assert [warning.kind for warning in line.warnings] == [*[WarningKind.CONVERTED] * 2, WarningKind.IGNORED_KEY]
+
+
+def test_blank_lines_are_skipped_with_a_warning(tmp_path: Path, chats) -> None:
+    path = tmp_path / "train"
+    path.write_bytes(as_spaced_lines(chats))
+    report = inspect_file(path)
+    assert (report.ok, report.rows) == (True, len(chats))
+    assert [(warning.line, warning.kind, warning.rows) for warning in report.warnings] == [
+        (1, WarningKind.BLANK_LINE, len(chats))
+    ]
+
+
+def test_rows_under_a_key_are_said_to_be(tmp_path: Path) -> None:
+    path = tmp_path / "train"
+    path.write_bytes(as_wrapped([{"text": "a"}, {"text": "b"}]))
+    first, second = read_file(path)
+    assert "the rows are those under the key data" in {warning.message for warning in first.warnings}
+    assert {warning.kind for warning in second.warnings} == {WarningKind.PLAIN_TEXT}
 
 
 @pytest.mark.parametrize("mark_of", [as_lines, as_array, as_csv])
@@ -154,6 +205,12 @@ def test_a_byte_order_mark_is_skipped_with_a_warning(tmp_path: Path, chats, mark
         (b"prompt,completion\na,b\na,b,c\nd,e,f,g\n", [(2, FaultKind.BAD_TABLE), (3, FaultKind.BAD_TABLE)]),
         (b"prompt,prompt\na,b\n", [(None, FaultKind.BAD_TABLE)]),
         (b"prompt,completion\ncaf\xe9,b\na,b\n", [(1, FaultKind.NOT_UTF8)]),
+        (b'{"data": [{"text": "a"}], "n": 1}', [(1, FaultKind.BAD_JSON)]),
+        (b'{"train": [{"text": "a"}], "test": [{"text": "b"}]}', [(1, FaultKind.BAD_JSON)]),
+        (b'{"data": [{"text": "a"}]', [(1, FaultKind.BAD_JSON)]),
+        (b'{"text": "a"}\n{"text": "b"', [(2, FaultKind.BAD_JSON)]),
+        (b'{"text": "a"\n{"text": "b"}\n', [(1, FaultKind.BAD_JSON)]),
+        (b"[\n[1],\n2\n]", [(1, FaultKind.NOT_AN_OBJECT), (2, FaultKind.NOT_AN_OBJECT)]),
         (b"PAR1 and no more", [(None, FaultKind.BAD_TABLE)]),
         (gzip.compress(b'{"text": "a"}\n' * 9)[:-9], [(None, FaultKind.BAD_ARCHIVE)]),
         (gzip.compress(b'{"text": "a"}\n' * 9)[:-1], [(None, FaultKind.BAD_ARCHIVE)]),
