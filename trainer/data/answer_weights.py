@@ -9,6 +9,8 @@ _SYNONYMS: Final = ("loss", "loss_scale", "train", "training")
 """Of ms-swift and Axolotl."""
 _DETAIL: Final = "train_detail"
 """Axolotl's list of spans of characters, each trained or not."""
+_UNCLEAR: Final = ("mask", "masked", "trainable", "train_on_turn")
+"""Keys that mean one thing here and the contrary there."""
 WEIGHT_KEYS: Final = frozenset({"weight", *_SYNONYMS, _DETAIL})
 
 
@@ -24,6 +26,9 @@ def is_trained(item: Mapping[str, Any], where: str, faults: LineFaults) -> bool:
     if stated.keys() - {"weight"}:
         names = f"{', '.join(_SYNONYMS)} and {_DETAIL}"
         faults.warn(WarningKind.CONVERTED, f"{names} of messages are read as weight: 1 is trained, 0 is not")
+    for key in _UNCLEAR:
+        if key in item:
+            faults.add(FaultKind.BAD_WEIGHT, f"{where}.{key}", shown(item[key]), "weight 1 (trained) or 0 in its place")
     is_answer = item["role"] == "assistant"
     if len({*stated.values()} - {None}) > 1:
         found = " and ".join(f"{key} {shown(item[key])}" for key in stated)

@@ -18,6 +18,7 @@ _SYNONYMS: Final[Mapping[str, str]] = {
 }
 _PAIRS: Final = ("chosen", "rejected")
 _OPENAI_PAIRS: Final = ("preferred_output", "non_preferred_output")
+_SEEN: Final = ("context", "choices", "options", "passage", "suffix")
 _TEXTS: Final = ("prompt", "completion", "instruction", "input", "output", "text", "system", *_PAIRS)
 
 
@@ -101,10 +102,10 @@ def _name_prompt_and_answer(columns: dict[str, Any], faults: LineFaults) -> None
     answer = None if is_pair or question is None else _answer(question, answers, faults)
     if question is None or faults:
         return
-    if _has(columns, "context"):
-        _name_context(columns, question, asked, faults)
-    if question == "instruction":
-        _rename_all(columns, {answer: "output"}, faults)
+    _check_seen(columns, question, asked, faults)
+    is_documented = answer == "completion" and question == "prompt"
+    if question == "instruction" or (_has(columns, "history") and not is_pair and not is_documented):
+        _rename_all(columns, {question: "instruction", answer: "output"}, faults)
     elif (question, answer) != ("input", "output"):
         _rename_all(columns, {question: "prompt", answer: "completion"}, faults)
 
@@ -136,14 +137,18 @@ def _answer(question: str, answers: list[str], faults: LineFaults) -> str | None
     return answers[0]
 
 
-def _name_context(columns: dict[str, Any], question: str, asked: list[str], faults: LineFaults) -> None:
-    """Read the context of an instruction as its ``input``: so are Dolly's rows meant."""
-    if question == "instruction" and "input" not in asked:
+def _check_seen(columns: dict[str, Any], question: str, asked: list[str], faults: LineFaults) -> None:
+    """Add a fault for each column that the model would have to see beside the question, in a place that is not known.
+
+    The context of an instruction is its ``input``: so are Dolly's rows meant.
+    """
+    if _has(columns, "context") and question == "instruction" and "input" not in asked:
         _rename(columns, "context", "input", faults)
-        return
-    found = f"a context beside {question}; where the model would see it is not known"
-    needed = "instruction, input and output; or the context in the prompt's own text; or no such column"
-    faults.add(FaultKind.AMBIGUOUS_COLUMNS, "context", found, needed)
+    for name in _SEEN:
+        if _has(columns, name):
+            found = f"{shown(columns[name])} beside {question}: where the model would see it is not known"
+            needed = "instruction, input and output; or its text in that of the prompt; or no such column"
+            faults.add(FaultKind.AMBIGUOUS_COLUMNS, name, found, needed)
 
 
 def _rename_all(columns: dict[str, Any], names: Mapping[str | None, str], faults: LineFaults) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from trainer.data.faults import FaultKind, LineFaults, WarningKind, inside, shown
-from trainer.data.json_text import json_list, messages_in
+from trainer.data.json_text import json_list, json_value, messages_in
 from trainer.data.messages import MEDIA, check_dialogue, read_messages
 from trainer.data.rows import Tool
 from trainer.data.tools import pop_tools, schemas
@@ -35,9 +35,24 @@ def pop_dialogue(columns: dict[str, Any], where: str, faults: LineFaults) -> Row
         return RowDialogue([], [], tools, at)
     is_sharegpt = key != DIALOGUES[0]
     messages, trained = read_messages(columns.pop(key), schemas(tools), at, faults, is_sharegpt=is_sharegpt)
+    _drop_copies(columns, messages, schemas(tools), faults)
     check_dialogue(messages, at, faults)
     system = pop_system(columns, messages, where, faults)
     return RowDialogue([*system, *messages], [*(False for _ in system), *trained], tools, at)
+
+
+def _drop_copies(
+    columns: dict[str, Any], messages: list[dict[str, Any]], known: Mapping[str, Any], faults: LineFaults
+) -> None:
+    """Remove further lists of messages that are the same as ``messages``; add a fault for any other."""
+    for key in DIALOGUES:
+        if not isinstance(listed := json_value(columns.get(key)), list) or not listed or faults:
+            continue
+        other, _ = read_messages(listed, known, key, LineFaults(faults.line), is_sharegpt=True)
+        if other != messages:
+            needed = "one list of messages, or the same in both"
+            faults.add(FaultKind.AMBIGUOUS_COLUMNS, key, "another list of messages", needed)
+        columns.pop(key)
 
 
 def pop_system(
@@ -70,7 +85,7 @@ def pop_prompt(
         if not messages and not faults:
             faults.add(FaultKind.NO_MESSAGES, key, "an empty list", "at least one message")
     else:
-        messages = _history(columns, faults) if key in ("instruction", None) else []
+        messages = _history(columns, faults)
         if (text := _question(columns, key, faults)).strip():
             messages.append({"role": "user", "content": text})
         elif not columns.get("system") and not faults:
@@ -91,8 +106,10 @@ def check_columns(rest: Mapping[str, Any], where: str, faults: LineFaults) -> No
         if value in ("", [], {}):
             continue
         at = inside(where, key)
-        if key in MEDIA and not isinstance(value, str):
+        if key in MEDIA:
             faults.add(FaultKind.UNSUPPORTED_PART, at, shown(value), "text alone")
+        elif key == "documents" and isinstance(value, list):
+            faults.add(FaultKind.UNSUPPORTED_PART, at, shown(value), "their text in a message")
         elif key == "label":
             faults.warn(WarningKind.IGNORED_KEY, "the column label is ignored: for kto it would be true or false")
         elif key == "weight" and not where:

@@ -18,6 +18,8 @@ _READ_OF: Final[Mapping[str, frozenset[str]]] = {
 }
 MEDIA: Final = frozenset({"image", "images", "video", "videos", "audio", "audios"})
 """Keys whose content would be missing from the training text."""
+_NO_TEXT: Final = MEDIA | {"image_url", "input_audio", "video_url", "audio_url", "file"}
+"""Keys of a text part that make it more than text."""
 _PARTS: Final[Mapping[str, str]] = {
     "text": "text",
     "input_text": "text",
@@ -40,7 +42,7 @@ def read_messages(
         is_sharegpt: whether roles may have ShareGPT's names.
         first: position of the first message in the row's list, for the places of faults.
     """
-    listed = json_list(value, where, faults)
+    listed = json_list(_rows_of(value, faults), where, faults)
     before = len(faults.found)
     read = [
         _message(item, schemas, (where, index), faults, is_sharegpt=is_sharegpt)
@@ -49,6 +51,17 @@ def read_messages(
     if len(faults.found) > before:
         return [], []
     return [message for message, _ in read], [trained for _, trained in read]
+
+
+def _rows_of(value: Any, faults: LineFaults) -> Any:
+    """Return messages for an object of lists, as `datasets` stores a sequence of objects; any other value as it is."""
+    if not isinstance(value, dict) or not value or not all(isinstance(column, list) for column in value.values()):
+        return value
+    if value.keys().isdisjoint(("role", "from")) or len({len(column) for column in value.values()}) != 1:
+        return value
+    faults.warn(WarningKind.CONVERTED, "an object of lists is read as a list of messages")
+    rows = [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
+    return [{key: cell for key, cell in row.items() if cell is not None} for row in rows]
 
 
 def check_dialogue(messages: list[dict[str, Any]], where: str, faults: LineFaults) -> None:
@@ -128,7 +141,7 @@ def _part(part: Any, where: str, faults: LineFaults) -> str:
     if isinstance(part, str):
         return part
     key = _PARTS.get(str(part.get("type"))) if isinstance(part, dict) else None
-    if key is not None and isinstance(text := part.get(key), str):
+    if key is not None and isinstance(text := part.get(key), str) and not any(part.get(other) for other in _NO_TEXT):
         return text
     faults.add(FaultKind.UNSUPPORTED_PART, where, shown(part), '{"type": "text", "text": ...}')
     return ""
@@ -152,7 +165,10 @@ def _check_keys(item: Mapping[str, Any], place: tuple[str, int], faults: LineFau
     for key, value in item.items():
         if key in known or value in ("", [], {}):
             continue
-        if key in MEDIA and not isinstance(value, str):
-            faults.add(FaultKind.UNSUPPORTED_PART, f"{where}[{index}].{key}", shown(value), "text alone")
+        at = f"{where}[{index}].{key}"
+        if key in MEDIA:
+            faults.add(FaultKind.UNSUPPORTED_PART, at, shown(value), "text alone")
+        elif key in ("tools", "functions"):
+            faults.add(FaultKind.BAD_TOOL, at, shown(value), "the tools of all messages as the row's column `tools`")
         else:
             faults.warn(WarningKind.IGNORED_KEY, f"{where}[].{key[:80]} is ignored: training does not use it")

@@ -5,12 +5,12 @@ from typing import Any, Final
 
 from trainer.data.dialogues import PLAIN_READ, RowDialogue, check_columns, pop_dialogue, pop_prompt
 from trainer.data.faults import FaultKind, LineFaults, WarningKind, shown
-from trainer.data.json_text import messages_in
+from trainer.data.json_text import json_value, messages_in
 from trainer.data.messages import check_dialogue, read_messages
 from trainer.data.preferences import read_openai_preference, read_preference
 from trainer.data.rows import Conversation, Judged, PlainJudged, PlainText, Row
 from trainer.data.tools import pop_tools, schemas
-from trainer.row_formats import DIALOGUES, RowFormat, as_label, of_one_answer
+from trainer.row_formats import ANSWERS, DIALOGUES, RowFormat, as_label, of_one_answer
 
 _UNJUDGED: Final = "weight 0 on the answer that the label judges"
 
@@ -41,8 +41,17 @@ def _chat(columns: dict[str, Any], faults: LineFaults) -> Row | None:
     if faults:
         return None
     if len(chat.messages) > (end := answers[-1] + 1):
+        _check_last_answer(columns, chat, faults)
         faults.warn(WarningKind.LEFT_OUT, "messages behind the last answer are left out: they train nothing")
     return Conversation(tuple(chat.messages[:end]), tuple(chat.trained[:end]), chat.tools)
+
+
+def _check_last_answer(columns: Mapping[str, Any], chat: RowDialogue, faults: LineFaults) -> None:
+    """Add a fault for a column that may be the answer to the last message: it would be left out with that message."""
+    for name in ANSWERS:
+        if columns.get(name):
+            found = f"an answer beside messages with {chat.messages[-1]['role']} last"
+            faults.add(FaultKind.AMBIGUOUS_COLUMNS, name, found, "the answer as the last message, or no such column")
 
 
 def _leave_out_greeting(chat: RowDialogue, faults: LineFaults) -> None:
@@ -59,7 +68,11 @@ def _prompt_completion(columns: dict[str, Any], faults: LineFaults) -> Row | Non
     if "completion" not in columns:
         faults.add(FaultKind.MISSING_KEY, "completion", "nothing", "a string or a list of messages")
         return None
-    completion = messages_in(columns.pop("completion"), "completion", faults)
+    stated = columns.pop("completion")
+    completion = messages_in(stated, "completion", faults)
+    if isinstance(stated, str) and completion is not stated and _is_text(columns.get("prompt")):
+        needed = "messages in the prompt too; or a list; or another text"
+        faults.add(FaultKind.AMBIGUOUS_COLUMNS, "completion", "messages as text behind a prompt of text", needed)
     if isinstance(completion, str) and _is_plain(columns):
         return PlainText(_plain_prompt(columns, faults), _answer_text(completion, "completion", faults))
     prompt = pop_prompt(columns, ("prompt",), tools, faults)
@@ -84,6 +97,10 @@ def _completion(
         faults.add(FaultKind.WRONG_TYPE, "completion", shown(completion), "a string or a list of messages")
         return [], []
     return read_messages(completion, known, "completion", faults)
+
+
+def _is_text(prompt: Any) -> bool:
+    return isinstance(prompt, str) and bool(prompt.strip()) and json_value(prompt) is prompt
 
 
 def _is_plain(columns: Mapping[str, Any]) -> bool:

@@ -63,6 +63,10 @@ def _form(value: dict[str, Any], form: RowFormat | None, faults: LineFaults) -> 
     own = row_formats.detect(value)
     if form is RowFormat.KTO and own in row_formats.JUDGED:
         return form  # its label is missing or no judgement, and the fault says so
+    if value and all(isinstance(column, dict) and "0" in column for column in value.values()):
+        needed = 'rows: frame.to_json(path, orient="records", lines=True)'
+        faults.add(FaultKind.UNKNOWN_FORMAT, "", "columns, as pandas writes them by default", needed)
+        return None
     if own is None:
         found = f"the keys {', '.join(value) or '(none)'}"[:120]
         faults.add(FaultKind.UNKNOWN_FORMAT, "", found, row_formats.KEYS)

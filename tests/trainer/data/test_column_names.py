@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.trainer.data.conftest import Read
 from tests.trainer.data.faulty_rows import ANSWER, USER
-from tests.trainer.data.talks import TEXTS, Json, Talk, assistant, chat_row, talks, tool_talks, user
+from tests.trainer.data.talks import TEXTS, Json, Talk, assistant, chat_row, plain_talks, talks, tool_talks, user
 from trainer.data.faults import FaultKind, WarningKind
 from trainer.data.rows import Conversation, Judged, PlainText, Preference
 from trainer.data.training_file import read_file
@@ -95,6 +95,36 @@ def test_the_context_of_an_instruction_is_its_input(read: Read) -> None:
     assert read({"instruction": "Where?", "context": "", "response": "Oslo"}).row == pair("Where?", "Oslo")
 
 
+@settings(deadline=None, max_examples=30)
+@given(talk=plain_talks(), worse=TEXTS, names=st.sampled_from([("query", "response"), ("instruction", "output")]))
+def test_history_is_earlier_turns(read: Read, talk: Talk, worse: str, names: tuple[str, str]) -> None:
+    messages = list(talk.messages)
+    system = {"system": messages.pop(0)["content"]} if messages[0]["role"] == "system" else {}
+    *turns, asked, answered = (message["content"] for message in messages)
+    row = {**system, "history": [turns[at : at + 2] for at in range(0, len(turns), 2)]}
+    question, answer = names
+    trained = tuple(message["role"] == "assistant" for message in talk.messages)
+    assert read({**row, question: asked, answer: answered}).row == Conversation(talk.messages, trained)
+    documented = read({**row, "prompt": asked, "completion": answered}).row
+    assert documented == Conversation(talk.messages, (*(False for _ in trained[1:]), True))
+    pair = read({**row, "prompt": asked, "chosen": answered, "rejected": f"{worse} {answered}"}).row
+    assert pair.prompt == talk.messages[:-1]
+
+
+def test_two_lists_of_messages_may_be_the_same(read: Read) -> None:
+    shared = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    line = read({"messages": [user("a"), assistant("b")], "conversations": json.dumps(shared), "conversation": "id 7"})
+    assert (line.row, len(line.warnings)) == (Conversation((user("a"), assistant("b")), (False, True)), 1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(talk=tool_talks())
+def test_messages_may_be_an_object_of_lists(read: Read, talk: Talk) -> None:
+    keys = sorted({key for message in talk.messages for key in message})
+    columns = {key: [message.get(key) for message in talk.messages] for key in keys}
+    assert read({"messages": columns, "tools": list(talk.tools)}).row == read(chat_row(talk)).row
+
+
 def test_columns_that_repeat_the_others_are_ignored(read: Read) -> None:
     alpaca = {"instruction": "Add 1 and 2.", "input": "", "output": "3"}
     assert read({**alpaca, "prompt": "### Instruction:\nAdd 1 and 2.\n### Response:"}).row == pair("Add 1 and 2.", "3")
@@ -134,6 +164,14 @@ def test_whole_numbers_are_their_text(read: Read, number: int, text: str) -> Non
         (FaultKind.AMBIGUOUS_COLUMNS, {"system": "a", "system_prompt": "b", "prompt": "c", "completion": "d"}),
         (FaultKind.AMBIGUOUS_COLUMNS, {"prompt": "a", "completion": "b", "label": False, "kto_tag": True}),
         (FaultKind.AMBIGUOUS_COLUMNS, {"messages": [USER, ANSWER], "rejected_response": "a", "rejected": "b"}),
+        (FaultKind.AMBIGUOUS_COLUMNS, {"question": "a", "choices": ["b", "c"], "answer": 1}),
+        (FaultKind.AMBIGUOUS_COLUMNS, {"prompt": "a", "suffix": "b", "completion": "c"}),
+        (FaultKind.AMBIGUOUS_COLUMNS, {"messages": [USER, ANSWER, USER], "response": "a"}),
+        (FaultKind.AMBIGUOUS_COLUMNS, {"messages": [USER, ANSWER], "conversations": [USER, USER, ANSWER]}),
+        (FaultKind.AMBIGUOUS_COLUMNS, {"prompt": "a", "completion": '[{"role": "assistant", "content": "b"}]'}),
+        (FaultKind.UNSUPPORTED_PART, {"messages": [USER, ANSWER], "documents": [{"title": "a"}]}),
+        (FaultKind.UNSUPPORTED_PART, {"prompt": "<image>What?", "completion": "a", "image": "a.png"}),
+        (FaultKind.UNKNOWN_FORMAT, {"prompt": {"0": "a"}, "completion": {"0": "b"}}),
         (FaultKind.BAD_LABEL, {"instruction": "a", "output": "b", "kto_tag": 1}),
         (FaultKind.BAD_LABEL, {"text": "a", "label": False}),
         (FaultKind.SAME_ANSWERS, {"messages": [USER, ANSWER], "rejected_response": ANSWER["content"]}),
