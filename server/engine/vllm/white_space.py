@@ -22,8 +22,35 @@ def limited_compiler(start: Callable[[Any], None]) -> Callable[[Any], None]:
         if is_limited(backend):
             compile_schema = backend.compiler.compile_json_schema
             backend.compiler.compile_json_schema = partial(compile_schema, max_whitespace_cnt=1)
+            compile_tag = backend.compiler.compile_structural_tag
+            backend.compiler.compile_structural_tag = limited_tags(compile_tag)
 
     return start_limited
+
+
+def limited_tags(compile_tag: Callable[[str], Any]) -> Callable[..., Any]:
+    """Return xgrammar's ``compile_structural_tag`` with the same limit; vLLM makes calls of tools out of such tags."""
+
+    def compile_limited(tag: Any, triggers: list[str] | None = None) -> Any:
+        if triggers is not None:
+            from xgrammar import StructuralTag
+
+            tag = StructuralTag.from_legacy_structural_tag(tag, triggers).model_dump_json()
+        return compile_tag(json.dumps(limited_tag(json.loads(tag))))
+
+    return compile_limited
+
+
+def limited_tag(part: Any) -> Any:
+    """Return a part of a structural tag in which each JSON value that has no limit of its own has one."""
+    if isinstance(part, list):
+        return [limited_tag(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    if part.get("type") == "json_schema":  # whose XML styles have white space of their own
+        is_free = part.get("style", "json") == "json" and part.get("max_whitespace_cnt") is None
+        return {**part, "max_whitespace_cnt": 1} if is_free else part
+    return {key: limited_tag(value) for key, value in part.items()}
 
 
 def limited_schemas(compile_grammar: Callable[..., Any]) -> Callable[..., Any]:
