@@ -2,8 +2,9 @@
 
     python tests/clients/smoke.py http://127.0.0.1:8000 DIRECTORY
 
-Runs in an environment of its own with ``openai anthropic litellm langchain-openai httpx``. DIRECTORY is an adapter that
-the server may read (``--source-dir``). A client that is not installed is left out.
+Runs in an environment of its own with ``openai anthropic litellm langchain-openai httpx``, and for TRL's client, which
+needs vLLM, in the project's. DIRECTORY is an adapter that the server may read (``--source-dir``). A client that is not
+installed is left out.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib
 import importlib.metadata
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
@@ -39,6 +40,11 @@ SCHEMA = {
 }
 
 
+def paint(color: Literal["red", "blue"]) -> str:
+    """Paints."""
+    return color
+
+
 def litellm(url: str, _: str) -> None:
     module: Any = importlib.import_module("litellm")
     options: dict[str, Any] = {"base_url": f"{url}/v1", "api_key": "any", "max_tokens": 64}
@@ -63,9 +69,13 @@ def langchain(url: str, _: str) -> None:
     model = module.ChatOpenAI(model="json", base_url=f"{url}/v1", api_key="any", max_tokens=64, temperature=0)
     assert model.invoke("Order for Ben: 29 green hats, deliver to Paris on Tuesday.").content
     assert "".join(chunk.content for chunk in model.stream("Order for Ben: 2 hats, deliver to Paris on Tuesday."))
-    called = model.bind_tools([PAINT], tool_choice="paint", strict=True).invoke("Paint it.")
-    assert called.tool_calls[0]["name"] == "paint"
-    assert model.with_structured_output(SCHEMA, method="json_schema").invoke("Two hats.")["qty"] is not None
+    for choice in ("paint", "required"):  # LangChain drops `strict` from tools that are dicts of OpenAI's form
+        called = model.bind_tools([paint], tool_choice=choice, strict=True).invoke("Paint it.")
+        assert called.tool_calls[0]["name"] == "paint"
+        assert called.tool_calls[0]["args"]["color"] in {"red", "blue"}
+    for method in ("json_schema", "function_calling"):
+        strict = model.with_structured_output(SCHEMA, method=method, strict=True)
+        assert isinstance(strict.invoke("Two hats.")["qty"], int)
     by_responses = module.ChatOpenAI(model="json", base_url=f"{url}/v1", api_key="any", use_responses_api=True)
     assert by_responses.invoke("Order for Ben: 29 green hats, deliver to Paris on Tuesday.").text
 
@@ -118,6 +128,28 @@ def art(url: str, directory: str) -> None:
             assert answer.choices[0].logprobs.content
 
 
+def trl(url: str, _: str) -> None:
+    """Generate with the client of TRL's trainers, as a teacher or for rewards: it takes the first model, the base."""
+    module: Any = importlib.import_module("trl.generation.vllm_client")
+    client = module.VLLMClient(base_url=url)
+    assert client.model == "embedded-base"
+    client.model = "json"
+    text = QUESTION[0]["content"]
+    answered = client.generate([text], n=2, max_tokens=8, logprobs=1)
+    assert [len(answered["prompt_ids"]), len(answered["completion_ids"])] == [1, 2]
+    assert len(answered["logprobs"][0]) == len(answered["completion_ids"][0])
+    answered = client.chat([QUESTION], max_tokens=8, temperature=0.0)
+    ids, start = answered["prompt_ids"][0] + answered["completion_ids"][0], len(answered["prompt_ids"][0])
+    scored = client.get_sequence_logprobs([ids], [start], top_logprobs=20)
+    assert [each[0] for each in scored["actual_token_ids"][0]] == answered["completion_ids"][0]
+    why = ""
+    try:
+        client.get_world_size()  # the first call of weight synchronisation
+    except Exception as refused:  # noqa: BLE001  TRL raises no class of its own
+        why = str(refused)
+    assert "/v1/load_lora_adapter" in why, why
+
+
 CLIENTS: dict[str, tuple[str | None, Callable[[str, str], None]]] = {
     "LiteLLM: chat, stream, tools, errors; as `openai/` and as `hosted_vllm/`": ("litellm", litellm),
     "LangChain's ChatOpenAI: invoke, stream, bind_tools, with_structured_output, responses": (
@@ -125,6 +157,7 @@ CLIENTS: dict[str, tuple[str | None, Callable[[str, str], None]]] = {
         langchain,
     ),
     "anthropic: messages, stream, tools, count_tokens, errors": ("anthropic", anthropic),
+    "TRL's VLLMClient: generate, chat, get_sequence_logprobs, on an adapter": ("trl", trl),
     "Kubernetes' LoRA sidecar: its calls": (None, sidecar),
     "OpenPipe ART's loader: its calls": ("openai", art),
 }
