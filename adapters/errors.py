@@ -11,7 +11,7 @@ PatchbayError
 ├── SourceError
 │   └── SourceForbidden, SourceNotFound, SourceUnavailable, SourceTooLarge
 ├── BlobCorrupt, BlobStoreUnavailable
-└── StorageUnavailable, StorageFull
+└── DatabaseUnusable, StorageUnavailable, StorageFull
 
 ``server.http.errors`` maps them to HTTP statuses; a test checks that the map is complete. A new error subclasses the
 nearest branch and has a message that says what to do next. Its ``code`` is stable and part of the API.
@@ -201,6 +201,10 @@ class BlobStoreUnavailable(PatchbayError):
     """The object store of the blobs does not answer, or its URL cannot be used."""
 
     is_passing = True
+
+
+class DatabaseUnusable(PatchbayError):
+    """The database URL cannot be used as it is: malformed, without its driver, or without its directory."""
 
 
 class StorageUnavailable(PatchbayError):

@@ -57,7 +57,9 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         Path(".data"), description="Directory of database, blobs, staging and the list of residents."
     )
-    database_url: str | None = Field(None, description="SQLAlchemy URL; without it, SQLite in the data directory.")
+    database_url: str | None = Field(
+        None, description="sqlite:///… or postgresql://… URL; without it, SQLite in the data directory."
+    )
     blob_url: str | None = Field(
         None, description="s3://, gs://, az:// or file:// URL to copy every blob to; without it, none."
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,14 +22,16 @@ from typing import Any, ClassVar, Final
 import structlog
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import DateTime, Dialect, TypeDecorator, event, make_url, text
+from sqlalchemy import URL, DateTime, Dialect, TypeDecorator, event, make_url, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from adapters.errors import StorageUnavailable
+from adapters.errors import DatabaseUnusable, StorageUnavailable
+from adapters.storage.sqlite_file import SqliteFile
 
 ASYNC_DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 """The driver for a URL that names none."""
@@ -37,6 +39,12 @@ ASYNC_DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+
 BUSY_TIMEOUT_MS: Final = 10_000
 """How long a SQLite writer waits for the lock before "database is locked"."""
 
+POOL_TIMEOUT_S: Final = 10
+"""How long a transaction waits for a connection while all are in use."""
+
+_NOTHING_WRITTEN: Final = "nothing was written, try again"
+_ROLLED_BACK: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL})
+"""Errors of SQLite that undo the transaction, at its commit too."""
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK: Final = 0x70617463
 """PostgreSQL advisory lock key: processes that start together migrate one at a time."""
@@ -64,37 +72,11 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class ChangeCounter:
-    """SQLite's ``data_version`` of the file at ``path``, read from memory that all its processes share.
-
-    A read takes microseconds; a query through SQLAlchemy and the driver's thread takes milliseconds of CPU time.
-    For use by one thread. https://www.sqlite.org/pragma.html#pragma_data_version
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._connection: sqlite3.Connection | None = None
-
-    def read(self) -> int | None:
-        """Return a counter that changes with every commit, by any connection or process; None if unreadable."""
-        try:
-            if self._connection is None:
-                at = f"{self._path.absolute().as_uri()}?mode=rw"  # does not create the file
-                self._connection = sqlite3.connect(at, uri=True, timeout=0, isolation_level=None)
-            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
-        except sqlite3.Error:  # the connection stays open: a new one would count anew and might repeat an old value
-            return None
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-
-
 class Database:
     """An open engine. ``read`` sees one snapshot; ``write`` commits durably at the end of its block."""
 
-    def __init__(self, engine: AsyncEngine, counter: ChangeCounter | None = None) -> None:
-        self._counter = counter
+    def __init__(self, engine: AsyncEngine, file: SqliteFile | None = None) -> None:
+        self._file = file
         self._is_sqlite = engine.dialect.name == "sqlite"
         self._writer = engine.execution_options(patchbay_begin="BEGIN IMMEDIATE")
         # SQLite reads a snapshot by itself; elsewhere each statement would see its own.
@@ -103,30 +85,25 @@ class Database:
     @classmethod
     @asynccontextmanager
     async def open(cls, url: str) -> AsyncIterator[Database]:
-        """Open ``url`` (``sqlite:///…``, ``postgresql://…``, with or without an async driver's name)."""
-        parsed = make_url(url)
-        parsed = parsed.set(drivername=ASYNC_DRIVERS.get(parsed.drivername, parsed.drivername))
-        engine = create_async_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
-        counter = None
-        if engine.dialect.name == "sqlite":
-            if parsed.database not in {None, "", ":memory:"} and not parsed.query:
-                counter = ChangeCounter(Path(parsed.database))
-            event.listen(engine.sync_engine, "connect", _configure_sqlite)
-            event.listen(engine.sync_engine, "begin", _begin_sqlite)
-            event.listen(engine.sync_engine.pool, "invalidate", _release_sqlite)
+        """Open ``url`` (``sqlite:///…``, ``postgresql://…``, with or without an async driver's name).
+
+        Raises:
+            DatabaseUnusable: the URL is malformed, its driver is not installed, or SQLite's directory does not exist.
+        """
+        engine, file = _make_engine(url)
         try:
-            yield cls(engine, counter)
+            yield cls(engine, file)
         finally:
-            if counter is not None:
-                counter.close()
+            if file is not None:
+                file.close()
             await engine.dispose()
 
-    def change_count(self) -> int | None:
-        """Return a counter that changes with every commit; None where only a query can tell, as with PostgreSQL.
+    def change_count(self) -> tuple[int, ...] | None:
+        """Return a value that changes with every commit; None where only a query can tell, as with PostgreSQL.
 
-        A read that follows sees at least the commits that the counter includes.
+        A read that follows sees at least the commits that the value includes.
         """
-        return None if self._counter is None else self._counter.read()
+        return None if self._file is None else self._file.change_count()
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """Open a read transaction, which sees one snapshot. Raises StorageUnavailable."""
@@ -148,8 +125,13 @@ class Database:
         """
         async with self.write() as connection:
             if connection.dialect.name == "postgresql":
-                await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-            await connection.run_sync(_upgrade, versions, version_table)
+                from adapters.storage.postgres import patient  # psycopg is an extra
+
+                async with patient(connection):
+                    await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+                    await connection.run_sync(_upgrade, versions, version_table)
+            else:
+                await connection.run_sync(_upgrade, versions, version_table)
 
 
 class Follower(ABC):
@@ -160,7 +142,7 @@ class Follower(ABC):
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self._change_count: int | None = None
+        self._change_count: tuple[int, ...] | None = None
 
     async def refresh(self) -> None:
         """Read the database if anything was committed; costs no query while its change counter stands still."""
@@ -176,21 +158,72 @@ class Follower(ABC):
         """Refresh every ``interval_s`` seconds until cancelled; while the database is away the memory stays."""
         while True:
             await asyncio.sleep(interval_s)
-            try:
-                await self.refresh()
-            except (StorageUnavailable, SQLAlchemyError, OSError) as error:
-                _log.warning(self.refresh_failed, error=str(error))
+            await self.try_refresh()
+
+    async def try_refresh(self) -> None:
+        """Refresh; a failure is logged, and the memory stays."""
+        try:
+            await self.refresh()
+        except (StorageUnavailable, SQLAlchemyError) as error:
+            _log.warning(self.refresh_failed, error=str(error))
+
+
+def _make_engine(url: str) -> tuple[AsyncEngine, SqliteFile | None]:
+    """Return the engine for ``url``, and the file of a SQLite database that has one."""
+    try:
+        parsed = make_url(url)
+        parsed = parsed.set(drivername=ASYNC_DRIVERS.get(parsed.drivername, parsed.drivername))
+        if parsed.get_backend_name() == "sqlite":
+            return _make_sqlite_engine(parsed)
+        arguments: Mapping[str, Any] = {}
+        if parsed.drivername == ASYNC_DRIVERS["postgresql"]:
+            from adapters.storage.postgres import connect_args  # psycopg is an extra
+
+            arguments = connect_args(parsed)
+        engine = create_async_engine(parsed, pool_pre_ping=True, pool_timeout=POOL_TIMEOUT_S, connect_args=arguments)
+    except ArgumentError as malformed:
+        raise DatabaseUnusable(f"the database URL cannot be used: {malformed}", param="database_url") from malformed
+    except ImportError as missing:
+        extra = "; pip install 'patchbay[postgres]' installs it" if missing.name == "psycopg" else ""
+        raise DatabaseUnusable(
+            f"the driver of {parsed.drivername}:// is not installed ({missing}){extra}", param="database_url"
+        ) from missing
+    return engine, None
+
+
+def _make_sqlite_engine(url: URL) -> tuple[AsyncEngine, SqliteFile | None]:
+    file = None
+    if url.database not in {None, "", ":memory:"} and not url.query:
+        file = SqliteFile(Path(url.database))
+        # SQLite does not name a directory that is missing, and the thread of aiosqlite would outlive the event loop.
+        if not (directory := file.path.absolute().parent).is_dir():
+            raise DatabaseUnusable(f"the database URL names no directory: {directory}", param="database_url")
+    engine = create_async_engine(url, **({} if file is None else {"pool_timeout": POOL_TIMEOUT_S}))
+    event.listen(engine.sync_engine, "connect", _configure_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    event.listen(engine.sync_engine.pool, "invalidate", _release_sqlite)
+    if file is not None:
+        file.watch(engine)
+    return engine, file
 
 
 @asynccontextmanager
 async def _begin(engine: AsyncEngine, *, at_commit: str) -> AsyncIterator[AsyncConnection]:
-    outcome = "nothing was written, try again"
+    """Open a transaction. The one place where trouble of the database becomes an error of ours."""
+    outcome = _NOTHING_WRITTEN
     try:
         async with engine.begin() as connection:
             yield connection
             outcome = at_commit
-    except (OperationalError, InterfaceError) as trouble:
-        raise StorageUnavailable(f"the database does not answer ({trouble.orig}); {outcome}") from trouble
+    except (OperationalError, InterfaceError, InternalError) as trouble:  # the last: PostgreSQL's ends of transactions
+        if getattr(trouble.orig, "sqlite_errorcode", None) in _ROLLED_BACK:
+            outcome = _NOTHING_WRITTEN
+        reason = str(trouble.orig).strip().partition("\n")[0]
+        raise StorageUnavailable(f"the database does not answer ({reason}); {outcome}") from trouble
+    except PoolTimeout as busy:
+        raise StorageUnavailable(
+            f"all connections to the database are in use for {POOL_TIMEOUT_S} s; {_NOTHING_WRITTEN}"
+        ) from busy
 
 
 def _configure_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -99,10 +98,9 @@ def _with_key_ring(ctx: typer.Context, act: Callable[[KeyRing], Awaitable[_Resul
     Raises:
         CommandFailed: the database cannot be used.
     """
-    from sqlalchemy import make_url
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-    from adapters.errors import StorageUnavailable
+    from adapters.errors import DatabaseUnusable, StorageUnavailable
     from adapters.storage.database import Database
     from server.access.key_ring import KeyRing
     from server.accounts.audit_log import AuditLog
@@ -119,15 +117,8 @@ def _with_key_ring(ctx: typer.Context, act: Callable[[KeyRing], Awaitable[_Resul
     try:
         if settings.database_url is None:
             settings.data_dir.mkdir(parents=True, exist_ok=True)
-        url = make_url(settings.database)
-        # SQLite does not name a directory that is missing, and the thread of aiosqlite would outlive the event loop.
-        if (
-            url.get_backend_name() == "sqlite"
-            and not (directory := Path(url.database or "").absolute().parent).is_dir()
-        ):
-            raise CommandFailed(ExitCode.UNREACHABLE, f"cannot use the database: no directory {directory}")
         return asyncio.run(run())
-    except (StorageUnavailable, SQLAlchemyError, OSError, ImportError) as error:
+    except (DatabaseUnusable, StorageUnavailable, SQLAlchemyError, OSError) as error:
         reason = error.orig if isinstance(error, DBAPIError) else error
         raise CommandFailed(ExitCode.UNREACHABLE, f"cannot use the database: {reason}") from error
 

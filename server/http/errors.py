@@ -49,6 +49,7 @@ _BY_STATUS: Final[Mapping[int, Sequence[type[PatchbayError]]]] = {
     500: (
         PatchbayError,
         adapter_errors.BaseModelUnreadable,
+        adapter_errors.DatabaseUnusable,
         adapter_errors.WorkerProcessDied,
         trainer_errors.PreflightDied,
     ),

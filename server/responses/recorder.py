@@ -17,6 +17,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from adapters.errors import StorageUnavailable
 from server.errors import BackgroundUnsupported, PreviousResponseNotFound, ResponseNotFound
 from server.replayed_body import replayed
 from server.responses.response_store import ResponseStore
@@ -141,8 +142,13 @@ class _RecordedResponse:
     async def _record(self, response: Mapping[str, Any]) -> None:
         if self.store is None or response.get("object") != "response":
             return
-        if not await self.store.add(self.project, _items(self.request.get("input")), response):
-            log.warning("response not stored: too large, or its id is another project's", response=response.get("id"))
+        try:
+            if not await self.store.add(self.project, _items(self.request.get("input")), response):
+                log.warning(
+                    "response not stored: too large, or its id is another project's", response=response.get("id")
+                )
+        except StorageUnavailable as away:  # the answer is there all the same
+            log.warning("response not stored", response=response.get("id"), reason=away.message)
 
 
 def _items(value: Any) -> list[Any]:

@@ -40,11 +40,6 @@ async def chunks(*pieces: bytes) -> AsyncIterator[bytes]:
 
 
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'registry.db'}"
-
-
-@pytest.fixture
 async def registry(database_url: str) -> AsyncIterator[Registry]:
     async with Registry.open(database_url) as opened:
         yield opened

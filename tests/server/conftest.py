@@ -103,8 +103,9 @@ async def inspector() -> AsyncIterator[Inspector]:
 
 
 @pytest.fixture
-def opening(data_dir: Path, make_adapter: MakeAdapter, inspector: Inspector) -> Opening:
+def opening(data_dir: Path, database_url: str, make_adapter: MakeAdapter, inspector: Inspector) -> Opening:
     """Opens a server with an app and a client; settings by keyword. Twice on the same data directory is a restart."""
+    shared = {} if database_url.startswith("sqlite") else {"database_url": database_url}  # SQLite: the server's default
 
     @asynccontextmanager
     async def opened(
@@ -123,6 +124,7 @@ def opening(data_dir: Path, make_adapter: MakeAdapter, inspector: Inspector) -> 
                 "load_wait_s": 5.0,
                 "worker": False,
                 "probe_reference": "off",
+                **shared,
                 **settings,
             }
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.registry.registry import Registry
+from tests.postgres import on_both_databases
 
 ROOT = Path(__file__).resolve().parents[3]
 MOVER = Path(__file__).with_name("alias_mover.py")
@@ -66,6 +67,7 @@ def test_the_check_itself_finds_a_lost_move():
     assert not is_linearizable(stale, (1, 1))
 
 
+@on_both_databases
 async def test_no_acknowledged_move_of_four_processes_is_lost(
     registry: Registry, database_url: str, add: Callable[..., Awaitable[Any]]
 ):
@@ -96,6 +98,7 @@ async def test_no_acknowledged_move_of_four_processes_is_lost(
     assert registry.catalog.alias("sql", "stable").generation == max(history)
 
 
+@on_both_databases
 async def test_processes_that_start_at_once_share_one_migration(database_url: str):
     code = (
         "import asyncio, sys\n"

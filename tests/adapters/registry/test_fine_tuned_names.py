@@ -13,6 +13,9 @@ from adapters.errors import AdapterNotFound, InvalidName, NameTaken, VersionInUs
 from adapters.names import FineTunedName, Reference
 from adapters.registry.registry import Registry
 from adapters.versions import Version
+from tests.postgres import on_both_databases
+
+pytestmark = on_both_databases
 
 ROOT = Path(__file__).resolve().parents[3]
 ADDER = Path(__file__).with_name("checkpoint_adder.py")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
@@ -13,7 +14,7 @@ from sqlalchemy import Column, Connection, Integer, MetaData, Table, event, func
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from adapters.errors import StorageUnavailable
+from adapters.errors import DatabaseUnusable, StorageUnavailable
 from adapters.registry.registry import MIGRATIONS
 from adapters.registry.schema import VERSION_TABLE, metadata
 from adapters.storage.database import Database, UtcDateTime
@@ -176,8 +177,30 @@ async def test_the_change_counter_changes_with_each_commit_and_only_then(databas
 async def test_a_database_that_cannot_tell_has_no_change_counter(tmp_path: Path):
     async with Database.open("sqlite:///:memory:") as unwatched:
         assert unwatched.change_count() is None
-    async with Database.open(f"sqlite:///{tmp_path / 'nobody' / 'made.db'}") as missing:
-        assert missing.change_count() is None
     (tmp_path / "text.db").write_text("no database, and long enough to be looked at" * 100)
     async with Database.open(f"sqlite:///{tmp_path / 'text.db'}") as broken:
         assert broken.change_count() is None
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("registry.db", "cannot be used: Could not parse SQLAlchemy URL"),
+        ("postgres://host/db", "cannot be used: Can't load plugin"),
+        ("mysql+missing://host/db", "cannot be used: Can't load plugin"),
+        ("mysql+asyncmy://host/db", "driver of mysql.asyncmy:// is not installed"),
+        ("sqlite:////no/such/place/registry.db", "names no directory: /no/such/place"),
+    ],
+)
+async def test_a_url_that_cannot_be_used_is_refused_with_the_reason(url: str, reason: str):
+    with pytest.raises(DatabaseUnusable, match=reason):
+        async with Database.open(url):
+            pass
+
+
+async def test_without_the_driver_of_postgresql_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delitem(sys.modules, "adapters.storage.postgres", raising=False)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(DatabaseUnusable, match=r"pip install 'patchbay\[postgres\]'"):
+        async with Database.open("postgresql://host/db"):
+            pass

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -10,13 +9,8 @@ from server.access.key_ring import KeyRing
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'registry.db'}"
-
-
-@pytest.fixture
-async def database(url: str) -> AsyncIterator[Database]:
-    async with Database.open(url) as opened:
+async def database(database_url: str) -> AsyncIterator[Database]:
+    async with Database.open(database_url) as opened:
         yield opened
 
 
@@ -26,7 +20,7 @@ async def ring(database: Database) -> KeyRing:
 
 
 @pytest.fixture
-async def other_ring(url: str, ring: KeyRing) -> AsyncIterator[KeyRing]:
-    """The ring of another process: same file, own connections."""
-    async with Database.open(url) as opened:
+async def other_ring(database_url: str, ring: KeyRing) -> AsyncIterator[KeyRing]:
+    """The ring of another process: same database, own connections."""
+    async with Database.open(database_url) as opened:
         yield await KeyRing.open(opened)

@@ -16,6 +16,9 @@ from adapters.storage.database import Database
 from server.access.key_ring import KeyRing
 from server.access.scope import Scope
 from server.errors import MissingScope
+from tests.postgres import on_both_databases
+
+pytestmark = on_both_databases
 
 
 class WatchedRing(KeyRing):
@@ -49,8 +52,8 @@ class WatchedRing(KeyRing):
 
 
 @pytest.fixture
-async def watched(url: str, ring: KeyRing) -> AsyncIterator[WatchedRing]:
-    async with Database.open(url) as opened:
+async def watched(database_url: str, ring: KeyRing) -> AsyncIterator[WatchedRing]:
+    async with Database.open(database_url) as opened:
         yield WatchedRing(opened)
 
 
@@ -175,9 +178,9 @@ async def _run(database: Database, statement: str) -> None:
         await connection.execute(text(statement))
 
 
-async def test_keys_survive_a_restart(ring: KeyRing, url: str) -> None:
+async def test_keys_survive_a_restart(ring: KeyRing, database_url: str) -> None:
     key, secret = await ring.create("laptop", [Scope.INFER])
-    async with Database.open(url) as database:
+    async with Database.open(database_url) as database:
         assert (await KeyRing.open(database)).find(secret) == key
 
 

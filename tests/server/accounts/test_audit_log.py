@@ -11,6 +11,7 @@ from adapters.errors import StorageUnavailable
 from server.access.scope import Scope
 from server.accounts.audit_log import FIRST_HASH, AuditRow
 from server.accounts.schema import audit_rows
+from tests.postgres import on_both_databases
 from tests.server.opened import Opened, Opening
 
 
@@ -41,6 +42,7 @@ async def test_a_refused_write_has_a_row(opened: Opened) -> None:
     assert (row.status, row.action) == (response.status_code, "DELETE /v1/adapters/{name}")
 
 
+@on_both_databases
 async def test_rows_of_parallel_writes_form_one_chain(opened: Opened) -> None:
     await asyncio.gather(*(opened.client.delete(f"/v1/adapters/a{number}") for number in range(20)))
     rows = (await rows_of(opened))[::-1]
@@ -49,6 +51,7 @@ async def test_rows_of_parallel_writes_form_one_chain(opened: Opened) -> None:
     assert (await opened.state.accounts.audit_log.verify()).broken is None
 
 
+@on_both_databases
 async def test_two_servers_write_one_chain(opening: Opening) -> None:
     async with opening() as one, opening() as two:
         await asyncio.gather(*(each.client.delete(f"/v1/adapters/a{n}") for each in (one, two) for n in range(10)))
@@ -56,6 +59,7 @@ async def test_two_servers_write_one_chain(opening: Opening) -> None:
     assert (verdict.rows, verdict.broken) == (20, None)
 
 
+@on_both_databases
 async def test_a_changed_row_is_found(opened: Opened) -> None:
     for number in range(5):
         await opened.client.delete(f"/v1/adapters/a{number}")

@@ -7,6 +7,7 @@ import asyncio
 import httpx
 
 from server.access.scope import Scope
+from tests.postgres import on_both_databases
 from tests.server.opened import Opened, Opening
 
 ROWS = b'{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}\n'
@@ -46,6 +47,7 @@ async def test_the_key_of_another_request_is_refused(opened: Opened) -> None:
     assert await files_of(opened.client) == 1
 
 
+@on_both_databases
 async def test_a_repeated_publication_makes_one_version(opened: Opened) -> None:
     files = opened.make_adapter().multipart()
     send = [
@@ -76,6 +78,7 @@ async def test_a_request_in_flight_keeps_its_key(opened: Opened) -> None:
     assert "not answered yet" in response.json()["error"]["message"]
 
 
+@on_both_databases
 async def test_of_parallel_requests_one_creates(opened: Opened) -> None:
     statuses = [each.status_code for each in await asyncio.gather(*(push_file(opened.client, "a") for _ in range(8)))]
     assert set(statuses) <= {200, 409}

@@ -8,6 +8,7 @@ import pytest
 
 from server.access.scope import Scope
 from server.settings import Settings
+from tests.postgres import on_both_databases
 from tests.server.opened import Opened, Opening
 from tests.until import Until
 
@@ -89,6 +90,7 @@ async def test_defaults_hold_where_nothing_is_stored(opening: Opening) -> None:
         assert (await opened.chat("base")).status_code == 429
 
 
+@on_both_databases
 async def test_limits_reach_a_server_that_shares_the_database(opening: Opening, until: Until) -> None:
     async with opening(follow_interval_s=0.01) as one, opening(follow_interval_s=0.01) as two:
         await limit(one, "project", "default", requests_per_minute=1)

@@ -9,6 +9,7 @@ from typing import Any
 from adapters.errors import StorageUnavailable
 from server.access.caller import ANONYMOUS
 from server.access.scope import Scope
+from tests.postgres import on_both_databases
 from tests.server.opened import Opened, Opening
 
 
@@ -19,6 +20,7 @@ async def usage_of(opened: Opened, **query: Any) -> list[dict[str, Any]]:
     return rows
 
 
+@on_both_databases
 async def test_requests_and_tokens_are_counted_for_key_and_adapter(opened: Opened) -> None:
     key, secret = await opened.state.keys.create("app", [Scope.ADMIN])
     opened.client.headers["authorization"] = f"Bearer {secret}"
@@ -46,6 +48,7 @@ async def test_a_refused_request_is_not_counted(opened: Opened) -> None:
     assert await usage_of(opened) == []
 
 
+@on_both_databases
 async def test_usage_adds_up_over_restarts(opening: Opening) -> None:
     for _ in range(2):
         async with opening() as opened:
@@ -55,6 +58,7 @@ async def test_usage_adds_up_over_restarts(opening: Opening) -> None:
     assert (row["requests"], row["completion_tokens"]) == (2, 10)
 
 
+@on_both_databases
 async def test_a_batch_whose_commit_was_unknown_is_counted_once(opened: Opened, monkeypatch) -> None:
     usage = opened.state.accounts.usage
     usage.counts(ANONYMOUS, None).requests += 3

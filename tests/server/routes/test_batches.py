@@ -22,6 +22,7 @@ from server.batches.batch import BatchDraft
 from server.batches.batch_runner import LEASE_S
 from server.batches.schema import batches
 from server.engine.fake import FakeBuilder, Knobs
+from tests.postgres import on_both_databases
 from tests.server.opened import BASE, Listening, Opened, Opening
 from tests.server.routes.conftest import Official
 from tests.until import Until
@@ -216,11 +217,13 @@ async def test_an_unknown_batch_is_not_found(openai: AsyncOpenAI) -> None:
         assert gone.value.code == "batch_not_found"
 
 
+@on_both_databases
 async def test_batches_are_listed_newest_first_in_pages(openai: AsyncOpenAI) -> None:
     ids = [(await submitted(openai, jsonl([line(0)]))).id for _ in range(5)]
     assert [batch.id async for batch in openai.batches.list(limit=2)] == ids[::-1]
 
 
+@on_both_databases
 async def test_a_cancelled_batch_keeps_its_finished_lines(opening: Opening, official: Official, until: Until) -> None:
     async with opening(builder=FakeBuilder(BASE, knobs=Knobs(token_s=0.005))) as opened, official(opened) as openai:
         rows = [line(number, max_tokens=1 if number < 20 else 100_000) for number in range(200)]
@@ -297,6 +300,7 @@ async def test_a_batch_survives_the_death_of_the_engine(opened: Opened, openai: 
     assert done.request_counts.to_dict() == {"total": 200, "completed": 200, "failed": 0}
 
 
+@on_both_databases
 async def test_two_servers_on_one_database_answer_each_line_once(
     opening: Opening, official: Official, until: Until
 ) -> None:
@@ -307,6 +311,7 @@ async def test_two_servers_on_one_database_answer_each_line_once(
             assert (done.status, len(await rows_of(other, done.output_file_id))) == ("completed", 50)
 
 
+@on_both_databases
 async def test_the_batch_of_a_process_that_died_is_taken_by_another(
     opening: Opening, official: Official, until: Until
 ) -> None:

@@ -20,6 +20,7 @@ from server.access.scope import Scope
 from server.engine.fake import FakeBuilder, FakeEngine
 from server.engine.protocol import EngineHooks
 from server.responses.response_store import MAX_BYTES
+from tests.postgres import on_both_databases
 from tests.server.opened import BASE, Listening, Opened, Opening
 from tests.server.routes.conftest import Official
 
@@ -115,6 +116,7 @@ async def test_a_response_is_retrieved_and_deleted(openai: AsyncOpenAI) -> None:
         assert gone.value.code == "response_not_found"
 
 
+@on_both_databases
 async def test_a_conversation_goes_on_from_a_response(opened: Opened, openai: AsyncOpenAI) -> None:
     first = await openai.responses.create(model="base", input="one", instructions="be short")
     second = await openai.responses.create(model="base", input="two", previous_response_id=first.id)
@@ -185,6 +187,7 @@ async def test_a_background_response_is_refused_and_none_is_cancelled(opened: Op
         await openai.responses.cancel(made.id)
 
 
+@on_both_databases
 async def test_the_newest_responses_are_kept_in_number_and_age(opening: Opening, official: Official) -> None:
     async with opening(builder=RespondingBuilder(BASE), max_responses=3) as opened, official(opened) as openai:
         ids = [(await openai.responses.create(model="base", input="hello")).id for _ in range(5)]
@@ -219,6 +222,7 @@ async def is_stored(openai: AsyncOpenAI, response_id: str) -> bool:
         return False
 
 
+@on_both_databases
 async def test_responses_survive_a_restart(opening: Opening, official: Official) -> None:
     async with opening(builder=RespondingBuilder(BASE)) as opened, official(opened) as openai:
         made = await openai.responses.create(model="base", input="hello")

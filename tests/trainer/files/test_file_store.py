@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.postgres import on_both_databases
 from tests.trainer.conftest import ClockAhead, Create, Upload
 from trainer.errors import FileCorrupt, FileInUse, FileNotFound, FileTooLarge, InvalidField
 from trainer.files.file import UPLOADABLE, Purpose
@@ -109,6 +110,7 @@ def test_results_are_not_for_uploading():
     }
 
 
+@on_both_databases
 async def test_lists_page_in_both_directions(records: Records, upload: Upload):
     ids = [await upload() for _ in range(5)]
     first = await records.files.list(limit=2)
@@ -151,6 +153,7 @@ async def test_a_deleted_file_is_gone_with_its_bytes(records: Records, upload: U
             await method(file_id)
 
 
+@on_both_databases
 @pytest.mark.parametrize("field", ["training_file", "validation_file"])
 async def test_a_file_stays_until_the_last_job_that_needs_it_has_ended(
     records: Records, upload: Upload, create: Create, field: str
@@ -177,6 +180,7 @@ async def test_bytes_that_are_gone_are_not_taken_for_an_empty_file(
         await records.files.content(file_id)
 
 
+@on_both_databases
 async def test_files_expire_when_they_were_told_to(records: Records, upload: Upload, clock: ClockAhead, data_dir: Path):
     kept, soon, late = await upload(), await upload(expires_after_s=3600), await upload(expires_after_s=7200)
     assert (await records.files.get(soon)).expires_at == (await records.files.get(soon)).created_at + timedelta(hours=1)

@@ -4,11 +4,14 @@ import math
 
 import pytest
 
+from tests.postgres import on_both_databases
 from tests.trainer.conftest import Create
 from trainer.errors import CheckpointNotFound, InvalidField, PermissionNotFound
 from trainer.jobs.checkpoints import CheckpointDraft
 from trainer.jobs.queue import Claim
 from trainer.records import Records
+
+pytestmark = on_both_databases
 
 MODEL = "ft:base:acme:sql:abc:ckpt-step-1"
 

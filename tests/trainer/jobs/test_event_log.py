@@ -5,11 +5,14 @@ import math
 
 import pytest
 
+from tests.postgres import on_both_databases
 from tests.trainer.conftest import Create
 from trainer.errors import InvalidField, JobNotFound
 from trainer.jobs.events import Event, EventDraft, Kind, Level
 from trainer.jobs.queue import Claim
 from trainer.records import Records
+
+pytestmark = on_both_databases
 
 
 @pytest.fixture

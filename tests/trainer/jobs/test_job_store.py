@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 
+from tests.postgres import on_both_databases
 from tests.trainer.conftest import Create, Upload
 from trainer.errors import FileInUse, InvalidField, JobNotFound
 from trainer.jobs.job import Failure, Job
 from trainer.jobs.state import JobState
 from trainer.records import Records
+
+pytestmark = on_both_databases
 
 WHOLE = {
     "validation_file": None,

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy.exc import StatementError
 
+from tests.postgres import on_both_databases
 from tests.trainer.conftest import ClockAhead, Create
 from trainer.errors import LeaseLost
 from trainer.jobs.checkpoints import CheckpointDraft
@@ -15,6 +16,8 @@ from trainer.jobs.job import Failure
 from trainer.jobs.queue import MAX_DEATHS, Claim, ClaimOrder
 from trainer.jobs.state import JobState
 from trainer.records import Records
+
+pytestmark = on_both_databases
 
 LEASE_S = 60
 

@@ -8,9 +8,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from tests.postgres import on_both_databases
 from tests.trainer.conftest import Create
 from trainer.jobs.state import JobState
 from trainer.records import Records
+
+pytestmark = on_both_databases
 
 ROOT = Path(__file__).resolve().parents[3]
 TAKER = Path(__file__).with_name("taking_process.py")
