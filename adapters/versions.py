@@ -36,6 +36,11 @@ class Version:
         """The version's name in the engine and in responses: ``sql@7``."""
         return f"{self.adapter}@{self.number}"
 
+    @property
+    def key(self) -> tuple[int, str]:
+        """Identifies the bytes for good: a database that was restored from a backup gives ids and names once more."""
+        return self.id, self.digest
+
 
 @dataclass(frozen=True, slots=True)
 class Alias:

@@ -18,8 +18,8 @@ class Catalog:
     def __init__(self) -> None:
         self._adapters: dict[str, Adapter] = {}
         self._names: list[str] = []  # sorted
-        self._pinned: dict[int, Version] = {}
-        self._quarantined: dict[int, str] = {}
+        self._pinned: dict[tuple[int, str], Version] = {}
+        self._quarantined: dict[tuple[int, str], str] = {}
         self._fine_tuned: dict[str, Version] = {}
         self._lora_names: dict[str, str] = {}
 
@@ -126,11 +126,11 @@ class Catalog:
 
     def is_pinned(self, version: Version) -> bool:
         """True while ``version`` must stay resident; ``version.is_pinned`` may be out of date."""
-        return version.id in self._pinned
+        return version.key in self._pinned
 
     def quarantine_reason(self, version: Version) -> str | None:
         """Return why requests for ``version`` are refused now; ``version.quarantine`` may be out of date."""
-        return self._quarantined.get(version.id)
+        return self._quarantined.get(version.key)
 
     def pinned(self) -> list[Version]:
         return list(self._pinned.values())
@@ -143,8 +143,8 @@ class Catalog:
             self._remove(adapter.name)
             self._adapters[adapter.name] = adapter
             self._names.insert(bisect_left(self._names, adapter.name), adapter.name)
-            self._pinned.update((v.id, v) for v in adapter.versions.values() if v.is_pinned)
-            self._quarantined.update((v.id, v.quarantine) for v in adapter.versions.values() if v.quarantine)
+            self._pinned.update((v.key, v) for v in adapter.versions.values() if v.is_pinned)
+            self._quarantined.update((v.key, v.quarantine) for v in adapter.versions.values() if v.quarantine)
             if adapter.lora_name is not None:
                 self._lora_names[adapter.lora_name] = adapter.name
             self._fine_tuned.update((named, adapter.versions[to]) for named, to in adapter.fine_tuned.items())
@@ -157,8 +157,8 @@ class Catalog:
         if known.lora_name is not None:
             del self._lora_names[known.lora_name]
         for version in known.versions.values():
-            self._pinned.pop(version.id, None)
-            self._quarantined.pop(version.id, None)
+            self._pinned.pop(version.key, None)
+            self._quarantined.pop(version.key, None)
         for fine_tuned in known.fine_tuned:
             del self._fine_tuned[fine_tuned]
 

@@ -22,11 +22,11 @@ from adapters.names import (
     check_lora_name,
     check_project,
 )
-from adapters.registry.catalog import Catalog
+from adapters.registry.catalog_follower import CatalogFollower, read_news
 from adapters.registry.rows import AliasMove, AnyRow, Rows, alias_moved, alias_value, version_value
 from adapters.registry.schema import VERSION_TABLE, installation, versions
-from adapters.storage.database import Database, Follower
-from adapters.versions import Adapter, Alias, Version
+from adapters.storage.database import Database
+from adapters.versions import Alias, Version
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
@@ -40,22 +40,15 @@ class Unset(Enum):
 UNSET: Final = Unset.UNSET
 
 
-class Registry(Follower):
+class Registry(CatalogFollower):
     """Adapters, versions and aliases, durable and shared between processes.
 
     A write is in the database and in this process's ``catalog`` before its method returns; other processes' writes
-    arrive with ``refresh``, which ``follow`` calls at an interval. Writers take turns. Every write but ``add_version``
-    raises AdapterNotFound or VersionNotFound if the adapter or version that it is given does not exist, and InvalidName
-    if the alias is not valid. It raises StorageUnavailable as ``Database.write`` does; if its outcome is unknown, the
-    next refresh shows it.
+    arrive with ``refresh``, which ``follow`` calls at an interval, and ``look_up`` where a name is unknown. Writers
+    take turns. Every write but ``add_version`` raises AdapterNotFound or VersionNotFound if the adapter or version that
+    it is given does not exist, and InvalidName if the alias is not valid. It raises StorageUnavailable as
+    ``Database.write`` does; if its outcome is unknown, the next refresh shows it.
     """
-
-    refresh_failed = "registry.refresh_failed"
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        self.catalog = Catalog()
-        self._seen = -1  # the clock when the catalog was read
 
     @classmethod
     @asynccontextmanager
@@ -66,13 +59,6 @@ class Registry(Follower):
             registry = cls(database)
             await registry.refresh()
             yield registry
-
-    async def _read(self) -> None:
-        async with self.database.read() as connection:
-            rows = Rows(connection)
-            revision = await rows.revision()
-            news = await rows.changes(self._seen) if revision > self._seen else ((), ())
-        self._update_catalog(revision, *news)
 
     async def report(self, version: Version) -> dict[str, Any]:
         """Return the report of the checks and the training of ``version``; VersionNotFound if it was deleted."""
@@ -344,14 +330,9 @@ class Registry(Follower):
             rows = Rows(connection)
             revision = await rows.tick()
             yield rows
-            changed, deleted = await rows.changes(self._seen)
-        self._update_catalog(revision, changed, deleted)
-
-    def _update_catalog(self, revision: int, changed: Iterable[Adapter], deleted: Iterable[str]) -> None:
-        """Update the catalog to ``revision`` unless it is newer: reads may end in another order than they began."""
-        if revision > self._seen:
-            self.catalog.replace(changed, deleted)
-            self._seen = revision
+            seen = self._seen
+            news = await read_news(rows, seen)
+        self._update_catalog(seen, revision, news)
 
 
 async def _point(rows: Rows, adapter: AnyRow, alias: str, version: int) -> Alias:

@@ -1,5 +1,6 @@
 """The registry's SQL, in a transaction that the registry opened."""
 
+import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from adapters.errors import AdapterNotFound, AliasMoved, NameNotAllowed, NameTaken, VersionNotFound
 from adapters.names import FineTunedName
 from adapters.registry.catalog import SHOWN
-from adapters.registry.schema import adapters, alias_moves, aliases, clock, fine_tuned_names, shares, versions
+from adapters.registry.schema import (
+    adapters,
+    alias_moves,
+    aliases,
+    clock,
+    fine_tuned_names,
+    revisions,
+    shares,
+    versions,
+)
 from adapters.versions import Adapter, Alias, Version
 
 AnyRow = Row[Any]
 
 VERSION_COLUMNS = tuple(column for column in versions.c if column.name not in ("report", "deleted_at"))
 """The columns of a ``Version``: all but the report, which may be large."""
+
+KEPT_REVISIONS = 10_000
+"""Revisions whose tokens are kept; a process that has not looked for so many writes reads everything."""
 
 _VERSION_FIELDS = tuple(column.name for column in VERSION_COLUMNS if column.name != "adapter_id")
 _IS_LIVING = versions.c.deleted_at.is_(None)
@@ -38,18 +51,37 @@ class AliasMove:
 
 
 @dataclass(frozen=True, slots=True)
+class Revision:
+    """A moment of the registry's clock. In a database restored from a backup, a number returns with another token."""
+
+    number: int
+    token: str | None
+    """None: written by a process of an older release."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rows:
     """The registry's rows as the transaction of ``connection`` reads and changes them."""
 
     connection: AsyncConnection
 
-    async def tick(self) -> int:
+    async def tick(self) -> Revision:
         """Increment the clock and return it. First in each write: the lock on its row admits one writer at a time."""
         increment = update(clock).values(revision=clock.c.revision + 1).returning(clock.c.revision)
-        return int((await self.connection.execute(increment)).scalar_one())
+        revision = Revision((await self.connection.execute(increment)).scalar_one(), secrets.token_hex(8))
+        await self.connection.execute(delete(revisions).where(revisions.c.number <= revision.number - KEPT_REVISIONS))
+        await self.connection.execute(insert(revisions).values(number=revision.number, token=revision.token))
+        return revision
 
-    async def revision(self) -> int:
-        return int((await self.connection.execute(select(clock.c.revision))).scalar_one())
+    async def revision(self) -> Revision:
+        with_token = clock.outerjoin(revisions, revisions.c.number == clock.c.revision)
+        statement = select(clock.c.revision, revisions.c.token).select_from(with_token)
+        return Revision(*(await self.connection.execute(statement)).one())
+
+    async def has_been_at(self, revision: Revision) -> bool:
+        """Return whether the clock showed ``revision``; no longer known after ``KEPT_REVISIONS`` writes."""
+        statement = select(revisions.c.token).where(revisions.c.number == revision.number)
+        return (await self.connection.execute(statement)).scalar_one_or_none() == revision.token
 
     async def adapter(self, name: str) -> AnyRow | None:
         """Return the row of the adapter ``name``, deleted or not."""

@@ -34,6 +34,14 @@ clock = sa.Table(
     comment="One row. Each write transaction raises it first, which also lets writers in one at a time.",
 )
 
+revisions = sa.Table(
+    "revisions",
+    metadata,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("token", sa.String(16), nullable=False, comment="Random: after a restore, a number has another one"),
+    comment="The last values of the clock.",
+)
+
 installation = sa.Table(
     "installation",
     metadata,

@@ -47,7 +47,7 @@ class KeyRing(Follower):
         self._uses: dict[str, datetime] = {}  # by key id, since they were written last
         self._had_keys = False
         self._is_loss_known = False
-        self._counts: tuple[int, ...] = (0, 0)  # keys and revocations at the last refresh; neither ever shrinks
+        self._summary: tuple[Any, ...] = (0, 0, None, None)  # of the table at the last refresh
         self._refreshing = asyncio.Lock()
 
     @classmethod
@@ -151,7 +151,7 @@ class KeyRing(Follower):
     async def latest(self) -> tuple[ApiKey, ...]:
         """Return every key ever created, oldest first, as the database has it: with the uses of other processes."""
         await self.record_uses()
-        self._counts = (-1, -1)
+        self._summary = ()
         await self._read()
         return tuple(self.list())
 
@@ -187,13 +187,15 @@ class KeyRing(Follower):
         return self._keys[key_id]
 
     async def _read(self) -> None:
-        count = select(func.count(), func.count(keys.c.revoked_at)).select_from(keys)
+        # The moments tell keys apart that a backup and what it was restored over have in the same number.
+        created, revoked = keys.c.created_at, keys.c.revoked_at
+        columns = (func.count(), func.count(revoked), func.max(created), func.max(revoked))
         async with self._refreshing, self.database.read() as connection:
-            counts = tuple((await connection.execute(count)).one())
-            if counts != self._counts:
+            summary = tuple((await connection.execute(select(*columns).select_from(keys))).one())
+            if summary != self._summary:
                 rows = await connection.execute(select(keys))
                 self._keys = {row.id: _KEY.validate_python(row._asdict()) for row in rows}
-                self._counts = counts
+                self._summary = summary
         if self._keys:
             self._had_keys = True
         elif self._had_keys and not self._is_loss_known:

@@ -23,7 +23,7 @@ class Resident:
     """
 
     id: int
-    """The registry's version id: positive, unique over all adapters; vLLM's ``lora_int_id``."""
+    """Positive, and as a rule the registry's version id; vLLM's ``lora_int_id``."""
     name: str
     """Adapter and version number, such as ``sql@7``."""
     path: Path

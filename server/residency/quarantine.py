@@ -40,24 +40,24 @@ class Quarantine:
 
     def __init__(self, stored: Callable[[Version], str | None] = lambda _: None) -> None:
         self._stored = stored
-        self._unstored: dict[int, tuple[Version, QuarantineReason]] = {}
+        self._unstored: dict[tuple[int, str], tuple[Version, QuarantineReason]] = {}
 
     def add(self, version: Version, reason: QuarantineReason) -> None:
         log.error("quarantined", version=version.name, reason=reason)
-        self._unstored[version.id] = version, reason
+        self._unstored[version.key] = version, reason
 
     def __contains__(self, version: Version) -> bool:
         return self.reason(version) is not None
 
     def reason(self, version: Version) -> str | None:
         """Return why ``version`` is quarantined; None: it is not."""
-        if version.id in self._unstored:
-            return self._unstored[version.id][1]
+        if version.key in self._unstored:
+            return self._unstored[version.key][1]
         return self._stored(version)
 
     async def lift(self, version: Version, registry: Registry) -> Version:
         """Let requests try ``version`` again."""
-        self._unstored.pop(version.id, None)
+        self._unstored.pop(version.key, None)
         return await registry.set_quarantine(version.adapter, version.number, None)
 
     async def store(self, registry: Registry) -> None:
@@ -70,7 +70,7 @@ class Quarantine:
                 return
             except NotFound:  # deleted meanwhile
                 pass
-            self._unstored.pop(version.id, None)
+            self._unstored.pop(version.key, None)
 
     def refusal(self, version: Version) -> AdapterQuarantined:
         """Return the error for requests for ``version``, which is quarantined."""

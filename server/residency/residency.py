@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 from adapters.errors import AdapterRefused, Fault, PatchbayError
 from adapters.versions import Version
@@ -24,6 +24,9 @@ from server.errors import AdapterQuarantined, EngineNotReady, ResidencyFull
 from server.metrics import EngineMetrics
 from server.residency.entry import Entry, ResidentState
 from server.residency.quarantine import Quarantine, QuarantineReason
+
+FIRST_OTHER_ID: Final = 2**29
+"""First of the engine's ids for versions whose own id other bytes have; below it are version ids."""
 
 Locate = Callable[[str], Awaitable[Path]]
 """Takes a digest, returns the verified local directory. Raises BlobCorrupt if the bytes no longer match."""
@@ -70,7 +73,9 @@ class Residency:
     quarantined: Quarantine
     suspects: DeathSuspects
     metrics: EngineMetrics
-    _entries: OrderedDict[int, Entry] = field(default_factory=OrderedDict, init=False)
+    _entries: OrderedDict[tuple[int, str], Entry] = field(default_factory=OrderedDict, init=False)
+    _digests: dict[int, str] = field(default_factory=dict, init=False)  # by the version id that they were loaded with
+    _other_ids: dict[tuple[int, str], int] = field(default_factory=dict, init=False)
     _count: int = field(default=0, init=False)
     _bytes: int = field(default=0, init=False)
     _may_evict: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -81,7 +86,7 @@ class Residency:
 
     def state(self, version: Version) -> ResidentState | None:
         """Return the state of ``version``; None: neither resident nor on its way."""
-        entry = self._entries.get(version.id)
+        entry = self._entries.get(version.key)
         return None if entry is None else entry.state
 
     def entries(self) -> list[Entry]:
@@ -104,9 +109,9 @@ class Residency:
         """
         while True:
             self.check(version)
-            entry = self._entries.get(version.id)
+            entry = self._entries.get(version.key)
             if entry is None:
-                entry = self._entries[version.id] = Entry(version)
+                entry = self._entries[version.key] = Entry(version)
                 self._spawn(self._load(entry))
             if entry.state is ResidentState.UNLOADING:
                 await asyncio.shield(entry.gone)
@@ -117,20 +122,20 @@ class Residency:
             except BaseException:
                 self._released(entry)
                 raise
-            self._entries.move_to_end(version.id)
+            self._entries.move_to_end(version.key)
             return Lease(self, entry, resident)
 
     async def load(self, version: Version) -> None:
         """Make ``version`` resident without a lease, and cancel an unload that waits. Raises as ``lease``."""
         lease = await self.lease(version)
-        entry = self._entries[version.id]
+        entry = self._entries[version.key]
         if entry.state is ResidentState.DRAINING:
             entry.become(ResidentState.RESIDENT)
         lease.release()
 
     async def unload(self, version: Version) -> ResidentState | None:
         """Unload ``version``; return DRAINING if requests still hold leases, None once it is unloaded."""
-        entry = self._entries.get(version.id)
+        entry = self._entries.get(version.key)
         if entry is None:
             return None
         if entry.state is ResidentState.LOADING:
@@ -256,19 +261,19 @@ class Residency:
         self.metrics.resident_bytes.set(self._bytes)
 
     def _forget(self, entry: Entry, why: Exception) -> None:
-        del self._entries[entry.version.id]
+        del self._entries[entry.version.key]
         entry.loaded.set_exception(why)
         entry.loaded.exception()  # asyncio warns of an exception that nothing retrieves
 
     def _mark_gone(self, entry: Entry) -> None:
-        del self._entries[entry.version.id]
+        del self._entries[entry.version.key]
         entry.gone.set_result(None)
 
     async def _reserve_and_load(self, version: Version) -> Resident:
         await self._reserve(version)
         try:
             path = await self.locate(version.digest)
-            resident = Resident(version.id, version.name, path)
+            resident = Resident(self._engine_id(version), version.name, path)
             started = perf_counter()
             await self._engine_load(resident)
         except BaseException as error:
@@ -278,6 +283,12 @@ class Residency:
             raise
         self.metrics.load_seconds.observe(perf_counter() - started)
         return resident
+
+    def _engine_id(self, version: Version) -> int:
+        """Return the engine's id of ``version``: its own, unless that was other bytes' before a restore."""
+        if self._digests.setdefault(version.id, version.digest) == version.digest:
+            return version.id
+        return self._other_ids.setdefault(version.key, FIRST_OTHER_ID + len(self._other_ids))
 
     async def _engine_load(self, resident: Resident) -> None:
         try:

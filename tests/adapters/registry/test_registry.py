@@ -22,7 +22,10 @@ from adapters.names import Reference
 from adapters.registry.registry import Registry
 from adapters.storage.database import Database
 from adapters.versions import Version
+from tests.postgres import on_both_databases
 from tests.until import until
+
+pytestmark = on_both_databases
 
 AddVersion = Callable[..., Awaitable[Version]]
 
@@ -333,23 +336,3 @@ async def test_a_refresh_that_a_write_overtakes_does_not_undo_it(
 async def test_concurrent_writers_in_one_process_all_succeed(registry: Registry, add: AddVersion):
     added = await asyncio.gather(*(add("sql") for _ in range(20)))
     assert sorted(version.number for version in added) == list(range(1, 21))
-
-
-async def test_an_unchanged_registry_is_not_read_again(registry: Registry, database_url: str, add: AddVersion):
-    class Counted(Database):
-        reads = 0
-
-        def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
-            self.reads += 1
-            return super().read()
-
-    async with Counted.open(database_url) as database:
-        reader = Registry(database)
-        for _ in range(3):
-            await reader.refresh()
-        assert database.reads == 1
-        await add("sql")
-        for _ in range(3):
-            await reader.refresh()
-        assert database.reads == 2
-        assert reader.catalog.adapter("sql") == registry.catalog.adapter("sql")

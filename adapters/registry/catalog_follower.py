@@ -1,0 +1,65 @@
+"""Keeps the catalog in memory equal to the registry's rows, which other processes write too."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from adapters.registry.catalog import Catalog
+from adapters.registry.rows import Revision, Rows
+from adapters.storage.database import Database, Follower
+from adapters.versions import Adapter
+
+log = structlog.get_logger(__name__)
+
+_NEVER: Final = Revision(-1, None)
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Adapters that changed, and names of those deleted; ``is_all``: there are no adapters but those that changed."""
+
+    changed: Sequence[Adapter]
+    deleted: Sequence[str]
+    is_all: bool
+
+
+class CatalogFollower(Follower):
+    """The catalog of a database. Where a backup was restored under the process, it is read anew as a whole."""
+
+    refresh_failed = "registry.refresh_failed"
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.catalog = Catalog()
+        self._seen = _NEVER  # the clock when the catalog was read
+
+    async def _read(self) -> None:
+        seen = self._seen
+        async with self.database.read() as connection:
+            rows = Rows(connection)
+            revision = await rows.revision()
+            news = None if revision == seen else await read_news(rows, seen)
+        if news is not None:
+            self._update_catalog(seen, revision, news)
+
+    def _update_catalog(self, seen: Revision, revision: Revision, news: News) -> None:
+        """Apply ``news``, which lead from ``seen`` to ``revision``.
+
+        Not if another read or write has led to a newer one meanwhile: they may end in another order than they began.
+        """
+        if self._seen is not seen and self._seen.number >= revision.number:
+            return
+        deleted = news.deleted
+        if news.is_all:
+            log.warning("registry.restored: the database has another history than before; all of it was read anew")
+            deleted = [adapter.name for adapter in self.catalog]
+        self.catalog.replace(news.changed, deleted)
+        self._seen = revision
+
+
+async def read_news(rows: Rows, seen: Revision) -> News:
+    """Return the changes since ``seen``; all adapters if the database was never at that revision."""
+    is_all = not await rows.has_been_at(seen)
+    return News(*await rows.changes(_NEVER.number if is_all else seen.number), is_all)
