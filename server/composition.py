@@ -111,7 +111,7 @@ async def open_app(
         admission = Admission(settings.max_in_flight)
         meter = Meter(metrics.adapters)
         suspects, quarantined = DeathSuspects(), Quarantine(registry.catalog.quarantine_reason)
-        hooks = RequestHooks(registry.catalog, admission, meter, engine, accounts, settings.request_bounds, suspects)
+        hooks = RequestHooks(registry, admission, meter, engine, accounts, settings.request_bounds, suspects)
         checks = UploadChecks(engine, settings, inspector, compiler)
         probe = Probe(engine, None if settings.probe_reference == "off" else reference, suspects=suspects)
         publisher = _make_publisher(settings, registry, blobs, checks, probe, compiles=compiles)
@@ -312,7 +312,8 @@ async def _version_directory(registry: Registry, blobs: Blobs, name: str) -> Pat
     Raises:
         NotFound: the version was deleted.
     """
-    return await blobs.path(registry.catalog.resolve(Reference.parse(name)).digest)
+    version = await registry.look_up(lambda catalog: catalog.resolve(Reference.parse(name)))
+    return await blobs.path(version.digest)
 
 
 async def _store_quarantines(state: AppState) -> None:

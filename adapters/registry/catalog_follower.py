@@ -1,11 +1,15 @@
 """Keeps the catalog in memory equal to the registry's rows, which other processes write too."""
 
-from collections.abc import Sequence
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
+from adapters.errors import NotFound
 from adapters.registry.catalog import Catalog
 from adapters.registry.rows import Revision, Rows
 from adapters.storage.database import Database, Follower
@@ -13,7 +17,10 @@ from adapters.versions import Adapter
 
 log = structlog.get_logger(__name__)
 
+CATCH_UP_S: Final = 1.0
+"""Seconds between reads of the database for names that are not in the catalog."""
 _NEVER: Final = Revision(-1, None)
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,32 @@ class CatalogFollower(Follower):
         super().__init__(database)
         self.catalog = Catalog()
         self._seen = _NEVER  # the clock when the catalog was read
+        self._catching_up: asyncio.Task[None] | None = None
+        self._caught_up_at = -math.inf
+
+    async def look_up(self, find: Callable[[Catalog], _Found]) -> _Found:
+        """Return ``find(catalog)``; if that raises NotFound, once more with what other processes have written.
+
+        The database is read at most once in ``CATCH_UP_S``, and waited for no longer: names that do not exist, which
+        callers can make up at will, neither load it nor wait while it is away.
+        """
+        try:
+            return find(self.catalog)
+        except NotFound:
+            if not await self._catch_up():
+                raise
+        return find(self.catalog)
+
+    async def _catch_up(self) -> bool:
+        """Refresh, unless that was done a moment ago; return whether it was done now."""
+        if self._catching_up is None or self._catching_up.done():
+            now = time.monotonic()
+            if now - self._caught_up_at < CATCH_UP_S:
+                return False
+            self._caught_up_at = now
+            self._catching_up = asyncio.create_task(self.try_refresh())
+        done, _ = await asyncio.wait({self._catching_up}, timeout=CATCH_UP_S)
+        return bool(done)
 
     async def _read(self) -> None:
         seen = self._seen

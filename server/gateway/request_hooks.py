@@ -17,7 +17,7 @@ import structlog
 
 from adapters.errors import PatchbayError
 from adapters.names import DEFAULT_PROJECT
-from adapters.registry.catalog import Catalog
+from adapters.registry.catalog_follower import CatalogFollower
 from adapters.versions import Version
 from server.access.caller import ANONYMOUS, Caller
 from server.accounts.accounts import Accounts
@@ -100,7 +100,7 @@ current_request: ContextVar[RequestContext] = ContextVar("current_request")
 class RequestHooks:
     """The ``EngineHooks`` of every engine of a server."""
 
-    catalog: Catalog
+    registry: CatalogFollower
     admission: Admission
     meter: Meter
     engine: CurrentEngine
@@ -150,11 +150,12 @@ class RequestHooks:
             return resident
         try:
             running = self.engine.serving()
-            context.model, context.version = model, resolve(model, self.catalog, running.info, context.caller)
+            version = await self.registry.look_up(lambda catalog: resolve(model, catalog, running.info, context.caller))
+            context.model, context.version = model, version
             if not context.is_deferred:
-                context.leave = self.admission.enter(context.version.adapter, context.generations)
+                context.leave = self.admission.enter(version.adapter, context.generations)
             started = perf_counter()
-            context.lease = await running.residency.lease(context.version)
+            context.lease = await running.residency.lease(version)
             context.cold_s = perf_counter() - started
         except PatchbayError as refusal:
             context.refusal = refusal

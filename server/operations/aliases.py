@@ -25,7 +25,7 @@ async def move_alias(
         AliasMoved: the alias is not at ``expected`` or ``generation`` (compare-and-set).
         PatchbayError: the version cannot be loaded; the alias stays where it is.
     """
-    target = state.registry.catalog.version(name, version)
+    target = await state.registry.look_up(lambda catalog: catalog.version(name, version))
     current = state.registry.catalog.adapter(name).aliases.get(alias)
     if expected is UNSET or expected == (None if current is None else current.version):
         with suppress(Unavailable):  # no engine, or no capacity now: the first request loads the version

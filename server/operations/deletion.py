@@ -10,9 +10,9 @@ from server.state import AppState
 
 async def delete_adapter(state: AppState, name: str) -> None:
     """Delete an adapter with all its versions and aliases; requests in flight finish."""
-    versions = list(state.registry.catalog.adapter(name).versions.values())
+    adapter = await state.registry.look_up(lambda catalog: catalog.adapter(name))
     await state.registry.delete_adapter(name)
-    await _unload(state, versions)
+    await _unload(state, adapter.versions.values())
 
 
 async def delete_version(state: AppState, version: Version, *, with_aliases: bool = False) -> None:

@@ -36,7 +36,7 @@ async def list_adapters(
 @router.get("/{name}")
 async def show(name: str, state: StateDep) -> AdapterObject:
     """Show an adapter."""
-    return AdapterObject.from_adapter(state.registry.catalog.adapter(name))
+    return AdapterObject.from_adapter(await state.registry.look_up(lambda catalog: catalog.adapter(name)))
 
 
 @router.delete("/{name}")
@@ -63,14 +63,16 @@ async def unshare(name: str, project: str, state: StateDep) -> AdapterObject:
 @router.get("/{name}/aliases")
 async def list_aliases(name: str, state: StateDep) -> ListObject[AliasObject]:
     """List the aliases of an adapter."""
-    return ListObject[AliasObject](data=state.registry.catalog.adapter(name).aliases.values())
+    adapter = await state.registry.look_up(lambda catalog: catalog.adapter(name))
+    return ListObject[AliasObject](data=adapter.aliases.values())
 
 
 @router.get("/{name}/aliases/{alias}")
 async def show_alias(name: str, alias: str, state: StateDep) -> AliasHistory:
     """Show the version that an alias points to, and every move of the alias."""
     moves = await state.registry.moves(name, alias)
-    return AliasHistory.model_validate({**asdict(state.registry.catalog.alias(name, alias)), "moves": moves})
+    found = await state.registry.look_up(lambda catalog: catalog.alias(name, alias))
+    return AliasHistory.model_validate({**asdict(found), "moves": moves})
 
 
 @router.put("/{name}/aliases/{alias}")

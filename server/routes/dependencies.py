@@ -34,7 +34,7 @@ async def _visible_adapters(state: StateDep, caller: CallerDep) -> VisibleAdapte
 VisibleDep = Annotated[VisibleAdapters, Depends(_visible_adapters)]
 
 
-async def check_adapter(request: Request, adapters: VisibleDep) -> None:
+async def check_adapter(request: Request, state: StateDep, adapters: VisibleDep) -> None:
     """Check that the caller may see the adapter ``name`` of the path and, but for GET, change it.
 
     Raises:
@@ -43,7 +43,8 @@ async def check_adapter(request: Request, adapters: VisibleDep) -> None:
     """
     name = request.path_params.get("name")
     if name is not None:
-        (adapters.adapter if request.method == "GET" else adapters.owned)(name)
+        find = adapters.adapter if request.method == "GET" else adapters.owned
+        await state.registry.look_up(lambda _: find(name))
 
 
 async def _seen_project(caller: CallerDep) -> str | None:

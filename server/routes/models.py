@@ -56,7 +56,9 @@ async def show(model: str, state: StateDep, caller: CallerDep) -> VersionModel |
     """Show what a reference means now; ``root`` names the version that would answer."""
     if model in state.engine.served_names:
         return _base_model(model, state)
-    return _base(state).version(model, resolve(model, state.registry.catalog, state.engine.info, caller))
+    info = state.engine.info
+    version = await state.registry.look_up(lambda catalog: resolve(model, catalog, info, caller))
+    return _base(state).version(model, version)
 
 
 @router.delete("/{model:path}")

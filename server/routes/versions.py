@@ -61,7 +61,8 @@ DEFAULT_SEED: Final = 0
 async def _version(
     name: str, version: str, state: StateDep, checked: Annotated[None, Depends(check_adapter)]
 ) -> Version:
-    return state.registry.catalog.version(name, _number(version))
+    number = _number(version)
+    return await state.registry.look_up(lambda catalog: catalog.version(name, number))
 
 
 VersionDep = Annotated[Version, Depends(_version)]
@@ -103,7 +104,7 @@ async def list_versions(
 ) -> ListObject[VersionObject]:
     """List the versions of an adapter, oldest first; ``after`` is a version's id (``sql@7``) or number."""
     number = None if after is None else _number(after.rpartition("@")[2])
-    versions, has_more = state.registry.catalog.versions(name, after=number, limit=limit)
+    versions, has_more = await state.registry.look_up(lambda catalog: catalog.versions(name, number, limit))
     renderers = await state.registry.renderers()
     return ListObject[VersionObject](
         data=[_shown(state, each, renderers.get(each.id)) for each in versions], has_more=has_more
@@ -193,11 +194,11 @@ async def merge(
         check_alias(body.alias)
         require(caller, Scope.ALIASES_WRITE, "an alias")
     options = PublishOptions(alias=body.alias, project=adapters.project_of(name))
-    published = await publish_merge(state, name, _recipe(body, adapters), options)
+    published = await publish_merge(state, name, await _recipe(body, state, adapters), options)
     return _reported(state, published.version, published.report)
 
 
-def _recipe(body: MergeBody, adapters: VisibleAdapters) -> MergeRecipe:
+async def _recipe(body: MergeBody, state: AppState, adapters: VisibleAdapters) -> MergeRecipe:
     is_linear = body.method is MergeMethod.LINEAR
     if body.density is not None and is_linear:
         raise InvalidRequest("method linear adds whole versions up; only ties and dare have a density", param="density")
@@ -207,20 +208,24 @@ def _recipe(body: MergeBody, adapters: VisibleAdapters) -> MergeRecipe:
         raise InvalidRequest("every weight is 0, which makes the base model; give one another value", param="versions")
     density = DEFAULT_DENSITY if body.density is None and not is_linear else body.density
     seed = DEFAULT_SEED if body.seed is None and body.method.is_random else body.seed
-    ingredients = [Ingredient(adapters.find(each.reference), each.weight) for each in body.versions]
+    ingredients = [Ingredient(await _resolved(state, adapters, each.reference), each.weight) for each in body.versions]
     return MergeRecipe(tuple(ingredients), body.method, density, seed, body.compress_to)
 
 
 @router.post("/diff")  # GET would hide an adapter called "diff"
 async def diff(body: DiffBody, state: StateDep, adapters: VisibleDep) -> DiffObject:
     """Compare two versions: what they add to the base model's weights, and the engine's scores with each."""
-    a, b = adapters.find(body.a), adapters.find(body.b)
+    a, b = await _resolved(state, adapters, body.a), await _resolved(state, adapters, body.b)
     if a.base_fingerprint != b.base_fingerprint:
         raise WrongBase(f"{a.name} and {b.name} were made for different base models, so they do not compare", param="b")
     paths = [await state.blobs.path(version.digest) for version in (a, b)]
     weights = await in_thread(lambda: Diff.of(*map(StoredLora.open, paths)).to_json())
     answers = await compare_versions(state.engine, a, b)
     return DiffObject(a=a.name, b=b.name, **answers, **weights)
+
+
+async def _resolved(state: AppState, adapters: VisibleAdapters, reference: str) -> Version:
+    return await state.registry.look_up(lambda _: adapters.find(reference))
 
 
 def _shown(state: AppState, version: Version, renderer_sha256: str | None = None) -> VersionObject:

@@ -88,3 +88,11 @@ async def test_after_a_restore_no_version_answers_with_the_weights_of_another(
         used = [resident for resident in opened.engine.residents.values() if resident.name == "json@1"]
         assert [resident.path.name for resident in used][-1] == found["digest"]
         assert len({resident.id for resident in used}) == len(used) == 2
+
+
+async def test_a_name_that_another_server_has_published_is_known_at_once(opening: Opening) -> None:
+    async with opening(follow_interval_s=3600) as one, opening(follow_interval_s=3600) as two:
+        await one.publish("sql")
+        assert await two.answer("sql") == "sql@1"
+        shown = await two.client.get("/v1/adapters/sql/versions/1")
+        assert shown.status_code == 200
