@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 from hashlib import sha256
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import delete, text
 
 from adapters.errors import InvalidName, NotFound
 from adapters.storage.database import Database
 from server.access.key_ring import KeyRing
+from server.access.schema import keys
 from server.access.scope import Scope
 from server.errors import MissingScope
 from tests.postgres import on_both_databases
@@ -207,3 +208,13 @@ async def test_a_name_that_no_list_could_show_is_refused(ring: KeyRing, name: st
 async def test_a_key_without_any_scope_is_refused(ring: KeyRing) -> None:
     with pytest.raises(MissingScope, match=r"infer, adapters:read, .*admin"):
         await ring.create("laptop", [])
+
+
+async def test_a_restored_table_with_as_many_keys_is_read(ring: KeyRing, other_ring: KeyRing) -> None:
+    _, lost = await ring.create("lost", [Scope.INFER])
+    async with ring.database.write() as connection:
+        await connection.execute(delete(keys))
+    _, later = await other_ring.create("later", [Scope.INFER])
+    await ring.refresh()
+    assert ring.find(lost) is None
+    assert ring.find(later) is not None
