@@ -140,7 +140,7 @@ class UsageLedger:
         is_new = usage_writers.c.sequence < writer.excluded.sequence
         values = {"sequence": writer.excluded.sequence, "written_at": now}
         writer = writer.on_conflict_do_update(index_elements=["id"], set_=values, where=is_new)
-        if not (await connection.execute(writer)).rowcount:
+        if (await connection.execute(writer.returning(usage_writers.c.sequence))).one_or_none() is None:
             return  # an earlier attempt has committed
         old = usage_writers.c.written_at < now - _WRITER_KEPT_FOR
         await connection.execute(delete(usage_writers).where(old))
