@@ -81,6 +81,8 @@ def _warm_start(body: JobBody, info: EngineInfo, state: AppState, caller: Caller
 def _check_project(body: JobBody, state: AppState, caller: Caller) -> None:
     """Refuse the name of an adapter that belongs to another project, also where the caller may change that one."""
     name = body.adapter or body.fitted_suffix
+    if name is None and caller.adapters is not None:
+        raise InvalidField("this key may publish adapters of certain names alone: set adapter to one", param="adapter")
     if name is not None and VisibleAdapters(state.registry.catalog, caller).project_of(name) != caller.project:
         raise NameNotAllowed(name, param="suffix" if body.adapter is None else "adapter")
 

@@ -397,3 +397,7 @@ async def test_a_key_with_patterns_publishes_names_that_they_allow_alone(
     refused = await opened.client.post("/v1/adapters/other/versions", files=files, headers=headers)
     assert (allowed.status_code, refused.status_code) == (201, 403)
     assert refused.json()["error"]["code"] == "name_not_allowed"
+    unnamed = {"model": "base", "training_file": "file-1"}
+    for fields, code in (({}, "invalid_field"), ({"suffix": "other"}, "name_not_allowed")):
+        job = await opened.client.post("/v1/fine_tuning/jobs", json=unnamed | fields, headers=headers)
+        assert job.json()["error"]["code"] == code

@@ -29,6 +29,8 @@ async def test_an_adapter_shows_its_aliases_and_its_newest_version(opened: Opene
         "version_count": 2,
         "aliases": {"canary": 2, "stable": 1},
         "lora_name": None,
+        "project": "default",
+        "shared_with": [],
     }
 
 

@@ -20,7 +20,6 @@ ADAPTER = "/v1/adapters/sql"
         (JOBS, '"model": "base", "training_file": "a", "metadata": {"a": "X"}', "metadata"),
         (JOBS, '"model": "base", "training_file": "a", "metadata": {"X": "a"}', "metadata"),
         (JOBS, '"model": "base", "training_file": "a", "targets": ["q_proj", "X"]', "targets"),
-        ("/v1/fine_tuning/checkpoints/a/permissions", '"project_ids": ["X"]', "project_ids"),
         (f"{ADAPTER}/rollback", '"alias": "X"', "alias"),
         ("/v1/load_lora_adapter", '"lora_name": "sql", "lora_path": "X"', "lora_path"),
         ("/v1/unload_lora_adapter", '"lora_name": "X"', "lora_name"),
@@ -29,6 +28,7 @@ ADAPTER = "/v1/adapters/sql"
 async def test_text_that_a_database_refuses_is_refused_with_its_field(
     opened: Opened, client: httpx.AsyncClient, path: str, body: str, param: str, character: str
 ) -> None:
+    await opened.publish("sql")
     content = "{" + body.replace("X", character) + "}"
     response = await client.post(path, content=content, headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)

@@ -452,6 +452,10 @@ async def test_checkpoints_are_listed_and_shared_with_other_projects(
         old = await permissions.retrieve(name, order="ascending", limit=2)
     assert ([each.id for each in old.data], old.has_more) == ([granted[0].id, granted[1].id], True)
     assert (old.first_id, old.last_id) == (granted[0].id, granted[1].id)
+    for text in ("\0", "\udfff"):
+        content = json.dumps({"project_ids": [text]})
+        refused = await opened.client.post(f"/v1/fine_tuning/checkpoints/{name}/permissions", content=content)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "project_ids"), ascii(text)
     deleted = await permissions.delete(granted[0].id, fine_tuned_model_checkpoint=name)
     assert (deleted.id, deleted.deleted) == (granted[0].id, True)
     with pytest.raises(client_library.NotFoundError):

@@ -84,7 +84,9 @@ async def test_the_list_has_the_last_use_of_each_key(operator: httpx.AsyncClient
         ({"name": " "}, "name"),
         ({"expires_at": 1}, "expires_at"),
         ({"expires_at": "2999-01-01T00:00:00"}, "expires_at"),
-        ({"scopes": ["infer", "files"], "adapters": ["a"]}, "adapters"),
+        ({"scopes": ["admin"], "adapters": ["a"]}, "adapters"),
+        ({"project": "no/project"}, "project"),
+        ({"project": "p" * 65}, "project"),
         ({"adapters": []}, "adapters"),
     ],
 )

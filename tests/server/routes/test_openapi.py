@@ -132,7 +132,7 @@ async def known(opened: Opened, chat_rows: Callable[..., bytes]) -> Known:
     while (held := await opened.state.batches.take("another process", 3600)) is None:
         await client.post("/v1/batches", json=body)
     batch = held.batch.id
-    await opened.state.responses.add(None, [{"role": "user", "content": "x"}], {"id": "resp_1", "output": []})
+    await opened.state.responses.add("default", [{"role": "user", "content": "x"}], {"id": "resp_1", "output": []})
     body = {"bytes": 4, "filename": "a.jsonl", "mime_type": "text/jsonl", "purpose": "batch"}
     uploads = [(await client.post("/v1/uploads", json=body)).json()["id"] for _ in range(3)]
     parts = [await client.post(f"/v1/uploads/{each}/parts", files={"data": b"{}\n\n"}) for each in uploads]

@@ -173,7 +173,7 @@ async def test_what_is_not_to_be_stored_is_not(openai: AsyncOpenAI) -> None:
     made = await openai.responses.create(model="base", input="hello", store=False)
     with pytest.raises(client_library.NotFoundError):
         await openai.responses.retrieve(made.id)
-    with pytest.raises(client_library.BadRequestError, match="is stored: it was made with") as refused:
+    with pytest.raises(client_library.BadRequestError, match="is stored: it was made in") as refused:
         await openai.responses.create(model="base", input="on", previous_response_id=made.id)
     assert (refused.value.code, refused.value.param) == ("previous_response_not_found", "previous_response_id")
 
@@ -230,15 +230,18 @@ async def test_responses_survive_a_restart(opening: Opening, official: Official)
         assert (await openai.responses.retrieve(made.id)).output == made.output
 
 
-async def test_a_key_sees_its_own_responses_only(opened: Opened, listening: Listening) -> None:
-    secrets = [(await opened.state.keys.create(name, [Scope.INFER]))[1] for name in ("ours", "theirs")]
+async def test_a_key_sees_the_responses_of_its_project_only(opened: Opened, listening: Listening) -> None:
+    keys = opened.state.keys
+    secrets = [(await keys.create(name, [Scope.INFER], project=name))[1] for name in ("ours", "ours", "theirs")]
     async with (
         listening(opened.app) as url,
         AsyncOpenAI(base_url=f"{url}/v1", api_key=secrets[0], max_retries=0) as ours,
-        AsyncOpenAI(base_url=f"{url}/v1", api_key=secrets[1], max_retries=0) as theirs,
+        AsyncOpenAI(base_url=f"{url}/v1", api_key=secrets[1], max_retries=0) as colleagues,
+        AsyncOpenAI(base_url=f"{url}/v1", api_key=secrets[2], max_retries=0) as theirs,
     ):
         made = await ours.responses.create(model="base", input="hello")
         assert await is_stored(ours, made.id)
+        assert await is_stored(colleagues, made.id)
         assert not await is_stored(theirs, made.id)
         with pytest.raises(client_library.NotFoundError):
             await theirs.responses.delete(made.id)

@@ -369,7 +369,8 @@ async def test_a_body_that_is_wrong_names_the_field(
     assert response.json()["error"]["param"] == field
 
 
-async def test_a_body_that_is_no_json_is_refused(client: httpx.AsyncClient) -> None:
+async def test_a_body_that_is_no_json_is_refused(opened: Opened, client: httpx.AsyncClient) -> None:
+    await opened.publish("sql")
     for path, method in ((PATH, "POST"), ("/v1/adapters/sql/aliases/stable", "PUT")):
         for content in (b"{", b"", b'{"source": "\\ud800"}', json.dumps({"version": 1}).encode()[:-1]):
             response = await client.request(method, path, content=content, headers={"content-type": "application/json"})
