@@ -39,8 +39,14 @@ def push(server: ApiClient, name: str, source: str, options: PublishOptions) -> 
         message = f"'{source}' is neither a directory here nor a hub id such as org/repo@revision"
         raise CommandFailed(ExitCode.USAGE, message)
     body = {"source": source if "://" in source else f"hf://{source}"}
-    with spinner(f"publishing {body['source']}"):
-        return server.post(path, {**body, **options.stated()})
+    try:
+        with spinner(f"publishing {body['source']}"):
+            return server.post(path, {**body, **options.stated()})
+    except CommandFailed as failed:
+        if "://" in source or failed.details:
+            raise
+        message = f"{failed.message}; and there is no directory {source} here"
+        raise CommandFailed(failed.code, message) from failed
 
 
 def _adapter_in(directory: Path) -> Path:

@@ -100,6 +100,17 @@ def test_a_hub_id_is_fetched_by_the_server() -> None:
     assert body == b'{"source":"hf://org/sql-lora@main","alias":"canary"}'
 
 
+def test_a_directory_that_is_not_there_is_said_to_be_missing_where_the_hub_has_no_such_repository() -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(404, json={"error": {"message": "the hub has no outputs/checkpoint-5", "code": ""}})
+
+    with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://server") as http:
+        with pytest.raises(CommandFailed, match="and there is no directory outputs/checkpoint-5 here"):
+            transfer.push(ApiClient(http), "sql", "outputs/checkpoint-5", PublishOptions())
+        with pytest.raises(CommandFailed, match=r"no outputs/checkpoint-5$"):
+            transfer.push(ApiClient(http), "sql", "hf://outputs/checkpoint-5", PublishOptions())
+
+
 def saved(*folders: Path) -> None:
     for folder in folders:
         folder.mkdir(parents=True)
