@@ -37,6 +37,7 @@ _PROGRESS: Final = {
 """Steps of a start that take long: by logger, how the message begins, and what the console shows in its place."""
 _EXECUTOR: Final = "vllm.v1.executor.multiproc_executor"
 """Logs that a worker has ended, after the worker has logged why."""
+_UNKNOWN_MODEL: Final = "Error with model %s"
 _OTHER_RANK: Final = re.compile(r"(?:TP|PP|DP|EP)[1-9]")
 _PLAIN_KINDS: Final = frozenset({"Exception", "RuntimeError", "ValidationError", "ValueError"})
 _LONGEST_CAUSE: Final = 600
@@ -130,11 +131,13 @@ class _ConsoleFilter(logging.Filter):
         if record.levelno == logging.INFO and (progress := _progress(record)) is not None:
             record.msg, record.args = progress, ()
             return True
-        return record.levelno >= self._least and (self._is_complete or not _is_of_a_death(record))
+        return record.levelno >= self._least and (self._is_complete or not _is_said_by_the_server(record))
 
 
-def _is_of_a_death(record: logging.LogRecord) -> bool:
-    """Whether the server says the same once for all: a child fails, or a request ends because the engine has died."""
+def _is_said_by_the_server(record: logging.LogRecord) -> bool:
+    """Whether the server says the same: a model is unknown, a child fails, a request ends with the engine's death."""
+    if record.msg == _UNKNOWN_MODEL:
+        return True
     if record.exc_info and record.exc_info[0] is not None and record.exc_info[0].__name__ == "EngineDeadError":
         return True
     return multiprocessing.parent_process() is not None and (bool(record.exc_info) or record.name == _EXECUTOR)

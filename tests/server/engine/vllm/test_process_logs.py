@@ -28,6 +28,7 @@ def work(config):
     logging.getLogger("vllm.v1.core.kv_cache_utils").info(fitted, 40960, 8192, "1 GiB")
     logging.getLogger("vllm.platforms").warning("a warning of vLLM")
     logging.getLogger("vllm.platforms").error("an error of vLLM")
+    logging.getLogger("vllm.entrypoints").error("Error with model %s", "of a request")
     warnings.warn("old name", FutureWarning)
     for why in (ValueError("no memory\\n on node 0"), RuntimeError("see above")):
         try:
