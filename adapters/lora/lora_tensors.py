@@ -29,6 +29,7 @@ _FOREIGN: Mapping[str, str] = {
     "modules_to_save": "no full copies of modules: train with modules_to_save=None",
     f"{EMBEDDING}.weight": "no copy of the embedding: train without adding tokens to the vocabulary",
     f"{HEAD}.weight": "no copy of the output head: train without adding tokens to the vocabulary",
+    "trainable_tokens": "no changed tokens: train without trainable_token_indices",
     ".bias": "no biases: train with bias='none' and lora_bias=False",
 }
 _LAYER = re.compile(r"\.\d+\.")

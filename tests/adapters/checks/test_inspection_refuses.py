@@ -210,6 +210,11 @@ KINDS = {
         put(f"{Q0}.lora_magnitude_vector", (16,)), f"{WEIGHTS}: {Q0}.lora_magnitude_vector", "this is DoRA"
     ),
     "bias keys": Kind(put(f"{Q0}.lora_B.bias", (16,)), f"{WEIGHTS}: {Q0}.lora_B.bias", "lora_bias=False"),
+    "keys of changed tokens": Kind(
+        put(f"{PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta", (2, 16)),
+        f"{WEIGHTS}: {PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta",
+        "without trainable_token_indices",
+    ),
     "a resized vocabulary": Kind(
         put(f"{PREFIX}model.embed_tokens.weight", (41, 16)),
         f"{WEIGHTS}: {PREFIX}model.embed_tokens.weight",
