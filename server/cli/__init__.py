@@ -1,5 +1,8 @@
 """The ``patchbay`` command line. Its exit codes: ``server.cli.failure``; those of ``serve``: ``server.process``."""
 
+from importlib import metadata
+from typing import Annotated
+
 import typer
 
 from server.cli import adapters, audit, bench, chat, check, files, jobs, keys, plan, serve, status, train, usage, worker
@@ -29,6 +32,22 @@ app.add_typer(train.app)
 app.add_typer(jobs.app, name="jobs", rich_help_panel="Train")
 app.add_typer(worker.app)
 app.add_typer(bench.app)
+
+
+def _show_version(*, is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"patchbay {metadata.version('patchbay')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
 
 from tests.server.cli.conftest import ADAPTERS, Patchbay, Running
 
@@ -51,3 +52,8 @@ def test_without_an_engine_the_status_still_answers(call: Patchbay, server: Runn
 
 async def _die(server: Running) -> None:
     server.builder.engines[-1].die()
+
+
+def test_the_version_is_that_of_the_package(patchbay: Patchbay) -> None:
+    shown = patchbay("--version")
+    assert (shown.exit_code, shown.stdout) == (0, f"patchbay {metadata.version('patchbay')}\n")
