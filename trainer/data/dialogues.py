@@ -113,7 +113,7 @@ def check_columns(rest: Mapping[str, Any], where: str, faults: LineFaults) -> No
         elif key == "label":
             faults.warn(WarningKind.IGNORED_KEY, "the column label is ignored: for kto it would be true or false")
         elif key == "weight" and not where:
-            if value != 1:
+            if value not in (1, "1", "1.0"):
                 faults.add(FaultKind.BAD_WEIGHT, at, shown(value), "no weight of rows: leave rows out, or the column")
         else:
             faults.warn(WarningKind.IGNORED_KEY, f"the column {at[:80]!r} is ignored: training does not use it")

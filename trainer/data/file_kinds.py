@@ -69,7 +69,7 @@ def other_text(head: bytes) -> tuple[FaultKind, str, str] | None:
             return FaultKind.BAD_JSON, "a JSON object over several lines", needed
     elif head.strip() and not _JSON_LINE.search(head):
         needed = f"JSON lines, a JSON array, Parquet, or CSV with a header, of rows with {row_formats.KEYS}"
-        return FaultKind.OTHER_FILE, f"text that begins with {shown(_first_line(head))}", needed
+        return FaultKind.OTHER_FILE, f"a file that begins with {shown(_first_line(head))}", needed
     return None
 
 

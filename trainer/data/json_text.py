@@ -11,11 +11,13 @@ from typing import Any, Final
 from adapters import strict_json
 from trainer.data.faults import FaultKind, LineFaults, WarningKind, shown
 from trainer.data.nulls import without_nulls
+from trainer.data.roles import NAMES, is_message
 
 _MOST_PYTHON: Final = 2**20
 """Characters of Python's spelling that are read: its parser takes much memory."""
-_MESSAGES: Final = re.compile(r"""\s*\[\s*\{\s*(['"])(?:role|from|content|value)\1\s*:""")
-"""The beginning of a list of messages."""
+_OBJECT: Final = re.compile(r"""\s*(?:array\()?\[?\s*\{\s*['"](?:role|from|content|value)['"]\s*:""")
+_ROLE: Final = re.compile(rf"""['"](?:role|from)['"]\s*:\s*['"](?:{"|".join(NAMES)})['"]""", re.IGNORECASE)
+"""What a text of one or several messages begins with, and what it holds."""
 
 
 def json_value(value: Any) -> Any:
@@ -59,19 +61,19 @@ def json_list(value: Any, where: str, faults: LineFaults) -> list[Any]:
 
 
 def messages_in(value: Any, where: str, faults: LineFaults) -> Any:
-    """Return a list for one message, and for JSON text of messages, as CSV has them; any other value as it is.
+    """Return a list for one message, and for text of one or several, as CSV has them; any other value as it is.
 
     A fault is added for a text that begins as messages do and is no JSON: it would be trained as that text.
     """
     listed = json_value(value)
-    if isinstance(listed, str) and _MESSAGES.match(listed):
+    if isinstance(listed, str) and _OBJECT.match(listed) and _ROLE.search(listed):
         needed = "a list, or a list as JSON text (in pandas: column.map(json.dumps))"
         faults.add(FaultKind.WRONG_TYPE, where, f"messages as the text {shown(value)}", needed)
-    if isinstance(listed, dict) and not isinstance(value, str):
-        return [listed]
-    if not isinstance(value, str) or not isinstance(listed, list) or not listed:
-        return value
-    if not all(isinstance(item, dict) and not item.keys().isdisjoint(("role", "from")) for item in listed):
+    if isinstance(listed, dict) and is_message(listed):
+        listed = [listed]
+    if isinstance(listed, list) and isinstance(value, dict):
+        return listed
+    if not isinstance(value, str) or not isinstance(listed, list) or not listed or not all(map(is_message, listed)):
         return value
     faults.warn(WarningKind.CONVERTED, "JSON text of messages is read as messages")
     return listed

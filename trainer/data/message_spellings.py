@@ -5,32 +5,13 @@ from typing import Any, Final
 
 from trainer.data.faults import FaultKind, LineFaults, WarningKind, shown
 from trainer.data.json_text import json_value
+from trainer.data.roles import CALL, NAMES
 
 FUNCTIONS_READ: Final = "functions and function_call are read as tools and tool_calls"
 """The warning about OpenAI's retired spelling of tools."""
-_CALL: Final = "function_call"
-_ROLES: Final[Mapping[str, str]] = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "model": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "developer": "developer",
-    "tool": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-    "tool_response": "tool",
-    "function": "tool",
-    "function_call": _CALL,
-    "tool_call": _CALL,
-}
-"""ShareGPT's names of roles, in lower case."""
-_OTHER_ROLES: Final = ("function", _CALL)
+_OTHER_ROLES: Final = ("function", CALL)
 _SPELLINGS: Final[Mapping[str, str]] = {"from": "role", "value": "content"}
-_OTHER_KEYS: Final = frozenset({*_SPELLINGS, _CALL})
+_OTHER_KEYS: Final = frozenset({*_SPELLINGS, CALL})
 """Roles and keys of which OpenAI's messages of today have none."""
 
 
@@ -51,14 +32,14 @@ def openai_message(item: Mapping[str, Any], where: str, faults: LineFaults, *, i
     _rename_keys(message, where, faults)
     if message.get("role") == "function":
         message["role"] = "tool"
-    if message.get("role") == _CALL:
+    if message.get("role") == CALL:
         _read_call_text(message, where, faults)
-    called = message.get(_CALL)
+    called = message.get(CALL)
     if isinstance(called, dict) and not any(called.values()):
-        del message[_CALL]
+        del message[CALL]
     elif isinstance(called, dict) and not message.get("tool_calls"):
         faults.warn(WarningKind.CONVERTED, FUNCTIONS_READ)
-        message["tool_calls"] = [{"function": message.pop(_CALL)}]
+        message["tool_calls"] = [{"function": message.pop(CALL)}]
     return message
 
 
@@ -76,7 +57,7 @@ def _rename_keys(message: dict[str, Any], where: str, faults: LineFaults) -> Non
 
 def _role(stated: Any) -> Any:
     """Return OpenAI's name of a role of ShareGPT; any other value as it is."""
-    return _ROLES.get(stated.strip().lower(), stated) if isinstance(stated, str) else stated
+    return NAMES.get(stated.strip().lower(), stated) if isinstance(stated, str) else stated
 
 
 def _read_call_text(message: dict[str, Any], where: str, faults: LineFaults) -> None:

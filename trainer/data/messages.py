@@ -7,9 +7,9 @@ from trainer.data.answer_weights import WEIGHT_KEYS, is_trained
 from trainer.data.faults import FaultKind, LineFaults, WarningKind, shown
 from trainer.data.json_text import json_list
 from trainer.data.message_spellings import openai_message
+from trainer.data.roles import ROLES
 from trainer.data.tool_calls import Schemas, match_results, read_calls, read_id
 
-_ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 _REASONING: Final = ("reasoning_content", "reasoning", "thinking")
 _READ: Final = frozenset({"role", "content", "name", "tool_calls", *WEIGHT_KEYS})
 _READ_OF: Final[Mapping[str, frozenset[str]]] = {
@@ -84,8 +84,8 @@ def _message(
         _read_refusal(item, faults)
     if (role := faults.required(item, "role", str, where)) is None:
         return {}, False
-    if role not in _ROLES:
-        faults.add(FaultKind.WRONG_ROLE, f"{where}.role", shown(role), f"one of {', '.join(_ROLES)}")
+    if role not in ROLES:
+        faults.add(FaultKind.WRONG_ROLE, f"{where}.role", shown(role), f"one of {', '.join(ROLES)}")
         return {}, False
     trained = is_trained(item, where, faults)
     before = len(faults.found)

@@ -145,6 +145,43 @@ def test_whole_numbers_are_their_text(read: Read, number: int, text: str) -> Non
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        '[{"from": "Oslo", "to": "Lima"}]',
+        '{"from": "Oslo", "value": 3}',
+        '{"role": "admin", "name": "a"}',
+        '[{"value": 3}] and no more',
+        "{'role': 'admin'}",
+        "[1, 2]",
+        "array([1])",
+    ],
+)
+def test_texts_that_are_no_messages_stay_texts(read: Read, text: str) -> None:
+    assert read({"prompt": "Extract.", "completion": text}).row == pair("Extract.", text)
+    assert read({"prompt": text, "completion": "a"}).row == pair(text, "a")
+
+
+@pytest.mark.parametrize("text", ['{"role": "user", "content": "a"}', "{'from': 'human', 'value': 'a'}"])
+def test_one_message_may_be_a_text(read: Read, text: str) -> None:
+    assert read({"prompt": text, "completion": "b"}).row == pair("a", "b")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[{'role': 'user', 'content': 'a'}\n {'role': 'assistant', 'content': 'b'}]",
+        "[{'content': 'a', 'role': 'user'}\n {'content': 'b', 'role': 'assistant'}]",
+        "array([{'from': 'human', 'value': 'a'}], dtype=object)",
+        '[{"role": "user", "content": "a"',
+    ],
+)
+def test_messages_as_a_text_that_cannot_be_read_are_not_trained_as_it(write, text: str) -> None:
+    for row in ({"prompt": text, "completion": "b"}, {"prompt": text, "chosen": "a", "rejected": "b"}):
+        (line,) = read_file(write([row]))
+        assert {(fault.where, fault.kind) for fault in line.faults} == {("prompt", FaultKind.WRONG_TYPE)}
+
+
+@pytest.mark.parametrize(
     ("kind", "row"),
     [
         (FaultKind.AMBIGUOUS_COLUMNS, {"question": "a", "query": "b", "answer": "c"}),
@@ -171,6 +208,8 @@ def test_whole_numbers_are_their_text(read: Read, number: int, text: str) -> Non
         (FaultKind.AMBIGUOUS_COLUMNS, {"prompt": "a", "completion": '[{"role": "assistant", "content": "b"}]'}),
         (FaultKind.UNSUPPORTED_PART, {"messages": [USER, ANSWER], "documents": [{"title": "a"}]}),
         (FaultKind.UNSUPPORTED_PART, {"prompt": "<image>What?", "completion": "a", "image": "a.png"}),
+        (FaultKind.WRONG_TYPE, {"prompt": "a", "completion": {"Decimal": "4.50"}}),
+        (FaultKind.BAD_WEIGHT, {"prompt": "a", "completion": "b", "weight": "0.5"}),
         (FaultKind.UNKNOWN_FORMAT, {"prompt": {"0": "a"}, "completion": {"0": "b"}}),
         (FaultKind.BAD_LABEL, {"instruction": "a", "output": "b", "kto_tag": 1}),
         (FaultKind.BAD_LABEL, {"text": "a", "label": False}),

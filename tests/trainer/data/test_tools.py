@@ -61,6 +61,12 @@ def test_calls_and_results_that_do_not_belong_together_are_refused(write, called
     assert kind in {fault.kind for fault in line.faults}
 
 
+@pytest.mark.parametrize("value", ["add(1)", "", "[]", "[1]"])
+def test_a_call_as_text_that_is_no_call_is_refused(write, value: str) -> None:
+    (line,) = read_file(write([chat(USER, {"from": "function_call", "value": value}, tools=[TOOL])]))
+    assert FaultKind.BAD_CALL in {fault.kind for fault in line.faults}
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
