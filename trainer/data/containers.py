@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -247,12 +247,32 @@ def _decode(row: dict[str, Any], name: str) -> tuple[WarningKind, str] | None:
 
 
 def _json_row(number: int, row: dict[str, Any]) -> DataRow:
+    others: list[object] = []
+
+    def default(value: object) -> dict[str, str]:
+        others.append(value)
+        return _named(value)
+
     try:
-        text = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_named)
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False, default=default)
     except ValueError:  # pandas has NaN where a number is not there
-        text = json.dumps(_without_nan(row), ensure_ascii=False, default=_named)
+        text = json.dumps(_without_nan(row), ensure_ascii=False, default=default)
+    if others:
+        _check_inner_values(number, row)
     raw = text.encode(errors="surrogateescape")
     return DataRow(number, raw if len(raw) <= MAX_LINE_BYTES else b"", len(raw))
+
+
+def _check_inner_values(number: int, row: Mapping[str, Any]) -> None:
+    """Raise a fault for a value without a JSON type inside a column that is read: calls may have it as an argument."""
+    for name, value in row.items():
+        if not isinstance(value, list | dict) or row_formats.known_name(name) not in row_formats.KNOWN:
+            continue
+        try:
+            json.dumps(value)
+        except TypeError as error:  # its message has the type
+            found = f"in the column {shown(name)}: {error}"
+            raise FileFault(FaultKind.BAD_TABLE, found, "text, numbers, lists and objects", number) from error
 
 
 def _named(value: object) -> dict[str, str]:

@@ -9,7 +9,7 @@ from trainer.data.json_text import json_list, json_value, messages_in
 from trainer.data.messages import MEDIA, check_dialogue, read_messages
 from trainer.data.rows import Tool
 from trainer.data.tools import pop_tools, schemas
-from trainer.row_formats import DIALOGUES
+from trainer.row_formats import DIALOGUES, as_label
 
 PLAIN_READ: Final = "rows without a prompt are trained as plain text, without the chat template"
 """The warning about them."""
@@ -112,6 +112,8 @@ def check_columns(rest: Mapping[str, Any], where: str, faults: LineFaults) -> No
             faults.add(FaultKind.UNSUPPORTED_PART, at, shown(value), "their text in a message")
         elif key == "label":
             faults.warn(WarningKind.IGNORED_KEY, "the column label is ignored: for kto it would be true or false")
+        elif key in ("train", "training", "loss") and not where and as_label(value) is False:
+            faults.add(FaultKind.BAD_WEIGHT, at, shown(value), "rows that are trained: leave others out")
         elif key == "weight" and not where:
             if value not in (1, "1", "1.0"):
                 faults.add(FaultKind.BAD_WEIGHT, at, shown(value), "no weight of rows: leave rows out, or the column")

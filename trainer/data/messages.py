@@ -154,6 +154,8 @@ def _add_reasoning(message: dict[str, Any], item: Mapping[str, Any], where: str,
             continue
         if message.setdefault("reasoning_content", item[key]) != item[key]:
             faults.add(FaultKind.REPEATED_KEY, f"{where}.{key}", "another reasoning", "one of the keys")
+        elif key != _REASONING[0]:
+            faults.warn(WarningKind.CONVERTED, f"{key} is read as {_REASONING[0]}")
 
 
 def _check_keys(item: Mapping[str, Any], place: tuple[str, int], faults: LineFaults) -> None:

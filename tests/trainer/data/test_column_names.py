@@ -215,6 +215,7 @@ def test_messages_as_a_text_that_cannot_be_read_are_not_trained_as_it(write, tex
         (FaultKind.BAD_LABEL, {"text": "a", "label": False}),
         (FaultKind.SAME_ANSWERS, {"messages": [USER, ANSWER], "rejected_response": ANSWER["content"]}),
         (FaultKind.BAD_WEIGHT, {"messages": [USER, ANSWER], "weight": 0.5}),
+        (FaultKind.BAD_WEIGHT, {"prompt": "a", "completion": "b", "train": False}),
         (FaultKind.BAD_WEIGHT, {"messages": [USER, ANSWER], "weight": 0}),
         (FaultKind.WRONG_TYPE, {"prompt": "a", "completion": True}),
         (FaultKind.WRONG_TYPE, {"prompt": "a", "completion": 4.5}),

@@ -8,6 +8,8 @@ import io
 import json
 import tracemalloc
 from collections.abc import Callable, Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -269,3 +271,12 @@ def test_values_without_a_json_type_are_faults_only_where_they_are_read(tmp_path
     path = tmp_path / "train"
     path.write_bytes(as_parquet([{"text": b"\0a"}]))
     assert faults_of(path)[0] == (1, FaultKind.WRONG_TYPE)
+
+
+@pytest.mark.parametrize("value", [b"a", datetime(2026, 1, 2), date(2026, 1, 2), Decimal("4.50"), timedelta(1)])
+def test_a_value_without_a_json_type_is_no_argument_of_a_call(tmp_path: Path, value: Any) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"at": value}}}
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [call]}]}
+    path = tmp_path / "train"
+    path.write_bytes(as_parquet([{**row, "tools": json.dumps([{"name": "add"}])}]))
+    assert faults_of(path) == [(1, FaultKind.BAD_TABLE)]
