@@ -128,5 +128,8 @@ def _history(columns: dict[str, Any], faults: LineFaults) -> list[dict[str, Any]
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
             faults.add(FaultKind.WRONG_TYPE, f"history[{index}]", shown(pair), "a question and its answer")
             continue
+        for text, kind in zip(pair, (FaultKind.EMPTY_PROMPT, FaultKind.EMPTY_ANSWER), strict=True):
+            if not text.strip():
+                faults.add(kind, f"history[{index}]", "no text", "a question and its answer")
         messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     return messages

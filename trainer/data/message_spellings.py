@@ -40,7 +40,13 @@ def openai_message(item: Mapping[str, Any], where: str, faults: LineFaults, *, i
     elif isinstance(called, dict) and not message.get("tool_calls"):
         faults.warn(WarningKind.CONVERTED, FUNCTIONS_READ)
         message["tool_calls"] = [{"function": message.pop(CALL)}]
+    elif isinstance(called, dict) and called not in _functions(message["tool_calls"]):
+        faults.add(FaultKind.BAD_CALL, f"{where}.{CALL}", "a call that is not in tool_calls", "all calls in tool_calls")
     return message
+
+
+def _functions(calls: Any) -> list[Any]:
+    return [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
 
 
 def _rename_keys(message: dict[str, Any], where: str, faults: LineFaults) -> None:

@@ -29,6 +29,11 @@ def pop_tools(row: dict[str, Any], where: str, faults: LineFaults) -> tuple[Tool
             faults.add(FaultKind.REPEATED_TOOL, at, f"{shown(name)} again", "each tool once")
         else:
             tools[name] = tool
+    if key == "tools" and "functions" in row:
+        others = {tool["function"]["name"] for tool in pop_tools({"functions": row.pop("functions")}, where, faults)}
+        if further := others - tools.keys():
+            found, needed = f"{shown(min(further))}, which is not in tools", "all functions in tools"
+            faults.add(FaultKind.AMBIGUOUS_COLUMNS, inside(where, "functions"), found, needed)
     return tuple(tools.values())
 
 

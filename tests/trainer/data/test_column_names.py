@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.data.conftest import Read
-from tests.trainer.data.faulty_rows import ANSWER, USER
+from tests.trainer.data.faulty_rows import ANSWER, TOOL, USER
 from tests.trainer.data.talks import TEXTS, Json, Talk, assistant, chat_row, plain_talks, talks, tool_talks, user
 from trainer.data.faults import FaultKind, WarningKind
 from trainer.data.rows import Conversation, Judged, PlainText, Preference
@@ -202,6 +202,8 @@ def test_messages_as_a_text_that_cannot_be_read_are_not_trained_as_it(write, tex
         (FaultKind.AMBIGUOUS_COLUMNS, {"prompt": "a", "completion": "b", "label": False, "kto_tag": True}),
         (FaultKind.AMBIGUOUS_COLUMNS, {"messages": [USER, ANSWER], "rejected_response": "a", "rejected": "b"}),
         (FaultKind.AMBIGUOUS_COLUMNS, {"question": "a", "choices": ["b", "c"], "answer": 1}),
+        (FaultKind.EMPTY_ANSWER, {"query": "a", "response": "b", "history": [["c", ""]]}),
+        (FaultKind.AMBIGUOUS_COLUMNS, {"messages": [USER, ANSWER], "tools": [TOOL], "functions": [{"name": "g"}]}),
         (FaultKind.AMBIGUOUS_COLUMNS, {"prompt": "a", "suffix": "b", "completion": "c"}),
         (FaultKind.AMBIGUOUS_COLUMNS, {"messages": [USER, ANSWER, USER], "response": "a"}),
         (FaultKind.AMBIGUOUS_COLUMNS, {"messages": [USER, ANSWER], "conversations": [USER, USER, ANSWER]}),

@@ -61,6 +61,16 @@ def test_calls_and_results_that_do_not_belong_together_are_refused(write, called
     assert kind in {fault.kind for fault in line.faults}
 
 
+def test_calls_and_functions_may_stand_twice_if_they_are_the_same(read: Read, write) -> None:
+    called, function = call(), TOOL["function"]
+    twice = {**called, "function_call": called["tool_calls"][0]["function"]}
+    row = chat(USER, twice, result(), ANSWER, tools=[TOOL], functions=[function])
+    assert read(row).row == read(chat(USER, called, result(), ANSWER, tools=[TOOL])).row
+    other = {**called, "function_call": {"name": "add", "arguments": '{"a": 1}'}}
+    (line,) = read_file(write([chat(USER, other, result(), ANSWER, tools=[TOOL])]))
+    assert [fault.kind for fault in line.faults] == [FaultKind.BAD_CALL]
+
+
 @pytest.mark.parametrize("value", ["add(1)", "", "[]", "[1]"])
 def test_a_call_as_text_that_is_no_call_is_refused(write, value: str) -> None:
     (line,) = read_file(write([chat(USER, {"from": "function_call", "value": value}, tools=[TOOL])]))
