@@ -8,15 +8,11 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, event, func, insert, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from adapters.errors import DatabaseUnusable, StorageUnavailable
-from adapters.registry.registry import MIGRATIONS
-from adapters.registry.schema import VERSION_TABLE, metadata
 from adapters.storage.database import Database, UtcDateTime
 
 moments = Table("moments", MetaData(), Column("id", Integer, primary_key=True), Column("at", UtcDateTime))
@@ -28,23 +24,6 @@ async def database(database_url: str) -> AsyncIterator[Database]:
         async with opened.write() as connection:
             await connection.run_sync(moments.metadata.create_all)
         yield opened
-
-
-async def test_the_migrations_make_the_tables_that_the_code_expects(database_url: str):
-    def differences(connection: Connection) -> list[object]:
-        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-        return list(compare_metadata(context, metadata))
-
-    async with Database.open(database_url) as database:
-        await database.migrate(MIGRATIONS, VERSION_TABLE)
-        async with database.read() as connection:
-            assert await connection.run_sync(differences) == []
-
-
-async def test_migrating_again_changes_nothing(database_url: str):
-    async with Database.open(database_url) as database:
-        for _ in range(2):
-            await database.migrate(MIGRATIONS, VERSION_TABLE)
 
 
 async def test_a_migration_that_fails_leaves_no_half_made_tables(database: Database, tmp_path: Path):
