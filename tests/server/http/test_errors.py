@@ -37,6 +37,7 @@ CODES = [
     "checkpoint_not_found",
     "compiler_died",
     "conflict",
+    "database_unusable",
     "draining",
     "engine_not_ready",
     "file_corrupt",
