@@ -5,10 +5,13 @@ from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any, Final, TypeVar
 
+import structlog
 from psycopg import AsyncConnection, OperationalError
 from psycopg.abc import PQGen
 from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncConnection as Transaction
+
+log = structlog.get_logger(__name__)
 
 CONNECT_S: Final = 5
 LOCK_S: Final = 5
@@ -39,6 +42,15 @@ class BoundedConnection(AsyncConnection[Any]):
             raise OperationalError(f"no answer within {bound:g} s") from failed
 
 
+async def connect(*arguments: Any, **fields: Any) -> BoundedConnection:
+    """Connect. An error does not name the server, because callers of the API see it; the log does."""
+    try:
+        return await BoundedConnection.connect(*arguments, **fields)
+    except OperationalError as failed:
+        log.warning("database.no_connection", reason=str(failed).strip())
+        raise OperationalError("no connection to it can be made") from failed
+
+
 def connect_args(url: URL) -> Mapping[str, Any]:
     """Return the arguments of each connection to ``url``; what its query sets has its value from there.
 
@@ -59,7 +71,7 @@ def connect_args(url: URL) -> Mapping[str, Any]:
         "options": " ".join(f"-c {name}={value}" for name, value in milliseconds.items()),
     }
     chosen = {name: value for name, value in defaults.items() if name not in url.query}
-    return {**chosen, "async_creator_fn": BoundedConnection.connect}
+    return {**chosen, "async_creator_fn": connect}
 
 
 @asynccontextmanager

@@ -27,6 +27,7 @@ async def assert_chats_and_refuses_writes(opened: Opened) -> None:
     refused = await opened.client.post("/v1/adapters/sql/promote", json={"version": 1})
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "storage_unavailable")
     assert int(refused.headers["retry-after"]) >= 1
+    assert "127.0.0.1" not in refused.text
 
 
 @on_postgresql
