@@ -148,7 +148,8 @@ class Gateway:
         caller, whole = caller_of(scope), await receive()
         receive = replayed(whole, receive)
         content, is_deferred = whole.get("body", b""), IS_DEFERRED in scope
-        with self.hooks.request(caller, content=content, is_deferred=is_deferred) as context:
+        computes = INFERENCE_ROUTES[scope["path"]].computes
+        with self.hooks.request(caller, content=content, is_deferred=is_deferred, computes=computes) as context:
             response.context = context
             try:
                 async with self._deadline(), self._within_limits(caller, context) as response.limits:

@@ -10,10 +10,11 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class InferenceRoute:
-    """A route of the engine: its method, and what it answers."""
+    """A route of the engine: its method, and what it answers. ``computes``: with the weights of the model it names."""
 
     summary: str
     method: str = "POST"
+    computes: bool = True
 
 
 INFERENCE_ROUTES: Final[Mapping[str, InferenceRoute]] = {
@@ -22,11 +23,13 @@ INFERENCE_ROUTES: Final[Mapping[str, InferenceRoute]] = {
     "/v1/completions": InferenceRoute("Continue a text; OpenAI's completions"),
     "/v1/responses": InferenceRoute("Answer; OpenAI's responses"),
     "/v1/messages": InferenceRoute("Answer a conversation; Anthropic's messages"),
-    "/v1/messages/count_tokens": InferenceRoute("Count the tokens of a conversation; Anthropic's count_tokens"),
+    "/v1/messages/count_tokens": InferenceRoute(
+        "Count the tokens of a conversation; Anthropic's count_tokens", computes=False
+    ),
     "/v1/embeddings": InferenceRoute("Embed texts; OpenAI's embeddings"),
-    "/tokenize": InferenceRoute("Return the tokens of a text or of a conversation"),
-    "/detokenize": InferenceRoute("Return the text of tokens"),
-    "/tokenizer_info": InferenceRoute("Return the tokenizer's configuration", method="GET"),
+    "/tokenize": InferenceRoute("Return the tokens of a text or of a conversation", computes=False),
+    "/detokenize": InferenceRoute("Return the text of tokens", computes=False),
+    "/tokenizer_info": InferenceRoute("Return the tokenizer's configuration", method="GET", computes=False),
 }
 """Exact paths."""
 

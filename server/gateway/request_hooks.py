@@ -10,6 +10,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
@@ -54,6 +55,8 @@ class RequestContext:
     version: Version | None = None
     """The version that ``model`` resolved to; also set where that version could not be made resident."""
     lease: Lease | None = None
+    unleased: Resident | None = None
+    """Stands for ``version`` where nothing is computed with its weights: it is not loaded."""
     leave: Callable[[], None] | None = None
     """Takes the request out of the adapter's count of requests in flight."""
     generations: int = 1
@@ -68,10 +71,14 @@ class RequestContext:
     """Status code of the response, once it has started."""
     is_deferred: bool = False
     """True for a line of a batch: its generations wait while those of other requests wait."""
+    computes: bool = True
+    """False for a request such as /tokenize, for which no adapter has to be loaded."""
 
     def resident_for(self, model: str) -> Resident | None:
         """Return the resident that ``model`` resolved to in this request; None before it was resolved."""
-        return self.lease.resident if self.lease is not None and self.model == model else None
+        if self.model != model:
+            return None
+        return self.unleased if self.lease is None else self.lease.resident
 
     @property
     def fingerprint(self) -> str:
@@ -111,10 +118,10 @@ class RequestHooks:
 
     @contextmanager
     def request(
-        self, caller: Caller = ANONYMOUS, *, content: bytes = b"", is_deferred: bool = False
+        self, caller: Caller = ANONYMOUS, *, content: bytes = b"", is_deferred: bool = False, computes: bool = True
     ) -> Iterator[RequestContext]:
         """Open the context of one request; at the end of the block its response is counted and its lease released."""
-        context = RequestContext(caller, content, is_deferred=is_deferred)
+        context = RequestContext(caller, content, is_deferred=is_deferred, computes=computes)
         token = current_request.set(context)
         try:
             yield context
@@ -152,6 +159,9 @@ class RequestHooks:
             running = self.engine.serving()
             version = await self.registry.look_up(lambda catalog: resolve(model, catalog, running.info, context.caller))
             context.model, context.version = model, version
+            if not context.computes:
+                context.unleased = Resident(version.id, version.name, Path())
+                return context.unleased
             if not context.is_deferred:
                 context.leave = self.admission.enter(version.adapter, context.generations)
             started = perf_counter()

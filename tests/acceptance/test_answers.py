@@ -154,6 +154,16 @@ async def test_a_named_tool_is_called_with_an_adapter(client):
     assert json.loads(call.function.arguments)["color"] in {"red", "blue"}
 
 
+async def test_tokens_are_counted_without_loading_the_adapter_that_is_named(http):
+    await http.post("/v1/adapters/pirate/versions/1/unload")
+    messages = [{"role": "user", "content": "hello"}]
+    for path, fields in (("/tokenize", {}), ("/v1/messages/count_tokens", {"max_tokens": 1})):
+        answer = await http.post(path, json={"model": "pirate", "messages": messages, **fields})
+        assert answer.status_code == 200, answer.text
+    assert (await http.get("/v1/adapters/pirate/versions/1")).json()["residency"] is None
+    assert (await http.post("/tokenize", json={"model": "nobody", "prompt": "x"})).status_code == 404
+
+
 async def test_tokenize_and_detokenize_are_each_others_inverse(http):
     tokens = (await http.post("/tokenize", json={"model": "sql", "prompt": "SELECT name"})).json()["tokens"]
     text = (await http.post("/detokenize", json={"model": "sql", "tokens": tokens})).json()["prompt"]
