@@ -147,6 +147,27 @@ async def test_a_dead_engine_is_not_the_adapter_s_fault(rig: Rig, engine: FakeEn
             await rig()
 
 
+async def test_bytes_that_two_engines_died_of_are_refused_and_others_are_not(
+    rig: Rig, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    class Dying(FakeEngine):
+        async def score(self, resident: Resident | None, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
+            self.die()
+            return await super().score(resident, prompts)
+
+    for _ in range(2):
+        rig.serve(Dying(None, rig.knobs, ("base",)))  # type: ignore[arg-type]
+        with pytest.raises(EngineNotReady):
+            await rig()
+    healthy = FakeEngine(None, rig.knobs, ("base",))  # type: ignore[arg-type]
+    rig.serve(healthy)
+    with pytest.raises(AdapterRefused, match="the engine died twice"):
+        await rig()
+    assert healthy.loads == []
+    rig.directory = make_adapter(2).write(tmp_path / "other")
+    assert (await rig())["prompts"] == 8
+
+
 async def test_probes_wait_for_each_other_but_not_for_ever(rig: Rig) -> None:
     class Busy(FakeEngine):
         running = 0
