@@ -102,9 +102,7 @@ async def open_app(
         check_exposure(settings, has_keys=not keys.is_empty)
         records = await Records.open(registry.database, settings.training_dir, max_file_bytes=settings.max_file_bytes)
         batches = await BatchStore.open(records.files, settings.data_dir.absolute() / "batches")
-        responses = await ResponseStore.open(
-            registry.database, limit=settings.max_responses, max_age_s=settings.max_response_age_s
-        )
+        responses = await _open_responses(settings, registry)
         accounts = await Accounts.open(registry.database, settings.default_limits)
         blobs = Blobs(settings.data_dir, remote=None if settings.blob_url is None else RemoteBlobs(settings.blob_url))
         metrics = _make_metrics(settings)
@@ -215,6 +213,11 @@ def _make_batch_runner(state: AppState) -> BatchRunner:
     max_models = max(1, state.settings.max_residents // 2)  # the other half is left to other requests
     checks = BatchChecks(state.engine, state.registry.catalog, state.keys)
     return BatchRunner(state.batches, state.engine, checks, gateway.deferred, worker_name(), max_models)
+
+
+async def _open_responses(settings: Settings, registry: Registry) -> ResponseStore:
+    limit, max_age_s = settings.max_responses, settings.max_response_age_s
+    return await ResponseStore.open(registry.database, limit=limit, max_age_s=max_age_s)
 
 
 def _make_metrics(settings: Settings) -> Metrics:

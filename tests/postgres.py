@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -94,23 +94,23 @@ class PostgresServer:
     def kill(self) -> None:
         """Kill the server and its processes (SIGKILL), as a crash of its machine would."""
         assert self._process is not None
-        for process in self._processes():
-            process.kill()
+        self._signal(signal.SIGKILL)
         self._process.wait()
 
     def freeze(self) -> None:
         """Stop all processes (SIGSTOP): connections stay open, and nothing answers."""
-        for process in self._processes():
-            process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        for process in self._processes():
-            process.send_signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
 
-    def _processes(self) -> list[psutil.Process]:
+    def _signal(self, number: int) -> None:
+        """Send a signal to the server and to its processes, of which each may end by itself meanwhile."""
         assert self._process is not None
         server = psutil.Process(self._process.pid)
-        return [server, *server.children(recursive=True)]
+        for process in (server, *server.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def _answers(self) -> bool:
         try:

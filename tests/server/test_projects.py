@@ -106,6 +106,7 @@ ATTEMPTS: Final = [
     same("DELETE /v1/adapters/{name}"),
     *(same(f"{verb} {VERSION}{rest}") for verb, rest in (
         ("DELETE", ""), ("POST", "/load"), ("POST", "/unload"), ("POST", "/pin"), ("POST", "/unpin"),
+        ("POST", "/unquarantine"),
     )),
     same("PUT /v1/adapters/{name}/shares/{project}"),
     same("DELETE /v1/adapters/{name}/shares/{project}"),

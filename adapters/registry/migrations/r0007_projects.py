@@ -6,12 +6,14 @@ from alembic import op
 revision = "r0007"
 down_revision = "r0006"
 
+_Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
 
 def upgrade() -> None:
     """Add the column and the table; adapters that exist belong to the project "default"."""
     op.add_column("adapters", sa.Column("project", sa.String(64), nullable=False, server_default="default"))
     op.create_table(
         "shares",
-        sa.Column("adapter_id", sa.BigInteger, sa.ForeignKey("adapters.id"), primary_key=True),
+        sa.Column("adapter_id", _Id, sa.ForeignKey("adapters.id"), primary_key=True),
         sa.Column("project", sa.String(64), primary_key=True),
     )

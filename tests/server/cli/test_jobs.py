@@ -62,7 +62,7 @@ def test_show_tells_why_a_job_failed(call, server, rows) -> None:
     result = call("train", str(rows), "--watch")
     assert result.exit_code == 1
     job = result.stdout.split()[0]
-    assert "invalid_training_file: line 1" in call("jobs", "show", job).stdout
+    assert "invalid_training_file: file: found a file that begins" in call("jobs", "show", job).stdout
 
 
 def test_events_are_told_oldest_first(call, job) -> None:

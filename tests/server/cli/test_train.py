@@ -178,7 +178,7 @@ def test_a_faulty_file_that_is_watched_ends_with_its_faults(call, rows) -> None:
     rows.write_text("no json\n")
     result = call("train", str(rows), "--watch")
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: line 1: found")
+    assert result.stderr.startswith("error: file: found a file that begins")
 
 
 def test_a_job_that_is_cancelled_while_it_is_watched_names_what_it_left(call, server, rows, worker) -> None:
