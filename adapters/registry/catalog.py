@@ -129,7 +129,7 @@ class Catalog:
         return version.key in self._pinned
 
     def quarantine_reason(self, version: Version) -> str | None:
-        """Return why requests for ``version`` are refused now; ``version.quarantine`` may be out of date."""
+        """Return the reason of the quarantine of ``version``, or None; ``version.quarantine`` may be out of date."""
         return self._quarantined.get(version.key)
 
     def pinned(self) -> list[Version]:

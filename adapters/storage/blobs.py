@@ -202,7 +202,7 @@ class Blobs:
 
 
 def _newest_mtime(directory: Path) -> float:
-    """Return when anything in a staging directory last changed; the present time if it vanishes meanwhile."""
+    """Return the time of the last change in a staging directory; the present time if it vanishes meanwhile."""
     try:
         return max(path.stat().st_mtime for path in (directory, *directory.rglob("*")))
     except FileNotFoundError:

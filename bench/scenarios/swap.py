@@ -119,7 +119,7 @@ def _request(model: str, tokens: int) -> LoadRequest:
 
 
 def first(answers: Sequence[StreamedAnswer], move: Move) -> float:
-    """Return when the first token by the version of ``move`` arrived at any client."""
+    """Return the time at which the first token by the version of ``move`` arrived at any client."""
     return min(answer.arrived_s[0] for answer in answers if answer.arrived_s and answered_by(answer) == move.version)
 
 

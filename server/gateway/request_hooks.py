@@ -204,7 +204,7 @@ class RequestHooks:
                 assert version is not None
                 context.refusal = running.residency.quarantine(version, QuarantineReason.NAN)
                 raise context.refusal from nan
-            except Exception:  # whatever vLLM raises there, the engine did not survive this generation
+            except Exception:  # vLLM has no one class for the end of its engine: ``is_dead`` tells it apart
                 if running.engine.is_dead:
                     self.suspects.note(context.fingerprint, running.engine)
                     context.refusal = self.engine.not_ready()

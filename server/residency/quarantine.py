@@ -50,7 +50,7 @@ class Quarantine:
         return self.reason(version) is not None
 
     def reason(self, version: Version) -> str | None:
-        """Return why ``version`` is quarantined; None: it is not."""
+        """Return the reason of the quarantine of ``version``; None: it has none."""
         if version.key in self._unstored:
             return self._unstored[version.key][1]
         return self._stored(version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -30,38 +31,34 @@ async def assert_chats_and_refuses_writes(opened: Opened) -> None:
     assert "127.0.0.1" not in refused.text
 
 
+async def assert_outlives(opening: Opening, until: Until, goes: Callable[[], None], comes: Callable[[], None]) -> None:
+    """Serve while the database is away, then write again, and see the write on another server."""
+    async with opening() as opened, opening() as other:
+        await opened.publish("sql")
+        await opened.publish("poet", 2)
+        goes()
+        try:
+            await assert_chats_and_refuses_writes(opened)
+        finally:
+            comes()
+        await until(lambda: can_write(opened))
+        await until(lambda: "again" in other.state.registry.catalog)
+
+
 @on_postgresql
 async def test_serving_goes_on_while_postgresql_is_frozen(
     opening: Opening, postgres: PostgresServer, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(BoundedConnection, "answer_s", 0.5)
     monkeypatch.setattr(postgres_module, "CONNECT_S", 2)  # libpq takes no less
-    async with opening() as opened, opening() as other:
-        await opened.publish("sql")
-        await opened.publish("poet", 2)
-        postgres.freeze()
-        try:
-            await assert_chats_and_refuses_writes(opened)
-        finally:
-            postgres.thaw()
-        await until(lambda: can_write(opened))
-        await until(lambda: "again" in other.state.registry.catalog)
+    await assert_outlives(opening, until, postgres.freeze, postgres.thaw)
 
 
 @on_postgresql
 async def test_serving_goes_on_while_postgresql_is_killed(
     opening: Opening, postgres: PostgresServer, until: Until
 ) -> None:
-    async with opening() as opened, opening() as other:
-        await opened.publish("sql")
-        await opened.publish("poet", 2)
-        postgres.kill()
-        try:
-            await assert_chats_and_refuses_writes(opened)
-        finally:
-            postgres.start()
-        await until(lambda: can_write(opened))
-        await until(lambda: "again" in other.state.registry.catalog)
+    await assert_outlives(opening, until, postgres.kill, postgres.start)
 
 
 async def can_write(opened: Opened) -> bool:

@@ -130,7 +130,7 @@ class VllmBuilder:
             raise
 
     def _explained(self, failed: Exception) -> StartRefused | StartFailed:
-        """Return why the engine did not start. The first start is not tried again for a reason that will stay."""
+        """Return the error of a failed start. The first start is not tried again for a reason that will stay."""
         failure = None if self.logs is None else self.logs.first_failure()
         if failure is None:
             refused = isinstance(failed, ValueError | TypeError | NotImplementedError | ImportError)

@@ -17,7 +17,7 @@ _EXPERTS = ".experts"
 
 
 def unsupported_architecture(args: Namespace) -> str | None:
-    """Return why no adapter can be served on the model of vLLM's parsed ``args``; None: its class supports LoRA.
+    """Return the reason why the model of vLLM's parsed ``args`` can have no adapter; None: its class supports LoRA.
 
     None too where the class cannot be found: the start has then failed for another reason. Blocks.
     """
@@ -35,7 +35,7 @@ def unsupported_architecture(args: Namespace) -> str | None:
 
 
 def experts_on_a_cpu(client: AsyncLLM) -> str | None:
-    """Return why no adapter can be served on the running engine: the experts' LoRA needs a GPU; None: there are none.
+    """Return the reason why the running engine can have no adapter: experts' LoRA needs a GPU; None: no experts.
 
     Its first request would end the engine, whether or not it names an adapter.
     """

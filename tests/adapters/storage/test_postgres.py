@@ -88,7 +88,7 @@ async def test_a_new_connection_that_is_not_answered_ends(
 ):
     monkeypatch.setattr(postgres_module, "CONNECT_S", 2)  # libpq takes no less
     async with Database.open(database_url) as unanswered:
-        with pytest.raises(StorageUnavailable, match="no connection .* nothing was written"):
+        with pytest.raises(StorageUnavailable, match=r"no connection .* nothing was written"):
             await count(unanswered)
 
 
