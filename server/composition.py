@@ -13,7 +13,7 @@ import structlog
 from adapters.checks.inspector import Inspector
 from adapters.compile.adapter_compiler import AdapterCompiler
 from adapters.crash_points import CrashPoints
-from adapters.errors import BlobStoreUnavailable
+from adapters.errors import BlobStoreUnavailable, StorageUnavailable
 from adapters.names import Reference
 from adapters.publisher import Publisher
 from adapters.registry.registry import Registry
@@ -171,7 +171,7 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
                 usage=partial(state.accounts.usage.persist, USAGE_INTERVAL_S),
                 journal=partial(journal.persist, lambda: engine.serving().residency.versions()),
                 sweeper=partial(_sweep, state),
-                quarantine=partial(_store_quarantines, state),
+                quarantine=partial(_follow_quarantines, state),
                 job_preflight=state.job_preflight.run,
             ),
             background(batches=batch_runner.run),
@@ -319,10 +319,16 @@ async def _version_directory(registry: Registry, blobs: Blobs, name: str) -> Pat
     return await blobs.path(version.digest)
 
 
-async def _store_quarantines(state: AppState) -> None:
+async def _follow_quarantines(state: AppState) -> None:
+    """Store the quarantines of this server, and unload what another server quarantined."""
     while True:
-        await state.quarantine.store(state.registry)
         await asyncio.sleep(QUARANTINE_INTERVAL_S)
+        if state.engine.is_ready:
+            state.engine.serving().residency.unload_quarantined()
+        try:
+            await state.quarantine.store(state.registry)
+        except StorageUnavailable as away:
+            log.warning("a quarantine cannot be stored yet", cause=away.message)
 
 
 async def _claim_blobs(state: AppState) -> None:

@@ -32,6 +32,9 @@ class DeathSuspects:
         self._suspicions: OrderedDict[str, _Suspicion] = OrderedDict()
 
     def __bool__(self) -> bool:
+        """Return whether anything is suspected; costs next to nothing where nothing is."""
+        while self._suspicions and self._is_forgotten(next(iter(self._suspicions.values()))):
+            self._suspicions.popitem(last=False)
         return bool(self._suspicions)
 
     def note(self, suspect: str, engine: Engine) -> bool:
@@ -50,12 +53,7 @@ class DeathSuspects:
     def is_guilty(self, suspect: str) -> bool:
         """Return whether engines died twice while they did ``suspect``, the last time within ``WINDOW_S``."""
         known = self._suspicions.get(suspect)
-        if known is None:
-            return False
-        if self._is_forgotten(known):
-            del self._suspicions[suspect]
-            return False
-        return known.deaths >= DEATHS
+        return known is not None and not self._is_forgotten(known) and known.deaths >= DEATHS
 
     def _is_forgotten(self, suspicion: _Suspicion) -> bool:
         return suspicion.at < self._clock() - WINDOW_S

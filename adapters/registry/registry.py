@@ -208,12 +208,18 @@ class Registry(CatalogFollower):
             row = await rows.change_version(await rows.living_version(adapter, number), is_pinned=is_pinned)
         return version_value(name, row)
 
-    async def set_quarantine(self, name: str, number: int, reason: str | None) -> Version:
-        """Record why requests for a version are refused; None: they are not."""
+    async def set_quarantine(self, version: Version, reason: str | None) -> Version:
+        """Record why requests for ``version`` are refused; None: they are not.
+
+        Raises:
+            VersionNotFound: other bytes have its number, in a database that was restored from a backup.
+        """
         async with self._write() as rows:
-            adapter = await rows.changing_adapter(name)
-            row = await rows.change_version(await rows.living_version(adapter, number), quarantine=reason)
-        return version_value(name, row)
+            adapter = await rows.changing_adapter(version.adapter)
+            row = await rows.living_version(adapter, version.number)
+            if row.digest != version.digest:
+                raise VersionNotFound(f"version '{version.name}' has other weights now", param="version")
+            return version_value(version.adapter, await rows.change_version(row, quarantine=reason))
 
     async def delete_version(self, name: str, number: int, *, with_aliases: bool = False) -> None:
         """Delete a version; its number, id and fine-tuned names are never used again.

@@ -1,12 +1,14 @@
 """Versions that passed the checks and harmed the engine all the same: requests for them are refused."""
 
+import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from typing import Final
 
 import structlog
 
-from adapters.errors import NotFound, StorageUnavailable
+from adapters.errors import NotFound
 from adapters.registry.registry import Registry
 from adapters.versions import Version
 from server.errors import AdapterQuarantined
@@ -41,6 +43,7 @@ class Quarantine:
     def __init__(self, stored: Callable[[Version], str | None] = lambda _: None) -> None:
         self._stored = stored
         self._unstored: dict[tuple[int, str], tuple[Version, QuarantineReason]] = {}
+        self._storing = asyncio.Lock()  # a quarantine that was just lifted must not be stored behind it
 
     def add(self, version: Version, reason: QuarantineReason) -> None:
         log.error("quarantined", version=version.name, reason=reason)
@@ -56,21 +59,23 @@ class Quarantine:
         return self._stored(version)
 
     async def lift(self, version: Version, registry: Registry) -> Version:
-        """Let requests try ``version`` again."""
-        self._unstored.pop(version.key, None)
-        return await registry.set_quarantine(version.adapter, version.number, None)
+        """Let requests try ``version`` again; VersionNotFound if it was deleted."""
+        async with self._storing:
+            self._unstored.pop(version.key, None)
+            return await registry.set_quarantine(version, None)
 
     async def store(self, registry: Registry) -> None:
-        """Write to ``registry`` what is not there yet; what cannot be written now stays for the next call."""
+        """Write to ``registry`` what is not there yet.
+
+        Raises:
+            StorageUnavailable: the rest stays for the next call.
+        """
         for version, reason in list(self._unstored.values()):
-            try:
-                await registry.set_quarantine(version.adapter, version.number, reason)
-            except StorageUnavailable as away:
-                log.warning("a quarantine could not be stored yet", version=version.name, cause=away.message)
-                return
-            except NotFound:  # deleted meanwhile
-                pass
-            self._unstored.pop(version.key, None)
+            async with self._storing:
+                if version.key in self._unstored:
+                    with suppress(NotFound):  # deleted meanwhile
+                        await registry.set_quarantine(version, reason)
+                    self._unstored.pop(version.key)
 
     def refusal(self, version: Version) -> AdapterQuarantined:
         """Return the error for requests for ``version``, which is quarantined."""

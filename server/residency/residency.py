@@ -161,6 +161,12 @@ class Residency:
         self._spawn(self.unload(version))
         return self.quarantined.refusal(version)
 
+    def unload_quarantined(self) -> None:
+        """Unload what another server quarantined; without effect on what is on its way out already."""
+        for entry in self._entries.values():
+            if entry.state is ResidentState.RESIDENT and entry.version in self.quarantined:
+                self._spawn(self.unload(entry.version))
+
     def check(self, version: Version) -> None:
         """Raise AdapterQuarantined if ``version`` is quarantined."""
         if version in self.quarantined:
@@ -277,7 +283,7 @@ class Residency:
             started = perf_counter()
             await self._engine_load(resident)
         except BaseException as error:
-            if isinstance(error.__cause__, EngineGone) and self.suspects.note(f"load of {version.id}", self.engine):
+            if isinstance(error.__cause__, EngineGone) and self.suspects.note(f"load of {version.key}", self.engine):
                 self.quarantined.add(version, QuarantineReason.DEATHS)
             self._release_capacity(version)
             raise

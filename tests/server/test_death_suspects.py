@@ -56,3 +56,9 @@ def test_the_oldest_suspects_make_place_for_new_ones(suspects: DeathSuspects) ->
     for number in range(MOST + 1):
         suspects.note(str(number), first)
     assert [suspects.note(text, second) for text in ("0", str(MOST))] == [False, True]
+
+
+def test_nothing_is_suspected_once_all_is_forgotten(suspects: DeathSuspects, now: list[float]) -> None:
+    suspects.note("a", engine())
+    now[0] = WINDOW_S + 1
+    assert not suspects

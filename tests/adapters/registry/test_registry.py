@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
@@ -55,6 +56,16 @@ async def test_everything_is_there_again_after_reopening(database_url: str, add:
     async with Registry.open(database_url) as reopened:
         assert list(reopened.catalog) == list(registry.catalog)
         assert [version.name for version in reopened.catalog.pinned()] == ["sql@1"]
+
+
+async def test_a_quarantine_is_of_the_weights_that_earned_it(registry: Registry, add: AddVersion):
+    harmful = await add("sql")
+    assert (await registry.set_quarantine(harmful, "nan")).quarantine == "nan"
+    assert registry.catalog.quarantine_reason(harmful) == "nan"
+    other_weights = replace(harmful, digest="f" * 64)
+    with pytest.raises(VersionNotFound, match="other weights"):
+        await registry.set_quarantine(other_weights, None)
+    assert registry.catalog.quarantine_reason(harmful) == "nan"
 
 
 async def test_a_report_is_kept_with_its_version_until_deletion(registry: Registry, add: AddVersion):

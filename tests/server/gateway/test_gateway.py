@@ -10,6 +10,7 @@ from contextlib import suppress
 import httpx
 import pytest
 
+from adapters.registry.registry import Registry
 from server.errors import RequestTimeout
 from server.http.errors import error_response
 from tests.server.opened import Listening, Opened, Opening
@@ -261,6 +262,15 @@ async def test_a_quarantine_outlives_a_restart_until_it_is_lifted(opening: Openi
         lifted = await restarted.client.post("/v1/adapters/sql/versions/1/unquarantine")
         assert (lifted.status_code, lifted.json()["quarantine"]) == (200, None)
         assert await restarted.answer("sql") == "sql@1"
+
+
+async def test_what_another_server_quarantined_is_unloaded_here(opened: Opened, until: Until) -> None:
+    await opened.publish("sql")
+    assert await opened.answer("sql") == "sql@1"
+    async with Registry.open(opened.state.settings.database) as other:
+        await other.set_quarantine(other.catalog.version("sql", 1), "nan")
+    await until(lambda: not opened.residents)
+    assert (await opened.chat("sql")).json()["error"]["code"] == "adapter_quarantined"
 
 
 async def test_a_version_that_was_loaded_at_two_deaths_is_not_loaded_a_third_time(
