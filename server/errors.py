@@ -1,7 +1,9 @@
 """What can go wrong while serving: the server's branches of the tree in ``adapters.errors``.
 
 PatchbayError
-├── Unauthenticated, Forbidden
+├── Unauthenticated
+├── Forbidden
+│   └── AdapterShared
 ├── Unavailable
 │   └── EngineNotReady, Draining, ResidencyFull, Overloaded, RateLimited
 ├── AdapterQuarantined, RequestRefused, RequestTimeout, InvalidRequest, MissingScope, RouteUnsupported
@@ -27,9 +29,18 @@ class Unauthenticated(PatchbayError):
 
 
 class Forbidden(PatchbayError):
-    """The key lacks the scope that the route needs, or the adapter is another project's."""
+    """The key lacks the scope that the route needs, or the request comes from a place that may not send it."""
 
     code = "insufficient_scope"
+
+
+class AdapterShared(Forbidden):
+    """The adapter is another project's, which lets the caller use and read it, not change it."""
+
+    code = "adapter_is_shared"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"adapter '{name}' is shared with this key's project to be used and read, not changed")
 
 
 class Unavailable(PatchbayError):

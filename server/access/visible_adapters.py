@@ -6,7 +6,7 @@ from adapters.errors import NameNotAllowed
 from adapters.registry.catalog import Catalog
 from adapters.versions import Adapter, Version
 from server.access.caller import Caller
-from server.errors import Forbidden
+from server.errors import AdapterShared
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class VisibleAdapters:
 
         Raises:
             AdapterNotFound: there is none.
-            Forbidden: it is another project's, which shared it.
+            AdapterShared: it is another project's.
         """
         return self._own(self.adapter(name))
 
@@ -58,7 +58,7 @@ class VisibleAdapters:
 
         Raises:
             NameNotAllowed: the caller may not use this name; another project may have it.
-            Forbidden: it is another project's adapter, which shared it.
+            AdapterShared: it is another project's adapter.
         """
         if not self.sees(name):
             raise NameNotAllowed(name)
@@ -68,4 +68,4 @@ class VisibleAdapters:
     def _own(self, adapter: Adapter) -> Adapter:
         if self.caller.seen_project in (None, adapter.project):
             return adapter
-        raise Forbidden(f"adapter '{adapter.name}' is shared with this key's project to be used and read, not changed")
+        raise AdapterShared(adapter.name)

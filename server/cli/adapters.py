@@ -93,7 +93,10 @@ def share(
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Let the keys of another project use and read an adapter with all its versions, not change it."""
+    """Let another project use and read an adapter with all its versions, not change it; needs an admin key.
+
+    With --end, a key of either project with adapters:write ends the share.
+    """
     path = f"/v1/adapters/{check_adapter_name(name)}/shares/{check_project(project)}"
     with connect(url, api_key) as server:
         adapter = server.send("DELETE" if end else "PUT", path)

@@ -33,7 +33,7 @@ async def delete_model(state: AppState, adapters: VisibleAdapters, model: str) -
     Raises:
         InvalidName: ``model`` is a reference such as ``sql@7``; versions are deleted by ``delete_version``.
         NotFound: it does not exist.
-        Forbidden: it is another project's, which shared it.
+        AdapterShared: it is another project's.
     """
     if (loaded := adapters.loaded_as(model)) is not None:
         await delete_adapter(state, adapters.owned(loaded.name).name)

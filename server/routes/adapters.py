@@ -19,24 +19,25 @@ from server.http.schemas.adapters import (
 from server.http.schemas.base import ListObject
 from server.operations import aliases
 from server.operations.deletion import delete_adapter
-from server.routes.dependencies import DEFAULT_PAGE, PageLimit, StateDep, VisibleDep, check_adapter
+from server.routes.dependencies import DEFAULT_PAGE, PageLimit, ProjectDep, StateDep, VisibleDep, check_adapter
 
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"], dependencies=[Depends(check_adapter)])
 
 
 @router.get("")
 async def list_adapters(
-    adapters: VisibleDep, after: str | None = None, limit: PageLimit = DEFAULT_PAGE
+    adapters: VisibleDep, seen: ProjectDep, after: str | None = None, limit: PageLimit = DEFAULT_PAGE
 ) -> ListObject[AdapterObject]:
     """List adapters by name; ``after`` is the last name of the page before."""
     page, has_more = adapters.page(after, limit)
-    return ListObject[AdapterObject](data=map(AdapterObject.from_adapter, page), has_more=has_more)
+    data = [AdapterObject.from_adapter(adapter, seen) for adapter in page]
+    return ListObject[AdapterObject](data=data, has_more=has_more)
 
 
 @router.get("/{name}")
-async def show(name: str, state: StateDep) -> AdapterObject:
+async def show(name: str, state: StateDep, seen: ProjectDep) -> AdapterObject:
     """Show an adapter."""
-    return AdapterObject.from_adapter(await state.registry.look_up(lambda catalog: catalog.adapter(name)))
+    return AdapterObject.from_adapter(await state.registry.look_up(lambda catalog: catalog.adapter(name)), seen)
 
 
 @router.delete("/{name}")
@@ -47,17 +48,21 @@ async def delete(name: str, state: StateDep) -> DeletedAdapter:
 
 
 @router.put("/{name}/shares/{project}")
-async def share(name: str, project: str, state: StateDep) -> AdapterObject:
-    """Let another project use and read an adapter: all its versions, those to come too."""
+async def share(name: str, project: str, state: StateDep, seen: ProjectDep) -> AdapterObject:
+    """Let another project use and read an adapter: all its versions, those to come too.
+
+    It needs ``admin``, as OpenAI's permissions on checkpoints do: a share puts a name among those that the other
+    project calls.
+    """
     await state.registry.share(name, project)
-    return AdapterObject.from_adapter(state.registry.catalog.adapter(name))
+    return AdapterObject.from_adapter(state.registry.catalog.adapter(name), seen)
 
 
 @router.delete("/{name}/shares/{project}")
-async def unshare(name: str, project: str, state: StateDep) -> AdapterObject:
-    """End a share; requests in flight finish."""
+async def unshare(name: str, project: str, state: StateDep, seen: ProjectDep) -> AdapterObject:
+    """End a share; requests in flight finish. Both projects may end it."""
     await state.registry.unshare(name, project)
-    return AdapterObject.from_adapter(state.registry.catalog.adapter(name))
+    return AdapterObject.from_adapter(state.registry.catalog.adapter(name), seen)
 
 
 @router.get("/{name}/aliases")

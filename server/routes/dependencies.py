@@ -37,13 +37,16 @@ VisibleDep = Annotated[VisibleAdapters, Depends(_visible_adapters)]
 async def check_adapter(request: Request, state: StateDep, adapters: VisibleDep) -> None:
     """Check that the caller may see the adapter ``name`` of the path and, but for GET, change it.
 
+    A share with the caller's ``project`` is the caller's to end, too.
+
     Raises:
         AdapterNotFound: there is none.
-        Forbidden: it is another project's, which shared it.
+        AdapterShared: it is another project's.
     """
     name = request.path_params.get("name")
     if name is not None:
-        find = adapters.adapter if request.method == "GET" else adapters.owned
+        is_own_share = request.path_params.get("project") == adapters.caller.project
+        find = adapters.adapter if request.method == "GET" or is_own_share else adapters.owned
         await state.registry.look_up(lambda _: find(name))
 
 

@@ -24,7 +24,7 @@ def servable_extension(body: JobBody, state: AppState, caller: Caller) -> Json:
         InvalidField: a rank or targets that the engine does not take; a warm start that does not exist, is
             given twice, or together with them; an integration that the operator did not allow.
         InvalidName, NameTaken: no adapter may have the name.
-        NameNotAllowed, Forbidden: the caller may not publish an adapter of that name.
+        NameNotAllowed, AdapterShared: the caller may not publish an adapter of that name.
         WrongBase: the warm start was made for another base model.
         EngineNotReady: the base model is not known yet.
     """

@@ -106,9 +106,7 @@ ATTEMPTS: Final = [
     same("DELETE /v1/adapters/{name}"),
     *(same(f"{verb} {VERSION}{rest}") for verb, rest in (
         ("DELETE", ""), ("POST", "/load"), ("POST", "/unload"), ("POST", "/pin"), ("POST", "/unpin"),
-        ("POST", "/unquarantine"),
     )),
-    same("PUT /v1/adapters/{name}/shares/{project}"),
     same("DELETE /v1/adapters/{name}/shares/{project}"),
     same("PUT /v1/adapters/{name}/aliases/{alias}", {"version": 1}),
     same("DELETE /v1/adapters/{name}/aliases/{alias}"),
@@ -176,6 +174,15 @@ class Tenants:
         response = await self.opened.client.request(method, path, headers=self.acme, **request)
         assert response.status_code in {200, 201}, (path, response.text)
         return response.json() if response.headers["content-type"] == "application/json" else response.text
+
+    async def operator(self) -> httpx.Headers:
+        _, secret = await self.opened.state.keys.create("ops", [Scope.ADMIN])
+        return httpx.Headers({"Authorization": f"Bearer {secret}"})
+
+    async def share(self, adapter: str, project: str) -> None:
+        path = f"/v1/adapters/{adapter}/shares/{project}"
+        response = await self.opened.client.put(path, headers=await self.operator())
+        assert response.status_code == 200, response.text
 
     async def text_for_globex(self, path: str) -> str:
         response = await self.opened.client.get(path, headers=self.globex)
@@ -320,29 +327,50 @@ async def test_a_load_call_does_not_take_a_name_of_another_project(tenants: Tena
 
 async def test_a_shared_adapter_is_used_and_read_and_not_changed(tenants: Tenants) -> None:
     client, headers = tenants.opened.client, tenants.globex
-    shared = await tenants.as_acme("PUT", "/v1/adapters/secret-sql/shares/globex")
+    await tenants.share("secret-sql", "third")
+    await tenants.share("secret-sql", "globex")
+    assert (await tenants.as_acme("GET", "/v1/adapters/secret-sql"))["shared_with"] == ["globex", "third"]
+    shared = (await client.get("/v1/adapters/secret-sql", headers=headers)).json()
     assert (shared["project"], shared["shared_with"]) == ("acme", ["globex"])
     answer = await client.post("/v1/chat/completions", json={"model": "secret-sql", **ASKED}, headers=headers)
     assert (answer.status_code, answer.headers["x-patchbay-adapter"]) == (200, "secret-sql@1")
     assert "secret-sql" in await tenants.text_for_globex("/v1/adapters")
     assert "secret-sql" in await tenants.text_for_globex("/v1/models")
     await tenants.text_for_globex("/v1/adapters/secret-sql/versions/1/content/adapter_config.json")
-    changes = [("DELETE", ""), ("POST", "/rollback"), ("PUT", "/shares/third"), ("POST", "/versions/1/pin")]
+    changes = [("DELETE", ""), ("POST", "/rollback"), ("DELETE", "/shares/third"), ("POST", "/versions/1/pin")]
     for method, rest in changes:
         refused = await client.request(method, f"/v1/adapters/secret-sql{rest}", headers=headers)
-        assert refused.status_code == 403, (method, rest)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "adapter_is_shared"), (method, rest)
     await tenants.as_acme("DELETE", "/v1/adapters/secret-sql/shares/globex")
     assert (await client.get("/v1/adapters/secret-sql", headers=headers)).status_code == 404
     again = await client.delete("/v1/adapters/secret-sql/shares/globex", headers=tenants.acme)
     assert (again.status_code, again.json()["error"]["code"]) == (404, "share_not_found")
 
 
+async def test_an_operator_alone_shares_and_both_projects_end_a_share(tenants: Tenants) -> None:
+    client, path = tenants.opened.client, "/v1/adapters/secret-sql/shares/globex"
+    refused = await client.put(path, headers=tenants.acme)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "insufficient_scope")
+    for headers in (tenants.acme, tenants.globex):
+        await tenants.share("secret-sql", "globex")
+        assert (await client.delete(path, headers=headers)).status_code == 200
+        assert (await client.get("/v1/adapters/secret-sql", headers=tenants.globex)).status_code == 404
+    assert (await client.delete(path, headers=tenants.globex)).status_code == 404
+
+
+async def test_an_operator_alone_lifts_a_quarantine(tenants: Tenants) -> None:
+    version = tenants.opened.state.registry.catalog.version("secret-sql", 1)
+    await tenants.opened.state.registry.set_quarantine(version, "engine_deaths")
+    path = "/v1/adapters/secret-sql/versions/1/unquarantine"
+    assert (await tenants.opened.client.post(path, headers=tenants.acme)).status_code == 403
+    lifted = await tenants.opened.client.post(path, headers=await tenants.operator())
+    assert (lifted.status_code, lifted.json()["quarantine"]) == (200, None)
+
+
 async def test_an_operator_sees_all_projects_and_publishes_for_them(
     tenants: Tenants, make_adapter: MakeAdapter
 ) -> None:
-    opened = tenants.opened
-    _, secret = await opened.state.keys.create("ops", [Scope.ADMIN])
-    headers = {"Authorization": f"Bearer {secret}"}
+    opened, headers = tenants.opened, await tenants.operator()
     adapters = await opened.client.get("/v1/adapters", headers=headers)
     projects = {each["name"]: each["project"] for each in adapters.json()["data"]}
     assert (projects["secret-sql"], projects["own"]) == ("acme", "globex")

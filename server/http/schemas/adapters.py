@@ -27,7 +27,12 @@ class AdapterObject(ResponseObject):
     shared_with: list[str]
 
     @classmethod
-    def from_adapter(cls, adapter: Adapter) -> Self:
+    def from_adapter(cls, adapter: Adapter, seen_project: str | None) -> Self:
+        """Return ``adapter`` as a caller sees it who sees ``seen_project``; None: one who sees all.
+
+        A project with which it is shared learns of no other share.
+        """
+        sees_all = seen_project in (None, adapter.project)
         return cls(
             name=adapter.name,
             lora_name=adapter.lora_name,
@@ -36,7 +41,7 @@ class AdapterObject(ResponseObject):
             version_count=len(adapter.versions),
             aliases={name: alias.version for name, alias in adapter.aliases.items()},
             project=adapter.project,
-            shared_with=sorted(adapter.shared_with),
+            shared_with=sorted(adapter.shared_with) if sees_all else [seen_project],
         )
 
 

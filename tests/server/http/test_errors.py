@@ -22,6 +22,7 @@ SHARED: set[str] = set()
 """Codes that several errors carry on purpose."""
 
 CODES = [
+    "adapter_is_shared",
     "adapter_quarantined",
     "adapter_refused",
     "adapter_too_costly",
