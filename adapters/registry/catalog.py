@@ -52,15 +52,6 @@ class Catalog:
         name = self._lora_names.get(lora_name)
         return None if name is None else self._adapters[name]
 
-    def is_given(self, reference: Reference) -> bool:
-        """Whether ``reference`` means a version of an adapter, deleted or not, or an alias that exists."""
-        adapter = self._adapters.get(reference.adapter)
-        if adapter is None:
-            return False
-        if reference.version is not None:
-            return reference.version <= max(adapter.versions, default=0)
-        return reference.alias in adapter.aliases
-
     def resolve(self, reference: Reference | FineTunedName) -> Version:
         """Return the version that ``reference`` means now; raises as ``adapter``, ``alias`` and ``version`` do."""
         if isinstance(reference, FineTunedName):
@@ -137,10 +128,10 @@ class Catalog:
 
     def replace(self, changed: Iterable[Adapter], deleted: Iterable[str]) -> None:
         """Store adapters that changed and remove deleted ones. Called by the registry only."""
-        for name in deleted:
+        changed = list(changed)
+        for name in [*deleted, *(adapter.name for adapter in changed)]:  # all first: names move between adapters
             self._remove(name)
         for adapter in changed:
-            self._remove(adapter.name)
             self._adapters[adapter.name] = adapter
             self._names.insert(bisect_left(self._names, adapter.name), adapter.name)
             self._pinned.update((v.key, v) for v in adapter.versions.values() if v.is_pinned)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from enum import Enum
@@ -91,10 +91,16 @@ class Registry(CatalogFollower):
             adapter = await rows.adapter(name)
             return [] if adapter is None else await rows.alias_history(adapter, alias)
 
-    async def is_unused(self, name: str) -> bool:
-        """True until an adapter is registered under ``name``; a deleted one still counts."""
+    async def owner(self, name: str) -> str | None:
+        """Return the project of the adapter called ``name``, a deleted one too; None: no adapter ever had the name."""
         async with self.database.read() as connection:
-            return await Rows(connection).adapter(name) is None
+            row = await Rows(connection).adapter(name)
+            return None if row is None else row.project
+
+    async def name_to_load(self, lora_name: str, project: str, reserved: Container[str] = ()) -> str:
+        """Return the name of the adapter that ``project`` may load as ``lora_name``; see ``Rows.name_to_load``."""
+        async with self.database.read() as connection:
+            return await Rows(connection).name_to_load(lora_name, project, reserved)
 
     async def digests(self) -> set[str]:
         """Return the digests of all living versions and originals, from the database: the catalog may lag behind."""
@@ -138,7 +144,7 @@ class Registry(CatalogFollower):
         Raises:
             InvalidName: ``name``, the alias or ``lora_name`` is not valid.
             NameNotAllowed: the adapter, deleted or not, belongs to another project than ``project``.
-            NameTaken: the version that ``fine_tuned_name`` means was deleted; ``lora_name`` is another adapter's.
+            NameTaken: the version that ``fine_tuned_name`` means was deleted; ``lora_name`` means something else.
         """
         check_adapter_name(name)
         if lora_name is not None:
@@ -344,7 +350,8 @@ class Registry(CatalogFollower):
 async def _point(rows: Rows, adapter: AnyRow, alias: str, version: int) -> Alias:
     """Point an alias to a version, unless it points there already; NameTaken if an adapter was loaded as its name."""
     row = await rows.alias(adapter, alias)
-    if row is None and await rows.adapter_called(f"{adapter.name}@{alias}") is not None:
+    is_new = row is None or row.version is None
+    if is_new and await rows.adapter_called(f"{adapter.name}@{alias}") is not None:
         raise NameTaken(f"'{adapter.name}@{alias}' is the name of another adapter: choose another", param="alias")
     if row is None or row.version != version:
         row = await rows.move_alias(adapter, alias, row, version)

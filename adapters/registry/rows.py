@@ -2,17 +2,17 @@
 
 import secrets
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, insert, select, update
+from sqlalchemy import Row, Select, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.errors import AdapterNotFound, AliasMoved, NameNotAllowed, NameTaken, VersionNotFound
-from adapters.names import FineTunedName
+from adapters.errors import AdapterNotFound, AliasMoved, InvalidName, NameNotAllowed, NameTaken, VersionNotFound
+from adapters.names import FineTunedName, Reference, name_for
 from adapters.registry.catalog import SHOWN
 from adapters.registry.schema import (
     adapters,
@@ -87,10 +87,65 @@ class Rows:
         """Return the row of the adapter ``name``, deleted or not."""
         return (await self.connection.execute(select(adapters).where(adapters.c.name == name))).one_or_none()
 
-    async def adapter_called(self, lora_name: str) -> str | None:
-        """Return the name of the adapter with that lora name; None: no adapter has it."""
-        statement = select(adapters.c.name).where(adapters.c.lora_name == lora_name)
-        return (await self.connection.execute(statement)).scalar_one_or_none()
+    async def adapter_called(self, lora_name: str) -> AnyRow | None:
+        """Return the row of the adapter with that lora name, deleted or not; None: no adapter has it."""
+        return (await self.connection.execute(select(adapters).where(adapters.c.lora_name == lora_name))).one_or_none()
+
+    async def name_to_load(self, lora_name: str, project: str, reserved: Container[str]) -> str:
+        """Return the name of the adapter that was loaded as ``lora_name``; else the one that it would get now.
+
+        Names in ``reserved`` are left out. Raises as ``check_lora_name``.
+        """
+        name = name_for(lora_name)
+        if (holder := await self.adapter_called(lora_name)) is not None:
+            name = holder.name
+        else:
+            row = await self.adapter(name)
+            is_free = row is None or (row.deleted_at is not None and row.project == project)
+            name = name_for(lora_name, is_taken=not is_free or name in reserved)
+        await self.check_lora_name(lora_name, name, project)
+        return name
+
+    async def check_lora_name(self, lora_name: str, name: str, project: str) -> None:
+        """Check that the adapter ``name`` of ``project`` may be called ``lora_name``, as ``sql@3`` it may be.
+
+        Raises:
+            NameNotAllowed: an adapter of another project has it, or its versions and aliases are named so.
+            NameTaken: another adapter has it, or it means an alias or a version, deleted or not, of one.
+        """
+        holder = await self.adapter_called(lora_name)
+        if holder is not None and holder.project != project:
+            raise NameNotAllowed(lora_name, param="lora_name")
+        if holder is not None and holder.name != name:
+            raise NameTaken(f"'{lora_name}' is the name of another adapter", param="lora_name")
+        try:
+            meant = Reference.parse(lora_name)
+        except InvalidName:
+            return
+        owner = await self.adapter(meant.adapter)
+        if owner is not None and owner.project != project:
+            raise NameNotAllowed(lora_name, param="lora_name")
+        if owner is not None and holder is None and await self._means_something(meant, owner):
+            raise NameTaken(
+                f"'{lora_name}' means a version of '{meant.adapter}', which never changes: choose another name",
+                param="lora_name",
+            )
+
+    async def _means_something(self, reference: Reference, adapter: AnyRow) -> bool:
+        if reference.version is not None:
+            return bool(reference.version < adapter.next_version)
+        alias = await self.alias(adapter, reference.alias)
+        return alias is not None and alias.version is not None
+
+    async def _check_new_name(self, name: str, project: str) -> None:
+        """Raise NameNotAllowed where adapters of other projects have lora names such as ``name@3``."""
+        prefix = f"{name}@"
+        begins = func.substr(adapters.c.lora_name, 1, len(prefix)) == prefix
+        statement = select(adapters.c.id).where(
+            adapters.c.lora_name.is_not(None), begins, adapters.c.project != project
+        )
+        if (await self.connection.execute(statement.limit(1))).first() is not None:
+            raise NameNotAllowed(name)
 
     async def changing_adapter(self, name: str) -> AnyRow:
         """Return the row of an adapter that is not deleted, and mark it as changed now; else AdapterNotFound."""
@@ -106,18 +161,21 @@ class Rows:
         A new adapter gets ``lora_name``. A number is left out where ``name@number`` is an adapter's lora name.
 
         Raises:
-            NameNotAllowed: the adapter, deleted or not, belongs to another project.
-            NameTaken: ``lora_name`` is another adapter's, or the adapter has another one.
+            NameNotAllowed: the adapter, deleted or not, belongs to another project, or what its versions would be
+                called does.
+            NameTaken: the adapter has another lora name; or as ``check_lora_name``.
         """
         row = await self.adapter(name)
-        if row is not None and row.project != project:
+        if row is None:
+            await self._check_new_name(name, project)
+        elif row.project != project:
             raise NameNotAllowed(name)
+        if lora_name is not None:
+            await self.check_lora_name(lora_name, name, project)
         number = 1 if row is None else row.next_version
         while await self.adapter_called(f"{name}@{number}") is not None:
             number += 1
         state: dict[str, Any] = {"next_version": number + 1, "revision": _REVISION}
-        if lora_name is not None and await self.adapter_called(lora_name) not in (None, name):
-            raise NameTaken(f"'{lora_name}' is the name of another adapter", param="lora_name")
         if row is None or row.deleted_at is not None:
             state |= {"created_at": datetime.now(UTC), "deleted_at": None, "lora_name": lora_name}
         elif lora_name not in (None, row.lora_name):
@@ -151,11 +209,11 @@ class Rows:
         return (await self.connection.execute(change.returning(*VERSION_COLUMNS))).one()
 
     async def delete_adapter(self, adapter: AnyRow) -> None:
-        """Mark the adapter and its living versions as deleted."""
+        """Mark the adapter and its living versions as deleted. Its names stay with its project."""
         at = datetime.now(UTC)
         living_versions = update(versions).where(versions.c.adapter_id == adapter.id, _IS_LIVING)
         await self.connection.execute(living_versions.values(deleted_at=at, is_pinned=False))
-        deletion = update(adapters).where(adapters.c.id == adapter.id).values(deleted_at=at, lora_name=None)
+        deletion = update(adapters).where(adapters.c.id == adapter.id).values(deleted_at=at)
         await self.connection.execute(deletion)
         await self.connection.execute(delete(shares).where(shares.c.adapter_id == adapter.id))
 

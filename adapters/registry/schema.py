@@ -59,7 +59,7 @@ adapters = sa.Table(
         "revision", sa.BigInteger, nullable=False, index=True, comment="Clock of the last change to any of its rows"
     ),
     sa.Column("deleted_at", UtcDateTime),
-    sa.Column("lora_name", sa.String(MAX_LORA_NAME_LENGTH), comment="NULL: deleted, or called by its name alone"),
+    sa.Column("lora_name", sa.String(MAX_LORA_NAME_LENGTH), comment="NULL: called by its name alone"),
     sa.Column("project", sa.String(MAX_PROJECT_LENGTH), nullable=False, server_default=DEFAULT_PROJECT),
     sa.Index("adapters_lora_name", "lora_name", unique=True),
     sqlite_autoincrement=True,

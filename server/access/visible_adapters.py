@@ -53,17 +53,23 @@ class VisibleAdapters:
         """
         return self._own(self.adapter(name))
 
-    def project_of(self, name: str) -> str:
+    def project_of(self, name: str, owner: str | None) -> str:
         """Return the project to which an adapter that is published as ``name`` belongs.
+
+        Args:
+            owner: the project that has the name, by an adapter that was deleted too; None: no project has it.
 
         Raises:
             NameNotAllowed: the caller may not use this name; another project may have it.
             AdapterShared: it is another project's adapter.
         """
-        if not self.sees(name):
+        if not self.caller.may_name(name):
             raise NameNotAllowed(name)
-        adapter = self.catalog.get(name)
-        return self.caller.project if adapter is None else self._own(adapter).project
+        if owner is None or self.caller.seen_project in (None, owner):
+            return owner or self.caller.project
+        if name in self.catalog and self.sees(name):
+            raise AdapterShared(name)
+        raise NameNotAllowed(name)
 
     def _own(self, adapter: Adapter) -> Adapter:
         if self.caller.seen_project in (None, adapter.project):

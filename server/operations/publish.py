@@ -10,7 +10,7 @@ import structlog
 from adapters.errors import InvalidName, NameNotAllowed, NameTaken
 from adapters.lora.merge.merge import MergeBounds, merge
 from adapters.lora.merge.recipe import MergeRecipe
-from adapters.names import Reference, check_adapter_name, check_lora_name, is_adapter_name, name_for
+from adapters.names import Reference, check_adapter_name, check_lora_name, is_adapter_name
 from adapters.publish_options import PublishOptions
 from adapters.publisher import Published, Publisher
 from adapters.registry.registry import Registry
@@ -37,33 +37,30 @@ def check_name(state: AppState, name: str) -> str:
     return check_adapter_name(name)
 
 
-def name_to_load(state: AppState, adapters: VisibleAdapters, lora_name: str) -> tuple[str, str | None]:
+async def project_to_publish(state: AppState, adapters: VisibleAdapters, name: str) -> str:
+    """Return the project of an adapter that the caller publishes as ``name``; raises as ``project_of``."""
+    return adapters.project_of(name, await state.registry.owner(name))
+
+
+async def name_to_load(state: AppState, adapters: VisibleAdapters, lora_name: str) -> tuple[str, str | None]:
     """Return the adapter name for ``lora_name``, and ``lora_name`` if it is another one; see ``Adapter.lora_name``.
 
     Raises:
         InvalidName: no adapter may be called that.
-        NameNotAllowed: an adapter that the caller may not see was loaded under that name.
+        NameNotAllowed: another project has the name, or the names of which it would be one.
         NameTaken: it is the name of the base model, or means a version or an alias of an adapter.
     """
-    catalog, base = state.registry.catalog, state.engine.served_names
+    caller, base = adapters.caller, state.engine.served_names
     if is_adapter_name(lora_name) or lora_name in base:
         return check_name(state, lora_name), None
     check_lora_name(lora_name)
-    if (loaded := catalog.loaded_as(lora_name)) is not None:
-        if not adapters.sees(loaded.name):
-            raise NameNotAllowed(lora_name, param="lora_name")
-        return loaded.name, lora_name
+    loaded = state.registry.catalog.loaded_as(lora_name)
+    project = loaded.project if loaded is not None and caller.seen_project is None else caller.project
+    name = await state.registry.name_to_load(lora_name, project, reserved=base)
     with suppress(InvalidName):
-        if catalog.is_given(meant := Reference.parse(lora_name)):
-            if not adapters.sees(meant.adapter):
-                raise NameNotAllowed(lora_name, param="lora_name")
-            raise NameTaken(
-                f"'{lora_name}' means a version of '{meant.adapter}', which never changes: choose another name",
-                param="lora_name",
-            )
-    name = name_for(lora_name)
-    is_taken = name in catalog or name in base
-    return name_for(lora_name, is_taken=is_taken), lora_name
+        if not caller.may_name(Reference.parse(lora_name).adapter):
+            raise NameNotAllowed(lora_name, param="lora_name")
+    return name, lora_name
 
 
 async def publish_version(state: AppState, name: str, source: Source, options: PublishOptions) -> Published:
@@ -108,7 +105,7 @@ async def register_bundled_adapters(registry: Registry, publisher: Publisher, di
     So an adapter that was deleted stays deleted.
     """
     for adapter in await asyncio.to_thread(_adapters_in, directory):
-        if await registry.is_unused(adapter.name):
+        if await registry.owner(adapter.name) is None:
             source = DirectorySource(adapter, allowed=[directory])
             # The operator's base may have another name.
             await publisher.publish(adapter.name, source, PublishOptions(force_base=True))

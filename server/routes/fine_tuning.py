@@ -57,7 +57,7 @@ _SSE: Final = "text/event-stream"
 @router.post("/jobs")
 async def create(body: JobBody, state: StateDep, caller: CallerDep) -> JobObject:
     """Create a job; its files are checked next, and then it waits for a worker or has failed."""
-    job = await state.records.jobs.create(body.draft(servable_extension(body, state, caller), caller.project))
+    job = await state.records.jobs.create(body.draft(await servable_extension(body, state, caller), caller.project))
     state.job_preflight.notify()
     return JobObject.from_job(job)
 

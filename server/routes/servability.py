@@ -11,13 +11,13 @@ from server.errors import EngineNotReady
 from server.gateway.resolve import resolve
 from server.http.schemas.base import Json
 from server.http.schemas.fine_tuning_requests import JobBody
-from server.operations.publish import check_name
+from server.operations.publish import check_name, project_to_publish
 from server.state import AppState
 from trainer.errors import InvalidField
 from trainer.options import ALL_LINEAR, DEFAULT_RANK
 
 
-def servable_extension(body: JobBody, state: AppState, caller: Caller) -> Json:
+async def servable_extension(body: JobBody, state: AppState, caller: Caller) -> Json:
     """Return our own fields of a job, with the rank and the version to go on from resolved.
 
     Raises:
@@ -31,7 +31,7 @@ def servable_extension(body: JobBody, state: AppState, caller: Caller) -> Json:
     _check_integrations(body, state)
     info = state.engine.info
     extension = body.extension()
-    if (warm_start := _warm_start(body, info, state, caller)) is not None:
+    if (warm_start := await _warm_start(body, info, state, caller)) is not None:
         for name in ("rank", "alpha", "targets"):
             if name in extension:
                 raise InvalidField(f"a warm start keeps its own {name}: leave {name} out", param=name)
@@ -41,7 +41,7 @@ def servable_extension(body: JobBody, state: AppState, caller: Caller) -> Json:
         _check_targets(body.targets, info, state)
     _check_name("adapter", body.adapter, state)
     _check_name("suffix", body.fitted_suffix, state)
-    _check_project(body, state, caller)
+    await _check_project(body, state, caller)
     return extension
 
 
@@ -56,7 +56,7 @@ def _check_integrations(body: JobBody, state: AppState) -> None:
             )
 
 
-def _warm_start(body: JobBody, info: EngineInfo, state: AppState, caller: Caller) -> str | None:
+async def _warm_start(body: JobBody, info: EngineInfo, state: AppState, caller: Caller) -> str | None:
     """Return the name of the version to go on from; later moves of an alias change nothing about the job."""
     param = "warm_start" if body.model in info.served_names else "model"
     reference = body.warm_start if param == "warm_start" else body.model
@@ -69,7 +69,7 @@ def _warm_start(body: JobBody, info: EngineInfo, state: AppState, caller: Caller
     if reference is None:
         return None
     try:
-        return resolve(reference, state.registry.catalog, info, caller).name
+        return (await state.registry.look_up(lambda catalog: resolve(reference, catalog, info, caller))).name
     except NotFound as unknown:
         raise InvalidField(
             f"{param} '{reference:.100}' cannot be trained on: use {' or '.join(info.served_names)}, or the reference "
@@ -78,12 +78,13 @@ def _warm_start(body: JobBody, info: EngineInfo, state: AppState, caller: Caller
         ) from unknown
 
 
-def _check_project(body: JobBody, state: AppState, caller: Caller) -> None:
+async def _check_project(body: JobBody, state: AppState, caller: Caller) -> None:
     """Refuse the name of an adapter that belongs to another project, also where the caller may change that one."""
     name = body.adapter or body.fitted_suffix
     if name is None and caller.adapters is not None:
         raise InvalidField("this key may publish adapters of certain names alone: set adapter to one", param="adapter")
-    if name is not None and VisibleAdapters(state.registry.catalog, caller).project_of(name) != caller.project:
+    adapters = VisibleAdapters(state.registry.catalog, caller)
+    if name is not None and await project_to_publish(state, adapters, name) != caller.project:
         raise NameNotAllowed(name, param="suffix" if body.adapter is None else "adapter")
 
 

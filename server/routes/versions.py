@@ -43,7 +43,7 @@ from server.http.schemas.base import DeletedObject, ListObject
 from server.operations import residents, retention
 from server.operations.compare_versions import compare_versions
 from server.operations.deletion import delete_version
-from server.operations.publish import check_name, publish_merge, publish_version
+from server.operations.publish import check_name, project_to_publish, publish_merge, publish_version
 from server.routes.dependencies import DEFAULT_PAGE, CallerDep, PageLimit, StateDep, VisibleDep, check_adapter
 from server.state import AppState
 
@@ -79,7 +79,7 @@ async def publish(
 ) -> ReportedVersion:
     """Publish a version: the two files as multipart/form-data, or JSON with a ``source``. It can be called at once."""
     check_name(state, name)
-    project = adapters.project_of(name)
+    project = await project_to_publish(state, adapters, name)
     source: Source
     stated = query.options()
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
@@ -193,7 +193,7 @@ async def merge(
     if body.alias is not None:
         check_alias(body.alias)
         require(caller, Scope.ALIASES_WRITE, "an alias")
-    options = PublishOptions(alias=body.alias, project=adapters.project_of(name))
+    options = PublishOptions(alias=body.alias, project=await project_to_publish(state, adapters, name))
     published = await publish_merge(state, name, await _recipe(body, state, adapters), options)
     return _reported(state, published.version, published.report)
 

@@ -17,7 +17,7 @@ from server.gateway.authenticate import require
 from server.http.schemas.base import Body
 from server.operations import retention
 from server.operations.deletion import delete_model
-from server.operations.publish import name_to_load, publish_version
+from server.operations.publish import name_to_load, project_to_publish, publish_version
 from server.routes.dependencies import CallerDep, StateDep, VisibleDep
 
 router = APIRouter(prefix="/v1", tags=["vllm"])
@@ -56,8 +56,8 @@ async def load_lora_adapter(
     A name that no adapter may have, such as ``acme/sql``, is one more name of the adapter: requests may use it.
     """
     _log_ignored(body)
-    name, lora_name = name_to_load(state, adapters, body.lora_name)
-    project = adapters.project_of(name)
+    name, lora_name = await name_to_load(state, adapters, body.lora_name)
+    project = await project_to_publish(state, adapters, name)
     if name in state.registry.catalog and not body.load_inplace:
         raise InvalidRequest(
             f"The lora adapter '{body.lora_name}' has already been loaded. If you want to load the adapter in place, "

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapters.base_model import BaseModel
-from adapters.names import FineTunedName
+from adapters.names import DEFAULT_PROJECT, FineTunedName
 from adapters.registry.registry import Registry
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE, Manifest
 from adapters.storage.staging import Staged, Staging
@@ -55,6 +55,8 @@ def add(registry: Registry) -> AddVersion:
         alias: str | None = None,
         digest: str = "0" * 64,
         fine_tuned_name: FineTunedName | None = None,
+        lora_name: str | None = None,
+        project: str = DEFAULT_PROJECT,
         to: Registry = registry,
     ) -> Version:
         return await to.add_version(
@@ -67,6 +69,8 @@ def add(registry: Registry) -> AddVersion:
             report={"rank": 8},
             alias=alias,
             fine_tuned_name=fine_tuned_name,
+            lora_name=lora_name,
+            project=project,
         )
 
     return add

@@ -310,19 +310,42 @@ async def test_the_name_of_another_projects_adapter_cannot_be_published_merged_o
     for response in (published, merged):
         assert response.status_code == 403
         assert response.json()["error"]["code"] == "name_not_allowed"
-    if name in tenants.opened.state.registry.catalog:
-        for fields in ({"adapter": name}, {"suffix": name}):
-            body = {"model": "base", "training_file": tenants.theirs["own_file"], **fields}
-            trained = await client.post("/v1/fine_tuning/jobs", json=body, headers=headers)
-            assert (trained.status_code, trained.json()["error"]["code"]) == (403, "name_not_allowed")
+    for fields in ({"adapter": name}, {"suffix": name}):
+        body = {"model": "base", "training_file": tenants.theirs["own_file"], **fields}
+        trained = await client.post("/v1/fine_tuning/jobs", json=body, headers=headers)
+        assert (trained.status_code, trained.json()["error"]["code"]) == (403, "name_not_allowed")
     assert name not in await tenants.text_for_globex("/v1/adapters")
 
 
-async def test_a_load_call_does_not_take_a_name_of_another_project(tenants: Tenants) -> None:
-    for lora_name in ("secret-sql", LORA_NAME, "secret-sql@1"):
-        body = {"lora_name": lora_name, "lora_path": "/nowhere", "load_inplace": True}
+LORA_NAMES: Final = ("secret-sql", LORA_NAME, "secret-sql@1", "secret-sql@2", "secret-sql@prod", "secret-gone@1")
+
+
+@pytest.mark.parametrize("name", LORA_NAMES)
+async def test_a_load_call_takes_neither_a_name_of_another_project_nor_what_its_versions_would_be_called(
+    tenants: Tenants, make_adapter: MakeAdapter, name: str
+) -> None:
+    await tenants.as_acme("POST", "/v1/adapters/secret-gone/versions", files=make_adapter(3).multipart())
+    await tenants.as_acme("DELETE", "/v1/adapters/secret-gone")
+    for in_place in (True, False):
+        body = {"lora_name": name, "lora_path": "/nowhere", "load_inplace": in_place}
         refused = await tenants.opened.client.post("/v1/load_lora_adapter", json=body, headers=tenants.globex)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "name_not_allowed"), lora_name
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "name_not_allowed")
+
+
+async def test_a_name_under_which_another_project_loaded_stays_its_own_after_a_deletion(tenants: Tenants) -> None:
+    for path in (f"/v1/models/{LORA_NAME}", "/v1/adapters/secret-sql"):
+        await tenants.as_acme("DELETE", path)
+    body = {"lora_name": LORA_NAME, "lora_path": "/nowhere"}
+    refused = await tenants.opened.client.post("/v1/load_lora_adapter", json=body, headers=tenants.globex)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "name_not_allowed")
+
+
+async def test_a_key_with_patterns_loads_nothing_that_would_be_a_version_of_another_name(opened: Opened) -> None:
+    headers = await key(opened, "acme", adapters=["team-*"])
+    for name in ("team@prod", "team@7", "other/x"):
+        body = {"lora_name": name, "lora_path": "/nowhere"}
+        refused = await opened.client.post("/v1/load_lora_adapter", json=body, headers=headers)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "name_not_allowed"), name
 
 
 async def test_a_shared_adapter_is_used_and_read_and_not_changed(tenants: Tenants) -> None:
