@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final, ParamSpec, TypeVar
+from typing import IO, BinaryIO, Final, ParamSpec, TypeVar
 
 from adapters.errors import StorageFull
 
@@ -100,11 +100,16 @@ def _open_new(path: Path, opened: ExitStack) -> BinaryIO:
     return opened.enter_context(open(path, "xb", opener=partial(os.open, mode=0o600)))
 
 
-def _append(file: BinaryIO, sha256: hashlib._Hash, piece: bytes) -> None:
+def append(file: IO[bytes], piece: bytes) -> None:
+    """Write ``piece``; OSError "no space" where the disk has less than ``RESERVE_BYTES`` left."""
     disk = os.fstatvfs(file.fileno())
     if disk.f_bavail * disk.f_frsize < RESERVE_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     file.write(piece)
+
+
+def _append(file: BinaryIO, sha256: hashlib._Hash, piece: bytes) -> None:
+    append(file, piece)
     sha256.update(piece)
 
 

@@ -6,7 +6,7 @@ from typing import IO, Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from adapters.storage.disk import in_thread, space_needed
+from adapters.storage.disk import append, in_thread, space_needed
 from server.errors import InvalidRequest
 from server.http.download import Download
 from server.http.multipart import MultipartStream
@@ -135,9 +135,9 @@ async def _stage(chunks: AsyncIterator[bytes], staged: IO[bytes], limit: int) ->
             )
         piece += chunk
         if len(piece) >= _PIECE_BYTES:
-            await in_thread(staged.write, bytes(piece))
+            await in_thread(append, staged, bytes(piece))
             piece.clear()
-    await in_thread(staged.write, bytes(piece))
+    await in_thread(append, staged, bytes(piece))
 
 
 async def _text(name: str, chunks: AsyncIterator[bytes]) -> str:

@@ -134,3 +134,12 @@ async def test_files_survive_a_restart(opening: Opening) -> None:
         file = (await opened.client.post(FILES, files=[PURPOSE, FILE])).json()
     async with opening() as reopened:
         assert (await reopened.client.get(f"{FILES}/{file['id']}")).json() == file
+
+
+async def test_a_file_leaves_space_for_the_database(
+    client: httpx.AsyncClient, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = os.statvfs(data_dir)
+    monkeypatch.setattr("adapters.storage.disk.RESERVE_BYTES", disk.f_blocks * disk.f_frsize + 1)
+    response = await client.post(FILES, files=[PURPOSE, FILE])
+    assert (response.status_code, response.json()["error"]["code"]) == (507, "storage_full")
