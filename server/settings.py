@@ -18,9 +18,9 @@ from server.memory_limit import memory_limit
 
 PREFIX = "PATCHBAY_"
 DEFAULT_URL = "http://127.0.0.1:8000"
+"""Where `patchbay serve` listens, and other commands look for it, if nothing else is said."""
 OWN_FILES = 0o077
 """The umask of a server and a worker: what they write, rows of training among it, is read by their user alone."""
-"""Where `patchbay serve` listens, and other commands look for it, if nothing else is said."""
 HUB_TOKEN = "HF_TOKEN"  # noqa: S105  name of the variable that Hugging Face's own tools read
 
 
@@ -181,7 +181,7 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        """SQLAlchemy URL of the registry."""
+        """URL of the registry's database."""
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.absolute() / 'registry.db'}"
 
     @property

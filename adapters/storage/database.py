@@ -1,4 +1,4 @@
-"""A database for all packages: snapshot reads, serialised writes, migrations. Any SQLAlchemy URL.
+"""A database for all packages, SQLite or PostgreSQL: snapshot reads, serialised writes, migrations.
 
 Each package brings its own tables, migrations and version table; they share the engine::
 
@@ -173,6 +173,11 @@ def _make_engine(url: str) -> tuple[AsyncEngine, SqliteFile | None]:
     try:
         parsed = make_url(url)
         parsed = parsed.set(drivername=ASYNC_DRIVERS.get(parsed.drivername, parsed.drivername))
+        if parsed.drivername not in ASYNC_DRIVERS.values():
+            raise DatabaseUnusable(
+                f"the database URL begins with {parsed.drivername}://: use sqlite:/// with a path, or postgresql://",
+                param="database_url",
+            )
         if parsed.get_backend_name() == "sqlite":
             return _make_sqlite_engine(parsed)
         arguments: Mapping[str, Any] = {}
@@ -181,7 +186,7 @@ def _make_engine(url: str) -> tuple[AsyncEngine, SqliteFile | None]:
 
             arguments = connect_args(parsed)
         engine = create_async_engine(parsed, pool_pre_ping=True, pool_timeout=POOL_TIMEOUT_S, connect_args=arguments)
-    except ArgumentError as malformed:
+    except (ArgumentError, ValueError) as malformed:  # ValueError: a port that is no number
         raise DatabaseUnusable(f"the database URL cannot be used: {malformed}", param="database_url") from malformed
     except ImportError as missing:
         extra = "; pip install 'patchbay[postgres]' installs it" if missing.name == "psycopg" else ""

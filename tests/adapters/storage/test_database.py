@@ -165,9 +165,10 @@ async def test_a_database_that_cannot_tell_has_no_change_counter(tmp_path: Path)
     ("url", "reason"),
     [
         ("registry.db", "cannot be used: Could not parse SQLAlchemy URL"),
-        ("postgres://host/db", "cannot be used: Can't load plugin"),
-        ("mysql+missing://host/db", "cannot be used: Can't load plugin"),
-        ("mysql+asyncmy://host/db", "driver of mysql.asyncmy:// is not installed"),
+        ("postgresql://host:port/db", "cannot be used: invalid literal for int"),
+        ("postgres://host/db", "begins with postgres://: use sqlite:/// with a path, or postgresql://"),
+        ("postgresql+psycopg2://host/db", r"begins with postgresql\+psycopg2://"),
+        ("mysql+asyncmy://host/db", r"begins with mysql\+asyncmy://"),
         ("sqlite:////no/such/place/registry.db", "names no directory: /no/such/place"),
     ],
 )
