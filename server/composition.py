@@ -208,10 +208,10 @@ def _make_batch_runner(state: AppState) -> BatchRunner:
         admission=state.admission,
         bodies=state.bodies,
         responses=ResponseRecorder(state.responses),
-        timeout_s=state.settings.request_timeout_s,
+        timeout_s=None,  # a line waits behind live traffic for as long as its batch may take
     )
     max_models = max(1, state.settings.max_residents // 2)  # the other half is left to other requests
-    checks = BatchChecks(state.engine, state.registry.catalog, state.keys)
+    checks = BatchChecks(state.engine, state.registry, state.keys)
     return BatchRunner(state.batches, state.engine, checks, gateway.deferred, worker_name(), max_models)
 
 

@@ -35,6 +35,9 @@ _EXPIRED: Final = ("batch_expired", "the request was not sent before the batch's
 class ServerChecks(Protocol):
     """Checks of a batch against the running server."""
 
+    async def catch_up(self) -> None:
+        """Take in the models that other servers have published; without effect while the database is away."""
+
     def endpoint_fault(self, endpoint: str) -> str | None:
         """Return the reason why the base model does not answer ``endpoint``; None if it does.
 
@@ -106,6 +109,7 @@ class BatchAttempt:
     async def _accept(self, lines: InputFile) -> bool:
         """Check the input; return whether the batch goes on. One that was cancelled meanwhile goes on to its end."""
         endpoint = self.claim.batch.endpoint
+        await self.checks.catch_up()
         model_fault = partial(self.checks.model_fault, endpoint=endpoint, key_id=self.claim.batch.key_id)
         faults, models = await lines.faults(endpoint, model_fault)
         if (message := self.checks.endpoint_fault(endpoint)) is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from adapters.errors import PatchbayError
-from adapters.registry.catalog import Catalog
+from adapters.registry.registry import Registry
 from server.access.key_ring import KeyRing
 from server.current_engine import CurrentEngine
 from server.gateway.authenticate import authorize
@@ -16,8 +16,11 @@ class BatchChecks:
     """Implements ``server.batches.batch_attempt.ServerChecks``."""
 
     engine: CurrentEngine
-    catalog: Catalog
+    registry: Registry
     keys: KeyRing
+
+    async def catch_up(self) -> None:
+        await self.registry.try_refresh()
 
     def endpoint_fault(self, endpoint: str) -> str | None:
         if endpoint in self.engine.serving().engine.paths:
@@ -29,7 +32,7 @@ class BatchChecks:
         try:
             caller = authorize(self.keys, key_id, "POST", endpoint)
             if model not in info.served_names:
-                resolve(model, self.catalog, info, caller)
+                resolve(model, self.registry.catalog, info, caller)
         except PatchbayError as refusal:
             return refusal.message
         return None

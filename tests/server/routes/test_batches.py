@@ -311,6 +311,31 @@ async def test_two_servers_on_one_database_answer_each_line_once(
             assert (done.status, len(await rows_of(other, done.output_file_id))) == ("completed", 50)
 
 
+async def test_a_batch_names_an_adapter_that_another_server_has_just_published(
+    opening: Opening, official: Official, until: Until
+) -> None:
+    async with (
+        opening(follow_interval_s=3600.0) as one,
+        opening(follow_interval_s=3600.0) as two,
+        official(two) as other,
+    ):
+        await one.publish("sql")
+        batch = await submitted(other, jsonl([line(0, "sql")]))
+        assert (await ended(other, batch.id, until)).status == "completed"
+
+
+async def test_a_line_of_a_batch_has_the_window_of_its_batch_and_no_other_deadline(
+    opening: Opening, official: Official, until: Until
+) -> None:
+    slow = FakeBuilder(BASE, knobs=Knobs(token_s=0.01))
+    async with opening(builder=slow, request_timeout_s=0.2) as opened, official(opened) as openai:
+        assert (await opened.chat("base", max_tokens=100)).status_code == 504
+        batch = await submitted(openai, jsonl([line(0, max_tokens=100)]))
+        done = await ended(openai, batch.id, until)
+        assert done.request_counts is not None
+        assert done.request_counts.completed == 1
+
+
 @on_both_databases
 async def test_the_batch_of_a_process_that_died_is_taken_by_another(
     opening: Opening, official: Official, until: Until
