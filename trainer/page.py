@@ -37,7 +37,7 @@ async def read_page(
     ``table`` has the columns ``number``, by which it is ordered, and ``id``. ``project``: only its rows; None: all.
 
     Raises:
-        InvalidField: no row has the id ``after``, or ``limit`` is out of bounds.
+        InvalidField: no row of the list has the id ``after``, or ``limit`` is out of bounds.
     """
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidField(f"limit is a number from 1 to {MAX_LIMIT}", param="limit")
@@ -45,7 +45,7 @@ async def read_page(
     own = belongs_to(table, project)
     statement = select(table).where(*where, *own).order_by(number.desc() if newest_first else number).limit(limit + 1)
     if after is not None:
-        last = await number_of(connection, table, after, *own)
+        last = await number_of(connection, table, after, *where, *own)
         statement = statement.where(number < last if newest_first else number > last)
     rows = (await connection.execute(statement)).all()
     return Page(tuple(map(value, rows[:limit])), len(rows) > limit)
@@ -57,10 +57,10 @@ def belongs_to(table: Table, project: str | None) -> list[ColumnElement[bool]]:
 
 
 async def number_of(connection: AsyncConnection, table: Table, after: str, *where: ColumnElement[bool]) -> int:
-    """Return the ``number`` of the row with the id ``after``.
+    """Return the ``number`` of the row ``where`` that has the id ``after``.
 
     Raises:
-        InvalidField: no row has that id.
+        InvalidField: there is none.
     """
     statement = select(table.c.number).where(table.c.id == after, *where)
     last = (await connection.execute(statement)).scalar_one_or_none()

@@ -92,7 +92,8 @@ class EventLog:
         last = 0
         if after is not None:
             async with self.database.read() as connection:
-                last = await number_of(connection, job_events, after)
+                of_job = job_events.c.job_number == (await job_row(connection, job_id)).number
+                last = await number_of(connection, job_events, after, of_job)
         while True:
             async with self.database.read() as connection:
                 job = await job_row(connection, job_id)

@@ -86,6 +86,15 @@ async def test_following_gets_through_more_events_than_one_reading_takes(records
     assert len(await followed(records, claim.job.id)) == 1100 + 5
 
 
+async def test_a_page_does_not_begin_at_another_jobs_event(records: Records, claim: Claim, enqueue: Create):
+    other = (await enqueue()).id
+    foreign = (await records.events.list(other)).data[0].id
+    with pytest.raises(InvalidField):
+        await records.events.list(claim.job.id, after=foreign)
+    with pytest.raises(InvalidField):
+        await followed(records, claim.job.id, after=foreign)
+
+
 async def test_following_what_is_not_there_is_refused(records: Records, claim: Claim):
     with pytest.raises(JobNotFound):
         await followed(records, "ftjob-none")
