@@ -23,6 +23,8 @@ from trainer.worker.worker import Worker, worker_name
 log = structlog.get_logger(__name__)
 
 RETRY_S: Final = 1.0
+_ADMIN_ROUTE: Final = "/v1/limits"
+"""A route that needs the scope that publishing needs."""
 _CONNECT_S: Final = 10.0
 _AWAY: Final = frozenset(
     {
@@ -46,23 +48,39 @@ class RemotePublishing:
     async def result(self, job_id: str) -> str:
         return await self._publish(f"/v1/fine_tuning/jobs/{job_id}/publish")
 
+    async def check_key(self) -> None:
+        """Wait for the server; PublicationRefused if its key may not publish the results of all projects' jobs."""
+        if (await self._answered("GET", _ADMIN_ROUTE)).is_error:
+            raise PublicationRefused(
+                "this worker runs the jobs of all projects, and its key may not publish what they make: give "
+                "--api-key a key with the scope admin"
+            )
+
     async def _publish(self, path: str) -> str:
-        while True:
-            try:
-                response = await self.http.post(path)
-            except httpx.TransportError as away:
-                log.warning("the server is away", url=str(self.http.base_url), reason=str(away))
-            else:
-                if response.status_code not in _AWAY:
-                    break
-            await asyncio.sleep(RETRY_S)
+        response = await self._answered("POST", path)
         if response.is_error:
             raise PublicationRefused(response.json()["error"]["message"])
         return str(response.json()["id"])
 
+    async def _answered(self, method: str, path: str) -> httpx.Response:
+        """Return the response to a request, repeated while the server is away."""
+        while True:
+            try:
+                response = await self.http.request(method, path)
+            except httpx.TransportError as away:
+                log.warning("the server is away", url=str(self.http.base_url), reason=str(away))
+            else:
+                if response.status_code not in _AWAY:
+                    return response
+            await asyncio.sleep(RETRY_S)
+
 
 def work(settings: Settings, server: ClientSettings) -> int:
-    """Run jobs until SIGTERM or SIGINT; return the exit code."""
+    """Run jobs until SIGTERM or SIGINT; return the exit code.
+
+    Raises:
+        PublicationRefused: the server would not publish what the jobs make.
+    """
     os.umask(OWN_FILES)
     configure_logs(settings.log_format, settings.log_level)
     return asyncio.run(_work(settings, server))
@@ -76,11 +94,17 @@ async def _work(settings: Settings, server: ClientSettings) -> int:
         httpx.AsyncClient(base_url=server.base_url, headers=headers, timeout=timeout) as http,
     ):
         records = await Records.open(database, settings.training_dir, max_file_bytes=settings.max_file_bytes)
-        worker = Worker(records, settings.runs_dir, RemotePublishing(http), worker_name())
-        working = asyncio.create_task(worker.run())
+        publishing = RemotePublishing(http)
+        worker = Worker(records, settings.runs_dir, publishing, worker_name())
+        working = asyncio.create_task(_work_once_allowed(worker, publishing))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, working.cancel)
         log.info("waiting for jobs", server=server.base_url, data_dir=str(settings.data_dir.absolute()))
         with contextlib.suppress(asyncio.CancelledError):
             await working
     return 0
+
+
+async def _work_once_allowed(worker: Worker, publishing: RemotePublishing) -> None:
+    await publishing.check_key()
+    await worker.run()

@@ -12,9 +12,9 @@ app = typer.Typer()
 def worker(ctx: typer.Context, *, url: Url = None, api_key: ApiKey = None) -> None:
     """Run fine-tuning jobs beside a server started with --no-worker.
 
-    Needs the server's data directory and database; the server publishes the results: on a server with keys, those of
-    all projects' jobs with a key of the scope admin, else those of the key's project. SIGTERM and Ctrl-C return the
-    running job to the queue after a checkpoint.
+    Needs the server's data directory and database, and on a server with keys a key with the scope admin: the worker
+    runs the jobs of all projects, and the server publishes the results. SIGTERM and Ctrl-C return the running job to
+    the queue after a checkpoint.
     """
     from server import worker_process
 

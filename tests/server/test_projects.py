@@ -135,7 +135,7 @@ ATTEMPTS: Final = [
         "input_file_id": "{batch_file}", "endpoint": "/v1/chat/completions", "completion_window": "24h",
     }, statuses=(400,)),
     *(same(f"GET {JOB}{rest}") for rest in ("", "/events", "/events?stream=true", "/checkpoints")),
-    *(same(f"POST {JOB}/{verb}") for verb in ("cancel", "pause", "resume", "publish", "checkpoints/{step}/publish")),
+    *(same(f"POST {JOB}/{verb}") for verb in ("cancel", "pause", "resume")),
     Attempt("POST /v1/fine_tuning/jobs", "/v1/fine_tuning/jobs", METHOD, statuses=(400,)),
     *(Attempt("POST /v1/fine_tuning/jobs", "/v1/fine_tuning/jobs", {
         "model": "base", "training_file": "{own_file}", **fields,
