@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapters.errors import PatchbayError
@@ -96,6 +96,9 @@ class Gateway:
                     else:
                         await self.control(scope, body, response.send)
         except PatchbayError as refusal:
+            if response.is_stream:
+                await response.end_stream(error_response(refusal, path))
+                return
             if response.status is not None:
                 raise  # the response has started: the server closes the connection
             await error_response(refusal, path)(scope, receive, response.send)
@@ -182,6 +185,8 @@ class _Response:
     request_id: str
     context: RequestContext | None = None
     status: int | None = None
+    is_stream: bool = False
+    """True once a stream of events has begun."""
     key_id: str | None = None
     """Id of the caller's API key, for the log."""
     limits: Mapping[str, str] = field(default_factory=dict)
@@ -194,6 +199,7 @@ class _Response:
             if self.context is not None:
                 self.context.status = self.status
             headers = MutableHeaders(scope=message)
+            self.is_stream = headers.get("content-type", "").startswith("text/event-stream")
             headers[REQUEST_ID] = self.request_id
             headers.update(self.limits)
             if self.context is not None and self.context.lease is not None:
@@ -210,6 +216,11 @@ class _Response:
         if self.status is None and self.context is not None and self.context.refusal is not None:
             return
         await self.send(message)
+
+    async def end_stream(self, error: Response) -> None:
+        """Send the body of ``error`` as the last event of a stream, where OpenAI's and Anthropic's clients find it."""
+        event = b"event: error\ndata: " + bytes(error.body) + b"\n\n"
+        await self.send({"type": "http.response.body", "body": event, "more_body": False})
 
     def log(self, method: str, path: str, took_s: float) -> None:
         """Log the request; its id is bound to the log's context already."""
