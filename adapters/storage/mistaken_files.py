@@ -19,6 +19,7 @@ _ARCHIVES: Final = (
     (b"BZh", "a bzip2 archive"),
     (b"\xfd7zXZ\0", "an xz archive"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive"),
+    (b"\x04\x22\x4d\x18", "an lz4 archive"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (b"Rar!\x1a\x07", "a rar archive"),
 )
@@ -26,6 +27,8 @@ _TAR: Final = (257, b"ustar")
 """Where a tar archive says what it is: in the header of its first file."""
 _TORCH_FILES: Final = (b"data.pkl", b".format_version")
 """The first file in a zip archive that torch.save wrote."""
+PICKLES: Final = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+"""How pickles of the protocols 2 to 5 begin."""
 _MAGICS: Final = (
     *(
         (mark, "UTF-16 text", "save text as UTF-8, and copy other files byte by byte")
@@ -33,7 +36,7 @@ _MAGICS: Final = (
     ),
     (b"GGUF", "a GGUF file", "send the adapter as PEFT saved it, before it was converted"),
     (b"\x89HDF", "an HDF5 file", "send the adapter as PEFT saved it"),
-    *((bytes([0x80, protocol]), "a pickle", _PICKLED) for protocol in range(2, 6)),
+    *((beginning, "a pickle", _PICKLED) for beginning in PICKLES),
 )
 
 

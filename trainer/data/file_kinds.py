@@ -8,7 +8,7 @@ import json
 import re
 from typing import Final
 
-from adapters.storage.mistaken_files import mistaken_download
+from adapters.storage.mistaken_files import PICKLES, archive_kind, mistaken_download
 from trainer import row_formats
 from trainer.data.faults import FaultKind, shown
 
@@ -18,16 +18,7 @@ _UNPACKED: Final = "the file in it, plain or gzipped"
 _EXPORTED: Final = "its rows as JSON lines, CSV or Parquet"
 _UTF8: Final = "UTF-8: save the file in that encoding"
 _UTF16_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_TAR: Final = slice(257, 262)
 _MAGICS: Final = (
-    (b"PK\x03\x04", "a zip archive, as Excel's files are", _UNPACKED),
-    (b"\x1f\x8b", "a gzip file in a gzip file", _UNPACKED),
-    (b"\xfd7zXZ\0", "an xz file", _UNPACKED),
-    (b"BZh", "a bzip2 file", _UNPACKED),
-    (b"\x28\xb5\x2f\xfd", "a zstd file", _UNPACKED),
-    (b"\x04\x22\x4d\x18", "an lz4 file", _UNPACKED),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACKED),
-    (b"Rar!", "a RAR archive", _UNPACKED),
     (b"ARROW1", "an Arrow (Feather) file", f"{_EXPORTED}: Dataset.to_json(path), or to_parquet(path)"),
     (b"\xff\xff\xff\xff", "an Arrow stream", f"{_EXPORTED}: Dataset.to_json(path), or to_parquet(path)"),
     (b"FEA1", "a Feather file", _EXPORTED),
@@ -35,7 +26,7 @@ _MAGICS: Final = (
     (b"\x89HDF", "an HDF5 file", _EXPORTED),
     (b"SQLite format 3\0", "an SQLite database", _EXPORTED),
     (b"%PDF-", "a PDF", _EXPORTED),
-    *((bytes([0x80, protocol]), "a Python pickle", _EXPORTED) for protocol in range(2, 6)),
+    *((beginning, "a Python pickle", _EXPORTED) for beginning in PICKLES),
 )
 _INDENTED: Final = re.compile(rb'\s*(\{[^\n]*)\n[ \t"}\]]')
 """A JSON object whose text goes on behind a line's end, unless the line is all of it."""
@@ -56,8 +47,10 @@ def other_kind(start: bytes) -> tuple[FaultKind, str, str] | None:
     for magic, found, needed in _MAGICS:
         if start.startswith(magic):
             return FaultKind.OTHER_FILE, found, needed
-    if start[_TAR] == b"ustar":
-        return FaultKind.OTHER_FILE, "a tar archive", _UNPACKED
+    if (archive := archive_kind(start)) is not None:
+        is_gzip, is_zip = start.startswith(b"\x1f\x8b"), start.startswith(b"PK")
+        more = " in a gzip file" if is_gzip else ", as Excel's files are" if is_zip else ""
+        return FaultKind.OTHER_FILE, archive + more, _UNPACKED
     return None
 
 

@@ -59,7 +59,7 @@ OTHERS = {
     "an xz file": (lzma.compress(LINES.encode()), "xz", "gzipped"),
     "a bzip2 file": (bz2.compress(LINES.encode()), "bzip2", "gzipped"),
     "a zstd file": (pa.compress(LINES.encode(), "zstd", asbytes=True), "zstd", "gzipped"),
-    "gzip twice": (gzip.compress(gzip.compress(LINES.encode())), "gzip file in a gzip file", "gzipped"),
+    "gzip twice": (gzip.compress(gzip.compress(LINES.encode())), "gzip archive in a gzip file", "gzipped"),
     "an Arrow file": (feathered(), "Arrow (Feather)", "to_json"),
     "an Arrow stream": (streamed(), "Arrow stream", "to_parquet"),
     "a pickle": (pickle.dumps(ROWS), "pickle", "JSON lines"),
