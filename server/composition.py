@@ -157,7 +157,7 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
     At the end, the usage that is still in memory is written.
     """
     settings, engine = state.settings, state.engine
-    worker = Worker(state.records, settings.runs_dir, RunPublisher(state), worker_name())
+    worker = Worker(state.records, settings.runs_dir, RunPublisher(state), worker_name(), engine.base_fingerprint)
     batch_runner = _make_batch_runner(state)
     try:
         async with (
@@ -251,6 +251,7 @@ def _make_job_preflight(
     return JobPreflight(
         records,
         settings.runs_dir,
+        name=worker_name(),
         base=engine.training_base,
         adapter=partial(_version_directory, registry, blobs),
         preflight=preflight,

@@ -19,7 +19,7 @@ from server.engine.protocol import Engine, EngineInfo
 from server.errors import EngineNotReady
 from server.residency.residency import Residency
 from server.scheduling.fair_scheduler import FairScheduler
-from trainer.renderer_options import RendererOptions
+from trainer.job_preflight import TrainingBase
 
 RETRY_AFTER_S = 2
 
@@ -101,10 +101,14 @@ class CurrentEngine:
         await self._info_known.wait()
         return self.info.directory
 
-    async def training_base(self) -> tuple[Path, RendererOptions]:
-        """Wait until the base model has been read; return its directory and how the server renders prompts for it."""
+    async def training_base(self) -> TrainingBase:
+        """Wait until the base model has been read, and return it."""
         await self._info_known.wait()
-        return self.info.directory, self.info.renderer
+        return TrainingBase(self.info.directory, self.info.renderer, self.info.base.fingerprint)
+
+    async def base_fingerprint(self) -> str:
+        """Wait until the base model has been read; return its fingerprint."""
+        return (await self.training_base()).fingerprint
 
     async def first_ready(self) -> None:
         """Wait until an engine has been ready for the first time."""

@@ -56,6 +56,12 @@ class RemotePublishing:
                 "--api-key a key with the scope admin"
             )
 
+    async def base_fingerprint(self) -> str:
+        """Wait until the server's base model is known; return its fingerprint."""
+        while (status := (await self._answered("GET", "/v1/status")).json())["base_fingerprint"] is None:  # noqa: ASYNC110 - of another process
+            await asyncio.sleep(RETRY_S)
+        return str(status["base_fingerprint"])
+
     async def _publish(self, path: str) -> str:
         response = await self._answered("POST", path)
         if response.is_error:
@@ -95,7 +101,7 @@ async def _work(settings: Settings, server: ClientSettings) -> int:
     ):
         records = await Records.open(database, settings.training_dir, max_file_bytes=settings.max_file_bytes)
         publishing = RemotePublishing(http)
-        worker = Worker(records, settings.runs_dir, publishing, worker_name())
+        worker = Worker(records, settings.runs_dir, publishing, worker_name(), publishing.base_fingerprint)
         working = asyncio.create_task(_work_once_allowed(worker, publishing))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, working.cancel)

@@ -17,7 +17,7 @@ from adapters.errors import BlobCorrupt, NotFound, PatchbayError
 from adapters.storage.disk import in_thread
 from adapters.storage.manifest import FILES
 from trainer.data.faults import LineFault
-from trainer.errors import FileCorrupt, IllegalTransition, PreflightDied
+from trainer.errors import FileCorrupt, IllegalTransition, LeaseLost, PreflightDied
 from trainer.jobs.job import Failure, Job, Json
 from trainer.options import TrainingOptions
 from trainer.records import Records
@@ -34,11 +34,27 @@ AT_ONCE: Final = 2
 """Checks at the same time; each may need the memory of the base model."""
 LOOK_S: Final = 2.0
 """Interval at which a running check looks whether its job was cancelled."""
+IDLE_S: Final = 10.0
+"""Interval at which a process without checks looks for jobs, of which another process may have died."""
 MOST_TRIES: Final = 3
 """Unforeseen errors after which a job is rejected."""
 RETRY_S: Final = 5.0
 MAX_CAUSE: Final = 500
 """Characters of an unforeseen error in the job's error."""
+
+LEASE_S: Final = 30.0
+"""Seconds without a renewal after which another process may check the files of a job."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingBase:
+    """The base model that jobs are trained on."""
+
+    directory: Path
+    renderer: RendererOptions
+    """How the server renders prompts for it."""
+    fingerprint: str
+
 
 Preflight = Callable[[RunSpec, RunDirectory], Awaitable[dict[str, Any]]]
 """See ``trainer.child.run_preflight``."""
@@ -48,15 +64,17 @@ Preflight = Callable[[RunSpec, RunDirectory], Awaitable[dict[str, Any]]]
 class JobPreflight:
     """Runs the preflight of new jobs, ``AT_ONCE`` at a time, begun in the order of their creation.
 
-    Several processes may do so for the same job: the first to finish decides, and all would decide alike.
+    Processes that share the database and the directory divide the jobs between them.
     """
 
     records: Records
     runs: Path
     """Directory of the run directories, one a job."""
     _: KW_ONLY
-    base: Callable[[], Awaitable[tuple[Path, RendererOptions]]]
-    """Waits until the base model's directory is known, and how the server renders prompts for it."""
+    name: str
+    """Tells this process apart from others that check jobs."""
+    base: Callable[[], Awaitable[TrainingBase]]
+    """Waits until the base model is known."""
     adapter: Callable[[str], Awaitable[Path]]
     """Returns the directory of a version, named as ``sql@7``; raises NotFound."""
     preflight: Preflight
@@ -78,36 +96,45 @@ class JobPreflight:
         A few at once, so that a slow check does not hold up the others; the check of a cancelled job is ended.
         """
         checking: dict[str, asyncio.Task[None]] = {}
+        base = (await self.base()).fingerprint
         try:
             while True:
                 self._notified.clear()
-                undecided = {job.id: job for job in await self.records.jobs.unvalidated()}
+                undecided = {job.id: job for job in await self.records.jobs.unvalidated(self.name, base)}
                 for job_id, check in list(checking.items()):
                     if check.done():
                         del checking[job_id]
                         undecided.pop(job_id, None)
-                    elif job_id not in undecided:  # cancelled, or decided by another process
+                    elif job_id not in undecided:  # cancelled
                         check.cancel()
+                    else:
+                        await self._renew(undecided[job_id])
                 new = [job_id for job_id in undecided if job_id not in checking]
                 for job_id in new[: AT_ONCE - len(checking)]:
                     checking[job_id] = asyncio.create_task(self._check(undecided[job_id]), name=job_id)
                     checking[job_id].add_done_callback(lambda _: self.notify())
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._notified.wait(), LOOK_S if checking else None)
+                    async with asyncio.timeout(LOOK_S if checking else IDLE_S):
+                        await self._notified.wait()
         finally:
             for check in checking.values():
                 check.cancel()
             await asyncio.gather(*checking.values(), return_exceptions=True)
+
+    async def _renew(self, job: Job) -> None:
+        with suppress(LeaseLost):  # its check ends by itself
+            await self.records.jobs.hold(job.id, self.name, LEASE_S)
 
     async def _check(self, job: Job) -> None:
         """Decide about a job; an unforeseen error rejects it after a few tries, and stops no other job."""
         tries = 0
         while True:
             try:
+                await self.records.jobs.hold(job.id, self.name, LEASE_S)
                 async with asyncio.timeout(self.max_s):
                     await self._decide(job)
                 return
-            except IllegalTransition:  # cancelled meanwhile, or decided by another process
+            except (IllegalTransition, LeaseLost):  # cancelled meanwhile, or checked by another process
                 return
             except TimeoutError:
                 cause = f"the check of its files took more than {self.max_s:g} s"
@@ -147,6 +174,7 @@ class JobPreflight:
         if not report["ok"]:
             return await jobs.reject(job.id, _failure(report), data=data)
         method = _resolved(job.method, report["hyperparameters"])
+        await jobs.hold(job.id, self.name, LEASE_S)  # what another process has written, a run may read by now
         await in_thread(self._write_run, replace(job, method=method), inputs, report)
         return await jobs.admit(job.id, method, data=data)
 
@@ -157,10 +185,10 @@ class JobPreflight:
             BlobCorrupt, FileCorrupt, NotFound: one of them no longer exists.
         """
         files, warm_start = self.records.files, job.extension.get("warm_start")
-        base, renderer = await self.base()
+        base = await self.base()
         return {
-            "base": base,
-            "renderer": renderer,
+            "base": base.directory,
+            "renderer": base.renderer,
             "training_file": await files.content(job.training_file),
             "validation_file": None if job.validation_file is None else await files.content(job.validation_file),
             "warm_start": None if warm_start is None else await self.adapter(warm_start),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from adapters.storage.database import Database
+from adapters.storage.disk import in_thread
 from trainer.clock import Clock, database_clock
 from trainer.files.file import MAX_BYTES
 from trainer.files.file_store import FileStore
@@ -15,6 +20,9 @@ from trainer.jobs.events import EventLog
 from trainer.jobs.job_store import JobStore
 from trainer.jobs.queue import MAX_DEATHS, Queue
 from trainer.schema import MIGRATIONS, VERSION_TABLE
+
+DIRECTORY_ID: Final = "directory-id"
+"""File with the id of the directory, which jobs carry: their files and runs lie there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +47,29 @@ class Records:
         clock: Clock = database_clock,
     ) -> Records:
         """Migrate the tables in ``database`` and open the stores; files go to ``data_dir/files``, parts of uploads to
-        ``data_dir/uploads``.
+        ``data_dir/uploads``. Jobs are checked and trained by processes with the same directory.
 
         The caller closes the database.
         """
         await database.migrate(MIGRATIONS, VERSION_TABLE)
+        store = await in_thread(_directory_id, data_dir)
         files = FileStore(database, data_dir / "files", max_bytes=max_file_bytes, clock=clock)
         return cls(
             files,
             UploadStore(files, data_dir / "uploads"),
-            JobStore(database, clock=clock),
+            JobStore(database, store, clock=clock),
             EventLog(database),
             CheckpointStore(database, clock=clock),
-            Queue(database, max_deaths=max_deaths, clock=clock),
+            Queue(database, store, max_deaths=max_deaths, clock=clock),
         )
+
+
+def _directory_id(directory: Path) -> str:
+    """Return the id of ``directory``, which the first process to open it makes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    made = directory / f".{DIRECTORY_ID}.{os.getpid()}"
+    made.write_text(secrets.token_hex(16))
+    with suppress(FileExistsError):
+        os.link(made, directory / DIRECTORY_ID)
+    made.unlink()
+    return (directory / DIRECTORY_ID).read_text()

@@ -119,7 +119,10 @@ jobs = _numbered(
     Column("metadata", _Json),
     Column("integrations", _Json),
     Column("extension", _Json, nullable=False),
-    # the worker
+    # where it can be trained
+    Column("store", String(32)),  # id of the directory with its files; NULL: created by an older release
+    Column("base_fingerprint", String(128)),  # of the base model that `model` meant; NULL likewise
+    # the worker, or the process that checks its files
     Column("token", Integer, nullable=False),  # grows with each claim; a write with an older one is refused
     Column("worker", String(128)),  # NULL: none holds it
     Column("lease_until", UtcDateTime),

@@ -57,7 +57,9 @@ _SSE: Final = "text/event-stream"
 @router.post("/jobs")
 async def create(body: JobBody, state: StateDep, caller: CallerDep) -> JobObject:
     """Create a job; its files are checked next, and then it waits for a worker or has failed."""
-    job = await state.records.jobs.create(body.draft(await servable_extension(body, state, caller), caller.project))
+    extension = await servable_extension(body, state, caller)
+    draft = body.draft(extension, caller.project, state.engine.info.base.fingerprint)
+    job = await state.records.jobs.create(draft)
     state.job_preflight.notify()
     return JobObject.from_job(job)
 

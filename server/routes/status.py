@@ -25,6 +25,7 @@ async def status(state: StateDep) -> StatusObject:
         started_at=datetime.fromtimestamp(state.started_at, UTC),
         engine="draining" if state.admission.is_leaving else state.engine.state,
         model=next(iter(state.engine.served_names), None),
+        base_fingerprint=state.engine.info.base.fingerprint if state.engine.served_names else None,
         adapters=len(state.registry.catalog),
         residents=[] if running is None else [entry.version.name for entry in running.residency.entries()],
         max_residents=state.settings.max_residents,

@@ -47,6 +47,8 @@ class JobDraft:
     integrations: Sequence[Json] | None = None
     extension: Json = field(default_factory=dict)
     """Fields of this server beside OpenAI's: adapter name, rank, packing…"""
+    base_fingerprint: str | None = None
+    """Of the base model that ``model`` means; processes that serve another one leave the job alone. None: any."""
     organization_id: str = "patchbay"
     project: str = DEFAULT_PROJECT
     """Its files, its events and its adapter belong to the same project."""

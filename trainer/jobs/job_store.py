@@ -3,16 +3,17 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, exists, insert, select
+from sqlalchemy import ColumnElement, exists, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.storage.database import Database
 from trainer.clock import Clock, database_clock
-from trainer.errors import InvalidField
+from trainer.errors import InvalidField, LeaseLost
 from trainer.files.file import Purpose
 from trainer.jobs import rows
 from trainer.jobs.events import EventDraft, Level, add_events
@@ -46,6 +47,8 @@ class JobStore:
     """
 
     database: Database
+    store: str
+    """Id of the directory that has the files of the jobs that are created here."""
     clock: Clock = database_clock
 
     async def create(self, draft: JobDraft) -> Job:
@@ -64,6 +67,7 @@ class JobStore:
                 "id": mint("ftjob-"),
                 "created_at": at,
                 "state": JobState.VALIDATING_FILES,
+                "store": self.store,
                 "seed": secrets.randbelow(MAX_SEED + 1) if draft.seed is None else draft.seed,
                 **dict.fromkeys(("token", "deaths", "events_position"), 0),
                 "result_files": [],
@@ -109,18 +113,37 @@ class JobStore:
         async with self.database.read() as connection:
             return await read_page(connection, jobs, rows.job_of, *where, after=after, limit=limit, project=project)
 
-    async def unvalidated(self) -> Sequence[Job]:
-        """Return the jobs whose files are not validated yet, oldest first; a crash may have left some."""
-        return await self._in(JobState.VALIDATING_FILES)
+    async def unvalidated(self, checker: str, base: str | None = None) -> Sequence[Job]:
+        """Return the jobs whose files ``checker`` may validate, oldest first: those that no other process holds.
+
+        ``base``: fingerprint of the base model that they are for; None: any.
+        """
+        async with self.database.read() as connection:
+            at = await self.clock(connection)
+            is_free = (_is_unheld(checker, at), *rows.is_trained_in(self.store, base))
+            return await self._read(connection, jobs.c.state == JobState.VALIDATING_FILES, *is_free)
+
+    async def hold(self, job_id: str, checker: str, lease_s: float) -> None:
+        """Let ``checker`` alone validate a job's files for ``lease_s`` seconds.
+
+        Raises:
+            LeaseLost: another process holds the job, or it was decided or cancelled.
+        """
+        async with self.database.write() as connection:
+            at = await self.clock(connection)
+            is_free = (jobs.c.id == job_id, jobs.c.state == JobState.VALIDATING_FILES, _is_unheld(checker, at))
+            lease = {"worker": checker, "lease_until": at + timedelta(seconds=lease_s)}
+            if (await connection.execute(update(jobs).where(*is_free).values(**lease))).rowcount != 1:
+                raise LeaseLost(f"'{checker}' does not check the files of job '{job_id}': it is held or decided")
 
     async def unfinished(self) -> Sequence[Job]:
         """Return the jobs that have not ended, oldest first."""
-        return await self._in(*UNFINISHED)
-
-    async def _in(self, *states: JobState) -> Sequence[Job]:
-        statement = select(jobs).where(jobs.c.state.in_(states)).order_by(jobs.c.number)
         async with self.database.read() as connection:
-            return [rows.job_of(row) for row in await connection.execute(statement)]
+            return await self._read(connection, jobs.c.state.in_(UNFINISHED))
+
+    async def _read(self, connection: AsyncConnection, *where: ColumnElement[bool]) -> Sequence[Job]:
+        found = await connection.execute(select(jobs).where(*where).order_by(jobs.c.number))
+        return [rows.job_of(row) for row in found]
 
     async def warm_starts(self) -> set[str]:
         """Return the names of the versions that unfinished jobs train further."""
@@ -165,6 +188,10 @@ class JobStore:
             level = Level.INFO if job.error is None else Level.ERROR
             await add_events(connection, row, at, [EventDraft(message, level, data=data)])
         return job
+
+
+def _is_unheld(checker: str, at: datetime) -> ColumnElement[bool]:
+    return or_(jobs.c.worker.is_(None), jobs.c.worker == checker, jobs.c.lease_until <= at)
 
 
 async def _check_file(connection: AsyncConnection, param: str, file_id: str, project: str) -> None:

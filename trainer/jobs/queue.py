@@ -58,15 +58,21 @@ class Queue:
     """
 
     database: Database
+    store: str
+    """Id of the directory that has the files and runs of the jobs that are taken here."""
     max_deaths: int = MAX_DEATHS
     clock: Clock = database_clock
 
-    async def take(self, worker: str, lease_s: float) -> Claim | None:
-        """Take the oldest queued job; None if there is none. Before that, jobs with expired leases are retried."""
+    async def take(self, worker: str, lease_s: float, base: str | None = None) -> Claim | None:
+        """Take the oldest queued job; None if there is none. Before that, jobs with expired leases are retried.
+
+        ``base``: fingerprint of the base model that the job is for; None: any.
+        """
         async with self.database.write() as connection:
             at = await self.clock(connection)
             await self._end_expired(connection, at)
-            oldest = select(jobs.c.number).where(jobs.c.state == JobState.QUEUED).order_by(jobs.c.number).limit(1)
+            is_queued_here = (jobs.c.state == JobState.QUEUED, *rows.is_trained_in(self.store, base))
+            oldest = select(jobs.c.number).where(*is_queued_here).order_by(jobs.c.number).limit(1)
             number = (await connection.execute(oldest.with_for_update(skip_locked=True))).scalar_one_or_none()
             if number is None:
                 return None

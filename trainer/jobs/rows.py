@@ -54,6 +54,15 @@ async def job_row(connection: AsyncConnection, job_id: str, *where: ColumnElemen
     return row
 
 
+def is_trained_in(store: str, base: str | None) -> list[ColumnElement[bool]]:
+    """Return the condition that a job's files lie in ``store`` and that it is for the base model with this fingerprint.
+
+    ``base`` None: for any. Jobs of older releases name neither, and are taken for both.
+    """
+    places = [(jobs.c.store, store)] + ([] if base is None else [(jobs.c.base_fingerprint, base)])
+    return [column.is_(None) | (column == value) for column, value in places]
+
+
 def illegal(verb: Verb, row: AnyRow) -> IllegalTransition:
     """Return the error for a verb that the state of ``row`` does not allow."""
     requests = {Verb.PAUSE, Verb.RESUME, Verb.CANCEL}

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,10 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+async def _any_base() -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Worker:
     """Works on the jobs of ``records``.
@@ -37,6 +42,7 @@ class Worker:
     Args:
         records: the queue, and the stores for events, checkpoints and result files.
         runs: directory of the run directories, one per job, made by the preflight.
+        base: waits until the fingerprint of the base model is known whose jobs are taken; None: all are.
         lease_s: seconds after which another worker may take a job whose lease was not renewed.
         stall_s: seconds without an event after which a training child is killed and the job retried.
     """
@@ -45,14 +51,16 @@ class Worker:
     runs: Path
     publishing: Publishing
     name: str
+    base: Callable[[], Awaitable[str | None]] = _any_base
     lease_s: float = LEASE_S
     stall_s: float = STALL_S
 
     async def run(self) -> None:
         """Work until cancelled; the current job is then released after a checkpoint."""
+        base = await self.base()
         while True:
             try:
-                claim = await self.records.queue.take(self.name, self.lease_s)
+                claim = await self.records.queue.take(self.name, self.lease_s, base)
             except StorageUnavailable as away:
                 log.warning("the worker waits for the database", reason=away.message)
                 # After an outage every lease looks expired: those who hold one get the time to renew it.

@@ -97,8 +97,8 @@ class JobBody(Body, JobOptions):
         """The suffix as names can carry it: OpenAI's API takes any characters."""
         return self.suffix and fit_adapter_name(self.suffix)
 
-    def draft(self, extension: Json, project: str) -> JobDraft:
-        """Return the job to create for ``project``, with our own fields as ``extension`` has them.
+    def draft(self, extension: Json, project: str, base_fingerprint: str) -> JobDraft:
+        """Return the job to create for ``project`` on that base model, with our own fields as ``extension`` has them.
 
         Raises:
             InvalidField: a field is out of bounds.
@@ -111,6 +111,7 @@ class JobBody(Body, JobOptions):
             training_file=self.training_file,
             validation_file=self.validation_file,
             project=project,
+            base_fingerprint=base_fingerprint,
             method=self._method(),
             suffix=suffix,
             seed=self.seed,

@@ -24,6 +24,8 @@ class StatusObject(ResponseObject):
     engine: EngineState | Literal["draining"]
     model: str | None
     """The base model's name."""
+    base_fingerprint: str | None
+    """Of the base model's shapes: adapters are made for them."""
     adapters: int
     residents: list[str]
     """Versions, least recently used first."""

@@ -17,11 +17,11 @@ from trainer.jobs.queue import Claim, Queue
 STALL_SHARE = 0.3
 
 
-async def main(url: str, seed: int) -> None:
+async def main(url: str, store: str, seed: int) -> None:
     draw, worker = random.Random(seed), f"worker-{seed}"
     stalled: list[Claim] = []
     async with Database.open(url) as database:
-        queue, jobs = Queue(database, max_deaths=1000), JobStore(database)
+        queue, jobs = Queue(database, store, max_deaths=1000), JobStore(database, store)
         while True:
             stalls = draw.random() < STALL_SHARE
             claim = await queue.take(worker, 0 if stalls else 60)
@@ -51,4 +51,4 @@ async def finish(queue: Queue, claim: Claim) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -14,7 +14,7 @@ from adapters.errors import StorageFull
 from tests.trainer.conftest import Create
 from tests.until import until
 from trainer import job_preflight
-from trainer.job_preflight import JobPreflight
+from trainer.job_preflight import JobPreflight, TrainingBase
 from trainer.jobs.job import Job
 from trainer.jobs.state import JobState
 from trainer.records import Records
@@ -75,15 +75,22 @@ def running(records: Records, checks: Checks, tmp_path: Path):
     """Runs the preflight of jobs for a block."""
 
     @asynccontextmanager
-    async def run(max_s: float = 60.0) -> AsyncIterator[None]:
-        async def base() -> tuple[Path, RendererOptions]:
-            return tmp_path, RendererOptions()
+    async def run(max_s: float = 60.0, name: str = "checker", base: str = "base") -> AsyncIterator[None]:
+        async def training_base() -> TrainingBase:
+            return TrainingBase(tmp_path, RendererOptions(), base)
 
         async def adapter(name: str) -> Path:
             return tmp_path / name
 
         preflight = JobPreflight(
-            records, tmp_path / "runs", base=base, adapter=adapter, preflight=checks, threads=1, max_s=max_s
+            records,
+            tmp_path / "runs",
+            name=name,
+            base=training_base,
+            adapter=adapter,
+            preflight=checks,
+            threads=1,
+            max_s=max_s,
         )
         task = asyncio.create_task(preflight.run())
         yield
@@ -157,3 +164,54 @@ async def test_trouble_that_passes_is_waited_out(create: Create, checks: Checks,
     async with running():
         await until(is_now(job, JobState.QUEUED))
     assert checks.begun == 3 * job_preflight.MOST_TRIES + 1
+
+
+async def test_two_processes_divide_the_jobs(create: Create, checks: Checks, running, is_now) -> None:
+    jobs = [await create() for _ in range(6)]
+    async with running(name="one"), running(name="two"):
+        for job in jobs:
+            await until(is_now(job, JobState.QUEUED))
+    assert checks.begun == len(jobs)
+
+
+async def test_the_jobs_of_a_process_that_died_are_checked_by_another(
+    records: Records, create: Create, running, is_now
+) -> None:
+    held, forgotten = await create(), await create()
+    await records.jobs.hold(held.id, "another process", 3600)
+    await records.jobs.hold(forgotten.id, "another process", -1)
+    async with running():
+        await until(is_now(forgotten, JobState.QUEUED))
+        assert await is_now(held, JobState.VALIDATING_FILES)()
+
+
+async def test_a_check_that_lost_its_job_writes_no_run(
+    records: Records, create: Create, checks: Checks, running, is_now, tmp_path: Path
+) -> None:
+    job = await create()
+
+    async def overtaken() -> None:
+        await records.jobs.hold(job.id, "checker", -1)  # it hung for longer than its lease
+        await records.jobs.hold(job.id, "another process", 3600)
+
+    checks.scripts = {job.id: [overtaken]}
+    async with running():
+        await until(lambda: checks.ended == 1)
+    assert not (tmp_path / "runs" / job.id / "spec.json").exists()
+    assert await is_now(job, JobState.VALIDATING_FILES)()
+
+
+async def test_a_job_is_checked_and_trained_where_its_base_model_and_its_files_are(
+    records: Records, create: Create, running, is_now, tmp_path: Path
+) -> None:
+    foreign, own = await create(base_fingerprint="other"), await create(base_fingerprint="base")
+    async with running():
+        await until(is_now(own, JobState.QUEUED))
+        assert await is_now(foreign, JobState.VALIDATING_FILES)()
+    elsewhere = await Records.open(records.jobs.database, tmp_path / "elsewhere")
+    assert await elsewhere.jobs.unvalidated("checker") == []
+    assert await elsewhere.queue.take("worker", 60) is None
+    assert await records.queue.take("worker", 60, "other") is None
+    claim = await records.queue.take("worker", 60, "base")
+    assert claim is not None
+    assert claim.job.id == own.id

@@ -61,7 +61,7 @@ async def test_a_rejected_job_says_why_and_lists_every_fault(records: Records, c
 async def test_jobs_that_a_crash_left_unchecked_are_found_again(records: Records, create: Create, enqueue: Create):
     left = [await create(), await create()]
     await enqueue()
-    assert await records.jobs.unvalidated() == left
+    assert await records.jobs.unvalidated("checker") == left
 
 
 async def test_the_versions_that_unfinished_jobs_train_further_are_known(records: Records, create: Create):

@@ -29,6 +29,7 @@ async def test_each_job_of_four_processes_is_finished_exactly_once(
             sys.executable,
             str(TAKER),
             database_url,
+            records.queue.store,
             str(seed),
             env={"PYTHONPATH": str(ROOT)},
             stdout=asyncio.subprocess.PIPE,

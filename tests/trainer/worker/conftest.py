@@ -15,7 +15,7 @@ from adapters.errors import PatchbayError
 from tests.trainer.conftest import Create, Upload
 from tests.until import Until
 from tests.until import until as wait_until
-from trainer.job_preflight import JobPreflight
+from trainer.job_preflight import JobPreflight, TrainingBase
 from trainer.jobs.job import Job, JobDraft
 from trainer.jobs.state import JOB_STATES, JobState
 from trainer.records import Records
@@ -75,15 +75,23 @@ def ask(records: Records, upload: Upload, worker: Worker) -> Create:
         numbers = {name: getattr(spec, name) for name in NUMBERS} | {"steps": STEPS}
         return {"ok": True, "training": report, "validation": None, "hyperparameters": numbers, "renderer_sha256": "0"}
 
-    async def base() -> tuple[Path, RendererOptions]:
-        return embedded.BASE, RendererOptions()
+    async def base() -> TrainingBase:
+        return TrainingBase(embedded.BASE, RendererOptions(), "base")
 
     async def ask(**extension: Any) -> Job:
         extension = {"rank": 8, "checkpoint_steps": 3, "adapter": "mood", **extension}
         method = {"type": "supervised", "supervised": {"hyperparameters": NUMBERS}}
         draft = JobDraft("embedded-base", await upload(ROWS), method, seed=1, extension=extension)
         job = await records.jobs.create(draft)
-        loop = JobPreflight(records, worker.runs, base=base, adapter=None, preflight=preflight, threads=1)  # type: ignore[arg-type]
+        loop = JobPreflight(
+            records,
+            worker.runs,
+            name="checker",
+            base=base,
+            adapter=None,  # type: ignore[arg-type]
+            preflight=preflight,
+            threads=1,
+        )
         running = asyncio.create_task(loop.run())
         await until(lambda: _is(records, job, JobState.QUEUED))
         running.cancel()
