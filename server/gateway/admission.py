@@ -1,23 +1,18 @@
 """Limits the inference requests in flight: in all, and for each adapter. Refuses all while the process drains.
 
-A request counts as many times as the engine writes answers for it.
-
-An adapter may have ``SHARE`` times as many requests in flight as there are free places (dynamic thresholds, as network
-switches share their buffers). One flooded adapter stops at three quarters of the limit, two at three sevenths each;
-there is always a place for the first request of another adapter.
+A request counts as many times as the engine writes answers for it. The requests in flight are shared between adapters,
+and the writes between those who send them, as ``server.fair_shares`` says.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final
 
 from server.errors import Draining, Overloaded
+from server.fair_shares import Holdings, has_share_left
 
-SHARE: Final = 3
-"""Requests in flight that an adapter may have for each free place; and writes that a key may."""
 WRITES: Final = 128
 """Writes of control routes at once: each may be an upload, with a file on disk."""
 
@@ -29,8 +24,8 @@ class Admission:
         self._limit = limit
         self._in_flight = 0
         self._writes = 0
-        self._of_adapter: Counter[str] = Counter()
-        self._writes_of: Counter[str | None] = Counter()
+        self._of_adapter: Holdings[str] = Holdings()
+        self._writes_of: Holdings[str] = Holdings()
         self._idle = asyncio.Event()
         self._idle.set()
         self.is_leaving = False
@@ -43,28 +38,26 @@ class Admission:
         return self._in_flight + self._writes
 
     @contextmanager
-    def writing(self, key_id: str | None = None) -> Iterator[None]:
-        """Count a key's write of a control route for the block: an upload, say, is not cut by a shutdown.
+    def writing(self, sender: str) -> Iterator[None]:
+        """Count a write of a control route by ``sender`` for the block: an upload, say, is not cut by a shutdown.
 
         Raises:
             Draining: the process is stopping.
-            Overloaded: the key has its share of the writes at once already.
+            Overloaded: the sender has its share of the writes at once already.
         """
         self._check_draining()
-        if self._writes_of[key_id] >= SHARE * (WRITES - self._writes):
+        if not has_share_left(self._writes_of[sender], WRITES - self._writes):
             raise Overloaded(
                 f"{self._writes} uploads and other writes are under way already; try again", retry_after_s=5
             )
         self._writes += 1
-        self._writes_of[key_id] += 1
+        self._writes_of.add(sender, 1)
         self._idle.clear()
         try:
             yield
         finally:
             self._writes -= 1
-            self._writes_of[key_id] -= 1
-            if not self._writes_of[key_id]:
-                del self._writes_of[key_id]
+            self._writes_of.add(sender, -1)
             self._narrowed(0)
 
     def _check_draining(self) -> None:
@@ -127,19 +120,14 @@ class Admission:
         """
         free = self._limit - self._in_flight + generations  # this request is counted in flight already
         held = self._of_adapter[adapter]
-        if held >= SHARE * free:
+        if not has_share_left(held, free):
             raise Overloaded(
                 f"{held} of the {self._limit} requests that may be in flight are for '{adapter}' already, and the "
                 "rest is kept for other adapters; try again, or raise --max-in-flight",
                 retry_after_s=1,
             )
-        self._of_adapter[adapter] = held + generations
-        return partial(self._left, adapter, generations)
-
-    def _left(self, adapter: str, generations: int) -> None:
-        self._of_adapter[adapter] -= generations
-        if not self._of_adapter[adapter]:
-            del self._of_adapter[adapter]
+        self._of_adapter.add(adapter, generations)
+        return partial(self._of_adapter.add, adapter, -generations)
 
     async def drain(self, within_s: float) -> bool:
         """Refuse new requests and wait for those in flight; return False if some are left after ``within_s``."""

@@ -89,8 +89,9 @@ class Gateway:
             inference = INFERENCE_ROUTES.get(path)
             is_inference = inference is not None and inference.method == scope["method"]
             is_write = not is_inference and scope["method"] not in NO_BODY and path not in READ_BY_POST
-            with self.admission.writing(caller.key_id) if is_write else nullcontext():
-                async with self.bodies.read(scope["method"], path, headers, receive) as body:
+            sender = _sender(caller, scope)
+            with self.admission.writing(sender) if is_write else nullcontext():
+                async with self.bodies.read(scope["method"], path, headers, receive, sender=sender) as body:
                     if is_inference:
                         await self._infer(scope, body, response)
                     else:
@@ -172,6 +173,14 @@ class Gateway:
             except PatchbayError as refusal:
                 context.status = response.status or status_of(refusal)  # the meter counts it at the end of the block
                 raise
+
+
+def _sender(caller: Caller, scope: Scope) -> str:
+    """Return who shares memory and places with others: the key, or without one the address that the request is from."""
+    if caller.key_id is not None:
+        return caller.key_id
+    client = scope.get("client")
+    return "" if client is None else str(client[0])
 
 
 @dataclass(slots=True, eq=False)
