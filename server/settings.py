@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(
         1024,
         ge=1,
-        description="Inference requests at once, at most 3/4 of them for one adapter; others get status 429.",
+        description="Inference requests at once, at most 3/4 of them for one model or project; others get status 429.",
     )
     max_body_bytes: int = Field(
         16 * 2**20, ge=2**16, description="Largest body of a request in bytes, uploads aside; 32 times as many at once."

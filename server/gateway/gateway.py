@@ -121,7 +121,7 @@ class Gateway:
 
         A line of a batch counts in no limit a minute: its batch waits behind all other requests.
         """
-        with self.admission.admitted(is_deferred=context.is_deferred):
+        with self.admission.admitted(caller.counted_project, is_deferred=context.is_deferred):
             if context.is_deferred:
                 yield {}
                 return
