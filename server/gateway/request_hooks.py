@@ -190,7 +190,8 @@ class RequestHooks:
                 if version is not None:
                     stack.callback((await running.residency.lease(version)).release)
                 key = None if version is None else version.id
-                turn = await running.scheduler.turn(key, demand, is_deferred=context.is_deferred)
+                project = context.caller.project
+                turn = await running.scheduler.turn(key, demand, project=project, is_deferred=context.is_deferred)
                 stack.callback(running.scheduler.end, turn)
                 if version is not None:
                     running.residency.check(version)  # quarantined, perhaps, while this generation waited

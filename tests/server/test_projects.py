@@ -18,6 +18,8 @@ import pytest
 from adapters.names import FineTunedName
 from server.access.scope import ALL_SCOPES, Scope
 from server.gateway.route_scopes import ROUTE_SCOPES
+from server.scheduling.adapter_queue import Turn
+from server.scheduling.fair_scheduler import FairScheduler
 from tests.server.opened import MakeAdapter, Opened
 from trainer.jobs.checkpoints import CheckpointDraft
 
@@ -350,6 +352,22 @@ async def test_an_operator_sees_all_projects_and_publishes_for_them(
     published = await opened.client.post("/v1/adapters/secret-sql/versions", files=files, headers=headers)
     assert (published.status_code, published.json()["version"]) == (201, 2)
     assert (await tenants.as_acme("GET", "/v1/adapters/secret-sql"))["latest_version"] == 2
+
+
+async def test_a_generation_takes_its_turn_among_those_of_its_project(
+    tenants: Tenants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projects, request = [], FairScheduler.request
+
+    def noted(scheduler: FairScheduler, *args: Any, project: str, **more: Any) -> Turn:
+        projects.append(project)
+        return request(scheduler, *args, project=project, **more)
+
+    monkeypatch.setattr(FairScheduler, "request", noted)
+    for headers in (tenants.acme, tenants.globex):
+        body = {"model": "base", **ASKED}
+        await tenants.opened.client.post("/v1/chat/completions", json=body, headers=headers)
+    assert projects == ["acme", "globex"]
 
 
 async def test_an_idempotency_key_of_another_project_repeats_nothing(tenants: Tenants) -> None:
