@@ -160,9 +160,9 @@ async def unload(version: VersionDep, state: StateDep) -> VersionObject:
 
 
 @router.post(_VERSION + "/pin")
-async def pin(version: VersionDep, state: StateDep) -> VersionObject:
+async def pin(version: VersionDep, state: StateDep, adapters: VisibleDep) -> VersionObject:
     """Keep a version resident, also across restarts."""
-    return _shown(state, await residents.pin(state, version))
+    return _shown(state, await residents.pin(state, version, adapters))
 
 
 @router.post(_VERSION + "/unpin")

@@ -20,7 +20,7 @@ from server.access.scope import ALL_SCOPES, Scope
 from server.gateway.route_scopes import ROUTE_SCOPES
 from server.scheduling.adapter_queue import Turn
 from server.scheduling.fair_scheduler import FairScheduler
-from tests.server.opened import MakeAdapter, Opened
+from tests.server.opened import MakeAdapter, Opened, Opening
 from trainer.jobs.checkpoints import CheckpointDraft
 
 TENANT_SCOPES: Final = ALL_SCOPES - {Scope.ADMIN, Scope.METRICS}
@@ -368,6 +368,25 @@ async def test_a_generation_takes_its_turn_among_those_of_its_project(
         body = {"model": "base", **ASKED}
         await tenants.opened.client.post("/v1/chat/completions", json=body, headers=headers)
     assert projects == ["acme", "globex"]
+
+
+async def test_pins_are_shared_between_projects_and_a_refusal_names_the_callers_own(
+    opening: Opening, make_adapter: MakeAdapter
+) -> None:
+    async with opening(max_residents=5) as opened:
+        headers = {name: await key(opened, name) for name in ("acme", "globex")}
+
+        async def pin(project: str, number: int) -> httpx.Response:
+            name = f"{project}-{number}"
+            files = make_adapter(number).multipart()
+            await opened.client.post(f"/v1/adapters/{name}/versions", files=files, headers=headers[project])
+            return await opened.client.post(f"/v1/adapters/{name}/versions/1/pin", headers=headers[project])
+
+        assert [(await pin("acme", number)).status_code for number in range(4)] == [200, 200, 200, 400]
+        assert (await pin("globex", 0)).status_code == 200
+        refused = (await pin("globex", 1)).json()["error"]["message"]
+        assert "globex-0@1" in refused
+        assert "acme" not in refused
 
 
 async def test_an_idempotency_key_of_another_project_repeats_nothing(tenants: Tenants) -> None:
