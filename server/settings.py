@@ -113,7 +113,9 @@ class Settings(BaseSettings):
     )
 
     max_responses: int = Field(
-        10_000, ge=0, description="Responses kept for retrieval and previous_response_id, the newest; 0: none."
+        10_000,
+        ge=0,
+        description="Newest responses of each project that are kept for retrieval and previous_response_id; 0: none.",
     )
     max_response_age_s: float = Field(30 * 24 * 3600.0, gt=0, description="Seconds for which a response is kept.")
 

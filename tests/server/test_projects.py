@@ -17,6 +17,7 @@ import pytest
 
 from adapters.names import FineTunedName
 from server.access.scope import ALL_SCOPES, Scope
+from server.errors import ResponseNotFound
 from server.gateway.route_scopes import ROUTE_SCOPES
 from server.scheduling.adapter_queue import Turn
 from server.scheduling.fair_scheduler import FairScheduler
@@ -387,6 +388,22 @@ async def test_pins_are_shared_between_projects_and_a_refusal_names_the_callers_
         refused = (await pin("globex", 1)).json()["error"]["message"]
         assert "globex-0@1" in refused
         assert "acme" not in refused
+
+
+async def test_responses_of_one_project_neither_drive_out_nor_replace_those_of_another(opening: Opening) -> None:
+    async with opening(max_responses=2) as opened:
+        store = opened.state.responses
+        for project, count in (("acme", 1), ("globex", 5)):
+            for number in range(count):
+                assert await store.add(project, [], {"id": f"resp_{number}", "output": [project]})
+        assert (await store.get("resp_0", "acme")).body["output"] == ["acme"]
+        for number, project in ((2, "globex"), (0, "globex"), (4, "acme")):
+            with pytest.raises(ResponseNotFound):
+                await store.get(f"resp_{number}", project)
+        assert await store.add("globex", [], {"id": "resp_0", "output": ["globex"]})
+        assert (await store.get("resp_0", None)).body["output"] == ["globex"]
+        await store.delete("resp_0", None)
+        assert (await store.get("resp_0", "acme")).body["output"] == ["acme"]
 
 
 async def test_an_idempotency_key_of_another_project_repeats_nothing(tenants: Tenants) -> None:
