@@ -18,6 +18,11 @@ class FairPlaces:
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         """By project; the one that was served last is at the end."""
 
+    @property
+    def waiting(self) -> int:
+        """Number of those who wait for a place."""
+        return sum(map(len, self._waiting.values()))
+
     @asynccontextmanager
     async def place(self, project: str) -> AsyncIterator[None]:
         """Wait for a place for ``project``, and hold it for the length of the block."""

@@ -109,9 +109,8 @@ class Publisher:
             self.crash_points.point("publish.fetched")
             if self.check_base is not None and not options.force_base:
                 await in_thread(self.check_base, original.path)
-            await stages.enter_async_context(
-                self.places.place(options.project)
-            )  # the bytes are on disk: from here on they take memory
+            # The bytes are on disk: from here on they take memory.
+            await stages.enter_async_context(self.places.place(options.project))
             staged, inspection, compiled = await self._admit(original, stages, options.compress_to)
             digest = staged.manifest().digest
             notes = [*original.notes(), *await in_thread(list, self.compare_tokenizer(original.tokenizer_files))]

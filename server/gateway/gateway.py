@@ -47,6 +47,8 @@ _KEY_ID = "patchbay.key_id"
 """Entry of the ASGI scope, set by ``Gateway.deferred`` alone: the id of the key that a line of a batch acts for."""
 IS_DEFERRED = "patchbay.is_deferred"
 """Entry of the ASGI scope, set by ``Gateway.deferred`` alone: the request is a line of a batch."""
+_UNCOUNTED: Final = READ_BY_POST - {"/v1/adapters/diff"}
+"""Routes that take POST and change nothing; a comparison of versions costs as much as a write, and counts as one."""
 _LONGEST_REQUEST_ID = 128
 NO_ROUTES: Final[ASGIApp] = PlainTextResponse("no such route", 404)
 """Answers the paths that are no inference, for a gateway without control routes."""
@@ -88,7 +90,7 @@ class Gateway:
             response.key_id = caller.key_id
             inference = INFERENCE_ROUTES.get(path)
             is_inference = inference is not None and inference.method == scope["method"]
-            is_write = not is_inference and scope["method"] not in NO_BODY and path not in READ_BY_POST
+            is_write = not is_inference and scope["method"] not in NO_BODY and path not in _UNCOUNTED
             sender = _sender(caller, scope)
             with self.admission.writing(sender) if is_write else nullcontext():
                 async with self.bodies.read(scope["method"], path, headers, receive, sender=sender) as body:
