@@ -1,6 +1,5 @@
 """Publishes an adapter as a version: fetch, check, compile if need be, probe, store the bytes, then write the row."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from adapters.checks.canonicalizer import Canonical
 from adapters.checks.inspection import InspectionReport
 from adapters.crash_points import CrashPoints
 from adapters.errors import AdapterNotFound, AdapterRefused, WorkerProcessDied
+from adapters.fair_places import FairPlaces
 from adapters.lora.canonical_form import CompileReport
 from adapters.lora.peft_config import claims_lora
 from adapters.names import DEFAULT_ALIAS, check_adapter_name, check_alias
@@ -75,7 +75,8 @@ class Publisher:
     compiler: Compiler | None = None
     probe: ProbeFunction | None = None
     crash_points: CrashPoints = field(default_factory=CrashPoints)
-    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    places: FairPlaces = field(default_factory=lambda: FairPlaces(AT_ONCE))
+    """For what takes the memory of a check: publications, merges, comparisons of weights."""
 
     async def publish(
         self,
@@ -108,7 +109,8 @@ class Publisher:
             self.crash_points.point("publish.fetched")
             if self.check_base is not None and not options.force_base:
                 await in_thread(self.check_base, original.path)
-            await stages.enter_async_context(self.places)  # the bytes are on disk: from here on they take memory
+            # The bytes are on disk: from here on they take memory.
+            await stages.enter_async_context(self.places.place(options.project))
             staged, inspection, compiled = await self._admit(original, stages, options.compress_to)
             digest = staged.manifest().digest
             notes = [*original.notes(), *await in_thread(list, self.compare_tokenizer(original.tokenizer_files))]

@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(
         1024,
         ge=1,
-        description="Inference requests at once, at most 3/4 of them for one adapter; others get status 429.",
+        description="Inference requests at once, at most 3/4 of them for one model or project; others get status 429.",
     )
     max_body_bytes: int = Field(
         16 * 2**20, ge=2**16, description="Largest body of a request in bytes, uploads aside; 32 times as many at once."
@@ -113,7 +113,9 @@ class Settings(BaseSettings):
     )
 
     max_responses: int = Field(
-        10_000, ge=0, description="Responses kept for retrieval and previous_response_id, the newest; 0: none."
+        10_000,
+        ge=0,
+        description="Newest responses of each project that are kept for retrieval and previous_response_id; 0: none.",
     )
     max_response_age_s: float = Field(30 * 24 * 3600.0, gt=0, description="Seconds for which a response is kept.")
 

@@ -32,6 +32,11 @@ class Caller:
         """The project whose files, jobs, batches and responses the caller may see; None: with ``admin``, all."""
         return None if self.may(Scope.ADMIN) else self.project
 
+    @property
+    def counted_project(self) -> str | None:
+        """The project whose share of a capacity the caller takes; None while the server has no keys: one has it all."""
+        return None if self.key_id is None else self.project
+
     def may_name(self, adapter: str) -> bool:
         """Return whether the patterns of the caller's key allow this name of an adapter."""
         return self.adapters is None or any(fnmatchcase(adapter, pattern) for pattern in self.adapters)

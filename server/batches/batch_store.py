@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, and_, case, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, case, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.storage.database import Database
@@ -30,6 +30,7 @@ from trainer.files.file import Purpose
 from trainer.files.file_store import FileStore
 from trainer.page import Page, belongs_to, read_page
 from trainer.schema import mint, row_reader
+from trainer.turns import next_number
 
 WINDOW_S: Final = 24 * 3600
 """Seconds from creation to expiry."""
@@ -128,20 +129,24 @@ class BatchStore:
     # -- the process that works on a batch ---------------------------------------------------------------------
 
     async def take(self, worker: str, lease_s: float) -> BatchClaim | None:
-        """Take the oldest unfinished batch whose input is here and that no other process holds; None without one.
+        """Take an unfinished batch whose input is here and that no other process holds; None without one.
 
+        It is the oldest of the project whose turn it is.
         Costs no query while the directory is empty, and no write while there is nothing to take.
         """
         names = await in_thread(_names_in, self.directory)
         if not names:
             return None
         async with self.database.read() as connection:
-            if (await connection.execute(_oldest_free(names, await self.clock(connection)))).first() is None:
+            is_free = _is_free(names, await self.clock(connection))
+            if (await connection.execute(select(batches.c.number).where(is_free).limit(1))).first() is None:
                 return None
         async with self.database.write() as connection:
             at = await self.clock(connection)
-            oldest = _oldest_free(names, at)
-            number = (await connection.execute(oldest.with_for_update(skip_locked=True))).scalar_one_or_none()
+            is_held = batches.c.state.in_(_UNFINISHED) & (batches.c.lease_until > at)
+            is_free, served_at = _is_free(names, at), batches.c.in_progress_at
+            next_ = next_number(batches, is_free=is_free, is_held=is_held, served_at=served_at)
+            number = (await connection.execute(next_)).scalar_one_or_none()
             if number is None:
                 return None
             lease = {"worker": worker, "lease_until": at + timedelta(seconds=lease_s), "token": batches.c.token + 1}
@@ -247,9 +252,9 @@ async def _row_of(connection: AsyncConnection, claim: BatchClaim) -> Row[Any]:
     return row
 
 
-def _oldest_free(names: Sequence[str], at: datetime) -> Select[tuple[int]]:
-    is_free = batches.c.state.in_(_UNFINISHED) & or_(batches.c.lease_until.is_(None), batches.c.lease_until <= at)
-    return select(batches.c.number).where(batches.c.id.in_(names), is_free).order_by(batches.c.number).limit(1)
+def _is_free(names: Sequence[str], at: datetime) -> ColumnElement[bool]:
+    is_unheld = or_(batches.c.lease_until.is_(None), batches.c.lease_until <= at)
+    return batches.c.id.in_(names) & batches.c.state.in_(_UNFINISHED) & is_unheld
 
 
 def _link(content: Path, target: Path) -> None:

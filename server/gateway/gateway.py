@@ -47,6 +47,8 @@ _KEY_ID = "patchbay.key_id"
 """Entry of the ASGI scope, set by ``Gateway.deferred`` alone: the id of the key that a line of a batch acts for."""
 IS_DEFERRED = "patchbay.is_deferred"
 """Entry of the ASGI scope, set by ``Gateway.deferred`` alone: the request is a line of a batch."""
+_UNCOUNTED: Final = READ_BY_POST - {"/v1/adapters/diff"}
+"""Routes that take POST and change nothing; a comparison of versions costs as much as a write, and counts as one."""
 _LONGEST_REQUEST_ID = 128
 NO_ROUTES: Final[ASGIApp] = PlainTextResponse("no such route", 404)
 """Answers the paths that are no inference, for a gateway without control routes."""
@@ -88,9 +90,10 @@ class Gateway:
             response.key_id = caller.key_id
             inference = INFERENCE_ROUTES.get(path)
             is_inference = inference is not None and inference.method == scope["method"]
-            is_write = not is_inference and scope["method"] not in NO_BODY and path not in READ_BY_POST
-            with self.admission.writing(caller.key_id) if is_write else nullcontext():
-                async with self.bodies.read(scope["method"], path, headers, receive) as body:
+            is_write = not is_inference and scope["method"] not in NO_BODY and path not in _UNCOUNTED
+            sender = _sender(caller, scope)
+            with self.admission.writing(sender) if is_write else nullcontext():
+                async with self.bodies.read(scope["method"], path, headers, receive, sender=sender) as body:
                     if is_inference:
                         await self._infer(scope, body, response)
                     else:
@@ -123,7 +126,7 @@ class Gateway:
 
         A line of a batch counts in no limit a minute: its batch waits behind all other requests.
         """
-        with self.admission.admitted(is_deferred=context.is_deferred):
+        with self.admission.admitted(caller.counted_project, is_deferred=context.is_deferred):
             if context.is_deferred:
                 yield {}
                 return
@@ -175,6 +178,14 @@ class Gateway:
             except PatchbayError as refusal:
                 context.status = response.status or status_of(refusal)  # the meter counts it at the end of the block
                 raise
+
+
+def _sender(caller: Caller, scope: Scope) -> str:
+    """Return who shares memory and places with others: the key, or without one the address that the request is from."""
+    if caller.key_id is not None:
+        return caller.key_id
+    client = scope.get("client")
+    return "" if client is None else str(client[0])
 
 
 @dataclass(slots=True, eq=False)

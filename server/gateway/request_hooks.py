@@ -58,7 +58,7 @@ class RequestContext:
     unleased: Resident | None = None
     """Stands for ``version`` where nothing is computed with its weights: it is not loaded."""
     leave: Callable[[], None] | None = None
-    """Takes the request out of the adapter's count of requests in flight."""
+    """Takes the request out of the count of its adapter, or of the base model."""
     generations: int = 1
     """Answers that the engine writes for the request."""
     narrow: Callable[[], None] | None = None
@@ -145,8 +145,12 @@ class RequestHooks:
             takes_tools, bounds = engine.takes_tools, self.bounds
             prepare_body(path, body, base=base, context=engine.context, takes_tools=takes_tools, bounds=bounds)
             context.generations = generations(body)
-            if context.generations > 1 and not context.is_deferred:
-                context.narrow = self.admission.widen(context.generations)
+            if context.is_deferred:
+                return
+            if context.generations > 1:
+                context.narrow = self.admission.widen(context.generations, context.caller.counted_project)
+            if context.computes and body.get("model") in running.info.served_names:
+                context.leave = self.admission.enter(None, context.generations)
         except PatchbayError as refusal:
             context.refusal = refusal
             raise
@@ -186,7 +190,8 @@ class RequestHooks:
                 if version is not None:
                     stack.callback((await running.residency.lease(version)).release)
                 key = None if version is None else version.id
-                turn = await running.scheduler.turn(key, demand, is_deferred=context.is_deferred)
+                project = context.caller.project
+                turn = await running.scheduler.turn(key, demand, project=project, is_deferred=context.is_deferred)
                 stack.callback(running.scheduler.end, turn)
                 if version is not None:
                     running.residency.check(version)  # quarantined, perhaps, while this generation waited

@@ -93,7 +93,8 @@ async def publish_merge(state: AppState, name: str, recipe: MergeRecipe, options
     settings = state.settings
     async with Staging(settings.data_dir, max_bytes=settings.max_upload_bytes).open() as scratch:
         bounds = MergeBounds(info.base, info.max_rank, settings.resource_limits)
-        report = await merge(recipe, directories, scratch.path, bounds)
+        async with state.publisher.places.place(options.project):
+            report = await merge(recipe, directories, scratch.path, bounds)
         source = DirectorySource(scratch.path, allowed=[scratch.path], origin=str(recipe))
         merged = replace(options, extra={"merge": report}, force_base=True)
         return await publish_version(state, name, source, merged)

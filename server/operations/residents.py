@@ -4,7 +4,9 @@ import structlog
 
 from adapters.errors import PatchbayError
 from adapters.versions import Version
+from server.access.visible_adapters import VisibleAdapters
 from server.errors import InvalidRequest
+from server.fair_shares import has_share_left
 from server.gateway.resolve import check_base
 from server.state import AppState
 
@@ -31,14 +33,17 @@ async def warm_up(state: AppState, version: Version) -> None:
         log.warning("could not be made resident", version=version.name, reason=error.message)
 
 
-async def pin(state: AppState, version: Version) -> Version:
+async def pin(state: AppState, version: Version, adapters: VisibleAdapters) -> Version:
     """Keep ``version`` resident until it is unpinned; load it now if an engine answers.
 
+    ``adapters``: as the caller sees them; a refusal names no others.
+
     Raises:
-        InvalidRequest: the pin would leave no resident to evict, or exceed the bytes that residents may take.
+        InvalidRequest: the pin would leave no resident to evict, or exceed the bytes that residents may take, or the
+            share of the adapter's project of either.
         PatchbayError: the version cannot be loaded.
     """
-    _check_capacity_for_pin(state, version)
+    _check_capacity_for_pin(state, version, adapters)
     if state.engine.is_ready:
         await make_resident(state, version)
     return await state.registry.set_pinned(version.adapter, version.number, True)
@@ -52,20 +57,29 @@ async def unpin(state: AppState, version: Version) -> Version:
     return unpinned
 
 
-def _check_capacity_for_pin(state: AppState, version: Version) -> None:
-    settings = state.settings
-    others = [pinned for pinned in state.registry.catalog.pinned() if pinned.id != version.id]
-    if len(others) >= settings.max_residents - 1:
-        names = ", ".join(pinned.name for pinned in others[:5])
+def _check_capacity_for_pin(state: AppState, version: Version, adapters: VisibleAdapters) -> None:
+    """Check the pins in number and in bytes. Projects share both; without keys there is one project, which has all."""
+    settings, catalog = state.settings, state.registry.catalog
+    project = catalog.adapter(version.adapter).project
+    others = [pinned for pinned in catalog.pinned() if pinned.id != version.id]
+    own = (
+        others if state.keys.is_empty else [each for each in others if catalog.adapter(each.adapter).project == project]
+    )
+    names = ", ".join([pinned.name for pinned in own if adapters.sees(pinned.adapter)][:5]) or "none of yours"
+    free = settings.max_residents - 1 - len(others)
+    if free <= 0 or (own is not others and not has_share_left(len(own), free)):
         raise InvalidRequest(
-            f"{len(others)} of {settings.max_residents} residents are pinned already ({names}, …) and one must stay "
-            "free; unpin one, or start the server with a larger --max-residents",
+            f"{len(others)} of {settings.max_residents} residents are pinned already (of this project: {names}); one "
+            "must stay free, and projects share the rest; unpin one, or start the server with a larger --max-residents",
             param="version",
         )
-    size, limit = sum(each.size_bytes for each in [*others, version]), settings.resident_bytes
-    if size > limit:
+    held = sum(each.size_bytes for each in others)
+    left = settings.resident_bytes - held
+    is_share_taken = own is not others and not has_share_left(sum(each.size_bytes for each in own), left)
+    if version.size_bytes > left or is_share_taken:
         raise InvalidRequest(
-            f"pinned residents would take {size} of {limit} bytes; unpin one, or start the server with a larger "
+            f"pinned residents would take {held + version.size_bytes} of {settings.resident_bytes} bytes, which "
+            f"projects share (of this project: {names}); unpin one, or start the server with a larger "
             "--max-resident-bytes",
             param="version",
         )

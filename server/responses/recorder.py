@@ -144,9 +144,7 @@ class _RecordedResponse:
             return
         try:
             if not await self.store.add(self.project, _items(self.request.get("input")), response):
-                log.warning(
-                    "response not stored: too large, or its id is another project's", response=response.get("id")
-                )
+                log.warning("response not stored: it is too large", response=response.get("id"))
         except StorageUnavailable as away:  # the answer is there all the same
             log.warning("response not stored", response=response.get("id"), reason=away.message)
 

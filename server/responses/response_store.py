@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, delete, insert, select
+from sqlalchemy import ColumnElement, Select, and_, delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.storage.database import Database
@@ -45,9 +45,9 @@ _response: Final = row_reader(StoredResponse)
 
 @dataclass(frozen=True, slots=True)
 class ResponseStore:
-    """The newest ``limit`` responses that are at most ``max_age_s`` old; ``limit`` 0: none are kept.
+    """The newest ``limit`` responses of each project that are at most ``max_age_s`` old; ``limit`` 0: none are kept.
 
-    ``project``: only its responses; None: all.
+    ``project``: only its responses; None: all, and of several with one id the newest.
     """
 
     database: Database
@@ -62,7 +62,7 @@ class ResponseStore:
         return cls(database, limit, max_age_s)
 
     async def add(self, project: str, input: Sequence[Json], body: Json) -> bool:  # noqa: A002  OpenAI's word
-        """Store a response; return False for one that is too large. The oldest beyond the limit are deleted.
+        """Store a response; return False for one that is too large. The project's oldest beyond the limit are deleted.
 
         A response whose caller chose the id of an earlier one of the same project replaces it.
         """
@@ -72,13 +72,14 @@ class ResponseStore:
             return False
         async with self.database.write() as connection:
             await connection.execute(delete(responses).where(_is(response_id, project)))
-            if (await connection.execute(select(responses.c.id).where(responses.c.id == response_id))).first():
-                return False  # another project's
             at = await self.clock(connection)
             values = {"id": response_id, "created_at": at, "project": project, "input": list(input), "body": dict(body)}
-            number = (await connection.execute(insert(responses).values(values).returning(responses.c.number))).scalar()
-            assert number is not None
-            await connection.execute(delete(responses).where(responses.c.number <= number - self.limit))
+            await connection.execute(insert(responses).values(values))
+            number = responses.c.number
+            own = select(number).where(responses.c.project == project)
+            last = (await connection.execute(own.order_by(number.desc()).offset(self.limit).limit(1))).scalar()
+            if last is not None:
+                await connection.execute(delete(responses).where(responses.c.project == project, number <= last))
         return True
 
     async def get(self, response_id: str, project: str | None) -> StoredResponse:
@@ -89,7 +90,7 @@ class ResponseStore:
         """
         async with self.database.read() as connection:
             living = _is(response_id, project) & await self._is_young(connection)
-            row = (await connection.execute(select(responses).where(living))).one_or_none()
+            row = (await connection.execute(_newest(select(responses), living))).one_or_none()
         if row is None:
             raise self._missing(response_id)
         return _response(row)
@@ -98,7 +99,8 @@ class ResponseStore:
         """Delete a response. Those that went on from it hold its items themselves. Raises ResponseNotFound."""
         async with self.database.write() as connection:
             living = _is(response_id, project) & await self._is_young(connection)
-            if not (await connection.execute(delete(responses).where(living))).rowcount:
+            number = _newest(select(responses.c.number), living).scalar_subquery()
+            if not (await connection.execute(delete(responses).where(responses.c.number == number))).rowcount:
                 raise self._missing(response_id)
 
     async def sweep(self) -> int:
@@ -115,11 +117,16 @@ class ResponseStore:
         else:
             reason = (
                 "it was made in another project or with store: false, was deleted, is older than "
-                f"{self.max_age_s:.0f} s, is not among the last {self.limit}, or was larger than {MAX_BYTES} bytes"
+                f"{self.max_age_s:.0f} s, is not among its project's last {self.limit}, or was larger than "
+                f"{MAX_BYTES} bytes"
             )
         return ResponseNotFound(
             f"no response with the id '{response_id:.100}' is stored: {reason}", param="response_id"
         )
+
+
+def _newest(of: Select[Any], where: ColumnElement[bool]) -> Select[Any]:
+    return of.where(where).order_by(responses.c.number.desc()).limit(1)
 
 
 def _is(response_id: str, project: str | None) -> ColumnElement[bool]:

@@ -160,9 +160,9 @@ async def unload(version: VersionDep, state: StateDep) -> VersionObject:
 
 
 @router.post(_VERSION + "/pin")
-async def pin(version: VersionDep, state: StateDep) -> VersionObject:
+async def pin(version: VersionDep, state: StateDep, adapters: VisibleDep) -> VersionObject:
     """Keep a version resident, also across restarts."""
-    return _shown(state, await residents.pin(state, version))
+    return _shown(state, await residents.pin(state, version, adapters))
 
 
 @router.post(_VERSION + "/unpin")
@@ -213,13 +213,14 @@ async def _recipe(body: MergeBody, state: AppState, adapters: VisibleAdapters) -
 
 
 @router.post("/diff")  # GET would hide an adapter called "diff"
-async def diff(body: DiffBody, state: StateDep, adapters: VisibleDep) -> DiffObject:
+async def diff(body: DiffBody, state: StateDep, caller: CallerDep, adapters: VisibleDep) -> DiffObject:
     """Compare two versions: what they add to the base model's weights, and the engine's scores with each."""
     a, b = await _resolved(state, adapters, body.a), await _resolved(state, adapters, body.b)
     if a.base_fingerprint != b.base_fingerprint:
         raise WrongBase(f"{a.name} and {b.name} were made for different base models, so they do not compare", param="b")
     paths = [await state.blobs.path(version.digest) for version in (a, b)]
-    weights = await in_thread(lambda: Diff.of(*map(StoredLora.open, paths)).to_json())
+    async with state.publisher.places.place(caller.project):
+        weights = await in_thread(lambda: Diff.of(*map(StoredLora.open, paths)).to_json())
     answers = await compare_versions(state.engine, a, b)
     return DiffObject(a=a.name, b=b.name, **answers, **weights)
 

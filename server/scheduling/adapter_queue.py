@@ -12,17 +12,20 @@ A queue:
     CLOSING → OPEN     reopen: no other queue needs the slot any more
     CLOSING → QUEUED   leave: its last taken turn ended, and more are waiting
 
-Queues without a slot get one in the order of their arrival. Turns of an OPEN queue are taken as the engine has places,
+Queues without a slot get one in the order of their arrival, those of the project with the fewest slots first. Turns of
+an OPEN queue are taken as the engine has places,
 those of a CLOSING one are not, so that its slot falls free soon. A queue whose last turn is over is dropped. The base
-model's queue is always OPEN: it needs no slot. A deferred turn joins the queue of its adapter when it is taken.
+model's queue is always OPEN: it needs no slot. A deferred turn joins the queue of its adapter when it is taken. Within
+a queue, each project has a line of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
 
 from adapters.state_machine import StateMachine
 from server.engine.protocol import Generation
@@ -63,14 +66,28 @@ QUEUE_STATES = StateMachine(
 
 
 @dataclass(slots=True, eq=False)
+class Project:
+    """What a project has waiting, and what it has used."""
+
+    name: str
+    lines: set[ProjectLine] = field(default_factory=set)
+    """Its lines, in the queues of all adapters."""
+    waiting: int = 0
+    used: float = 0.0
+    """Tokens that it was charged since the first turn of all began to wait, or as many as another project by then."""
+    got_slot_at: float = -inf
+    """Time at which one of its queues last got a slot for which it had waited."""
+
+
+@dataclass(slots=True, eq=False)
 class Turn:
     """The right of one generation to be in the engine, or its wait for that right."""
 
-    queue: AdapterQueue
+    line: ProjectLine
     prompt_tokens: int
     sequences: int
     charge: int
-    """Tokens that its queue is charged for it; an estimate until the turn is over."""
+    """Tokens that its line and its project are charged for it; an estimate until the turn is over."""
     requested_at: float
     taken_at: float
     state: TurnState = TurnState.WAITING
@@ -80,7 +97,12 @@ class Turn:
     """True for a line of a batch: it waits while any other turn waits."""
     waiter: asyncio.Future[None] | None = None
     generation: Generation | None = None
-    """Source of the tokens that its queue is charged when the turn is over."""
+    """Source of the tokens that are charged when the turn is over."""
+
+    @property
+    def queue(self) -> AdapterQueue:
+        """The queue of its adapter."""
+        return self.line.queue
 
     @property
     def waited_s(self) -> float:
@@ -89,19 +111,41 @@ class Turn:
 
 
 @dataclass(slots=True, eq=False)
+class ProjectLine:
+    """The turns of one project in the queue of one adapter; ``waiting`` in order of arrival."""
+
+    queue: AdapterQueue
+    project: Project
+    waiting: deque[Turn] = field(default_factory=deque)
+    taken: int = 0
+    balance: int = 0
+    """Tokens it may still take in this round; below zero: it has taken more than its share."""
+
+    def charge(self, tokens: int) -> None:
+        """Count ``tokens`` as used; below zero: give them back."""
+        self.balance -= tokens
+        self.project.used += tokens
+
+
+@dataclass(slots=True, eq=False)
 class AdapterQueue:
     """The turns of one version (``key``: its id with the engine), or of the base model (None)."""
 
     key: int | None
-    waiting: deque[Turn]
     state: QueueState
+    lines: dict[str, ProjectLine] = field(default_factory=dict)
+    """The lines that have turns, by the name of their project, in order of arrival."""
+    waiting: int = 0
     taken: int = 0
-    balance: int = 0
-    """Tokens it may still take in this round; below zero: it has taken more than its share."""
     since: float = 0.0
     """Time at which it was queued; once it has a slot, at which its first turn in that slot was taken."""
     has_started: bool = False
     """True once a turn was taken in its present slot."""
+
+    @property
+    def project(self) -> Project:
+        """The project for which its slot counts: of those with turns in it, the one that came first."""
+        return next(iter(self.lines.values())).project
 
     def become(self, state: QueueState) -> None:
         """Move to ``state``, as ``QUEUE_STATES`` allows."""

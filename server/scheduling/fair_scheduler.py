@@ -1,11 +1,12 @@
-"""Schedules generations fairly across adapters before they reach vLLM.
+"""Schedules generations fairly across projects, and across the adapters of each, before they reach vLLM.
 
 vLLM starts requests first come, first served, and skips a request whose adapter has no slot: two busy adapters that
 overlap keep a third one out for ever. So the scheduler admits only what the engine can start at once: generations of at
 most ``slots`` adapters, as many as fit a batch and a few more. The rest waits here, where
 
-* a queue that kept its slot for long closes in favour of the queue that has waited longest;
-* queues with slots get the same number of tokens, in rounds (deficit round robin, charged afterwards);
+* a queue that kept its slot for long closes in favour of one that has none, of its project or of one with fewer slots;
+* projects that wait get the same number of tokens, and so do the adapters with slots within each project: a project
+  gains nothing by having many adapters;
 * deferred turns, those of batches, are taken while no other turn waits. They hold at most half of the engine's places,
   unread tokens and slots, are not charged, and leave one slot free: what comes next need not wait for them.
 
@@ -20,19 +21,31 @@ from contextlib import suppress
 from typing import Final
 
 from adapters.errors import PatchbayError
+from adapters.names import DEFAULT_PROJECT
 from server.engine.protocol import Batch, Demand, Generation
-from server.scheduling.adapter_queue import TURN_STATES, AdapterQueue, QueueState, Turn, TurnState
+from server.scheduling.adapter_queue import (
+    TURN_STATES,
+    AdapterQueue,
+    Project,
+    ProjectLine,
+    QueueState,
+    Turn,
+    TurnState,
+)
+from server.scheduling.project_accounts import ProjectAccounts
+from server.scheduling.slot_shares import next_to_open, queues_to_close, slots_of
 
-TOKENS_PER_ROUND: Final = 64
-"""Tokens that each queue gets in a round: about a short answer, so that a new request waits for few others."""
 FIRST_EXPECTED_TOKENS: Final = 64
 """Tokens that a generation is expected to write before any has ended."""
 SMOOTHING: Final = 0.1
 """Weight of the newest generation in the moving averages."""
 PATIENCE: Final = 4
-"""After this many stays without a slot for a queued adapter one more queue closes; one more each time that doubles."""
+"""After this many stays without a slot for a queued adapter one more queue closes; one more each time that doubles. So
+many stays a queue keeps its slot while its project is behind others: while a queue closes, its project gets less."""
 SWEEP_S: Final = 1.0
 """Seconds between checks, while a turn waits, for turns that the engine has finished and callers have not read."""
+FULL_ENGINES_BEHIND: Final = 4
+"""A waiting project may be behind another one by the tokens of this many engines full of generations."""
 LOOKAHEAD: Final = 8
 """Admit 1/LOOKAHEAD more than a full batch, so that vLLM always has the next request at hand."""
 
@@ -58,6 +71,7 @@ class FairScheduler:
         self._places = batch.sequences + max(1, batch.sequences // LOOKAHEAD)
         self._unread_limit = 2 * batch.tokens
         self._queues: dict[int | None, AdapterQueue] = {}
+        self._accounts = ProjectAccounts()
         self._queued: dict[int, AdapterQueue] = {}
         """Queues without a slot, in order of arrival."""
         self._slotted: dict[int, AdapterQueue] = {}
@@ -71,7 +85,7 @@ class FairScheduler:
         self._places_taken = 0
         self._unread = 0
         self._mean_s = 0.0
-        self._mean_tokens = float(FIRST_EXPECTED_TOKENS)
+        self._mean_tokens = self._mean_size = float(FIRST_EXPECTED_TOKENS)
         self._moved_at = 0.0
         """Time at which a queued adapter last got a slot."""
         self._sweeping: asyncio.TimerHandle | None = None
@@ -94,8 +108,10 @@ class FairScheduler:
         """Adapters that have generations waiting for a turn. Other threads may read it."""
         return [key for key, queue in self._queues.copy().items() if key is not None and queue.waiting]
 
-    def request(self, key: int | None, demand: Demand, *, is_deferred: bool = False) -> Turn:
-        """Return a turn for a generation of ``key``; it is TAKEN at once where it need not wait.
+    def request(
+        self, key: int | None, demand: Demand, *, project: str = DEFAULT_PROJECT, is_deferred: bool = False
+    ) -> Turn:
+        """Return a turn for a generation of ``key`` for ``project``; it is TAKEN at once where it need not wait.
 
         Raises:
             PatchbayError: the scheduler was closed with this error.
@@ -103,18 +119,18 @@ class FairScheduler:
         if self._closed_with is not None:
             raise self._closed_with
         if is_deferred:
-            return self._defer(key, demand)
+            return self._defer(key, demand, project)
         queue = self._queues.get(key)
         if queue is None:
-            state = _OPEN if key is None else _QUEUED
-            queue = self._queues[key] = AdapterQueue(key, deque(), state)
+            queue = self._queues[key] = _new_queue(key)
         expected = min(demand.max_tokens, int(self._mean_tokens) + 1)
         charge, now = demand.prompt_tokens + demand.sequences * expected, self._clock()
-        turn = Turn(queue, demand.prompt_tokens, demand.sequences, charge, requested_at=now, taken_at=now)
+        line = self._accounts.line(queue, project)
+        turn = Turn(line, demand.prompt_tokens, demand.sequences, charge, requested_at=now, taken_at=now)
         if not self.waiting and self._has_place_for(turn) and self._has_slot_for(queue):
             self._take(turn)
             return turn
-        queue.waiting.append(turn)
+        self._accounts.wait(turn)
         self.waiting += 1
         if queue.state is _QUEUED and key is not None and key not in self._queued:
             queue.since = turn.requested_at
@@ -122,13 +138,15 @@ class FairScheduler:
         self._advance()
         return turn
 
-    async def turn(self, key: int | None, demand: Demand, *, is_deferred: bool = False) -> Turn:
+    async def turn(
+        self, key: int | None, demand: Demand, *, project: str = DEFAULT_PROJECT, is_deferred: bool = False
+    ) -> Turn:
         """Return a TAKEN turn, after waiting for it if need be. The caller ends it with ``end``.
 
         Raises:
             PatchbayError: the scheduler was closed with this error.
         """
-        turn = self.request(key, demand, is_deferred=is_deferred)
+        turn = self.request(key, demand, project=project, is_deferred=is_deferred)
         if turn.state is _TAKEN:
             return turn
         loop = asyncio.get_running_loop()
@@ -148,16 +166,17 @@ class FairScheduler:
         self._after_change()
 
     def end(self, turn: Turn) -> None:
-        """End ``turn`` in any state; its queue is charged the tokens of its generation. A second call has no effect."""
-        queue = turn.queue
+        """End ``turn`` in any state; the tokens of its generation are charged. A second call has no effect."""
+        line, queue = turn.line, turn.queue
         if turn.state is _WAITING and turn.is_deferred:
             self._deferred.remove(turn)
             turn.state = TURN_STATES.move(turn.state, _OVER)
             return
         if turn.state is _WAITING:
-            queue.waiting.remove(turn)
+            self._accounts.stop_waiting(turn)
             self.waiting -= 1
         elif turn.state is _TAKEN:
+            line.taken -= 1
             queue.taken -= 1
             self._taken.remove(turn)
             self._deferred_taken.discard(turn)
@@ -168,6 +187,7 @@ class FairScheduler:
         else:
             return
         turn.state = TURN_STATES.move(turn.state, _OVER)
+        self._accounts.drop_if_empty(line)
         self._after_turn(queue)
         self._after_change()
 
@@ -182,7 +202,8 @@ class FairScheduler:
         self._closed_with = error
         if self._sweeping is not None:
             self._sweeping.cancel()
-        waiting = [turn for queue in self._queues.values() for turn in queue.waiting]
+        lines = [line for queue in self._queues.values() for line in queue.lines.values()]
+        waiting = [turn for line in lines for turn in line.waiting]
         for turn in (*waiting, *self._deferred):
             if turn.waiter is not None and not turn.waiter.done():
                 turn.waiter.set_exception(error)
@@ -209,7 +230,9 @@ class FairScheduler:
 
     def _learn(self, turn: Turn, generation: Generation) -> None:
         """Correct the charge of a turn that is over, and update the averages."""
-        turn.queue.balance += turn.charge - generation.prompt_tokens - generation.generated_tokens
+        size = generation.prompt_tokens + generation.generated_tokens
+        turn.line.charge(size - turn.charge)
+        self._mean_size += SMOOTHING * (size / turn.sequences - self._mean_size)
         written = generation.generated_tokens / turn.sequences
         self._mean_tokens += SMOOTHING * (written - self._mean_tokens)
         self._mean_s += (SMOOTHING if self._mean_s else 1.0) * (self._clock() - turn.taken_at - self._mean_s)
@@ -234,6 +257,11 @@ class FairScheduler:
             self._queued[key] = queue
 
     @property
+    def _full_engine(self) -> float:
+        """Tokens of as many generations as the engine has places for."""
+        return self._places * self._mean_size
+
+    @property
     def _has_place(self) -> bool:
         return self._places_taken < self._places and self._unread < self._unread_limit
 
@@ -256,29 +284,20 @@ class FairScheduler:
         """Take turns while the engine has places."""
         while self._closed_with is None and self.waiting and self._has_place:
             while self._queued and len(self._slotted) < self._slots:
-                key = next(iter(self._queued))
-                queue = self._slotted[key] = self._queued.pop(key)
+                queue = next_to_open(self._queued.values(), slots_of(self._slotted.values()))
+                assert queue.key is not None
+                self._slotted[queue.key] = self._queued.pop(queue.key)
                 queue.become(_OPEN)
-                self._moved_at = self._clock()
+                self._moved_at = queue.project.got_slot_at = self._clock()
             if self._queued or self._closing:
                 self._close_queues()
-            ready = self._next_queue()
-            if ready is None or not self._has_place_for(ready.waiting[0]):
+            most_behind = FULL_ENGINES_BEHIND * self._full_engine
+            turn = self._accounts.next_turn(self._open_queues(), most_behind=most_behind)
+            if turn is None or not self._has_place_for(turn):
                 return  # a turn of many sequences waits for as many places, and is not passed by
-            turn = ready.waiting.popleft()
+            self._accounts.stop_waiting(turn)
             self.waiting -= 1
             self._take(turn)
-
-    def _next_queue(self) -> AdapterQueue | None:
-        """Return the first queue with tokens left in this round; where none has any, start the next round."""
-        ready = [queue for queue in self._open_queues() if queue.waiting]
-        if not ready:
-            return None
-        if all(queue.balance <= 0 for queue in ready):
-            rounds = min(-queue.balance // TOKENS_PER_ROUND + 1 for queue in ready)
-            for queue in ready:
-                queue.balance += rounds * TOKENS_PER_ROUND
-        return next(queue for queue in ready if queue.balance > 0)
 
     def _open_queues(self) -> Iterator[AdapterQueue]:
         if (base := self._queues.get(None)) is not None:
@@ -288,8 +307,8 @@ class FairScheduler:
     def _close_queues(self) -> None:
         """Close queues in favour of those without a slot; reopen them where none waits any more.
 
-        One for each queue without a slot, a quarter of the slots at most, the smallest first: they end soonest, and the
-        fewest of their requests wait. Where no slot falls free for long, because generations run on, others close too.
+        One for each queue without a slot, a quarter of the slots at most. Where no slot falls free for long, because
+        generations run on, others close too.
         """
         missing = len(self._queued) - (self._slots - len(self._slotted))
         if missing <= 0:
@@ -304,14 +323,19 @@ class FairScheduler:
         if wanted <= 0:
             return
         open_ = [queue for queue in self._slotted.values() if queue.state is _OPEN]
-        due = [queue for queue in open_ if queue.taken and now - queue.since >= stay]
-        for queue in sorted(due, key=lambda queue: queue.taken + len(queue.waiting))[:wanted]:
+        behind = self._accounts.most_used - self._full_engine
+        stays = [stay * (PATIENCE if queue.project.used < behind else 1) for queue in open_]
+        due = [queue for queue, stay in zip(open_, stays, strict=True) if queue.taken and now - queue.since >= stay]
+        if not due:
+            return
+        coming = max(0, len(self._closing) - late)
+        for queue in queues_to_close(self._queued.values(), open_, due, count=wanted, coming=coming):
             queue.become(_CLOSING)
             self._closing.append(queue)
 
-    def _defer(self, key: int | None, demand: Demand) -> Turn:
-        queue, now = AdapterQueue(key, deque(), _OPEN if key is None else _QUEUED), self._clock()
-        turn = Turn(queue, demand.prompt_tokens, demand.sequences, 0, requested_at=now, taken_at=now, is_deferred=True)
+    def _defer(self, key: int | None, demand: Demand, project: str) -> Turn:
+        line, now = ProjectLine(_new_queue(key), Project(project)), self._clock()
+        turn = Turn(line, demand.prompt_tokens, demand.sequences, 0, requested_at=now, taken_at=now, is_deferred=True)
         self._deferred.append(turn)
         if not self.waiting:
             self._advance_deferred()
@@ -327,7 +351,7 @@ class FairScheduler:
                 queue = self._queues[turn.queue.key] = turn.queue
             if queue is None or queue.state is _CLOSING or not self._has_slot_for(queue):
                 continue
-            turn.queue = queue
+            turn.line = self._accounts.line(queue, turn.line.project.name)
             self._deferred.remove(turn)
             self._deferred_taken.add(turn)
             self._take(turn)
@@ -346,12 +370,13 @@ class FairScheduler:
         return key is None or has_share
 
     def _take(self, turn: Turn) -> None:
-        queue = turn.queue
+        line, queue = turn.line, turn.queue
         turn.state, turn.taken_at = TURN_STATES.move(turn.state, _TAKEN), self._clock()
         turn.is_unread = True
+        line.taken += 1
         queue.taken += 1
         self._taken.add(turn)
-        queue.balance -= turn.charge
+        line.charge(turn.charge)
         if not queue.has_started:
             queue.since, queue.has_started = turn.taken_at, True
         self._places_taken += turn.sequences
@@ -359,3 +384,7 @@ class FairScheduler:
         if turn.waiter is not None:
             with suppress(asyncio.InvalidStateError):  # cancelled, and its task has not run yet: ``turn`` will end it
                 turn.waiter.set_result(None)
+
+
+def _new_queue(key: int | None) -> AdapterQueue:
+    return AdapterQueue(key, _OPEN if key is None else _QUEUED)

@@ -17,8 +17,11 @@ import pytest
 
 from adapters.names import FineTunedName
 from server.access.scope import ALL_SCOPES, Scope
+from server.errors import ResponseNotFound
 from server.gateway.route_scopes import ROUTE_SCOPES
-from tests.server.opened import MakeAdapter, Opened
+from server.scheduling.adapter_queue import Turn
+from server.scheduling.fair_scheduler import FairScheduler
+from tests.server.opened import MakeAdapter, Opened, Opening
 from trainer.jobs.checkpoints import CheckpointDraft
 
 TENANT_SCOPES: Final = ALL_SCOPES - {Scope.ADMIN, Scope.METRICS}
@@ -401,6 +404,57 @@ async def test_an_operator_sees_all_projects_and_publishes_for_them(
     published = await opened.client.post("/v1/adapters/secret-sql/versions", files=files, headers=headers)
     assert (published.status_code, published.json()["version"]) == (201, 2)
     assert (await tenants.as_acme("GET", "/v1/adapters/secret-sql"))["latest_version"] == 2
+
+
+async def test_a_generation_takes_its_turn_among_those_of_its_project(
+    tenants: Tenants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projects, request = [], FairScheduler.request
+
+    def noted(scheduler: FairScheduler, *args: Any, project: str, **more: Any) -> Turn:
+        projects.append(project)
+        return request(scheduler, *args, project=project, **more)
+
+    monkeypatch.setattr(FairScheduler, "request", noted)
+    for headers in (tenants.acme, tenants.globex):
+        body = {"model": "base", **ASKED}
+        await tenants.opened.client.post("/v1/chat/completions", json=body, headers=headers)
+    assert projects == ["acme", "globex"]
+
+
+async def test_pins_are_shared_between_projects_and_a_refusal_names_the_callers_own(
+    opening: Opening, make_adapter: MakeAdapter
+) -> None:
+    async with opening(max_residents=5) as opened:
+        headers = {name: await key(opened, name) for name in ("acme", "globex")}
+
+        async def pin(project: str, number: int) -> httpx.Response:
+            name = f"{project}-{number}"
+            files = make_adapter(number).multipart()
+            await opened.client.post(f"/v1/adapters/{name}/versions", files=files, headers=headers[project])
+            return await opened.client.post(f"/v1/adapters/{name}/versions/1/pin", headers=headers[project])
+
+        assert [(await pin("acme", number)).status_code for number in range(4)] == [200, 200, 200, 400]
+        assert (await pin("globex", 0)).status_code == 200
+        refused = (await pin("globex", 1)).json()["error"]["message"]
+        assert "globex-0@1" in refused
+        assert "acme" not in refused
+
+
+async def test_responses_of_one_project_neither_drive_out_nor_replace_those_of_another(opening: Opening) -> None:
+    async with opening(max_responses=2) as opened:
+        store = opened.state.responses
+        for project, count in (("acme", 1), ("globex", 5)):
+            for number in range(count):
+                assert await store.add(project, [], {"id": f"resp_{number}", "output": [project]})
+        assert (await store.get("resp_0", "acme")).body["output"] == ["acme"]
+        for number, project in ((2, "globex"), (0, "globex"), (4, "acme")):
+            with pytest.raises(ResponseNotFound):
+                await store.get(f"resp_{number}", project)
+        assert await store.add("globex", [], {"id": "resp_0", "output": ["globex"]})
+        assert (await store.get("resp_0", None)).body["output"] == ["globex"]
+        await store.delete("resp_0", None)
+        assert (await store.get("resp_0", "acme")).body["output"] == ["acme"]
 
 
 async def test_an_idempotency_key_of_another_project_repeats_nothing(tenants: Tenants) -> None:

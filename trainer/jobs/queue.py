@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.storage.database import Database
@@ -22,6 +22,7 @@ from trainer.jobs.events import EventDraft, Level, add_events
 from trainer.jobs.job import Failure, Job, Json
 from trainer.jobs.state import HELD, JOB_STATES, JobState, Verb
 from trainer.schema import jobs
+from trainer.turns import next_number
 
 MAX_DEATHS: Final = 3
 """A job fails after this many attempts in a row that died without a new checkpoint."""
@@ -64,16 +65,18 @@ class Queue:
     clock: Clock = database_clock
 
     async def take(self, worker: str, lease_s: float, base: str | None = None) -> Claim | None:
-        """Take the oldest queued job; None if there is none. Before that, jobs with expired leases are retried.
+        """Take a queued job, the oldest of the project whose turn it is; None if there is none.
 
-        ``base``: fingerprint of the base model that the job is for; None: any.
+        Before that, jobs with expired leases are retried. ``base``: fingerprint of the base model that the job is for;
+        None: any.
         """
         async with self.database.write() as connection:
             at = await self.clock(connection)
             await self._end_expired(connection, at)
-            is_queued_here = (jobs.c.state == JobState.QUEUED, *rows.is_trained_in(self.store, base))
-            oldest = select(jobs.c.number).where(*is_queued_here).order_by(jobs.c.number).limit(1)
-            number = (await connection.execute(oldest.with_for_update(skip_locked=True))).scalar_one_or_none()
+            is_free = and_(jobs.c.state == JobState.QUEUED, *rows.is_trained_in(self.store, base))
+            is_held = jobs.c.state.in_(HELD)
+            next_ = next_number(jobs, is_free=is_free, is_held=is_held, served_at=jobs.c.finished_at)
+            number = (await connection.execute(next_)).scalar_one_or_none()
             if number is None:
                 return None
             lease = {"worker": worker, "lease_until": at + timedelta(seconds=lease_s), "token": jobs.c.token + 1}

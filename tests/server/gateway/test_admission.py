@@ -10,7 +10,7 @@ import pytest
 
 from server.errors import Overloaded
 from server.gateway.admission import WRITES, Admission
-from tests.server.opened import CHAT, Opened
+from tests.server.opened import CHAT, Opened, Opening
 from tests.until import Until
 
 CHAT_BODY = {"model": "base", "messages": [{"role": "user", "content": "hi"}]}
@@ -34,6 +34,54 @@ def test_one_keys_writes_leave_places_for_those_of_others() -> None:
         under_way.enter_context(admission.writing("other"))
     with admission.writing("flood"):
         assert admission.in_flight == 1
+
+
+def test_one_projects_requests_leave_places_for_those_of_others_whatever_they_name() -> None:
+    admission = Admission(16)
+    with ExitStack() as under_way:
+        for _ in range(12):
+            under_way.enter_context(admission.admitted("flood"))
+        with pytest.raises(Overloaded, match="project 'flood'"), admission.admitted("flood"):
+            pass
+        under_way.enter_context(admission.admitted("other"))
+    with admission.admitted("flood"):
+        assert admission.in_flight == 1
+
+
+def test_answers_count_for_the_share_of_a_project() -> None:
+    admission = Admission(16)
+    with admission.admitted("flood"):
+        narrow = admission.widen(12, "flood")
+        with pytest.raises(Overloaded, match="project 'flood'"), admission.admitted("flood"):
+            pass
+        with admission.admitted("other"), pytest.raises(Overloaded, match="5 generations"):
+            admission.widen(5, "other")
+        narrow()
+        with admission.admitted("flood"):
+            assert admission.in_flight == 2
+
+
+def test_without_keys_one_project_may_have_all_places() -> None:
+    admission = Admission(4)
+    with ExitStack() as under_way:
+        for _ in range(4):
+            under_way.enter_context(admission.admitted(None))
+        with pytest.raises(Overloaded, match="4 requests are in flight"), admission.admitted(None):
+            pass
+
+
+async def test_the_base_model_has_its_share_of_the_places_and_leaves_room_for_adapters(opening: Opening) -> None:
+    async with opening(max_in_flight=4) as opened:
+        await opened.publish("sql")
+        flood = [opened.call("base") for _ in range(3)]
+        for stream in flood:
+            await stream.start()
+        refused = await opened.chat("base")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
+        assert "the base model" in refused.json()["error"]["message"]
+        assert await opened.answer("sql") == "sql@1"
+        await flood[0].rest()
+        assert await opened.answer("base") == "base"
 
 
 async def test_a_drain_waits_for_an_upload_under_way(opened: Opened, until: Until) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 import pytest
 from starlette.types import Message, Receive
@@ -29,8 +30,10 @@ def parts(*contents: bytes, ends: bool = True) -> Receive:
     return receive
 
 
-async def whole(reader: BodyReader, receive: Receive, headers: dict[str, str] | None = None) -> bytes:
-    async with reader.read("POST", CHAT, headers or {}, receive) as body:
+async def whole(
+    reader: BodyReader, receive: Receive, headers: dict[str, str] | None = None, sender: str = "key"
+) -> bytes:
+    async with reader.read("POST", CHAT, headers or {}, receive, sender=sender) as body:
         message = await body()
         assert not message["more_body"]
         content: bytes = message["body"]
@@ -58,11 +61,47 @@ async def test_a_body_that_stops_arriving_is_too_slow(monkeypatch: pytest.Monkey
         await whole(BodyReader(100), parts(b"{", ends=False))
 
 
+async def test_a_large_body_that_stops_arriving_has_saved_no_time_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_reader, "FIRST_S", 0.01)
+    reader = BodyReader(16 << 20)
+    async with asyncio.timeout(5):
+        with pytest.raises(BodyTooSlow):
+            await whole(reader, parts(b"x" * (reader.max_bytes - 1), ends=False))
+    assert reader._held == 0
+
+
+async def test_a_sender_does_not_pay_for_the_time_that_the_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_reader, "FIRST_S", 0.01)
+    receive = parts(b"x", b"x")
+
+    async def later() -> Message:
+        await asyncio.sleep(0)
+        return await receive()
+
+    async with BodyReader(10).read("POST", "/v1/files", {}, later, sender="key") as body:
+        await body()
+        await asyncio.sleep(0.05)  # a slow disk
+        assert not (await body())["more_body"]
+
+
+async def test_one_senders_bodies_leave_memory_for_those_of_others() -> None:
+    reader, most = BodyReader(100), 3 * body_reader.BODIES_AT_ONCE // 4
+    async with AsyncExitStack() as held:
+        for _ in range(most):
+            await held.enter_async_context(reader.read("POST", CHAT, {}, parts(b"x" * 100), sender="flood"))
+        with pytest.raises(Overloaded):
+            await whole(reader, parts(b"x" * 100), sender="flood")
+        with pytest.raises(Overloaded):
+            await whole(reader, parts(ends=False), {"content-length": "100"}, sender="flood")
+        assert len(await whole(reader, parts(b"x" * 100), sender="other")) == 100
+    assert len(await whole(reader, parts(b"x" * 100), sender="flood")) == 100
+
+
 async def test_bodies_together_have_a_limit_and_give_their_bytes_back() -> None:
     reader = BodyReader(100)
     async with (
-        reader.read("POST", CHAT, {}, parts(b"x" * 100)),
-        reader.read("POST", CHAT, {}, parts(b"x" * 100)),
+        reader.read("POST", CHAT, {}, parts(b"x" * 100), sender="one"),
+        reader.read("POST", CHAT, {}, parts(b"x" * 100), sender="two"),
     ):
         reader._held += 100 * (body_reader.BODIES_AT_ONCE - 3)
         assert len(await whole(reader, parts(b"x" * 100))) == 100
@@ -77,14 +116,14 @@ async def test_a_client_that_leaves_is_seen_by_the_app() -> None:
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
-    async with BodyReader(100).read("POST", CHAT, {}, receive) as body:
+    async with BodyReader(100).read("POST", CHAT, {}, receive, sender="key") as body:
         assert await body() == {"type": "http.disconnect"}
 
 
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/uploads/upload_1/parts", "/v1/adapters/sql/versions"])
 async def test_an_upload_passes_as_it_comes_and_must_keep_arriving(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_reader, "FIRST_S", 0.01)
-    async with BodyReader(10).read("POST", path, {}, parts(b"x" * 1000, ends=False)) as body:
+    async with BodyReader(10).read("POST", path, {}, parts(b"x" * 1000, ends=False), sender="key") as body:
         assert len((await body())["body"]) == 1000
         with pytest.raises(BodyTooSlow):
             await body()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Any
+
 import httpx
 import pytest
 
+from adapters.publisher import AT_ONCE
 from tests.server.opened import Opened
+from tests.until import Until
 
 DIFF = "/v1/adapters/diff"
 
@@ -76,3 +82,19 @@ async def test_what_is_not_there_is_named(client: httpx.AsyncClient) -> None:
     for b, status, code in (("sql@9", 404, "version_not_found"), ("a/b", 400, "invalid_name")):
         refused = await client.post(DIFF, json={"a": "sql", "b": b})
         assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("path", ["diff", "new/merge"])
+async def test_a_comparison_or_a_merge_waits_for_a_place_as_a_publication_does(
+    opened: Opened, client: httpx.AsyncClient, path: str, until: Until
+) -> None:
+    body: dict[str, Any] = {"a": "sql", "b": "sql@canary"}
+    if path != "diff":
+        body = {"versions": [{"reference": "sql", "weight": 1.0}], "method": "linear"}
+    async with AsyncExitStack() as held:
+        for _ in range(AT_ONCE):
+            await held.enter_async_context(opened.state.publisher.places.place("other"))
+        waiting = asyncio.create_task(client.post(f"/v1/adapters/{path}", json=body))
+        await until(lambda: bool(opened.state.publisher.places.waiting))
+        assert opened.state.admission.in_flight == 1
+    assert (await waiting).is_success

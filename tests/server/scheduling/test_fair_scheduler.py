@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import pytest
 
@@ -24,8 +25,8 @@ class Play:
         self.now = 0.0
         self.scheduler = FairScheduler(slots, Batch(sequences, tokens), turn_s=1.0, clock=lambda: self.now)
 
-    def ask(self, key: int | None, count: int = 1, demand: Demand = WORDS) -> list[Turn]:
-        return [self.scheduler.request(key, demand) for _ in range(count)]
+    def ask(self, key: int | None, count: int = 1, demand: Demand = WORDS, project: str = "default") -> list[Turn]:
+        return [self.scheduler.request(key, demand, project=project) for _ in range(count)]
 
     def end(self, turns: list[Turn], *, prompt: int = 10, written: int = 50) -> None:
         for turn in turns:
@@ -177,6 +178,59 @@ def test_an_adapter_queue_pays_for_what_its_generations_came_to(play: Play) -> N
     assert done[1] > 3 * done[2]
 
 
+def test_what_was_taken_while_nobody_waited_is_no_debt() -> None:
+    play = Play(sequences=8)
+    alone = play.ask(1, 2)
+    for _ in range(1000):
+        play.end(alone[:1])
+        alone = [*alone[1:], *play.ask(1)]
+    turns = {1: [*alone, *play.ask(1, 200)], 2: play.ask(2, 200)}
+    for _ in range(200):
+        play.end([min(taken(turns[1] + turns[2]), key=lambda turn: turn.taken_at)])
+    over = {key: sum(turn.state is TurnState.OVER for turn in each) for key, each in turns.items()}
+    assert 0.7 < over[1] / over[2] < 1.4
+
+
+def test_a_project_with_many_adapters_has_no_more_turns_than_one_with_a_single_adapter(play: Play) -> None:
+    turns = {1: play.ask(1, 300, project="one")}
+    turns |= {key: play.ask(key, 30, project="many") for key in range(2, 12)}
+    ended: Counter[str] = Counter()
+    for _ in range(250):
+        play.now += 0.1
+        turn = min(taken([turn for each in turns.values() for turn in each]), key=lambda turn: turn.taken_at)
+        play.end([turn])
+        ended[turn.line.project.name] += 1
+    assert ended["many"] <= ended["one"] * 1.2
+
+
+def test_a_project_takes_no_more_than_its_turns_of_the_base_model(play: Play) -> None:
+    flood, quiet = play.ask(None, 300, project="flood"), play.ask(None, 3, project="quiet")
+    for _ in range(PLACES // 2):
+        play.end(taken(flood)[:1])
+    assert states(quiet) == {"taken"}
+
+
+def test_a_free_slot_goes_to_the_project_with_the_fewest() -> None:
+    play = Play(slots=3)
+    holders = play.ask(1, project="many") + play.ask(2, project="many") + play.ask(3, project="one")
+    many, quiet = play.ask(4, project="many"), play.ask(5, project="quiet")
+    play.end(holders[:1])
+    assert (states(many), states(quiet)) == ({"waiting"}, {"taken"})
+
+
+def test_a_project_gives_slots_up_to_one_that_has_fewer_and_else_to_its_own_adapters() -> None:
+    play = Play(slots=3)
+    many = {key: play.ask(key, project="many") for key in (1, 2)}
+    one = play.ask(3, project="one")
+    play.ask(4, project="many")
+    play.now += 2
+    assert states(play.ask(3, project="one")) == {"taken"}  # its only slot is not taken from it
+    many[1] += play.ask(1, project="many")
+    many[2] += play.ask(2, project="many")
+    assert sorted(states(turns) == {"taken"} for turns in many.values()) == [False, True]
+    assert states(one) == {"taken"}
+
+
 async def test_a_caller_that_leaves_while_it_waits_gives_its_turn_up(play: Play, until: Until) -> None:
     play.ask(1), play.ask(2)
     leaver = asyncio.ensure_future(play.scheduler.turn(3, WORDS))
@@ -275,8 +329,7 @@ def test_an_adapter_is_not_charged_for_deferred_turns(play: Play) -> None:
         play.end(deferred(play, 1), written=1000)
     play.ask(None, PLACES)
     first, second = play.ask(1, 8), play.ask(2, 8)
-    before = {queue.key: queue.balance for queue in play.scheduler._queues.values()}
-    assert before[1] == before[2]
+    assert first[0].line.balance == second[0].line.balance
     assert states([*first, *second]) == {"waiting"}
 
 

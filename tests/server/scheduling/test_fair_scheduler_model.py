@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+from itertools import cycle
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -15,6 +17,8 @@ SEQUENCES = 6
 STEP_TOKENS = 100
 MOST_TEXTS = 3
 keys = st.sampled_from([None, 1, 2, 3, 4, 5])
+projects = st.sampled_from(["acme", "bolt", "core"])
+texts = st.integers(1, MOST_TEXTS)
 
 
 class Histories(RuleBasedStateMachine):
@@ -37,16 +41,16 @@ class Histories(RuleBasedStateMachine):
         turn.generation = Generation(prompt_tokens=turn.prompt_tokens, generated_tokens=written)
         self.scheduler.end(turn)
 
-    @rule(key=keys, count=st.integers(1, 4), prompt=st.integers(1, 120), texts=st.integers(1, MOST_TEXTS))
-    def ask(self, key: int | None, count: int, prompt: int, texts: int) -> None:
+    @rule(key=keys, project=projects, count=st.integers(1, 4), prompt=st.integers(1, 120), texts=texts)
+    def ask(self, key: int | None, project: str, count: int, prompt: int, texts: int) -> None:
         demand = Demand(prompt_tokens=prompt, max_tokens=200, sequences=texts)
-        self.turns += [self.scheduler.request(key, demand) for _ in range(count)]
+        self.turns += [self.scheduler.request(key, demand, project=project) for _ in range(count)]
 
-    @rule(key=keys, count=st.integers(1, 4), prompt=st.integers(1, 120), texts=st.integers(1, MOST_TEXTS))
-    def ask_for_a_batch(self, key: int | None, count: int, prompt: int, texts: int) -> None:
+    @rule(key=keys, project=projects, count=st.integers(1, 4), prompt=st.integers(1, 120), texts=texts)
+    def ask_for_a_batch(self, key: int | None, project: str, count: int, prompt: int, texts: int) -> None:
         demand = Demand(prompt_tokens=prompt, max_tokens=200, sequences=texts)
         for _ in range(count):
-            turn = self.scheduler.request(key, demand, is_deferred=True)
+            turn = self.scheduler.request(key, demand, project=project, is_deferred=True)
             assert turn.state is TurnState.WAITING or not self.waiting(deferred=False)
             self.turns.append(turn)
 
@@ -129,7 +133,8 @@ class Histories(RuleBasedStateMachine):
             oldest = min(self.of(TurnState.TAKEN), key=lambda turn: turn.taken_at)
             self.scheduler.read(oldest)
             self.finish(oldest, written=50)
-            self.turns.append(self.scheduler.request(oldest.queue.key, Demand(prompt_tokens=10, max_tokens=50)))
+            key, project, demand = oldest.queue.key, oldest.line.project.name, Demand(prompt_tokens=10, max_tokens=50)
+            self.turns.append(self.scheduler.request(key, demand, project=project))
         assert not any(turn.state is TurnState.WAITING for turn in waiting), "a turn waits for ever"
         for turn in self.turns:
             self.scheduler.end(turn)
@@ -138,3 +143,51 @@ class Histories(RuleBasedStateMachine):
 
 def test_every_history_keeps_the_invariants() -> None:
     run_state_machine_as_test(Histories, settings=settings(max_examples=150, stateful_step_count=40, deadline=None))
+
+
+def tokens_of(slots: int, sequences: int, adapters: dict[str, list[int | None]], lengths: list[int]) -> dict[str, int]:
+    """Return the tokens that an engine computes for each project while all adapters always have work."""
+    now = 0.0
+    scheduler = FairScheduler(slots, Batch(sequences, 10**6), turn_s=1.0, clock=lambda: now)
+    left: dict[Turn, int] = {}
+    length = cycle(lengths)
+
+    def ask(project: str, key: int | None) -> None:
+        turn = scheduler.request(key, Demand(prompt_tokens=10, max_tokens=100), project=project)
+        left[turn] = next(length)
+        turn.generation = Generation(prompt_tokens=10, generated_tokens=left[turn])
+
+    for project, keys in adapters.items():
+        for key in keys:
+            for _ in range(2 * sequences + 2):
+                ask(project, key)
+    tokens = dict.fromkeys(adapters, 0)
+    for step in range(2000):
+        now += 0.02
+        for turn in [turn for turn in left if turn.state is TurnState.TAKEN]:
+            project = turn.line.project.name
+            tokens[project] += step > 500  # first, the one that began alone has the engine
+            left[turn] -= 1
+            if not left[turn]:
+                scheduler.end(turn)
+                del left[turn]
+                ask(project, turn.queue.key)
+    return tokens
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    slots=st.integers(1, 4),
+    sequences=st.sampled_from([1, 4, 16]),
+    one=st.integers(1, 3),
+    other=st.integers(1, 12),
+    bases=st.booleans(),
+    lengths=st.lists(st.integers(10, 90), min_size=3, max_size=5),
+)
+def test_two_projects_that_always_have_work_get_about_half_each_whatever_the_number_of_adapters(
+    slots: int, sequences: int, one: int, other: int, bases: bool, lengths: list[int]
+) -> None:
+    base: list[int | None] = [None] if bases else []
+    adapters = {"one": [*base, *range(one)], "other": [*base, *range(one, one + other)]}
+    tokens = tokens_of(slots, sequences, adapters, lengths)
+    assert 0.35 < tokens["one"] / sum(tokens.values()) < 0.65

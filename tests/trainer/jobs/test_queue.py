@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.exc import StatementError
 
 from tests.postgres import on_both_databases
-from tests.trainer.conftest import ClockAhead, Create
+from tests.trainer.conftest import ClockAhead, Create, Upload
 from trainer.errors import LeaseLost
 from trainer.jobs.checkpoints import CheckpointDraft
 from trainer.jobs.events import EventDraft, Level
@@ -46,6 +46,24 @@ async def test_the_oldest_job_is_taken_first(enqueue: Create, create: Create, ta
     jobs = [await enqueue() for _ in range(3)]
     assert [(await take()).job.id for _ in jobs] == [job.id for job in jobs]
     assert await records.queue.take("one", LEASE_S) is None
+
+
+async def test_projects_take_turns_however_many_jobs_one_of_them_has(
+    enqueue: Create, take: Take, records: Records, upload: Upload
+):
+    files = {project: await upload(project=project) for project in ("acme", "globex")}
+    flood = [(await enqueue(project="acme", training_file=files["acme"])).id for _ in range(4)]
+    quiet = [(await enqueue(project="globex", training_file=files["globex"])).id for _ in range(2)]
+    held = [await take() for _ in range(2)]
+    assert [claim.job.id for claim in held] == [flood[0], quiet[0]]
+    for claim in held:
+        await records.queue.fail(claim, Failure("x", "x"))
+    order = []
+    for _ in range(3):
+        claim = await take()
+        order.append(claim.job.id)
+        await records.queue.fail(claim, Failure("x", "x"))
+    assert order == [flood[1], quiet[1], flood[2]]
 
 
 async def test_a_claim_shows_the_job_as_taken(enqueue: Create, take: Take, records: Records):
