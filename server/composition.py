@@ -57,6 +57,7 @@ from server.supervisor import Supervisor
 from trainer.child import run_preflight
 from trainer.job_preflight import JobPreflight, Preflight
 from trainer.records import Records
+from trainer.run_sweep import sweep_runs
 from trainer.worker.worker import Worker, worker_name
 
 log = structlog.get_logger(__name__)
@@ -352,6 +353,9 @@ async def _sweep(state: AppState) -> None:
             log.info("swept files that expired or have no owner", files=gone)
         if parts := await state.records.uploads.sweep(settings.sweep_grace_s):
             log.info("swept parts of uploads that have ended", uploads=parts)
+        jobs, grace_s = state.records.jobs, max(settings.sweep_grace_s, settings.max_check_s)
+        if runs_left := await sweep_runs(jobs, settings.runs_dir, keep_s=settings.keep_runs_s, grace_s=grace_s):
+            log.info("swept directories of runs that have ended", runs=runs_left)
         await state.responses.sweep()
         if left := await state.batches.sweep(settings.sweep_grace_s):
             log.info("swept directories of batches that have ended", batches=left)

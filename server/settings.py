@@ -122,6 +122,12 @@ class Settings(BaseSettings):
     worker: bool = Field(True, description="Run fine-tuning jobs beside the server.")
     integrations: tuple[Literal["wandb"], ...] = Field((), description="Tracker that jobs may report to; repeatable.")
     max_check_s: float = Field(3600.0, gt=0, description="Seconds that the check of one job's files may take.")
+    keep_runs_s: float = Field(
+        7 * 86400.0,
+        ge=0,
+        description="Seconds that the directory of a run is kept after its job has ended; its training rows and "
+        "optimizer state go before.",
+    )
     train_processes: int = Field(1, ge=1, description="Processes of a training run, one per GPU.")
 
     lame_duck_s: float = Field(

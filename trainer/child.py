@@ -21,6 +21,8 @@ from trainer.run_spec import RunSpec
 STOP_S: Final = 60.0
 """How long a child may take to write its checkpoint after SIGTERM."""
 LOG: Final = "child.log"
+CHECK_PREFIX: Final = "patchbay-check-"
+"""How the names of the directories of checks begin."""
 _SHOWN_BYTES: Final = 2000
 _WANDB_SECRETS: Final = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 
@@ -86,7 +88,7 @@ async def run_preflight(spec: RunSpec, run: RunDirectory | None = None) -> dict[
     if run is not None:
         run.path.parent.mkdir(parents=True, exist_ok=True)
     place = None if run is None else run.path.parent  # on the same disk, to be moved
-    with tempfile.TemporaryDirectory(prefix="patchbay-check-", dir=place) as directory:
+    with tempfile.TemporaryDirectory(prefix=CHECK_PREFIX, dir=place) as directory:
         checked = RunDirectory(Path(directory))
         checked.write_spec(spec)
         async with child(checked.path, "--preflight") as process:

@@ -257,6 +257,12 @@ class RunDirectory:
         other.token_rows.replace(self.token_rows)
         self.write_rendering(other.rendering())
 
+    def discard_training(self) -> None:
+        """Delete what only a training process reads: rows, optimizer states, copies of other versions."""
+        states = self.checkpoints_folder.glob(f"{_STEP}*/state")
+        for directory in (self.token_rows, self.scratch, self.warm_start, *states):
+            shutil.rmtree(directory, ignore_errors=True)
+
     def write_preflight(self, report: Mapping[str, Any]) -> None:
         self.write("check.json", report)
 

@@ -141,6 +141,13 @@ class JobStore:
         async with self.database.read() as connection:
             return await self._read(connection, jobs.c.state.in_(UNFINISHED))
 
+    async def ended(self, job_ids: Sequence[str], before_s: float) -> Sequence[str]:
+        """Return those of ``job_ids`` that ended more than ``before_s`` seconds ago."""
+        async with self.database.read() as connection:
+            latest = await self.clock(connection) - timedelta(seconds=before_s)
+            statement = select(jobs.c.id).where(jobs.c.finished_at <= latest, jobs.c.id.in_(job_ids))
+            return (await connection.execute(statement.order_by(jobs.c.id))).scalars().all()
+
     async def _read(self, connection: AsyncConnection, *where: ColumnElement[bool]) -> Sequence[Job]:
         found = await connection.execute(select(jobs).where(*where).order_by(jobs.c.number))
         return [rows.job_of(row) for row in found]
