@@ -8,16 +8,18 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from typer.testing import CliRunner
+
+from server.cli import app
 
 FIRST_SCREEN_LINES = 40
 SERVER = "http://127.0.0.1:8000"
 SERVED = re.compile(r"/(v1/.+|health|ready|metrics)")
 # Without what `make test` tells the makes it starts.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-PATCHBAY = Path(sys.executable).with_name("patchbay")
 
 
 def test_what_the_readme_says_to_type_exists(repository: Path) -> None:
@@ -35,9 +37,13 @@ def complaints_about_commands(readme: str, repository: Path) -> Iterator[str]:
         if program == "curl":
             yield from (f"{command}: {complaint}" for complaint in complaints_about_curl(arguments))
             continue
-        dry = ["make", "-n", *arguments] if program == "make" else [str(PATCHBAY), *arguments, "--help"]
+        if program == "patchbay":
+            if (shown := CliRunner().invoke(app, [*arguments, "--help"])).exit_code != 0:
+                yield f"{command}: {shown.output.strip()}"
+            continue
+        dry = ["make", "-n", *arguments]
         done = subprocess.run(dry, cwd=repository, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-        is_mere_file = program == "make" and done.stdout.startswith("make")  # Nothing to be done for 'server'.
+        is_mere_file = done.stdout.startswith("make")  # Nothing to be done for 'server'.
         if done.returncode != 0 or is_mere_file:
             yield f"{command}: {done.stderr.strip() or done.stdout.strip()}"
 
