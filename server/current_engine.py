@@ -64,6 +64,8 @@ class CurrentEngine:
         self._info_known = asyncio.Event()
         self.context: int | None = None
         """Tokens that prompt and answer of a request may have together; None before the first start."""
+        self.is_silent = False
+        """True while the engine has not answered its heartbeat for long; it may still do so."""
         self._was_ready = asyncio.Event()
 
     # -- what other parts read ---------------------------------------------------------------------------------
@@ -155,6 +157,9 @@ class CurrentEngine:
         """Set the facts about the base model, read before an engine of it starts."""
         self._info = info
         self._info_known.set()
+
+    def set_silent(self, is_silent: bool) -> None:  # noqa: FBT001 - a value
+        self.is_silent = is_silent
 
     def attach(self, running: RunningEngine) -> None:
         self._running = running

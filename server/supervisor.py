@@ -28,6 +28,8 @@ WATCH_S = 0.05
 HEARTBEAT_S = 5.0
 """Pause between two calls that the engine has to answer."""
 STALL_S = 300.0
+SILENT_SHARE = 0.25
+"""Share of ``stall_s`` without an answer after which the server is no longer ready."""
 """One step of a large prompt takes a minute on a slow CPU, and no call is answered within a step."""
 BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 10.0)
 
@@ -87,8 +89,6 @@ class Supervisor:
                 engine = await self._start(stack)
                 ready = time.monotonic()
                 self._became_ready(ready - started)
-                heartbeat = asyncio.create_task(self._heartbeat(engine), name="heartbeat")
-                stack.callback(heartbeat.cancel)
                 while not engine.is_dead:  # noqa: ASYNC110  vLLM sets no event of ours when it dies
                     await asyncio.sleep(WATCH_S)
                 self.metrics.ready.set(0)
@@ -108,9 +108,14 @@ class Supervisor:
         return time.monotonic() - ready
 
     async def _heartbeat(self, engine: Engine) -> None:
-        """Call the engine again and again; kill it if it does not answer in time: a process may hang and not die."""
+        """Call the engine again and again; kill it if it does not answer in time: a process may hang and not die.
+
+        It counts as silent before: load balancers should send requests elsewhere meanwhile.
+        """
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(HEARTBEAT_S)
+            silence = loop.call_later(SILENT_SHARE * self.stall_s, self.current.set_silent, True)
             try:
                 async with asyncio.timeout(self.stall_s):
                     await engine.ping()
@@ -122,6 +127,9 @@ class Supervisor:
                 return
             except Exception:  # whatever vLLM raises there, it is an answer; the heartbeat must go on
                 log.exception("the engine answered its heartbeat with an error")
+            finally:
+                silence.cancel()
+                self.current.set_silent(False)
 
     async def _start(self, stack: AsyncExitStack) -> Engine:
         info = await self.builder.info()
@@ -138,6 +146,8 @@ class Supervisor:
         self.metrics.active.set_function(lambda: scheduler.active)
         self.metrics.waiting.set_function(lambda: scheduler.waiting)
         self.metrics.adapters.read = partial(_adapters_in_flight, running)
+        heartbeat = asyncio.create_task(self._heartbeat(engine), name="heartbeat")
+        stack.callback(heartbeat.cancel)
         await self.after_start(running, self._last_residents)
         return engine
 

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
+from typing import Literal
 
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
@@ -26,7 +27,11 @@ async def health() -> HealthObject:
 @router.get("/ready", responses={503: {"model": ReadinessObject}})
 async def ready(state: StateDep, response: Response) -> ReadinessObject:
     """200 while inference is answered, else 503 with the engine's state."""
-    status = "draining" if state.admission.is_leaving else state.engine.state
+    status: EngineState | Literal["draining", "silent"] = state.engine.state
+    if state.admission.is_leaving:
+        status = "draining"
+    elif status is EngineState.READY and state.engine.is_silent:
+        status = "silent"
     if status is not EngineState.READY:
         response.status_code, response.headers["Retry-After"] = 503, "1"
     return ReadinessObject(status=status)

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from adapters.base_model import BaseModel
 from server.current_engine import CurrentEngine, EngineState, RunningEngine
 from server.death_suspects import DeathSuspects
-from server.engine.fake import FakeBuilder
+from server.engine.fake import FakeBuilder, FakeEngine
 from server.engine.protocol import Engine, StartFailed, StartRefused
 from server.errors import EngineNotReady
 from server.metrics import EngineMetrics
@@ -258,3 +258,40 @@ async def test_an_engine_that_hangs_is_killed_and_rebuilt(
         builder.knobs.is_hanging = False
         await until(lambda: len(builder.engines) > 1 and current.state is EngineState.READY)
         assert not builder.engines[-1].is_dead
+
+
+async def test_an_engine_that_does_not_answer_for_a_while_is_silent_until_it_does(
+    base: BaseModel, supervised: Supervised, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.supervisor.HEARTBEAT_S", 0.01)
+    monkeypatch.setattr("server.supervisor.SILENT_SHARE", 0.00001)
+    answered, slow = asyncio.Event(), FakeBuilder(base)
+
+    async def late(_: FakeEngine) -> None:
+        await answered.wait()
+
+    async with supervised(slow, stall_s=600.0) as (_, current):
+        await until(lambda: current.state is EngineState.READY)
+        assert not current.is_silent
+        monkeypatch.setattr(FakeEngine, "ping", late)
+        await until(lambda: current.is_silent)
+        assert not slow.engines[0].is_dead
+        answered.set()
+        await until(lambda: not current.is_silent)
+
+
+async def test_an_engine_that_hangs_while_it_is_warmed_up_is_killed_too(
+    base: BaseModel, supervised: Supervised, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.supervisor.HEARTBEAT_S", 0.01)
+    builder = FakeBuilder(base)
+
+    async def hang_once(running: RunningEngine, _last_residents: object) -> None:
+        if len(builder.engines) == 1:
+            builder.knobs.is_hanging = True
+            await until(lambda: builder.engines[0].is_dead)
+            builder.knobs.is_hanging = False
+            raise StartFailed("its adapters cannot be loaded")
+
+    async with supervised(builder, stall_s=0.05, after_start=hang_once) as (_, current):
+        await until(lambda: len(builder.engines) > 1 and current.state is EngineState.READY)

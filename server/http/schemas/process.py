@@ -19,9 +19,12 @@ class HealthObject(ResponseObject):
 
 
 class ReadinessObject(ResponseObject):
-    """The engine's state, or ``draining`` while the process shuts down; inference is answered in ``ready`` alone."""
+    """The engine's state; ``draining`` while the process shuts down, ``silent`` while the engine answers no heartbeat.
 
-    status: EngineState | Literal["draining"]
+    Inference is answered in ``ready`` alone.
+    """
+
+    status: EngineState | Literal["draining", "silent"]
 
 
 class EngineVersionObject(ResponseObject):

@@ -19,6 +19,10 @@ async def test_readiness_follows_the_engine(opening: Opening, until: Until) -> N
     async with opening() as opened:
         ready = await opened.client.get("/ready")
         assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
+        opened.state.engine.set_silent(True)
+        silent = await opened.client.get("/ready")
+        assert (silent.status_code, silent.json()) == (503, {"status": "silent"})
+        opened.state.engine.set_silent(False)
         opened.engine.die()
         dead = await opened.client.get("/ready")
         assert (dead.status_code, dead.json()) == (503, {"status": "rebuilding"})
