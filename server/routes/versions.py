@@ -221,7 +221,7 @@ async def diff(body: DiffBody, state: StateDep, caller: CallerDep, adapters: Vis
     paths = [await state.blobs.path(version.digest) for version in (a, b)]
     async with state.publisher.places.place(caller.project):
         weights = await in_thread(lambda: Diff.of(*map(StoredLora.open, paths)).to_json())
-    answers = await compare_versions(state.engine, a, b)
+    answers = await compare_versions(state.engine, a, b, caller.project)
     return DiffObject(a=a.name, b=b.name, **answers, **weights)
 
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from adapters.publisher import AT_ONCE
+from server.probe.probe import DEMAND
 from tests.server.opened import Opened
 from tests.until import Until
 
@@ -98,3 +99,16 @@ async def test_a_comparison_or_a_merge_waits_for_a_place_as_a_publication_does(
         await until(lambda: bool(opened.state.publisher.places.waiting))
         assert opened.state.admission.in_flight == 1
     assert (await waiting).is_success
+
+
+async def test_a_comparison_waits_for_its_turn_with_the_engine(
+    opened: Opened, client: httpx.AsyncClient, until: Until
+) -> None:
+    running = opened.state.engine.running()
+    others = [running.scheduler.request(10**6 + number, DEMAND) for number in range(running.engine.slots)]
+    waiting = asyncio.create_task(client.post(DIFF, json={"a": "sql", "b": "sql@canary"}))
+    await until(lambda: running.scheduler.waiting == 1)
+    for turn in others:
+        running.scheduler.end(turn)
+    assert (await waiting).json()["notes"] == []
+    assert not running.scheduler.waiting
