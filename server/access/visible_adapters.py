@@ -44,6 +44,10 @@ class VisibleAdapters:
         """Return up to ``limit`` adapters whose names sort behind ``after``, and whether more follow."""
         return self.catalog.adapters(after, limit, self.sees)
 
+    def owns(self, name: str) -> bool:
+        """Return whether the adapter ``name``, which the caller sees, is not one that another project shares."""
+        return self.caller.seen_project in (None, self.catalog.adapter(name).project)
+
     def owned(self, name: str) -> Adapter:
         """Return an adapter that the caller may change.
 

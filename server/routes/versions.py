@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -56,6 +56,9 @@ _NEEDED: Final = "the files adapter_config.json and adapter_model.safetensors, o
 _NUMBER: Final = re.compile(r"[0-9]{1,10}")
 DEFAULT_DENSITY: Final = 0.5
 DEFAULT_SEED: Final = 0
+_OWNERS_REPORT: Final = frozenset({"training", "merge"})
+"""Parts of a report that name files, versions and settings of the owner."""
+_Shown = TypeVar("_Shown", bound=VersionObject)
 
 
 async def _version(
@@ -100,21 +103,21 @@ async def publish(
 
 @router.get("/{name}/versions", dependencies=[Depends(check_adapter)])
 async def list_versions(
-    name: str, state: StateDep, after: str | None = None, limit: PageLimit = DEFAULT_PAGE
+    name: str, state: StateDep, adapters: VisibleDep, after: str | None = None, limit: PageLimit = DEFAULT_PAGE
 ) -> ListObject[VersionObject]:
     """List the versions of an adapter, oldest first; ``after`` is a version's id (``sql@7``) or number."""
     number = None if after is None else _number(after.rpartition("@")[2])
     versions, has_more = await state.registry.look_up(lambda catalog: catalog.versions(name, number, limit))
     renderers = await state.registry.renderers()
     return ListObject[VersionObject](
-        data=[_shown(state, each, renderers.get(each.id)) for each in versions], has_more=has_more
+        data=[_seen(adapters, _shown(state, each, renderers.get(each.id))) for each in versions], has_more=has_more
     )
 
 
 @router.get(_VERSION)
-async def show(version: VersionDep, state: StateDep) -> ReportedVersion:
+async def show(version: VersionDep, state: StateDep, adapters: VisibleDep) -> ReportedVersion:
     """Show a version with the report of its inspection."""
-    return _reported(state, version, await state.registry.report(version))
+    return _seen(adapters, _reported(state, version, await state.registry.report(version)))
 
 
 @router.get(_VERSION + "/content")
@@ -250,6 +253,16 @@ def _shown(state: AppState, version: Version, renderer_sha256: str | None = None
 def _reported(state: AppState, version: Version, report: Mapping[str, Any] | None) -> ReportedVersion:
     renderer_sha256 = ((report or {}).get("training") or {}).get("renderer_sha256")
     return ReportedVersion(**dict(_shown(state, version, renderer_sha256)), report=report)
+
+
+def _seen(adapters: VisibleAdapters, shown: _Shown) -> _Shown:
+    """Return ``shown`` as the caller may see it: a project that borrows it learns not what its owner made it of."""
+    if adapters.owns(shown.adapter):
+        return shown
+    changed: dict[str, Any] = {"source": "shared"}
+    if isinstance(shown, ReportedVersion) and shown.report is not None:
+        changed["report"] = {key: value for key, value in shown.report.items() if key not in _OWNERS_REPORT}
+    return shown.model_copy(update=changed)
 
 
 def _digest(version: Version, form: Form) -> str:

@@ -363,6 +363,18 @@ async def test_a_shared_adapter_is_used_and_read_and_not_changed(tenants: Tenant
     assert "secret-sql" in await tenants.text_for_globex("/v1/adapters")
     assert "secret-sql" in await tenants.text_for_globex("/v1/models")
     await tenants.text_for_globex("/v1/adapters/secret-sql/versions/1/content/adapter_config.json")
+    version = tenants.opened.state.registry.catalog.version("secret-sql", 1)
+    made_of = {"training": {"training_file": tenants.theirs["file"]}, "merge": {"versions": ["secret-tuned@1"]}}
+    facts = {name: getattr(version, name) for name in ("digest", "base_fingerprint", "rank", "size_bytes")}
+    await tenants.opened.state.registry.add_version(
+        "secret-sql", **facts, source=f"job:{tenants.theirs['job']}", report={"rank": 8, **made_of}, project="acme"
+    )
+    borrowed = await tenants.text_for_globex("/v1/adapters/secret-sql/versions/2")
+    for text in (borrowed, await tenants.text_for_globex("/v1/adapters/secret-sql/versions")):
+        assert '"source":"shared"' in text
+        assert not any(secret in text for secret in ("job:", "training_file", "secret-tuned"))
+    assert json.loads(borrowed)["report"] == {"rank": 8}
+    assert (await tenants.as_acme("GET", "/v1/adapters/secret-sql/versions/2"))["report"] == {"rank": 8, **made_of}
     changes = [("DELETE", ""), ("POST", "/rollback"), ("DELETE", "/shares/third"), ("POST", "/versions/1/pin")]
     for method, rest in changes:
         refused = await client.request(method, f"/v1/adapters/secret-sql{rest}", headers=headers)
