@@ -86,7 +86,7 @@ class CatalogFollower(Follower):
             return
         deleted = news.deleted
         if news.is_all:
-            log.warning("registry.restored: the database has another history than before; all of it was read anew")
+            log.warning("registry.restored: the database has another history, or too many changes; all was read anew")
             deleted = [adapter.name for adapter in self.catalog]
         self.catalog.replace(news.changed, deleted)
         self._seen = revision

@@ -101,9 +101,8 @@ class KeyRing(Follower):
             expires_at: the moment at which the key ends; None: it does not end by itself.
 
         Raises:
-            InvalidName: the name is empty, too long or not printable.
+            InvalidName: the name is empty, too long or not printable, or that of the project is not valid.
             MissingScope: ``scopes`` is empty.
-            InvalidName: the name of the project is not valid.
             InvalidRequest: ``adapters`` limits a key with the scope ``admin``; ``expires_at`` is past.
         """
         if not (name.strip() and name.isprintable() and len(name) <= MAX_NAME_LENGTH):
