@@ -67,8 +67,9 @@ class Records:
 def _directory_id(directory: Path) -> str:
     """Return the id of ``directory``, which the first process to open it makes."""
     directory.mkdir(parents=True, exist_ok=True)
-    made = directory / f".{DIRECTORY_ID}.{os.getpid()}"
-    made.write_text(secrets.token_hex(16))
+    drawn = secrets.token_hex(16)
+    made = directory / f".{DIRECTORY_ID}.{drawn}"
+    made.write_text(drawn)
     with suppress(FileExistsError):
         os.link(made, directory / DIRECTORY_ID)
     made.unlink()
