@@ -2,21 +2,38 @@
 
 Per-adapter series carry the adapter's name, not its version: a deployment has hundreds of names and a version per
 training run. The first ``limit`` names get series of their own; all later ones share ``(other)``, which cannot be the
-name of an adapter.
+name of an adapter. A name that was deleted leaves its place to another one.
 """
 
+from __future__ import annotations
+
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _INTER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
 OTHER = "(other)"
+
+
+class AdapterSeries:
+    """The series of one label, looked up once: a look-up in Prometheus's client costs more than the counting."""
+
+    def __init__(self, metrics: AdapterMetrics, label: str) -> None:
+        self.errors = metrics.errors.labels(label)
+        self.first_token = metrics.first_token.labels(label)
+        self.generated_tokens = metrics.generated_tokens.labels(label)
+        self.in_flight = metrics.in_flight.labels(label)
+        self.inter_token = metrics.inter_token.labels(label)
+        self.prompt_tokens = metrics.prompt_tokens.labels(label)
+        self.queue_wait = metrics.queue_wait.labels(label)
+        self.turn_wait = metrics.turn_wait.labels(label)
 
 
 class AdapterMetrics:
@@ -25,6 +42,7 @@ class AdapterMetrics:
     def __init__(self, registry: CollectorRegistry, limit: int) -> None:
         self._limit = limit
         self._names: set[str] = set()
+        self._series: dict[str, AdapterSeries] = {}
         label = ("adapter",)
         counter = partial(Counter, registry=registry)
         seconds = partial(Histogram, labelnames=label, buckets=_SECONDS, registry=registry)
@@ -59,6 +77,41 @@ class AdapterMetrics:
             self._names.add(adapter)
             return adapter
         return OTHER
+
+    def series(self, label: str) -> AdapterSeries:
+        """Return the series of ``label``, but for those of ``requests``, which have a status too."""
+        series = self._series.get(label)
+        if series is None:
+            series = self._series[label] = AdapterSeries(self, label)
+        return series
+
+    def make_room(self, living: Container[str]) -> None:
+        """Once all names are taken, remove the series of those that are not ``living`` and have nothing in flight."""
+        if len(self._names) < self._limit:
+            return
+        in_flight = {sample.labels["adapter"] for sample in _samples(self.in_flight) if sample.value}
+        gone = {name for name in self._names - in_flight if name not in living}
+        for sample in _samples(self.requests):
+            if sample.labels["adapter"] in gone:
+                self.requests.remove(sample.labels["adapter"], sample.labels["status"])
+        for name in gone:
+            self._series.pop(name, None)
+            for metric in (
+                self.errors,
+                self.in_flight,
+                self.prompt_tokens,
+                self.generated_tokens,
+                self.first_token,
+                self.inter_token,
+                self.turn_wait,
+                self.queue_wait,
+            ):
+                metric.remove(name)
+        self._names -= gone
+
+
+def _samples(metric: Counter | Gauge) -> Iterator[Sample]:
+    return (sample for family in metric.collect() for sample in family.samples)
 
 
 @dataclass(frozen=True, slots=True)

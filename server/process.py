@@ -121,6 +121,7 @@ async def _listen(state: AppState, listener: socket.socket, started: float) -> i
         await asyncio.wait({failed, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if stopped.done():
             await _drain(state, signals)
+        state.records.events.close()  # their streams would outlast the drain: they end in order, and last
         server.should_exit = True
         for waiting in (ready, failed, stopped):
             waiting.cancel()

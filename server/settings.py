@@ -156,7 +156,7 @@ class Settings(BaseSettings):
     sweep_grace_s: float = Field(3600.0, ge=60, description="Seconds to keep a blob whose publication may still run.")
 
     metric_adapters: int = Field(
-        200, ge=0, description="Adapters with metric series of their own; others share '(other)'."
+        200, ge=0, description="Adapters with metric series of their own; others share '(other)' until one is deleted."
     )
     log_format: LogFormat = Field("text", description="Format of log lines: for a person, or one object per event.")
     log_level: LogLevel = Field(

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from adapters.storage import orphan_ages
 from tests.postgres import PostgresServer
+from tests.process_clock import ProcessClock
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,3 +31,10 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     server: PostgresServer = request.getfixturevalue("postgres")
     with server.database() as url:
         yield url
+
+
+@pytest.fixture
+def process_clock(monkeypatch: pytest.MonkeyPatch) -> ProcessClock:
+    clock = ProcessClock()
+    monkeypatch.setattr(orphan_ages, "monotonic", lambda: clock.now_s)
+    return clock

@@ -16,7 +16,7 @@ from trainer.files.file import MAX_BYTES
 from trainer.files.file_store import FileStore
 from trainer.files.upload_store import UploadStore
 from trainer.jobs.checkpoints import CheckpointStore
-from trainer.jobs.events import EventLog
+from trainer.jobs.event_log import EventLog
 from trainer.jobs.job_store import JobStore
 from trainer.jobs.queue import MAX_DEATHS, Queue
 from trainer.schema import MIGRATIONS, VERSION_TABLE

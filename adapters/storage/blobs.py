@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import sys
-import time
 import uuid
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
@@ -17,8 +16,9 @@ import structlog
 from adapters.errors import BlobCorrupt
 from adapters.storage.disk import fsync_directory, in_thread, space_needed
 from adapters.storage.manifest import INITIAL, names_in
+from adapters.storage.orphan_ages import OrphanAges, stats_by_name
 from adapters.storage.remote_blobs import RemoteBlobs
-from adapters.storage.staging import Staged, Staging
+from adapters.storage.staging import Staged, Staging, is_open
 from adapters.storage.sweep_rules import OWNER, UNKNOWN_OWNER, SweepRules, may_be_ours
 from adapters.storage.verification_cache import VerificationCache
 
@@ -40,6 +40,7 @@ class Blobs:
         self._remote = remote
         self._staging = Staging(root, max_bytes=sys.maxsize)
         self._verified = VerificationCache()
+        self._orphans, self._abandoned = OrphanAges(), OrphanAges()
         self._owned: set[str] = set()
         """Stores that ``claim`` has found to be ours."""
 
@@ -91,19 +92,19 @@ class Blobs:
         self._owned = {store for store, owner in owners.items() if owner == installation}
 
     async def sweep(self, living: Set[str], known: Set[str], grace_s: float) -> list[str]:
-        """Remove blobs that are not ``living`` and were put more than ``grace_s`` ago; return their digests.
+        """Remove blobs that sweeps of this process have seen not ``living`` for ``grace_s``; return their digests.
 
         Only in stores that ``claim`` has found to be ours. Blobs that are not in ``known`` are what a crash left, or
         what a restored database has forgotten: where they are more than a few, none of them is removed.
-        ``grace_s`` must exceed the time from reading ``living`` to this call, and from ``put`` to the registry row.
-        Staging directories without a write for as long are removed too, and so are remote orphans, last.
+        ``grace_s``, in seconds, must exceed the time from ``put`` to the registry row. A blob that is put again in the
+        meantime starts anew. Staging directories without a write for as long, and not open in this process, are removed
+        too, and so are remote orphans, last.
         """
         rules = SweepRules(frozenset(living), frozenset(known))
-        horizon = time.time() - grace_s
         swept: set[str] = set()
         if str(self._root) in self._owned:
-            swept |= set(await in_thread(self._sweep, rules, horizon))
-        await in_thread(self._sweep_staging, horizon)
+            swept |= set(await in_thread(self._sweep, rules, grace_s))
+        await in_thread(self._sweep_staging, grace_s)
         if self._remote is not None and self._remote.url in self._owned:
             swept |= set(await self._remote.sweep(rules, grace_s))
         return sorted(swept)
@@ -162,23 +163,24 @@ class Blobs:
                 fsync_directory(self._root)
             return mark.read_text().strip()
 
-    def _sweep(self, rules: SweepRules, horizon: float) -> list[str]:
+    def _sweep(self, rules: SweepRules, grace_s: float) -> list[str]:
         swept = []
         orphans = rules.orphans(self._digests(), str(self._root))
-        for directory in self._root.glob("sha256/*/*"):
-            if directory.name in orphans:
-                with self._locked():
-                    # Under the lock, because a ``put`` of the same bytes may just have renewed its age.
-                    if directory.is_dir() and directory.stat().st_mtime <= horizon:
-                        self._discard(directory)
-                        self._verified.forget(directory.name)
-                        swept.append(directory.name)
+        stats = {digest: _put_at(self._directory(digest)) for digest in orphans}
+        for digest in self._orphans.old(stats, grace_s):
+            directory = self._directory(digest)
+            with self._locked():
+                # Under the lock, because a ``put`` of the same bytes may just have renewed it.
+                if directory.is_dir() and _put_at(directory) == stats[digest]:
+                    self._discard(directory)
+                    self._verified.forget(digest)
+                    swept.append(digest)
         return swept
 
-    def _sweep_staging(self, horizon: float) -> None:
-        for directory in self._staging.directory.glob("*"):
-            if _newest_mtime(directory) <= horizon:
-                shutil.rmtree(directory, ignore_errors=True)
+    def _sweep_staging(self, grace_s: float) -> None:
+        stats = stats_by_name([path for path in self._staging.directory.glob("*") if not is_open(path)])
+        for name in self._abandoned.old(stats, grace_s):
+            shutil.rmtree(self._staging.directory / name, ignore_errors=True)
 
     def _discard(self, directory: Path) -> None:
         """Remove a blob: one rename hides it, then its files are deleted."""
@@ -201,9 +203,9 @@ class Blobs:
             os.close(descriptor)
 
 
-def _newest_mtime(directory: Path) -> float:
-    """Return the time of the last change in a staging directory; the present time if it vanishes meanwhile."""
+def _put_at(directory: Path) -> int | None:
+    """Return the time of a blob's last ``put``, as its directory has it; None if the blob vanishes meanwhile."""
     try:
-        return max(path.stat().st_mtime for path in (directory, *directory.rglob("*")))
+        return directory.stat().st_mtime_ns
     except FileNotFoundError:
-        return time.time()
+        return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Set
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +12,7 @@ from obstore.exceptions import AlreadyExistsError
 from adapters.errors import BlobCorrupt, BlobStoreUnavailable
 from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL_FILES, names_in
 from adapters.storage.object_store import has_object, open_store, read_object, store_errors
+from adapters.storage.orphan_ages import OrphanAges
 from adapters.storage.staging import Staged
 from adapters.storage.sweep_rules import OWNER, UNKNOWN_OWNER, SweepRules, may_be_ours
 
@@ -24,6 +25,7 @@ class RemoteBlobs:
     def __init__(self, url: str) -> None:
         self.url = url
         self._store = open_store(url, SCHEMES, BlobStoreUnavailable)
+        self._orphans = OrphanAges()
 
     async def put(self, digest: str, directory: Path) -> None:
         """Copy the files of ``directory``; on return the store has acknowledged them.
@@ -67,24 +69,24 @@ class RemoteBlobs:
         return put_at
 
     async def sweep(self, rules: SweepRules, grace_s: float) -> list[str]:
-        """Delete the orphans by ``rules`` that were put more than ``grace_s`` ago; return their digests.
+        """Delete the orphans by ``rules`` that sweeps have seen for ``grace_s`` seconds; return their digests.
 
-        The store has no lock to share with a ``put`` of the same bytes. So an orphan's age is read again just before
-        it is deleted. A blob put between that read and the deletion, some milliseconds, loses its new copy too and has
-        only the local one until it is published again.
+        The store has no lock to share with a ``put`` of the same bytes. So the time of an orphan is read again just
+        before it is deleted. A blob put between that read and the deletion, some milliseconds, loses its new copy too
+        and has only the local one until it is published again.
         """
         with store_errors(self.url, BlobStoreUnavailable):
             put_at = await self._put_at()
-            horizon = datetime.now(UTC) - timedelta(seconds=grace_s)
-            orphans = [digest for digest in rules.orphans(put_at.keys(), self.url) if put_at[digest] <= horizon]
-            return [digest for digest in orphans if await self._remove(digest, horizon)]
+            orphans = {digest: put_at[digest] for digest in rules.orphans(put_at.keys(), self.url)}
+            old = self._orphans.old(orphans, grace_s)
+            return [digest for digest in old if await self._remove(digest, orphans[digest])]
 
-    async def _remove(self, digest: str, horizon: datetime) -> bool:
-        """Delete a blob unless a file of it was put after ``horizon``; return whether it was deleted."""
+    async def _remove(self, digest: str, put_at: datetime) -> bool:
+        """Delete a blob unless a file of it was put after ``put_at``; return whether it was deleted."""
         keys = [_key(digest, name) for name in EVERY_FILE]
         for key in keys:
             with suppress(FileNotFoundError):  # an interrupted put or sweep, or another process sweeps too
-                if (await obstore.head_async(self._store, key))["last_modified"] > horizon:
+                if (await obstore.head_async(self._store, key))["last_modified"] > put_at:
                     return False
         for key in keys:
             with suppress(FileNotFoundError):

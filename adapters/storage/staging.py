@@ -16,6 +16,9 @@ MAX_TOKENIZER_BYTES: Final = 16 << 20
 _SHOWN_NAMES: Final = 10
 _SHOWN_NAME: Final = 80
 
+_open: Final[set[Path]] = set()
+"""Staging directories that this process is using."""
+
 
 class Staged:
     """The files of one adapter, in the directory ``path``. Made by ``Staging.open``."""
@@ -105,9 +108,16 @@ class Staging:
     async def open(self) -> AsyncIterator[Staged]:
         """Make an empty staging directory, which is removed at the end of the block."""
         path = self.directory / uuid.uuid4().hex
+        _open.add(path.absolute())
         try:
             with space_needed(path):
                 await in_thread(path.mkdir, parents=True, mode=0o700)
             yield Staged(path, self._max_bytes)
         finally:
+            _open.discard(path.absolute())
             await in_thread(shutil.rmtree, path, ignore_errors=True)
+
+
+def is_open(directory: Path) -> bool:
+    """Return whether this process is using the staging ``directory``: a check may take hours without a write."""
+    return directory.absolute() in _open

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.storage.database import Database
 from adapters.storage.disk import fsync_directory, in_thread
+from adapters.storage.orphan_ages import OrphanAges, stats_by_name
 from server.batches.batch import BatchDraft, InputFault, RequestBatch
 from server.batches.schema import MIGRATIONS, VERSION_TABLE, batches
 from server.batches.state import BATCH_STATES, BatchState, BatchVerb
@@ -64,6 +64,7 @@ class BatchStore:
     directory: Path
     """On the same file system as the files."""
     clock: Clock = database_clock
+    _ages: OrphanAges = field(default_factory=OrphanAges, init=False)
 
     @classmethod
     async def open(cls, files: FileStore, directory: Path, *, clock: Clock = database_clock) -> BatchStore:
@@ -186,12 +187,13 @@ class BatchStore:
         await in_thread(shutil.rmtree, self.directory_of(batch), ignore_errors=True)
 
     async def sweep(self, grace_s: float) -> Sequence[str]:
-        """Remove the directories, older than ``grace_s``, that a crash left without an unfinished batch."""
-        old = await in_thread(_names_in, self.directory, before=time.time() - grace_s)
+        """Remove the directories that a crash left without an unfinished batch, the same for ``grace_s`` seconds."""
+        names = await in_thread(_names_in, self.directory)
         async with self.database.read() as connection:
-            is_living = batches.c.id.in_(old) & batches.c.state.in_(_UNFINISHED)
+            is_living = batches.c.id.in_(names) & batches.c.state.in_(_UNFINISHED)
             living = set((await connection.execute(select(batches.c.id).where(is_living))).scalars())
-        left = sorted(set(old) - living)
+        orphans = [self.directory / name for name in set(names) - living]
+        left = sorted(self._ages.old(await in_thread(stats_by_name, orphans), grace_s))
         for name in left:
             await in_thread(shutil.rmtree, self.directory / name, ignore_errors=True)
         return left
@@ -264,9 +266,8 @@ def _link(content: Path, target: Path) -> None:
         fsync_directory(directory)
 
 
-def _names_in(directory: Path, *, before: float = float("inf")) -> list[str]:
-    """Return the names of the entries that were last written before the Unix time ``before``."""
+def _names_in(directory: Path) -> list[str]:
     if not directory.is_dir():
         return []
     with os.scandir(directory) as entries:
-        return [entry.name for entry in entries if entry.stat().st_mtime < before]
+        return [entry.name for entry in entries]

@@ -37,25 +37,28 @@ def job_path(job_id: str) -> str:
 
 
 def follow(server: ApiClient, job_id: str, *, retry_s: float = RETRY_S) -> Iterator[Json]:
-    """Yield the job's events, oldest first, until the job has ended; after a broken connection from where it broke.
+    """Yield the job's events, oldest first, until the job has ended.
+
+    After a broken connection, and where a server that stops has ended the stream, it goes on from the last event.
 
     Raises:
         CommandFailed: the server refuses.
         httpx.TransportError: the server cannot be reached, or not again.
     """
     last: str | None = None
-    failures = 0
+    is_known, failures = False, 0
     while True:
         query = {"stream": "true"} | ({} if last is None else {"after": last})
         try:
             with server.stream("GET", f"{job_path(job_id)}/events", params=query) as response:
+                is_known, failures = True, 0
                 for event in read_events(response.iter_lines()):
-                    last, failures = event["id"], 0
+                    last = event["id"]
                     yield event
                 return
         except httpx.TransportError:
             failures += 1
-            if last is None or failures > MAX_RETRIES:  # every job has events: never connected
+            if not is_known or failures > MAX_RETRIES:
                 raise
         if failures == 1:
             show_note("connection lost; reconnecting")

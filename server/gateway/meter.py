@@ -8,20 +8,6 @@ from server.engine.protocol import Generation
 from server.metrics import AdapterMetrics
 
 
-class _Series:
-    """The series of one label, looked up once: a look-up in Prometheus's client costs more than the counting."""
-
-    def __init__(self, metrics: AdapterMetrics, label: str) -> None:
-        self.errors = metrics.errors.labels(label)
-        self.first_token = metrics.first_token.labels(label)
-        self.generated_tokens = metrics.generated_tokens.labels(label)
-        self.in_flight = metrics.in_flight.labels(label)
-        self.inter_token = metrics.inter_token.labels(label)
-        self.prompt_tokens = metrics.prompt_tokens.labels(label)
-        self.queue_wait = metrics.queue_wait.labels(label)
-        self.turn_wait = metrics.turn_wait.labels(label)
-
-
 class Meter:
     """Counts into ``metrics``; requests that the base model answers have the label ``(base)``."""
 
@@ -29,7 +15,6 @@ class Meter:
 
     def __init__(self, metrics: AdapterMetrics) -> None:
         self._metrics = metrics
-        self._series: dict[str, _Series] = {}
 
     def answered(self, version: Version | None, status: int | None) -> None:
         """Count a response. ``status`` is None where the client closed the connection first; counted as 499."""
@@ -43,10 +28,7 @@ class Meter:
 
         ``cold_s``, ``turn_s``: seconds waited for its adapter and its turn, before the engine's own clock starts.
         """
-        label = self._label(version)
-        series = self._series.get(label)
-        if series is None:
-            series = self._series[label] = _Series(self._metrics, label)
+        series = self._metrics.series(self._label(version))
         series.in_flight.inc()
         series.turn_wait.observe(turn_s)
         waited_s = cold_s + turn_s

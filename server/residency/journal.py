@@ -28,6 +28,7 @@ class ResidentsJournal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._written: list[int] = self._read()
+        self._is_failing = False
 
     def recent(self, catalog: Catalog) -> list[Version]:
         """Return the versions that were resident and still exist, most recently used first."""
@@ -39,14 +40,29 @@ class ResidentsJournal:
         while True:
             await asyncio.sleep(INTERVAL_S)
             with suppress(EngineNotReady):
-                await self.record(residents())
+                await self.try_record(residents())
 
-    async def record(self, residents: Sequence[Version]) -> None:
-        """Write ``residents``, most recently used first, if they changed."""
+    async def try_record(self, residents: Sequence[Version]) -> None:
+        """As ``record``; that the file cannot be written is logged once, and so is that it can be again."""
+        try:
+            is_written = await self.record(residents)
+        except OSError as error:  # a full disk, say: not worth a line every second
+            if not self._is_failing:
+                log.warning("residents cannot be recorded; the next start may be colder", error=str(error))
+            self._is_failing = True
+            return
+        if is_written and self._is_failing:
+            log.warning("residents are recorded again", path=str(self._path))
+            self._is_failing = False
+
+    async def record(self, residents: Sequence[Version]) -> bool:
+        """Write ``residents``, most recently used first; return False if they have not changed. Raises OSError."""
         numbers = [version.id for version in residents]
-        if numbers != self._written:
-            await asyncio.to_thread(self._write, numbers)
-            self._written = numbers
+        if numbers == self._written:
+            return False
+        await asyncio.to_thread(self._write, numbers)
+        self._written = numbers
+        return True
 
     def _write(self, numbers: list[int]) -> None:
         draft = self._path.with_suffix(".draft")

@@ -1,16 +1,17 @@
 """Fine-tuning: jobs, their events and checkpoints, permissions on checkpoints, graders. OpenAI's routes."""
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from time import perf_counter
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import StreamingResponse
 from structlog.contextvars import get_contextvars
 
 from server.access.caller import caller_of
 from server.gateway.gateway import REQUEST_ID
+from server.http.event_stream import KEEP_ALIVE, SILENCE_S, STOPPING, EventStream
 from server.http.schemas.base import DeletedObject, ListObject
 from server.http.schemas.fine_tuning import (
     CheckpointObject,
@@ -32,7 +33,7 @@ from server.state import AppState
 from trainer.errors import InvalidField
 from trainer.graders.grader import Sample
 from trainer.graders.parsing import parse
-from trainer.jobs.events import Event
+from trainer.jobs.event_log import EventLog
 
 
 async def _check_path(request: Request, state: StateDep, project: ProjectDep) -> None:
@@ -51,7 +52,6 @@ router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"], dependencies=
 
 _METADATA: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 _KEY_HEADERS: Final = ("authorization", "x-api-key")
-_SSE: Final = "text/event-stream"
 
 
 @router.post("/jobs")
@@ -103,14 +103,17 @@ async def resume(job_id: str, state: StateDep) -> JobObject:
     return JobObject.from_job(await state.records.jobs.resume(job_id))
 
 
-@router.get("/jobs/{job_id}/events", response_model=ListObject[EventObject], responses={200: {"content": {_SSE: {}}}})
+@router.get("/jobs/{job_id}/events", response_model=ListObject[EventObject], responses=EventStream.DECLARED)
 async def events(
     job_id: str, state: StateDep, *, after: str | None = None, limit: int = 20, stream: bool = False
-) -> ListObject[EventObject] | StreamingResponse:
-    """List a job's events, newest first. With ``stream`` all since ``after`` come as they happen, oldest first."""
+) -> ListObject[EventObject] | EventStream:
+    """List a job's events, newest first. With ``stream`` all since ``after`` come as they happen, oldest first.
+
+    The stream ends with ``[DONE]`` once the job has. It ends without when the server stops: go on with ``after``.
+    """
     page = await state.records.events.list(job_id, after=after, limit=limit)
     if stream:
-        return StreamingResponse(_sent(state.records.events.follow(job_id, after=after)), media_type=_SSE)
+        return EventStream(_sent(state.records.events, job_id, after))
     return ListObject[EventObject].model_validate(page)
 
 
@@ -194,11 +197,15 @@ def _pairs(request: Request, metadata: str | None) -> Mapping[str, str] | None:
     return None
 
 
-async def _sent(events: AsyncIterator[Event]) -> AsyncIterator[str]:
-    """Yield ``events`` as server-sent events. ASCII only: some clients end a line at U+2028 too."""
-    async for event in events:
-        yield f"data: {EventObject.model_validate(event).model_dump_json(ensure_ascii=True)}\n\n"
-    yield "data: [DONE]\n\n"
+async def _sent(log: EventLog, job_id: str, after: str | None) -> AsyncGenerator[str]:
+    """Yield a job's events as server-sent events. ASCII only: some clients end a line at U+2028 too."""
+    async with aclosing(log.follow(job_id, after=after, silence_s=SILENCE_S)) as events:
+        async for event in events:
+            if event is None:
+                yield KEEP_ALIVE
+            else:
+                yield f"data: {EventObject.model_validate(event).model_dump_json(ensure_ascii=True)}\n\n"
+    yield STOPPING if log.is_closed else "data: [DONE]\n\n"
 
 
 def _models(request: Request, state: AppState) -> GraderClient:

@@ -65,6 +65,7 @@ async def residents(state: StateDep) -> ListObject[ResidentObject]:
 async def metrics(state: StateDep) -> PlainTextResponse:
     """Return patchbay's series and vLLM's, for Prometheus."""
     page = await asyncio.to_thread(state.metrics.page)  # thousands of lines: no stream should wait for them
+    state.metrics.adapters.make_room(state.registry.catalog)  # on the event loop, where all else is counted
     return PlainTextResponse(page, media_type=CONTENT_TYPE_LATEST)
 
 

@@ -53,6 +53,42 @@ async def test_traffic_beyond_the_limit_is_counted_together(opening: Opening) ->
         assert '"two"' not in page
 
 
+async def test_the_series_of_a_deleted_adapter_leave_their_place_to_another_once_they_were_read(
+    opening: Opening,
+) -> None:
+    async with opening(metric_adapters=2) as opened:
+
+        async def page() -> str:
+            return (await opened.client.get("/metrics")).text
+
+        for name in ("kept", "deleted"):
+            await opened.publish(name)
+            await opened.answer(name)
+        await opened.client.delete("/v1/adapters/deleted")
+        assert 'patchbay_requests_total{adapter="deleted",status="200"} 1.0' in await page()
+        assert '"deleted"' not in await page()
+        for name in ("new", "more"):
+            await opened.publish(name)
+            await opened.answer(name)
+        shown = await page()
+        for name in ("kept", "new", "(other)"):
+            assert f'patchbay_requests_total{{adapter="{name}",status="200"}} 1.0' in shown
+            assert f'patchbay_generated_tokens_total{{adapter="{name}"}}' in shown
+        assert '"more"' not in shown
+
+
+def test_a_deleted_adapter_keeps_its_series_while_something_is_in_flight(collectors: CollectorRegistry) -> None:
+    metrics = AdapterMetrics(collectors, limit=1)
+    series = metrics.series(metrics.label("deleted"))
+    series.in_flight.inc()
+    metrics.make_room(living=())
+    series.in_flight.dec()
+    assert (metrics.label("new"), metrics.label("deleted")) == (OTHER, "deleted")
+    metrics.make_room(living=())
+    assert metrics.label("new") == "new"
+    assert metrics.series("new") is not series
+
+
 async def test_requests_are_counted_by_adapter_and_not_by_version(opened: Opened, value: ReadSample) -> None:
     for seed in (1, 2):
         await opened.publish("sql", seed)

@@ -16,6 +16,7 @@ from adapters.base_model import BaseModel
 from server.access.api_key import Scope
 from server.composition import HAD_KEYS
 from server.engine.fake import FakeBuilder, Knobs
+from tests.process_clock import ProcessClock
 from tests.server.opened import MakeAdapter, Opened, Opening
 from tests.until import Until
 
@@ -126,24 +127,45 @@ async def test_two_servers_live_in_one_process(opening: Opening, tmp_path: Path)
         assert (await two.chat("sql")).status_code == 404
 
 
-async def test_orphaned_blobs_are_swept(opening: Opening, data_dir: Path, until: Until) -> None:
+async def test_orphaned_blobs_are_swept(
+    opening: Opening, data_dir: Path, until: Until, process_clock: ProcessClock
+) -> None:
+    def stored() -> set[str]:
+        process_clock.advance(60)
+        return {path.name for path in data_dir.glob("sha256/*/*")}
+
     async with opening(sweep_interval_s=0.01) as opened:
-        old, kept, young = [(await opened.publish(name, seed))["digest"] for seed, name in enumerate(("a", "b", "c"))]
-        for digest in (old, kept):
-            os.utime(data_dir / "sha256" / digest[:2] / digest, (0, 0))
-        for name in ("a", "c"):
-            await opened.client.delete(f"/v1/adapters/{name}")
-        await until(lambda: old not in {path.name for path in data_dir.glob("sha256/*/*")})
-        assert {kept, young} == {path.name for path in data_dir.glob("sha256/*/*")}
+        orphan, kept = [(await opened.publish(name, seed))["digest"] for seed, name in enumerate(("a", "b"))]
+        await opened.client.delete("/v1/adapters/a")
+        await until(lambda: orphan not in stored())
+        assert stored() == {kept}
 
 
-async def test_what_a_crash_left_of_an_upload_is_swept(opening: Opening, data_dir: Path, until: Until) -> None:
+async def test_what_a_crash_left_of_an_upload_is_swept(
+    opening: Opening, data_dir: Path, until: Until, process_clock: ProcessClock
+) -> None:
+    def is_gone() -> bool:
+        process_clock.advance(60)
+        return not orphan.exists()
+
     orphan = data_dir / "training" / "files" / "file-orphan"
     orphan.parent.mkdir(parents=True)
     orphan.write_bytes(b"half")
-    os.utime(orphan, (0, 0))
     async with opening(sweep_interval_s=0.01):
-        await until(lambda: not orphan.exists())
+        await until(is_gone)
+
+
+async def test_what_a_crash_left_of_a_batch_is_swept_once_two_sweeps_have_seen_it(
+    opened: Opened, process_clock: ProcessClock
+) -> None:
+    batches = opened.state.batches
+    left = batches.directory / "batch_left"
+    left.mkdir(parents=True)
+    os.utime(left, (0, 0))  # as after a jump of the clock
+    assert await batches.sweep(3600) == []
+    process_clock.advance(3600)
+    assert await batches.sweep(3600) == [left.name]
+    assert not left.exists()
 
 
 def test_nothing_that_trains_is_imported_by_the_process_that_serves() -> None:

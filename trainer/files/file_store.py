@@ -1,8 +1,7 @@
 """The store of files: rows in the database, bytes in a directory; several processes may share both."""
 
-import time
 from collections.abc import AsyncIterator, Collection, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from adapters.names import DEFAULT_PROJECT
 from adapters.storage.database import Database
 from adapters.storage.disk import FileEntry, in_thread
+from adapters.storage.orphan_ages import OrphanAges, stats_by_name
 from trainer.clock import Clock, database_clock
 from trainer.errors import FileCorrupt, FileInUse, FileNotFound, FileTooLarge, InvalidField
 from trainer.files.file import MAX_BYTES, UPLOADABLE, File, Purpose
@@ -39,6 +39,7 @@ class FileStore:
     directory: Path
     max_bytes: int = MAX_BYTES
     clock: Clock = database_clock
+    _ages: OrphanAges = field(default_factory=OrphanAges, init=False)
 
     async def create(
         self,
@@ -136,8 +137,8 @@ class FileStore:
     async def sweep(self, grace_s: float) -> Sequence[str]:
         """Delete the expired files, and bytes that a crash left without a row; return the ids of both.
 
-        A file that an unfinished job needs stays until the job has ended. Bytes without a row stay until their last
-        write is ``grace_s`` old, which must exceed the longest pause of an upload.
+        A file that an unfinished job needs stays until the job has ended. Bytes without a row stay until
+        sweeps have seen them unchanged for ``grace_s`` seconds, which must exceed the longest pause of an upload.
         """
         async with self.database.write() as connection:
             expired = files.c.expires_at <= await self.clock(connection)
@@ -146,10 +147,9 @@ class FileStore:
             )
             due -= (await _needed_by_jobs(connection, due)).keys()
             await self._mark_deleted(connection, due)
-        horizon = time.time() - grace_s
         async with self.database.read() as connection:
             living = set((await connection.execute(select(files.c.id).where(_LIVING))).scalars())
-        orphans = await in_thread(self._orphans, living, horizon)
+        orphans = await in_thread(self._orphans, living, grace_s)
         await in_thread(self._remove, due | orphans)
         return sorted(due | orphans)
 
@@ -181,9 +181,9 @@ class FileStore:
         for file_id in file_ids:
             (self.directory / file_id).unlink(missing_ok=True)
 
-    def _orphans(self, living: Set[str], horizon: float) -> set[str]:
-        found = {path.name: path for path in self.directory.glob("file-*")}
-        return {name for name in found.keys() - living if _modified(found[name]) <= horizon}
+    def _orphans(self, living: Set[str], grace_s: float) -> set[str]:
+        found = [path for path in self.directory.glob("file-*") if path.name not in living]
+        return self._ages.old(stats_by_name(found), grace_s)
 
 
 async def _needed_by_jobs(connection: AsyncConnection, file_ids: Set[str]) -> dict[str, str]:
@@ -222,10 +222,3 @@ async def _existing(
 
 def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:  # swept by another process meanwhile
-        return float("inf")

@@ -2,10 +2,9 @@
 
 import hashlib
 import shutil
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence, Set
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.names import DEFAULT_PROJECT
 from adapters.storage.disk import FileEntry, in_thread
+from adapters.storage.orphan_ages import OrphanAges, stats_by_name
 from trainer.errors import FileTooLarge, IllegalTransition, InvalidField, UploadNotFound
 from trainer.files.file import check_uploadable
 from trainer.files.file_store import FileStore, check_fields
@@ -38,6 +38,7 @@ class UploadStore:
 
     files: FileStore
     directory: Path
+    _ages: OrphanAges = field(default_factory=OrphanAges, init=False)
 
     async def create(
         self,
@@ -158,17 +159,21 @@ class UploadStore:
     async def sweep(self, grace_s: float) -> Sequence[str]:
         """End the uploads that have expired, and delete parts without a pending upload; return their uploads' ids.
 
-        Parts without a pending upload stay until the last one is ``grace_s`` old.
+        Parts without a pending upload stay until sweeps have seen them unchanged for ``grace_s`` seconds.
         """
         async with self.files.database.write() as connection:
             is_due = (uploads.c.expires_at <= await self.files.clock(connection)) & _IS_PENDING
             await connection.execute(update(uploads).where(is_due).values(status=UploadStatus.EXPIRED))
             pending = set((await connection.execute(select(uploads.c.id).where(_IS_PENDING))).scalars())
             await connection.execute(delete(upload_parts).where(upload_parts.c.upload_id.not_in(pending)))
-        left = await in_thread(_names_in, self.directory, time.time() - grace_s)
-        for name in (left := sorted(set(left) - pending)):
+        left = sorted(await in_thread(self._old, pending, grace_s))
+        for name in left:
             await in_thread(shutil.rmtree, self.directory / name, ignore_errors=True)
         return left
+
+    def _old(self, pending: Set[str], grace_s: float) -> set[str]:
+        found = [path for path in self.directory.glob("*") if path.name not in pending]
+        return self._ages.old(stats_by_name(found), grace_s)
 
     async def _end(self, upload_id: str, status: UploadStatus, *, file_id: str | None = None) -> FileUpload:
         async with self.files.database.write() as connection:
@@ -244,9 +249,3 @@ async def _joined(paths: Sequence[Path], md5: str | None) -> AsyncIterator[bytes
             f"the joined parts have the MD5 {digest.hexdigest()}: name the parts in their order, or send them again",
             param="md5",
         )
-
-
-def _names_in(directory: Path, before: float) -> list[str]:
-    if not directory.is_dir():
-        return []
-    return [path.name for path in directory.iterdir() if path.stat().st_mtime < before]

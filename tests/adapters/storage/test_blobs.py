@@ -13,6 +13,7 @@ from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE, Manifest
 from adapters.storage.remote_blobs import RemoteBlobs
 from adapters.storage.staging import Staging
 from adapters.storage.sweep_rules import FEW, SweepRules
+from tests.process_clock import ProcessClock
 
 Stage = Callable[..., Awaitable[Manifest]]
 Put = Callable[..., Awaitable[str]]
@@ -178,12 +179,12 @@ OURS, THEIRS = "a" * 32, "b" * 32
 """Ids of two installations."""
 
 
-async def test_the_sweeper_takes_old_orphans_only(blobs: Blobs, put: Put):
+async def test_the_sweeper_takes_old_orphans_only(blobs: Blobs, put: Put, process_clock: ProcessClock):
     await blobs.claim(OURS, set())
-    living, old_orphan, new_orphan = [await put(blobs, seed) for seed in range(3)]
-    for digest in (living, old_orphan):
-        age(await blobs.path(digest), 7200)
-
+    living, old_orphan = [await put(blobs, seed) for seed in range(2)]
+    assert await blobs.sweep({living}, {living}, 3600) == []
+    process_clock.advance(3600)
+    new_orphan = await put(blobs, 2)
     assert await blobs.sweep({living}, {living}, 3600) == [old_orphan]
     for digest in (living, new_orphan):
         await blobs.verify(digest)
@@ -191,23 +192,60 @@ async def test_the_sweeper_takes_old_orphans_only(blobs: Blobs, put: Put):
         await blobs.path(old_orphan)
 
 
-async def test_an_orphan_that_is_put_again_is_spared(blobs: Blobs, put: Put):
+async def test_an_orphan_that_is_put_again_is_spared(blobs: Blobs, put: Put, process_clock: ProcessClock):
     await blobs.claim(OURS, set())
     digest = await put(blobs)
-    age(await blobs.path(digest), 7200)
+    assert await blobs.sweep(set(), {digest}, 3600) == []
+    process_clock.advance(3600)
     await put(blobs)
     assert await blobs.sweep(set(), {digest}, 3600) == []
+    process_clock.advance(3600)
+    assert await blobs.sweep(set(), {digest}, 3600) == [digest]
 
 
-async def test_the_sweeper_clears_staging_that_nobody_writes_to(blobs: Blobs, staging: Staging):
+async def test_a_version_that_lived_between_two_sweeps_is_an_orphan_anew(
+    blobs: Blobs, put: Put, process_clock: ProcessClock
+):
+    await blobs.claim(OURS, set())
+    digest = await put(blobs)
+    for living in (set(), {digest}, set()):
+        assert await blobs.sweep(living, {digest}, 3600) == []
+        process_clock.advance(3600)
+
+
+async def test_a_clock_that_jumps_ahead_takes_no_fresh_blob_and_no_upload_under_way(
+    replicated: Blobs, staging: Staging, put: Put, tmp_path: Path
+):
+    """As after a pause of a virtual machine: all that lies on disk looks a day old."""
+    await replicated.claim(OURS, set())
+    digest = await put(replicated)
+    elsewhere = staging.directory / "of another process"
+    elsewhere.mkdir(parents=True)
+    age(await replicated.path(digest), 86400)
+    for path in (*(tmp_path / "bucket").rglob("*"), elsewhere):
+        age(path, 86400)
+    assert await replicated.sweep(set(), {digest}, 3600) == []
+    assert digests_in(tmp_path / "bucket") == {digest}
+    assert elsewhere.exists()
+
+
+async def test_the_sweeper_clears_staging_that_nobody_writes_to(
+    blobs: Blobs, staging: Staging, process_clock: ProcessClock
+):
     abandoned, resumed = [staging.directory / name for name in ("abandoned", "resumed")]
     for directory in (abandoned, resumed):
         directory.mkdir(parents=True)
-        age(directory, 7200)
+    await blobs.sweep(set(), set(), 3600)
+    process_clock.advance(3600)
     (resumed / CONFIG_FILE).write_text("{")
-    age(resumed, 7200)
     await blobs.sweep(set(), set(), 3600)
     assert list(staging.directory.iterdir()) == [resumed]
+
+
+async def test_the_sweeper_leaves_staging_that_this_process_has_open(blobs: Blobs, staging: Staging):
+    async with staging.open() as staged:
+        await blobs.sweep(set(), set(), 0)
+        assert staged.path.exists()
 
 
 async def test_the_sweeper_takes_remote_orphans_too(replicated: Blobs, tmp_path: Path, put: Put):
@@ -221,12 +259,14 @@ async def test_the_sweeper_takes_remote_orphans_too(replicated: Blobs, tmp_path:
 
 
 async def test_a_remote_orphan_that_is_put_again_during_the_sweep_is_spared(
-    replicated: Blobs, remote: RemoteBlobs, tmp_path: Path, put: Put
+    replicated: Blobs, remote: RemoteBlobs, tmp_path: Path, put: Put, process_clock: ProcessClock
 ):
     spared, orphan = [await put(replicated, seed) for seed in range(2)]
     files = [path for path in (tmp_path / "bucket").rglob("*") if path.is_file()]
     for path in files:
         age(path, 7200)
+    assert await remote.sweep(SweepRules(frozenset(), frozenset()), 3600) == []
+    process_clock.advance(3600)
 
     class Rules(SweepRules):
         """Asked after the listing and before any deletion: when the same bytes are put again."""

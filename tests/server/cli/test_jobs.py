@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from server.cli.client import ApiClient
-from server.cli.watch import follow
+from server.cli.watch import MAX_RETRIES, follow
 from trainer.jobs.checkpoints import CheckpointDraft
 
 JOBS = "/v1/fine_tuning/jobs"
@@ -127,6 +127,17 @@ def test_a_broken_connection_is_opened_again_behind_the_last_event(capsys) -> No
         assert list(follow(ApiClient(http), "ftjob-x", retry_s=0)) == events
     assert asked == [None, "ftevent-0", "ftevent-1", "ftevent-1"]
     assert capsys.readouterr().err.count("connection lost") == 2
+
+
+def test_a_stream_that_a_stopping_server_has_ended_is_opened_again(capsys) -> None:
+    """Also before its first event, and by a server that stops more often than attempts are made in a row."""
+    event = {"id": "ftevent-0"}
+    stopping = [httpx.Response(200, text=": the server is stopping; connect again\n\n") for _ in range(MAX_RETRIES + 1)]
+    answers = iter([*stopping, httpx.Response(200, text=f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n")])
+    transport = httpx.MockTransport(lambda _: next(answers))
+    with httpx.Client(transport=transport, base_url="http://server") as http:
+        assert list(follow(ApiClient(http), "ftjob-x", retry_s=0)) == [event]
+    assert next(answers, None) is None
 
 
 def test_a_server_that_never_answered_is_not_asked_again(patchbay) -> None:

@@ -16,7 +16,9 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types.fine_tuning import FineTuningJob
 
-from tests.server.opened import Opened, Opening
+from server.http.event_stream import KEEP_ALIVE, STOPPING
+from server.routes import fine_tuning
+from tests.server.opened import Listening, Opened, Opening
 from tests.server.routes.conftest import ChatRows, Official
 from trainer.errors import PreflightDied
 from trainer.job_preflight import Preflight
@@ -424,6 +426,32 @@ async def test_events_are_followed_until_the_job_has_ended(openai: AsyncOpenAI, 
     listed = (await openai.fine_tuning.jobs.list_events(job.id)).to_dict()["data"]
     assert followed == list(reversed(listed))  # type: ignore[call-overload]
     assert followed[-1]["message"] == "Fine-tuning job cancelled"
+
+
+async def test_the_stream_of_a_silent_job_is_kept_alive_and_ends_in_order_when_the_server_stops(
+    opened: Opened,
+    create: Create,
+    listening: Listening,
+    client: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = await create()
+    await opened.state.records.jobs.pause(job.id)
+    monkeypatch.setattr(fine_tuning, "SILENCE_S", 0.01)
+    stream = {"stream": "true"}
+    lines: list[str] = []
+    async with (
+        listening(opened.app) as url,
+        httpx.AsyncClient(base_url=url) as http,
+        http.stream("GET", f"{JOBS}/{job.id}/events", params=stream) as response,
+    ):
+        async for line in response.aiter_lines():  # a connection that is cut would raise
+            lines += [line] if line else []
+            if line == KEEP_ALIVE.strip():
+                opened.state.records.events.close()
+    assert lines[-1] == STOPPING.strip()
+    assert sum(line.startswith("data: {") for line in lines) == 4
+    assert "data: [DONE]" not in lines
 
 
 @pytest.mark.parametrize(("job", "after", "status"), [("ftjob-x", None, 404), (None, "ftevent-x", 400)])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.postgres import on_both_databases
+from tests.process_clock import ProcessClock
 from tests.trainer.conftest import ClockAhead, Create, Upload
 from trainer.errors import FileCorrupt, FileInUse, FileNotFound, FileTooLarge, InvalidField
 from trainer.files.file import UPLOADABLE, Purpose
@@ -211,15 +212,17 @@ async def test_an_expired_file_stays_while_a_job_needs_it(
 
 
 async def test_bytes_that_a_crash_left_without_a_row_are_swept_when_they_are_old(
-    records: Records, upload: Upload, data_dir: Path
+    records: Records, upload: Upload, data_dir: Path, process_clock: ProcessClock
 ):
     kept = await upload()
-    for name in ("file-young", "file-old"):
+    for name in ("file-written", "file-old"):
         (data_dir / "files" / name).write_bytes(b"half")
-    for name in (kept, "file-old"):
-        os.utime(data_dir / "files" / name, (0, 0))
+        os.utime(data_dir / "files" / name, (0, 0))  # as after a jump of the clock
+    assert await records.files.sweep(DAY_S) == []
+    process_clock.advance(DAY_S)
+    (data_dir / "files" / "file-written").write_bytes(b"whole")
     assert await records.files.sweep(DAY_S) == ["file-old"]
-    assert stored(data_dir) == {kept, "file-young"}
+    assert stored(data_dir) == {kept, "file-written"}
 
 
 async def test_a_sweep_before_the_first_upload_finds_nothing(records: Records):

@@ -2,12 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import AbstractAsyncContextManager, aclosing
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from adapters.errors import StorageUnavailable
+from adapters.storage.database import Database
 from tests.postgres import on_both_databases
 from tests.trainer.conftest import Create
+from tests.until import until
 from trainer.errors import InvalidField, JobNotFound
+from trainer.jobs.event_feed import BATCH
 from trainer.jobs.events import Event, EventDraft, Kind, Level
 from trainer.jobs.queue import Claim
 from trainer.records import Records
@@ -24,7 +30,8 @@ async def claim(records: Records, enqueue: Create) -> Claim:
 
 
 async def followed(records: Records, job_id: str, after: str | None = None) -> list[Event]:
-    return [event async for event in records.events.follow(job_id, after=after, poll_s=0.01)]
+    records.events.poll_s = 0.01
+    return [event async for event in records.events.follow(job_id, after=after) if event is not None]
 
 
 async def test_events_come_back_as_they_were_written(records: Records, claim: Claim):
@@ -84,6 +91,102 @@ async def test_following_gets_through_more_events_than_one_reading_takes(records
     await records.queue.record(claim, events=[EventDraft(str(i)) for i in range(1100)])
     await records.jobs.cancel(claim.job.id)
     assert len(await followed(records, claim.job.id)) == 1100 + 5
+
+
+@pytest.fixture
+def readers(database: Database, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The names of the tasks that have read the database."""
+    names: set[str] = set()
+    read = database.read
+
+    def counted() -> AbstractAsyncContextManager[AsyncConnection]:
+        task = asyncio.current_task()
+        assert task is not None
+        names.add(task.get_name())
+        return read()
+
+    monkeypatch.setattr(database, "read", counted)
+    return names
+
+
+async def test_one_reader_of_the_database_serves_all_who_follow_a_job(
+    records: Records, claim: Claim, readers: set[str]
+):
+    records.events.poll_s = 0.01
+    found: list[list[Event | None]] = [[] for _ in range(20)]
+
+    async def follow(to: list[Event | None]) -> None:
+        async for event in records.events.follow(claim.job.id):
+            to.append(event)  # noqa: PERF401 - seen while it grows
+
+    async with asyncio.TaskGroup() as following:
+        for to in found:
+            following.create_task(follow(to))
+        await until(lambda: len({len(to) for to in found}) == 1 and found[0])
+        await records.queue.record(claim, events=[EventDraft("joined")])
+        await until(lambda: all(to[-1].message == "joined" for to in found if to[-1] is not None))
+        readers.clear()
+        await records.queue.record(claim, events=[EventDraft(str(i)) for i in range(3)])
+        await until(lambda: all(to[-1].message == "2" for to in found if to[-1] is not None))
+        assert readers == {f"events of {claim.job.id}"}
+        await records.jobs.cancel(claim.job.id)
+    everything = list(reversed((await records.events.list(claim.job.id, limit=100)).data))
+    assert all(to == everything for to in found)
+
+
+async def test_nobody_reads_the_events_of_a_job_that_nobody_follows_any_more(records: Records, claim: Claim):
+    def reading() -> bool:
+        return f"events of {claim.job.id}" in {task.get_name() for task in asyncio.all_tasks()}
+
+    async with aclosing(records.events.follow(claim.job.id, silence_s=0)) as one:
+        while await anext(one) is not None:
+            pass
+        async with aclosing(records.events.follow(claim.job.id, silence_s=0)) as other:
+            while await anext(other) is not None:
+                pass
+        await asyncio.sleep(0)
+        assert reading()
+    await until(lambda: not reading())
+
+
+async def test_who_comes_later_or_reads_slowly_misses_nothing(records: Records, claim: Claim):
+    records.events.poll_s = 0.01
+    async with aclosing(records.events.follow(claim.job.id, silence_s=0)) as slow:
+        while await anext(slow) is not None:
+            pass
+        await records.queue.record(claim, events=[EventDraft(str(i)) for i in range(BATCH + 100)])
+        later = asyncio.create_task(followed(records, claim.job.id))
+        await records.jobs.cancel(claim.job.id)
+        found = [event async for event in slow if event is not None]
+        everything = await later
+    assert [event.message for event in found] == [*map(str, range(BATCH + 100)), "Fine-tuning job cancelled"]
+    assert everything[-len(found) :] == found
+
+
+async def test_a_log_that_is_closed_ends_what_is_followed(records: Records, claim: Claim):
+    following = asyncio.create_task(followed(records, claim.job.id))
+    await until(lambda: any(task.get_name().startswith("events of") for task in asyncio.all_tasks()))
+    records.events.close()
+    assert (await following)[0].message.startswith("Created")
+    assert await followed(records, claim.job.id) == []
+
+
+async def test_following_goes_on_after_an_outage_of_the_database(
+    records: Records, claim: Claim, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    following = asyncio.create_task(followed(records, claim.job.id))
+    await until(lambda: any(task.get_name().startswith("events of") for task in asyncio.all_tasks()))
+    outage = asyncio.Event()
+
+    def away() -> AbstractAsyncContextManager[AsyncConnection]:
+        outage.set()
+        raise StorageUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "read", away)
+        await records.jobs.cancel(claim.job.id)
+        await outage.wait()
+    assert (await following)[-1].message == "Fine-tuning job cancelled"
 
 
 async def test_a_page_does_not_begin_at_another_jobs_event(records: Records, claim: Claim, enqueue: Create):
