@@ -31,10 +31,12 @@ async def read_page(
     limit: int,
     newest_first: bool = True,
     project: str | None = None,
+    of: ColumnElement[bool] | None = None,
 ) -> Page[T]:
     """Return up to ``limit`` rows of ``table`` that follow the one with the id ``after``.
 
     ``table`` has the columns ``number``, by which it is ordered, and ``id``. ``project``: only its rows; None: all.
+    ``of``: whose rows they are, ``after`` included, which may fail ``where``: a row that was deleted since.
 
     Raises:
         InvalidField: no row of the list has the id ``after``, or ``limit`` is out of bounds.
@@ -42,10 +44,10 @@ async def read_page(
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidField(f"limit is a number from 1 to {MAX_LIMIT}", param="limit")
     number = table.c.number
-    own = belongs_to(table, project)
+    own = belongs_to(table, project) + ([] if of is None else [of])
     statement = select(table).where(*where, *own).order_by(number.desc() if newest_first else number).limit(limit + 1)
     if after is not None:
-        last = await number_of(connection, table, after, *where, *own)
+        last = await number_of(connection, table, after, *own)
         statement = statement.where(number < last if newest_first else number > last)
     rows = (await connection.execute(statement)).all()
     return Page(tuple(map(value, rows[:limit])), len(rows) > limit)

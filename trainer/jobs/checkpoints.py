@@ -72,7 +72,7 @@ class CheckpointStore:
         async with self.database.read() as connection:
             of_job = job_checkpoints.c.job_number == (await job_row(connection, job_id)).number
             value = partial(_checkpoint, job_id)
-            return await read_page(connection, job_checkpoints, value, of_job, after=after, limit=limit)
+            return await read_page(connection, job_checkpoints, value, of=of_job, after=after, limit=limit)
 
     async def check(self, model: str, project: str | None) -> None:
         """Check that a job of ``project``, None: of any, made the checkpoint ``model``; else CheckpointNotFound."""
@@ -111,11 +111,18 @@ class CheckpointStore:
             InvalidField: no permission has the id ``after``, or ``limit`` is out of bounds.
         """
         table = checkpoint_permissions
-        where = [table.c.model == model] + ([] if project_id is None else [table.c.project_id == project_id])
+        where = [] if project_id is None else [table.c.project_id == project_id]
         async with self.database.read() as connection:
             await _check_checkpoint(connection, model)
             return await read_page(
-                connection, table, _permission, *where, after=after, limit=limit, newest_first=newest_first
+                connection,
+                table,
+                _permission,
+                *where,
+                of=table.c.model == model,
+                after=after,
+                limit=limit,
+                newest_first=newest_first,
             )
 
     async def forbid(self, model: str, permission_id: str) -> None:

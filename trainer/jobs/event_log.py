@@ -35,7 +35,7 @@ class EventLog:
         """
         async with self.database.read() as connection:
             of_job = job_events.c.job_number == (await job_row(connection, job_id)).number
-            return await read_page(connection, job_events, event_of, of_job, after=after, limit=limit)
+            return await read_page(connection, job_events, event_of, of=of_job, after=after, limit=limit)
 
     async def follow(
         self, job_id: str, *, after: str | None = None, silence_s: float | None = None
