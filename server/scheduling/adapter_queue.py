@@ -75,6 +75,8 @@ class Project:
     waiting: int = 0
     used: float = 0.0
     """Tokens that it was charged since the first turn of all began to wait, or as many as another project by then."""
+    chosen: int = 0
+    """Turns of it that were given after a wait."""
     got_slot_at: float = -inf
     """Time at which one of its queues last got a slot for which it had waited."""
 

@@ -45,7 +45,9 @@ many stays a queue keeps its slot while its project is behind others: while a qu
 SWEEP_S: Final = 1.0
 """Seconds between checks, while a turn waits, for turns that the engine has finished and callers have not read."""
 FULL_ENGINES_BEHIND: Final = 4
-"""A waiting project may be behind another one by the tokens of this many engines full of generations."""
+"""A waiting project may be behind another one by the tokens of this many engines full of the largest generations."""
+FORGETTING: Final = 0.999
+"""How much of the size of the largest generation is left after each generation."""
 LOOKAHEAD: Final = 8
 """Admit 1/LOOKAHEAD more than a full batch, so that vLLM always has the next request at hand."""
 
@@ -84,7 +86,7 @@ class FairScheduler:
         self._deferred_taken: set[Turn] = set()
         self._places_taken = 0
         self._unread = 0
-        self._mean_s = 0.0
+        self._mean_s = self._largest_size = 0.0
         self._mean_tokens = self._mean_size = float(FIRST_EXPECTED_TOKENS)
         self._moved_at = 0.0
         """Time at which a queued adapter last got a slot."""
@@ -233,6 +235,7 @@ class FairScheduler:
         size = generation.prompt_tokens + generation.generated_tokens
         turn.line.charge(size - turn.charge)
         self._mean_size += SMOOTHING * (size / turn.sequences - self._mean_size)
+        self._largest_size = max(size / turn.sequences, FORGETTING * self._largest_size)
         written = generation.generated_tokens / turn.sequences
         self._mean_tokens += SMOOTHING * (written - self._mean_tokens)
         self._mean_s += (SMOOTHING if self._mean_s else 1.0) * (self._clock() - turn.taken_at - self._mean_s)
@@ -291,7 +294,8 @@ class FairScheduler:
                 self._moved_at = queue.project.got_slot_at = self._clock()
             if self._queued or self._closing:
                 self._close_queues()
-            most_behind = FULL_ENGINES_BEHIND * self._full_engine
+            # By the mean, many short answers of one project would forgive another one its few long ones.
+            most_behind = FULL_ENGINES_BEHIND * self._places * max(self._mean_size, self._largest_size)
             turn = self._accounts.next_turn(self._open_queues(), most_behind=most_behind)
             if turn is None or not self._has_place_for(turn):
                 return  # a turn of many sequences waits for as many places, and is not passed by

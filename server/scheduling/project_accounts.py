@@ -2,7 +2,8 @@
 
 The project that has used the fewest tokens is next, and within it its lines in rounds (deficit round robin). Both are
 charged afterwards. A project whose adapters have no slot for a while is served more later, by a bounded number of
-tokens: it keeps no others out for long. One turn of several is the oldest of all, so that each is given in the end.
+tokens: it keeps no others out for long. Of a project's turns one of several is its oldest, so that each is given in the
+end; were it the oldest of all projects, one with long answers would get more tokens than others.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ TOKENS_PER_ROUND: Final = 64
 """Tokens that each line gets in a round: about a short answer, so that a new request waits for few others."""
 
 OLDEST_EVERY: Final = 8
-"""Of so many turns, while several projects have some, one is the oldest."""
+"""Of so many turns of a project, while several projects have some, one is its oldest."""
 
 
 class ProjectAccounts:
@@ -24,7 +25,6 @@ class ProjectAccounts:
 
     def __init__(self) -> None:
         self._projects: dict[str, Project] = {}
-        self._chosen = 0
         self._next: Turn | None = None
         """The turn that was chosen and waits for as many places as it has sequences."""
 
@@ -92,14 +92,14 @@ class ProjectAccounts:
 
     def _choose(self, ready: list[ProjectLine], most_behind: float) -> Turn:
         if len(self._projects) > 1:
-            self._chosen += 1
-            if self._chosen % OLDEST_EVERY == 0:
-                return min((line.waiting[0] for line in ready), key=lambda turn: turn.requested_at)
             least = self.most_used - most_behind
             for project in self._projects.values():
                 project.used = max(project.used, least)
             first = min((line.project for line in ready), key=lambda project: project.used)
             ready = [line for line in ready if line.project is first]
+            first.chosen += 1
+            if first.chosen % OLDEST_EVERY == 0:
+                return min((line.waiting[0] for line in ready), key=lambda turn: turn.requested_at)
         return _next(ready).waiting[0]
 
     def _begin_equal(self) -> None:

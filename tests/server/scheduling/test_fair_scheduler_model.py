@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import cycle
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -191,3 +192,32 @@ def test_two_projects_that_always_have_work_get_about_half_each_whatever_the_num
     adapters = {"one": [*base, *range(one)], "other": [*base, *range(one, one + other)]}
     tokens = tokens_of(slots, sequences, adapters, lengths)
     assert 0.35 < tokens["one"] / sum(tokens.values()) < 0.65
+
+
+@pytest.mark.parametrize("written", [64, 1024, 4096])
+def test_a_project_with_long_answers_gets_no_more_than_one_with_short_ones(written: int) -> None:
+    now = 0.0
+    scheduler = FairScheduler(8, Batch(8, 8192), turn_s=1.0, clock=lambda: now)
+    lengths = {"long": written, "short": 64}
+    tokens, left = dict.fromkeys(lengths, 0), dict[Turn, int]()
+
+    def ask(project: str) -> None:
+        demand = Demand(prompt_tokens=10, max_tokens=lengths[project])
+        left[scheduler.request(len(project), demand, project=project)] = lengths[project]
+
+    for project in cycle(lengths):
+        ask(project)
+        if len(left) == 80:
+            break
+    while now < 3000:
+        now += 1.0
+        for turn in [turn for turn in left if turn.state is TurnState.TAKEN]:
+            project = turn.line.project.name
+            tokens[project] += 64
+            left[turn] -= 64
+            if left[turn] <= 0:
+                turn.generation = Generation(prompt_tokens=10, generated_tokens=lengths[project])
+                scheduler.end(turn)
+                del left[turn]
+                ask(project)
+    assert tokens["long"] / sum(tokens.values()) < 0.6
