@@ -101,7 +101,7 @@ class Rows:
             name = holder.name
         else:
             row = await self.adapter(name)
-            is_free = row is None or (row.deleted_at is not None and row.project == project)
+            is_free = row is None or (row.project == project and row.deleted_at and row.lora_name is None)
             name = name_for(lora_name, is_taken=not is_free or name in reserved)
         await self.check_lora_name(lora_name, name, project)
         return name
@@ -177,7 +177,8 @@ class Rows:
             number += 1
         state: dict[str, Any] = {"next_version": number + 1, "revision": _REVISION}
         if row is None or row.deleted_at is not None:
-            state |= {"created_at": datetime.now(UTC), "deleted_at": None, "lora_name": lora_name}
+            kept = lora_name if row is None or row.lora_name is None else row.lora_name  # it stays with the project
+            state |= {"created_at": datetime.now(UTC), "deleted_at": None, "lora_name": kept}
         elif lora_name not in (None, row.lora_name):
             raise NameTaken(f"adapter '{name}' exists already; load '{lora_name}' again", param="lora_name")
         new = insert(adapters).values(name=name, project=project)

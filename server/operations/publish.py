@@ -10,7 +10,7 @@ import structlog
 from adapters.errors import InvalidName, NameNotAllowed, NameTaken
 from adapters.lora.merge.merge import MergeBounds, merge
 from adapters.lora.merge.recipe import MergeRecipe
-from adapters.names import Reference, check_adapter_name, check_lora_name, is_adapter_name
+from adapters.names import Reference, check_adapter_name, check_lora_name, is_adapter_name, name_for
 from adapters.publish_options import PublishOptions
 from adapters.publisher import Published, Publisher
 from adapters.registry.registry import Registry
@@ -54,12 +54,16 @@ async def name_to_load(state: AppState, adapters: VisibleAdapters, lora_name: st
     if is_adapter_name(lora_name) or lora_name in base:
         return check_name(state, lora_name), None
     check_lora_name(lora_name)
+    if not caller.may_name(name_for(lora_name)):  # before the names that exist are looked at: the answer is one
+        raise NameNotAllowed(lora_name, param="lora_name")
     loaded = state.registry.catalog.loaded_as(lora_name)
     project = loaded.project if loaded is not None and caller.seen_project is None else caller.project
     name = await state.registry.name_to_load(lora_name, project, reserved=base)
     with suppress(InvalidName):
         if not caller.may_name(Reference.parse(lora_name).adapter):
             raise NameNotAllowed(lora_name, param="lora_name")
+    if not caller.may_name(name):
+        raise NameNotAllowed(lora_name, param="lora_name")
     return name, lora_name
 
 

@@ -351,6 +351,17 @@ async def test_a_key_with_patterns_loads_nothing_that_would_be_a_version_of_anot
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "name_not_allowed"), name
 
 
+async def test_a_key_with_patterns_learns_of_no_name_that_was_loaded(tenants: Tenants) -> None:
+    headers = await key(tenants.opened, "globex", adapters=["team-*"])
+    answers = []
+    for name in (LORA_NAME, UNKNOWN["loaded"], "secret/sql"):
+        body = {"lora_name": name, "lora_path": "/nowhere"}
+        refused = await tenants.opened.client.post("/v1/load_lora_adapter", json=body, headers=headers)
+        answers.append((refused.status_code, refused.text.replace(name, "NAME")))
+    assert answers[0][0] == 403
+    assert len(set(answers)) == 1
+
+
 async def test_a_shared_adapter_is_used_and_read_and_not_changed(tenants: Tenants) -> None:
     client, headers = tenants.opened.client, tenants.globex
     await tenants.share("secret-sql", "third")

@@ -108,3 +108,10 @@ def test_a_deletion_of_something_unknown_is_no_news():
     catalog = catalog_of()
     catalog.replace((), ["never-seen"])
     assert len(catalog) == 0
+
+
+def test_names_of_the_load_call_move_between_adapters_in_one_replacement():
+    one, two = adapter("one", stable=1), adapter("two", stable=1)
+    catalog = catalog_of(replace(one, lora_name="a/b"), replace(two, lora_name="c/d"))
+    catalog.replace([replace(one, lora_name="c/d"), replace(two, lora_name="a/b")], ())
+    assert [catalog.find(name).adapter for name in ("a/b", "c/d")] == ["two", "one"]

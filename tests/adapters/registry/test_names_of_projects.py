@@ -68,13 +68,13 @@ async def test_a_deleted_adapter_is_loaded_again_under_both_its_names(registry: 
     assert registry.catalog.find("acme/sql").name == f"{name}@2"
 
 
-async def test_lora_names_move_between_adapters_in_one_refresh(
-    registry: Registry, database_url: str, add: AddVersion
+async def test_a_deleted_adapter_that_comes_back_by_its_own_name_keeps_the_other_one(
+    registry: Registry, add: AddVersion
 ) -> None:
-    await add("a-b", lora_name="a/b")
-    async with Registry.open(database_url) as follower:
-        await registry.delete_adapter("a-b")
-        await add("a-b")
-        await add("another", lora_name="a/b")
-        await follower.refresh()
-        assert [follower.catalog.find(name).adapter for name in ("a/b", "a-b")] == ["another", "a-b"]
+    await add("acme-sql", project="acme", lora_name="acme/sql")
+    await registry.delete_adapter("acme-sql")
+    assert await registry.name_to_load("acme:sql", "acme") == name_for("acme:sql", is_taken=True)
+    await add("acme-sql", project="acme")
+    assert registry.catalog.find("acme/sql").name == "acme-sql@2"
+    with pytest.raises(NameNotAllowed):
+        await registry.name_to_load("acme/sql", "globex")
