@@ -1,5 +1,6 @@
 """The parts of one running server as a value. What needs several parts is in ``server.operations``."""
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 
@@ -43,5 +44,7 @@ class AppState:
     batches: BatchStore
     responses: ResponseStore
     accounts: Accounts
+    pinning: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held from the check of the pins to the write of one: several at once would exceed the capacity."""
     started_at: int = field(default_factory=lambda: int(time.time()))
     """Unix time in seconds."""

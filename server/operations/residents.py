@@ -46,7 +46,9 @@ async def pin(state: AppState, version: Version, adapters: VisibleAdapters) -> V
     _check_capacity_for_pin(state, version, adapters)
     if state.engine.is_ready:
         await make_resident(state, version)
-    return await state.registry.set_pinned(version.adapter, version.number, True)
+    async with state.pinning:
+        _check_capacity_for_pin(state, version, adapters)
+        return await state.registry.set_pinned(version.adapter, version.number, True)
 
 
 async def unpin(state: AppState, version: Version) -> Version:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 
@@ -130,6 +132,17 @@ async def test_a_pinned_version_stays_until_it_is_unpinned(opened: Opened, clien
     assert (refused.status_code, "unpin it first" in refused.json()["error"]["message"]) == (400, True)
     assert (await client.post(f"{VERSIONS}/1/unpin")).json()["is_pinned"] is False
     assert (await client.post(f"{VERSIONS}/1/unload")).json()["residency"] is None
+
+
+async def test_one_resident_stays_free_of_pins_that_are_set_at_once(opening: Opening) -> None:
+    async with opening(max_residents=3) as opened:
+        names = ("a", "b", "c", "d")
+        for seed, name in enumerate(names):
+            await opened.publish(name, seed)
+        pinning = [opened.client.post(f"/v1/adapters/{name}/versions/1/pin") for name in names]
+        statuses = sorted(response.status_code for response in await asyncio.gather(*pinning))
+        assert statuses == [200, 200, 400, 400]
+        assert len(opened.state.registry.catalog.pinned()) == 2
 
 
 async def test_one_resident_stays_free_of_pins(opening: Opening) -> None:
