@@ -14,9 +14,9 @@ SHARE: Final = 3
 Holder = TypeVar("Holder", bound=Hashable)
 
 
-def has_share_left(held: int, free: int) -> bool:
-    """Return whether a holder of ``held`` units of a capacity may take more of the ``free`` ones; the unit is any."""
-    return held < SHARE * free
+def has_share_left(held: int, free: int, *, wanted: int = 1) -> bool:
+    """Return whether a holder of ``held`` units of a capacity may take ``wanted`` of the ``free`` ones; any unit."""
+    return held + wanted - 1 < SHARE * (free - wanted + 1)
 
 
 class Holdings(Generic[Holder]):

@@ -88,7 +88,7 @@ class Admission:
                 f"{self._limit} requests are in flight already; try again, or raise --max-in-flight",
                 retry_after_s=1,
             )
-        self._check_project(project, 0)
+        self._check_project(project, 1)
         self._widened(project, 1)
         self._idle.clear()
         try:
@@ -111,16 +111,17 @@ class Admission:
                 "already; try again, ask for fewer answers, or raise --max-in-flight",
                 retry_after_s=1,
             )
-        self._check_project(project, 1)
+        if more:
+            self._check_project(project, more)
         self._widened(project, more)
         return partial(self._widened, project, -more)
 
-    def _check_project(self, project: str | None, counted: int) -> None:
-        """Check the share of the project of a request that is counted ``counted`` times already."""
+    def _check_project(self, project: str | None, wanted: int) -> None:
+        """Check that ``project`` may have ``wanted`` more in flight."""
         if project is None:
             return
-        held, free = self._of_project[project] - counted, self._limit - self._in_flight + counted
-        if not has_share_left(held, free):
+        held = self._of_project[project]
+        if not has_share_left(held, self._limit - self._in_flight, wanted=wanted):
             raise Overloaded(
                 f"{held} of the {self._limit} requests that may be in flight are of project '{project}' already, and "
                 "the rest is kept for other projects; try again, or raise --max-in-flight",
@@ -145,7 +146,7 @@ class Admission:
         """
         free = self._limit - self._in_flight + generations  # this request is counted in flight already
         held = self._of_model[adapter]
-        if not has_share_left(held, free):
+        if not has_share_left(held, free, wanted=generations):
             model = "the base model" if adapter is None else f"'{adapter}'"
             raise Overloaded(
                 f"{held} of the {self._limit} requests that may be in flight are for {model} already, and the "

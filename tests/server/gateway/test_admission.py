@@ -48,6 +48,20 @@ def test_one_projects_requests_leave_places_for_those_of_others_whatever_they_na
         assert admission.in_flight == 1
 
 
+def test_one_request_of_many_answers_takes_no_more_than_a_share() -> None:
+    admission = Admission(1024)
+    with ExitStack() as under_way:
+        for _ in range(760):
+            under_way.enter_context(admission.admitted("flood"))
+        with admission.admitted("flood"), pytest.raises(Overloaded, match="project 'flood'"):
+            admission.widen(200, "flood")
+        for _ in range(2):
+            admission.enter("sql", 300)
+        with pytest.raises(Overloaded, match="for 'sql'"):
+            admission.enter("sql", 300)
+        under_way.enter_context(admission.admitted("other"))
+
+
 def test_answers_count_for_the_share_of_a_project() -> None:
     admission = Admission(16)
     with admission.admitted("flood"):
