@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from adapters.storage.database import Database
-from adapters.storage.disk import in_thread
+from adapters.storage.disk import fsync_directory, in_thread
 from trainer.clock import Clock, database_clock
 from trainer.files.file import MAX_BYTES
 from trainer.files.file_store import FileStore
@@ -67,10 +66,28 @@ class Records:
 def _directory_id(directory: Path) -> str:
     """Return the id of ``directory``, which the first process to open it makes."""
     directory.mkdir(parents=True, exist_ok=True)
+    path = directory / DIRECTORY_ID
+    if found := _read(path):
+        return found
     drawn = secrets.token_hex(16)
-    made = directory / f".{DIRECTORY_ID}.{drawn}"
-    made.write_text(drawn)
-    with suppress(FileExistsError):
-        os.link(made, directory / DIRECTORY_ID)
-    made.unlink()
-    return (directory / DIRECTORY_ID).read_text()
+    made = directory / f".{DIRECTORY_ID}.{drawn}"  # no process id: containers that share a volume have the same
+    with made.open("x") as file:
+        file.write(drawn)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(made, path)
+    except FileExistsError:  # another process was first
+        pass
+    except OSError:  # a file system without hard links
+        made.rename(path)
+    made.unlink(missing_ok=True)
+    fsync_directory(directory)
+    return _read(path)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        return ""
