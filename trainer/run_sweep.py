@@ -36,4 +36,11 @@ def _names_in(runs: Path) -> list[str]:
 def _left_by_checks(runs: Path, before: float) -> list[str]:
     """Return the names of the directories of checks to which nothing was written since ``before``, in Unix time."""
     found = [runs / name for name in _names_in(runs) if name.startswith(CHECK_PREFIX)]
-    return [path.name for path in found if all(each.stat().st_mtime < before for each in (path, *path.rglob("*")))]
+    return [path.name for path in found if _is_older(path, before)]
+
+
+def _is_older(path: Path, than: float) -> bool:
+    try:
+        return all(each.lstat().st_mtime < than for each in (path, *path.rglob("*")))
+    except FileNotFoundError:  # the check ends now
+        return False

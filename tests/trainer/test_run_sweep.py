@@ -76,5 +76,14 @@ async def test_a_run_of_a_job_that_the_database_does_not_know_stays(records: Rec
     assert (runs / "ftjob-of-a-newer-backup").exists()
 
 
+async def test_a_check_that_ends_during_the_sweep_disturbs_nothing(records: Records, runs: Path) -> None:
+    ending = runs / "patchbay-check-a"
+    ending.mkdir(parents=True)
+    (ending / "rows").symlink_to("gone")
+    os.utime(ending / "rows", (0, 0), follow_symlinks=False)
+    os.utime(ending, (0, 0))
+    assert await sweep_runs(records.jobs, runs, keep_s=0, grace_s=600) == [ending.name]
+
+
 async def test_a_server_that_has_trained_nothing_sweeps_nothing(records: Records, runs: Path) -> None:
     assert await sweep_runs(records.jobs, runs, keep_s=0, grace_s=0) == []
