@@ -126,6 +126,7 @@ jobs = _numbered(
     Column("token", Integer, nullable=False),  # grows with each claim; a write with an older one is refused
     Column("worker", String(128)),  # NULL: none holds it
     Column("lease_until", UtcDateTime),
+    Column("taken_at", UtcDateTime),  # by the last claim
     Column("deaths", Integer, nullable=False),  # attempts that died since its last new checkpoint
     Column("estimated_finish", UtcDateTime),
     Column("events_position", BigInteger, nullable=False, server_default="0"),  # bytes of its run's events in the log

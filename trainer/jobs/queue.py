@@ -75,11 +75,12 @@ class Queue:
             await self._end_expired(connection, at)
             is_free = and_(jobs.c.state == JobState.QUEUED, *rows.is_trained_in(self.store, base))
             is_held = jobs.c.state.in_(HELD)
-            next_ = next_number(jobs, is_free=is_free, is_held=is_held, served_at=jobs.c.finished_at)
+            next_ = next_number(jobs, is_free=is_free, is_held=is_held, served_at=jobs.c.taken_at)
             number = (await connection.execute(next_)).scalar_one_or_none()
             if number is None:
                 return None
-            lease = {"worker": worker, "lease_until": at + timedelta(seconds=lease_s), "token": jobs.c.token + 1}
+            until = at + timedelta(seconds=lease_s)
+            lease = {"worker": worker, "lease_until": until, "taken_at": at, "token": jobs.c.token + 1}
             row = await rows.move(connection, Verb.TAKE, at, jobs.c.number == number, **lease)
             assert row is not None  # locked above
             job = rows.job_of(row)
