@@ -50,6 +50,8 @@ IS_DEFERRED = "patchbay.is_deferred"
 _UNCOUNTED: Final = READ_BY_POST - {"/v1/adapters/diff"}
 """Routes that take POST and change nothing; a comparison of versions costs as much as a write, and counts as one."""
 _LONGEST_REQUEST_ID = 128
+LAST_EVENT_S: Final = 5.0
+"""Seconds for which the last event of a stream that was given up waits for its reader."""
 NO_ROUTES: Final[ASGIApp] = PlainTextResponse("no such route", 404)
 """Answers the paths that are no inference, for a gateway without control routes."""
 
@@ -198,6 +200,8 @@ class _Response:
     status: int | None = None
     is_stream: bool = False
     """True once a stream of events has begun."""
+    is_over: bool = False
+    """True once the last byte was sent."""
     key_id: str | None = None
     """Id of the caller's API key, for the log."""
     limits: Mapping[str, str] = field(default_factory=dict)
@@ -217,6 +221,8 @@ class _Response:
                 version = self.context.lease.version
                 headers[ADAPTER] = version.name
                 headers[DIGEST] = version.digest
+        elif not message.get("more_body"):
+            self.is_over = True
         await self.to_client(message)
 
     async def send_from_engine(self, message: Message) -> None:
@@ -230,8 +236,11 @@ class _Response:
 
     async def end_stream(self, error: Response) -> None:
         """Send the body of ``error`` as the last event of a stream, where OpenAI's and Anthropic's clients find it."""
+        if self.is_over:
+            return
         event = b"event: error\ndata: " + bytes(error.body) + b"\n\n"
-        await self.send({"type": "http.response.body", "body": event, "more_body": False})
+        async with asyncio.timeout(LAST_EVENT_S):  # a client may read nothing
+            await self.send({"type": "http.response.body", "body": event, "more_body": False})
 
     def log(self, method: str, path: str, took_s: float) -> None:
         """Log the request; its id is bound to the log's context already."""
