@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager, nullcontext
 from functools import partial
@@ -252,7 +253,7 @@ def _make_job_preflight(
     return JobPreflight(
         records,
         settings.runs_dir,
-        name=worker_name(),
+        name=f"{worker_name()}:{secrets.token_hex(4)}",  # containers may share host and process id
         base=engine.training_base,
         adapter=partial(_version_directory, registry, blobs),
         preflight=preflight,

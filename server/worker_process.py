@@ -50,7 +50,7 @@ class RemotePublishing:
 
     async def check_key(self) -> None:
         """Wait for the server; PublicationRefused if its key may not publish the results of all projects' jobs."""
-        if (await self._answered("GET", _ADMIN_ROUTE)).is_error:
+        if (await self._answered("GET", _ADMIN_ROUTE)).status_code in {401, 403}:
             raise PublicationRefused(
                 "this worker runs the jobs of all projects, and its key may not publish what they make: give "
                 "--api-key a key with the scope admin"

@@ -7,7 +7,7 @@ A process of its own may be killed, run out of memory or hang, and keeps the ten
 import asyncio
 import tempfile
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -76,11 +76,13 @@ async def child(run_dir: Path, *arguments: str) -> AsyncIterator[Child]:
         await started.kill()
 
 
-async def run_preflight(spec: RunSpec, run: RunDirectory | None = None) -> dict[str, Any]:
+async def run_preflight(
+    spec: RunSpec, run: RunDirectory | None = None, may_write: Callable[[], Awaitable[None]] | None = None
+) -> dict[str, Any]:
     """Return ``trainer.methods.preflight``'s report on ``spec``, whose longest rows are trained on for a few steps.
 
     ``ok`` is whether the run may start; ``training`` and ``validation`` list every fault with its line. With ``run``,
-    that directory gets the token ids of a run that may start.
+    that directory gets the token ids of a run that may start, unless ``may_write`` raises an error.
 
     Raises:
         PreflightDied: the child ended without a report, for example out of memory.
@@ -98,5 +100,7 @@ async def run_preflight(spec: RunSpec, run: RunDirectory | None = None) -> dict[
             raise PreflightDied(f"the check of the files died with status {status}", log=output)
         report = checked.preflight()
         if run is not None and report["ok"]:
+            if may_write is not None:
+                await may_write()
             await in_thread(run.take_token_rows, checked)
         return report

@@ -5,9 +5,10 @@ A queued job has its run directory, whose spec holds everything that a worker's 
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +37,8 @@ LOOK_S: Final = 2.0
 """Interval at which a running check looks whether its job was cancelled."""
 IDLE_S: Final = 10.0
 """Interval at which a process without checks looks for jobs, of which another process may have died."""
+MOST_PROJECTS: Final = 1024
+"""Projects whose last turn is remembered."""
 MOST_TRIES: Final = 3
 """Unforeseen errors after which a job is rejected."""
 RETRY_S: Final = 5.0
@@ -56,7 +59,7 @@ class TrainingBase:
     fingerprint: str
 
 
-Preflight = Callable[[RunSpec, RunDirectory], Awaitable[dict[str, Any]]]
+Preflight = Callable[[RunSpec, RunDirectory, Callable[[], Awaitable[None]]], Awaitable[dict[str, Any]]]
 """See ``trainer.child.run_preflight``."""
 
 
@@ -85,6 +88,9 @@ class JobPreflight:
     max_s: float = 3600.0
     """Seconds that the check of one job may take."""
     _notified: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _served: dict[str, int] = field(default_factory=dict, init=False)
+    """By project, the number of the turn in which a check of it was begun last; the latest at the end."""
+    _turns: int = field(default=0, init=False)
 
     def notify(self) -> None:
         """Wake the loop: there may be new jobs."""
@@ -109,10 +115,12 @@ class JobPreflight:
                         check.cancel()
                     else:
                         await self._renew(undecided[job_id])
-                new = [job_id for job_id in undecided if job_id not in checking]
-                for job_id in new[: AT_ONCE - len(checking)]:
-                    checking[job_id] = asyncio.create_task(self._check(undecided[job_id]), name=job_id)
-                    checking[job_id].add_done_callback(lambda _: self.notify())
+                new = [job for job_id, job in undecided.items() if job_id not in checking]
+                while new and len(checking) < AT_ONCE:
+                    job = self._next(new, [undecided[job_id].project for job_id in checking if job_id in undecided])
+                    new.remove(job)
+                    checking[job.id] = asyncio.create_task(self._check(job), name=job.id)
+                    checking[job.id].add_done_callback(lambda _: self.notify())
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S if checking else IDLE_S):
                         await self._notified.wait()
@@ -120,6 +128,15 @@ class JobPreflight:
             for check in checking.values():
                 check.cancel()
             await asyncio.gather(*checking.values(), return_exceptions=True)
+
+    def _next(self, waiting: Sequence[Job], checking: Sequence[str]) -> Job:
+        """Return the oldest job of the project with the fewest in ``checking``; of several, of the one served first."""
+        job = min(waiting, key=lambda job: (checking.count(job.project), self._served.get(job.project, 0)))
+        self._served.pop(job.project, None)
+        self._served[job.project] = self._turns = self._turns + 1
+        if len(self._served) > MOST_PROJECTS:
+            del self._served[next(iter(self._served))]
+        return job
 
     async def _renew(self, job: Job) -> None:
         with suppress(LeaseLost):  # its check ends by itself
@@ -160,7 +177,9 @@ class JobPreflight:
         jobs = self.records.jobs
         try:
             inputs = await self._inputs(job)
-            report = await self.preflight(run_spec(job, inputs), RunDirectory(self.runs / job.id))
+            # Asked again before each write: what another process has written, a run may read by now.
+            hold = partial(jobs.hold, job.id, self.name, LEASE_S)
+            report = await self.preflight(run_spec(job, inputs), RunDirectory(self.runs / job.id), hold)
         except (BlobCorrupt, FileCorrupt, NotFound) as missing:
             return await jobs.reject(job.id, Failure(missing.code, missing.message, missing.param))
         except ValueError as unknown:  # created by another release, which has more methods
@@ -174,7 +193,7 @@ class JobPreflight:
         if not report["ok"]:
             return await jobs.reject(job.id, _failure(report), data=data)
         method = _resolved(job.method, report["hyperparameters"])
-        await jobs.hold(job.id, self.name, LEASE_S)  # what another process has written, a run may read by now
+        await hold()
         await in_thread(self._write_run, replace(job, method=method), inputs, report)
         return await jobs.admit(job.id, method, data=data)
 

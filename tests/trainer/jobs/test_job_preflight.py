@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from adapters.errors import StorageFull
-from tests.trainer.conftest import Create
+from tests.trainer.conftest import Create, Upload
 from tests.until import until
 from trainer import job_preflight
 from trainer.job_preflight import JobPreflight, TrainingBase
@@ -37,7 +37,9 @@ class Checks:
         self.begun = 0
         self.ended = 0
 
-    async def __call__(self, spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
+    async def __call__(
+        self, spec: RunSpec, run: RunDirectory, may_write: Callable[[], Awaitable[None]]
+    ) -> dict[str, Any]:
         waiting = self.scripts.get(run.path.name, [])
         script = waiting.pop(0) if waiting else nothing
         self.begun += 1
@@ -215,3 +217,14 @@ async def test_a_job_is_checked_and_trained_where_its_base_model_and_its_files_a
     claim = await records.queue.take("worker", 60, "base")
     assert claim is not None
     assert claim.job.id == own.id
+
+
+async def test_projects_take_turns_with_the_checks_of_their_jobs(
+    create: Create, upload: Upload, checks: Checks, running, is_now
+) -> None:
+    files = {project: await upload(project=project) for project in ("flood", "other")}
+    flood = [await create(project="flood", training_file=files["flood"]) for _ in range(8)]
+    job = await create(project="other", training_file=files["other"])
+    checks.scripts = {each.id: [for_ever] for each in flood[1:]}
+    async with running():
+        await until(is_now(job, JobState.QUEUED))

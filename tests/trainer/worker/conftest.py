@@ -68,7 +68,7 @@ def worker(records: Records, publisher: FakePublisher, tmp_path: Path) -> Worker
 def ask(records: Records, upload: Upload, worker: Worker) -> Create:
     """Creates a job and waits until its preflight has queued it."""
 
-    async def preflight(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
+    async def preflight(spec: RunSpec, run: RunDirectory, _may_write: object) -> dict[str, Any]:
         run.write_spec(spec)
         await asyncio.to_thread(render, run)  # in this process, which imports vLLM once for all jobs
         report = {"ok": True, "rows": 24, "faults": [], "warnings": [], "left_out": 0}
