@@ -145,7 +145,7 @@ class Engine(Protocol):
     unserved_modules: frozenset[str]
     """Modules of the base model on which no adapter has an effect, as the engine was started."""
     renderer_sha256: str | None
-    """What makes prompts of conversations, as the report of a trained version has it; None: the base has no chats."""
+    """What makes prompts of conversations, as the report of a trained version has it; None: no chats are served."""
     vocabulary: int
     """Size of the base model's vocabulary: token ids are below this number."""
     context: int

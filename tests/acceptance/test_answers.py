@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import pytest
+from openai import APIStatusError
 
 SKILLS = ("json", "sql", "sentiment")
 
@@ -168,6 +169,22 @@ async def test_tokenize_and_detokenize_are_each_others_inverse(http):
     tokens = (await http.post("/tokenize", json={"model": "sql", "prompt": "SELECT name"})).json()["tokens"]
     text = (await http.post("/detokenize", json={"model": "sql", "tokens": tokens})).json()["prompt"]
     assert text == "SELECT name"
+
+
+async def test_a_server_without_a_tokenizer_answers_token_ids_with_token_ids(start_server, tmp_path):
+    """As trainers ask that hold the tokenizer themselves."""
+    server = start_server(tmp_path / "data", "--skip-tokenizer-init")
+    server.wait_ready()
+    async with server.client() as client:
+        for model in ("embedded-base", "sql"):
+            answer = await client.completions.create(
+                model=model, prompt=[5, 6, 7], max_tokens=4, extra_body={"ignore_eos": True, "return_token_ids": True}
+            )
+            assert len(answer.choices[0].token_ids) == 4
+        with pytest.raises(APIStatusError, match="skip_tokenizer_init"):
+            await client.completions.create(model="sql", prompt="text", max_tokens=4)
+    server.process.terminate()
+    assert server.process.wait(60) == 0
 
 
 async def test_embeddings_on_a_chat_model_say_what_they_need(http):

@@ -116,7 +116,8 @@ class VllmEngine:
         scheduler = client.vllm_config.scheduler_config
         self.batch = Batch(sequences=scheduler.max_num_seqs, tokens=scheduler.max_num_batched_tokens)
         self.paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
-        self.renderer_sha256 = None if generate is None else digest(app.state.online_renderer)
+        has_chats = generate is not None and client.tokenizer is not None  # None with --skip-tokenizer-init
+        self.renderer_sha256 = digest(app.state.online_renderer) if has_chats else None
         self.vocabulary: int = client.model_config.get_vocab_size()
         self.context: int = client.model_config.max_model_len
 
