@@ -74,7 +74,7 @@ def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-async def quick_preflight(spec: RunSpec, _run: RunDirectory) -> dict[str, Any]:
+async def quick_preflight(spec: RunSpec, _run: RunDirectory, _may_write: object) -> dict[str, Any]:
     """What the real one reports of a file's rows, without a tokenizer and a dry run: nobody trains here."""
     checked = inspect_files(spec.training_file, spec.validation_file, spec.method)
     training, validation = (None if report is None else report.to_json() for report in checked)

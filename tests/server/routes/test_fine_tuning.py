@@ -217,10 +217,10 @@ async def test_a_job_of_a_method_that_this_release_does_not_know_fails_and_holds
 async def test_a_job_whose_check_dies_fails_and_holds_nobody_up(
     opening: Opening, official: Official, chat_rows: ChatRows, quick_preflight: Preflight
 ) -> None:
-    async def dies_of_packing(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
+    async def dies_of_packing(spec: RunSpec, run: RunDirectory, may_write: object) -> dict[str, Any]:
         if spec.packing:
             raise PreflightDied("the check of the files died with status -9", log="")
-        report: dict[str, Any] = await quick_preflight(spec, run)
+        report: dict[str, Any] = await quick_preflight(spec, run, may_write)
         return report
 
     async with opening(preflight=dies_of_packing) as opened, official(opened) as openai:
