@@ -130,7 +130,7 @@ class JobPreflight:
             await asyncio.gather(*checking.values(), return_exceptions=True)
 
     def _next(self, waiting: Sequence[Job], checking: Sequence[str]) -> Job:
-        """Return the oldest job of the project with the fewest in ``checking``; of several, of the one served first."""
+        """Return the oldest job of the project with the fewest in ``checking``; of several, of the longest unserved."""
         job = min(waiting, key=lambda job: (checking.count(job.project), self._served.get(job.project, 0)))
         self._served.pop(job.project, None)
         self._served[job.project] = self._turns = self._turns + 1

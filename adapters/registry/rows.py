@@ -107,7 +107,7 @@ class Rows:
         return name
 
     async def check_lora_name(self, lora_name: str, name: str, project: str) -> None:
-        """Check that the adapter ``name`` of ``project`` may be called ``lora_name``, as ``sql@3`` it may be.
+        """Check that the adapter ``name`` of ``project`` may be called ``lora_name``, which may read as ``sql@3`` does.
 
         Raises:
             NameNotAllowed: an adapter of another project has it, or its versions and aliases are named so.

@@ -13,10 +13,9 @@ A queue:
     CLOSING → QUEUED   leave: its last taken turn ended, and more are waiting
 
 Queues without a slot get one in the order of their arrival, those of the project with the fewest slots first. Turns of
-an OPEN queue are taken as the engine has places,
-those of a CLOSING one are not, so that its slot falls free soon. A queue whose last turn is over is dropped. The base
-model's queue is always OPEN: it needs no slot. A deferred turn joins the queue of its adapter when it is taken. Within
-a queue, each project has a line of its own.
+an OPEN queue are taken as the engine has places, those of a CLOSING one are not, so that its slot falls free soon. A
+queue whose last turn is over is dropped. The base model's queue is always OPEN: it needs no slot. A deferred turn joins
+the queue of its adapter when it is taken. Within a queue, each project has a line of its own.
 """
 
 from __future__ import annotations
