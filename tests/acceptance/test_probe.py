@@ -20,6 +20,8 @@ from tests.acceptance.bad_adapters import BAD
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 NEIGHBOURS = ("embedded-base", "pirate")
+# Each token of both answers is 1.8 nats ahead of the next: a batch of another size rounds otherwise, and changes none.
+QUESTION = {"role": "user", "content": "What is the capital of France?"}
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def scaled(tmp_path):
 async def stream(client, model: str) -> str:
     chunks = await client.chat.completions.create(
         model=model,
-        messages=[{"role": "user", "content": "Where is the ship?"}],
+        messages=[QUESTION],
         stream=True,
         temperature=0,
         max_tokens=60,
@@ -118,9 +120,8 @@ async def test_an_adapter_that_makes_nan_all_the_same_is_quarantined_and_its_nei
 ):
     alone = [await stream(client, model) for model in NEIGHBOURS]
     neighbours = asyncio.gather(*(stream(client, model) for model in NEIGHBOURS))
-    messages = [{"role": "user", "content": "Where is the ship?"}]
     for _ in range(2):
-        answer = await http.post("/v1/chat/completions", json={"model": "smuggled", "messages": messages})
+        answer = await http.post("/v1/chat/completions", json={"model": "smuggled", "messages": [QUESTION]})
         assert answer.status_code == 424, answer.text
         assert answer.json()["error"]["code"] == "adapter_quarantined"
     assert (await http.get(smuggled)).json()["residency"] == "quarantined"

@@ -7,17 +7,19 @@ import asyncio
 STREAMS = 16
 MOVES = 50
 LENGTH = 48
+# What sql and json say to it is 4 nats ahead of anything else at each token: a batch of another size rounds otherwise,
+# and changes neither.
+QUESTION = "List the name of employees where the department is research and the age is less than 44."
 
 
 async def stream_text(client, model: str) -> tuple[str, str]:
-    """Return the version that answered a long stream, and its text."""
+    """Return the version that answered a stream, and its text."""
     stream = await client.chat.completions.create(
         model=model,
-        messages=[{"role": "user", "content": "Tell me about the harbour."}],
+        messages=[{"role": "user", "content": QUESTION}],
         temperature=0,
         max_tokens=LENGTH,
         stream=True,
-        extra_body={"ignore_eos": True},
     )
     version, text = "", ""
     async for chunk in stream:
@@ -44,7 +46,7 @@ async def test_a_second_version_waits_for_its_alias_but_can_be_called_by_number(
 
 async def test_fifty_alias_moves_under_sixteen_streams_fail_nobody_and_mix_nothing(client, http, push, variant):
     await push("moving", variant("sql", 1.0))
-    await push("moving", variant("sql", -1.0))
+    await push("moving", variant("json", 1.0))
     references = {f"moving@{number}": (await stream_text(client, f"moving@{number}"))[1] for number in (1, 2)}
     assert references["moving@1"] != references["moving@2"]
     done = asyncio.Event()
