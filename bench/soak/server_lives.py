@@ -105,9 +105,19 @@ class ServerLives:
         return self.lives[-1]
 
     async def until_ready(self) -> None:
-        """Wait until the server is started, and its engine is ready."""
-        await self._ready.wait()
-        await self.life.target.until_ready()
+        """Wait until the server is started, and its engine is ready.
+
+        Raises:
+            RuntimeError: the server ended by itself.
+        """
+        while True:
+            await self._ready.wait()
+            life = self.life
+            try:
+                return await life.target.until_ready()
+            except RuntimeError:
+                if self._ready.is_set() and life is self.life:
+                    raise  # else it was killed here: the next life is awaited
 
     def was_killed_since(self, at_s: float) -> bool:
         """Return whether a process of the server was killed, or away, after ``at_s``."""

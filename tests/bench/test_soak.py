@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -11,6 +15,8 @@ from aiohttp.test_utils import TestServer
 
 from bench.soak.account import Account, Key
 from bench.soak.caller import AccountedClient
+from bench.soak.server_lives import ServerLife, ServerLives
+from bench.target import BenchTarget
 
 VERSION: Key = ("version", "sql", "1")
 
@@ -130,3 +136,44 @@ async def test_a_connection_that_breaks_while_the_server_is_killed_is_no_loss(se
         await caller.stream("chat", "/cut-off", {})
     assert account.ends == {"chat": {"cut by a kill": 2}}
     assert account.faults({}) == []
+
+
+@dataclass(frozen=True)
+class StartingServer(BenchTarget):
+    """A server that is never ready unless it ``is_started``; its process sleeps."""
+
+    is_started: bool = False
+
+    async def until_ready(self) -> None:
+        while not self.is_started:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"patchbay ended with {self.process.returncode}")
+            await asyncio.sleep(0.01)
+
+
+class SleepingLives(ServerLives):
+    """Lives of a server whose first one does not become ready."""
+
+    async def _start(self) -> None:
+        process = await asyncio.to_thread(subprocess.Popen, ["sleep", "60"])
+        self._stack = AsyncExitStack()
+        self._stack.callback(process.kill)
+        target = StartingServer("patchbay", self.url, process, Path(), is_started=bool(self.lives))
+        self.lives.append(ServerLife(target, 0.0))
+        self._ready.set()
+
+
+async def test_a_request_that_waits_while_the_server_is_killed_waits_for_the_next_life(tmp_path: Path) -> None:
+    async with SleepingLives(tmp_path) as lives:
+        waiting = asyncio.create_task(lives.until_ready())
+        await asyncio.sleep(0)
+        await lives.kill_server()
+        await asyncio.wait_for(waiting, 10)
+    assert len(lives.lives) == 2
+
+
+async def test_a_server_that_ends_by_itself_ends_the_wait(tmp_path: Path) -> None:
+    async with SleepingLives(tmp_path) as lives:
+        lives.life.target.process.kill()
+        with pytest.raises(RuntimeError, match="ended with -9"):
+            await lives.until_ready()
