@@ -15,7 +15,7 @@ from adapters.checks.inspector import Inspector
 from adapters.compile.adapter_compiler import AdapterCompiler
 from adapters.crash_points import CrashPoints
 from adapters.errors import BlobStoreUnavailable, StorageUnavailable
-from adapters.names import Reference
+from adapters.names import DEFAULT_PROJECT, Reference
 from adapters.publisher import Publisher
 from adapters.registry.registry import Registry
 from adapters.storage.blobs import Blobs
@@ -42,9 +42,11 @@ from server.operations.other_renderers import warn_of_other_renderers
 from server.operations.publish import register_bundled_adapters
 from server.operations.run_publisher import RunPublisher
 from server.operations.served_versions import check_served_versions
+from server.operations.training_accounts import follow_training
 from server.operations.upload_checks import UploadChecks
 from server.probe.probe import Probe
 from server.probe.reference import PeftReference
+from server.residency.capacity import Capacity, ProjectBytes
 from server.residency.journal import ResidentsJournal
 from server.residency.quarantine import INTERVAL_S as QUARANTINE_INTERVAL_S
 from server.residency.quarantine import Quarantine
@@ -105,11 +107,10 @@ async def open_app(
         records = await Records.open(registry.database, settings.training_dir, max_file_bytes=settings.max_file_bytes)
         batches = await BatchStore.open(records.files, settings.data_dir.absolute() / "batches")
         responses = await _open_responses(settings, registry)
-        accounts = await Accounts.open(registry.database, settings.default_limits)
+        accounts = await Accounts.open(registry, records.files, settings.default_limits)
         blobs = Blobs(settings.data_dir, remote=None if settings.blob_url is None else RemoteBlobs(settings.blob_url))
         metrics = _make_metrics(settings)
-        admission = Admission(settings.max_in_flight)
-        meter = Meter(metrics.adapters)
+        admission, meter = Admission(settings.max_in_flight), Meter(metrics.adapters)
         suspects, quarantined = DeathSuspects(), Quarantine(registry.catalog.quarantine_reason)
         hooks = RequestHooks(registry, admission, meter, engine, accounts, settings.request_bounds, suspects)
         checks = UploadChecks(engine, settings, inspector, compiler)
@@ -120,7 +121,9 @@ async def open_app(
             builder,
             hooks,
             engine,
-            make_residency=partial(_make_residency, settings, registry, blobs, metrics, quarantined, suspects),
+            make_residency=partial(
+                _make_residency, settings, registry, blobs, metrics, quarantined, suspects, accounts
+            ),
             make_scheduler=lambda engine: FairScheduler(engine.slots, engine.batch, turn_s=settings.turn_s),
             after_start=partial(_after_start, registry, publisher, inspector, journal, bundled_adapters),
             max_deaths=settings.max_engine_deaths,
@@ -175,6 +178,7 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
                 sweeper=partial(_sweep, state),
                 quarantine=partial(_follow_quarantines, state),
                 job_preflight=state.job_preflight.run,
+                training_accounts=partial(follow_training, state),
             ),
             background(batches=batch_runner.run),
             background(worker=worker.run) if settings.worker else nullcontext(),
@@ -270,13 +274,18 @@ def _make_residency(
     metrics: Metrics,
     quarantined: Quarantine,
     suspects: DeathSuspects,
+    accounts: Accounts,
     engine: Engine,
 ) -> Residency:
+    def project_bytes(version: Version) -> ProjectBytes:
+        adapter = registry.catalog.get(version.adapter)
+        project = DEFAULT_PROJECT if adapter is None else adapter.project  # None: deleted meanwhile
+        return ProjectBytes(project, accounts.limits.of_project(project).resident_bytes)
+
     return Residency(
         engine,
         locate=blobs.verify,
-        capacity=settings.max_residents,
-        max_bytes=settings.resident_bytes,
+        capacity=Capacity(settings.max_residents, settings.resident_bytes, project_bytes),
         wait_s=settings.load_wait_s,
         is_pinned=registry.catalog.is_pinned,
         quarantined=quarantined,

@@ -6,6 +6,7 @@ PatchbayError
 │   └── AdapterShared
 ├── Unavailable
 │   └── EngineNotReady, Draining, ResidencyFull, Overloaded, RateLimited
+├── QuotaExceeded
 ├── AdapterQuarantined, RequestRefused, RequestTimeout, InvalidRequest, MissingScope, RouteUnsupported
 ├── BodyTooLarge, BodyTooSlow
 ├── BackgroundUnsupported, PreviousResponseNotFound
@@ -81,6 +82,17 @@ class RateLimited(Unavailable):
     ) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.headers = headers
+
+
+class QuotaExceeded(PatchbayError):
+    """What the caller's key or project may store, or train a day, is used up; OpenAI's code of it."""
+
+    code = "insufficient_quota"
+
+    def __init__(self, message: str, *, retry_after_s: int = 3600) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.headers = {"x-should-retry": "false"}  # OpenAI's clients would send the request again, twice
 
 
 class AdapterQuarantined(PatchbayError):

@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.processes.limits import ResourceLimits
@@ -145,10 +145,12 @@ class Settings(BaseSettings):
     key_limits: tuple[str, ...] = Field(
         (),
         description="Limit of each API key without one of its own, such as tokens_per_minute=60000; repeatable. "
-        "Others: requests_per_minute, concurrent_requests.",
+        "Others: requests_per_minute, concurrent_requests, training_minutes_per_day.",
     )
     project_limits: tuple[str, ...] = Field(
-        (), description="Limit of each project without one of its own, as --key-limit; repeatable."
+        (),
+        description="Limit of each project without one of its own, such as stored_bytes=10000000000; repeatable. "
+        "Others: those of --key-limit, resident_bytes.",
     )
 
     follow_interval_s: float = Field(0.5, gt=0, description="Seconds between reads of other processes' changes.")
@@ -178,8 +180,8 @@ class Settings(BaseSettings):
 
     @field_validator("key_limits", "project_limits")
     @classmethod
-    def _are_limits(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        Limits.parse(value)
+    def _are_limits(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        Limits.parse(value).check_kind("key" if info.field_name == "key_limits" else "project")
         return value
 
     @property

@@ -16,6 +16,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -109,6 +110,7 @@ jobs = _numbered(
         index=True,
     ),
     # the request
+    Column("key_id", String(64)),  # of the caller; NULL: none, or created by an older release
     Column("organization_id", String(64), nullable=False),
     Column("model", String(MAX_MODEL_LENGTH), nullable=False),
     Column("training_file", ForeignKey("files.id"), nullable=False, index=True),
@@ -130,6 +132,10 @@ jobs = _numbered(
     Column("deaths", Integer, nullable=False),  # attempts that died since its last new checkpoint
     Column("estimated_finish", UtcDateTime),
     Column("events_position", BigInteger, nullable=False, server_default="0"),  # bytes of its run's events in the log
+    # what it used
+    Column("trained_seconds", Float, nullable=False, server_default="0"),  # that workers held it
+    Column("charged_seconds", Float, nullable=False, server_default="0"),  # those of them in the accounts' usage
+    Column("charged_tokens", BigInteger, nullable=False, server_default="0"),  # likewise, of trained_tokens
     # the outcome
     Column("finished_at", UtcDateTime),
     Column("fine_tuned_model", String(MAX_MODEL_LENGTH)),

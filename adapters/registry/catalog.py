@@ -126,6 +126,11 @@ class Catalog:
     def pinned(self) -> list[Version]:
         return list(self._pinned.values())
 
+    def stored_bytes(self, project: str) -> int:
+        """Return the bytes of the living versions of ``project``, as they are served. Reads every adapter."""
+        owned = (adapter for adapter in self if adapter.project == project)
+        return sum(version.size_bytes for adapter in owned for version in adapter.versions.values())
+
     def replace(self, changed: Iterable[Adapter], deleted: Iterable[str]) -> None:
         """Store adapters that changed and remove deleted ones. Called by the registry only."""
         changed = list(changed)

@@ -9,7 +9,6 @@ from sqlalchemy import ColumnElement, delete, insert, select
 
 from adapters.errors import NotFound
 from adapters.storage.database import Database, Follower
-from server.access.caller import Caller
 from server.accounts.limits import NO_LIMITS, Defaults, LimitedKind, Limits
 from server.accounts.schema import account_limits
 
@@ -21,6 +20,11 @@ class LimitedAccount:
     kind: LimitedKind
     id: str
     limits: Limits
+
+    @property
+    def named(self) -> str:
+        """How messages call it."""
+        return f"{self.kind} '{self.id}'"
 
 
 class LimitStore(Follower):
@@ -36,14 +40,23 @@ class LimitStore(Follower):
         self._defaults = defaults
         self._stored: dict[tuple[str, str], Limits] = {}
 
-    def of(self, caller: Caller) -> list[LimitedAccount]:
-        """Return the caller's key and project, those of them that have a limit."""
-        accounts = []
-        for kind, name in cast("tuple[tuple[LimitedKind, str | None], ...]", _ids(caller)):
-            limits = self._stored.get((kind, name or ""), self._defaults[kind])
-            if name is not None and limits != NO_LIMITS:
-                accounts.append(LimitedAccount(kind, name, limits))
-        return accounts
+    def of(self, key_id: str | None, project: str) -> list[LimitedAccount]:
+        """Return the key and the project, those of them that have a limit."""
+        accounts: list[tuple[LimitedKind, str]] = [] if key_id is None else [("key", key_id)]
+        accounts.append(("project", project))
+        limited = [LimitedAccount(kind, name, self._limits(kind, name)) for kind, name in accounts]
+        return [account for account in limited if account.limits != NO_LIMITS]
+
+    def of_project(self, project: str) -> Limits:
+        """Return the limits of a project."""
+        return self._limits("project", project)
+
+    def any_of(self, name: str) -> bool:
+        """Return whether any key or project may have a limit called ``name``."""
+        return any(getattr(limits, name) is not None for limits in (*self._defaults.values(), *self._stored.values()))
+
+    def _limits(self, kind: LimitedKind, name: str) -> Limits:
+        return self._stored.get((kind, name), self._defaults[kind])
 
     def list(self) -> list[LimitedAccount]:
         """Return every key and project whose limits are stored."""
@@ -79,7 +92,3 @@ class LimitStore(Follower):
 
 def _is(kind: str, name: str) -> ColumnElement[bool]:
     return (account_limits.c.kind == kind) & (account_limits.c.id == name)
-
-
-def _ids(caller: Caller) -> tuple[tuple[str, str | None], ...]:
-    return ("key", caller.key_id), ("project", caller.project)

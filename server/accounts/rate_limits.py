@@ -40,7 +40,7 @@ class RateLimits:
         Raises:
             RateLimited: a limit of its key or its project is reached.
         """
-        accounts = self._store.of(caller)
+        accounts = self._store.of(caller.key_id, caller.project)
         if not accounts:
             yield {}
             return
@@ -61,7 +61,7 @@ class RateLimits:
         """Charge the tokens of a generation that has ended."""
         if not tokens:
             return
-        for account in self._store.of(caller):
+        for account in self._store.of(caller.key_id, caller.project):
             if account.limits.tokens_per_minute is not None:
                 item = _a_minute(account.limits.tokens_per_minute)
                 await self._windows.hit(item, "tokens", account.kind, account.id, cost=tokens)
@@ -70,7 +70,7 @@ class RateLimits:
         limit = account.limits.concurrent_requests
         if limit is not None and self._running[account.kind, account.id] >= limit:
             raise RateLimited(
-                f"{limit} requests of {_named(account)} are being answered, its limit of concurrent requests; send "
+                f"{limit} requests of {account.named} are being answered, its limit of concurrent requests; send "
                 "the request when one of them has ended",
             )
 
@@ -87,7 +87,7 @@ class RateLimits:
         if exceeded:
             window = exceeded[0]
             raise RateLimited(
-                f"{_named(window.account)} has used its {window.limit} {window.kind} a minute; try again in "
+                f"{window.account.named} has used its {window.limit} {window.kind} a minute; try again in "
                 f"{window.reset_s} s",
                 retry_after_s=window.reset_s,
                 headers=headers,
@@ -142,7 +142,3 @@ def _a_minute(limit: int) -> RateLimitItem:
 def _limit(kind: str, account: LimitedAccount) -> int | None:
     limit: int | None = getattr(account.limits, f"{kind}_per_minute")
     return limit
-
-
-def _named(account: LimitedAccount) -> str:
-    return f"{account.kind} '{account.id}'"

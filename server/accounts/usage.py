@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -22,7 +21,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from adapters.errors import StorageUnavailable
 from adapters.storage.database import Database
 from server.access.caller import Caller
+from server.accounts.limits import LimitedKind
 from server.accounts.schema import usage_rows, usage_writers
+from trainer.jobs.job_store import JobStore
 from trainer.schema import row_reader
 
 log = structlog.get_logger(__name__)
@@ -114,6 +115,26 @@ class UsageLedger:
         except (StorageUnavailable, SQLAlchemyError, OSError) as error:
             log.warning("usage.write_failed", error=str(error))
 
+    async def charge_training(self, jobs: JobStore) -> None:
+        """Add what ``jobs`` used since they were charged last; each second and token is charged by one server, once."""
+        async with self._database.write() as connection:
+            counted: _Counted = {}
+            for used in await jobs.take_usage(connection):
+                key = datetime.now(UTC).date(), used.job.key_id or "", used.job.project, used.job.adapter
+                counts = counted.setdefault(key, UsageCounts())
+                counts.training_tokens += used.tokens
+                counts.training_seconds += used.seconds
+            if counted:
+                await _add(connection, counted)
+
+    async def trained_seconds(self, day: date, kind: LimitedKind, account: str) -> float:
+        """Return the seconds for which workers held the jobs of a key or project on ``day``."""
+        column = usage_rows.c.key_id if kind == "key" else usage_rows.c.project
+        total = select(func.coalesce(func.sum(usage_rows.c.training_seconds), 0.0))
+        async with self._database.read() as connection:
+            found = await connection.execute(total.where(usage_rows.c.day == day, column == account))
+            return float(found.scalar_one())
+
     async def read(
         self,
         first: date,
@@ -144,13 +165,15 @@ class UsageLedger:
             return  # an earlier attempt has committed
         old = usage_writers.c.written_at < now - _WRITER_KEPT_FOR
         await connection.execute(delete(usage_writers).where(old))
-        rows = upsert(usage_rows)
-        added = {name: usage_rows.c[name] + rows.excluded[name] for name in _COUNTS}
-        await connection.execute(rows.on_conflict_do_update(index_elements=_KEYS, set_=added), _values(self._batch))
+        await _add(connection, self._batch)
 
 
-def _values(batch: _Counted) -> Sequence[dict[str, Any]]:
-    return [
+async def _add(connection: AsyncConnection, counted: _Counted) -> None:
+    upsert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    rows = upsert(usage_rows)
+    added = {name: usage_rows.c[name] + rows.excluded[name] for name in _COUNTS}
+    values = [
         dict(zip(_KEYS, key, strict=True)) | {name: getattr(counts, name) for name in _COUNTS}
-        for key, counts in batch.items()
+        for key, counts in sorted(counted.items())  # one order for all servers: else two could lock each other out
     ]
+    await connection.execute(rows.on_conflict_do_update(index_elements=_KEYS, set_=added), values)

@@ -45,7 +45,7 @@ _BY_STATUS: Final[Mapping[int, Sequence[type[PatchbayError]]]] = {
         server_errors.RequestRefused,
         trainer_errors.FileCorrupt,
     ),
-    429: (server_errors.Overloaded, server_errors.RateLimited),
+    429: (server_errors.Overloaded, server_errors.QuotaExceeded, server_errors.RateLimited),
     500: (
         PatchbayError,
         adapter_errors.BaseModelUnreadable,

@@ -37,9 +37,15 @@ def check_name(state: AppState, name: str) -> str:
     return check_adapter_name(name)
 
 
-async def project_to_publish(state: AppState, adapters: VisibleAdapters, name: str) -> str:
-    """Return the project of an adapter that the caller publishes as ``name``; raises as ``project_of``."""
-    return adapters.project_of(name, await state.registry.owner(name))
+async def project_to_publish(state: AppState, adapters: VisibleAdapters, name: str, size_bytes: int = 0) -> str:
+    """Return the project of an adapter that the caller publishes as ``name``; raises as ``project_of``.
+
+    Raises:
+        QuotaExceeded: the project would store more than it may. ``size_bytes``: what is sent, as far as it is known.
+    """
+    project = adapters.project_of(name, await state.registry.owner(name))
+    await state.accounts.quotas.check_stored(project, size_bytes)
+    return project
 
 
 async def name_to_load(state: AppState, adapters: VisibleAdapters, lora_name: str) -> tuple[str, str | None]:

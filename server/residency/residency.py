@@ -22,6 +22,7 @@ from server.death_suspects import DeathSuspects
 from server.engine.protocol import Engine, EngineGone, LoadFailed, Resident
 from server.errors import AdapterQuarantined, EngineNotReady, ResidencyFull
 from server.metrics import EngineMetrics
+from server.residency.capacity import Capacity
 from server.residency.entry import Entry, ResidentState
 from server.residency.quarantine import Quarantine, QuarantineReason
 
@@ -55,8 +56,7 @@ class Residency:
     """The residents of ``engine``, limited in number and bytes; the least recently used is evicted first.
 
     Args:
-        capacity: residents at once; the engine's own limit is higher.
-        max_bytes: limit on the size of all residents' files; a larger version is resident alone.
+        capacity: limits on the residents.
         wait_s: seconds that a cold request waits for an idle resident before ``ResidencyFull``.
         quarantined: versions that must not be loaded.
         suspects: what engines were doing when they died; a version that was being loaded at two deaths is quarantined.
@@ -66,8 +66,7 @@ class Residency:
     engine: Engine
     _: KW_ONLY
     locate: Locate
-    capacity: int
-    max_bytes: int
+    capacity: Capacity
     wait_s: float
     is_pinned: Callable[[Version], bool]
     quarantined: Quarantine
@@ -76,8 +75,6 @@ class Residency:
     _entries: OrderedDict[tuple[int, str], Entry] = field(default_factory=OrderedDict, init=False)
     _digests: dict[int, str] = field(default_factory=dict, init=False)  # by the version id that they were loaded with
     _other_ids: dict[tuple[int, str], int] = field(default_factory=dict, init=False)
-    _count: int = field(default=0, init=False)
-    _bytes: int = field(default=0, init=False)
     _may_evict: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _tasks: set[asyncio.Task[object]] = field(default_factory=set, init=False)
 
@@ -204,8 +201,8 @@ class Residency:
             EngineNotReady: the engine died.
         """
         failed = []
-        for version in versions[: self.capacity]:
-            if not self._has_capacity(version):  # versions used more recently must not be evicted for it
+        for version in versions[: self.capacity.residents]:
+            if not self.capacity.has_room(version):  # versions used more recently must not be evicted for it
                 continue
             try:
                 await self.load(version)
@@ -263,8 +260,8 @@ class Residency:
         self._may_evict.set()
 
     def _report_metrics(self) -> None:
-        self.metrics.residents.set(self._count)
-        self.metrics.resident_bytes.set(self._bytes)
+        self.metrics.residents.set(self.capacity.count)
+        self.metrics.resident_bytes.set(self.capacity.bytes)
 
     def _forget(self, entry: Entry, why: Exception) -> None:
         del self._entries[entry.version.key]
@@ -308,42 +305,44 @@ class Residency:
     async def _reserve(self, version: Version) -> None:
         """Reserve capacity for ``version``: evict, or wait for a lease to be released if every resident is in use."""
         deadline = asyncio.get_running_loop().time() + self.wait_s
-        while not self._has_capacity(version):
+        while not self.capacity.has_room(version):
             victim = self._victim(version)
             if victim is None:
-                await self._wait_for_a_lease(deadline)
+                await self._wait_for_a_lease(deadline, self.capacity.crowded_project(version))
                 continue
             self.metrics.evictions.inc()
             self._start_unload(victim)
             await asyncio.shield(victim.gone)
-        self._count += 1
-        self._bytes += version.size_bytes
+        self.capacity.reserve(version)
 
-    def _has_capacity(self, version: Version) -> bool:
-        fits = self._bytes + version.size_bytes <= self.max_bytes or not self._count
-        return fits and self._count < self.capacity
-
-    async def _wait_for_a_lease(self, deadline: float) -> None:
+    async def _wait_for_a_lease(self, deadline: float, project: str | None) -> None:
         self._may_evict.clear()
         try:
             async with asyncio.timeout_at(deadline):
                 await self._may_evict.wait()
         except TimeoutError as late:
-            raise ResidencyFull(
-                f"all {self._count} residents are pinned or in use; try again, unpin one, or start the server "
-                "with a larger --max-residents or --max-resident-bytes",
-                retry_after_s=max(1, round(self.wait_s / 4)),
-            ) from late
+            way_out = (
+                f"all {self.capacity.count} residents are pinned or in use; try again, unpin one, or start the server "
+                "with a larger --max-residents or --max-resident-bytes"
+                if project is None
+                else f"the residents of project '{project}' are pinned or in use and have its resident_bytes; try "
+                "again, unpin one, or ask an operator for a larger limit (PUT /v1/limits)"
+            )
+            raise ResidencyFull(way_out, retry_after_s=max(1, round(self.wait_s / 4))) from late
 
     def _release_capacity(self, version: Version) -> None:
-        self._count -= 1
-        self._bytes -= version.size_bytes
+        self.capacity.release(version)
         self._report_metrics()
         self._may_evict.set()
 
     def _victim(self, wanted: Version) -> Entry | None:
-        """Return the least recently used idle resident; a pinned one only where pins alone exceed the capacity."""
+        """Return the least recently used idle resident; a pinned one only where pins alone exceed the capacity.
+
+        Where the project of ``wanted`` has its bytes, one of that project.
+        """
         idle = [entry for entry in self._entries.values() if entry.state is ResidentState.RESIDENT and not entry.leases]
+        if (project := self.capacity.crowded_project(wanted)) is not None:
+            idle = [entry for entry in idle if self.capacity.project_of(entry.version) == project]
         evictable = [entry for entry in idle if not self.is_pinned(entry.version)]
         if not evictable and self._is_full_of_pins(wanted):
             evictable = idle
@@ -354,7 +353,7 @@ class Residency:
         loaded = [entry.version for entry in self._entries.values() if entry.loaded.done()]
         pinned = [version for version in loaded if self.is_pinned(version)]
         size = sum(version.size_bytes for version in pinned) + wanted.size_bytes
-        return len(pinned) >= self.capacity or size > self.max_bytes
+        return len(pinned) >= self.capacity.residents or size > self.capacity.max_bytes
 
     def _start_unload(self, entry: Entry) -> None:
         entry.become(ResidentState.UNLOADING)

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Header, Query, Response
 from adapters.errors import InvalidName, NotFound
 from server.access.scope import Scope
 from server.accounts.limits import LimitedKind, Limits
+from server.errors import InvalidRequest
 from server.http.schemas.accounts import (
     AccountList,
     AccountObject,
@@ -69,6 +70,10 @@ async def set_limits(kind: LimitedKind, account_id: str, body: Limits, state: St
         raise NotFound(f"no key has the id '{account_id:.100}'; `patchbay keys list` shows them", param="account_id")
     if len(account_id) > _LONGEST_ID or not account_id.isprintable():
         raise InvalidName(f"a project's name has 1 to {_LONGEST_ID} printable characters", param="account_id")
+    try:
+        body.check_kind(kind)
+    except ValueError as wrong:
+        raise InvalidRequest(str(wrong), param="kind") from None
     return AccountObject.model_validate(await state.accounts.limits.set(kind, account_id, body))
 
 

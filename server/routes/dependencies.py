@@ -56,3 +56,17 @@ async def _seen_project(caller: CallerDep) -> str | None:
 
 ProjectDep = Annotated[str | None, Depends(_seen_project)]
 """The project whose files, jobs, batches and responses the caller may see; None: all."""
+
+
+async def _sent_bytes(request: Request) -> int:
+    stated = request.headers.get("content-length", "")
+    return int(stated) if stated.isdecimal() else 0
+
+
+SentBytesDep = Annotated[int, Depends(_sent_bytes)]
+"""The bytes of the request's body as its head states them; 0 where it states none."""
+
+
+async def check_stored(state: StateDep, caller: CallerDep, size_bytes: SentBytesDep) -> None:
+    """Check that the caller's project may store the body of the request; QuotaExceeded otherwise."""
+    await state.accounts.quotas.check_stored(caller.project, size_bytes)

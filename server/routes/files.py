@@ -12,7 +12,7 @@ from server.http.download import Download
 from server.http.multipart import MultipartStream
 from server.http.schemas.base import DeletedObject, ListObject
 from server.http.schemas.fine_tuning import FileObject
-from server.routes.dependencies import CallerDep, ProjectDep, StateDep
+from server.routes.dependencies import CallerDep, ProjectDep, StateDep, check_stored
 from trainer.errors import FileTooLarge, InvalidField
 from trainer.files.file import UPLOADABLE, base_name, check_uploadable
 from trainer.files.file_store import EXPIRY_S
@@ -45,7 +45,9 @@ _FORM: Final[Mapping[str, Any]] = {
 
 
 @router.post(
-    "", openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}}
+    "",
+    dependencies=[Depends(check_stored)],
+    openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
 )
 async def upload(request: Request, state: StateDep, caller: CallerDep) -> FileObject:
     """Store a file: multipart/form-data with ``purpose``, ``file`` and, in brackets, ``expires_after``.

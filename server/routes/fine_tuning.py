@@ -57,8 +57,9 @@ _KEY_HEADERS: Final = ("authorization", "x-api-key")
 @router.post("/jobs")
 async def create(body: JobBody, state: StateDep, caller: CallerDep) -> JobObject:
     """Create a job; its files are checked next, and then it waits for a worker or has failed."""
+    await state.accounts.quotas.check_job(caller)
     extension = await servable_extension(body, state, caller)
-    draft = body.draft(extension, caller.project, state.engine.info.base.fingerprint)
+    draft = body.draft(extension, caller, state.engine.info.base.fingerprint)
     job = await state.records.jobs.create(draft)
     state.job_preflight.notify()
     return JobObject.from_job(job)
@@ -100,6 +101,8 @@ async def pause(job_id: str, state: StateDep) -> JobObject:
 @router.post("/jobs/{job_id}/resume")
 async def resume(job_id: str, state: StateDep) -> JobObject:
     """Let a paused job go on."""
+    job = await state.records.jobs.get(job_id)
+    await state.accounts.quotas.check_training(job.key_id, job.project)
     return JobObject.from_job(await state.records.jobs.resume(job_id))
 
 

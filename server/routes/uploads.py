@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from server.errors import InvalidRequest
 from server.http.multipart import MultipartStream
 from server.http.schemas.uploads import CompleteUploadBody, UploadBody, UploadObject, UploadPartObject
-from server.routes.dependencies import CallerDep, ProjectDep, StateDep
+from server.routes.dependencies import CallerDep, ProjectDep, StateDep, check_stored
 from trainer.files.file import base_name
 
 
@@ -32,6 +32,7 @@ _FORM: Final[Mapping[str, Any]] = {
 @router.post("")
 async def create(body: UploadBody, state: StateDep, caller: CallerDep) -> UploadObject:
     """Create an upload; it expires after an hour."""
+    await state.accounts.quotas.check_stored(caller.project, body.bytes)
     upload = await state.records.uploads.create(
         body.purpose,
         base_name(body.filename),
@@ -44,6 +45,7 @@ async def create(body: UploadBody, state: StateDep, caller: CallerDep) -> Upload
 
 @router.post(
     "/{upload_id}/parts",
+    dependencies=[Depends(check_stored)],
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
 )
 async def add_part(upload_id: str, request: Request, state: StateDep) -> UploadPartObject:

@@ -44,7 +44,15 @@ from server.operations import residents, retention
 from server.operations.compare_versions import compare_versions
 from server.operations.deletion import delete_version
 from server.operations.publish import check_name, project_to_publish, publish_merge, publish_version
-from server.routes.dependencies import DEFAULT_PAGE, CallerDep, PageLimit, StateDep, VisibleDep, check_adapter
+from server.routes.dependencies import (
+    DEFAULT_PAGE,
+    CallerDep,
+    PageLimit,
+    SentBytesDep,
+    StateDep,
+    VisibleDep,
+    check_adapter,
+)
 from server.state import AppState
 
 router = APIRouter(prefix="/v1/adapters", tags=["versions"])
@@ -79,10 +87,11 @@ async def publish(
     caller: CallerDep,
     adapters: VisibleDep,
     query: Annotated[PublishFields, Query()],
+    size_bytes: SentBytesDep,
 ) -> ReportedVersion:
     """Publish a version: the two files as multipart/form-data, or JSON with a ``source``. It can be called at once."""
     check_name(state, name)
-    project = await project_to_publish(state, adapters, name)
+    project = await project_to_publish(state, adapters, name, size_bytes)
     source: Source
     stated = query.options()
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":

@@ -20,6 +20,7 @@ from server.engine.fake import FakeBuilder, FakeEngine
 from server.engine.protocol import Engine, StartFailed, StartRefused
 from server.errors import EngineNotReady
 from server.metrics import EngineMetrics
+from server.residency.capacity import Capacity, ProjectBytes
 from server.residency.quarantine import Quarantine
 from server.residency.residency import Residency
 from server.scheduling.fair_scheduler import FairScheduler
@@ -50,8 +51,7 @@ def supervised(base: BaseModel, collectors: CollectorRegistry, tmp_path: Path) -
         return Residency(
             engine,
             locate=locate,
-            capacity=4,
-            max_bytes=10**9,
+            capacity=Capacity(4, 10**9, lambda _: ProjectBytes("default", None)),
             wait_s=1,
             is_pinned=lambda version: False,
             quarantined=Quarantine(),

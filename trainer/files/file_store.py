@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Row, insert, or_, select, update
+from sqlalchemy import Row, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.names import DEFAULT_PROJECT
@@ -17,7 +17,7 @@ from trainer.clock import Clock, database_clock
 from trainer.errors import FileCorrupt, FileInUse, FileNotFound, FileTooLarge, InvalidField
 from trainer.files.file import MAX_BYTES, UPLOADABLE, File, Purpose
 from trainer.page import MAX_LIMIT, Page, belongs_to, read_page
-from trainer.schema import files, jobs, mint, row_reader
+from trainer.schema import files, jobs, mint, row_reader, upload_parts, uploads
 
 MAX_FILENAME_LENGTH: Final = 255
 EXPIRY_S: Final = range(3600, 30 * 24 * 3600 + 1)
@@ -117,6 +117,15 @@ class FileStore:
         if await in_thread(_size, path) != file.size_bytes:
             raise FileCorrupt(f"the bytes of file '{file_id}' are gone or cut short: delete it and upload it again")
         return path
+
+    async def stored_bytes(self, project: str) -> int:
+        """Return the bytes of the files of ``project`` and of the parts of its uploads."""
+        is_project = (files.c.project == project, _LIVING)
+        whole = select(func.coalesce(func.sum(files.c.size_bytes), 0)).where(*is_project)
+        parts = select(func.coalesce(func.sum(upload_parts.c.size_bytes), 0))
+        parts = parts.join(uploads, uploads.c.id == upload_parts.c.upload_id).where(uploads.c.project == project)
+        async with self.database.read() as connection:
+            return sum([int((await connection.execute(each)).scalar_one()) for each in (whole, parts)])
 
     async def delete(self, file_id: str) -> None:
         """Delete a file and its bytes.

@@ -50,6 +50,8 @@ class JobDraft:
     base_fingerprint: str | None = None
     """Of the base model that ``model`` means; processes that serve another one leave the job alone. None: any."""
     organization_id: str = "patchbay"
+    key_id: str | None = None
+    """Of the API key that it is charged to, beside its project; None: to the project alone."""
     project: str = DEFAULT_PROJECT
     """Its files, its events and its adapter belong to the same project."""
     notes: Sequence[str] = ()
@@ -76,6 +78,7 @@ class Job:
     created_at: datetime
     state: JobState
     project: str
+    key_id: str | None
     organization_id: str
     model: str
     training_file: str
@@ -95,6 +98,8 @@ class Job:
     estimated_finish: datetime | None
     events_position: int
     """Bytes of the run's event file that are in the job's log already."""
+    trained_seconds: float
+    """Seconds for which workers held it."""
     finished_at: datetime | None
     fine_tuned_model: str | None
     trained_tokens: int | None

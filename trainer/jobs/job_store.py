@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.storage.database import Database
@@ -35,6 +35,15 @@ _MESSAGES: Final = {
     (Verb.RESUME, JobState.RUNNING): "Fine-tuning job continues: it had not paused yet",
     (Verb.CANCEL, JobState.CANCELLED): "Fine-tuning job cancelled",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class JobUsage:
+    """What a job used since it was charged last: tokens of a job that succeeded, and seconds that workers held it."""
+
+    job: Job
+    tokens: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +179,12 @@ class JobStore:
         """Fail a job whose files are refused. ``data`` goes into the event: every fault."""
         return await self._move(Verb.REJECT, job_id, data=data, error=asdict(error))
 
-    async def pause(self, job_id: str) -> Job:
-        """Pause a queued or running job; a running one is ``pausing`` until its worker has saved a checkpoint."""
-        return await self._move(Verb.PAUSE, job_id)
+    async def pause(self, job_id: str, *, reason: str | None = None) -> Job:
+        """Pause a queued or running job; a running one is ``pausing`` until its worker has saved a checkpoint.
+
+        ``reason`` goes into the event.
+        """
+        return await self._move(Verb.PAUSE, job_id, reason=reason)
 
     async def resume(self, job_id: str) -> Job:
         """Queue a paused job again, or let a ``pausing`` one continue; resets its count of deaths."""
@@ -182,7 +194,27 @@ class JobStore:
         """End an unfinished job at once; its worker stops at the next heartbeat. Its checkpoints stay."""
         return await self._move(Verb.CANCEL, job_id)
 
-    async def _move(self, verb: Verb, job_id: str, *, data: Json | None = None, **values: Any) -> Job:
+    async def take_usage(self, connection: AsyncConnection) -> Sequence[JobUsage]:
+        """Return the usage of jobs since the last call; in the transaction of ``connection`` it counts as charged."""
+        tokens = func.coalesce(jobs.c.trained_tokens, 0)
+        is_due = (jobs.c.trained_seconds > jobs.c.charged_seconds) | (tokens > jobs.c.charged_tokens)
+        due = select(jobs).where(is_due).order_by(jobs.c.number).with_for_update(skip_locked=True)
+        found = (await connection.execute(due)).all()
+        for row in found:
+            charged = {"charged_seconds": row.trained_seconds, "charged_tokens": row.trained_tokens or 0}
+            await connection.execute(update(jobs).where(jobs.c.number == row.number).values(charged))
+        return [
+            JobUsage(
+                rows.job_of(row),
+                (row.trained_tokens or 0) - row.charged_tokens,
+                row.trained_seconds - row.charged_seconds,
+            )
+            for row in found
+        ]
+
+    async def _move(
+        self, verb: Verb, job_id: str, *, reason: str | None = None, data: Json | None = None, **values: Any
+    ) -> Job:
         async with self.database.write() as connection:
             at = await self.clock(connection)
             row = await rows.move(connection, verb, at, jobs.c.id == job_id, **values)
@@ -190,8 +222,9 @@ class JobStore:
                 raise rows.illegal(verb, await rows.job_row(connection, job_id))
             job = rows.job_of(row)
             message = _MESSAGES[verb, job.state]
-            if job.error is not None:
-                message = f"{message}: {job.error.message}"
+            reason = reason if job.error is None else job.error.message
+            if reason is not None:
+                message = f"{message}: {reason}"
             level = Level.INFO if job.error is None else Level.ERROR
             await add_events(connection, row, at, [EventDraft(message, level, data=data)])
         return job

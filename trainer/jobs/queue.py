@@ -170,16 +170,20 @@ class Queue:
             return await self._end_attempt(connection, row, at, cause)
 
     async def _renew(self, connection: AsyncConnection, claim: Claim, at: datetime, **values: Any) -> rows.AnyRow:
-        until = at + timedelta(seconds=claim.lease_s)
-        renewal = update(jobs).where(_is_held_by(claim), jobs.c.state.in_(HELD)).values(lease_until=until, **values)
-        row = (await connection.execute(renewal.returning(*jobs.c))).one_or_none()
-        if row is None:
+        """Renew the lease; the seconds since it was renewed last count as trained."""
+        is_held = (_is_held_by(claim), jobs.c.state.in_(HELD))
+        held = (await connection.execute(select(jobs.c.lease_until).where(*is_held).with_for_update())).one_or_none()
+        if held is None:
             raise await _lost(connection, claim)
-        return row
+        lease = timedelta(seconds=claim.lease_s)
+        trained_s = max(0.0, (at - (held.lease_until - lease)).total_seconds())
+        values |= {"lease_until": at + lease, "trained_seconds": jobs.c.trained_seconds + trained_s}
+        return (await connection.execute(update(jobs).where(*is_held).values(values).returning(*jobs.c))).one()
 
     async def _end(self, verb: Verb, claim: Claim, events: Iterable[EventDraft], **values: Any) -> Job:
         async with self.database.write() as connection:
             at = await self.clock(connection)
+            await self._renew(connection, claim, at)
             row = await rows.move(connection, verb, at, _is_held_by(claim), **values)
             if row is None:
                 raise await _lost(connection, claim)

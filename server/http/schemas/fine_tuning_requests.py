@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, create_model
 
 from adapters.names import fit_adapter_name
+from server.access.caller import Caller
 from server.http.schemas.base import Body, Json
 from trainer.errors import InvalidField
 from trainer.jobs.job import JobDraft
@@ -97,8 +98,8 @@ class JobBody(Body, JobOptions):
         """The suffix as names can carry it: OpenAI's API takes any characters."""
         return self.suffix and fit_adapter_name(self.suffix)
 
-    def draft(self, extension: Json, project: str, base_fingerprint: str) -> JobDraft:
-        """Return the job to create for ``project`` on that base model, with our own fields as ``extension`` has them.
+    def draft(self, extension: Json, caller: Caller, base_fingerprint: str) -> JobDraft:
+        """Return the job to create for ``caller`` on that base model, with our own fields as ``extension`` has them.
 
         Raises:
             InvalidField: a field is out of bounds.
@@ -110,7 +111,8 @@ class JobBody(Body, JobOptions):
             model=self.model,
             training_file=self.training_file,
             validation_file=self.validation_file,
-            project=project,
+            project=caller.project,
+            key_id=caller.key_id,
             base_fingerprint=base_fingerprint,
             method=self._method(),
             suffix=suffix,

@@ -22,6 +22,7 @@ from server.metrics import EngineMetrics
 from server.probe.probe import Probe, ReferenceScorer, prompts_for
 from server.probe.reference import NoReference
 from server.probe.verdict import ReferenceScores
+from server.residency.capacity import Capacity, ProjectBytes
 from server.residency.quarantine import Quarantine
 from server.residency.residency import Residency
 from server.scheduling.fair_scheduler import FairScheduler
@@ -50,8 +51,7 @@ class Rig:
         residency = Residency(
             engine,
             locate=locate,
-            capacity=2,
-            max_bytes=10**9,
+            capacity=Capacity(2, 10**9, lambda _: ProjectBytes("default", None)),
             wait_s=1,
             is_pinned=lambda _: False,
             quarantined=Quarantine(),

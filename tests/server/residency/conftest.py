@@ -13,6 +13,7 @@ from adapters.versions import Version
 from server.death_suspects import DeathSuspects
 from server.engine.fake import FakeEngine, Knobs
 from server.metrics import EngineMetrics
+from server.residency.capacity import Capacity, ProjectBytes
 from server.residency.quarantine import Quarantine
 from server.residency.residency import Residency
 from tests.server.residency.rig import BuildRig, MakeVersion, Rig, Settle, settle
@@ -42,9 +43,16 @@ def files(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def rig(files: Path) -> BuildRig:
-    """Builds a residency of some capacity."""
+    """Builds a residency of some capacity; each adapter is a project of its own, limited to ``project_limit`` bytes."""
 
-    def build(*, capacity: int = 2, max_bytes: int = 10**6, wait_s: float = 60.0, is_stepped: bool = False) -> Rig:
+    def build(
+        *,
+        capacity: int = 2,
+        max_bytes: int = 10**6,
+        project_limit: int | None = None,
+        wait_s: float = 60.0,
+        is_stepped: bool = False,
+    ) -> Rig:
         knobs = Knobs(is_stepped=is_stepped)
         engine = FakeEngine(None, knobs, ("base",))  # type: ignore[arg-type]  # no request reaches this engine
         pins: set[int] = set()
@@ -60,8 +68,7 @@ def rig(files: Path) -> BuildRig:
         residency = Residency(
             engine,
             locate=locate,
-            capacity=capacity,
-            max_bytes=max_bytes,
+            capacity=Capacity(capacity, max_bytes, lambda version: ProjectBytes(version.adapter, project_limit)),
             wait_s=wait_s,
             is_pinned=lambda version: version.id in pins,
             quarantined=Quarantine(),

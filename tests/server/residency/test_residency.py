@@ -92,6 +92,37 @@ async def test_an_adapter_larger_than_all_room_is_resident_alone(rig: BuildRig, 
     assert it.loaded == {3}
 
 
+async def test_a_project_that_has_its_bytes_evicts_its_own_and_no_other(rig: BuildRig, version: MakeVersion) -> None:
+    it = rig(capacity=9, project_limit=2000)
+    await it.touch(version(1, "sql"), version(2, "json"), version(3, "sql"), version(4, "sql"))
+    assert it.loaded == {2, 3, 4}
+
+
+async def test_a_project_whose_bytes_are_all_in_use_waits_and_the_others_do_not(
+    rig: BuildRig, version: MakeVersion, settle: Settle
+) -> None:
+    it = rig(capacity=9, project_limit=2000, wait_s=0.05)
+    held = [await it.residency.lease(version(number, "sql")) for number in (1, 2)]
+    with pytest.raises(ResidencyFull, match="project 'sql'"):
+        await it.residency.lease(version(3, "sql"))
+    await it.touch(version(4, "json"))
+    waiting = it.begin(version(3, "sql"))
+    await settle()
+    held[0].release()
+    assert (await waiting).version.id == 3
+    assert it.loaded == {2, 3, 4}
+
+
+async def test_an_adapter_larger_than_its_projects_bytes_is_its_only_resident(
+    rig: BuildRig, version: MakeVersion
+) -> None:
+    it = rig(capacity=9, project_limit=2000)
+    await it.touch(version(1, "json"), version(2, "sql"), version(3, "sql", 5000))
+    assert it.loaded == {1, 3}
+    await it.touch(version(4, "sql"))
+    assert it.loaded == {1, 4}
+
+
 async def test_pins_that_fill_all_bytes_give_up_the_least_recently_used(rig: BuildRig, version: MakeVersion) -> None:
     it = rig(capacity=10, max_bytes=2000, wait_s=5)
     it.pins.update({1, 2})

@@ -269,3 +269,41 @@ async def test_many_takers_in_one_process_get_a_job_each(enqueue: Create, record
     jobs = {(await enqueue()).id for _ in range(4)}
     claims = await asyncio.gather(*(records.queue.take(f"worker-{i}", LEASE_S) for i in range(8)))
     assert sorted(claim.job.id for claim in claims if claim) == sorted(jobs)
+
+
+async def test_the_seconds_that_workers_hold_a_job_are_counted(
+    enqueue: Create, take: Take, records: Records, clock: ClockAhead
+):
+    job = await enqueue()
+    claim = await take()
+    for seconds in (10, 20):
+        clock.advance(seconds)
+        await records.queue.heartbeat(claim)
+    await records.queue.release(claim)
+    clock.advance(1000)  # nobody holds it
+    claim = await take("two")
+    clock.advance(30)
+    await records.queue.succeed(claim, fine_tuned_model="ft:base", trained_tokens=7)
+    clock.advance(1000)
+    assert (await records.jobs.get(job.id)).trained_seconds == pytest.approx(60, abs=5)
+
+
+async def test_what_a_job_used_is_taken_once_and_again_as_it_grows(
+    enqueue: Create, take: Take, records: Records, clock: ClockAhead
+):
+    async def taken() -> list[tuple[str, int, float]]:
+        async with records.jobs.database.write() as connection:
+            used = await records.jobs.take_usage(connection)
+        return [(each.job.id, each.tokens, round(each.seconds, -1)) for each in used]
+
+    job = await enqueue(key_id="k")
+    assert await taken() == []
+    claim = await take()
+    clock.advance(10)
+    await records.queue.heartbeat(claim)
+    assert await taken() == [(job.id, 0, 10)]
+    assert await taken() == []
+    clock.advance(50)
+    await records.queue.succeed(claim, fine_tuned_model="ft:base", trained_tokens=7)
+    assert await taken() == [(job.id, 7, 50)]
+    assert await taken() == []
