@@ -131,7 +131,6 @@ async def open_app(
             stall_s=settings.engine_stall_s,
             metrics=metrics.engine,
         )
-        job_preflight = _make_job_preflight(settings, records, engine, registry, blobs, preflight)
         state = AppState(
             settings,
             registry,
@@ -146,7 +145,7 @@ async def open_app(
             supervisor,
             quarantined,
             records,
-            job_preflight,
+            _make_job_preflight(settings, records, engine, registry, blobs, preflight),
             batches,
             responses,
             accounts,

@@ -1,7 +1,6 @@
 """An adapter on the Hugging Face Hub, or on a server with the same routes; and the hosts that a hub may redirect to."""
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -14,6 +13,7 @@ from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from adapters.errors import SourceError, SourceForbidden, SourceNotFound, SourceUnavailable
 from adapters.lora import initial_adapter
+from adapters.sources.public_address import is_public
 from adapters.storage.disk import in_thread
 from adapters.storage.manifest import FILES, INITIAL, TOKENIZER_FILES
 from adapters.storage.staging import Staged
@@ -194,41 +194,10 @@ class HubHosts:
         await asyncio.to_thread(self.check, request)
 
 
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
-"""RFC 6052: the last four bytes are the IPv4 address that a gateway connects to."""
-_PROTOCOL_ASSIGNMENTS: Final = ipaddress.IPv4Network("192.0.0.0/24")
-"""RFC 6890; Python counts some of them as public."""
-
-
 def _private_address(host: str) -> str | None:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError):
         return None
     addresses = {str(address[0]).partition("%")[0] for *_, address in found}
-    return next((address for address in sorted(addresses) if not _is_public(address)), None)
-
-
-def _is_public(address: str) -> bool:
-    parsed = ipaddress.ip_address(address)
-    return all(
-        each.is_global and not each.is_multicast and each not in _PROTOCOL_ASSIGNMENTS for each in _reached(parsed)
-    )
-
-
-def _reached(address: IPAddress) -> Iterator[IPAddress]:
-    """Yield the address itself, and each IPv4 address that it leads to by a transition mechanism."""
-    if not isinstance(address, ipaddress.IPv6Address):
-        yield address
-        return
-    if address.ipv4_mapped is not None:
-        yield address.ipv4_mapped
-        return
-    yield address
-    if address in _NAT64:
-        yield ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    if address.sixtofour is not None:
-        yield address.sixtofour
-    if address.teredo is not None:
-        yield from address.teredo
+    return next((address for address in sorted(addresses) if not is_public(address)), None)

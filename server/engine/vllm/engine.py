@@ -32,7 +32,7 @@ from server.engine.protocol import (
     ScoringUnsupported,
     StartRefused,
 )
-from server.engine.vllm import lora_support, patches
+from server.engine.vllm import lora_support, media, patches
 from server.engine.vllm.hooks import ResolvedAdapters, lora_request, metered, with_prepared_body
 from server.engine.vllm.patches import Generate
 from server.engine.vllm.preparation import PreparationClient
@@ -60,6 +60,7 @@ async def open_engine(client: AsyncLLM, args: Namespace, hooks: EngineHooks, mod
     generate, running = client.generate, client.output_processor.external_req_ids
     patches.meter_generations(client, metered(generate, hooks, running), metered(client.encode, hooks, running))
     patches.count_no_adapters(client)
+    media.register()
     tasks = await client.get_supported_tasks()
     try:
         app = await asyncio.to_thread(build_app, args, tasks, client.model_config)

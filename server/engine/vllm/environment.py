@@ -25,6 +25,8 @@ REFUSED: Final = {
 }
 """Variables that would work against patchbay, or have no effect in it, and what to do instead."""
 
+MEDIA_CONNECTOR: Final = "patchbay"
+"""The name under which vLLM finds ``server.engine.vllm.media``."""
 UNSET: Final = frozenset({"", "0", "false"})
 
 
@@ -61,6 +63,7 @@ def prepare(logging_config: Path | None = None) -> None:
     if plugins is not None and "patchbay" not in plugins.split(","):  # a list without ours leaves vLLM unpatched
         os.environ["VLLM_PLUGINS"] = f"{plugins},patchbay".lstrip(",")
     os.environ.setdefault("VLLM_MAX_N_SEQUENCES", "1024")  # vLLM's own is 16384; --max-n refuses before it
+    os.environ.setdefault("VLLM_MEDIA_CONNECTOR", MEDIA_CONNECTOR)
     os.environ.setdefault("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0")  # a public address may redirect to a private one
     os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"  # a sum over logits: finds the requests that an adapter broke
     os.environ["VLLM_ENABLE_RESPONSES_API_STORE"] = "0"  # never emptied; server.responses stores them
