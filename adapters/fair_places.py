@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 
@@ -26,20 +26,36 @@ class FairPlaces:
     @asynccontextmanager
     async def place(self, project: str) -> AsyncIterator[None]:
         """Wait for a place for ``project``, and hold it for the length of the block."""
+        give_back = await self.take(project)
+        try:
+            yield
+        finally:
+            give_back()
+
+    async def take(self, project: str) -> Callable[[], None]:
+        """Wait for a place for ``project``; return a function that gives it back. A second call has no effect."""
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(project, deque()).append(turn)
         self._give()
+        held = [project]
+
+        def give_back() -> None:
+            if held:
+                self._free += 1
+                self._held[held.pop()] -= 1
+                self._held += Counter()  # drops projects without places
+                self._give()
+
         try:
             await turn
-            yield
-        finally:
+        except asyncio.CancelledError:
             if turn.cancelled():
                 self._leave(project, turn)
-            else:
-                self._free += 1
-                self._held[project] -= 1
-                self._held += Counter()  # drops projects without places
-            self._give()
+                self._give()
+            else:  # it was given at that very moment
+                give_back()
+            raise
+        return give_back
 
     def _give(self) -> None:
         """Give the free places to those who wait."""

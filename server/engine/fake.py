@@ -11,6 +11,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from math import isnan
 from pathlib import Path
 
@@ -187,8 +188,10 @@ class FakeBuilder:
 def _chat_app(engine: FakeEngine, hooks: EngineHooks, knobs: Knobs, served_names: tuple[str, ...]) -> FastAPI:
     app = FastAPI(openapi_url=None)
 
-    async def words(resident: Resident | None, name: str, count: int) -> AsyncIterator[str]:
-        async with hooks.generation(resident, Demand(prompt_tokens=1, max_tokens=count)) as generation:
+    async def words(resident: Resident | None, name: str, count: int, form: object) -> AsyncIterator[str]:
+        grammar = None if form is None else sha256(repr(form).encode()).hexdigest()
+        demand = Demand(prompt_tokens=1, max_tokens=count, grammar=grammar)
+        async with hooks.generation(resident, demand) as generation:
             generation.on_first_output()
             for number in range(count):
                 await asyncio.sleep(knobs.token_s)
@@ -210,7 +213,7 @@ def _chat_app(engine: FakeEngine, hooks: EngineHooks, knobs: Knobs, served_names
         except PatchbayError as refusal:
             return JSONResponse({"error": {"message": refusal.message}}, 400)
         name = served_names[0] if resident is None else resident.name
-        answer = words(resident, name, count)
+        answer = words(resident, name, count, body.get("response_format"))
         if body.get("stream"):
             return StreamingResponse(_events(answer), media_type="text/event-stream")
         try:

@@ -73,6 +73,8 @@ class Demand:
     """Limit on the output tokens of each sequence."""
     sequences: int = 1
     """Sequences to generate (``n``)."""
+    grammar: str | None = None
+    """SHA-256 of what the output must match, in hex digits; None: anything."""
 
 
 @dataclass(slots=True)

@@ -27,12 +27,15 @@ from server.death_suspects import DeathSuspects
 from server.engine.protocol import ComputedNaN, Demand, Generation, Resident
 from server.errors import RequestRefused
 from server.gateway.admission import Admission
+from server.gateway.grammar_turns import GrammarTurn, GrammarTurns
 from server.gateway.meter import Meter
 from server.gateway.request_body import prepare_body
 from server.gateway.request_bounds import RequestBounds, generations
 from server.gateway.resolve import resolve
 from server.residency.quarantine import QuarantineReason
 from server.residency.residency import Lease
+from server.scheduling.adapter_queue import Turn
+from server.scheduling.fair_scheduler import FairScheduler
 
 log = structlog.get_logger(__name__)
 
@@ -115,6 +118,7 @@ class RequestHooks:
     bounds: RequestBounds = field(default_factory=RequestBounds)
     suspects: DeathSuspects = field(default_factory=DeathSuspects)
     """Requests that were being computed when engines died."""
+    grammars: GrammarTurns = field(default_factory=GrammarTurns)
 
     @contextmanager
     def request(
@@ -193,13 +197,15 @@ class RequestHooks:
                 project = context.caller.project
                 turn = await running.scheduler.turn(key, demand, project=project, is_deferred=context.is_deferred)
                 stack.callback(running.scheduler.end, turn)
+                grammar = await self.grammars.turn(project, demand.grammar)
+                stack.callback(grammar.end)
                 if version is not None:
                     running.residency.check(version)  # quarantined, perhaps, while this generation waited
             except PatchbayError as refusal:
                 context.refusal = refusal
                 raise
             generation = turn.generation = Generation(
-                on_first_output=partial(running.scheduler.read, turn),
+                on_first_output=partial(_read, running.scheduler, turn, grammar),
                 cache_scope=None if context.caller.project == DEFAULT_PROJECT else context.caller.project,
             )
             try:
@@ -216,3 +222,9 @@ class RequestHooks:
                 raise
             finally:
                 await self.accounts.charge(context.caller, None if version is None else version.adapter, generation)
+
+
+def _read(scheduler: FairScheduler, turn: Turn, grammar: GrammarTurn) -> None:
+    """Note that the engine has read a prompt, and compiled the grammar of its output."""
+    grammar.compiled()
+    scheduler.read(turn)

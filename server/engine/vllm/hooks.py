@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,14 @@ def _demand(
     """Return the demand and the name of a request, from the arguments of ``generate`` or ``encode``."""
     params = pooling_params if params is None else params
     tokens = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else getattr(prompt, "prompt_token_ids", None)
-    return Demand(len(tokens or ()), getattr(params, "max_tokens", 0) or 0, getattr(params, "n", 1)), request_id
+    output = getattr(params, "structured_outputs", None)
+    demand = Demand(
+        len(tokens or ()),
+        getattr(params, "max_tokens", 0) or 0,
+        getattr(params, "n", 1),
+        None if output is None else sha256(repr(output).encode("utf-8", "replace")).hexdigest(),
+    )
+    return demand, request_id
 
 
 def _read_statistics(generation: Generation, output: Any) -> None:

@@ -126,6 +126,19 @@ async def test_the_hooks_get_a_generation_s_demand_and_its_first_output(
     assert hooks.read == hooks.demands
 
 
+async def test_a_demand_tells_what_the_output_must_match_apart(
+    hooks: RecordingHooks, caller: httpx.AsyncClient, base_name: str
+) -> None:
+    forms = [None, *({"type": "json_schema", "json_schema": {"name": "a", "schema": {"const": n}}} for n in (1, 1, 2))]
+    for form in forms:
+        more = {} if form is None else {"response_format": form}
+        assert (await chat(caller, base_name, max_tokens=2, **more)).status_code == 200
+    free, first, again, other = [demand.grammar for demand in hooks.demands]
+    assert free is None
+    assert first == again != other
+    assert len(first or "") == 64
+
+
 async def test_generations_of_two_cache_scopes_share_no_prefix(
     engine_kind: str, hooks: RecordingHooks, caller: httpx.AsyncClient, base_name: str
 ) -> None:
