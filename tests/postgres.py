@@ -36,6 +36,9 @@ _SETTINGS: Final = {
 on_both_databases: Final = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 """Runs a test, or with ``pytestmark`` a whole file, on SQLite and on PostgreSQL."""
 
+on_postgres: Final = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+"""Runs a test on PostgreSQL alone."""
+
 
 class PostgresServer:
     """A server with its cluster in ``directory``, which may be killed and started again, frozen and thawed."""

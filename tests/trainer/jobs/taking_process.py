@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import sys
+import time
 
 from adapters.storage.database import Database
 from trainer.errors import LeaseLost
@@ -47,7 +48,8 @@ async def finish(queue: Queue, claim: Claim) -> None:
         won = True
     except LeaseLost:
         won = False
-    print(json.dumps({"job": claim.job.id, "token": claim.token, "won": won}))
+    ended = {"job": claim.job.id, "token": claim.token, "won": won, "lease_s": claim.lease_s, "at": time.time()}
+    print(json.dumps(ended))
 
 
 if __name__ == "__main__":
