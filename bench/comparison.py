@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 from bench.interval import Interval, mean, quantile, ratio
 from bench.load import LoadClient, LoadResult
 from bench.record import Row, summary
-from bench.target import BenchTarget, Kind
+from bench.target import KINDS, BenchTarget, Kind
 from bench.workload import Workload
 
 Loads = Mapping[Kind, Sequence[LoadResult]]
@@ -48,7 +48,7 @@ def load_of(workload: Workload, requests: int, *, clients: int, rate: float | No
 
     async def run(target: BenchTarget, seed: int) -> LoadResult:
         drawn = workload.requests(requests, seed=seed, rate=rate)
-        async with LoadClient(target.url) as client:
+        async with LoadClient(target.url, target.api_key) as client:
             return await (client.open_loop(drawn) if rate else client.closed_loop(drawn, clients))
 
     return run
@@ -66,7 +66,7 @@ def timed_row(case: str, times_ms: Mapping[Kind, Sequence[Sequence[float]]], **f
     for kind, repeats in times_ms.items():
         found[kind] = {"ms": summary([value for repeat in repeats for value in repeat])}
     if len(times_ms) > 1:
-        found["ratio"] = {"p50": ratio(times_ms["patchbay"], times_ms["vllm"], P50).row()}
+        found["ratio"] = {"p50": ratio(times_ms["patchbay"], times_ms[peer_in(times_ms)], P50).row()}
     return found
 
 
@@ -83,9 +83,14 @@ def numbers(repeats: Sequence[LoadResult]) -> Row:
     }
 
 
+def peer_in(kinds: Iterable[Kind]) -> Kind:
+    """Return the kind of the server that ours is compared with."""
+    return next(kind for kind in kinds if kind != "patchbay")
+
+
 def ratios(loads: Loads) -> dict[str, Interval]:
     """Return ours ÷ theirs: above 1 is better for tokens, below 1 for milliseconds."""
-    ours, theirs = loads["patchbay"], loads["vllm"]
+    ours, theirs = loads["patchbay"], loads[peer_in(loads)]
     first = [load.first_ms for load in ours], [load.first_ms for load in theirs]
     between = [load.between_ms for load in ours], [load.between_ms for load in theirs]
     rates = [[load.tokens_per_s] for load in ours], [[load.tokens_per_s] for load in theirs]
@@ -101,7 +106,7 @@ def ratios(loads: Loads) -> dict[str, Interval]:
 def show(measured: Row) -> str:
     """Return a row as lines of text."""
     lines = [measured["case"]]
-    for kind in ("patchbay", "vllm"):
+    for kind in KINDS:
         if found := measured.get(kind):
             failed = f"   FAILED {found['failures']}" if found.get("failures") else ""
             lines.append(f"  {kind:9}{'   '.join(_shown(found))}{failed}")

@@ -28,6 +28,13 @@ Peer = Annotated[
     Literal["vllm"] | None,
     typer.Option(help="Also start this server with the same engine flags, and print the ratios ours ÷ theirs."),
 ]
+PeerOrKeyless = Annotated[
+    Literal["vllm", "keyless"] | None,
+    typer.Option(
+        help="Also start stock vLLM with the same engine flags; or patchbay without keys, and then ours has a key, "
+        "limits, usage and the audit log. Prints the ratios ours ÷ theirs."
+    ),
+]
 ShapeName = Annotated[str, typer.Option("--shape", help=f"Base model: {', '.join(NAMES)}, or a model's directory.")]
 Rank = Annotated[int, typer.Option(min=1, help="Rank of the adapters.")]
 Slots = Annotated[int, typer.Option(min=1, help="Adapters that can share a batch (vLLM's --max-loras).")]

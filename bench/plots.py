@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from bench.record import Row
 
-COLOURS: Final = {"patchbay": "#1b6ca8", "vllm": "#b0b0b0"}
+COLOURS: Final = {"patchbay": "#1b6ca8", "vllm": "#b0b0b0", "keyless": "#b0b0b0"}
 PANELS: Final = (
     ("tokens/s", "tokens_per_s", ""),
     ("first token p50, ms", "first_ms", "p50"),

@@ -16,6 +16,7 @@ import typer
 from bench.interval import Interval
 from bench.options import RESULTS
 from bench.record import Row
+from bench.target import KINDS
 
 GPU: Final = "gpu"
 """The folder of results from a machine with a GPU."""
@@ -173,7 +174,7 @@ def _section(scenario: str, line: Row) -> Iterator[str]:
     yield "| case | server | " + " | ".join(TITLES[name] for name in names) + " |"
     yield "|---|---|" + "---|" * len(names)
     for row in line["rows"]:
-        for kind in ("patchbay", "vllm"):
+        for kind in KINDS:
             if kind in row:
                 yield f"| {row['case']} | {kind} | " + " | ".join(_cell(row[kind].get(name)) for name in names) + " |"
         if "ratio" in row:

@@ -8,9 +8,9 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import httpx
 
@@ -23,7 +23,11 @@ UPDATING: Final = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
 STOCK_ENVIRONMENT: Final = ("VLLM_PLUGINS=", "VLLM_LOGGING_LEVEL=WARNING", "VLLM_NO_USAGE_STATS=1", UPDATING)
 """Without patchbay's plugins, which are installed too, and with as little logging as patchbay's."""
 
-Kind = Literal["patchbay", "vllm"]
+Kind = Literal["patchbay", "vllm", "keyless"]
+"""Ours, stock vLLM, or ours without API keys; beside the last, ours has a key, limits, usage and the audit log."""
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+HIGH_LIMITS: Final = {"requests_per_minute": 10**9, "tokens_per_minute": 10**12, "concurrent_requests": 10**6}
+"""Limits that are counted and never reached."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class BenchTarget:
     url: str
     process: subprocess.Popen[bytes]
     log: Path
+    api_key: str | None = None
+    """Sent with each request; None: none is."""
 
     async def until_ready(self) -> None:
         """Wait until the server is ready.
@@ -69,7 +75,7 @@ class BenchTarget:
         Raises:
             RuntimeError: the server ended; the message holds the end of its log.
         """
-        route = {"patchbay": "/ready", "vllm": "/health"}[self.kind]
+        route = "/health" if self.kind == "vllm" else "/ready"
         async with asyncio.timeout(PATIENCE_S), httpx.AsyncClient(base_url=self.url) as http:
             while self.process.poll() is None:
                 try:
@@ -99,7 +105,8 @@ async def run_server(command: Sequence[str], kind: Kind, port: int, log: Path) -
 
 def launch(kind: Kind, config: ServerConfig, port: int, root: Path) -> AbstractAsyncContextManager[BenchTarget]:
     """Start a server of ``kind``; its log, and patchbay's data directory, are below ``root``."""
-    command = patchbay_command(config, port, root / "data") if kind == "patchbay" else stock_command(config, port)
+    data_dir = root / ("data" if kind == "patchbay" else kind)
+    command = stock_command(config, port) if kind == "vllm" else patchbay_command(config, port, data_dir)
     return run_server(command, kind, port, root / f"{kind}.log")
 
 
@@ -128,9 +135,9 @@ async def run_servers(config: ServerConfig, kinds: Sequence[Kind], root: Path) -
         targets = [await stack.enter_async_context(server) for server in started]
         for target in targets:
             await target.until_ready()
-            if target.kind == "patchbay":
+            if target.kind != "vllm":
                 await upload(target.url, config.adapters)
-        yield targets
+        yield [await with_accounts(target) if "keyless" in kinds else target for target in targets]
 
 
 @asynccontextmanager
@@ -141,6 +148,18 @@ async def run_patchbay(data_dir: Path, *arguments: str) -> AsyncIterator[str]:
     async with run_server(command, "patchbay", port, data_dir.with_suffix(".log")) as target:
         await target.until_ready()
         yield target.url
+
+
+async def with_accounts(target: BenchTarget) -> BenchTarget:
+    """Return ``target`` with an API key, whose requests and tokens are limited, where its kind is "patchbay"."""
+    if target.kind != "patchbay":
+        return target
+    async with httpx.AsyncClient(base_url=target.url, timeout=PATIENCE_S) as http:
+        made = (await http.post("/v1/keys", json={"name": "bench", "scopes": ["admin"]})).raise_for_status().json()
+        http.headers["Authorization"] = f"Bearer {made['value']}"
+        for account in (f"key/{made['id']}", "project/default"):
+            (await http.put(f"/v1/limits/{account}", json=HIGH_LIMITS)).raise_for_status()
+    return replace(target, api_key=made["value"])
 
 
 async def upload(url: str, adapters: Mapping[str, Path], **query: str) -> None:

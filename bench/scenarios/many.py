@@ -24,7 +24,7 @@ Rate = Annotated[float | None, typer.Option(help="Requests per second of an open
 
 async def many(
     *,
-    peer: options.Peer = None,
+    peer: options.PeerOrKeyless = None,
     shape: options.ShapeName = "100m",
     rank: options.Rank = 8,
     slots: SlotCounts = [8],  # noqa: B006 - typer copies it

@@ -23,7 +23,7 @@ ClientCounts = Annotated[
 
 async def overhead(
     *,
-    peer: options.Peer = None,
+    peer: options.PeerOrKeyless = None,
     shape: options.ShapeName = "100m",
     rank: options.Rank = 8,
     clients: ClientCounts = [1, 8, 32],  # noqa: B006 - typer copies it

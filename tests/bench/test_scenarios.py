@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -54,10 +55,10 @@ def assert_asked_the_same(both: tuple[StandIn, StandIn], models: set[str]) -> No
     assert {model for model, _, _ in ours} == models
 
 
-def assert_rows_are_whole(measured: Row, cases: list[str]) -> None:
+def assert_rows_are_whole(measured: Row, cases: list[str], peer: str = "vllm") -> None:
     assert [row["case"] for row in measured["rows"]] == cases
     for row in measured["rows"]:
-        assert row["patchbay"]["failures"] == row["vllm"]["failures"] == {}
+        assert row["patchbay"]["failures"] == row[peer]["failures"] == {}
         assert row["patchbay"]["first_ms"]["n"] > 0
         for value, low, high in row["ratio"].values():
             assert 0 < low <= high
@@ -66,9 +67,10 @@ def assert_rows_are_whole(measured: Row, cases: list[str]) -> None:
     assert all(case in tables({"scenario": {**origin, **measured}}) for case in cases)
 
 
-async def test_overhead_asks_one_adapter_by_more_and_more_clients(both: tuple[StandIn, StandIn]) -> None:
-    measured = await overhead(peer="vllm", clients=[1, 3], repeats=2, prompt="2-3", answer="2-3")
-    assert_rows_are_whole(measured, ["1 client", "3 clients"])
+@pytest.mark.parametrize("peer", ["vllm", "keyless"])
+async def test_overhead_asks_one_adapter_by_more_and_more_clients(both: tuple[StandIn, StandIn], peer: Any) -> None:
+    measured = await overhead(peer=peer, clients=[1, 3], repeats=2, prompt="2-3", answer="2-3")
+    assert_rows_are_whole(measured, ["1 client", "3 clients"], peer)
     assert_asked_the_same(both, {"a0"})
     assert [stand_in.most_at_once for stand_in in both] == [3, 3]
 
