@@ -59,7 +59,7 @@ class NameNotAllowed(PatchbayError):
     """The caller may not use this name for an adapter: it may belong to another project."""
 
     def __init__(self, name: str, *, param: str = "name") -> None:
-        super().__init__(f"this key may not publish an adapter named '{name}': choose another name", param=param)
+        super().__init__(f"the caller may not publish an adapter named '{name}': choose another name", param=param)
 
 
 class NotFound(PatchbayError):

@@ -73,6 +73,7 @@ def build_app(state: AppState) -> CORSMiddleware:
         admission=state.admission,
         bodies=state.bodies,
         responses=ResponseRecorder(state.responses),
+        issuer=state.issuer,
         browsers=BrowserRules(state.settings.allowed_origins, state.settings.allow_anonymous),
         timeout_s=state.settings.request_timeout_s,
     )

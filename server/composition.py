@@ -1,5 +1,7 @@
 """Builds a server from its settings. Read from top to bottom, it shows what each part needs."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 import secrets
@@ -7,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -63,6 +65,9 @@ from trainer.records import Records
 from trainer.run_sweep import sweep_runs
 from trainer.worker.worker import Worker, worker_name
 
+if TYPE_CHECKING:
+    from server.access.token_issuer import TokenIssuer
+
 log = structlog.get_logger(__name__)
 
 HAD_KEYS = "had-keys"
@@ -100,10 +105,9 @@ async def open_app(
         aclosing(Inspector()) if inspector is None else nullcontext(inspector) as inspector,
         aclosing(AdapterCompiler()) as compiler,
         aclosing(PeftReference(engine.base_directory, threads=_training_threads(1), must_fit=must_fit)) as reference,
+        _open_issuer(settings) as issuer,
     ):
-        keys = await KeyRing.open(registry.database)
-        _remember_keys(keys, settings.data_dir / HAD_KEYS)
-        check_exposure(settings, has_keys=not keys.is_empty)
+        keys = await _open_keys(settings, registry, has_issuer=issuer is not None)
         records = await Records.open(registry.database, settings.training_dir, max_file_bytes=settings.max_file_bytes)
         batches = await BatchStore.open(records.files, settings.data_dir.absolute() / "batches")
         responses = await _open_responses(settings, registry)
@@ -137,6 +141,7 @@ async def open_app(
             blobs,
             publisher,
             keys,
+            issuer,
             metrics,
             admission,
             BodyReader(settings.max_body_bytes),
@@ -178,6 +183,7 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
                 quarantine=partial(_follow_quarantines, state),
                 job_preflight=state.job_preflight.run,
                 training_accounts=partial(follow_training, state),
+                **({} if state.issuer is None else {"issuer_keys": state.issuer.keys.follow}),
             ),
             background(batches=batch_runner.run),
             background(worker=worker.run) if settings.worker else nullcontext(),
@@ -185,6 +191,14 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
             yield
     finally:
         await state.accounts.usage.try_flush()
+
+
+async def _open_keys(settings: Settings, registry: Registry, *, has_issuer: bool) -> KeyRing:
+    """Open the key ring. Raises ExposedWithoutKeys."""
+    keys = await KeyRing.open(registry.database, has_issuer=has_issuer)
+    _remember_keys(keys, settings.data_dir / HAD_KEYS)
+    check_exposure(settings, has_keys=not keys.is_open)
+    return keys
 
 
 def _remember_keys(keys: KeyRing, mark: Path) -> None:
@@ -218,6 +232,21 @@ def _make_batch_runner(state: AppState) -> BatchRunner:
     max_models = max(1, state.settings.max_residents // 2)  # the other half is left to other requests
     checks = BatchChecks(state.engine, state.registry, state.keys)
     return BatchRunner(state.batches, state.engine, checks, gateway.deferred, worker_name(), max_models)
+
+
+@asynccontextmanager
+async def _open_issuer(settings: Settings) -> AsyncIterator[TokenIssuer | None]:
+    """Open a client of the issuer of tokens for the block; None if the settings name none."""
+    url, audience = settings.oidc_issuer_url, settings.oidc_audience
+    if url is None:
+        yield None
+        return
+    assert audience is not None  # the settings refuse an issuer without one
+    from server.access.token_issuer import TokenIssuer  # joserfc is an extra, which the settings have checked
+
+    claims = {"project_claim": settings.oidc_project_claim, "scope_claim": settings.oidc_scope_claim}
+    async with TokenIssuer.open(url, audience, **claims) as issuer:
+        yield issuer
 
 
 async def _open_responses(settings: Settings, registry: Registry) -> ResponseStore:

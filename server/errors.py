@@ -2,10 +2,11 @@
 
 PatchbayError
 ├── Unauthenticated
+│   └── InvalidToken
 ├── Forbidden
-│   └── AdapterShared
+│   └── AdapterShared, TokenWithoutProject, ApiKeyNeeded
 ├── Unavailable
-│   └── EngineNotReady, Draining, ResidencyFull, Overloaded, RateLimited
+│   └── IssuerUnavailable, EngineNotReady, Draining, ResidencyFull, Overloaded, RateLimited
 ├── QuotaExceeded
 ├── AdapterQuarantined, RequestRefused, RequestTimeout, InvalidRequest, MissingScope, RouteUnsupported
 ├── BodyTooLarge, BodyTooSlow
@@ -29,8 +30,12 @@ class Unauthenticated(PatchbayError):
     code = "invalid_api_key"
 
 
+class InvalidToken(Unauthenticated):
+    """A bearer token that is not one of the issuer for this server, or has expired."""
+
+
 class Forbidden(PatchbayError):
-    """The key lacks the scope that the route needs, or the request comes from a place that may not send it."""
+    """The key or token lacks the scope that the route needs, or the request comes from a place that may not send it."""
 
     code = "insufficient_scope"
 
@@ -41,7 +46,15 @@ class AdapterShared(Forbidden):
     code = "adapter_is_shared"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"adapter '{name}' is shared with this key's project to be used and read, not changed")
+        super().__init__(f"adapter '{name}' is shared with the caller's project to be used and read, not changed")
+
+
+class TokenWithoutProject(Forbidden):
+    """A bearer token does not state the project of its caller."""
+
+
+class ApiKeyNeeded(Forbidden):
+    """The work goes on in the caller's name when a bearer token has long expired."""
 
 
 class Unavailable(PatchbayError):
@@ -52,6 +65,10 @@ class Unavailable(PatchbayError):
     def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class IssuerUnavailable(Unavailable):
+    """The keys of the issuer of bearer tokens are not known."""
 
 
 class EngineNotReady(Unavailable):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.processes.limits import ResourceLimits
 from adapters.sources.rules import SourceRules
+from server.access.issuer_url import check_issuer_url
 from server.accounts.limits import Defaults, Limits
 from server.gateway.request_bounds import RequestBounds
 from server.logs import LogFormat, LogLevel
@@ -46,6 +48,17 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 picks a free one.")
     allow_anonymous: bool = Field(False, description="Serve other machines without API keys.")
+
+    oidc_issuer_url: str | None = Field(
+        None, description="OpenID Connect issuer whose tokens are taken beside API keys; without it, none are."
+    )
+    oidc_audience: str | None = Field(
+        None, validate_default=True, description="Audience (aud) of such tokens: the name of this server there."
+    )
+    oidc_project_claim: str = Field("project", min_length=1, description="Claim of a token that states the project.")
+    oidc_scope_claim: str = Field(
+        "scope", min_length=1, description="Claim of a token that states the scopes: a list, or a text with spaces."
+    )
 
     allowed_origins: tuple[str, ...] = Field(
         (), description="Origin whose pages may call, or *; repeatable. Without it, pages on loopback addresses."
@@ -177,6 +190,22 @@ class Settings(BaseSettings):
             return value
         items = (json.loads(item) if str(item).startswith("[") else [item] for item in value)
         return tuple(chain.from_iterable(items))
+
+    @field_validator("oidc_issuer_url")
+    @classmethod
+    def _is_issuer_url(cls, value: str | None) -> str | None:
+        if value is not None and find_spec("joserfc") is None:
+            raise ValueError("tokens need a library that is not installed; pip install 'patchbay[oidc]' installs it")
+        return value if value is None else check_issuer_url(value)
+
+    @field_validator("oidc_audience")
+    @classmethod
+    def _has_audience(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if info.data.get("oidc_issuer_url") is not None and not value:
+            raise ValueError("tokens that the issuer made for other servers must not pass here: name the audience")
+        if info.data.get("oidc_issuer_url", "") is None and value is not None:
+            raise ValueError("an audience without --oidc-issuer-url has no effect: name both")
+        return value
 
     @field_validator("key_limits", "project_limits")
     @classmethod

@@ -1,8 +1,11 @@
 """The parts of one running server as a value. What needs several parts is in ``server.operations``."""
 
+from __future__ import annotations
+
 import asyncio
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from adapters.publisher import Publisher
 from adapters.registry.registry import Registry
@@ -22,6 +25,9 @@ from server.supervisor import Supervisor
 from trainer.job_preflight import JobPreflight
 from trainer.records import Records
 
+if TYPE_CHECKING:
+    from server.access.token_issuer import TokenIssuer  # needs an extra
+
 
 @dataclass(frozen=True, slots=True)
 class AppState:
@@ -32,6 +38,7 @@ class AppState:
     blobs: Blobs
     publisher: Publisher
     keys: KeyRing
+    issuer: TokenIssuer | None
     metrics: Metrics
     admission: Admission
     bodies: BodyReader

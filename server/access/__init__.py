@@ -1,1 +1,1 @@
-"""Access control: API keys and their scopes."""
+"""Access control: API keys, bearer tokens of an issuer, and their scopes."""

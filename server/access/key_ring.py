@@ -36,13 +36,17 @@ class KeyRing(Follower):
     """The API keys of all processes that share a database.
 
     A write is in the database and in this ring before its method returns; writes of other processes arrive with
-    ``refresh``, which ``follow`` calls at an interval. ``find``, ``get`` and ``is_empty`` read memory alone.
+    ``refresh``, which ``follow`` calls at an interval. ``find``, ``get``, ``is_empty`` and ``is_open`` read memory
+    alone.
+
+    ``has_issuer``: bearer tokens are taken beside keys, so that requests need one of both from the start.
     """
 
     refresh_failed = "keys.refresh_failed"
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, has_issuer: bool = False) -> None:
         super().__init__(database)
+        self._has_issuer = has_issuer
         self._keys: dict[str, ApiKey] = {}
         self._uses: dict[str, datetime] = {}  # by key id, since they were written last
         self._had_keys = False
@@ -51,10 +55,10 @@ class KeyRing(Follower):
         self._refreshing = asyncio.Lock()
 
     @classmethod
-    async def open(cls, database: Database) -> KeyRing:
+    async def open(cls, database: Database, *, has_issuer: bool = False) -> KeyRing:
         """Migrate the table in ``database`` and read it; the caller closes the database."""
         await database.migrate(MIGRATIONS, VERSION_TABLE)
-        ring = cls(database)
+        ring = cls(database, has_issuer=has_issuer)
         await ring.refresh()
         return ring
 
@@ -62,6 +66,11 @@ class KeyRing(Follower):
     def is_empty(self) -> bool:
         """True if no key was ever created: neither revoking the last one nor losing the table opens the server."""
         return not self._keys and not self._had_keys
+
+    @property
+    def is_open(self) -> bool:
+        """True while requests need neither a key nor a bearer token."""
+        return self.is_empty and not self._has_issuer
 
     def remember_keys(self) -> None:
         """Never be empty from now on: this server had keys, whatever the database says."""

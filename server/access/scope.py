@@ -1,4 +1,4 @@
-"""The permissions of API keys."""
+"""The permissions of API keys and bearer tokens."""
 
 from enum import StrEnum
 from typing import Final

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, delete, insert, select
 
 from adapters.errors import NotFound
 from adapters.storage.database import Database, Follower
+from server.access.caller import is_subject_id
 from server.accounts.limits import NO_LIMITS, Defaults, LimitedKind, Limits
 from server.accounts.schema import account_limits
 
@@ -24,7 +25,7 @@ class LimitedAccount:
     @property
     def named(self) -> str:
         """How messages call it."""
-        return f"{self.kind} '{self.id}'"
+        return f"{'subject' if is_subject_id(self.id) else self.kind} '{self.id}'"
 
 
 class LimitStore(Follower):

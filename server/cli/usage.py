@@ -19,7 +19,7 @@ _COLUMNS: Final = [
 ]  # fmt: skip
 
 Kind = Annotated[Literal["key", "project"], typer.Argument(help="What is limited.")]
-Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the key, or name of the project.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the key or subject, or name of the project.")]
 Day = typer.Option(metavar="YYYY-MM-DD", help="Day in UTC.")
 
 

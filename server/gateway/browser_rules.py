@@ -8,7 +8,6 @@ https://owasp.org/www-community/attacks/csrf
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from server.errors import Forbidden
+from server.loopback import is_loopback
 
 LOOPBACK_ORIGIN: Final = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 _LOOPBACK_PAGE: Final = re.compile(LOOPBACK_ORIGIN)
@@ -60,12 +60,3 @@ class BrowserRules:
         if "*" in self.allowed_origins or origin in self.allowed_origins or urlsplit(origin).netloc == host != "":
             return True
         return not self.allowed_origins and _LOOPBACK_PAGE.fullmatch(origin) is not None
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether the ``Host`` header's value, with or without a port, is a name of this machine for itself."""
-    name = urlsplit(f"//{host}").hostname or ""
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost" or name.endswith(".localhost")

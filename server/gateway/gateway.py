@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -37,6 +37,9 @@ from server.logs import ACCESS
 from server.replayed_body import replayed
 from server.responses import recorder
 from server.responses.recorder import ResponseRecorder
+
+if TYPE_CHECKING:
+    from server.access.token_issuer import TokenIssuer
 
 access_log = structlog.get_logger(ACCESS)
 
@@ -66,6 +69,8 @@ class Gateway:
     admission: Admission
     bodies: BodyReader
     responses: ResponseRecorder
+    issuer: TokenIssuer | None = None
+    """Issuer of the bearer tokens that are taken beside API keys; None: none are."""
     browsers: BrowserRules = field(default_factory=BrowserRules)
     control: ASGIApp = NO_ROUTES
     timeout_s: float | None = None
@@ -85,9 +90,9 @@ class Gateway:
             if IS_DEFERRED in scope:
                 caller = authorize(self.keys, scope[_KEY_ID], scope["method"], path)
             else:
-                if self.keys.is_empty and path not in OPEN:
+                if self.keys.is_open and path not in OPEN:
                     self.browsers.check(scope["method"], headers)
-                caller = authenticate(self.keys, scope["method"], path, headers)
+                caller = await authenticate(self.keys, self.issuer, scope["method"], path, headers)
             set_caller(scope, caller)
             response.key_id = caller.key_id
             inference = INFERENCE_ROUTES.get(path)
@@ -183,7 +188,7 @@ class Gateway:
 
 
 def _sender(caller: Caller, scope: Scope) -> str:
-    """Return who shares memory and places with others: the key, or without one the address that the request is from."""
+    """Return who shares memory and places with others: the key or subject, or without one the request's address."""
     if caller.key_id is not None:
         return caller.key_id
     client = scope.get("client")
@@ -203,7 +208,7 @@ class _Response:
     is_over: bool = False
     """True once the last byte was sent."""
     key_id: str | None = None
-    """Id of the caller's API key, for the log."""
+    """Id of the caller's API key, or of the subject of its token, for the log."""
     limits: Mapping[str, str] = field(default_factory=dict)
     """Headers that tell how much is left of the caller's limits."""
 

@@ -1,6 +1,6 @@
 """Sends the requests of graders to this server's models: in process, through the gateway.
 
-They are authenticated with the key of the grader's caller, resolved, scheduled and metered like all requests.
+They are authenticated with the key or token of the grader's caller, resolved, scheduled and metered like all requests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ _EMBEDDINGS: Final = "/v1/embeddings"
 
 @dataclass(frozen=True, slots=True)
 class GraderClient:
-    """Implements ``trainer.graders.models.Models``; ``headers`` carry the caller's key and the request's id."""
+    """Implements ``trainer.graders.models.Models``; ``headers`` carry the caller's secret and the request's id."""
 
     state: AppState
     gateway: Gateway

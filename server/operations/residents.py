@@ -65,7 +65,7 @@ def _check_capacity_for_pin(state: AppState, version: Version, adapters: Visible
     project = catalog.adapter(version.adapter).project
     others = [pinned for pinned in catalog.pinned() if pinned.id != version.id]
     own = (
-        others if state.keys.is_empty else [each for each in others if catalog.adapter(each.adapter).project == project]
+        others if state.keys.is_open else [each for each in others if catalog.adapter(each.adapter).project == project]
     )
     names = ", ".join([pinned.name for pinned in own if adapters.sees(pinned.adapter)][:5]) or "none of yours"
     free = settings.max_residents - 1 - len(others)

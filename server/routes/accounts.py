@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Header, Query, Response
 
 from adapters.errors import InvalidName, NotFound
+from server.access.caller import is_subject_id
 from server.access.scope import Scope
 from server.accounts.limits import LimitedKind, Limits
 from server.errors import InvalidRequest
@@ -65,8 +66,11 @@ async def list_limits(state: StateDep) -> AccountList:
 
 @router.put("/limits/{kind}/{account_id}")
 async def set_limits(kind: LimitedKind, account_id: str, body: Limits, state: StateDep) -> AccountObject:
-    """Set the limits of a key or project. A field that is left out has the server's default; null: no limit."""
-    if kind == "key" and state.keys.get(account_id) is None:
+    """Set the limits of a key, of the subject of bearer tokens (``oidc:…``) or of a project.
+
+    A field that is left out has the server's default; null: no limit.
+    """
+    if kind == "key" and not is_subject_id(account_id) and state.keys.get(account_id) is None:
         raise NotFound(f"no key has the id '{account_id:.100}'; `patchbay keys list` shows them", param="account_id")
     if len(account_id) > _LONGEST_ID or not account_id.isprintable():
         raise InvalidName(f"a project's name has 1 to {_LONGEST_ID} printable characters", param="account_id")

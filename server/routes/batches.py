@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter, Depends, Request
 
+from server.errors import ApiKeyNeeded
 from server.http.schemas.base import ListObject
 from server.http.schemas.batches import BatchBody, BatchObject
 from server.routes.dependencies import CallerDep, ProjectDep, StateDep
@@ -19,6 +20,11 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"], dependencies=[Depends
 @router.post("")
 async def create(body: BatchBody, state: StateDep, caller: CallerDep) -> BatchObject:
     """Create a batch; its file is checked next, and then its lines are sent or it has failed."""
+    if caller.has_token:
+        raise ApiKeyNeeded(
+            "the lines of a batch are sent for up to a day, and a bearer token expires before: create the batch with "
+            "an API key, which an operator makes with `patchbay keys create NAME --scope files --scope infer`"
+        )
     return BatchObject.from_batch(await state.batches.create(body.draft(caller.key_id, caller.project)))
 
 

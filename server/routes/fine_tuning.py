@@ -212,7 +212,7 @@ async def _sent(log: EventLog, job_id: str, after: str | None) -> AsyncGenerator
 
 
 def _models(request: Request, state: AppState) -> GraderClient:
-    """Return a client of this server's models that sends the API key and the request id of ``request``."""
+    """Return a client of this server's models that sends the API key or token and the request id of ``request``."""
     keys = {name: request.headers[name] for name in _KEY_HEADERS if name in request.headers}
     headers = {**keys, REQUEST_ID: get_contextvars()["request_id"]}
     return GraderClient(state, request.app.state.gateway, caller_of(request.scope), headers)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from server.composition import open_app
 from server.engine.fake import FakeBuilder
 from server.http.bounded_protocol import BoundedHttpProtocol
 from server.settings import Settings
-from tests.server.opened import BASE, HIDDEN, AdapterFiles, Caller, MakeAdapter, Opened, Opening
+from tests.server.issuer import Issuer
+from tests.server.opened import BASE, HIDDEN, AdapterFiles, Caller, Listening, MakeAdapter, Opened, Opening
 from tests.until import Until, until
 from trainer.data.file_report import inspect_files
 from trainer.job_preflight import Preflight
@@ -176,7 +177,15 @@ class _Server(uvicorn.Server):
 
 
 @pytest.fixture
-def listening() -> Callable[[ASGIApp], AbstractAsyncContextManager[str]]:
+async def issuer(listening: Listening) -> AsyncIterator[Issuer]:
+    """An OpenID Connect issuer that listens on a loopback address."""
+    served = Issuer()
+    async with listening(served) as served.url:
+        yield served
+
+
+@pytest.fixture
+def listening() -> Listening:
     """Serves an app over TCP on a free port; gives its URL."""
 
     @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,23 @@ def test_a_value_out_of_range_names_the_setting(name: str, value: object) -> Non
 def test_lists_are_read_from_the_environment_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATCHBAY_SOURCE_DIRS", '["/srv/a", "/srv/b"]')
     assert read_settings().source_rules.directories == (Path("/srv/a"), Path("/srv/b"))
+
+
+def test_an_issuer_and_an_audience_are_named_together() -> None:
+    url = "https://id.example.com"
+    settings = read_settings(oidc_issuer_url=url, oidc_audience="patchbay")
+    assert (settings.oidc_project_claim, settings.oidc_scope_claim) == ("project", "scope")
+    for alone in ({"oidc_issuer_url": url}, {"oidc_issuer_url": url, "oidc_audience": ""}, {"oidc_audience": "a"}):
+        with pytest.raises(ValidationError, match="oidc_audience"):
+            read_settings(**alone)
+    with pytest.raises(ValidationError, match="loopback"):
+        read_settings(oidc_issuer_url="http://id.example.com", oidc_audience="patchbay")
+
+
+def test_an_issuer_without_the_library_for_tokens_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "joserfc", None)
+    with pytest.raises(ValidationError, match=r"pip install 'patchbay\[oidc\]'"):
+        read_settings(oidc_issuer_url="https://id.example.com", oidc_audience="patchbay")
 
 
 def test_settings_do_not_change() -> None:
