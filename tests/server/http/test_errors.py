@@ -49,6 +49,7 @@ CODES = [
     "idempotency_key_in_use",
     "idempotency_key_reused",
     "illegal_transition",
+    "insufficient_quota",
     "insufficient_scope",
     "internal_error",
     "invalid_api_key",
