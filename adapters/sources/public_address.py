@@ -7,16 +7,31 @@ from typing import Final
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 """RFC 6052: the last four bytes are the IPv4 address that a gateway connects to."""
-_PROTOCOL_ASSIGNMENTS: Final = ipaddress.IPv4Network("192.0.0.0/24")
-"""RFC 6890; Python counts some of them as public."""
+_NOT_PUBLIC: Final = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "192.0.0.0/24",  # RFC 6890, protocol assignments
+            "168.63.129.16/32",  # Azure's platform services, in each of its virtual machines
+            "64:ff9b:1::/48",  # RFC 8215, a network's own NAT64
+            "::/96",  # RFC 4291, IPv4-compatible addresses
+            "::ffff:0:0:0/96",  # RFC 2765, IPv4-translated addresses
+            "fec0::/10",  # RFC 3879, site-local addresses
+        ),
+    )
+)
+"""Networks of which Python counts addresses as public."""
 
 
 def is_public(address: str) -> bool:
     """Return whether an IP address, and each one that it leads to, is on the public internet."""
     parsed = ipaddress.ip_address(address)
-    return all(
-        each.is_global and not each.is_multicast and each not in _PROTOCOL_ASSIGNMENTS for each in _reached(parsed)
-    )
+    return all(map(_is_alone_public, _reached(parsed)))
+
+
+def _is_alone_public(address: IPAddress) -> bool:
+    is_listed = any(address in network for network in _NOT_PUBLIC)
+    return address.is_global and not address.is_multicast and not is_listed
 
 
 def _reached(address: IPAddress) -> Iterator[IPAddress]:
