@@ -75,6 +75,8 @@ class Publisher:
     compiler: Compiler | None = None
     probe: ProbeFunction | None = None
     crash_points: CrashPoints = field(default_factory=CrashPoints)
+    check_stored: Callable[[str, int], Awaitable[None]] | None = None
+    """Raises an error if a project may not store so many bytes more; not asked about checkpoints of jobs."""
     places: FairPlaces = field(default_factory=lambda: FairPlaces(AT_ONCE))
     """For what takes the memory of a check: publications, merges, comparisons of weights."""
 
@@ -117,6 +119,8 @@ class Publisher:
             report = inspection.to_json() | ({} if compiled is None else {"compile": compiled.to_json()})
             report["notes"] += notes
             self.crash_points.point("publish.inspected")
+            if self.check_stored is not None and options.fine_tuned_name is None:
+                await self.check_stored(options.project, inspection.size_bytes)
             if self.probe is not None:
                 report["probe"] = dict(await self.probe(staged.path, inspection, allow_inert=options.allow_inert))
             self.crash_points.point("publish.probed")

@@ -17,16 +17,17 @@ from adapters.checks.inspector import Inspector
 from adapters.compile.adapter_compiler import AdapterCompiler
 from adapters.crash_points import CrashPoints
 from adapters.errors import BlobStoreUnavailable, StorageUnavailable
-from adapters.names import DEFAULT_PROJECT, Reference
+from adapters.names import Reference
 from adapters.publisher import Publisher
 from adapters.registry.registry import Registry
 from adapters.storage.blobs import Blobs
-from adapters.storage.disk import in_thread
 from adapters.storage.remote_blobs import RemoteBlobs
 from adapters.storage.staging import Staging
 from adapters.versions import Version
+from server.access import keys_mark
 from server.access.key_ring import KeyRing
 from server.accounts.accounts import Accounts
+from server.accounts.quotas import Quotas
 from server.background import background
 from server.batches.batch_runner import BatchRunner
 from server.batches.batch_store import BatchStore
@@ -48,7 +49,7 @@ from server.operations.training_accounts import follow_training
 from server.operations.upload_checks import UploadChecks
 from server.probe.probe import Probe
 from server.probe.reference import PeftReference
-from server.residency.capacity import Capacity, ProjectBytes
+from server.residency.capacity import Capacity
 from server.residency.journal import ResidentsJournal
 from server.residency.quarantine import INTERVAL_S as QUARANTINE_INTERVAL_S
 from server.residency.quarantine import Quarantine
@@ -70,8 +71,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-HAD_KEYS = "had-keys"
-"""File in the data directory: this server had API keys at some time."""
 USAGE_INTERVAL_S: Final = 3.0
 """Seconds between writes of what was counted: what a server that is killed may lose."""
 
@@ -119,7 +118,7 @@ async def open_app(
         hooks = RequestHooks(registry, admission, meter, engine, accounts, settings.request_bounds, suspects)
         checks = UploadChecks(engine, settings, inspector, compiler)
         probe = Probe(engine, None if settings.probe_reference == "off" else reference, suspects=suspects)
-        publisher = _make_publisher(settings, registry, blobs, checks, probe, compiles=compiles)
+        publisher = _make_publisher(settings, registry, blobs, checks, probe, accounts.quotas, compiles=compiles)
         journal = ResidentsJournal(settings.data_dir / "residents.json")
         supervisor = Supervisor(
             builder,
@@ -175,7 +174,7 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
                 registry=partial(state.registry.follow, settings.follow_interval_s),
                 keys=partial(state.keys.follow, settings.follow_interval_s),
                 key_uses=state.keys.follow_uses,
-                keys_mark=partial(_mark_keys, state.keys, settings.data_dir / HAD_KEYS, settings.follow_interval_s),
+                keys_mark=partial(keys_mark.leave, state.keys, settings.data_dir, settings.follow_interval_s),
                 limits=partial(state.accounts.limits.follow, settings.follow_interval_s),
                 usage=partial(state.accounts.usage.persist, USAGE_INTERVAL_S),
                 journal=partial(journal.persist, lambda: engine.serving().residency.versions()),
@@ -196,27 +195,9 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
 async def _open_keys(settings: Settings, registry: Registry, *, has_issuer: bool) -> KeyRing:
     """Open the key ring. Raises ExposedWithoutKeys."""
     keys = await KeyRing.open(registry.database, has_issuer=has_issuer)
-    _remember_keys(keys, settings.data_dir / HAD_KEYS)
-    check_exposure(settings, has_keys=not keys.is_open)
+    keys_mark.obey(keys, settings.data_dir)
+    check_exposure(settings, is_open=keys.is_open)
     return keys
-
-
-def _remember_keys(keys: KeyRing, mark: Path) -> None:
-    """Keep a server that had keys closed, although its database has lost them."""
-    if keys.is_empty and mark.exists():
-        keys.remember_keys()
-        log.error(
-            "this server had API keys, and its database has none: every request is refused until one is created; "
-            "restore the database, or remove the mark to serve without keys",
-            mark=str(mark),
-        )
-
-
-async def _mark_keys(keys: KeyRing, mark: Path, every_s: float) -> None:
-    """Leave a durable mark once the server has keys."""
-    while keys.is_empty:  # noqa: ASYNC110 - keys come from other processes too
-        await asyncio.sleep(every_s)
-    await in_thread(mark.touch)
 
 
 def _make_batch_runner(state: AppState) -> BatchRunner:
@@ -264,7 +245,14 @@ def _training_threads(processes: int) -> int:
 
 
 def _make_publisher(
-    settings: Settings, registry: Registry, blobs: Blobs, checks: UploadChecks, probe: Probe, *, compiles: bool
+    settings: Settings,
+    registry: Registry,
+    blobs: Blobs,
+    checks: UploadChecks,
+    probe: Probe,
+    quotas: Quotas,
+    *,
+    compiles: bool,
 ) -> Publisher:
     return Publisher(
         registry,
@@ -276,6 +264,7 @@ def _make_publisher(
         compiler=checks.compile if compiles else None,
         probe=probe,
         crash_points=CrashPoints(settings.fault_at),
+        check_stored=quotas.check_stored,
     )
 
 
@@ -305,15 +294,10 @@ def _make_residency(
     accounts: Accounts,
     engine: Engine,
 ) -> Residency:
-    def project_bytes(version: Version) -> ProjectBytes:
-        adapter = registry.catalog.get(version.adapter)
-        project = DEFAULT_PROJECT if adapter is None else adapter.project  # None: deleted meanwhile
-        return ProjectBytes(project, accounts.limits.of_project(project).resident_bytes)
-
     return Residency(
         engine,
         locate=blobs.verify,
-        capacity=Capacity(settings.max_residents, settings.resident_bytes, project_bytes),
+        capacity=Capacity(settings.max_residents, settings.resident_bytes, accounts.quotas.project_bytes),
         wait_s=settings.load_wait_s,
         is_pinned=registry.catalog.is_pinned,
         quarantined=quarantined,

@@ -1,4 +1,7 @@
-"""What the engine was doing each time it died. What it was doing at two deaths is not tried a third time."""
+"""What the engine was doing each time it died. What it was doing at two deaths is not tried a third time.
+
+What an engine did to its end between two deaths is not suspected: a popular request is in flight at most deaths.
+"""
 
 import time
 from collections import OrderedDict
@@ -49,6 +52,10 @@ class DeathSuspects:
         if len(self._suspicions) > MOST:
             self._suspicions.popitem(last=False)
         return known.deaths >= DEATHS
+
+    def acquit(self, suspect: str) -> None:
+        """Record that an engine has done ``suspect`` to its end: it was not the cause of earlier deaths."""
+        self._suspicions.pop(suspect, None)
 
     def is_guilty(self, suspect: str) -> bool:
         """Return whether engines died twice while they did ``suspect``, the last time within ``WINDOW_S``."""

@@ -102,11 +102,11 @@ class RateLimited(Unavailable):
 
 
 class QuotaExceeded(PatchbayError):
-    """What the caller's key or project may store, or train a day, is used up; OpenAI's code of it."""
+    """What the caller's key or project may store, or train a day, is used up. The code is OpenAI's."""
 
     code = "insufficient_quota"
 
-    def __init__(self, message: str, *, retry_after_s: int = 3600) -> None:
+    def __init__(self, message: str, *, retry_after_s: int = 3600) -> None:  # storage: somebody has to delete something
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.headers = {"x-should-retry": "false"}  # OpenAI's clients would send the request again, twice

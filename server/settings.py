@@ -259,13 +259,13 @@ class Settings(BaseSettings):
         return self.host not in {"127.0.0.1", "::1", "localhost"}
 
 
-def check_exposure(settings: Settings, *, has_keys: bool) -> None:
+def check_exposure(settings: Settings, *, is_open: bool) -> None:
     """Refuse an address that other machines can reach if there are no API keys, unless ``allow_anonymous`` is set.
 
     Raises:
         ExposedWithoutKeys: names both ways out.
     """
-    if settings.is_reachable_from_outside and not has_keys and not settings.allow_anonymous:
+    if settings.is_reachable_from_outside and is_open and not settings.allow_anonymous:
         raise ExposedWithoutKeys(
             f"{settings.host} is reachable from other machines and no API key exists: run `patchbay keys create NAME "
             "--scope admin` first, or pass --allow-anonymous"

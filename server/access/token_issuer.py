@@ -133,7 +133,7 @@ class TokenIssuer:
         generation = self.keys.generation
         try:
             payload = deserialize_compact(token, key, registry=self.keys.algorithms).payload
-        except (JoseError, ValueError, TypeError) as error:
+        except (JoseError, ValueError, TypeError, RecursionError) as error:
             raise self._invalid("its signature is wrong") from error
         claims = self._claims(payload)
         caller = self._caller(claims)

@@ -158,7 +158,7 @@ class _HashedRequest:
         kind, options = parse_options_header(headers.get("content-type", ""))
         self._boundary = options.get(b"boundary", b"") if kind.startswith(b"multipart/") else b""
         self._receive = receive
-        self._hash = sha256(repr((scope["path"], scope["query_string"], kind)).encode())
+        self._hash = sha256(repr((caller_of(scope).project, scope["path"], scope["query_string"], kind)).encode())
         self._tail = b""
         self._is_read = False
 

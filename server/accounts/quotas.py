@@ -1,15 +1,18 @@
-"""What a project may store and what a key or a project may train a day: checked before the work begins."""
+"""What a project may store and keep resident, and what a key or a project may train a day."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 
+from adapters.names import DEFAULT_PROJECT
 from adapters.registry.catalog import Catalog
+from adapters.versions import Version
 from server.access.caller import Caller
 from server.accounts.limit_store import LimitStore
 from server.accounts.usage import UsageLedger
 from server.errors import QuotaExceeded
+from server.residency.capacity import ProjectBytes
 from trainer.files.file_store import FileStore
 
 _MINUTE_S = 60
@@ -27,8 +30,9 @@ class Quotas:
     async def check_stored(self, project: str, adding: int = 0) -> None:
         """Check that ``project`` may store ``adding`` bytes more.
 
-        What other requests are storing at this moment is not counted. Checkpoints and results of jobs are never
-        refused: they count once they are stored.
+        Checked before a body is read, as far as its size is stated, and with the size itself before it is stored; what
+        other requests are storing at this moment is not counted. Checkpoints and results of jobs are never refused:
+        they count once they are stored.
 
         Raises:
             QuotaExceeded: it may not.
@@ -37,12 +41,18 @@ class Quotas:
         if limit is None:
             return
         stored = self.catalog.stored_bytes(project) + await self.files.stored_bytes(project)
-        if stored + adding > limit or stored == limit:
+        if stored + max(adding, 1) > limit:
             more = f" and {adding} more would be stored" if adding else ""
             raise QuotaExceeded(
                 f"project '{project}' may store {limit} bytes of adapters and files; it has {stored}{more}: delete "
                 "versions or files, or ask an operator for a larger stored_bytes (PUT /v1/limits)"
             )
+
+    def project_bytes(self, version: Version) -> ProjectBytes:
+        """Return the project of ``version``, and how many bytes its residents may have."""
+        adapter = self.catalog.get(version.adapter)
+        project = DEFAULT_PROJECT if adapter is None else adapter.project  # None: deleted meanwhile
+        return ProjectBytes(project, self.limits.of_project(project).resident_bytes)
 
     async def check_training(self, key_id: str | None, project: str) -> None:
         """Check that a key and a project may train on today.
@@ -64,7 +74,8 @@ class Quotas:
                 )
 
     async def check_job(self, caller: Caller) -> None:
-        """Check that ``caller`` may create or resume a job; raises as ``check_training``."""
+        """Check that ``caller`` may create a job, which trains and stores; raises as the other checks."""
+        await self.check_stored(caller.project)
         await self.check_training(caller.key_id, caller.project)
 
 

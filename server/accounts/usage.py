@@ -117,6 +117,8 @@ class UsageLedger:
 
     async def charge_training(self, jobs: JobStore) -> None:
         """Add what ``jobs`` used since they were charged last; each second and token is charged by one server, once."""
+        if not await jobs.has_usage():  # no write transaction every few seconds where no job trains
+            return
         async with self._database.write() as connection:
             counted: _Counted = {}
             for used in await jobs.take_usage(connection):

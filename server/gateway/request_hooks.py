@@ -66,6 +66,10 @@ class RequestContext:
     """Answers that the engine writes for the request."""
     narrow: Callable[[], None] | None = None
     """Ends the count of the request's generations beyond the first."""
+    begun: int = 0
+    """Generations that have begun."""
+    finished: int = 0
+    """Those of them that the engine has computed to their end."""
     cold_s: float = 0.0
     """Seconds that the request waited for its adapter to become resident."""
     refusal: PatchbayError | None = None
@@ -87,6 +91,11 @@ class RequestContext:
     def fingerprint(self) -> str:
         """Names the request: the same for a repetition of it by the same project."""
         return f"request {hashlib.sha256(self.caller.project.encode() + bytes(1) + self.content).hexdigest()}"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the engine has computed all of it; not if one generation of several was given up, or failed."""
+        return 0 < self.begun == self.finished
 
     @property
     def adapter(self) -> str | None:
@@ -132,6 +141,8 @@ class RequestHooks:
         finally:
             current_request.reset(token)
             context.close()
+            if self.suspects and context.is_done:
+                self.suspects.acquit(context.fingerprint)
             self.meter.answered(context.version, context.status)
             if context.status is None or context.status < _REFUSED:
                 self.accounts.usage.counts(caller, context.adapter).requests += 1
@@ -197,13 +208,16 @@ class RequestHooks:
                 project = context.caller.project
                 turn = await running.scheduler.turn(key, demand, project=project, is_deferred=context.is_deferred)
                 stack.callback(running.scheduler.end, turn)
-                grammar = await self.grammars.turn(project, demand.grammar)
+                grammar = await self.grammars.turn(project, demand.grammar, running.engine)
                 stack.callback(grammar.end)
+                if running.engine.is_dead:
+                    raise self.engine.not_ready()
                 if version is not None:
                     running.residency.check(version)  # quarantined, perhaps, while this generation waited
             except PatchbayError as refusal:
                 context.refusal = refusal
                 raise
+            context.begun += 1
             generation = turn.generation = Generation(
                 on_first_output=partial(_read, running.scheduler, turn, grammar),
                 cache_scope=None if context.caller.project == DEFAULT_PROJECT else context.caller.project,
@@ -211,6 +225,7 @@ class RequestHooks:
             try:
                 with self.meter.generation(version, generation, cold_s=context.cold_s, turn_s=turn.waited_s):
                     yield generation
+                context.finished += 1
             except ComputedNaN as nan:
                 assert version is not None
                 context.refusal = running.residency.quarantine(version, QuarantineReason.NAN)

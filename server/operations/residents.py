@@ -77,11 +77,29 @@ def _check_capacity_for_pin(state: AppState, version: Version, adapters: Visible
         )
     held = sum(each.size_bytes for each in others)
     left = settings.resident_bytes - held
+    _check_project_limit(state, version, project, names)
     is_share_taken = own is not others and not has_share_left(sum(each.size_bytes for each in own), left)
     if version.size_bytes > left or is_share_taken:
         raise InvalidRequest(
             f"pinned residents would take {held + version.size_bytes} of {settings.resident_bytes} bytes, which "
             f"projects share (of this project: {names}); unpin one, or start the server with a larger "
             "--max-resident-bytes",
+            param="version",
+        )
+
+
+def _check_project_limit(state: AppState, version: Version, project: str, names: str) -> None:
+    """Check the pins of a project against its ``resident_bytes``: where they fill it, no other version could load."""
+    limit = state.accounts.limits.of_project(project).resident_bytes
+    catalog = state.registry.catalog
+    pinned = sum(
+        each.size_bytes
+        for each in catalog.pinned()
+        if each.id != version.id and catalog.adapter(each.adapter).project == project
+    )
+    if limit is not None and pinned + version.size_bytes > limit:
+        raise InvalidRequest(
+            f"the pins of the adapter's project would take {pinned + version.size_bytes} of its {limit} resident_bytes "
+            f"(pinned: {names}); unpin one, or ask an operator for a larger limit (PUT /v1/limits)",
             param="version",
         )

@@ -1,6 +1,7 @@
 """Charges training to keys and projects, and pauses the jobs of those that have used their minutes of the day."""
 
 import asyncio
+from collections import defaultdict
 from contextlib import suppress
 from typing import Final
 
@@ -34,12 +35,15 @@ async def settle_training(state: AppState) -> None:
     await accounts.usage.charge_training(jobs)
     if not accounts.limits.any_of("training_minutes_per_day"):
         return
+    by_account: defaultdict[tuple[str | None, str], list[str]] = defaultdict(list)
     for job in await jobs.unfinished():
-        if job.state not in _TRAINING:
-            continue
+        if job.state in _TRAINING:
+            by_account[job.key_id, job.project].append(job.id)
+    for (key_id, project), ids in by_account.items():
         try:
-            await accounts.quotas.check_training(job.key_id, job.project)
+            await accounts.quotas.check_training(key_id, project)
         except QuotaExceeded as over:
-            with suppress(IllegalTransition, JobNotFound):  # it ended, or another server has paused it
-                await jobs.pause(job.id, reason=over.message)
-                log.info("paused a job", job=job.id, reason=over.message)
+            for job_id in ids:
+                with suppress(IllegalTransition, JobNotFound):  # it ended, or another server has paused it
+                    await jobs.pause(job_id, reason=over.message)
+                    log.info("paused a job", job=job_id, reason=over.message)

@@ -124,6 +124,8 @@ class Probe:
             ) from busy
         except EngineGone as gone:
             raise EngineNotReady("the engine died during the probe; it is being rebuilt", retry_after_s=5) from gone
+        if self.suspects:
+            self.suspects.acquit(await in_thread(_fingerprint, directory))
         verdict = await self._verdict(directory, scored, allow_inert=allow_inert)
         return {**verdict, "seconds": round(perf_counter() - started, 3)}
 

@@ -274,16 +274,18 @@ class Residency:
 
     async def _reserve_and_load(self, version: Version) -> Resident:
         await self._reserve(version)
+        loading = f"load of {version.key}"
         try:
             path = await self.locate(version.digest)
             resident = Resident(self._engine_id(version), version.name, path)
             started = perf_counter()
             await self._engine_load(resident)
         except BaseException as error:
-            if isinstance(error.__cause__, EngineGone) and self.suspects.note(f"load of {version.key}", self.engine):
+            if isinstance(error.__cause__, EngineGone) and self.suspects.note(loading, self.engine):
                 self.quarantined.add(version, QuarantineReason.DEATHS)
             self._release_capacity(version)
             raise
+        self.suspects.acquit(loading)
         self.metrics.load_seconds.observe(perf_counter() - started)
         return resident
 
@@ -325,7 +327,7 @@ class Residency:
                 f"all {self.capacity.count} residents are pinned or in use; try again, unpin one, or start the server "
                 "with a larger --max-residents or --max-resident-bytes"
                 if project is None
-                else f"the residents of project '{project}' are pinned or in use and have its resident_bytes; try "
+                else "the residents of the adapter's project are pinned or in use and have its resident_bytes; try "
                 "again, unpin one, or ask an operator for a larger limit (PUT /v1/limits)"
             )
             raise ResidencyFull(way_out, retry_after_s=max(1, round(self.wait_s / 4))) from late

@@ -25,6 +25,7 @@ async def create(body: BatchBody, state: StateDep, caller: CallerDep) -> BatchOb
             "the lines of a batch are sent for up to a day, and a bearer token expires before: create the batch with "
             "an API key, which an operator makes with `patchbay keys create NAME --scope files --scope infer`"
         )
+    await state.accounts.quotas.check_stored(caller.project)
     return BatchObject.from_batch(await state.batches.create(body.draft(caller.key_id, caller.project)))
 
 

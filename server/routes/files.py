@@ -61,6 +61,7 @@ async def upload(request: Request, state: StateDep, caller: CallerDep) -> FileOb
         check_uploadable(fields.get("purpose"))
         if "file" not in fields:
             raise InvalidField("send the file in the field 'file'", param="file")
+        await state.accounts.quotas.check_stored(caller.project, staged.tell())
         await in_thread(staged.seek, 0)
         file = await state.records.files.create(
             fields["purpose"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
 from collections.abc import AsyncIterator
@@ -16,9 +17,9 @@ from starlette.responses import Response
 
 from server.access import issuer_keys
 from server.access.caller import subject_id
+from server.access.keys_mark import HAD_KEYS
 from server.access.scope import Scope
 from server.batches.batch import BatchDraft
-from server.composition import HAD_KEYS
 from server.errors import Unauthenticated
 from server.gateway.authenticate import authorize
 from server.gateway.route_scopes import OPEN, ROUTE_SCOPES, scope_of
@@ -265,6 +266,27 @@ async def test_usage_the_audit_log_and_repeated_requests_name_the_subject(guarde
 
 
 @on_both_databases
+async def test_an_answer_is_not_repeated_for_another_project_of_the_subject(guarded: Opened, issuer: Issuer) -> None:
+    async def send(project: str) -> httpx.Response:
+        headers = {**bearer(issuer.token(scope="files", project=project)), "Idempotency-Key": "once"}
+        body = {"purpose": "fine-tune", "filename": "f", "bytes": 5, "mime_type": "text/plain"}
+        return await guarded.client.post("/v1/uploads", json=body, headers=headers)
+
+    first, again, other = [await send(project) for project in ("acme", "acme", "globex")]
+    assert first.json()["id"] == again.json()["id"]
+    assert error_of(other) == (422, "idempotency_key_reused")
+
+
+async def test_a_token_with_a_header_of_many_levels_is_invalid(guarded: Opened, issuer: Issuer) -> None:
+    signed = issuer.token()
+    header = json.loads(base64.urlsafe_b64decode(signed.partition(".")[0] + "=="))
+    for depth in (900, 970, 980, 985, 990, 5000):
+        text = json.dumps(header)[:-1] + ', "x": ' + "[" * depth + "]" * depth + "}"
+        nested = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+        token = f"{nested}.{signed.partition('.')[2]}"
+        assert error_of(await guarded.client.get("/v1/models", headers=bearer(token))) == (401, "invalid_token")
+
+
 async def test_a_subject_has_limits(guarded: Opened, issuer: Issuer) -> None:
     admin = bearer(issuer.token(scope="admin", sub="ops"))
     path, limits = f"/v1/limits/key/{subject_id(issuer.url, 'ada')}", {"requests_per_minute": 1}

@@ -35,6 +35,15 @@ def test_two_deaths_make_a_suspect_guilty(suspects: DeathSuspects) -> None:
     assert (suspects.is_guilty("a"), suspects.is_guilty("b"), bool(suspects)) == (True, False, True)
 
 
+def test_what_was_done_to_its_end_between_two_deaths_is_not_suspected(suspects: DeathSuspects) -> None:
+    first, second, third = engine(), engine(), engine()
+    suspects.note("popular", first)
+    suspects.acquit("popular")
+    suspects.acquit("never noted")
+    assert not suspects.note("popular", second)
+    assert suspects.note("popular", third)
+
+
 def test_one_death_counts_once_however_often_it_is_noted(suspects: DeathSuspects) -> None:
     first: Any = engine()
     assert not any(suspects.note("a", first) for _ in range(3))

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from adapters.base_model import BaseModel
 from server.access.api_key import Scope
-from server.composition import HAD_KEYS
+from server.access.keys_mark import HAD_KEYS
 from server.engine.fake import FakeBuilder, Knobs
 from tests.process_clock import ProcessClock
 from tests.server.opened import MakeAdapter, Opened, Opening

@@ -194,11 +194,14 @@ class JobStore:
         """End an unfinished job at once; its worker stops at the next heartbeat. Its checkpoints stay."""
         return await self._move(Verb.CANCEL, job_id)
 
+    async def has_usage(self) -> bool:
+        """Return whether a job has used anything since the last call of ``take_usage``."""
+        async with self.database.read() as connection:
+            return (await connection.execute(select(jobs.c.number).where(_is_due()).limit(1))).first() is not None
+
     async def take_usage(self, connection: AsyncConnection) -> Sequence[JobUsage]:
         """Return the usage of jobs since the last call; in the transaction of ``connection`` it counts as charged."""
-        tokens = func.coalesce(jobs.c.trained_tokens, 0)
-        is_due = (jobs.c.trained_seconds > jobs.c.charged_seconds) | (tokens > jobs.c.charged_tokens)
-        due = select(jobs).where(is_due).order_by(jobs.c.number).with_for_update(skip_locked=True)
+        due = select(jobs).where(_is_due()).order_by(jobs.c.number).with_for_update(skip_locked=True)
         found = (await connection.execute(due)).all()
         for row in found:
             charged = {"charged_seconds": row.trained_seconds, "charged_tokens": row.trained_tokens or 0}
@@ -228,6 +231,11 @@ class JobStore:
             level = Level.INFO if job.error is None else Level.ERROR
             await add_events(connection, row, at, [EventDraft(message, level, data=data)])
         return job
+
+
+def _is_due() -> ColumnElement[bool]:
+    tokens = func.coalesce(jobs.c.trained_tokens, 0)
+    return (jobs.c.trained_seconds > jobs.c.charged_seconds) | (tokens > jobs.c.charged_tokens)
 
 
 def _is_unheld(checker: str, at: datetime) -> ColumnElement[bool]:

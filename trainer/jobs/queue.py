@@ -185,8 +185,7 @@ class Queue:
             at = await self.clock(connection)
             await self._renew(connection, claim, at)
             row = await rows.move(connection, verb, at, _is_held_by(claim), **values)
-            if row is None:
-                raise await _lost(connection, claim)
+            assert row is not None  # its row is locked
             await add_events(connection, row, at, events)
         return rows.job_of(row)
 

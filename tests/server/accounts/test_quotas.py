@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -79,6 +80,44 @@ async def test_files_and_adapters_count_together_against_what_a_project_may_stor
     check_refused(await opened.client.post("/v1/adapters/sql/versions", files=files), found="bytes of adapters")
     await opened.client.delete(f"/v1/files/{stored.json()['id']}")
     assert (await send_file(opened)).status_code == 200
+
+
+async def test_a_project_that_is_full_gets_no_new_job_and_no_new_batch(opened: Opened, key_id: str) -> None:
+    file = (await send_file(opened)).json()["id"]
+    await limit(opened, "project", "default", stored_bytes=len(DATA))
+    job = {"model": "base", "training_file": file}
+    check_refused(await opened.client.post("/v1/fine_tuning/jobs", json=job), found=f"it has {len(DATA)}")
+    batch = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    check_refused(await opened.client.post("/v1/batches", json=batch), found=f"it has {len(DATA)}")
+
+
+async def test_bytes_whose_number_is_not_stated_are_counted_before_they_are_stored(opened: Opened, key_id: str) -> None:
+    async def chunked(request: httpx.Request) -> AsyncIterator[bytes]:
+        yield await request.aread()
+
+    async def send(method: str, path: str, **form: Any) -> httpx.Response:
+        whole = opened.client.build_request(method, path, **form)
+        kind = {"content-type": whole.headers["content-type"]}
+        return await opened.client.request(method, path, content=chunked(whole), headers=kind)
+
+    size = (await opened.publish("sql"))["size_bytes"]
+    await limit(opened, "project", "default", stored_bytes=size + 10)
+    form = {"files": {"file": ("rows.jsonl", DATA)}, "data": {"purpose": "fine-tune"}}
+    check_refused(await send("POST", "/v1/files", **form), found=f"{len(DATA)} more")
+    files = opened.make_adapter(2).multipart()
+    check_refused(await send("POST", "/v1/adapters/sql/versions", files=files), found=f"{size} more")
+    assert (await opened.client.get("/v1/files")).json()["data"] == []
+    assert len((await opened.client.get("/v1/adapters/sql/versions")).json()["data"]) == 1
+
+
+async def test_the_pins_of_a_project_stay_within_its_resident_bytes(opened: Opened, key_id: str) -> None:
+    size = (await opened.publish("sql"))["size_bytes"]
+    await opened.publish("json", 2)
+    await limit(opened, "project", "default", resident_bytes=size)
+    assert (await opened.client.post("/v1/adapters/sql/versions/1/pin")).status_code == 200
+    refused = await opened.client.post("/v1/adapters/json/versions/1/pin")
+    assert refused.status_code == 400
+    assert "resident_bytes" in refused.json()["error"]["message"]
 
 
 async def test_parts_of_an_upload_count_until_it_ends(opened: Opened, key_id: str) -> None:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from adapters.registry.registry import Registry
+from server.gateway.request_hooks import RequestContext
 from server.http.errors import error_response
 from tests.server.opened import Listening, Opened, Opening
 from tests.until import Until
@@ -312,6 +313,30 @@ async def test_a_request_that_was_computed_at_two_deaths_is_not_tried_a_third_ti
     refused = await opened.chat("sql", max_tokens=1000)
     assert (refused.status_code, refused.json()["error"]["code"]) == (424, "request_refused")
     assert (await opened.chat("sql", max_tokens=1)).status_code == 200
+
+
+async def test_a_popular_request_that_was_answered_between_two_deaths_is_answered_after_them(
+    opened: Opened, until: Until
+) -> None:
+    await opened.publish("sql")
+    for count in (1, 2):
+        opened.builder.knobs.token_s = 0.5
+        asked = asyncio.create_task(opened.chat("sql", max_tokens=20))
+        await until(lambda: opened.state.engine.running().scheduler.running_keys)
+        opened.engine.die()
+        assert (await asked).status_code == 503
+        await until(lambda: len(opened.builder.engines) == count + 1)  # noqa: B023 - awaited at once
+        await opened.until_ready()
+        opened.builder.knobs.token_s = 0.0
+        assert (await opened.chat("sql", max_tokens=20)).status_code == 200, count
+
+
+def test_a_request_is_done_once_the_engine_has_computed_all_its_generations() -> None:
+    context = RequestContext()
+    done = [context.is_done]
+    for context.begun, context.finished in ((1, 0), (2, 1), (2, 2)):
+        done.append(context.is_done)
+    assert done == [False, False, False, True]
 
 
 async def test_a_quarantine_outlives_the_engine_and_not_the_next_version(opened: Opened, until: Until) -> None:

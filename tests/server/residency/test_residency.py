@@ -103,7 +103,7 @@ async def test_a_project_whose_bytes_are_all_in_use_waits_and_the_others_do_not(
 ) -> None:
     it = rig(capacity=9, project_limit=2000, wait_s=0.05)
     held = [await it.residency.lease(version(number, "sql")) for number in (1, 2)]
-    with pytest.raises(ResidencyFull, match="project 'sql'"):
+    with pytest.raises(ResidencyFull, match="the adapter's project"):
         await it.residency.lease(version(3, "sql"))
     await it.touch(version(4, "json"))
     waiting = it.begin(version(3, "sql"))
