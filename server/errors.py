@@ -106,7 +106,7 @@ class QuotaExceeded(PatchbayError):
 
     code = "insufficient_quota"
 
-    def __init__(self, message: str, *, retry_after_s: int = 3600) -> None:  # storage: somebody has to delete something
+    def __init__(self, message: str, *, retry_after_s: int = 3600) -> None:  # of storage: until a caller deletes something
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.headers = {"x-should-retry": "false"}  # OpenAI's clients would send the request again, twice
