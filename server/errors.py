@@ -102,11 +102,14 @@ class RateLimited(Unavailable):
 
 
 class QuotaExceeded(PatchbayError):
-    """What the caller's key or project may store, or train a day, is used up. The code is OpenAI's."""
+    """What the caller's key or project may store, or train a day, is used up. The code is OpenAI's.
+
+    ``retry_after_s``: an hour where a caller has to delete something first.
+    """
 
     code = "insufficient_quota"
 
-    def __init__(self, message: str, *, retry_after_s: int = 3600) -> None:  # of storage: until a caller deletes something
+    def __init__(self, message: str, *, retry_after_s: int = 3600) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.headers = {"x-should-retry": "false"}  # OpenAI's clients would send the request again, twice
