@@ -75,7 +75,7 @@ class Project:
     used: float = 0.0
     """Tokens that it was charged since the first turn of all began to wait, or as many as another project by then."""
     chosen: int = 0
-    """Turns of it that were given after a wait."""
+    """Turns of it that were given after a wait, because it had used the fewest tokens."""
     got_slot_at: float = -inf
     """Time at which one of its queues last got a slot for which it had waited."""
 

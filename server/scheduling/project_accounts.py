@@ -2,8 +2,9 @@
 
 The project that has used the fewest tokens is next, and within it its lines in rounds (deficit round robin). Both are
 charged afterwards. A project whose adapters have no slot for a while is served more later, by a bounded number of
-tokens: it keeps no others out for long. Of a project's turns one of several is its oldest, so that each is given in the
-end; were it the oldest of all projects, one with long answers would get more tokens than others.
+tokens: it keeps no others out for long. So that each turn is given in the end, one of several of a project is its
+oldest, and one of several is the oldest of the projects that are not far ahead: a project that gets its share on the
+base model would else be first too seldom while one of its adapters has a slot.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ TOKENS_PER_ROUND: Final = 64
 """Tokens that each line gets in a round: about a short answer, so that a new request waits for few others."""
 
 OLDEST_EVERY: Final = 8
-"""Of so many turns of a project, while several projects have some, one is its oldest."""
+"""Of so many turns, while several projects have some, one is the oldest, and so it is with those of a project."""
+GOLDEN: Final = (5**0.5 - 1) / 2
+"""Its multiples modulo 1 are spread evenly and have no period, which slots could have too."""
+AHEAD: Final = 2
+"""A project is far ahead once it is so by one part of two of what a project may be behind: were the oldest turn taken
+however far ahead its project is, one with long answers would get more tokens than others."""
 
 
 class ProjectAccounts:
@@ -25,6 +31,8 @@ class ProjectAccounts:
 
     def __init__(self) -> None:
         self._projects: dict[str, Project] = {}
+        self._chosen = 0
+        """Turns that were given after a wait while several projects had some."""
         self._next: Turn | None = None
         """The turn that was chosen and waits for as many places as it has sequences."""
 
@@ -96,9 +104,14 @@ class ProjectAccounts:
             for project in self._projects.values():
                 project.used = max(project.used, least)
             first = min((line.project for line in ready), key=lambda project: project.used)
+            self._chosen += 1
+            if self._chosen * GOLDEN % 1 < 1 / OLDEST_EVERY:
+                most_used = first.used + most_behind / AHEAD
+                near = (line.waiting[0] for line in ready if line.project.used <= most_used)
+                return min(near, key=lambda turn: turn.requested_at)
             ready = [line for line in ready if line.project is first]
             first.chosen += 1
-            if first.chosen % OLDEST_EVERY == 0:
+            if first.chosen * GOLDEN % 1 < 1 / OLDEST_EVERY:
                 return min((line.waiting[0] for line in ready), key=lambda turn: turn.requested_at)
         return _next(ready).waiting[0]
 
