@@ -143,6 +143,11 @@ class Opened:
         published: dict[str, Any] = response.json()
         return published
 
+    async def limit(self, kind: str, account: str, **limits: Any) -> None:
+        """Set the limits of a key or project."""
+        response = await self.client.put(f"/v1/limits/{kind}/{account}", json=limits)
+        assert response.status_code == 200, response.text
+
     async def publish_cold(self, name: str, seed: int = 1) -> None:
         """Upload as ``publish``, and unload what the alias's move made resident."""
         number = (await self.publish(name, seed))["version"]

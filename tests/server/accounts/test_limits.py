@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from server.access.scope import Scope
@@ -15,21 +13,8 @@ from tests.until import Until
 pytest.importorskip("limits")
 
 
-@pytest.fixture
-async def key_id(opened: Opened) -> str:
-    """The id of the key that the client sends."""
-    key, secret = await opened.state.keys.create("app", [Scope.ADMIN])
-    opened.client.headers["authorization"] = f"Bearer {secret}"
-    return key.id
-
-
-async def limit(opened: Opened, kind: str, account: str, **limits: Any) -> None:
-    response = await opened.client.put(f"/v1/limits/{kind}/{account}", json=limits)
-    assert response.status_code == 200, response.text
-
-
 async def test_requests_over_the_limit_of_a_key_are_refused_with_openais_headers(opened: Opened, key_id: str) -> None:
-    await limit(opened, "key", key_id, requests_per_minute=2)
+    await opened.limit("key", key_id, requests_per_minute=2)
     first, _, third = [await opened.chat("base") for _ in range(3)]
     assert (first.headers["x-ratelimit-limit-requests"], first.headers["x-ratelimit-remaining-requests"]) == ("2", "1")
     assert third.status_code == 429
@@ -40,7 +25,7 @@ async def test_requests_over_the_limit_of_a_key_are_refused_with_openais_headers
 
 
 async def test_tokens_are_charged_after_the_answer(opened: Opened, key_id: str) -> None:
-    await limit(opened, "key", key_id, tokens_per_minute=10)
+    await opened.limit("key", key_id, tokens_per_minute=10)
     first, second, third = [await opened.chat("base", max_tokens=8) for _ in range(3)]
     assert [each.status_code for each in (first, second, third)] == [200, 200, 429]
     assert first.headers["x-ratelimit-remaining-tokens"] == "10"
@@ -49,7 +34,7 @@ async def test_tokens_are_charged_after_the_answer(opened: Opened, key_id: str) 
 
 
 async def test_keys_of_a_project_share_its_limit(opened: Opened, key_id: str) -> None:
-    await limit(opened, "project", "default", requests_per_minute=2)
+    await opened.limit("project", "default", requests_per_minute=2)
     _, secret = await opened.state.keys.create("other", [Scope.ADMIN])
     await opened.chat("base")
     opened.client.headers["authorization"] = f"Bearer {secret}"
@@ -57,13 +42,13 @@ async def test_keys_of_a_project_share_its_limit(opened: Opened, key_id: str) ->
 
 
 async def test_the_headers_are_those_of_the_tighter_limit(opened: Opened, key_id: str) -> None:
-    await limit(opened, "project", "default", requests_per_minute=2)
-    await limit(opened, "key", key_id, requests_per_minute=100)
+    await opened.limit("project", "default", requests_per_minute=2)
+    await opened.limit("key", key_id, requests_per_minute=100)
     assert (await opened.chat("base")).headers["x-ratelimit-limit-requests"] == "2"
 
 
 async def test_requests_at_once_are_limited(opened: Opened, until: Until) -> None:
-    await limit(opened, "project", "default", concurrent_requests=1)
+    await opened.limit("project", "default", concurrent_requests=1)
     running = opened.call("base")
     assert (await running.start())[0] == 200
     response = await opened.chat("base")
@@ -74,14 +59,14 @@ async def test_requests_at_once_are_limited(opened: Opened, until: Until) -> Non
 
 
 async def test_control_requests_are_not_limited(opened: Opened, key_id: str) -> None:
-    await limit(opened, "key", key_id, requests_per_minute=1)
+    await opened.limit("key", key_id, requests_per_minute=1)
     assert [(await opened.client.get("/v1/adapters")).status_code for _ in range(3)] == [200] * 3
 
 
 async def test_defaults_hold_where_nothing_is_stored(opening: Opening) -> None:
     async with opening(project_limits=("requests_per_minute=1", "tokens_per_minute=5")) as opened:
         assert [(await opened.chat("base")).status_code for _ in range(2)] == [200, 429]
-        await limit(opened, "project", "default", requests_per_minute=None)
+        await opened.limit("project", "default", requests_per_minute=None)
         answer = await opened.chat("base")
         assert answer.status_code == 200
         assert "x-ratelimit-limit-requests" not in answer.headers
@@ -93,7 +78,7 @@ async def test_defaults_hold_where_nothing_is_stored(opening: Opening) -> None:
 @on_both_databases
 async def test_limits_reach_a_server_that_shares_the_database(opening: Opening, until: Until) -> None:
     async with opening(follow_interval_s=0.01) as one, opening(follow_interval_s=0.01) as two:
-        await limit(one, "project", "default", requests_per_minute=1)
+        await one.limit("project", "default", requests_per_minute=1)
         await until(lambda: two.state.accounts.limits.list())
         assert [(await two.chat("base")).status_code for _ in range(2)] == [200, 429]
 

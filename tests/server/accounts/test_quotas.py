@@ -24,19 +24,6 @@ DATA = (ROW * 10).encode()
 MINUTE = 60.0
 
 
-@pytest.fixture
-async def key_id(opened: Opened) -> str:
-    """The id of the key that the client sends."""
-    key, secret = await opened.state.keys.create("app", [Scope.ADMIN])
-    opened.client.headers["authorization"] = f"Bearer {secret}"
-    return key.id
-
-
-async def limit(opened: Opened, kind: str, account: str, **limits: Any) -> None:
-    response = await opened.client.put(f"/v1/limits/{kind}/{account}", json=limits)
-    assert response.status_code == 200, response.text
-
-
 async def send_file(opened: Opened, content: bytes = DATA) -> httpx.Response:
     return await opened.client.post("/v1/files", files={"file": ("rows.jsonl", content)}, data={"purpose": "fine-tune"})
 
@@ -70,7 +57,7 @@ def check_refused(response: httpx.Response, *, found: str) -> None:
 
 async def test_files_and_adapters_count_together_against_what_a_project_may_store(opened: Opened, key_id: str) -> None:
     size = (await opened.publish("sql"))["size_bytes"]
-    await limit(opened, "project", "default", stored_bytes=size + len(DATA) + 1000)
+    await opened.limit("project", "default", stored_bytes=size + len(DATA) + 1000)
     stored = await send_file(opened)
     assert stored.status_code == 200, stored.text
     check_refused(await send_file(opened, DATA * 2), found="project 'default' may store")
@@ -84,7 +71,7 @@ async def test_files_and_adapters_count_together_against_what_a_project_may_stor
 
 async def test_a_project_that_is_full_gets_no_new_job_and_no_new_batch(opened: Opened, key_id: str) -> None:
     file = (await send_file(opened)).json()["id"]
-    await limit(opened, "project", "default", stored_bytes=len(DATA))
+    await opened.limit("project", "default", stored_bytes=len(DATA))
     job = {"model": "base", "training_file": file}
     check_refused(await opened.client.post("/v1/fine_tuning/jobs", json=job), found=f"it has {len(DATA)}")
     batch = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
@@ -101,7 +88,7 @@ async def test_bytes_whose_number_is_not_stated_are_counted_before_they_are_stor
         return await opened.client.request(method, path, content=chunked(whole), headers=kind)
 
     size = (await opened.publish("sql"))["size_bytes"]
-    await limit(opened, "project", "default", stored_bytes=size + 10)
+    await opened.limit("project", "default", stored_bytes=size + 10)
     form = {"files": {"file": ("rows.jsonl", DATA)}, "data": {"purpose": "fine-tune"}}
     check_refused(await send("POST", "/v1/files", **form), found=f"{len(DATA)} more")
     files = opened.make_adapter(2).multipart()
@@ -113,7 +100,7 @@ async def test_bytes_whose_number_is_not_stated_are_counted_before_they_are_stor
 async def test_the_pins_of_a_project_stay_within_its_resident_bytes(opened: Opened, key_id: str) -> None:
     size = (await opened.publish("sql"))["size_bytes"]
     await opened.publish("json", 2)
-    await limit(opened, "project", "default", resident_bytes=size)
+    await opened.limit("project", "default", resident_bytes=size)
     assert (await opened.client.post("/v1/adapters/sql/versions/1/pin")).status_code == 200
     refused = await opened.client.post("/v1/adapters/json/versions/1/pin")
     assert refused.status_code == 400
@@ -123,7 +110,7 @@ async def test_the_pins_of_a_project_stay_within_its_resident_bytes(opened: Open
 async def test_parts_of_an_upload_count_until_it_ends(opened: Opened, key_id: str) -> None:
     upload = {"purpose": "fine-tune", "filename": "f", "bytes": 2 * len(DATA), "mime_type": "text/plain"}
     upload_id = (await opened.client.post("/v1/uploads", json=upload)).json()["id"]
-    await limit(opened, "project", "default", stored_bytes=len(DATA) + 900)
+    await opened.limit("project", "default", stored_bytes=len(DATA) + 900)
     path = f"/v1/uploads/{upload_id}/parts"
     assert (await opened.client.post(path, files={"data": DATA})).status_code == 200
     check_refused(await opened.client.post(path, files={"data": DATA}), found=f"it has {len(DATA)}")
@@ -132,7 +119,7 @@ async def test_parts_of_an_upload_count_until_it_ends(opened: Opened, key_id: st
 
 
 async def test_what_one_project_stores_does_not_count_for_another(opened: Opened, key_id: str) -> None:
-    await limit(opened, "project", "default", stored_bytes=1)
+    await opened.limit("project", "default", stored_bytes=1)
     _, secret = await opened.state.keys.create("other", [Scope.FILES], project="globex")
     check_refused(await send_file(opened), found="project 'default'")
     opened.client.headers["authorization"] = f"Bearer {secret}"
@@ -150,7 +137,7 @@ async def test_bytes_are_limits_of_projects_alone(opened: Opened, key_id: str, n
 
 async def test_the_residents_of_a_project_stay_within_its_bytes(opened: Opened, key_id: str) -> None:
     size = (await opened.publish("sql"))["size_bytes"]
-    await limit(opened, "project", "default", resident_bytes=size)
+    await opened.limit("project", "default", resident_bytes=size)
     await opened.publish("json", 2)
     assert list(opened.residents) == ["json@1"]
     await opened.answer("sql")
@@ -172,7 +159,7 @@ async def test_a_job_is_paused_at_its_minutes_of_the_day_and_goes_on_with_a_larg
     opened: Opened, key_id: str, kind: str
 ) -> None:
     account = key_id if kind == "key" else "default"
-    await limit(opened, kind, account, training_minutes_per_day=5)
+    await opened.limit(kind, account, training_minutes_per_day=5)
     job_id = await train(opened, 6 * MINUTE)
     await settle_training(opened.state)
     assert (await opened.state.records.jobs.get(job_id)).state is JobState.PAUSING
@@ -182,7 +169,7 @@ async def test_a_job_is_paused_at_its_minutes_of_the_day_and_goes_on_with_a_larg
     refused = await create_job(opened)
     check_refused(refused, found="training_minutes_per_day")
     assert int(refused.headers["retry-after"]) <= 24 * 3600
-    await limit(opened, kind, account, training_minutes_per_day=50)
+    await opened.limit(kind, account, training_minutes_per_day=50)
     assert (await opened.client.post(f"/v1/fine_tuning/jobs/{job_id}/resume")).status_code == 200
 
 
