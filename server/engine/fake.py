@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from server.engine.protocol import (
     EngineInfo,
     LoadFailed,
     Resident,
+    Sampled,
     ScoringUnsupported,
 )
 
@@ -148,13 +150,40 @@ class FakeEngine:
 
     async def score(self, resident: Resident | None, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
         """Score: the larger a token's id, the less likely it is."""
+        effect = self._effect(resident)
+        return [[effect - token / self.vocabulary for token in prompt[1:]] for prompt in prompts]
+
+    async def sample(
+        self, resident: Resident | None, prompt: Sequence[int], *, samples: int, max_tokens: int, seed: int
+    ) -> list[Sampled]:
+        """Draw a token or two for each answer; the text is the name of the adapter, and the answer's number."""
+        await asyncio.sleep(self._knobs.token_s)
+        effect = self._effect(resident)
+        name = "base" if resident is None else resident.name
+        drawn = [_draw(f"{seed} {prompt} {number}") for number in range(samples)]
+        return [
+            Sampled(ids[:max_tokens], (effect - 1.0,) * len(ids[:max_tokens]), f"{name} answer {number}")
+            for number, ids in enumerate(drawn)
+        ]
+
+    async def next_logprobs(
+        self, resident: Resident | None, prompt: Sequence[int], tokens: Sequence[int]
+    ) -> list[float]:
+        effect = self._effect(resident)
+        return [effect - token / self.vocabulary for token in tokens]
+
+    def _effect(self, resident: Resident | None) -> float:
+        """Return what ``resident`` adds to the base model's log-probabilities; it has to be loaded."""
         if self.is_dead:
-            raise EngineGone("died while scoring")
+            raise EngineGone("died while computing")
         if not self._knobs.is_scoring:
             raise ScoringUnsupported("is_scoring is off")
         assert resident is None or resident.id in self.residents, f"{resident} is not loaded"
-        effect = 0.0 if resident is None else self._knobs.effect
-        return [[effect - token / self.vocabulary for token in prompt[1:]] for prompt in prompts]
+        return 0.0 if resident is None else self._knobs.effect
+
+
+def _draw(seed: str) -> tuple[int, ...]:
+    return tuple(random.Random(seed).choices(range(2, 9), k=2))  # noqa: S311 - no secret depends on it
 
 
 @dataclass(slots=True)

@@ -99,6 +99,18 @@ class Generation:
     """Set before the engine computes: generations of two scopes share no prefix cache. None is one of them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """An answer that the engine drew at temperature 1, from all tokens."""
+
+    ids: tuple[int, ...]
+    """With the token on which it stopped, unless it was cut."""
+    logprobs: tuple[float, ...]
+    """Natural log-probability of each token when it was drawn."""
+    text: str
+    """Without special tokens."""
+
+
 class EngineHooks(Protocol):
     """What an engine calls back while it serves a request."""
 
@@ -198,6 +210,28 @@ class Engine(Protocol):
 
         Raises:
             ScoringUnsupported: the base model has no such probabilities.
+            EngineGone: the engine died.
+        """
+
+    async def sample(
+        self, resident: Resident | None, prompt: Sequence[int], *, samples: int, max_tokens: int, seed: int
+    ) -> list[Sampled]:
+        """Draw ``samples`` answers to the token ids ``prompt``; not metered, without a call of the hooks.
+
+        Raises:
+            ScoringUnsupported: the base model generates no text.
+            EngineGone: the engine died.
+        """
+
+    async def next_logprobs(
+        self, resident: Resident | None, prompt: Sequence[int], tokens: Sequence[int]
+    ) -> list[float]:
+        """Return the natural log-probability that each of ``tokens`` comes next after ``prompt``.
+
+        Not metered, without a call of the hooks; NaN where the model computes NaN.
+
+        Raises:
+            ScoringUnsupported: the base model generates no text.
             EngineGone: the engine died.
         """
 

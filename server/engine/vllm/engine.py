@@ -17,6 +17,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.inputs import tokens_input
+from vllm.sampling_params import RequestOutputKind
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -29,6 +30,7 @@ from server.engine.protocol import (
     EngineHooks,
     LoadFailed,
     Resident,
+    Sampled,
     ScoringUnsupported,
     StartRefused,
 )
@@ -163,20 +165,56 @@ class VllmEngine:
 
     async def score(self, resident: Resident | None, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
         """Score one prompt at a time, so that others in the batch hardly wait."""
+        # With prompt log-probabilities, vLLM reads no prefix cache: a cached token has none.
+        sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+        outputs = [await self._generated(resident, prompt, sampling) for prompt in prompts]
+        return [_scores(prompt, output.prompt_logprobs) for prompt, output in zip(prompts, outputs, strict=True)]
+
+    async def sample(
+        self, resident: Resident | None, prompt: Sequence[int], *, samples: int, max_tokens: int, seed: int
+    ) -> list[Sampled]:
+        sampling = SamplingParams(n=samples, max_tokens=max_tokens, temperature=1.0, seed=seed, logprobs=0)
+        output = await self._generated(resident, prompt, sampling)
+        return [
+            Sampled(
+                tuple(answer.token_ids),
+                tuple(each[token].logprob for token, each in zip(answer.token_ids, answer.logprobs, strict=True)),
+                answer.text,
+            )
+            for answer in output.outputs
+        ]
+
+    async def next_logprobs(
+        self, resident: Resident | None, prompt: Sequence[int], tokens: Sequence[int]
+    ) -> list[float]:
+        """Have the engine write each token: ``logprob_token_ids`` would take others in the batch their logprobs."""
+        found = []
+        for token in tokens:  # the second prompt is in the prefix cache
+            sampling = SamplingParams(max_tokens=1, temperature=0.0, logprobs=0, allowed_token_ids=[token])
+            (logprobs,) = (await self._generated(resident, prompt, sampling)).outputs[0].logprobs
+            found.append(float(logprobs[token].logprob))  # of all tokens: computed before the others are excluded
+        return found
+
+    async def _generated(self, resident: Resident | None, prompt: Sequence[int], sampling: SamplingParams) -> Any:
+        """Return vLLM's one output for ``prompt``.
+
+        Raises:
+            ScoringUnsupported: the base model generates no text.
+            EngineGone: the engine died.
+        """
         if self._generate is None:
             raise ScoringUnsupported("the base model generates no text")
+        sampling.output_kind = RequestOutputKind.FINAL_ONLY
         options: dict[str, Any] = {"lora_request": None if resident is None else lora_request(resident)}
         if self._client.vllm_config.scheduler_config.policy == "priority":
             options["priority"] = LAST
+        inputs, name = tokens_input(list(prompt)), f"direct-{uuid4().hex}"
         try:
-            return [await _score(self._generate, list(prompt), options) for prompt in prompts]
+            (output,) = [output async for output in self._generate(inputs, sampling, name, **options)]
         except (EngineDeadError, EngineGenerateError) as gone:
             raise EngineGone(str(gone)) from gone
+        return output
 
 
-async def _score(generate: Generate, prompt: list[int], options: dict[str, Any]) -> list[float]:
-    # With prompt log-probabilities, vLLM reads no prefix cache: a cached token has none.
-    sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
-    (output,) = [output async for output in generate(tokens_input(prompt), sampling, f"score-{uuid4().hex}", **options)]
-    scores = zip(prompt, output.prompt_logprobs, strict=True)
-    return [position[token].logprob for token, position in scores if position is not None]  # None: the first
+def _scores(prompt: Sequence[int], positions: Sequence[Any]) -> list[float]:
+    return [at[token].logprob for token, at in zip(prompt, positions, strict=True) if at is not None]  # None: the first

@@ -252,6 +252,34 @@ async def test_no_token_leaves_of_a_generation_that_is_nan(
     assert not engine.is_dead
 
 
+async def test_answers_are_drawn_with_the_log_probabilities_they_had(engine: Engine, resident: MakeResident) -> None:
+    (prompt,) = some_prompts(engine, count=1)
+    sql = resident("sql@7")
+    await engine.load(sql)
+    options = {"samples": 3, "max_tokens": 4, "seed": 5}
+    for adapter in (None, sql):
+        drawn = await engine.sample(adapter, prompt, **options)
+        assert len(drawn) == 3
+        assert all(1 <= len(answer.ids) == len(answer.logprobs) <= 4 for answer in drawn)
+        assert all(number <= 0 for answer in drawn for number in answer.logprobs)
+        assert await engine.sample(adapter, prompt, **options) == drawn
+    assert await engine.sample(sql, prompt, **options | {"seed": 6}) != drawn
+    await engine.unload(sql)
+
+
+async def test_the_next_token_s_log_probabilities_are_those_of_a_score(engine: Engine, resident: MakeResident) -> None:
+    (prompt,) = some_prompts(engine, count=1)
+    sql = resident("sql@7")
+    await engine.load(sql)
+    found = await engine.next_logprobs(sql, prompt, [7, 11])
+    assert len(found) == 2
+    assert all(number <= 0 for number in found)
+    assert found != await engine.next_logprobs(None, prompt, [7, 11])
+    scores = await engine.score(sql, [[*prompt, token] for token in (7, 11)])
+    assert found == pytest.approx([each[-1] for each in scores], abs=0.05)  # other kernels compute whole prompts
+    await engine.unload(sql)
+
+
 async def test_text_becomes_tokens_of_the_vocabulary(engine: Engine) -> None:
     tokens = engine.encode("The museum opens at nine.")
     assert len(tokens) > 1
