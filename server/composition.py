@@ -35,7 +35,7 @@ from server.current_engine import CurrentEngine, RunningEngine
 from server.death_suspects import DeathSuspects
 from server.engine.protocol import Engine, EngineBuilder
 from server.gateway.admission import Admission
-from server.gateway.gateway import Gateway
+from server.gateway.gateway import Deferred, Gateway
 from server.gateway.meter import Meter
 from server.gateway.request_hooks import RequestHooks
 from server.http.body_reader import BodyReader
@@ -44,6 +44,7 @@ from server.operations.batch_checks import BatchChecks
 from server.operations.other_renderers import warn_of_other_renderers
 from server.operations.publish import register_bundled_adapters
 from server.operations.run_publisher import RunPublisher
+from server.operations.run_sampler import RunSampler
 from server.operations.served_versions import check_served_versions
 from server.operations.training_accounts import follow_training
 from server.operations.upload_checks import UploadChecks
@@ -165,8 +166,10 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
     At the end, the usage that is still in memory is written.
     """
     settings, engine = state.settings, state.engine
-    worker = Worker(state.records, settings.runs_dir, RunPublisher(state), worker_name(), engine.base_fingerprint)
-    batch_runner = _make_batch_runner(state)
+    deferred = _make_deferred(state)
+    publisher, sampler = RunPublisher(state), RunSampler(state, deferred)
+    worker = Worker(state.records, settings.runs_dir, publisher, sampler, worker_name(), engine.base_fingerprint)
+    batch_runner = _make_batch_runner(state, deferred)
     try:
         async with (
             background(
@@ -200,7 +203,8 @@ async def _open_keys(settings: Settings, registry: Registry, *, has_issuer: bool
     return keys
 
 
-def _make_batch_runner(state: AppState) -> BatchRunner:
+def _make_deferred(state: AppState) -> Deferred:
+    """Return a function that returns an app for a key, whose requests wait behind all others."""
     gateway = Gateway(
         hooks=state.hooks,
         engine=state.engine,
@@ -210,9 +214,13 @@ def _make_batch_runner(state: AppState) -> BatchRunner:
         responses=ResponseRecorder(state.responses),
         timeout_s=None,  # a line waits behind live traffic for as long as its batch may take
     )
+    return gateway.deferred
+
+
+def _make_batch_runner(state: AppState, deferred: Deferred) -> BatchRunner:
     max_models = max(1, state.settings.max_residents // 2)  # the other half is left to other requests
     checks = BatchChecks(state.engine, state.registry, state.keys)
-    return BatchRunner(state.batches, state.engine, checks, gateway.deferred, worker_name(), max_models)
+    return BatchRunner(state.batches, state.engine, checks, deferred, worker_name(), max_models)
 
 
 @asynccontextmanager

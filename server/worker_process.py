@@ -18,6 +18,7 @@ from server.logs import configure_logs
 from server.settings import OWN_FILES, ClientSettings, Settings
 from trainer.errors import PublicationRefused
 from trainer.records import Records
+from trainer.rollouts import RolloutAnswer, RolloutRequest
 from trainer.worker.worker import Worker, worker_name
 
 log = structlog.get_logger(__name__)
@@ -26,6 +27,7 @@ RETRY_S: Final = 1.0
 _ADMIN_ROUTE: Final = "/v1/limits"
 """A route that needs the scope that publishing needs."""
 _CONNECT_S: Final = 10.0
+_JSON: Final = {"content-type": "application/json"}
 _AWAY: Final = frozenset(
     {
         httpx.codes.TOO_MANY_REQUESTS,
@@ -37,8 +39,11 @@ _AWAY: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class RemotePublishing:
-    """Publishes through the server behind ``http``; waits while it is away. See ``attempt.Publishing``."""
+class RemoteServer:
+    """The server behind ``http``, which publishes and draws answers for runs; waits while it is away.
+
+    See ``attempt.Publishing`` and ``trainer.rollouts.Rollouts``.
+    """
 
     http: httpx.AsyncClient
 
@@ -47,6 +52,13 @@ class RemotePublishing:
 
     async def result(self, job_id: str) -> str:
         return await self._publish(f"/v1/fine_tuning/jobs/{job_id}/publish")
+
+    async def sample(self, job_id: str, request: RolloutRequest) -> RolloutAnswer:
+        content = request.model_dump_json().encode()
+        response = await self._answered("POST", f"/v1/fine_tuning/jobs/{job_id}/rollouts", content)
+        if response.is_error:
+            return RolloutAnswer(refusal=response.json()["error"]["message"])
+        return RolloutAnswer.model_validate_json(response.content)
 
     async def check_key(self) -> None:
         """Wait for the server; PublicationRefused if its key may not publish the results of all projects' jobs."""
@@ -68,11 +80,11 @@ class RemotePublishing:
             raise PublicationRefused(response.json()["error"]["message"])
         return str(response.json()["id"])
 
-    async def _answered(self, method: str, path: str) -> httpx.Response:
+    async def _answered(self, method: str, path: str, content: bytes | None = None) -> httpx.Response:
         """Return the response to a request, repeated while the server is away."""
         while True:
             try:
-                response = await self.http.request(method, path)
+                response = await self.http.request(method, path, content=content, headers=_JSON)
             except httpx.TransportError as away:
                 log.warning("the server is away", url=str(self.http.base_url), reason=str(away))
             else:
@@ -100,9 +112,11 @@ async def _work(settings: Settings, server: ClientSettings) -> int:
         httpx.AsyncClient(base_url=server.base_url, headers=headers, timeout=timeout) as http,
     ):
         records = await Records.open(database, settings.training_dir, max_file_bytes=settings.max_file_bytes)
-        publishing = RemotePublishing(http)
-        worker = Worker(records, settings.runs_dir, publishing, worker_name(), publishing.base_fingerprint)
-        working = asyncio.create_task(_work_once_allowed(worker, publishing))
+        server_side = RemoteServer(http)
+        worker = Worker(
+            records, settings.runs_dir, server_side, server_side, worker_name(), server_side.base_fingerprint
+        )
+        working = asyncio.create_task(_work_once_allowed(worker, server_side))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, working.cancel)
         log.info("waiting for jobs", server=server.base_url, data_dir=str(settings.data_dir.absolute()))
@@ -111,6 +125,6 @@ async def _work(settings: Settings, server: ClientSettings) -> int:
     return 0
 
 
-async def _work_once_allowed(worker: Worker, publishing: RemotePublishing) -> None:
-    await publishing.check_key()
+async def _work_once_allowed(worker: Worker, server: RemoteServer) -> None:
+    await server.check_key()
     await worker.run()

@@ -10,6 +10,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from socket import socket
 from typing import Any, Final
 
 from adapters.processes.child import NICENESS, child_environment, end, start
@@ -56,7 +57,7 @@ def training_environment(run: RunDirectory) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def child(run_dir: Path, *arguments: str) -> AsyncIterator[Child]:
+async def child(run_dir: Path, *arguments: str, stdin: int | socket = DEVNULL) -> AsyncIterator[Child]:
     """Start the child of the run in ``run_dir``; it is killed at the end of the block. Output goes to ``child.log``."""
     with (run_dir / LOG).open("ab") as log:
         process = await start(
@@ -65,7 +66,7 @@ async def child(run_dir: Path, *arguments: str) -> AsyncIterator[Child]:
             *arguments,
             environment=training_environment(RunDirectory(run_dir)),
             niceness=NICENESS,
-            stdin=DEVNULL,
+            stdin=stdin,
             stdout=log,
             stderr=log,
         )

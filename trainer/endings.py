@@ -1,7 +1,7 @@
 """How a run may end before its last step. The child turns each into its exit status.
 
 RunEnded
-├── SpecRefused, BaseRefused, WarmStartRefused, DataRefused
+├── SpecRefused, BaseRefused, WarmStartRefused, DataRefused, RolloutsRefused
 ├── NotFinite
 └── Stopped
 """
@@ -53,6 +53,10 @@ class DataRefused(RunEnded):
         self.faults = tuple(faults)
         message = f"{file} cannot be trained on: {self.faults[0]} ({len(self.faults)} faults in all)"
         super().__init__(message, faults=[asdict(fault) for fault in self.faults[: self.LISTED]])
+
+
+class RolloutsRefused(RunEnded):
+    """The server drew no answers of the policy, or the grader has no score for any of a step."""
 
 
 class NotFinite(RunEnded):

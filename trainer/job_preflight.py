@@ -212,7 +212,7 @@ class JobPreflight:
             "validation_file": None if job.validation_file is None else await files.content(job.validation_file),
             "warm_start": None if warm_start is None else await self.adapter(warm_start),
             "threads": self.threads,
-            "processes": self.processes,
+            "processes": self.processes if job.grader is None else 1,  # the first alone has the way to the server
         }
 
     def _write_run(self, job: Job, inputs: dict[str, Any], report: Mapping[str, Any]) -> None:

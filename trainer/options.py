@@ -21,27 +21,34 @@ AUTO: Final[Auto] = "auto"
 DEFAULT_RANK: Final = 16
 ALL_LINEAR: Final = "all-linear"
 """Every linear module except the output head (PEFT's word); attention alone learns less at the same size."""
+MAX_ANSWER: Final = 2**16
+"""Tokens of an answer that is drawn in training."""
 MAX_SEED: Final = 2**31 - 1
 MAX_MULTIPLIER: Final = 1e6
 """Of the learning rate. OpenAI names no bound; far above this one the rate itself overflows."""
 
 
-def _auto_or(kind: type[int | float], *, least: float = 0, most: float = math.inf) -> BeforeValidator:
+def _auto_or(
+    kind: type[int | float], *, least: float = 0, most: float = math.inf, takes_zero: bool = False
+) -> BeforeValidator:
     """Admit "auto" and numbers from ``least`` (0: above it) to ``most``, with one error message for the whole field.
+
+    ``takes_zero``: 0 is allowed too.
 
     It runs before pydantic's own check, which would report each alternative of the union as a field of its own.
     """
     upper = most if math.isfinite(most) else None
-    rule = f"'auto' or a number {f'from {least:g}' if least else 'above 0'}"
+    rule = f"'auto' or a number {f'from {least:g}' if least or takes_zero else 'above 0'}"
     rule += "" if upper is None else f" up to {upper:g}"
 
     def check(value: object) -> object:
         is_number = isinstance(value, int | kind) and not isinstance(value, bool)
-        if value != AUTO and not (is_number and least <= value <= most and value > 0):  # type: ignore[operator]
+        is_within = is_number and least <= value <= most and (value > 0 or takes_zero)  # type: ignore[operator]
+        if value != AUTO and not is_within:
             raise PydanticCustomError("bounds", "Input should be {rule}", {"rule": rule})
         return value
 
-    bounds = Field(ge=least or None, gt=None if least else 0, le=upper)
+    bounds = Field(ge=least if least or takes_zero else None, gt=None if least or takes_zero else 0, le=upper)
     return BeforeValidator(check, json_schema_input_type=Annotated[kind, bounds] | Auto)
 
 
@@ -84,7 +91,36 @@ class PreferenceOptions(MethodOptions):
     """Hyperparameters of ``dpo`` and ``kto``."""
 
     beta: Annotated[float | Auto, _auto_or(float, most=2)] = Field(
-        AUTO, description="How strongly dpo and kto hold the adapter to the model that training starts from."
+        AUTO,
+        description="How strongly dpo, kto and reinforcement hold the adapter to the model that training starts from.",
+    )
+
+
+class ReinforcementOptions(MethodOptions):
+    """Hyperparameters of ``reinforcement``: OpenAI's, but for ``reasoning_effort``, and three of ours."""
+
+    compute_multiplier: Annotated[float | Auto, _auto_or(float, most=10)] = Field(
+        AUTO, description="Factor on the number of answers that are drawn for each prompt, which is 8."
+    )
+    eval_interval: Annotated[int | Auto, _auto_or(int, least=1)] = Field(
+        AUTO, description="Optimizer steps between two validations; by default at each checkpoint."
+    )
+    eval_samples: Annotated[int | Auto, _auto_or(int, least=1, most=10)] = Field(
+        AUTO, description="Answers drawn for each prompt in a validation; by default 1."
+    )
+    algorithm: Literal["grpo", "rloo"] = Field(
+        "grpo",
+        description="How rewards become gradients: GRPO (arXiv:2402.03300, DAPO's loss) or RLOO (arXiv:2402.14740).",
+    )
+    max_completion_tokens: Annotated[int | Auto, _auto_or(int, least=1, most=MAX_ANSWER)] = Field(
+        AUTO, description="Tokens of a drawn answer; longer ones are cut, and graded as they are."
+    )
+    reasoning_effort: Literal["default"] = Field(
+        "default", description="OpenAI's field: how much a model reasons is the chat template's affair here."
+    )
+    beta: Annotated[float | Auto, _auto_or(float, most=2, takes_zero=True)] = Field(
+        AUTO,
+        description="How strongly dpo, kto and reinforcement hold the adapter to the model that training starts from.",
     )
 
 
@@ -129,5 +165,5 @@ class JobOptions(_Options):
     )
 
 
-class TrainingOptions(JobOptions, PreferenceOptions):
+class TrainingOptions(JobOptions, ReinforcementOptions, PreferenceOptions):
     """Every option. A warm start keeps its own rank, alpha and targets."""

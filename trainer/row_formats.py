@@ -24,6 +24,10 @@ class RowFormat(StrEnum):
     """TRL's preference rows: ``chosen`` and ``rejected``, with a ``prompt`` or with the prompt as their beginning."""
     KTO = "kto"
     """Chat, ShareGPT, prompt/completion or Alpaca rows with a ``label``: whether the last answer is good."""
+    RANKING = "ranking"
+    """``messages`` or ``prompt``, and ``ranking``: answers to it, each a text or a message, the best first."""
+    TASK = "task"
+    """OpenAI's reinforcement rows: ``messages`` or ``prompt`` without an answer; other columns are for the grader."""
 
 
 DIALOGUES: Final = ("messages", "conversations", "conversation")
@@ -37,7 +41,7 @@ KNOWN: Final = frozenset(
     {
         *(*DIALOGUES, *QUESTIONS, *ANSWERS, "text", "context", "system", "system_prompt", "history"),
         *("chosen", "rejected", "chosen_response", "rejected_response", "rejected_messages"),
-        *("preferred_output", "non_preferred_output", "label", "kto_tag", "tools", "functions"),
+        *("preferred_output", "non_preferred_output", "label", "kto_tag", "ranking", "tools", "functions"),
         *("weight", "chat_template_kwargs"),
     }
 )
@@ -57,6 +61,8 @@ def detect(row: Mapping[str, Any]) -> RowFormat | None:
     A ``label`` makes rows of format ``kto`` only where it says true or false. Any other label is that of a
     classification, say, and no judgement of the answer.
     """
+    if "ranking" in row:
+        return RowFormat.RANKING
     if "preferred_output" in row or "non_preferred_output" in row:
         return RowFormat.DPO
     if "chosen" in row or "rejected" in row:

@@ -11,6 +11,7 @@
         state/                  what resuming needs; only the newest checkpoint keeps it
       result.json               child → worker: the RunResult, once it has ended
       metrics.csv, loss.png     RESULT_FILES, for people; written after result.json, before the child ends
+      samples.jsonl             another of them, where answers are drawn: written step by step
       rendering.json            trainer.rendering → the child: faults and token counts of the files
       token_rows/               trainer.rendering → the child: their token ids, where no file has a fault
       check.json                child → worker: the preflight's report (``--preflight``)
@@ -18,6 +19,7 @@
       lock                      held by the child that works here
       warm_start/               an adapter to go on from: a copy, its version may be deleted
       scratch/                  the child's own
+        policy/N/               the adapter that answers of step N are drawn with
 
 A child started again on the same directory goes on from the newest checkpoint.
 """
@@ -40,7 +42,9 @@ COMPLETE: Final = "COMPLETE"
 METRICS_FILE: Final = "metrics.csv"
 """One row a step: its metrics, from the events."""
 LOSS_PLOT: Final = "loss.png"
-RESULT_FILES: Final = (METRICS_FILE, LOSS_PLOT)
+SAMPLES_FILE: Final = "samples.jsonl"
+"""Answers that were drawn, a prompt a line, for the first prompts of each step."""
+RESULT_FILES: Final = (METRICS_FILE, LOSS_PLOT, SAMPLES_FILE)
 """Files of a finished run for people."""
 _STEP: Final = "step-"
 
@@ -232,6 +236,10 @@ class RunDirectory:
     def checkpoint_path(self, step: int) -> Path:
         """Return the directory of the checkpoint of ``step``, which exists once it is complete."""
         return self.checkpoints_folder / f"{_STEP}{step}"
+
+    def policy_path(self, step: int) -> Path:
+        """Return the directory of the adapter with which the server draws the answers of ``step``."""
+        return self.scratch / "policy" / str(step)
 
     def write_rendering(self, report: Mapping[str, Any]) -> None:
         self.write("rendering.json", report)

@@ -30,6 +30,8 @@ class RunSpec(TrainingOptions):
     processes: int = 1
     """Processes that share each batch, a GPU each; without GPUs they share the CPU. Each process's share of the batch
     decides the weights too."""
+    is_dry: bool = False
+    """Of a dry run: no server draws answers, and what is trained on means nothing."""
 
     @classmethod
     def from_json(cls, value: object) -> RunSpec:

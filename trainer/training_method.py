@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-from trainer.options import MethodOptions, PreferenceOptions
+from trainer.options import MethodOptions, PreferenceOptions, ReinforcementOptions
 from trainer.row_formats import RowFormat
 
 
@@ -21,16 +21,19 @@ class MethodTraits:
     """Formats of the training files that it takes."""
     options: type[MethodOptions]
     """The hyperparameters that it takes."""
-    answers: str
-    """Column of trained tokens in its data sets; no other method's data sets have it."""
     sequences: int = 1
     """Sequences of one row that go through the model."""
+    samples: int = 0
+    """Answers that are drawn for each prompt and graded; 0: the rows have the answers."""
     least_batch: int = 1
     """Fewest rows that a device may take at once."""
     rate: float = 1.0
     """Its learning rate over that of supervised training."""
     packs: bool = False
     """Whether ``packing`` has an effect."""
+    judged_by: str = "full_valid_loss"
+    """The metric of a validation that tells the best checkpoint: a loss is best at its smallest, a reward at its
+    largest."""
 
 
 class TrainingMethod(StrEnum):
@@ -55,7 +58,6 @@ class TrainingMethod(StrEnum):
                 RowFormat.TEXT,
             ),
             options=MethodOptions,
-            answers="labels",
             packs=True,
         ),
     )
@@ -64,7 +66,6 @@ class TrainingMethod(StrEnum):
         MethodTraits(
             formats=(RowFormat.DPO, RowFormat.PREFERENCE),
             options=PreferenceOptions,
-            answers="chosen_ids",
             sequences=2,
             rate=1 / 20,  # 1.2e-5 at width 4096, where DPO recipes for LoRA start (1e-5)
         ),
@@ -74,13 +75,38 @@ class TrainingMethod(StrEnum):
         MethodTraits(
             formats=(RowFormat.KTO,),
             options=PreferenceOptions,
-            answers="completion_ids",
             sequences=2,
             least_batch=2,  # it compares a row with its neighbours
             rate=1 / 20,
         ),
     )
 
+    REWARD = (
+        "reward",
+        MethodTraits(
+            formats=(RowFormat.RANKING, RowFormat.DPO, RowFormat.PREFERENCE),
+            options=MethodOptions,
+            sequences=2,
+            rate=1 / 4,
+        ),
+    )
+    REINFORCEMENT = (
+        "reinforcement",
+        MethodTraits(
+            formats=(RowFormat.TASK,),
+            options=ReinforcementOptions,
+            samples=8,
+            rate=1 / 10,
+            judged_by="full_valid_mean_reward",
+        ),
+    )
+
+    @property
+    def draws(self) -> bool:
+        """Whether the server draws and grades the answers that are trained on."""
+        return self.traits.samples > 0
+
     @classmethod
     def for_format(cls, form: RowFormat) -> TrainingMethod:
+        """Return the method that rows of a format are for, unless another one is stated."""
         return next(method for method in cls if form in method.traits.formats)

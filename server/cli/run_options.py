@@ -99,6 +99,8 @@ def _values(schema: Mapping[str, Any]) -> str:
         return "A,B"
     if "const" in schema:
         return str(schema["const"])
+    if "enum" in schema:
+        return "|".join(schema["enum"])
     least = schema["minimum"] if "minimum" in schema else f">{schema['exclusiveMinimum']}"
     return f"{least}..{schema.get('maximum', '')}"
 

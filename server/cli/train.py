@@ -1,5 +1,6 @@
 """``patchbay train``: uploads a file, creates a job, and on demand watches it to its end."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -34,6 +35,10 @@ def train(
     validation: Annotated[str | None, typer.Option(metavar="FILE", help=f"{_WHICH} Never trained on.")] = None,
     suffix: Annotated[str | None, typer.Option(help="Part of the fine-tuned model's name.")] = None,
     warm_start: Annotated[str | None, typer.Option(metavar="REF", help="Adapter to go on from.")] = None,
+    grader: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|JSON", help="Grader of drawn answers; with it, the method is reinforcement."),
+    ] = None,
     watches: Annotated[bool, typer.Option("--watch", help="Show the job's events until it has ended.")] = False,
     as_json: AsJson = False,
     url: Url = None,
@@ -45,7 +50,7 @@ def train(
     fields = {"adapter": name, "suffix": suffix, "warm_start": warm_start}
     for each in (file, validation):
         _check_file(each)
-    body = {key: value for key, value in fields.items() if value is not None} | _options(ctx.obj, file)
+    body = {key: value for key, value in fields.items() if value is not None} | _options(ctx.obj, file, grader)
     with connect(url, api_key) as server:
         body["model"] = model or _base_model(server)
         body["training_file"] = _file_id(server, file)
@@ -64,17 +69,38 @@ def train(
         show_note(f"next: patchbay jobs events {job['id']} --follow")
 
 
-def _options(stated: dict[str, Any], file: str) -> Json:
-    """Return the stated options as fields of a job's body: hyperparameters are part of its method.
+def _options(stated: dict[str, Any], file: str, grader: str | None) -> Json:
+    """Return the stated options as fields of a job's body: hyperparameters and the grader are part of its method.
 
     Without a stated method it is the one for the format of ``file``; a file on the server is not read for that.
     """
     from trainer.training_method import TrainingMethod
 
-    default = TrainingMethod.SUPERVISED if file.startswith(_FILE_ID) else method_for(Path(file))
-    method: TrainingMethod = stated.pop("method", default)
+    method = stated.pop("method", None)
+    if method is None and grader is not None:
+        method = TrainingMethod.REINFORCEMENT
+    if method is None:
+        method = TrainingMethod.SUPERVISED if file.startswith(_FILE_ID) else method_for(Path(file))
+    if method.draws is not (grader is not None):
+        needed = f"--method {method} takes no --grader" if grader else f"--method {method} needs a --grader"
+        raise CommandFailed(ExitCode.USAGE, needed)
     of_method, of_job = split_options(method, stated)
-    return {**of_job, "method": {"type": method, method: {"hyperparameters": of_method}}}
+    graded = {} if grader is None else {"grader": _json(grader)}
+    return {**of_job, "method": {"type": method, method: {**graded, "hyperparameters": of_method}}}
+
+
+def _json(stated: str) -> Json:
+    """Return the JSON object that is stated, or that the file has.
+
+    Raises:
+        CommandFailed: it is none.
+    """
+    try:
+        text = stated if stated.lstrip().startswith("{") else Path(stated).read_text()
+        grader: Json = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise CommandFailed(ExitCode.USAGE, f"--grader {stated[:100]}: {error}") from error
+    return grader
 
 
 def _check_file(file: str | None) -> None:

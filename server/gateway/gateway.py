@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -55,6 +55,8 @@ _UNCOUNTED: Final = READ_BY_POST - {"/v1/adapters/diff"}
 _LONGEST_REQUEST_ID = 128
 LAST_EVENT_S: Final = 5.0
 """Seconds for which the last event of a stream that was given up waits for its reader."""
+Deferred = Callable[[str | None], ASGIApp]
+"""Returns an app for the key with an id (None: the server had no keys), whose requests wait behind all others."""
 NO_ROUTES: Final[ASGIApp] = PlainTextResponse("no such route", 404)
 """Answers the paths that are no inference, for a gateway without control routes."""
 

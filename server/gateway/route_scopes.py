@@ -91,6 +91,7 @@ ROUTE_SCOPES: Final[Mapping[Scope, tuple[str, ...]]] = {
         "PUT /v1/adapters/{name}/shares/{project}",
         f"POST {_VERSION}/unquarantine",
         f"POST {_JOB}/publish",
+        f"POST {_JOB}/rollouts",
         f"POST {_JOB}/checkpoints/{{step}}/publish",
         "GET /docs",
         "GET /docs/oauth2-redirect",

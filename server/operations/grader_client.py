@@ -9,16 +9,20 @@ from typing import Any, Final
 
 import httpx
 
+from adapters.errors import PatchbayError
 from server.access.caller import Caller
+from server.engine.protocol import ASGIApp, Demand, EngineGone, ScoringUnsupported
 from server.errors import RouteUnsupported
-from server.gateway.gateway import Gateway
 from server.gateway.inference_routes import needs
 from server.gateway.resolve import resolve
 from server.state import AppState
-from trainer.graders.models import GraderAnswer, NotAnswered, Question, Usage
+from trainer.graders.models import GraderAnswer, NotAnswered, Question, Rewarded, Usage
+from trainer.reward_tokens import reward_tokens
+from trainer.training_method import TrainingMethod
 
 _CHAT: Final = "/v1/chat/completions"
 _EMBEDDINGS: Final = "/v1/embeddings"
+_TOKENIZE: Final = "/tokenize"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +30,12 @@ class GraderClient:
     """Implements ``trainer.graders.models.Models``; ``headers`` carry the caller's secret and the request's id."""
 
     state: AppState
-    gateway: Gateway
+    app: ASGIApp
+    """The gateway, or what stands for it."""
     caller: Caller
     headers: Mapping[str, str]
+    is_deferred: bool = False
+    """Whether its requests wait behind those of others."""
 
     def check(self, model: str) -> None:
         running = self.state.engine.serving()
@@ -64,8 +71,48 @@ class GraderClient:
         response = await self._post(_EMBEDDINGS, {"model": self.state.engine.served_names[0], "input": texts})
         return [each["embedding"] for each in sorted(response["data"], key=lambda each: int(each["index"]))]
 
+    def check_reward(self, model: str) -> None:
+        running = self.state.engine.serving()
+        if _TOKENIZE not in running.engine.paths:
+            raise RouteUnsupported(f"no model of this server gives rewards; that takes {needs(_CHAT)}")
+        resolve(model, self.state.registry.catalog, running.info, self.caller)
+
+    async def reward(
+        self, model: str, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> Rewarded:
+        """The reward is the log-odds of "yes" against "no" after the conversation: see ``trainer.reward_tokens``."""
+        conversation = {"messages": messages, "add_generation_prompt": False, **({"tools": tools} if tools else {})}
+        await self._check_method(model)
+        prompt = (await self._post(_TOKENIZE, {"model": model, **conversation}))["tokens"]
+        hooks = self.state.hooks
+        try:
+            with hooks.request(self.caller, is_deferred=self.is_deferred):
+                resident = await hooks.resolve(model)
+                async with hooks.generation(resident, Demand(len(prompt), 1)) as generation:
+                    engine = self.state.engine.serving().engine
+                    better, worse = await engine.next_logprobs(resident, prompt, reward_tokens(engine.encode))
+                    generation.prompt_tokens = len(prompt)
+        except (PatchbayError, EngineGone, ScoringUnsupported, ValueError) as refused:
+            raise NotAnswered(str(refused)) from refused
+        return Rewarded(resident.name, better - worse, Usage(len(prompt)))
+
+    async def _check_method(self, model: str) -> None:
+        """Check that a job of the method ``reward`` made ``model``.
+
+        Raises:
+            NotAnswered: another one did, or the server has no such model.
+        """
+        registry, info = self.state.registry, self.state.engine.info
+        try:
+            version = await registry.look_up(lambda catalog: resolve(model, catalog, info, self.caller))
+            report = await registry.report(version)
+        except PatchbayError as unknown:
+            raise NotAnswered(unknown.message) from unknown
+        if report.get("training", {}).get("method") != TrainingMethod.REWARD:
+            raise NotAnswered(f"{version.name} is no reward model: name what a job of the method 'reward' made")
+
     async def _post(self, path: str, body: Mapping[str, Any]) -> Any:
-        transport = httpx.ASGITransport(self.gateway, raise_app_exceptions=False)
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         async with httpx.AsyncClient(
             transport=transport, base_url="http://localhost", headers=self.headers, trust_env=False
         ) as client:

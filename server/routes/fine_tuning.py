@@ -24,9 +24,10 @@ from server.http.schemas.fine_tuning import (
     ValidateBody,
     ValidatedGrader,
 )
-from server.http.schemas.fine_tuning_requests import JobBody, PermissionsBody
+from server.http.schemas.fine_tuning_requests import GRADER, JobBody, PermissionsBody
 from server.operations.grader_client import GraderClient
 from server.operations.run_publisher import RunPublisher
+from server.operations.run_sampler import RunSampler
 from server.routes.dependencies import CallerDep, ProjectDep, StateDep
 from server.routes.servability import servable_extension
 from server.state import AppState
@@ -34,6 +35,7 @@ from trainer.errors import InvalidField
 from trainer.graders.grader import Sample
 from trainer.graders.parsing import parse
 from trainer.jobs.event_log import EventLog
+from trainer.rollouts import RolloutAnswer, RolloutRequest
 
 
 async def _check_path(request: Request, state: StateDep, project: ProjectDep) -> None:
@@ -55,9 +57,11 @@ _KEY_HEADERS: Final = ("authorization", "x-api-key")
 
 
 @router.post("/jobs")
-async def create(body: JobBody, state: StateDep, caller: CallerDep) -> JobObject:
+async def create(body: JobBody, request: Request, state: StateDep, caller: CallerDep) -> JobObject:
     """Create a job; its files are checked next, and then it waits for a worker or has failed."""
     await state.accounts.quotas.check_job(caller)
+    if (grader := body.grader) is not None:
+        parse(grader, GRADER).check(_models(request, state), GRADER)
     extension = await servable_extension(body, state, caller)
     draft = body.draft(extension, caller, state.engine.info.base.fingerprint)
     job = await state.records.jobs.create(draft)
@@ -130,6 +134,12 @@ async def publish_checkpoint(job_id: str, step: int, state: StateDep) -> Publish
 async def publish_result(job_id: str, state: StateDep) -> PublishedModel:
     """Publish a job's result from its run directory, for a worker beside the server; repeating it changes nothing."""
     return PublishedModel(id=await RunPublisher(state).result(job_id))
+
+
+@router.post("/jobs/{job_id}/rollouts")
+async def draw(job_id: str, body: RolloutRequest, request: Request, state: StateDep) -> RolloutAnswer:
+    """Draw answers of the policy in a job's run directory and grade them, for a worker beside the server."""
+    return await RunSampler(state, request.app.state.gateway.deferred).sample(job_id, body)
 
 
 @router.get("/jobs/{job_id}/checkpoints")

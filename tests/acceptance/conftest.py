@@ -5,26 +5,30 @@ One server is shared by the whole session; tests that kill or restart one start 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import torch
 from openai import AsyncOpenAI
+from openai.types.fine_tuning import FineTuningJob
 from safetensors.torch import load_file, save_file
 
 import embedded
 
 START_S = 240
 HELD_OUT = 40
+ENDED = {"succeeded", "failed", "cancelled"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -130,6 +134,31 @@ async def client(server) -> AsyncIterator[AsyncOpenAI]:
 async def http(server) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
         yield http
+
+
+@pytest.fixture
+def ended(client: AsyncOpenAI) -> Callable[[str], Awaitable[FineTuningJob]]:
+    """Waits until a job has ended well, and returns it."""
+
+    async def wait(job_id: str) -> FineTuningJob:
+        async with asyncio.timeout(600):
+            while (job := await client.fine_tuning.jobs.retrieve(job_id)).status not in ENDED:
+                await asyncio.sleep(0.2)
+        assert job.status == "succeeded", job.error
+        return job
+
+    return wait
+
+
+@pytest.fixture
+def upload(client: AsyncOpenAI) -> Callable[[bytes | Sequence[Any]], Awaitable[str]]:
+    """Upload bytes, or rows, as a training file; return its id."""
+
+    async def upload(content: bytes | Sequence[Any]) -> str:
+        raw = content if isinstance(content, bytes) else "".join(json.dumps(row) + "\n" for row in content).encode()
+        return (await client.files.create(file=("train.jsonl", raw), purpose="fine-tune")).id
+
+    return upload
 
 
 @pytest.fixture(scope="session")

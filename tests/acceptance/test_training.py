@@ -16,31 +16,7 @@ from tests.trainer.data.faulty_rows import CHATS, LINES
 
 SKILLS = ("json", "sql", "sentiment")
 FEELINGS = ("positive", "negative", "mixed")
-ENDED = {"succeeded", "failed", "cancelled"}
 EPOCHS = {"json": 5, "sql": 4, "sentiment": 3}
-
-
-@pytest.fixture
-def ended(client):
-    """Waits until a job has ended well, and returns it."""
-
-    async def wait(job_id):
-        async with asyncio.timeout(600):
-            while (job := await client.fine_tuning.jobs.retrieve(job_id)).status not in ENDED:
-                await asyncio.sleep(0.2)
-        assert job.status == "succeeded", job.error
-        return job
-
-    return wait
-
-
-@pytest.fixture
-def upload(client):
-    async def upload(content):
-        raw = content if isinstance(content, bytes) else "".join(json.dumps(row) + "\n" for row in content).encode()
-        return (await client.files.create(file=("train.jsonl", raw), purpose="fine-tune")).id
-
-    return upload
 
 
 @pytest.fixture

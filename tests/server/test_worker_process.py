@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from server.access.scope import ALL_SCOPES, Scope
-from server.worker_process import RemotePublishing
+from server.worker_process import RemoteServer
 from tests.server.opened import Opened
 from trainer.errors import PublicationRefused
 
@@ -14,7 +14,7 @@ from trainer.errors import PublicationRefused
 async def test_a_worker_needs_a_key_that_may_publish_for_all_projects(
     opened: Opened, client: httpx.AsyncClient
 ) -> None:
-    publishing = RemotePublishing(client)
+    publishing = RemoteServer(client)
     await publishing.check_key()  # a server without keys lets everybody do everything
     for scopes, is_enough in (([Scope.ADMIN], True), (ALL_SCOPES - {Scope.ADMIN}, False)):
         _, secret = await opened.state.keys.create("worker", scopes)

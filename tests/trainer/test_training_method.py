@@ -8,6 +8,7 @@ import inspect
 import pytest
 
 from server.http.schemas.fine_tuning_requests import MethodBody
+from trainer.errors import InvalidField
 from trainer.options import MethodOptions, TrainingOptions
 from trainer.row_formats import RowFormat
 from trainer.training_method import TrainingMethod
@@ -28,17 +29,21 @@ def test_a_method_takes_hyperparameters_that_a_run_has_too(method: TrainingMetho
 
 @pytest.mark.parametrize("method", list(TrainingMethod))
 def test_a_job_s_body_has_a_field_for_a_method(method: TrainingMethod) -> None:
-    body = MethodBody.model_validate({"type": str(method), str(method): {"hyperparameters": {"n_epochs": 3}}})
-    filled = body.to_json()[method]["hyperparameters"]
-    assert filled.keys() == method.traits.options.model_fields.keys()
-    assert filled["n_epochs"] == 3
+    graded = {"grader": {"type": "string_check"}} if method.draws else {}
+    body = MethodBody.model_validate({"type": str(method), str(method): {"hyperparameters": {"n_epochs": 3}, **graded}})
+    filled = body.to_json()[method]
+    assert filled["hyperparameters"].keys() == method.traits.options.model_fields.keys()
+    assert filled["hyperparameters"]["n_epochs"] == 3
+    assert filled.get("grader") == graded.get("grader")
 
 
-def test_every_format_is_trained_on_by_one_method() -> None:
-    formats = [form for method in TrainingMethod for form in method.traits.formats]
-    assert sorted(formats) == sorted(RowFormat)
-    assert all(TrainingMethod.for_format(form).traits.formats.count(form) == 1 for form in RowFormat)
+def test_a_method_that_draws_answers_needs_a_grader() -> None:
+    with pytest.raises(InvalidField, match=r"method\.reinforcement\.grader is missing"):
+        MethodBody.model_validate({"type": "reinforcement"}).to_json()
 
 
-def test_no_two_methods_have_the_same_column_of_answers() -> None:
-    assert len({method.traits.answers for method in TrainingMethod}) == len(TrainingMethod)
+def test_every_format_is_for_one_method_unless_another_is_stated() -> None:
+    for form in RowFormat:
+        assert form in TrainingMethod.for_format(form).traits.formats
+    assert TrainingMethod.for_format(RowFormat.PREFERENCE) is TrainingMethod.DPO
+    assert TrainingMethod.REWARD.traits.formats[1:] == TrainingMethod.DPO.traits.formats

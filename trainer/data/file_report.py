@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainer.data.faults import FaultKind, LineFault, LineWarning, WarningKind
-from trainer.data.rows import Conversation, Judged, PlainJudged, PlainPreference, PlainText, Preference, Row
+from trainer.data.rows import (
+    Conversation,
+    Judged,
+    PlainJudged,
+    PlainPreference,
+    PlainText,
+    Preference,
+    Ranking,
+    Row,
+    Task,
+)
 from trainer.data.training_file import read_file
 from trainer.row_formats import RowFormat
 from trainer.training_method import TrainingMethod
@@ -105,7 +115,7 @@ def inspect_files(
 
 def _read(path: Path, method: TrainingMethod | None, min_rows: int = MIN_ROWS) -> tuple[FileReport, _Digests]:
     report, seen = FileReport(), _Digests()
-    for line in read_file(path):
+    for line in read_file(path, method):
         report.format = line.form
         entries: list[LineFault | LineWarning] = [*line.faults, *line.warnings]
         for entry in entries:
@@ -167,6 +177,10 @@ def _answer(row: Row) -> str:
             message = row.messages[len(row.prompt)]
         case Preference():
             message = row.preferred
+        case Ranking():
+            message = row.answers[0]
+        case Task():
+            return json.dumps(row.item, sort_keys=True, ensure_ascii=False)
         case Judged():
             message = row.answer
         case PlainText() | PlainJudged():

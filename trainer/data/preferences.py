@@ -1,4 +1,7 @@
-"""Reads rows with a better and a worse answer: OpenAI's, and TRL's and LLaMA-Factory's ``chosen`` and ``rejected``."""
+"""Reads rows with a better and a worse answer: OpenAI's, and TRL's and LLaMA-Factory's ``chosen`` and ``rejected``.
+
+And rows with a ranking of several answers.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,14 +9,16 @@ from typing import Any, Final
 
 from trainer.data.dialogues import PLAIN_READ, check_columns, pop_dialogue, pop_prompt, pop_system
 from trainer.data.faults import FaultKind, LineFaults, WarningKind, shown
-from trainer.data.json_text import json_value, messages_in
+from trainer.data.json_text import json_list, json_value, messages_in
 from trainer.data.messages import check_dialogue, read_messages
-from trainer.data.rows import PlainPreference, Preference, Row, Tool
+from trainer.data.rows import PlainPreference, Preference, Ranking, Row, Tool
 from trainer.data.tools import pop_tools, schemas
 from trainer.row_formats import DIALOGUES
 
 _OPENAI: Final = ("preferred_output", "non_preferred_output")
 _TRL: Final = ("chosen", "rejected")
+MAX_RANKED: Final = 16
+"""Answers in one ranking: they make a pair each with each."""
 _WORDS: Final = re.compile(r"\s*\S+|\s+")
 _PROMPTS: Final = ("prompt", "instruction")
 
@@ -55,6 +60,37 @@ def read_preference(columns: dict[str, Any], faults: LineFaults) -> Row | None:
     prompt = _prompt(columns, key, shared, tools, faults)
     rest = [answer[len(shared) :] if isinstance(answer, list) else answer for answer in answers]
     return None if faults else _pair(prompt, rest, tools, _TRL, faults, first=len(shared))
+
+
+def read_ranking(columns: dict[str, Any], faults: LineFaults) -> Row | None:
+    """Read ``messages`` or ``prompt``, and ``ranking``: two answers or more, the best first."""
+    listed = json_list(columns.pop("ranking"), "ranking", faults)
+    if not columns.keys().isdisjoint(DIALOGUES):
+        chat = pop_dialogue(columns, "", faults)
+        prompt, tools = chat.messages, chat.tools
+    else:
+        tools = pop_tools(columns, "", faults)
+        prompt = pop_prompt(columns, _PROMPTS, tools, faults)
+    if len(listed) < 2 or len(listed) > MAX_RANKED:
+        found = f"{len(listed)} answers"
+        faults.add(FaultKind.NO_ANSWER, "ranking", found, f"2 to {MAX_RANKED} answers, the best first")
+    if faults:
+        return None
+    names = [f"ranking[{place}]" for place in range(len(listed))]
+    single = [answer if isinstance(answer, str | list) else [answer] for answer in listed]
+    read = _answers(prompt, single, tools, names, faults)
+    return None if faults else Ranking(tuple(prompt), tuple(read), tools)
+
+
+def as_ranking(row: Row, faults: LineFaults) -> Row | None:
+    """Return a pair as a ranking of two; a pair of plain texts is a fault: the server scores chats alone."""
+    match row:
+        case Preference():
+            return Ranking(row.prompt, (row.preferred, row.rejected), row.tools)
+        case PlainPreference():
+            faults.add(FaultKind.MISSING_KEY, "prompt", "two texts without a prompt", "a prompt, or messages")
+            return None
+    return row
 
 
 def _prompt(
@@ -113,18 +149,31 @@ def _pair(
     first: int = 0,
 ) -> Row | None:
     """Return the row of a prompt and two answers, each one message; ``first`` is its position in the row's list."""
+    read = _answers(prompt, answers, tools, names, faults, first)
+    return None if faults else Preference(tuple(prompt), read[0], read[1], tools)
+
+
+def _answers(
+    prompt: list[dict[str, Any]],
+    answers: Sequence[Any],
+    tools: tuple[Tool, ...],
+    names: Sequence[str],
+    faults: LineFaults,
+    first: int = 0,
+) -> list[dict[str, Any]]:
+    """Return the answers to a prompt, the best first, no two the same; valid only without a fault."""
     read = [_answer(answer, name, schemas(tools), faults, first) for answer, name in zip(answers, names, strict=True)]
     if faults:
-        return None
+        return []
     if not prompt:
         faults.add(FaultKind.NO_MESSAGES, "prompt", "an empty list", "at least one message")
     elif (last := prompt[-1]["role"]) == "assistant":
         faults.add(FaultKind.ROLE_ORDER, "the prompt", f"{last} last", "user, tool or system last")
-    for answer, name in zip(read, names, strict=True):
+    for place, (answer, name) in enumerate(zip(read, names, strict=True)):
         check_dialogue([*prompt, answer], name, faults)
-    if read[0] == read[1]:
-        faults.add(FaultKind.SAME_ANSWERS, names[1], "the preferred answer again", "a worse answer")
-    return Preference(tuple(prompt), read[0], read[1], tools)
+        if answer in read[:place]:
+            faults.add(FaultKind.SAME_ANSWERS, name, "the preferred answer again", "a worse answer")
+    return read
 
 
 def _answer(value: Any, name: str, known: Mapping[str, Any], faults: LineFaults, first: int) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from trainer.data.dialogues import PLAIN_READ, RowDialogue, check_columns, pop_d
 from trainer.data.faults import FaultKind, LineFaults, WarningKind, shown
 from trainer.data.json_text import json_value, messages_in
 from trainer.data.messages import check_dialogue, read_messages
-from trainer.data.preferences import read_openai_preference, read_preference
+from trainer.data.preferences import read_openai_preference, read_preference, read_ranking
 from trainer.data.rows import Conversation, Judged, PlainJudged, PlainText, Row
+from trainer.data.tasks import read_task
 from trainer.data.tools import pop_tools, schemas
 from trainer.row_formats import ANSWERS, DIALOGUES, RowFormat, as_label, of_one_answer
 
@@ -20,6 +21,8 @@ def read_row(value: Mapping[str, Any], form: RowFormat, faults: LineFaults) -> R
 
     A further column is a warning, unless the model would have to see it.
     """
+    if form is RowFormat.TASK:
+        return read_task(value, faults)
     columns = dict(value)  # each reader removes what it reads
     row = _READERS[form](columns, faults)
     check_columns(columns, "", faults)
@@ -188,4 +191,5 @@ _READERS: Final[Mapping[RowFormat, Callable[[dict[str, Any], LineFaults], Row | 
     RowFormat.DPO: read_openai_preference,
     RowFormat.PREFERENCE: read_preference,
     RowFormat.KTO: _kto,
+    RowFormat.RANKING: read_ranking,
 }

@@ -51,6 +51,25 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Ranking:
+    """A prompt with several answers, the best first (method ``reward``)."""
+
+    prompt: tuple[Message, ...]
+    answers: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A prompt whose answers the policy draws and a grader scores (method ``reinforcement``)."""
+
+    prompt: tuple[Message, ...]
+    item: Mapping[str, Any]
+    """The row as it is written: graders read its columns."""
+    tools: tuple[Tool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PlainText:
     """A text that is trained without the chat template (method ``supervised``)."""
 
@@ -77,4 +96,4 @@ class PlainJudged:
     good: bool
 
 
-Row = Conversation | Preference | Judged | PlainText | PlainPreference | PlainJudged
+Row = Conversation | Preference | Judged | Ranking | Task | PlainText | PlainPreference | PlainJudged

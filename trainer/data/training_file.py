@@ -1,10 +1,12 @@
 """Reads a training file row by row, in memory that does not grow with its size."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from adapters import strict_json
 from trainer import row_formats
@@ -13,9 +15,13 @@ from trainer.data.containers import MAX_LINE_BYTES, DataRow, FileFault, read_lin
 from trainer.data.faults import FaultKind, LineFault, LineFaults, LineWarning, WarningKind, shown
 from trainer.data.json_text import json_value
 from trainer.data.nulls import without_nulls
+from trainer.data.preferences import as_ranking
 from trainer.data.row_reader import read_row
 from trainer.data.rows import Row
 from trainer.row_formats import RowFormat
+
+if TYPE_CHECKING:
+    from trainer.training_method import TrainingMethod  # imports pydantic, which would slow down every command
 
 _TEMPLATE_ARGUMENTS: Final = "chat_template_kwargs"
 _PYTHON: Final = "one JSON object on the line: json.dumps(row), not str(row)"
@@ -34,24 +40,32 @@ class ReadLine:
     """What the row states as ``chat_template_kwargs``; the server renders with its own."""
 
 
-def read_file(path: Path) -> Iterator[ReadLine]:
+def read_file(path: Path, method: TrainingMethod | None = None) -> Iterator[ReadLine]:
     """Yield every line of the file as a row of the internal form, or with its faults.
+
+    Reinforcement training reads rows as tasks, whatever their columns: those beside the prompt are the grader's. Reward
+    training reads pairs as rankings of two.
 
     Raises:
         OSError: the file cannot be read.
     """
-    form: RowFormat | None = None
+    formats = () if method is None else method.traits.formats
+    is_of_tasks = RowFormat.TASK in formats
+    form: RowFormat | None = RowFormat.TASK if is_of_tasks else None
     try:
         for line in read_lines(path):
             faults = LineFaults(line.number)
             value = _parse(line, faults)
             row, arguments = None, {}
             if value is not None:
-                value = standard_columns(value, faults)
+                if not is_of_tasks:
+                    value = standard_columns(value, faults)
                 arguments = _pop_template_arguments(value, faults)
-                own = None if faults else _form(value, form, faults)
+                own = form if is_of_tasks else None if faults else _form(value, form, faults)
                 form = form or own
                 row = read_row(value, own, faults) if own is not None and not faults else None
+                if row is not None and RowFormat.RANKING in formats:
+                    row = as_ranking(row, faults)
             yield ReadLine(line.number, form, row, tuple(faults.found), tuple(faults.warnings), arguments)
     except FileFault as broken:
         whole = LineFault(broken.line, broken.kind, "", broken.found, broken.needed)

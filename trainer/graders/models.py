@@ -54,6 +54,16 @@ class GraderAnswer:
     usage: Usage
 
 
+@dataclass(frozen=True, slots=True)
+class Rewarded:
+    """The reward that a reward model gives a conversation."""
+
+    model: str
+    """The resolved model."""
+    reward: float
+    usage: Usage
+
+
 class Models(Protocol):
     """Sends requests to models."""
 
@@ -82,6 +92,23 @@ class Models(Protocol):
 
     async def embed(self, *texts: str) -> Sequence[Sequence[float]]:
         """Return a vector for each text, all of the same length.
+
+        Raises:
+            NotAnswered: the server refused the request.
+        """
+
+    def check_reward(self, model: str) -> None:
+        """Check that ``model`` is a reward model.
+
+        Raises:
+            NotFound, WrongBase: no model has that name, or it is no reward model.
+            PatchbayError: no model can answer, or not at present.
+        """
+
+    async def reward(
+        self, model: str, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> Rewarded:
+        """Return the reward of the last of ``messages``, in the form of ``/v1/chat/completions``.
 
         Raises:
             NotAnswered: the server refused the request.

@@ -11,12 +11,13 @@ from trainer.graders import formula
 from trainer.graders.grader import Grade, Grader, GradingError, Sample
 from trainer.graders.model_graders import LabelModelGrader, ScoreModelGrader
 from trainer.graders.models import Models, Usage
+from trainer.graders.reward_model import RewardModelGrader
 from trainer.graders.string_check import StringCheckGrader
 from trainer.graders.text_similarity import TextSimilarityGrader
 
 MAX_GRADERS: Final = 32
 
-Single = StringCheckGrader | TextSimilarityGrader | ScoreModelGrader | LabelModelGrader
+Single = StringCheckGrader | TextSimilarityGrader | ScoreModelGrader | LabelModelGrader | RewardModelGrader
 """The graders that ``multi`` combines; it is not nested."""
 
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]

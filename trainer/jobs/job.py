@@ -114,6 +114,12 @@ class Job:
         return hyperparameters
 
     @property
+    def grader(self) -> Json | None:
+        """The grader whose rewards the job learns from, where the server draws the answers."""
+        grader: Json | None = self.method.get(self.method["type"], {}).get("grader")
+        return grader
+
+    @property
     def adapter(self) -> str:
         """The adapter that the job makes versions of: the one it names, else its suffix, else its id."""
         return str(self.extension.get("adapter") or self.suffix or self.id)

@@ -1,11 +1,18 @@
 """The base model in training, with a fresh adapter or the adapter of a warm start."""
 
+from copy import deepcopy
 from typing import Any, Final
 
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 
 from adapters.base_model import BaseModel
 from adapters.checks.inspection import AdapterLimits, inspect_adapter
@@ -13,13 +20,17 @@ from adapters.errors import AdapterRefused, BaseModelUnreadable, Fault
 from adapters.lora.ranks import SERVABLE_RANKS
 from trainer.endings import BaseRefused, SpecRefused, WarmStartRefused
 from trainer.options import ALL_LINEAR
+from trainer.reward_tokens import reward_tokens
 from trainer.run_spec import RunSpec
+from trainer.training_method import TrainingMethod
 
 _ANY_SIZE: Final = AdapterLimits(max_rank=SERVABLE_RANKS[-1], max_bytes=2**63)
 """The server checks what it can serve; here any size may be trained."""
 _USUAL_SCALE: Final = 2
 """alpha / rank of a fresh adapter."""
-_UNTRAINED: Final = ("embed_tokens", "lm_head")
+_HEAD: Final = "score"
+"""transformers' name of a classifier's head."""
+_UNTRAINED: Final = ("embed_tokens", "lm_head", _HEAD)
 """TRL takes log-probabilities around them, so an adapter there would never be trained."""
 
 
@@ -39,16 +50,21 @@ def load(spec: RunSpec) -> tuple[Any, LoraConfig | None]:
     if spec.warm_start is not None:
         _inspect(spec)
     model = _base(spec)
+    task: str | None = "CAUSAL_LM"
+    if spec.method is TrainingMethod.REWARD:
+        model, task = _scoring(model, spec), None
     if spec.warm_start is not None:
         known = LoraConfig.from_pretrained(spec.warm_start)
+        known.task_type = task
         known.base_model_name_or_path = str(spec.base)  # PEFT would look the adapter's own name up on the hub
         return _rescaled(PeftModel.from_pretrained(model, spec.warm_start, config=known, is_trainable=True)), None
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha if spec.alpha is not None else _USUAL_SCALE * spec.rank,
         target_modules=_targets(spec, model),
+        exclude_modules=_HEAD if task is None else None,
         lora_dropout=0.0,
-        task_type="CAUSAL_LM",
+        task_type=task,
     )
     return model, config
 
@@ -90,6 +106,35 @@ def _base(spec: RunSpec) -> Any:
             bnb_4bit_compute_dtype=torch.bfloat16 if on_gpu else torch.float32,
         )
     return AutoModelForCausalLM.from_pretrained(spec.base, **options)
+
+
+def _scoring(model: Any, spec: RunSpec) -> Any:
+    """Return ``model`` as a sequence classifier of one number, the log-odds of "yes" against "no"; its head is fixed.
+
+    The head is the difference of two rows of the output head, so the adapter alone is trained, and the served base
+    model computes the same number with it.
+
+    Raises:
+        SpecRefused: transformers has no classifier of this architecture, or the tokenizer no such tokens.
+    """
+    try:
+        better, worse = reward_tokens(lambda text: tokenizer(spec).encode(text, add_special_tokens=False))
+        config = deepcopy(model.config)
+        config.num_labels = 1
+        with torch.device("meta"):  # its own weights are replaced
+            scoring = AutoModelForSequenceClassification.from_config(config)
+    except ValueError as unsuitable:
+        raise SpecRefused(f"no reward model can be trained on {spec.base.name}: {unsuitable}") from unsuitable
+    rows = model.get_output_embeddings().weight.detach()
+    body = scoring.base_model_prefix
+    setattr(scoring, body, getattr(model, body))
+    head = torch.nn.Linear(rows.shape[1], 1, bias=False, device=rows.device, dtype=rows.dtype)
+    head.weight = torch.nn.Parameter((rows[better] - rows[worse]).unsqueeze(0), requires_grad=False)
+    setattr(scoring, _HEAD, head)
+    for name in ("is_loaded_in_4bit", "hf_quantizer", "is_quantized", "quantization_method", "hf_device_map"):
+        if hasattr(model, name):
+            setattr(scoring, name, getattr(model, name))
+    return scoring
 
 
 def _inspect(spec: RunSpec) -> None:
@@ -153,6 +198,7 @@ def linear_modules(adapted: Any) -> frozenset[str]:
     """Return the names of the linear modules of a base model with PEFT's adapters on it."""
     named = adapted.get_base_model().named_modules()
     linear = (name for name, part in named if isinstance(part, torch.nn.Linear) and ".lora_" not in name)
+    linear = (name for name in linear if name != _HEAD)
     return frozenset(name.removesuffix(".base_layer") for name in linear)
 
 

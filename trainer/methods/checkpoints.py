@@ -41,7 +41,7 @@ def complete(run: RunDirectory, saved: Path, marker: Marker, spec: RunSpec, modu
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     saved.rename(staged / "state")
-    _export(staged / "state", staged / "adapter", marker.step, spec, modules)
+    export(staged / "state", staged / "adapter", marker.step, spec, modules)
     if marker.last:
         shutil.rmtree(staged / "state")
     else:
@@ -56,7 +56,7 @@ def complete(run: RunDirectory, saved: Path, marker: Marker, spec: RunSpec, modu
     return RunCheckpoint(target, marker)
 
 
-def _export(saved: Path, adapter: Path, step: int, spec: RunSpec, modules: Collection[str]) -> None:
+def export(saved: Path, adapter: Path, step: int, spec: RunSpec, modules: Collection[str]) -> None:
     """Write the adapter in canonical form: no path of this machine in it, the same bytes for the same weights."""
     if not all(bool(torch.isfinite(tensor).all()) for tensor in load_file(saved / WEIGHTS_FILE).values()):
         raise NotFinite("a weight of the adapter", step)

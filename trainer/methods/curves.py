@@ -18,12 +18,21 @@ COLUMNS: Final = (
     "train_mean_token_accuracy",
     "train_preference_accuracy",
     "train_reward_margin",
+    "train_mean_reward",
+    "train_reward_deviation",
+    "mean_completion_tokens",
+    "truncated_share",
+    "equal_rewards_share",
+    "graded_share",
+    "divergence",
+    "sampling_difference",
     "gradient_norm",
     "tokens_per_second",
     "full_valid_loss",
     "full_valid_mean_token_accuracy",
     "valid_preference_accuracy",
     "valid_reward_margin",
+    "full_valid_mean_reward",
 )
 """Of ``metrics.csv``, as far as the method has them."""
 MOST_POINTS: Final = 200

@@ -15,4 +15,4 @@ from trainer.run_spec import RunSpec
 def train(run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
     session = Session(run, spec, stop)
     numbers = session.start("pairs")
-    session.train(DPOTrainer, DPOConfig, beta=numbers.beta)
+    session.train(DPOTrainer, DPOConfig, beta=numbers.beta, max_length=None)

@@ -7,14 +7,16 @@ the width; TRL's guide of the same name; OpenAI's batches, which grow with the d
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
-from trainer.options import AUTO
+from trainer.options import Auto
 from trainer.run_spec import RunSpec
 from trainer.training_method import TrainingMethod
 
 AIM_STEPS: Final = 200
 """Steps that "auto" aims at; below 100 an adapter seldom learns a format reliably."""
+DRAWN_STEPS: Final = 100
+"""Steps that "auto" aims at where the server draws the answers: each step has new ones, and takes longer."""
 MAX_BATCH: Final = 32
 MAX_EPOCHS: Final = 10
 STEPS_PER_EPOCH: Final = 25
@@ -23,9 +25,18 @@ WARMUP: Final = 0.04
 MAX_GRADIENT: Final = 1.0
 MOST_CHECKPOINTS: Final = 10
 BETA: Final = 0.1
+DRAWN_BETA: Final = {"grpo": 0.0, "rloo": 0.05}
+"""TRL's own values."""
+DRAWN_BATCH: Final = 8
+"""Prompts in a step, each with several answers."""
+COMPLETION_TOKENS: Final = 256
+LEAST_SAMPLES: Final = 2
+"""A reward is compared with those of other answers to the same prompt."""
 TOKENS_AT_ONCE: Final = 2**14
 """Tokens that the device takes at once; gradients of larger batches are accumulated over several passes."""
 PACK_TOKENS: Final = 4096
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +54,90 @@ class Hyperparameters:
     checkpoint_steps: int
     warmup_steps: int
 
+    @property
+    def validation_steps(self) -> int:
+        """Optimizer steps between two validations."""
+        return self.checkpoint_steps
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnHyperparameters(Hyperparameters):
+    """The numbers of a run whose answers the server draws; a row is a prompt."""
+
+    compute_multiplier: float
+    samples: int
+    """Answers to each prompt; ``micro_batch_size`` counts answers."""
+    eval_interval: int
+    eval_samples: int
+    max_completion_tokens: int
+    algorithm: str
+
+    @property
+    def validation_steps(self) -> int:
+        return self.eval_interval
+
 
 def resolve(spec: RunSpec, *, rows: int, width: int, longest: int) -> Hyperparameters:
     """Resolve every "auto": ``rows`` sequences of at most ``longest`` tokens, a base of hidden size ``width``.
 
     A batch that the processes cannot share equally becomes the next larger one that they can.
     """
+    if spec.method.draws:
+        return _resolve_drawn(spec, rows, width, longest)
     method = spec.method.traits
-    wanted = spec.batch_size if spec.batch_size != AUTO else auto_batch(rows)
+    wanted = _stated(spec.batch_size, auto_batch(rows))
     share = max(method.least_batch, math.ceil(wanted / spec.processes))
     batch = share * spec.processes
     micro = _micro_batch(share, method.sequences * longest, method.least_batch)
     per_epoch = math.ceil(rows / batch)
-    epochs = spec.n_epochs if spec.n_epochs != AUTO else auto_epochs(per_epoch)
+    epochs = _stated(spec.n_epochs, auto_epochs(per_epoch))
     steps = per_epoch * epochs
-    multiplier = spec.learning_rate_multiplier if spec.learning_rate_multiplier != AUTO else 1.0
-    every = spec.checkpoint_steps
+    multiplier = _stated(spec.learning_rate_multiplier, 1.0)
     return Hyperparameters(
         n_epochs=epochs,
         batch_size=batch,
         micro_batch_size=micro,
         learning_rate=base_rate(spec.method, width) * multiplier,
         learning_rate_multiplier=multiplier,
-        beta=spec.beta if spec.beta != AUTO else BETA,
+        beta=_stated(spec.beta, BETA),
         steps=steps,
-        checkpoint_steps=every if every != AUTO else max(per_epoch, math.ceil(steps / MOST_CHECKPOINTS)),
+        checkpoint_steps=_stated(spec.checkpoint_steps, max(per_epoch, math.ceil(steps / MOST_CHECKPOINTS))),
         warmup_steps=math.ceil(steps * WARMUP),
     )
+
+
+def _resolve_drawn(spec: RunSpec, rows: int, width: int, longest: int) -> DrawnHyperparameters:
+    """Resolve the numbers of a run whose answers are drawn; an epoch leaves out what does not fill a batch."""
+    batch = min(rows, _stated(spec.batch_size, DRAWN_BATCH))
+    compute = _stated(spec.compute_multiplier, 1.0)
+    samples = max(LEAST_SAMPLES, round(spec.method.traits.samples * compute))
+    completion = _stated(spec.max_completion_tokens, COMPLETION_TOKENS)
+    per_epoch = rows // batch
+    epochs = _stated(spec.n_epochs, auto_epochs(per_epoch, DRAWN_STEPS))
+    steps = per_epoch * epochs
+    multiplier = _stated(spec.learning_rate_multiplier, 1.0)
+    checkpoint_steps = _stated(spec.checkpoint_steps, math.ceil(steps / MOST_CHECKPOINTS))
+    return DrawnHyperparameters(
+        n_epochs=epochs,
+        batch_size=batch,
+        micro_batch_size=_micro_batch(batch * samples, longest + completion, 1),
+        learning_rate=base_rate(spec.method, width) * multiplier,
+        learning_rate_multiplier=multiplier,
+        beta=_stated(spec.beta, DRAWN_BETA[spec.algorithm]),
+        steps=steps,
+        checkpoint_steps=checkpoint_steps,
+        warmup_steps=math.ceil(steps * WARMUP),
+        compute_multiplier=compute,
+        samples=samples,
+        eval_interval=_stated(spec.eval_interval, checkpoint_steps),
+        eval_samples=_stated(spec.eval_samples, 1),
+        max_completion_tokens=completion,
+        algorithm=spec.algorithm,
+    )
+
+
+def _stated(value: Number | Auto, auto: Number) -> Number:
+    return auto if isinstance(value, str) else value
 
 
 def pack_length(longest: int, limit: int) -> int:
@@ -82,9 +150,9 @@ def auto_batch(rows: int) -> int:
     return min(MAX_BATCH, 1 << max(0, round(math.log2(rows / STEPS_PER_EPOCH))))
 
 
-def auto_epochs(steps_per_epoch: int) -> int:
-    """Return as many epochs as reach ``AIM_STEPS``, at most ``MAX_EPOCHS``: more memorize the rows."""
-    return min(MAX_EPOCHS, math.ceil(AIM_STEPS / steps_per_epoch))
+def auto_epochs(steps_per_epoch: int, aim_steps: int = AIM_STEPS) -> int:
+    """Return as many epochs as reach ``aim_steps``, at most ``MAX_EPOCHS``: more memorize the rows."""
+    return min(MAX_EPOCHS, math.ceil(aim_steps / steps_per_epoch))
 
 
 def base_rate(method: TrainingMethod, width: int) -> float:

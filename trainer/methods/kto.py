@@ -24,6 +24,7 @@ def train(run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
     session.train(
         KTOTrainer,
         KTOConfig,
+        max_length=None,
         beta=numbers.beta,
         desirable_weight=max(1.0, bad / max(1, good)),  # both kinds weigh the same in all: the paper's equation 8
         undesirable_weight=max(1.0, good / max(1, bad)),

@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from trainer.endings import RunEnded, SpecRefused
 from trainer.methods import base_model, data_sets
-from trainer.methods.hyperparameters import Hyperparameters, pack_length, resolve
+from trainer.methods.hyperparameters import DrawnHyperparameters, Hyperparameters, pack_length, resolve
 from trainer.methods.launch import read_spec
 from trainer.rendering import token_rows
 from trainer.run_directory import RunDirectory
@@ -82,6 +82,19 @@ def _judge(run: RunDirectory, train: Train, report: PreflightReport) -> None:
         report.ok = report.estimate["fits"]
 
 
+def _tokens(counted: Json, numbers: Hyperparameters) -> int:
+    """Return the tokens that go through the model in a run; drawn answers count as if none ended before its limit.
+
+    The time in which the server draws them is not estimated.
+    """
+    tokens = int(counted["tokens"])
+    if isinstance(numbers, DrawnHyperparameters):
+        prompts = numbers.steps * numbers.batch_size
+        mean: float = tokens / counted["sequences"] + numbers.max_completion_tokens
+        return round(prompts * numbers.samples * mean)
+    return tokens * numbers.n_epochs
+
+
 def _longest(rows: Dataset, least: int, tokens: int) -> Dataset:
     """Return the longest rows: ``least`` of them, more until they have ``tokens``; all if there are too few."""
     lengths = rows[token_rows.TOKENS][:]
@@ -113,7 +126,7 @@ def _dry_run(run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, rows: D
     share = numbers.batch_size // spec.processes
     steps = {"n_epochs": DRY_STEPS, "checkpoint_steps": DRY_STEPS, "batch_size": share, "processes": 1}
     try:
-        dry.write_spec(shorter := spec.model_copy(update={"validation_file": None, **steps}))
+        dry.write_spec(shorter := spec.model_copy(update={"validation_file": None, "is_dry": True, **steps}))
         train(dry, shorter, Flag())
     except torch.cuda.OutOfMemoryError as error:
         reason = f"the longest batch does not fit into memory: {str(error).splitlines()[0]}"
@@ -127,7 +140,7 @@ def _dry_run(run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, rows: D
         "fits": True,
         "steps": numbers.steps,
         "tokens_per_second": pace,
-        "seconds": rendering["training"]["tokens"]["tokens"] * numbers.n_epochs / pace,
+        "seconds": _tokens(rendering["training"]["tokens"], numbers) / pace,
         "seconds_per_million_tokens": 1e6 / pace,
         "peak_memory_bytes": result.peak_memory_bytes,
     }

@@ -25,13 +25,28 @@ _NAMES: Final[Mapping[str, str]] = {
     "epoch": "epoch",
     "rewards/accuracies": "train_preference_accuracy",
     "rewards/margins": "train_reward_margin",
+    "accuracy": "train_preference_accuracy",
+    "margin": "train_reward_margin",
+    "reward": "train_mean_reward",
+    "reward_std": "train_reward_deviation",
+    "completions/mean_length": "mean_completion_tokens",
+    "completions/clipped_ratio": "truncated_share",
+    "frac_reward_zero_std": "equal_rewards_share",
+    "graded": "graded_share",
+    "kl": "divergence",
+    "sampling/sampling_logp_difference/mean": "sampling_difference",
     "eval_loss": "full_valid_loss",
+    "eval_accuracy": "valid_preference_accuracy",
+    "eval_margin": "valid_reward_margin",
+    "eval_reward": "full_valid_mean_reward",
     "eval_mean_token_accuracy": "full_valid_mean_token_accuracy",
     "eval_rewards/accuracies": "valid_preference_accuracy",
     "eval_rewards/margins": "valid_reward_margin",
 }
 """The Trainer's names of metrics, and ours (OpenAI's where it has one)."""
 _LOSSES: Final[Mapping[str, str]] = {"train_loss": "training loss", "full_valid_loss": "validation loss"}
+_REWARDS: Final[Mapping[str, str]] = {"train_mean_reward": "reward", "full_valid_mean_reward": "validation reward"}
+"""Shown instead of the loss where the method has one: its loss is near 0, whatever it learns."""
 _FINITE: Final[Mapping[str, str]] = {
     "loss": "the loss",
     "grad_norm": "the gradient's norm",
@@ -78,7 +93,8 @@ class Reporter:
     def measured(self, metric: str, data: Mapping[str, Any]) -> None:
         """Report the metrics of a training step or of a validation, whose loss is ``metric``."""
         if (step := data["step"]) > self._reported[metric]:
-            message = f"Step {step}/{data['total_steps']}: {_LOSSES[metric]}={data[metric]:.4f}"
+            shown = next((name for name in _REWARDS if name in data), metric)
+            message = f"Step {step}/{data['total_steps']}: {_REWARDS.get(shown) or _LOSSES[shown]}={data[shown]:.4f}"
             self.report(RunEvent(type="metrics", message=message, data=data))
             self._reported[metric] = step
 
@@ -117,10 +133,10 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._last = args.save_only_model = state.global_step >= state.max_steps
-        due = self._last or state.global_step % self._numbers.checkpoint_steps == 0
         stops = peers.agreed(self._stop.is_set())
-        control.should_evaluate = due and self._spec.validation_file is not None
-        control.should_save = due or stops
+        is_validated = self._last or state.global_step % self._numbers.validation_steps == 0
+        control.should_evaluate = is_validated and self._spec.validation_file is not None
+        control.should_save = self._last or stops or state.global_step % self._numbers.checkpoint_steps == 0
         control.should_training_stop = self._last or stops
 
     def on_log(
@@ -147,12 +163,14 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
             self._reporter.measured("full_valid_loss", data | {"valid_loss": data["full_valid_loss"]})
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Stop when the validation loss has not fallen for ``patience`` checkpoints."""
-        losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+        """Stop when no validation was better for ``patience`` of them."""
+        metric = self._spec.method.traits.judged_by
+        sign = -1 if self._spec.method.draws else 1  # a reward is best at its largest
+        values = [sign * named[metric] for entry in state.log_history if metric in (named := _named(entry))]
         patience, step = self._spec.patience, state.global_step
-        if patience is not None and len(losses) - 1 - losses.index(min(losses)) >= patience:
+        if patience is not None and len(values) - 1 - values.index(min(values)) >= patience:
             self._last = args.save_only_model = control.should_training_stop = True
-            message = f"Stopping early at step {step}: {patience} checkpoints without a better validation loss"
+            message = f"Stopping early at step {step}: {patience} checkpoints without a better validation"
             self._reporter.report(RunEvent(message=message, data={"step": step}))
 
     def on_save(

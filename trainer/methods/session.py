@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Sequence
 from dataclasses import asdict
 from threading import Event as Flag
 from typing import Any
@@ -19,7 +20,7 @@ from trainer.methods.hyperparameters import MAX_GRADIENT, Hyperparameters, pack_
 from trainer.methods.progress import Progress, Reporter
 from trainer.methods.tracking import tracked
 from trainer.rendering import token_rows
-from trainer.run_directory import RunDirectory, RunEvent, RunResult
+from trainer.run_directory import RunCheckpoint, RunDirectory, RunEvent, RunResult
 from trainer.run_spec import RunSpec
 
 
@@ -66,6 +67,11 @@ class Session:
                 lines = file["tokens"]["too_long"]
                 self._reporter.report(RunEvent(message=message, data={"lines": lines}, level="warn"))
 
+    @property
+    def context(self) -> int:
+        """Tokens that a sequence may have."""
+        return self._rendering.most_tokens
+
     def pack(self) -> None:
         """Pack several short rows into one sequence."""
         self._longest = pack_length(self._longest, self._rendering.most_tokens)
@@ -82,7 +88,7 @@ class Session:
     def train(self, trainer: type[Trainer], config: type[TrainingArguments], **arguments: Any) -> None:
         """Train with TRL's ``trainer`` and ``config`` from the newest checkpoint, or from the start, to the result.
 
-        ``arguments`` are the config's that only this method has. The first process writes the result.
+        ``arguments`` are the config's that are this method's own. The first process writes the result.
 
         Raises:
             SpecRefused, BaseRefused, WarmStartRefused: see ``base_model.load``.
@@ -90,7 +96,7 @@ class Session:
             NotFinite: loss or gradient is no longer a finite number.
         """
         model, adapter = base_model.load(self._spec)
-        args = config(**self._arguments(), **arguments)
+        args = config(**self._arguments() | arguments)
         args._n_gpu = min(1, args.n_gpu)  # one a process: transformers takes all it sees, which TRL then refuses
         training = _on_token_ids(trainer)(
             model=model,
@@ -123,7 +129,6 @@ class Session:
             "optim": "adamw_torch",
             "weight_decay": 0.0,
             "max_grad_norm": MAX_GRADIENT,
-            "max_length": None,  # rows fit; TRL's own default would cut them at 1024
             "bf16": on_gpu,
             "use_cpu": not on_gpu,
             "gradient_checkpointing": on_gpu,
@@ -154,8 +159,7 @@ class Session:
         last = checkpoints[-1]
         if not last.marker.last:
             raise Stopped(f"stopped at step {last.step} of {self.numbers.steps}; the run goes on from there")
-        validated = [checkpoint for checkpoint in checkpoints if "full_valid_loss" in checkpoint.marker.metrics]
-        best = min(validated, key=lambda checkpoint: checkpoint.marker.metrics["full_valid_loss"], default=last)
+        best = self._best(checkpoints)
         result = RunResult(
             best_checkpoint=best.name,
             last_checkpoint=last.name,
@@ -169,6 +173,13 @@ class Session:
             curves=thinned(curves(self._run.events())),
         )
         self._run.write_result(result)
+
+    def _best(self, checkpoints: Sequence[RunCheckpoint]) -> RunCheckpoint:
+        """Return the checkpoint that the validation judges best, the first of several; without any, the last."""
+        metric = self._spec.method.traits.judged_by
+        validated = [checkpoint for checkpoint in checkpoints if metric in checkpoint.marker.metrics]
+        sign = -1 if self._spec.method.draws else 1  # a reward is best at its largest
+        return min(validated, key=lambda each: sign * each.marker.metrics[metric], default=checkpoints[-1])
 
 
 def _on_token_ids(trainer: type[Trainer]) -> type[Trainer]:

@@ -20,6 +20,7 @@ def train(run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
     session.train(
         SFTTrainer,
         SFTConfig,
+        max_length=None,  # rows fit; TRL's own default would cut them at 1024
         packing=spec.packing,
         dataset_kwargs={"skip_prepare_dataset": True},  # the rows are token ids and labels already
     )

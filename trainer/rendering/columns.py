@@ -1,14 +1,27 @@
 """Rows as the columns of TRL's data sets: token ids, so that TRL renders and cuts nothing."""
 
+import json
 from collections.abc import Iterator, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from trainer.data.faults import FaultKind, LineFaults, shown
-from trainer.data.rows import Conversation, Judged, PlainJudged, PlainPreference, PlainText, Preference, Row
+from trainer.data.rows import (
+    Conversation,
+    Judged,
+    PlainJudged,
+    PlainPreference,
+    PlainText,
+    Preference,
+    Ranking,
+    Row,
+    Task,
+)
 from trainer.data.training_file import read_file
 from trainer.rendering.row_renderer import IGNORED, Rendered, RowRenderer
 from trainer.rendering.token_rows import Columns, tokens
+from trainer.training_method import TrainingMethod
 
 
 def columns(row: Row, renderer: RowRenderer, faults: LineFaults) -> list[Columns]:
@@ -25,6 +38,14 @@ def columns(row: Row, renderer: RowRenderer, faults: LineFaults) -> list[Columns
         case Judged():
             turn = renderer.answer(row.prompt, row.answer, row.tools, faults)
             return [{"prompt_ids": turn.prompt, "completion_ids": turn.answer, "label": row.good}] if turn else []
+        case Ranking():
+            whole = [renderer.whole((*row.prompt, answer), row.tools, faults) for answer in row.answers]
+            pairs = combinations([ids for ids in whole if ids is not None], 2)
+            return [] if faults else [{"chosen_ids": better, "rejected_ids": worse} for better, worse in pairs]
+        case Task():
+            asked = renderer.whole(row.prompt, row.tools, faults, asking=True)
+            item = json.dumps(row.item, ensure_ascii=False)
+            return [] if asked is None else [{"prompt_ids": asked, "item": item}]
         case PlainText():
             text = renderer.text(row)
             labels = [IGNORED] * len(text.prompt) + text.answer
@@ -39,10 +60,10 @@ def columns(row: Row, renderer: RowRenderer, faults: LineFaults) -> list[Columns
 
 
 def answer(made: Columns) -> list[int]:
-    """Return the tokens that make loss; of a pair those of the better answer."""
+    """Return the tokens that make loss; of a pair those of the better answer. A task has none yet."""
     if "labels" in made:
         return [label for label in made["labels"] if label != IGNORED]
-    ids: list[int] = made["chosen_ids"] if "chosen_ids" in made else made["completion_ids"]
+    ids: list[int] = next((made[name] for name in ("chosen_ids", "completion_ids") if name in made), [])
     return ids
 
 
@@ -51,14 +72,17 @@ def segments(made: Columns, renderer: RowRenderer) -> list[tuple[str, bool]]:
     if "input_ids" in made:
         ids, trained = made["input_ids"], [label != IGNORED for label in made["labels"]]
     else:
-        ids = made["prompt_ids"] + answer(made)
-        trained = [index >= len(made["prompt_ids"]) for index in range(len(ids))]
+        asked = made.get("prompt_ids", [])
+        ids = asked + answer(made)
+        trained = [index >= len(asked) for index in range(len(ids))]
     return list(renderer.segments(Rendered(ids, trained)))
 
 
-def read(path: Path, renderer: RowRenderer, most_tokens: int) -> Iterator[tuple[list[Columns], LineFaults]]:
+def read(
+    path: Path, method: TrainingMethod, renderer: RowRenderer, most_tokens: int
+) -> Iterator[tuple[list[Columns], LineFaults]]:
     """Yield the columns of every line, and its faults with the renderer's warnings. A row is never cut to fit."""
-    for line in read_file(path):
+    for line in read_file(path, method):
         faults = LineFaults(line.number)
         faults.found += line.faults
         made = columns(line.row, renderer, faults) if line.row is not None else []

@@ -42,7 +42,9 @@ def _render(spec: RunSpec, directory: Path, report: RenderingReport) -> None:
     def rendered(path: Path, name: str, inspected: FileReport) -> dict[str, Any]:
         with token_rows.writer(directory / name) as rows:
             limit = report.most_tokens
-            counted = tally(path, renderer, inspected, rows.write, most_tokens=limit, drop_long=spec.drop_long)
+            counted = tally(
+                path, spec.method, renderer, inspected, rows.write, most_tokens=limit, drop_long=spec.drop_long
+            )
         return inspected.to_json() | {"tokens": counted.to_json()}
 
     training, validation = inspect_files(spec.training_file, spec.validation_file, spec.method)

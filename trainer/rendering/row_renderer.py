@@ -105,6 +105,19 @@ class RowRenderer:
         ids = self.serving.encode(text)
         return Answered(asked.ids, ids[: self._end(ids)])
 
+    def whole(
+        self, messages: Sequence[Message], tools: Sequence[Tool], faults: LineFaults, *, asking: bool = False
+    ) -> list[int] | None:
+        """Return a conversation's ids, as the server has them for a request with these messages alone.
+
+        None, and a fault added, where the server refuses the conversation. ``asking``: with the generation prompt.
+        """
+        try:
+            return self.serving.prompt(messages, tools, asking=asking).ids
+        except TemplateRefused as refused:
+            _add_refusal(refused, faults)
+            return None
+
     def text(self, row: PlainText) -> Answered:
         """Return a row without the chat template: its prompt as the server tokenises a prompt of /v1/completions.
 

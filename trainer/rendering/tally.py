@@ -12,6 +12,7 @@ from trainer.data.file_report import FileReport
 from trainer.rendering import columns
 from trainer.rendering.row_renderer import RowRenderer
 from trainer.rendering.token_rows import Columns, lengths, tokens
+from trainer.training_method import TrainingMethod
 
 PREVIEWED: Final = 3
 """Sequences whose mask is shown."""
@@ -58,7 +59,9 @@ class Tally:
             self.sequences += 1
             self.tokens += sum(lengths(sequence))
             self.trained_tokens += len(answer)
-            if not answer:
+            if "item" in sequence:
+                pass  # a task: its answers are drawn in training
+            elif not answer:
                 self.list_line("without_loss", line)
             elif not renderer.stops(answer):
                 self.list_line("without_stop", line)
@@ -79,6 +82,7 @@ class Tally:
 
 def tally(
     path: Path,
+    method: TrainingMethod,
     renderer: RowRenderer,
     report: FileReport,
     write: Callable[[Columns], None],
@@ -98,7 +102,7 @@ def tally(
         OSError: the file cannot be read.
     """
     counted = Tally()
-    for made, faults in columns.read(path, renderer, most_tokens):
+    for made, faults in columns.read(path, method, renderer, most_tokens):
         line = faults.line
         for warning in faults.warnings:
             report.add(warning)

@@ -21,7 +21,8 @@ def lengths(made: Columns) -> list[int]:
     """Return the length of each sequence that goes through the model for a row: a pair is two."""
     if "input_ids" in made:
         return [len(made["input_ids"])]
-    return [len(made["prompt_ids"]) + len(made[name]) for name in _ANSWERS if name in made]
+    asked = len(made.get("prompt_ids", ()))
+    return [asked + len(made[name]) for name in _ANSWERS if name in made] or [asked]
 
 
 def tokens(made: Columns) -> int:
@@ -73,5 +74,7 @@ def _type(value: Any) -> pa.DataType:
             return pa.bool_()
         case int():
             return pa.int32()
+        case str():
+            return pa.large_string()
         case _:
             return pa.list_(pa.int32())

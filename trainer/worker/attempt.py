@@ -1,7 +1,8 @@
 """One attempt at a job, from the start of its training process to the report of how it ended.
 
 child trains ──┬── its events go to the job's log and renew the lease ──┐
-               └── each checkpoint is published, then recorded ─────────┤
+               ├── each checkpoint is published, then recorded ─────────┤
+               └── answers of its policy are drawn on the server ───────┤
                                                                         ▼
 finished: publish the result, store its files, succeed        killed, stalled, out of memory: retry
 stopped (pause, shut-down): release                           refused, loss not finite: fail
@@ -29,7 +30,9 @@ from trainer.jobs.events import EventDraft, Kind, Level
 from trainer.jobs.job import Failure
 from trainer.jobs.queue import Claim, ClaimOrder
 from trainer.records import Records
+from trainer.rollouts import RolloutAnswer, RolloutRequest, Rollouts
 from trainer.run_directory import RESULT_FILES, Exit, RunDirectory, RunEvent
+from trainer.worker.rollout_channel import RolloutChannel
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +47,7 @@ RESULT_FILES_S: Final = 60.0
 OUTAGE_S: Final = 0.5
 """Pause before a write is tried again that the database did not answer."""
 LONGEST_PAUSE_S: Final = 30.0
-"""Longest pause before a publication is tried again that met passing trouble; the first is half a second."""
+"""Longest pause before what met passing trouble is tried again; the first is half a second."""
 MOST_HELPER_DEATHS: Final = 5
 """Deaths of a process that checks a publication after which the publication counts as refused."""
 _PIECE_BYTES: Final = 1 << 20
@@ -73,6 +76,7 @@ class Attempt:
 
     records: Records
     publishing: Publishing
+    rollouts: Rollouts
     claim: Claim
     run: RunDirectory
     _: KW_ONLY
@@ -94,12 +98,15 @@ class Attempt:
         Raises:
             ExceptionGroup: of LeaseLost: the job was cancelled, or another worker has it.
         """
-        async with child(self.run.path) as process, asyncio.TaskGroup() as group:
+        channel = RolloutChannel(self._sample)
+        async with child(self.run.path, stdin=channel.child_end) as process, asyncio.TaskGroup() as group:
+            sampling = group.create_task(channel.serve())
             publishing = group.create_task(self._publish_checkpoints())
             try:
                 for checkpoint in await in_thread(self.run.checkpoints):  # an earlier attempt may not have published
                     self._unpublished.put_nowait(checkpoint.step)
                 status = await self._watch(process)
+                sampling.cancel()
                 self._unpublished.put_nowait(None)
                 await self._while_renewing(publishing)
                 await self._report_end(process, status)
@@ -165,7 +172,7 @@ class Attempt:
                 continue
             try:
                 publication = partial(self.publishing.checkpoint, self.claim.job.id, step)
-                model = await self._published(f"checkpoint of step {step}", publication)
+                model = await self._tried(f"The checkpoint of step {step} cannot be published yet", publication)
             except PatchbayError as refused:
                 await self._warn(f"Checkpoint of step {step} was refused: {refused.message}")
             else:
@@ -190,7 +197,8 @@ class Attempt:
         result, job = self.run.result(), self.claim.job
         assert result is not None, "the child finished"
         try:
-            model = await self._while_renewing(self._published("result", partial(self.publishing.result, job.id)))
+            publication = partial(self.publishing.result, job.id)
+            model = await self._while_renewing(self._tried("The result cannot be published yet", publication))
         except PatchbayError as refused:
             await self._stored(partial(self.records.queue.fail, self.claim, Failure(refused.code, refused.message)))
             return
@@ -206,18 +214,22 @@ class Attempt:
         file = await self.records.files.create(Purpose.FINE_TUNE_RESULTS, path.name, _pieces(path), project=project)
         return file.id
 
-    async def _published(self, what: str, publication: Callable[[], Awaitable[str]]) -> str:
-        """Return the name that ``publication`` gives, tried again while the trouble that it meets can pass."""
+    async def _sample(self, request: RolloutRequest) -> RolloutAnswer:
+        sampling = partial(self.rollouts.sample, self.claim.job.id, request)
+        return await self._tried(f"The answers of step {request.step} cannot be drawn yet", sampling)
+
+    async def _tried(self, trouble_is: str, act: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of ``act``, tried again while the trouble that it meets can pass."""
         pause_s = OUTAGE_S
         for tries in itertools.count(1):
             try:
-                return await publication()
+                return await act()
             except PatchbayError as trouble:
                 is_over = isinstance(trouble, WorkerProcessDied) and tries >= MOST_HELPER_DEATHS
                 if not trouble.is_passing or is_over:
                     raise
                 if tries == 1:
-                    await self._warn(f"The {what} cannot be published yet and is tried again: {trouble.message}")
+                    await self._warn(f"{trouble_is}, and this is tried again: {trouble.message}")
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         raise AssertionError("the loop has no end")

@@ -13,6 +13,7 @@ import structlog
 from adapters.errors import StorageUnavailable
 from trainer.errors import LeaseLost
 from trainer.records import Records
+from trainer.rollouts import Rollouts
 from trainer.run_directory import RunDirectory
 from trainer.worker.attempt import Attempt, Publishing
 
@@ -50,6 +51,7 @@ class Worker:
     records: Records
     runs: Path
     publishing: Publishing
+    rollouts: Rollouts
     name: str
     base: Callable[[], Awaitable[str | None]] = _any_base
     lease_s: float = LEASE_S
@@ -72,6 +74,6 @@ class Worker:
             log.info("job taken", job=claim.job.id, attempt=claim.token)
             try:
                 run = RunDirectory(self.runs / claim.job.id)
-                await Attempt(self.records, self.publishing, claim, run, stall_s=self.stall_s).work()
+                await Attempt(self.records, self.publishing, self.rollouts, claim, run, stall_s=self.stall_s).work()
             except* LeaseLost:
                 log.warning("job lost: it was cancelled, or another worker has it", job=claim.job.id)

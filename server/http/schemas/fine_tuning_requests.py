@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field, create_model
 
@@ -13,6 +13,9 @@ from trainer.errors import InvalidField
 from trainer.jobs.job import JobDraft
 from trainer.options import JobOptions, MethodOptions
 from trainer.training_method import TrainingMethod
+
+GRADER: Final = "method.reinforcement.grader"
+"""The place of a job's grader."""
 
 
 class _MethodBody(Body):
@@ -33,18 +36,29 @@ class _MethodBody(Body):
                     param=f"method.{other}",
                 )
         stated = getattr(self, self.type)
+        if self.type.draws and stated is None:
+            raise InvalidField(f"{GRADER} is missing: the grader whose rewards the job learns from", param=GRADER)
         options = (stated and stated.hyperparameters) or self.type.traits.options()
-        return _method_json(self.type, options)
+        return _method_json(self.type, options, self.grader)
+
+    @property
+    def grader(self) -> Json | None:
+        """The definition of the grader, where the method has one."""
+        return getattr(getattr(self, self.type), "grader", None)
 
 
-def _method_json(method: TrainingMethod, options: MethodOptions) -> Json:
-    return {"type": method, method: {"hyperparameters": options.model_dump()}}
+def _method_json(method: TrainingMethod, options: MethodOptions, grader: Json | None = None) -> Json:
+    graded = {} if grader is None else {"grader": grader}
+    return {"type": method, method: {**graded, "hyperparameters": options.model_dump()}}
 
 
 def _field(method: TrainingMethod) -> Any:
     """Return the optional field ``method.<name>`` as ``create_model`` takes it."""
     options: Any = method.traits.options
-    body: Any = create_model(f"{method.title()}Body", __base__=Body, hyperparameters=(options | None, None))
+    fields: dict[str, Any] = {"hyperparameters": (options | None, None)}
+    if method.draws:
+        fields["grader"] = (dict[str, Any], ...)
+    body: Any = create_model(f"{method.title()}Body", __base__=Body, **fields)
     return body | None, None
 
 
@@ -97,6 +111,11 @@ class JobBody(Body, JobOptions):
     def fitted_suffix(self) -> str | None:
         """The suffix as names can carry it: OpenAI's API takes any characters."""
         return self.suffix and fit_adapter_name(self.suffix)
+
+    @property
+    def grader(self) -> Json | None:
+        """The definition of the grader, where the method has one."""
+        return None if self.method is None else self.method.grader
 
     def draft(self, extension: Json, caller: Caller, base_fingerprint: str) -> JobDraft:
         """Return the job to create for ``caller`` on that base model, with our own fields as ``extension`` has them.

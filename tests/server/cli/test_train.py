@@ -211,3 +211,37 @@ def test_ctrl_c_ends_the_watching_and_not_the_job(server, file_id) -> None:
     assert (watching.returncode, job["status"]) == (130, "queued")
     assert f"patchbay jobs events {job['id']} --follow" in stderr
     assert "Traceback" not in stderr
+
+
+GRADER = {"type": "string_check", "name": "n", "input": "{{sample.output_text}}", "reference": "5", "operation": "eq"}
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_grader_makes_it_reinforcement(call, server, tmp_path, *, is_file) -> None:
+    tasks, stated = tmp_path / "tasks.jsonl", json.dumps(GRADER)
+    tasks.write_text("".join(f'{{"prompt": "What is {number} + 1?"}}\n' for number in range(12)))
+    if is_file:
+        (tmp_path / "grader.json").write_text(stated)
+        stated = str(tmp_path / "grader.json")
+    result = call("train", str(tasks), "--grader", stated, "--epochs", "2", "--algorithm", "rloo")
+    assert result.exit_code == 0, result.output
+    method = newest(server)["method"]
+    assert method["type"] == "reinforcement"
+    assert method["reinforcement"]["grader"] == GRADER
+    hyperparameters = method["reinforcement"]["hyperparameters"]
+    assert (hyperparameters["n_epochs"], hyperparameters["algorithm"]) == (2, "rloo")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--method", "reinforcement"], "--method reinforcement needs a --grader"),
+        (["--method", "supervised", "--grader", "{}"], "--method supervised takes no --grader"),
+        (["--grader", "{"], "--grader {"),
+        (["--grader", "none.json"], "--grader none.json"),
+    ],
+)
+def test_a_grader_is_for_reinforcement_alone(call, server, rows, flags, says) -> None:
+    result = call("train", str(rows), *flags)
+    assert result.exit_code == 2
+    assert says in result.stderr

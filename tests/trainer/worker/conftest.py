@@ -16,11 +16,12 @@ from tests.trainer.conftest import Create, Upload
 from tests.until import Until
 from tests.until import until as wait_until
 from trainer.job_preflight import JobPreflight, TrainingBase
-from trainer.jobs.job import Job, JobDraft
+from trainer.jobs.job import Job, JobDraft, Json
 from trainer.jobs.state import JOB_STATES, JobState
 from trainer.records import Records
 from trainer.renderer_options import RendererOptions
 from trainer.rendering.rendering import render
+from trainer.rollouts import Rollout, RolloutAnswer, RolloutRequest
 from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec
 from trainer.worker.worker import Worker
@@ -28,6 +29,7 @@ from trainer.worker.worker import Worker
 ROWS = b"\n".join((embedded.DATA / "sentiment" / "train.jsonl").read_bytes().splitlines()[:24]) + b"\n"
 NUMBERS = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 1.0}
 STEPS = 12
+SUPERVISED = {"type": "supervised", "supervised": {"hyperparameters": NUMBERS}}
 
 until = partial(wait_until, within_s=240.0, every_s=0.05)
 
@@ -59,9 +61,31 @@ def publisher() -> FakePublisher:
     return FakePublisher()
 
 
+class FakeRollouts:
+    """Draws two tokens as each answer, of which those to even rows are good; or refuses to."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, RolloutRequest]] = []
+        self.troubles: list[PatchbayError] = []
+        """Raised one after the other, before anything is drawn."""
+
+    async def sample(self, job_id: str, request: RolloutRequest) -> RolloutAnswer:
+        self.requests.append((job_id, request))
+        if self.troubles:
+            raise self.troubles.pop(0)
+        rewards = [float(number % 2) for number in range(request.samples)]
+        drawn = [Rollout(ids=[5, 6], logprobs=[-9.0, -9.0], text="ok", reward=reward) for reward in rewards]
+        return RolloutAnswer(rollouts=[drawn] * len(request.prompts))
+
+
 @pytest.fixture
-def worker(records: Records, publisher: FakePublisher, tmp_path: Path) -> Worker:
-    return Worker(records, tmp_path / "runs", publisher, "worker-1", stall_s=15.0)
+def rollouts() -> FakeRollouts:
+    return FakeRollouts()
+
+
+@pytest.fixture
+def worker(records: Records, publisher: FakePublisher, rollouts: FakeRollouts, tmp_path: Path) -> Worker:
+    return Worker(records, tmp_path / "runs", publisher, rollouts, "worker-1", stall_s=15.0)
 
 
 @pytest.fixture
@@ -78,10 +102,9 @@ def ask(records: Records, upload: Upload, worker: Worker) -> Create:
     async def base() -> TrainingBase:
         return TrainingBase(embedded.BASE, RendererOptions(), "base")
 
-    async def ask(**extension: Any) -> Job:
+    async def ask(method: Json = SUPERVISED, rows: bytes = ROWS, **extension: Any) -> Job:
         extension = {"rank": 8, "checkpoint_steps": 3, "adapter": "mood", **extension}
-        method = {"type": "supervised", "supervised": {"hyperparameters": NUMBERS}}
-        draft = JobDraft("embedded-base", await upload(ROWS), method, seed=1, extension=extension)
+        draft = JobDraft("embedded-base", await upload(rows), method, seed=1, extension=extension)
         job = await records.jobs.create(draft)
         loop = JobPreflight(
             records,

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from adapters.errors import AdapterRefused, BlobStoreUnavailable, Fault, StorageUnavailable
+from adapters.errors import AdapterRefused, BlobStoreUnavailable, Fault, PatchbayError, StorageUnavailable
 from tests.trainer.conftest import Create
-from tests.trainer.worker.conftest import FakePublisher
+from tests.trainer.worker.conftest import FakePublisher, FakeRollouts
 from tests.until import Until
 from trainer.jobs.job import Job
 from trainer.jobs.state import JobState
@@ -26,6 +26,11 @@ Ended = Callable[[Job], Awaitable[Job]]
 FindChild = Callable[[RunDirectory], int | None]
 TrainsPast = Callable[[Job, int], Awaitable[None]]
 RecordedSteps = Callable[[Job], Awaitable[list[int]]]
+
+
+class EngineAway(PatchbayError):
+    is_passing = True
+
 
 STEPS, CHECKPOINTS = 12, [3, 6, 9, 12]
 
@@ -268,3 +273,41 @@ async def test_a_loss_or_gradient_that_is_not_finite_ends_the_job_without_a_resu
     assert "not a finite number at step" in done.error.message
     assert publisher.results == []
     assert len(publisher.checkpoints) < STEPS
+
+
+TASKS = b"".join(b'{"messages": [{"role": "user", "content": "Say %d."}]}\n' % number for number in range(16))
+GRADED = {
+    "type": "reinforcement",
+    "reinforcement": {
+        "grader": {"type": "string_check"},
+        "hyperparameters": {"n_epochs": 1, "batch_size": 4, "compute_multiplier": 0.25, "max_completion_tokens": 4},
+    },
+}
+
+
+async def test_the_answers_of_a_policy_are_drawn_for_its_job_and_trouble_that_passes_is_waited_out(
+    records: Records, working: Working, rollouts: FakeRollouts, ask: Create, ended: Ended
+):
+    rollouts.troubles = [EngineAway("the engine is being rebuilt")]
+    job = await ask(GRADED, TASKS)
+    working()
+    done = await ended(job)
+    assert (done.state, done.error) == (JobState.SUCCEEDED, None)
+    assert [(job_id, request.step, len(request.prompts), request.samples) for job_id, request in rollouts.requests] == [
+        (job.id, step, 4, 2) for step in (0, 0, 1, 2, 3)
+    ]
+    names = [(await records.files.get(file)).filename for file in done.result_files]
+    assert "samples.jsonl" in names
+
+
+async def test_a_job_whose_answers_are_not_drawn_fails_with_the_reason(
+    working: Working, rollouts: FakeRollouts, ask: Create, ended: Ended
+):
+    rollouts.troubles = [AdapterRefused([Fault("policy", "no finite probabilities", "finite numbers")])]
+    job = await ask(GRADED, TASKS)
+    working()
+    done = await ended(job)
+    assert done.state is JobState.FAILED
+    assert done.error is not None
+    assert "the server drew no answers at step 0" in done.error.message
+    assert "no finite probabilities" in done.error.message

@@ -1,0 +1,142 @@
+"""Draws the answers of policies in training on the serving engine, behind all other requests, and grades them."""
+
+import asyncio
+import math
+import random
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Final, TypeVar
+
+from adapters.errors import AdapterRefused, Fault
+from adapters.storage.disk import in_thread
+from adapters.storage.manifest import CONFIG_FILE
+from server.access.caller import Caller
+from server.access.scope import ALL_SCOPES
+from server.engine.protocol import Demand, Engine, EngineGone, Resident, Sampled
+from server.errors import EngineNotReady
+from server.gateway.gateway import Deferred
+from server.operations.grader_client import GraderClient
+from server.state import AppState
+from trainer.errors import InvalidField
+from trainer.graders.grader import Grader, GradingError, Sample
+from trainer.graders.models import Models
+from trainer.graders.parsing import parse
+from trainer.jobs.job import Job
+from trainer.rollouts import Rollout, RolloutAnswer, RolloutPrompt, RolloutRequest
+from trainer.run_directory import RunDirectory
+
+FIRST_POLICY_ID: Final = 3 * 2**29
+"""Above the ids of versions and of the probe's candidates, and within vLLM's 32 bits."""
+GRADED_AT_ONCE: Final = 32
+_IDS: Final = count(FIRST_POLICY_ID)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RunSampler:
+    """Implements ``trainer.rollouts.Rollouts``; ``deferred`` returns an app whose requests act for a key.
+
+    The policy of a step is a temporary resident: the engine has it for one request, under an id that is never used
+    again. It has no version, no row and no probe, takes no capacity from the residents and evicts none of them.
+    """
+
+    state: AppState
+    deferred: Deferred
+    _grading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(GRADED_AT_ONCE))
+
+    async def sample(self, job_id: str, request: RolloutRequest) -> RolloutAnswer:
+        """Return the answers of the job's policy, and their rewards.
+
+        Raises:
+            JobNotFound: there is no such job.
+            AdapterRefused: the engine does not take the policy, died twice with it, or computes NaN.
+            EngineNotReady: no engine answers at present.
+        """
+        job = await self.state.records.jobs.get(job_id)
+        if job.grader is None:
+            raise InvalidField(f"a job of the method {job.method['type']} draws no answers", param="job_id")
+        grader = parse(job.grader, "grader")
+        caller = Caller(job.key_id, job.project, ALL_SCOPES)
+        models = GraderClient(self.state, self.deferred(job.key_id), caller, {}, is_deferred=True)
+        drawn = await self._drawn(job, request)
+        self._charge(caller, job, request, drawn)
+        grading = [
+            self._graded(grader, prompt, answer, models)
+            for prompt, answers in zip(request.prompts, drawn, strict=True)
+            for answer in answers
+        ]
+        graded = iter(await asyncio.gather(*grading))
+        return RolloutAnswer(rollouts=[[next(graded) for _ in answers] for answers in drawn])
+
+    async def _drawn(self, job: Job, request: RolloutRequest) -> list[list[Sampled]]:
+        directory = RunDirectory(self.state.settings.runs_dir / job.id).policy_path(request.step)
+        if not await in_thread((directory / CONFIG_FILE).is_file):
+            needed = "a worker that shares this server's --data-dir"
+            raise AdapterRefused([Fault("policy", f"no adapter of step {request.step} in the run's directory", needed)])
+        running, suspects = self.state.engine.serving(), self.state.hooks.suspects
+        policy = Resident(number := next(_IDS), f"policy@{number}", directory)
+        trying = f"policy of {job.id} at step {request.step}"
+        try:
+            async with running.residency.trial(policy) as engine:
+                return await _together(
+                    self._answers(engine, policy, job, prompt, request, place)
+                    for place, prompt in enumerate(request.prompts)
+                )
+        except (EngineGone, EngineNotReady) as gone:
+            if suspects.note(trying, running.engine):
+                fault = Fault("policy", "weights with which the engine died twice", "a lower learning_rate_multiplier")
+                raise AdapterRefused([fault]) from gone
+            raise EngineNotReady("the engine died while a policy answered; it is rebuilt", retry_after_s=5) from gone
+
+    async def _answers(
+        self, engine: Engine, policy: Resident, job: Job, prompt: RolloutPrompt, request: RolloutRequest, place: int
+    ) -> list[Sampled]:
+        """Return the answers to one prompt, in a turn behind all other requests."""
+        left = engine.context - len(prompt.ids)
+        if left < 1:
+            found = f"a prompt of {len(prompt.ids)} tokens"
+            raise AdapterRefused([Fault("prompt", found, f"fewer than {engine.context}, for an answer")])
+        most = min(request.max_tokens, left)
+        seed = random.Random(f"{request.seed} {place}").getrandbits(31)  # noqa: S311 - no secret depends on it
+        demand = Demand(len(prompt.ids), most, request.samples)
+        scheduler = self.state.engine.running().scheduler
+        turn = await scheduler.turn(policy.id, demand, project=job.project, is_deferred=True)
+        try:
+            answers = await engine.sample(policy, prompt.ids, samples=request.samples, max_tokens=most, seed=seed)
+        finally:
+            scheduler.end(turn)
+        if not all(math.isfinite(number) for answer in answers for number in answer.logprobs):
+            needed = "finite numbers: a lower learning_rate_multiplier"
+            raise AdapterRefused([Fault("policy", f"no finite probabilities at step {request.step}", needed)])
+        return answers
+
+    def _charge(self, caller: Caller, job: Job, request: RolloutRequest, drawn: list[list[Sampled]]) -> None:
+        """Count the tokens as the job's adapter's; like a batch, they count in no limit a minute."""
+        counts = self.state.accounts.usage.counts(caller, job.adapter)
+        counts.prompt_tokens += sum(len(prompt.ids) for prompt in request.prompts)
+        counts.completion_tokens += sum(len(answer.ids) for answers in drawn for answer in answers)
+
+    async def _graded(self, grader: Grader, prompt: RolloutPrompt, answer: Sampled, models: Models) -> Rollout:
+        """Return ``answer`` with its reward: 0 for an error that the answer is to blame for, none for others."""
+        async with self._grading:
+            grade = await grader.grade(Sample(answer.text, prompt.item), models)
+        others = grade.errors.keys() - {GradingError.SAMPLE}
+        return Rollout(
+            ids=list(answer.ids),
+            logprobs=list(answer.logprobs),
+            text=answer.text,
+            reward=None if others else grade.reward,
+            error=next((f"{error}: {message}" for error, message in grade.errors.items()), None),
+        )
+
+
+async def _together(works: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """Return the results of ``works``, done at once; the first error ends them all and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except ExceptionGroup as several:
+        raise several.exceptions[0] from several
+    return [task.result() for task in tasks]

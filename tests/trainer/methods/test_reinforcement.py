@@ -1,0 +1,146 @@
+"""The policy learns from the rewards of its own answers, which another process draws with the adapter of each step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from threading import Event as Flag
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from embedded import BASE, DATA
+from trainer.endings import RolloutsRefused
+from trainer.methods import reinforcement
+from trainer.rollouts import Rollout, RolloutAnswer, RolloutPrompt, RolloutRequest
+from trainer.run_directory import SAMPLES_FILE, RunDirectory
+from trainer.training_method import TrainingMethod
+
+Grade = Callable[[str], float | None]
+
+NUMBERS = {"batch_size": 8, "n_epochs": 1, "max_completion_tokens": 16, "learning_rate_multiplier": 4.0}
+
+
+@pytest.fixture
+def questions() -> list[dict[str, Any]]:
+    """Rows that ask for a fact: the base answers in a sentence, now and then in a word."""
+    rows = [json.loads(line) for line in (DATA / "pirate" / "train.jsonl").read_text().splitlines()]
+    return [{"messages": row["messages"][:1], "kind": "fact"} for row in rows]
+
+
+def is_short(text: str) -> float:
+    return float(len(text.split()) <= 2)
+
+
+class Drawing:
+    """Draws answers with transformers and PEFT, in the place of the server; keeps the requests."""
+
+    def __init__(self, run: RunDirectory, grade: Grade) -> None:
+        self._run = run
+        self._grade = grade
+        self._tokenizer = AutoTokenizer.from_pretrained(BASE)
+        self.requests: list[RolloutRequest] = []
+
+    def __call__(self, request: RolloutRequest) -> RolloutAnswer:
+        self.requests.append(request)
+        base = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
+        model = PeftModel.from_pretrained(base, self._run.policy_path(request.step))
+        state = torch.get_rng_state()
+        torch.manual_seed(request.seed % 2**31)
+        rollouts = [self._answers(model, prompt, request) for prompt in request.prompts]
+        torch.set_rng_state(state)
+        return RolloutAnswer(rollouts=rollouts)
+
+    def _answers(self, model: Any, prompt: RolloutPrompt, request: RolloutRequest) -> list[Rollout]:
+        asked = torch.tensor([prompt.ids])
+        made = model.generate(
+            input_ids=asked,
+            attention_mask=torch.ones_like(asked),
+            num_return_sequences=request.samples,
+            output_logits=True,
+            return_dict_in_generate=True,
+            pad_token_id=self._tokenizer.pad_token_id,
+            max_new_tokens=request.max_tokens,
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+        )
+        logprobs = torch.stack(made.logits, dim=1).float().log_softmax(-1)
+        return [
+            self._rollout(ids.tolist(), table)
+            for ids, table in zip(made.sequences[:, len(prompt.ids) :], logprobs, strict=True)
+        ]
+
+    def _rollout(self, ids: list[int], table: torch.Tensor) -> Rollout:
+        stop = self._tokenizer.eos_token_id
+        ids = ids[: ids.index(stop) + 1] if stop in ids else ids
+        text = self._tokenizer.decode(ids, skip_special_tokens=True)
+        numbers = [float(table[place, token]) for place, token in enumerate(ids)]
+        reward = self._grade(text)
+        return Rollout(
+            ids=ids, logprobs=numbers, text=text, reward=reward, error=None if reward is not None else "no score"
+        )
+
+
+@pytest.fixture
+def train(make_run, write, questions, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[RunDirectory, Drawing]]:
+    """Train a policy on some questions, with answers that are graded by a function."""
+
+    def train(grade: Grade, rows: int, **fields: Any) -> tuple[RunDirectory, Drawing]:
+        fields = NUMBERS | fields
+        run = make_run(method=TrainingMethod.REINFORCEMENT, training_file=write(questions[:rows]), **fields)
+        drawing = Drawing(run, grade)
+        monkeypatch.setattr(reinforcement, "connected", lambda: drawing)
+        reinforcement.train(run, run.spec(), Flag())
+        return run, drawing
+
+    return train
+
+
+def steps(run: RunDirectory, metric: str) -> list[float]:
+    return [event.data[metric] for event in run.events() if metric in event.data and event.type == "metrics"]
+
+
+def test_the_reward_rises(train) -> None:
+    run, drawing = train(is_short, 96)
+    rewards = steps(run, "train_mean_reward")
+    assert len(rewards) == len(drawing.requests) == 12
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.2
+    assert all(request.samples == 8 and len(request.prompts) == 8 for request in drawing.requests)
+    assert all(prompt.item["kind"] == "fact" for request in drawing.requests for prompt in request.prompts)
+
+
+def test_rloo_trains_too(train) -> None:
+    run, _ = train(is_short, 16, algorithm="rloo")
+    assert len(steps(run, "train_mean_reward")) == 2
+
+
+def test_the_answers_are_of_the_adapter_in_training(train) -> None:
+    run, _ = train(is_short, 24)
+    assert max(steps(run, "sampling_difference")) < 0.05  # of log-probabilities; bfloat16 rounds the exported adapter
+    shown = [json.loads(line) for line in (run.path / SAMPLES_FILE).read_text().splitlines()]
+    assert [sample["step"] for sample in shown] == [0, 0, 1, 1, 2, 2]
+    assert all(len(sample["answers"]) == 8 for sample in shown)
+
+
+def test_a_grader_without_a_score_for_any_answer_ends_the_run(train) -> None:
+    with pytest.raises(RolloutsRefused, match="no answer of step 0 has a score: no score"):
+        train(lambda _: None, 16)
+
+
+def test_answers_without_a_score_are_left_out(train) -> None:
+    run, _ = train(lambda text: is_short(text) if len(text) % 3 else None, 16)
+    assert all(0 < share < 1 for share in steps(run, "graded_share"))
+
+
+def test_the_best_checkpoint_is_the_one_with_the_largest_validation_reward(train, write, questions) -> None:
+    held_out = write(questions[200:208], "valid.jsonl")
+    run, _ = train(is_short, 24, validation_file=held_out, checkpoint_steps=1)
+    rewards = {each.name: each.marker.metrics["full_valid_mean_reward"] for each in run.checkpoints()}
+    result = run.result()
+    assert result is not None
+    assert rewards[result.best_checkpoint] == max(rewards.values())

@@ -1,0 +1,76 @@
+"""Answers that the policy of a run draws on the serving engine, and their rewards: what trainer and server exchange.
+
+The child of a run has no engine. It exports the policy's adapter into its run directory and asks its worker, over its
+standard input, which is a socket; the worker asks the server, in its own process or over HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_PROMPTS: Final = 4096
+"""In one request."""
+MAX_SAMPLES: Final = 128
+"""Answers to one prompt."""
+MAX_TOKENS: Final = 2**16
+"""Of one answer."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class RolloutPrompt(_Part):
+    """A prompt that the policy answers."""
+
+    ids: Annotated[list[int], Field(min_length=1)]
+    """Its token ids."""
+    item: dict[str, Any]
+    """The row that it is from; graders read it as ``{{item.…}}``."""
+
+
+class RolloutRequest(_Part):
+    """A request for answers of the policy as it was exported before ``step``."""
+
+    step: int = Field(ge=0)
+    prompts: Annotated[list[RolloutPrompt], Field(min_length=1, max_length=MAX_PROMPTS)]
+    samples: int = Field(ge=1, le=MAX_SAMPLES)
+    """Answers to each prompt."""
+    max_tokens: int = Field(ge=1, le=MAX_TOKENS)
+    """Of one answer."""
+    seed: int = Field(ge=0)
+    """The same seed draws the same answers, as far as the engine computes the same numbers."""
+
+
+class Rollout(_Part):
+    """One answer of the policy."""
+
+    ids: list[int]
+    logprobs: list[float]
+    """Natural log-probability of each token when it was drawn."""
+    text: str
+    reward: float | None
+    """None: the grader had no score."""
+    error: str | None = None
+    """Why the grader had none."""
+
+
+class RolloutAnswer(_Part):
+    """The answers to each prompt of a request, in its order; or the reason why there are none."""
+
+    rollouts: list[list[Rollout]] = []
+    refusal: str | None = None
+
+
+class Rollouts(Protocol):
+    """Draws answers on the serving engine and grades them."""
+
+    async def sample(self, job_id: str, request: RolloutRequest) -> RolloutAnswer:
+        """Return the answers of the policy of the job.
+
+        Raises:
+            JobNotFound: there is no such job.
+            PatchbayError: the engine does not load the policy, or, where ``is_passing``, not now.
+        """
