@@ -3,15 +3,20 @@
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from threading import Event as Flag
 from typing import Final
 
 from adapters.processes.child import python_command, set_up_child
+from adapters.processes.limits import ResourceLimits
 from trainer.child import training_environment
 from trainer.endings import Stopped
 from trainer.run_directory import RunDirectory
 
 _POLL_S: Final = 0.1
+_DAY_S: Final = 86400
+LIMITS: Final = ResourceLimits(memory_bytes=16 << 30, cpu_s=_DAY_S, wall_s=_DAY_S)
+"""Rows of any length are rendered beside the engine. Its parent ends a check that takes too long."""
 _QUIET: Final = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",  # a row that the template refuses is a fault in the report
@@ -34,7 +39,7 @@ def rendering(run: RunDirectory) -> Iterator[Callable[[Flag], None]]:
         command,
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # a terminal's Ctrl-C is for this process
-        preexec_fn=set_up_child,
+        preexec_fn=partial(set_up_child, limits=LIMITS),
         env=training_environment(run) | _QUIET,
     ) as child:
 

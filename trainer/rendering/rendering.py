@@ -27,6 +27,8 @@ def render(run: RunDirectory) -> RenderingReport:
         _render(run.spec(), staged, report)
     except (RunEnded, OSError, ValueError) as error:
         report.reason = str(error)
+    except MemoryError:
+        report.reason = "the files take too much memory to be rendered: send shorter rows"
     if report.ok:
         staged.rename(run.token_rows)
     run.write_rendering(asdict(report))
@@ -35,14 +37,13 @@ def render(run: RunDirectory) -> RenderingReport:
 
 def _render(spec: RunSpec, directory: Path, report: RenderingReport) -> None:
     serving = ServingRenderer(spec.base, spec.renderer)
-    renderer = RowRenderer(serving)
     report.renderer_sha256 = serving.sha256
     report.most_tokens = serving.context if spec.max_length is None else min(spec.max_length, serving.context)
+    renderer = RowRenderer(serving, report.most_tokens)
 
     def rendered(path: Path, name: str, inspected: FileReport) -> dict[str, Any]:
         with token_rows.writer(directory / name) as rows:
-            limit = report.most_tokens
-            counted = tally(path, renderer, inspected, rows.write, most_tokens=limit, drop_long=spec.drop_long)
+            counted = tally(path, renderer, inspected, rows.write, drop_long=spec.drop_long)
         return inspected.to_json() | {"tokens": counted.to_json()}
 
     training, validation = inspect_files(spec.training_file, spec.validation_file, spec.method)
