@@ -7,7 +7,9 @@ import errno
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +36,16 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     except asyncio.CancelledError:
         await asyncio.wait({running})
         raise
+
+
+def is_no_space(error: BaseException, path: Path) -> bool:
+    """Whether ``error`` comes of a full disk under ``path``, of which libraries tell in many ways, or not at all."""
+    if getattr(error, "errno", None) in NO_SPACE or any(os.strerror(number) in str(error) for number in NO_SPACE):
+        return True
+    with suppress(OSError):
+        disk = os.statvfs(path)
+        return disk.f_bavail * disk.f_frsize < RESERVE_BYTES
+    return False
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from adapters.storage.disk import is_no_space
 from trainer.data.file_report import FileReport, inspect_files
 from trainer.endings import RunEnded
 from trainer.rendering import token_rows
@@ -17,7 +18,11 @@ from trainer.run_spec import RunSpec
 
 
 def render(run: RunDirectory) -> RenderingReport:
-    """Write the report and, where no fault is found, the token ids of the files in ``run``'s spec."""
+    """Write the report and, where no fault is found, the token ids of the files in ``run``'s spec.
+
+    Raises:
+        OSError: the disk is full.
+    """
     report = RenderingReport()
     shutil.rmtree(run.token_rows, ignore_errors=True)
     staged = run.scratch / "token_rows"
@@ -26,6 +31,8 @@ def render(run: RunDirectory) -> RenderingReport:
     try:
         _render(run.spec(), staged, report)
     except (RunEnded, OSError, ValueError) as error:
+        if isinstance(error, OSError) and is_no_space(error, run.path):
+            raise
         report.reason = str(error)
     except MemoryError:
         report.reason = "the files take too much memory to be rendered: send shorter rows"
