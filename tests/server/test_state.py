@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -13,9 +14,12 @@ import pytest
 from sqlalchemy import text
 
 from adapters.base_model import BaseModel
+from adapters.checks.canonicalizer import Canonical
 from server.access.api_key import Scope
 from server.access.keys_mark import HAD_KEYS
 from server.engine.fake import FakeBuilder, Knobs
+from server.operations.publish import register_bundled_adapters
+from tests.postgres import on_both_databases
 from tests.process_clock import ProcessClock
 from tests.server.opened import MakeAdapter, Opened, Opening
 from tests.until import Until
@@ -118,6 +122,26 @@ async def test_an_empty_registry_gets_the_examples(opening: Opening, make_adapte
     async with opening(bundled_adapters=examples) as reopened:
         listed = (await reopened.client.get("/v1/adapters")).json()["data"]
         assert [entry["name"] for entry in listed] == ["sql"]
+
+
+@on_both_databases
+async def test_servers_that_start_at_once_register_an_example_once(
+    opening: Opening, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    make_adapter().write(tmp_path / "examples" / "poet")
+    both = asyncio.Barrier(2)
+    async with opening() as one, opening() as two:
+        checks = one.state.publisher.checks
+
+        async def checked_at_once(source: Path, out: Path) -> Canonical:
+            await both.wait()
+            return await checks(source, out)
+
+        publishers = [replace(each.state.publisher, checks=checked_at_once) for each in (one, two)]
+        examples = tmp_path / "examples"
+        await asyncio.gather(*(register_bundled_adapters(each.registry, each, examples) for each in publishers))
+        listed = (await one.client.get("/v1/adapters/poet/versions")).json()["data"]
+        assert [version["version"] for version in listed] == [1]
 
 
 async def test_two_servers_live_in_one_process(opening: Opening, tmp_path: Path) -> None:
