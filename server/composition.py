@@ -16,7 +16,7 @@ import structlog
 from adapters.checks.inspector import Inspector
 from adapters.compile.adapter_compiler import AdapterCompiler
 from adapters.crash_points import CrashPoints
-from adapters.errors import BlobStoreUnavailable, StorageUnavailable
+from adapters.errors import BlobStoreUnavailable
 from adapters.names import Reference
 from adapters.publisher import Publisher
 from adapters.registry.registry import Registry
@@ -43,6 +43,7 @@ from server.metrics import Metrics
 from server.operations.batch_checks import BatchChecks
 from server.operations.other_renderers import warn_of_other_renderers
 from server.operations.publish import register_bundled_adapters
+from server.operations.resident_follower import follow_residents
 from server.operations.run_publisher import RunPublisher
 from server.operations.served_versions import check_served_versions
 from server.operations.training_accounts import follow_training
@@ -51,7 +52,6 @@ from server.probe.probe import Probe
 from server.probe.reference import PeftReference
 from server.residency.capacity import Capacity
 from server.residency.journal import ResidentsJournal
-from server.residency.quarantine import INTERVAL_S as QUARANTINE_INTERVAL_S
 from server.residency.quarantine import Quarantine
 from server.residency.residency import Residency
 from server.responses.recorder import ResponseRecorder
@@ -179,7 +179,7 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
                 usage=partial(state.accounts.usage.persist, USAGE_INTERVAL_S),
                 journal=partial(journal.persist, lambda: engine.serving().residency.versions()),
                 sweeper=partial(_sweep, state),
-                quarantine=partial(_follow_quarantines, state),
+                residents=partial(follow_residents, state),
                 job_preflight=state.job_preflight.run,
                 training_accounts=partial(follow_training, state),
                 **({} if state.issuer is None else {"issuer_keys": state.issuer.keys.follow}),
@@ -341,18 +341,6 @@ async def _version_directory(registry: Registry, blobs: Blobs, name: str) -> Pat
     """
     version = await registry.look_up(lambda catalog: catalog.resolve(Reference.parse(name)))
     return await blobs.path(version.digest)
-
-
-async def _follow_quarantines(state: AppState) -> None:
-    """Store the quarantines of this server, and unload what another server quarantined."""
-    while True:
-        await asyncio.sleep(QUARANTINE_INTERVAL_S)
-        if state.engine.is_ready:
-            state.engine.serving().residency.unload_quarantined()
-        try:
-            await state.quarantine.store(state.registry)
-        except StorageUnavailable as away:
-            log.warning("a quarantine cannot be stored yet", cause=away.message)
 
 
 async def _claim_blobs(state: AppState) -> None:

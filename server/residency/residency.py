@@ -158,10 +158,10 @@ class Residency:
         self._spawn(self.unload(version))
         return self.quarantined.refusal(version)
 
-    def unload_quarantined(self) -> None:
-        """Unload what another server quarantined; without effect on what is on its way out already."""
+    def unload_where(self, is_unwanted: Callable[[Version], bool]) -> None:
+        """Unload the residents that ``is_unwanted`` is true of, each once no lease is left."""
         for entry in self._entries.values():
-            if entry.state is ResidentState.RESIDENT and entry.version in self.quarantined:
+            if entry.state is ResidentState.RESIDENT and is_unwanted(entry.version):
                 self._spawn(self.unload(entry.version))
 
     def check(self, version: Version) -> None:
