@@ -28,9 +28,17 @@ RESERVE_BYTES: Final = 64 << 20
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+WRITERS: Final = ThreadPoolExecutor(8, "write")
+"""Threads that write what is sent: slow disks and many uploads must not take those that loads and the database need."""
+
+
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run ``work`` in a thread. A cancelled caller waits for its end too: what follows may delete its files."""
-    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    return await _in_pool(None, partial(work, *args, **kwargs))
+
+
+async def _in_pool(pool: Executor | None, work: Callable[[], T]) -> T:
+    running = asyncio.get_running_loop().run_in_executor(pool, copy_context().run, work)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
@@ -96,14 +104,14 @@ class FileEntry:
         sha256, buffer = hashlib.sha256(), bytearray()
         # The stack closes the file also when the caller is cancelled while it is being opened.
         with space_needed(path.parent), ExitStack() as opened:
-            file = await in_thread(_open_new, path, opened)
+            file = await _in_pool(WRITERS, partial(_open_new, path, opened))
             async for chunk in chunks:
                 buffer += chunk
                 if len(buffer) >= BUFFER_BYTES:
-                    await in_thread(_append, file, sha256, bytes(buffer))
+                    await _in_pool(WRITERS, partial(_append, file, sha256, bytes(buffer)))
                     buffer.clear()
-            await in_thread(_append, file, sha256, bytes(buffer))
-            await in_thread(_sync, file, path)
+            await _in_pool(WRITERS, partial(_append, file, sha256, bytes(buffer)))
+            await _in_pool(WRITERS, partial(_sync, file, path))
             return cls(sha256.hexdigest(), file.tell())
 
 
