@@ -19,7 +19,7 @@ from adapters.storage.manifest import INITIAL, names_in
 from adapters.storage.orphan_ages import OrphanAges, stats_by_name
 from adapters.storage.remote_blobs import RemoteBlobs
 from adapters.storage.staging import Staged, Staging, is_open
-from adapters.storage.sweep_rules import OWNER, UNKNOWN_OWNER, SweepRules, may_be_ours
+from adapters.storage.sweep_rules import OWNER, UNKNOWN_OWNER, BlobAges, SweepRules, may_be_ours
 from adapters.storage.verification_cache import VerificationCache
 
 log = structlog.get_logger(__name__)
@@ -40,7 +40,7 @@ class Blobs:
         self._remote = remote
         self._staging = Staging(root, max_bytes=sys.maxsize)
         self._verified = VerificationCache()
-        self._orphans, self._abandoned = OrphanAges(), OrphanAges()
+        self._orphans, self._abandoned = BlobAges(), OrphanAges()
         self._owned: set[str] = set()
         """Stores that ``claim`` has found to be ours."""
 
@@ -95,7 +95,7 @@ class Blobs:
         """Remove blobs that sweeps of this process have seen not ``living`` for ``grace_s``; return their digests.
 
         Only in stores that ``claim`` has found to be ours. Blobs that are not in ``known`` are what a crash left, or
-        what a restored database has forgotten: where they are more than a few, none of them is removed.
+        what a restored database has forgotten: they stay for ``UNKNOWN_GRACE_S``, all of them where they are many.
         ``grace_s``, in seconds, must exceed the time from ``put`` to the registry row. A blob that is put again in the
         meantime starts anew. Staging directories without a write for as long, and not open in this process, are removed
         too, and so are remote orphans, last.
@@ -167,7 +167,7 @@ class Blobs:
         swept = []
         orphans = rules.orphans(self._digests(), str(self._root))
         stats = {digest: _put_at(self._directory(digest)) for digest in orphans}
-        for digest in self._orphans.old(stats, grace_s):
+        for digest in self._orphans.old(stats, rules.known, grace_s):
             directory = self._directory(digest)
             with self._locked():
                 # Under the lock, because a ``put`` of the same bytes may just have renewed it.
