@@ -41,6 +41,7 @@ from server.gateway.request_hooks import RequestHooks
 from server.http.body_reader import BodyReader
 from server.metrics import Metrics
 from server.operations.batch_checks import BatchChecks
+from server.operations.missing_blobs import warn_of_missing_blobs
 from server.operations.other_renderers import warn_of_other_renderers
 from server.operations.publish import register_bundled_adapters
 from server.operations.resident_follower import follow_residents
@@ -353,6 +354,7 @@ async def _claim_blobs(state: AppState) -> None:
 async def _sweep(state: AppState) -> None:
     settings = state.settings
     await _claim_blobs(state)
+    await warn_of_missing_blobs(state)
     while True:
         await asyncio.sleep(settings.sweep_interval_s)
         await _claim_blobs(state)

@@ -24,6 +24,7 @@ from adapters.storage.verification_cache import VerificationCache
 
 log = structlog.get_logger(__name__)
 
+LOOKED_FOR: Final = 10
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -70,6 +71,13 @@ class Blobs:
             await self._fetch(digest, "is damaged or missing")
         return directory
 
+    async def has_any(self, digests: Set[str]) -> bool:
+        """Whether one of these blobs is here; in a remote store, ``LOOKED_FOR`` of them are looked for."""
+        if await in_thread(lambda: any(self._directory(digest).is_dir() for digest in digests)):
+            return True
+        remote = self._remote
+        return remote is not None and any([await remote.has(digest) for digest in sorted(digests)[:LOOKED_FOR]])
+
     async def claim(self, installation: str, known: Set[str]) -> None:
         """Mark the stores as those of the installation with this id, whose registry has known the digests ``known``.
 
@@ -111,7 +119,10 @@ class Blobs:
 
     async def _fetch(self, digest: str, trouble: str) -> None:
         if self._remote is None:
-            raise BlobCorrupt(f"blob {digest} {trouble}: publish the adapter again, or restore it from a backup")
+            raise BlobCorrupt(
+                f"blob {digest} {trouble}: publish the adapter again, or restore it from a backup; if another server "
+                "has it, give this one the same --data-dir or --blob-url"
+            )
         async with self._staging.open() as staged:
             await self._remote.fetch(digest, staged)
             if staged.manifest().digest != digest:

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from adapters.base_model import BaseModel
 from adapters.checks.canonicalizer import Canonical
@@ -149,6 +151,27 @@ async def test_two_servers_live_in_one_process(opening: Opening, tmp_path: Path)
         await one.publish("sql")
         assert await one.answer("sql") == "sql@1"
         assert (await two.chat("sql")).status_code == 404
+
+
+async def test_a_server_that_has_no_file_of_its_database_says_so(
+    opening: Opening, tmp_path: Path, until: Until
+) -> None:
+    said = "no version of this database has its files here"
+
+    def count(lines: list[Any]) -> int:
+        return sum(said in line["event"] for line in lines)
+
+    with capture_logs() as lines:
+        async with opening() as one:
+            await one.publish("sql")
+            database_url = one.state.settings.database
+        async with opening():
+            assert count(lines) == 0
+        async with opening(data_dir=tmp_path / "other", database_url=database_url) as other:
+            await until(lambda: count(lines) == 1)
+            refused = await other.chat("sql")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (424, "blob_corrupt")
+            assert "--blob-url" in refused.json()["error"]["message"]
 
 
 async def test_orphaned_blobs_are_swept(
