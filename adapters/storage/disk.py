@@ -65,7 +65,7 @@ def space_needed(path: Path) -> Iterator[None]:
         if error.errno not in NO_SPACE:
             raise
         raise StorageFull(
-            f"no space to store the adapter under {path} ({os.strerror(error.errno)}): free some space, "
+            f"no space to store what was sent under {path} ({os.strerror(error.errno)}): free some space, "
             "delete versions that are not needed, or give the server a larger --data-dir"
         ) from error
 
