@@ -102,7 +102,7 @@ async def run_preflight(
         if status != 0:
             output = (checked.path / LOG).read_text(errors="replace")[-_SHOWN_BYTES:].strip()
             raise PreflightDied(f"the check of the files died with status {status}", log=output)
-        report = checked.preflight()
+        report = await in_thread(checked.preflight)
         if run is not None and report["ok"]:
             if may_write is not None:
                 await may_write()
