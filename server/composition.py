@@ -21,6 +21,7 @@ from adapters.names import Reference
 from adapters.publisher import Publisher
 from adapters.registry.registry import Registry
 from adapters.storage.blobs import Blobs
+from adapters.storage.orphan_ages import OrphanAges
 from adapters.storage.remote_blobs import RemoteBlobs
 from adapters.storage.staging import Staging
 from adapters.versions import Version
@@ -352,7 +353,7 @@ async def _claim_blobs(state: AppState) -> None:
 
 
 async def _sweep(state: AppState) -> None:
-    settings = state.settings
+    settings, checks = state.settings, OrphanAges()
     await _claim_blobs(state)
     await warn_of_missing_blobs(state)
     while True:
@@ -366,7 +367,7 @@ async def _sweep(state: AppState) -> None:
         if parts := await state.records.uploads.sweep(settings.sweep_grace_s):
             log.info("swept parts of uploads that have ended", uploads=parts)
         jobs, grace_s = state.records.jobs, max(settings.sweep_grace_s, settings.max_check_s)
-        if runs_left := await sweep_runs(jobs, settings.runs_dir, keep_s=settings.keep_runs_s, grace_s=grace_s):
+        if runs_left := await sweep_runs(jobs, settings.runs_dir, checks, keep_s=settings.keep_runs_s, grace_s=grace_s):
             log.info("swept directories of runs that have ended", runs=runs_left)
         await state.responses.sweep()
         if left := await state.batches.sweep(settings.sweep_grace_s):
