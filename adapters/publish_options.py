@@ -23,6 +23,8 @@ class PublishOptions:
     """Name of a training job's checkpoint. It is published once: the next publication returns the same version."""
     lora_name: str | None = None
     """Name of a new adapter in vLLM's load call, where it is no adapter name; requests may use it."""
+    is_first: bool = False
+    """Publish only if no adapter, deleted or not, ever had the name; NameTaken otherwise."""
     is_in_place: bool = False
     """Published by a load in place: a later one may delete it."""
     project: str = DEFAULT_PROJECT

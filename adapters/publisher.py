@@ -91,7 +91,7 @@ class Publisher:
         Raises:
             InvalidName: ``name`` or the alias is not valid.
             NameNotAllowed: the adapter belongs to another project than ``options.project``.
-            NameTaken: the version that ``options.fine_tuned_name`` means was deleted.
+            NameTaken: the version that ``options.fine_tuned_name`` means was deleted; or as ``options.is_first``.
             AdapterRefused, WrongBase: the checks, the compiler or the probe found faults.
             AdapterTooCostly: the checks or the compiler would take more than the server allows.
             SourceError: the bytes could not be fetched.
@@ -140,6 +140,7 @@ class Publisher:
             alias=options.alias,
             fine_tuned_name=options.fine_tuned_name,
             lora_name=options.lora_name,
+            is_first=options.is_first,
             is_in_place=options.is_in_place,
             project=options.project,
         )

@@ -16,11 +16,12 @@ import structlog
 from adapters.checks.inspector import Inspector
 from adapters.compile.adapter_compiler import AdapterCompiler
 from adapters.crash_points import CrashPoints
-from adapters.errors import BlobStoreUnavailable, StorageUnavailable
+from adapters.errors import BlobStoreUnavailable
 from adapters.names import Reference
 from adapters.publisher import Publisher
 from adapters.registry.registry import Registry
 from adapters.storage.blobs import Blobs
+from adapters.storage.orphan_ages import OrphanAges
 from adapters.storage.remote_blobs import RemoteBlobs
 from adapters.storage.staging import Staging
 from adapters.versions import Version
@@ -41,8 +42,10 @@ from server.gateway.request_hooks import RequestHooks
 from server.http.body_reader import BodyReader
 from server.metrics import Metrics
 from server.operations.batch_checks import BatchChecks
+from server.operations.missing_blobs import warn_of_missing_blobs
 from server.operations.other_renderers import warn_of_other_renderers
 from server.operations.publish import register_bundled_adapters
+from server.operations.resident_follower import follow_residents
 from server.operations.run_publisher import RunPublisher
 from server.operations.run_sampler import RunSampler
 from server.operations.served_versions import check_served_versions
@@ -52,7 +55,6 @@ from server.probe.probe import Probe
 from server.probe.reference import PeftReference
 from server.residency.capacity import Capacity
 from server.residency.journal import ResidentsJournal
-from server.residency.quarantine import INTERVAL_S as QUARANTINE_INTERVAL_S
 from server.residency.quarantine import Quarantine
 from server.residency.residency import Residency
 from server.responses.recorder import ResponseRecorder
@@ -182,7 +184,7 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
                 usage=partial(state.accounts.usage.persist, USAGE_INTERVAL_S),
                 journal=partial(journal.persist, lambda: engine.serving().residency.versions()),
                 sweeper=partial(_sweep, state),
-                quarantine=partial(_follow_quarantines, state),
+                residents=partial(follow_residents, state),
                 job_preflight=state.job_preflight.run,
                 training_accounts=partial(follow_training, state),
                 **({} if state.issuer is None else {"issuer_keys": state.issuer.keys.follow}),
@@ -351,18 +353,6 @@ async def _version_directory(registry: Registry, blobs: Blobs, name: str) -> Pat
     return await blobs.path(version.digest)
 
 
-async def _follow_quarantines(state: AppState) -> None:
-    """Store the quarantines of this server, and unload what another server quarantined."""
-    while True:
-        await asyncio.sleep(QUARANTINE_INTERVAL_S)
-        if state.engine.is_ready:
-            state.engine.serving().residency.unload_quarantined()
-        try:
-            await state.quarantine.store(state.registry)
-        except StorageUnavailable as away:
-            log.warning("a quarantine cannot be stored yet", cause=away.message)
-
-
 async def _claim_blobs(state: AppState) -> None:
     try:
         await state.blobs.claim(await state.registry.installation(), await state.registry.known_digests())
@@ -371,8 +361,9 @@ async def _claim_blobs(state: AppState) -> None:
 
 
 async def _sweep(state: AppState) -> None:
-    settings = state.settings
+    settings, checks = state.settings, OrphanAges()
     await _claim_blobs(state)
+    await warn_of_missing_blobs(state)
     while True:
         await asyncio.sleep(settings.sweep_interval_s)
         await _claim_blobs(state)
@@ -384,7 +375,7 @@ async def _sweep(state: AppState) -> None:
         if parts := await state.records.uploads.sweep(settings.sweep_grace_s):
             log.info("swept parts of uploads that have ended", uploads=parts)
         jobs, grace_s = state.records.jobs, max(settings.sweep_grace_s, settings.max_check_s)
-        if runs_left := await sweep_runs(jobs, settings.runs_dir, keep_s=settings.keep_runs_s, grace_s=grace_s):
+        if runs_left := await sweep_runs(jobs, settings.runs_dir, checks, keep_s=settings.keep_runs_s, grace_s=grace_s):
             log.info("swept directories of runs that have ended", runs=runs_left)
         await state.responses.sweep()
         if left := await state.batches.sweep(settings.sweep_grace_s):

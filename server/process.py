@@ -27,7 +27,7 @@ from server.composition import open_app
 from server.engine.vllm.builder import VllmBuilder
 from server.engine.vllm.flags import EMBEDDED_FLAGS
 from server.engine.vllm.process_logs import ProcessLogs
-from server.http.bounded_protocol import BoundedHttpProtocol
+from server.http.bounded_protocol import BoundedHttpProtocol, raise_descriptor_limit
 from server.logs import configure_logs
 from server.settings import DEFAULT_URL, OWN_FILES, Settings
 from server.state import AppState
@@ -59,6 +59,7 @@ def serve(settings: Settings, logs: ProcessLogs, started: float) -> int:
         ExposedWithoutKeys: other machines can reach the address and no API key exists.
     """
     os.umask(OWN_FILES)
+    raise_descriptor_limit()
     configure_logs(settings.log_format, settings.log_level, access_log=settings.access_log)
     with listening_socket(settings) as listener:
         exit_code = uvloop.run(_serve(settings, logs, listener, started))

@@ -13,6 +13,7 @@ from typing import Final
 import httpx
 import structlog
 
+from adapters.errors import StorageUnavailable, WorkerProcessDied
 from adapters.storage.database import Database
 from server.logs import configure_logs
 from server.settings import OWN_FILES, ClientSettings, Settings
@@ -33,6 +34,7 @@ _AWAY: Final = frozenset(
         httpx.codes.TOO_MANY_REQUESTS,
         httpx.codes.BAD_GATEWAY,
         httpx.codes.SERVICE_UNAVAILABLE,
+        httpx.codes.GATEWAY_TIMEOUT,
         httpx.codes.INSUFFICIENT_STORAGE,
     }
 )
@@ -77,7 +79,10 @@ class RemoteServer:
     async def _publish(self, path: str) -> str:
         response = await self._answered("POST", path)
         if response.is_error:
-            raise PublicationRefused(response.json()["error"]["message"])
+            error = response.json()["error"]
+            if error["code"] == WorkerProcessDied.code:  # may pass: the attempt tries again
+                raise WorkerProcessDied(error["message"], log="")
+            raise PublicationRefused(error["message"])
         return str(response.json()["id"])
 
     async def _answered(self, method: str, path: str, content: bytes | None = None) -> httpx.Response:
@@ -111,7 +116,7 @@ async def _work(settings: Settings, server: ClientSettings) -> int:
         Database.open(settings.database) as database,
         httpx.AsyncClient(base_url=server.base_url, headers=headers, timeout=timeout) as http,
     ):
-        records = await Records.open(database, settings.training_dir, max_file_bytes=settings.max_file_bytes)
+        records = await _open_records(database, settings)
         server_side = RemoteServer(http)
         worker = Worker(
             records, settings.runs_dir, server_side, server_side, worker_name(), server_side.base_fingerprint
@@ -123,6 +128,16 @@ async def _work(settings: Settings, server: ClientSettings) -> int:
         with contextlib.suppress(asyncio.CancelledError):
             await working
     return 0
+
+
+async def _open_records(database: Database, settings: Settings) -> Records:
+    """Open the records once the database answers."""
+    while True:
+        try:
+            return await Records.open(database, settings.training_dir, max_file_bytes=settings.max_file_bytes)
+        except StorageUnavailable as away:
+            log.warning("the worker waits for the database", reason=away.message)
+            await asyncio.sleep(RETRY_S)
 
 
 async def _work_once_allowed(worker: Worker, server: RemoteServer) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 from socket import socket
 from typing import Any, Final
 
+from adapters.errors import StorageFull
 from adapters.processes.child import NICENESS, child_environment, end, start
 from adapters.storage.disk import in_thread
 from trainer.errors import PreflightDied
-from trainer.run_directory import RunDirectory
+from trainer.run_directory import Exit, RunDirectory
 from trainer.run_spec import RunSpec
 
 STOP_S: Final = 60.0
@@ -87,6 +88,7 @@ async def run_preflight(
 
     Raises:
         PreflightDied: the child ended without a report, for example out of memory.
+        StorageFull: the disk is full.
     """
     if run is not None:
         run.path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,10 +98,12 @@ async def run_preflight(
         checked.write_spec(spec)
         async with child(checked.path, "--preflight") as process:
             status = await process.ended()
+        if status == Exit.NO_SPACE:
+            raise StorageFull(f"no space to check the files under {checked.path.parent}: free some")
         if status != 0:
             output = (checked.path / LOG).read_text(errors="replace")[-_SHOWN_BYTES:].strip()
             raise PreflightDied(f"the check of the files died with status {status}", log=output)
-        report = checked.preflight()
+        report = await in_thread(checked.preflight)
         if run is not None and report["ok"]:
             if may_write is not None:
                 await may_write()

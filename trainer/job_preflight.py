@@ -15,7 +15,7 @@ from typing import Any, Final
 import structlog
 
 from adapters.errors import BlobCorrupt, NotFound, PatchbayError
-from adapters.storage.disk import in_thread
+from adapters.storage.disk import in_thread, is_no_space
 from adapters.storage.manifest import FILES
 from trainer.data.faults import LineFault
 from trainer.errors import FileCorrupt, IllegalTransition, LeaseLost, PreflightDied
@@ -160,7 +160,7 @@ class JobPreflight:
                 )
                 return
             except Exception as error:  # whatever it is, the next jobs must be checked
-                is_passing = isinstance(error, PatchbayError) and error.is_passing
+                is_passing = (isinstance(error, PatchbayError) and error.is_passing) or is_no_space(error, self.runs)
                 log.exception("the check of a job failed", job=job.id, is_passing=is_passing)
                 tries += not is_passing
                 if tries >= MOST_TRIES:

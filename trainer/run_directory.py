@@ -59,6 +59,8 @@ class Exit(IntEnum):
     """Loss or gradient is no longer a finite number; checkpoints from before are good."""
     STOPPED = 4
     """SIGTERM: a checkpoint was written; starting again goes on from it."""
+    NO_SPACE = 5
+    """The disk is full; starting again goes on from the last checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,16 +1,23 @@
-"""Compares what two LoRAs add to the base model's weights, without forming a matrix of a weight's size."""
+"""Compares what two LoRAs add to the base model's weights, without forming a matrix of a weight's size.
+
+``compare`` does it in a child process with limits, which is this module too.
+"""
 
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from adapters.errors import AdapterTooCostly
 from adapters.lora.factors import Doubles, Factors, Spectrum
 from adapters.lora.stored_lora import StoredLora
+from adapters.processes import line_process
+from adapters.processes.limits import LimitExceeded, ResourceLimits
 
 _LAYER = re.compile(r"(?:.+\.)?\d+(?=\.)")
 
@@ -74,7 +81,7 @@ class Diff:
 
     @classmethod
     def of(cls, a: StoredLora, b: StoredLora) -> Self:
-        """Compare two LoRAs for the same base model. Blocks: run it off the event loop.
+        """Compare two LoRAs for the same base model.
 
         Raises:
             OSError: a file cannot be read.
@@ -101,6 +108,21 @@ class Diff:
             "layers": _sorted("layer", self.layers),
             "modules": _sorted("module", self.modules),
         }
+
+
+async def compare(a: Path, b: Path, limits: ResourceLimits) -> dict[str, Any]:
+    """Return the JSON of the ``Diff`` of the LoRAs in two directories.
+
+    Raises:
+        AdapterTooCostly: it takes more than ``limits``.
+        OSError: a file cannot be read.
+    """
+    try:
+        return await line_process.run(__name__, {"a": str(a), "b": str(b)}, threads=1, limits=limits)
+    except LimitExceeded as exceeded:
+        raise AdapterTooCostly(
+            f"the comparison took more than {exceeded}: give the server more (--max-compile-bytes, --max-compile-s)"
+        ) from None
 
 
 def _compare(a: StoredLora, b: StoredLora, module: str) -> Comparison:
@@ -134,3 +156,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def _sorted(noun: str, compared: Mapping[str, Comparison]) -> list[dict[str, Any]]:
     biggest_first = sorted(compared.items(), key=lambda each: each[1].squared_distance, reverse=True)
     return [{noun: name, **comparison.to_json()} for name, comparison in biggest_first]
+
+
+if __name__ == "__main__":
+    line_process.serve_lines(lambda asked: Diff.of(*(StoredLora.open(Path(asked[name])) for name in "ab")).to_json())

@@ -113,7 +113,8 @@ class Catalog:
 
     def is_living(self, version: Version) -> bool:
         adapter = self._adapters.get(version.adapter)
-        return adapter is not None and version.number in adapter.versions
+        found = None if adapter is None else adapter.versions.get(version.number)
+        return found is not None and found.key == version.key
 
     def is_pinned(self, version: Version) -> bool:
         """True while ``version`` must stay resident; ``version.is_pinned`` may be out of date."""

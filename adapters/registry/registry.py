@@ -131,6 +131,7 @@ class Registry(CatalogFollower):
         alias: str | None = None,
         fine_tuned_name: FineTunedName | None = None,
         lora_name: str | None = None,
+        is_first: bool = False,
         is_in_place: bool = False,
         project: str = DEFAULT_PROJECT,
     ) -> Version:
@@ -144,7 +145,8 @@ class Registry(CatalogFollower):
         Raises:
             InvalidName: ``name``, the alias or ``lora_name`` is not valid.
             NameNotAllowed: the adapter, deleted or not, belongs to another project than ``project``.
-            NameTaken: the version that ``fine_tuned_name`` means was deleted; ``lora_name`` means something else.
+            NameTaken: the version that ``fine_tuned_name`` means was deleted; ``lora_name`` means something else;
+                ``is_first``, and ``name`` was used before.
         """
         check_adapter_name(name)
         if lora_name is not None:
@@ -153,6 +155,8 @@ class Registry(CatalogFollower):
         async with self._write() as rows:
             if fine_tuned_name and (named := await rows.fine_tuned_version(fine_tuned_name)):
                 return named
+            if is_first and await rows.adapter(name) is not None:
+                raise NameTaken(f"there is or was an adapter named '{name}'", param="name")
             adapter, number = await rows.next_number(name, lora_name, project)
             if fine_tuned_name is None and not await rows.has_more_than_checkpoints(adapter):
                 moving.add(DEFAULT_ALIAS)

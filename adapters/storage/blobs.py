@@ -19,11 +19,12 @@ from adapters.storage.manifest import INITIAL, names_in
 from adapters.storage.orphan_ages import OrphanAges, stats_by_name
 from adapters.storage.remote_blobs import RemoteBlobs
 from adapters.storage.staging import Staged, Staging, is_open
-from adapters.storage.sweep_rules import OWNER, UNKNOWN_OWNER, SweepRules, may_be_ours
+from adapters.storage.sweep_rules import OWNER, UNKNOWN_OWNER, BlobAges, SweepRules, may_be_ours
 from adapters.storage.verification_cache import VerificationCache
 
 log = structlog.get_logger(__name__)
 
+LOOKED_FOR: Final = 10
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -40,7 +41,7 @@ class Blobs:
         self._remote = remote
         self._staging = Staging(root, max_bytes=sys.maxsize)
         self._verified = VerificationCache()
-        self._orphans, self._abandoned = OrphanAges(), OrphanAges()
+        self._orphans, self._abandoned = BlobAges(), OrphanAges()
         self._owned: set[str] = set()
         """Stores that ``claim`` has found to be ours."""
 
@@ -70,6 +71,13 @@ class Blobs:
             await self._fetch(digest, "is damaged or missing")
         return directory
 
+    async def has_any(self, digests: Set[str]) -> bool:
+        """Whether one of these blobs is here; in a remote store, ``LOOKED_FOR`` of them are looked for."""
+        if await in_thread(lambda: any(self._directory(digest).is_dir() for digest in digests)):
+            return True
+        remote = self._remote
+        return remote is not None and any([await remote.has(digest) for digest in sorted(digests)[:LOOKED_FOR]])
+
     async def claim(self, installation: str, known: Set[str]) -> None:
         """Mark the stores as those of the installation with this id, whose registry has known the digests ``known``.
 
@@ -95,7 +103,7 @@ class Blobs:
         """Remove blobs that sweeps of this process have seen not ``living`` for ``grace_s``; return their digests.
 
         Only in stores that ``claim`` has found to be ours. Blobs that are not in ``known`` are what a crash left, or
-        what a restored database has forgotten: where they are more than a few, none of them is removed.
+        what a restored database has forgotten: they stay for ``UNKNOWN_GRACE_S``, all of them where they are many.
         ``grace_s``, in seconds, must exceed the time from ``put`` to the registry row. A blob that is put again in the
         meantime starts anew. Staging directories without a write for as long, and not open in this process, are removed
         too, and so are remote orphans, last.
@@ -111,7 +119,10 @@ class Blobs:
 
     async def _fetch(self, digest: str, trouble: str) -> None:
         if self._remote is None:
-            raise BlobCorrupt(f"blob {digest} {trouble}: publish the adapter again, or restore it from a backup")
+            raise BlobCorrupt(
+                f"blob {digest} {trouble}: publish the adapter again, or restore it from a backup; if another server "
+                "has it, give this one the same --data-dir or --blob-url"
+            )
         async with self._staging.open() as staged:
             await self._remote.fetch(digest, staged)
             if staged.manifest().digest != digest:
@@ -167,7 +178,7 @@ class Blobs:
         swept = []
         orphans = rules.orphans(self._digests(), str(self._root))
         stats = {digest: _put_at(self._directory(digest)) for digest in orphans}
-        for digest in self._orphans.old(stats, grace_s):
+        for digest in self._orphans.old(stats, rules.known, grace_s):
             directory = self._directory(digest)
             with self._locked():
                 # Under the lock, because a ``put`` of the same bytes may just have renewed it.

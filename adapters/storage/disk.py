@@ -7,7 +7,9 @@ import errno
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,14 +28,32 @@ RESERVE_BYTES: Final = 64 << 20
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+WRITERS: Final = ThreadPoolExecutor(8, "write")
+"""Threads that write what is sent: slow disks and many uploads must not take those that loads and the database need."""
+
+
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run ``work`` in a thread. A cancelled caller waits for its end too: what follows may delete its files."""
-    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    return await _in_pool(None, partial(work, *args, **kwargs))
+
+
+async def _in_pool(pool: Executor | None, work: Callable[[], T]) -> T:
+    running = asyncio.get_running_loop().run_in_executor(pool, copy_context().run, work)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         await asyncio.wait({running})
         raise
+
+
+def is_no_space(error: BaseException, path: Path) -> bool:
+    """Whether ``error`` comes of a full disk under ``path``, of which libraries tell in many ways, or not at all."""
+    if getattr(error, "errno", None) in NO_SPACE or any(os.strerror(number) in str(error) for number in NO_SPACE):
+        return True
+    with suppress(OSError):
+        disk = os.statvfs(path)
+        return disk.f_bavail * disk.f_frsize < RESERVE_BYTES
+    return False
 
 
 @contextmanager
@@ -45,7 +65,7 @@ def space_needed(path: Path) -> Iterator[None]:
         if error.errno not in NO_SPACE:
             raise
         raise StorageFull(
-            f"no space to store the adapter under {path} ({os.strerror(error.errno)}): free some space, "
+            f"no space to store what was sent under {path} ({os.strerror(error.errno)}): free some space, "
             "delete versions that are not needed, or give the server a larger --data-dir"
         ) from error
 
@@ -84,14 +104,14 @@ class FileEntry:
         sha256, buffer = hashlib.sha256(), bytearray()
         # The stack closes the file also when the caller is cancelled while it is being opened.
         with space_needed(path.parent), ExitStack() as opened:
-            file = await in_thread(_open_new, path, opened)
+            file = await _in_pool(WRITERS, partial(_open_new, path, opened))
             async for chunk in chunks:
                 buffer += chunk
                 if len(buffer) >= BUFFER_BYTES:
-                    await in_thread(_append, file, sha256, bytes(buffer))
+                    await _in_pool(WRITERS, partial(_append, file, sha256, bytes(buffer)))
                     buffer.clear()
-            await in_thread(_append, file, sha256, bytes(buffer))
-            await in_thread(_sync, file, path)
+            await _in_pool(WRITERS, partial(_append, file, sha256, bytes(buffer)))
+            await _in_pool(WRITERS, partial(_sync, file, path))
             return cls(sha256.hexdigest(), file.tell())
 
 

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Final
 
 import obstore
+import structlog
 from obstore.exceptions import AlreadyExistsError
 
 from adapters.errors import BlobCorrupt, BlobStoreUnavailable
 from adapters.storage.manifest import EVERY_FILE, FILES, INITIAL_FILES, names_in
 from adapters.storage.object_store import has_object, open_store, read_object, store_errors
-from adapters.storage.orphan_ages import OrphanAges
 from adapters.storage.staging import Staged
-from adapters.storage.sweep_rules import OWNER, UNKNOWN_OWNER, SweepRules, may_be_ours
+from adapters.storage.sweep_rules import OWNER, UNKNOWN_OWNER, BlobAges, SweepRules, may_be_ours
+
+log = structlog.get_logger(__name__)
 
 SCHEMES: Final = ("s3", "gs", "az", "file", "memory")
 
@@ -25,7 +27,7 @@ class RemoteBlobs:
     def __init__(self, url: str) -> None:
         self.url = url
         self._store = open_store(url, SCHEMES, BlobStoreUnavailable)
-        self._orphans = OrphanAges()
+        self._orphans = BlobAges()
 
     async def put(self, digest: str, directory: Path) -> None:
         """Copy the files of ``directory``; on return the store has acknowledged them.
@@ -44,9 +46,14 @@ class RemoteBlobs:
                 try:
                     await staged.write(name, read_object(self._store, _key(digest, name)))
                 except FileNotFoundError:
+                    log.error("a blob is lost", digest=digest, file=name, url=self.url)  # the URL is not for callers
                     raise BlobCorrupt(
-                        f"{name} of blob {digest} is neither local nor in {self.url}: publish it again"
+                        f"{name} of blob {digest} is neither local nor in the remote store: publish it again"
                     ) from None
+
+    async def has(self, digest: str) -> bool:
+        with store_errors(self.url, BlobStoreUnavailable):
+            return await has_object(self._store, _key(digest, FILES[0]))
 
     async def owner(self, installation: str, known: Set[str]) -> str:
         """Return the id of the installation that owns the blobs; a store without a mark gets one if it can be ours."""
@@ -78,7 +85,7 @@ class RemoteBlobs:
         with store_errors(self.url, BlobStoreUnavailable):
             put_at = await self._put_at()
             orphans = {digest: put_at[digest] for digest in rules.orphans(put_at.keys(), self.url)}
-            old = self._orphans.old(orphans, grace_s)
+            old = self._orphans.old(orphans, rules.known, grace_s)
             return [digest for digest in old if await self._remove(digest, orphans[digest])]
 
     async def _remove(self, digest: str, put_at: datetime) -> bool:

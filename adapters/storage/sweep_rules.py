@@ -4,11 +4,13 @@ A registry that never knew a blob cannot decide that it is an orphan: a server w
 ``--database-url`` or a bucket of another installation once removed every blob there.
 """
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
+
+from adapters.storage.orphan_ages import OrphanAges
 
 log = structlog.get_logger(__name__)
 
@@ -18,6 +20,8 @@ UNKNOWN_OWNER: Final = "unknown"
 FEW: Final = 10
 SHARE: Final = 5
 """At most ``FEW`` blobs, or one of ``SHARE``, are removed in a sweep that no registry row ever named."""
+UNKNOWN_GRACE_S: Final = 7 * 86400.0
+"""How long sweeps see them before: whoever restored a database that lacks their rows has as long to notice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,19 @@ class SweepRules:
             )
             return set(deleted)
         return unknown | deleted
+
+
+class BlobAges:
+    """How long the sweeps of one store have seen its orphans; see ``OrphanAges``."""
+
+    def __init__(self) -> None:
+        self._deleted, self._unknown = OrphanAges(), OrphanAges()
+
+    def old(self, orphans: Mapping[str, object], known: Set[str], grace_s: float) -> set[str]:
+        """Return the ``orphans`` (digest → stats) that are old enough; those not ``known`` need ``UNKNOWN_GRACE_S``."""
+        deleted = {digest: stats for digest, stats in orphans.items() if digest in known}
+        unknown = {digest: stats for digest, stats in orphans.items() if digest not in known}
+        return self._deleted.old(deleted, grace_s) | self._unknown.old(unknown, max(grace_s, UNKNOWN_GRACE_S))
 
 
 def may_be_ours(stored: Set[str], known: Set[str]) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -18,12 +19,27 @@ MAX_HEADER_BYTES: Final = 64 << 10
 HEADERS_WITHIN_S: Final = 10.0
 """Seconds for the first headers of a connection, and for those of each later request once its first byte is there."""
 MAX_CONNECTIONS: Final = 4096
+"""Connections at a time, if the process may have twice as many descriptors: files and the database need some too."""
 
 _REASONS: Final = {
     408: "Request Timeout",
     431: "Request Header Fields Too Large",
     503: "Service Unavailable",
 }
+
+
+def most_connections() -> int:
+    """Return how many connections may be open at a time."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if descriptors == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, descriptors // 2)
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process have the descriptors of ``MAX_CONNECTIONS``, as far as the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, 2 * MAX_CONNECTIONS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class HeadersTooLarge(Exception):
@@ -46,8 +62,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
-            message = f"{MAX_CONNECTIONS} connections are open already; try again, or close idle ones"
+        if len(self.connections) > (most := most_connections()):
+            message = f"{most} connections are open already; try again, or close idle ones"
             self._refuse(503, "too_many_connections", message)
             return
         self._start_deadline()

@@ -118,8 +118,9 @@ async def register_bundled_adapters(registry: Registry, publisher: Publisher, di
     for adapter in await asyncio.to_thread(_adapters_in, directory):
         if await registry.owner(adapter.name) is None:
             source = DirectorySource(adapter, allowed=[directory])
-            # The operator's base may have another name.
-            await publisher.publish(adapter.name, source, PublishOptions(force_base=True))
+            with suppress(NameTaken):  # by another server that starts at the same time
+                # The operator's base may have another name.
+                await publisher.publish(adapter.name, source, PublishOptions(force_base=True, is_first=True))
 
 
 def _adapters_in(directory: Path) -> list[Path]:

@@ -15,9 +15,6 @@ from server.errors import AdapterQuarantined
 
 log = structlog.get_logger(__name__)
 
-INTERVAL_S: Final = 1.0
-"""Pause between two attempts to store a quarantine."""
-
 
 class QuarantineReason(StrEnum):
     """What a version did to the engine."""

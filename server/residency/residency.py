@@ -8,6 +8,7 @@ engine gets a new one. ``server.residency.entry`` draws the states of a resident
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -15,6 +16,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
+
+import structlog
 
 from adapters.errors import AdapterRefused, Fault, PatchbayError
 from adapters.versions import Version
@@ -26,6 +29,9 @@ from server.residency.capacity import Capacity
 from server.residency.entry import Entry, ResidentState
 from server.residency.quarantine import Quarantine, QuarantineReason
 
+log = structlog.get_logger(__name__)
+
+_LOCAL_PATH: Final = re.compile(r"(?<![\w.:/])/[^\s'\"),;:]+")
 FIRST_OTHER_ID: Final = 2**29
 """First of the engine's ids for versions whose own id other bytes have; below it are version ids."""
 
@@ -158,10 +164,10 @@ class Residency:
         self._spawn(self.unload(version))
         return self.quarantined.refusal(version)
 
-    def unload_quarantined(self) -> None:
-        """Unload what another server quarantined; without effect on what is on its way out already."""
+    def unload_where(self, is_unwanted: Callable[[Version], bool]) -> None:
+        """Unload the residents that ``is_unwanted`` is true of, each once no lease is left."""
         for entry in self._entries.values():
-            if entry.state is ResidentState.RESIDENT and entry.version in self.quarantined:
+            if entry.state is ResidentState.RESIDENT and is_unwanted(entry.version):
                 self._spawn(self.unload(entry.version))
 
     def check(self, version: Version) -> None:
@@ -299,7 +305,11 @@ class Residency:
         try:
             await self.engine.load(resident)
         except LoadFailed as refused:
-            fault = Fault(resident.name, f"an adapter the engine does not take: {refused}", "one that vLLM can serve")
+            log.warning(
+                "the engine refused an adapter", name=resident.name, path=str(resident.path), reason=str(refused)
+            )
+            reason = _LOCAL_PATH.sub("…", str(refused))  # is not for callers
+            fault = Fault(resident.name, f"an adapter the engine does not take: {reason}", "one that vLLM can serve")
             raise AdapterRefused([fault]) from refused
         except EngineGone as gone:
             raise _not_ready() from gone

@@ -75,6 +75,7 @@ async def list_aliases(name: str, state: StateDep) -> ListObject[AliasObject]:
 @router.get("/{name}/aliases/{alias}")
 async def show_alias(name: str, alias: str, state: StateDep) -> AliasHistory:
     """Show the version that an alias points to, and every move of the alias."""
+    await state.registry.try_refresh()  # the moves are read from the database, so the target must be
     moves = await state.registry.moves(name, alias)
     found = await state.registry.look_up(lambda catalog: catalog.alias(name, alias))
     return AliasHistory.model_validate({**asdict(found), "moves": moves})

@@ -11,15 +11,13 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from adapters.errors import WrongBase
-from adapters.lora.diff import Diff
+from adapters.lora.diff import compare
 from adapters.lora.merge.recipe import Ingredient, MergeMethod, MergeRecipe
-from adapters.lora.stored_lora import StoredLora
 from adapters.names import check_alias
 from adapters.publish_options import PublishOptions
 from adapters.sources.address import parse_source
 from adapters.sources.source import Source
 from adapters.sources.upload import UploadSource
-from adapters.storage.disk import in_thread
 from adapters.storage.manifest import names_in
 from adapters.versions import Version
 from server.access.scope import Scope
@@ -230,9 +228,9 @@ async def diff(body: DiffBody, state: StateDep, caller: CallerDep, adapters: Vis
     a, b = await _resolved(state, adapters, body.a), await _resolved(state, adapters, body.b)
     if a.base_fingerprint != b.base_fingerprint:
         raise WrongBase(f"{a.name} and {b.name} were made for different base models, so they do not compare", param="b")
-    paths = [await state.blobs.path(version.digest) for version in (a, b)]
+    path_a, path_b = [await state.blobs.path(version.digest) for version in (a, b)]
     async with state.publisher.places.place(caller.project):
-        weights = await in_thread(lambda: Diff.of(*map(StoredLora.open, paths)).to_json())
+        weights = await compare(path_a, path_b, state.settings.resource_limits)
     answers = await compare_versions(state.engine, a, b, caller.project)
     return DiffObject(a=a.name, b=b.name, **answers, **weights)
 

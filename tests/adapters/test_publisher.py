@@ -21,6 +21,8 @@ from adapters.sources.directory import DirectorySource
 from adapters.storage.blobs import Blobs
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE, Manifest
 from adapters.storage.staging import Staging
+from adapters.storage.sweep_rules import UNKNOWN_GRACE_S
+from tests.process_clock import ProcessClock
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESS = Path(__file__).with_name("publishing_process.py")
@@ -259,7 +261,7 @@ async def test_a_checkpoint_that_two_publish_at_once_is_one_version(
 
 @pytest.mark.parametrize("point", CRASH_POINTS)
 async def test_a_crash_at_any_point_loses_no_version_and_leaves_no_row_without_bytes(
-    point: str, database_url: str, write_adapter: WriteAdapter, tmp_path: Path
+    point: str, database_url: str, write_adapter: WriteAdapter, tmp_path: Path, process_clock: ProcessClock
 ):
     root, first, second = tmp_path / "blobs", write_adapter(1), write_adapter(2)
     died = subprocess.run(  # noqa: ASYNC221 - nothing else runs here
@@ -284,6 +286,8 @@ async def test_a_crash_at_any_point_loses_no_version_and_leaves_no_row_without_b
         assert orphans == ({Manifest.of(second).digest} if point == "publish.stored" else set())
         known = await registry.known_digests()
         await blobs.claim(await registry.installation(), known)
+        assert await blobs.sweep(await registry.digests(), known, 0) == []
+        process_clock.advance(UNKNOWN_GRACE_S)
         assert await blobs.sweep(await registry.digests(), known, 0) == sorted(orphans)
         assert blobs_in(root) == await registry.digests()
         assert list((root / "staging").iterdir()) == []

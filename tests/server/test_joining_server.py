@@ -68,3 +68,14 @@ async def test_a_moved_alias_is_answered_from_after_the_next_read_and_each_answe
         assert (await number_of(one), await number_of(two)) == (2, 1)
         await two.state.registry.refresh()
         assert await number_of(two) == 2
+
+
+@on_both_databases
+async def test_an_alias_is_shown_with_the_target_of_its_last_move(opening: Opening) -> None:
+    async with opening() as one, opening(follow_interval_s=NEVER_S) as two:
+        for seed in (1, 2):
+            await one.publish("sql", seed)
+        await two.state.registry.refresh()
+        await move(one, 2)
+        shown = (await two.client.get("/v1/adapters/sql/aliases/stable")).json()
+        assert (shown["version"], shown["moves"][-1]["to"]) == (2, 2)

@@ -1,18 +1,23 @@
-"""The socket a process listens on, and its stop."""
+"""The socket a process listens on, what it writes, and its stop."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
+import stat
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 
+from server import process, worker_process
+from server.engine.vllm.process_logs import ProcessLogs
 from server.process import CannotListen, _listen, listening_socket
-from server.settings import Settings
-from tests.server.opened import Opened
+from server.settings import ClientSettings, Settings
+from tests.server.opened import CHAT, Opened, Opening
 from tests.until import until
 
 
@@ -63,3 +68,52 @@ async def test_a_stop_ends_the_streams_of_jobs_events_in_order(opened: Opened) -
         assert await serving == 0
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().remove_signal_handler(number)
+
+
+async def test_a_leaving_server_takes_requests_until_a_second_signal(opening: Opening) -> None:
+    async with opening(lame_duck_s=3600.0, drain_s=3600.0) as opened:
+        with listening_socket(Settings(port=0)) as listener:
+            serving = asyncio.create_task(_listen(opened.state, listener, time.monotonic()))
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as http:
+
+                async def is_ready() -> bool:
+                    return (await http.get("/ready")).status_code == 200
+
+                async def is_leaving() -> bool:
+                    return not await is_ready()
+
+                await until(is_ready)
+                signal.raise_signal(signal.SIGTERM)
+                await until(is_leaving)
+                body = {"model": "base", "messages": [{"role": "user", "content": "hi"}]}
+                assert (await http.post(CHAT, json=body)).status_code == 200
+                signal.raise_signal(signal.SIGTERM)
+                async with asyncio.timeout(60):
+                    assert await serving == 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().remove_signal_handler(number)
+
+
+@pytest.mark.parametrize("program", ["serve", "worker"])
+def test_what_a_server_and_a_worker_write_is_read_by_their_user_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    async def write(*_: object) -> int:
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs" / "rows.jsonl").write_text("{}")
+        return 0
+
+    for module, name in ((process, "_serve"), (worker_process, "_work")):
+        monkeypatch.setattr(module, name, write)
+        monkeypatch.setattr(module, "configure_logs", lambda *_, **__: None)
+    monkeypatch.setattr(process, "raise_descriptor_limit", lambda: None)
+    before = os.umask(0o022)
+    try:
+        if program == "serve":
+            process.serve(Settings(port=0), ProcessLogs(tmp_path), 0.0)
+        else:
+            worker_process.work(Settings(), ClientSettings())
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / path).stat().st_mode) for path in ("runs", "runs/rows.jsonl")]
+    assert modes == [0o700, 0o600]

@@ -6,16 +6,22 @@ import asyncio
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from adapters.base_model import BaseModel
+from adapters.checks.canonicalizer import Canonical
 from server.access.api_key import Scope
 from server.access.keys_mark import HAD_KEYS
 from server.engine.fake import FakeBuilder, Knobs
+from server.operations.publish import register_bundled_adapters
+from tests.postgres import on_both_databases
 from tests.process_clock import ProcessClock
 from tests.server.opened import MakeAdapter, Opened, Opening
 from tests.until import Until
@@ -120,11 +126,52 @@ async def test_an_empty_registry_gets_the_examples(opening: Opening, make_adapte
         assert [entry["name"] for entry in listed] == ["sql"]
 
 
+@on_both_databases
+async def test_servers_that_start_at_once_register_an_example_once(
+    opening: Opening, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    make_adapter().write(tmp_path / "examples" / "poet")
+    both = asyncio.Barrier(2)
+    async with opening() as one, opening() as two:
+        checks = one.state.publisher.checks
+
+        async def checked_at_once(source: Path, out: Path) -> Canonical:
+            await both.wait()
+            return await checks(source, out)
+
+        publishers = [replace(each.state.publisher, checks=checked_at_once) for each in (one, two)]
+        examples = tmp_path / "examples"
+        await asyncio.gather(*(register_bundled_adapters(each.registry, each, examples) for each in publishers))
+        listed = (await one.client.get("/v1/adapters/poet/versions")).json()["data"]
+        assert [version["version"] for version in listed] == [1]
+
+
 async def test_two_servers_live_in_one_process(opening: Opening, tmp_path: Path) -> None:
     async with opening() as one, opening(data_dir=tmp_path / "other") as two:
         await one.publish("sql")
         assert await one.answer("sql") == "sql@1"
         assert (await two.chat("sql")).status_code == 404
+
+
+async def test_a_server_that_has_no_file_of_its_database_says_so(
+    opening: Opening, tmp_path: Path, until: Until
+) -> None:
+    said = "no version of this database has its files here"
+
+    def count(lines: list[Any]) -> int:
+        return sum(said in line["event"] for line in lines)
+
+    with capture_logs() as lines:
+        async with opening() as one:
+            await one.publish("sql")
+            database_url = one.state.settings.database
+        async with opening():
+            assert count(lines) == 0
+        async with opening(data_dir=tmp_path / "other", database_url=database_url) as other:
+            await until(lambda: count(lines) == 1)
+            refused = await other.chat("sql")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (424, "blob_corrupt")
+            assert "--blob-url" in refused.json()["error"]["message"]
 
 
 async def test_orphaned_blobs_are_swept(

@@ -29,6 +29,7 @@ MIN_ROWS: Final = 10
 FEW_ROWS: Final = 100
 """Below this, a few examples in the prompt often do as well as training."""
 MAX_LISTED: Final = 10_000
+MAX_LISTED_BYTES: Final = 1 << 20
 """Faults listed, and warnings; further ones are counted. A wrong export of a million lines has a million faults."""
 
 _GAPS: Final = re.compile(r"[\W_]+")
@@ -44,7 +45,9 @@ class FileReport:
     faults: list[LineFault] = field(default_factory=list)
     warnings: list[LineWarning] = field(default_factory=list)
     left_out: int = 0
-    """Faults and warnings beyond ``MAX_LISTED``."""
+    """Faults and warnings beyond ``MAX_LISTED`` or ``MAX_LISTED_BYTES``."""
+    _bytes: dict[type, int] = field(default_factory=lambda: {LineFault: 0, LineWarning: 0}, repr=False)
+    """Bytes of the faults as JSON, and of the warnings."""
     _places: dict[tuple[WarningKind, str], int] = field(default_factory=dict, repr=False)
     """For each kind and message of the warnings, its place in the list."""
 
@@ -67,12 +70,13 @@ class FileReport:
             if place is not None:
                 listed[place] = replace(listed[place], rows=listed[place].rows + 1)
                 return
-            if len(listed) < MAX_LISTED:
-                self._places[entry.kind, entry.message] = len(listed)
-        if len(listed) < MAX_LISTED:
-            listed.append(entry)
-        else:
+        if len(listed) == MAX_LISTED or self._bytes[type(entry)] >= MAX_LISTED_BYTES:
             self.left_out += 1
+            return
+        if isinstance(entry, LineWarning):
+            self._places[entry.kind, entry.message] = len(listed)
+        self._bytes[type(entry)] += len(json.dumps(asdict(entry)))
+        listed.append(entry)
 
 
 @dataclass(slots=True)

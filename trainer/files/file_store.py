@@ -115,7 +115,10 @@ class FileStore:
         file = await self.get(file_id)
         path = self.directory / file_id
         if await in_thread(_size, path) != file.size_bytes:
-            raise FileCorrupt(f"the bytes of file '{file_id}' are gone or cut short: delete it and upload it again")
+            raise FileCorrupt(
+                f"the bytes of file '{file_id}' are gone or cut short, or lie in another server's --data-dir: ask that "
+                "server, or delete the file and upload it again"
+            )
         return path
 
     async def stored_bytes(self, project: str) -> int:

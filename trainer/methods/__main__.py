@@ -7,12 +7,15 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Event as Flag
 from typing import Final
 
 from adapters.processes.child import die_with_parent
+from adapters.storage.disk import is_no_space
 from trainer.endings import RunEnded
 from trainer.methods.launch import SHARED, alone, launch, read_spec, stop_file, write_end
 from trainer.methods.rendering_child import rendering
@@ -29,10 +32,21 @@ def main(arguments: Sequence[str], stop: Flag) -> int:
     the processes that ``launch`` starts.
     """
     run = RunDirectory(Path(arguments[0]))
-    if SHARED in arguments:
-        return _share(run)
     try:
-        if PREFLIGHT in arguments:
+        return _share(run) if SHARED in arguments else _work(run, stop, is_preflight=PREFLIGHT in arguments)
+    except Exception as error:
+        if not is_no_space(error, run.path):
+            raise
+        with suppress(OSError):  # of the same disk
+            traceback.print_exc()
+            if SHARED in arguments:
+                write_end(run, Exit.NO_SPACE)
+        return Exit.NO_SPACE
+
+
+def _work(run: RunDirectory, stop: Flag, *, is_preflight: bool) -> int:
+    try:
+        if is_preflight:
             with alone(run, stop), rendering(run) as wait_for_rendering:
                 from trainer.methods.preflight import write_preflight
 
@@ -109,6 +123,7 @@ if __name__ == "__main__":
     else:
         _install_signal_handlers(stop_flag, is_preflight=PREFLIGHT in sys.argv)
     status = main(sys.argv[1:], stop_flag)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):  # the disk of the log is full
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(status)  # everything is on disk, and tensor libraries take seconds to clean up

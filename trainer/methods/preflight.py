@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 from datasets import Dataset
 
+from adapters.storage.disk import is_no_space
 from trainer.endings import RunEnded, SpecRefused
 from trainer.methods import base_model, data_sets
 from trainer.methods.hyperparameters import DrawnHyperparameters, Hyperparameters, pack_length, resolve
@@ -52,6 +53,8 @@ def write_preflight(run: RunDirectory, train: Train) -> None:
     try:
         _judge(run, train, report)
     except (RunEnded, OSError) as error:
+        if isinstance(error, OSError) and is_no_space(error, run.path):
+            raise
         report.ok, report.reason = False, str(error)
     run.write_preflight(asdict(report))
 

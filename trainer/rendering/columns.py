@@ -78,9 +78,7 @@ def segments(made: Columns, renderer: RowRenderer) -> list[tuple[str, bool]]:
     return list(renderer.segments(Rendered(ids, trained)))
 
 
-def read(
-    path: Path, method: TrainingMethod, renderer: RowRenderer, most_tokens: int
-) -> Iterator[tuple[list[Columns], LineFaults]]:
+def read(path: Path, method: TrainingMethod, renderer: RowRenderer) -> Iterator[tuple[list[Columns], LineFaults]]:
     """Yield the columns of every line, and its faults with the renderer's warnings. A row is never cut to fit."""
     for line in read_file(path, method):
         faults = LineFaults(line.number)
@@ -89,8 +87,8 @@ def read(
         if line.row is not None and line.template_arguments and not faults:
             _check_arguments(line.row, made, line.template_arguments, renderer, faults)
         longest = max(map(tokens, made), default=0)
-        if longest > most_tokens:
-            faults.add(FaultKind.TOO_MANY_TOKENS, "", f"{longest} tokens", f"at most {most_tokens}, or drop_long")
+        if longest > (most := renderer.most_tokens):
+            faults.add(FaultKind.TOO_MANY_TOKENS, "", f"{longest} tokens", f"at most {most}, or drop_long")
         yield [] if faults else made, faults
 
 
@@ -98,6 +96,6 @@ def _check_arguments(
     row: Row, made: list[Columns], arguments: Mapping[str, Any], renderer: RowRenderer, faults: LineFaults
 ) -> None:
     """Add a fault unless ``row``, with the template's ``arguments`` that it states, is what was ``made`` as served."""
-    if columns(row, RowRenderer(renderer.serving.with_arguments(arguments)), LineFaults(faults.line)) != made:
+    if columns(row, renderer.with_arguments(arguments), LineFaults(faults.line)) != made:
         needed = "what the server renders alike: leave them out, or start it with --default-chat-template-kwargs"
         faults.add(FaultKind.TEMPLATE_ARGUMENTS, "chat_template_kwargs", shown(arguments), needed)

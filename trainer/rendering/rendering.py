@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from adapters.storage.disk import is_no_space
 from trainer.data.file_report import FileReport, inspect_files
 from trainer.endings import RunEnded
 from trainer.rendering import token_rows
@@ -17,7 +18,11 @@ from trainer.run_spec import RunSpec
 
 
 def render(run: RunDirectory) -> RenderingReport:
-    """Write the report and, where no fault is found, the token ids of the files in ``run``'s spec."""
+    """Write the report and, where no fault is found, the token ids of the files in ``run``'s spec.
+
+    Raises:
+        OSError: the disk is full.
+    """
     report = RenderingReport()
     shutil.rmtree(run.token_rows, ignore_errors=True)
     staged = run.scratch / "token_rows"
@@ -26,7 +31,11 @@ def render(run: RunDirectory) -> RenderingReport:
     try:
         _render(run.spec(), staged, report)
     except (RunEnded, OSError, ValueError) as error:
+        if isinstance(error, OSError) and is_no_space(error, run.path):
+            raise
         report.reason = str(error)
+    except MemoryError:
+        report.reason = "the files take too much memory to be rendered: send shorter rows"
     if report.ok:
         staged.rename(run.token_rows)
     run.write_rendering(asdict(report))
@@ -35,16 +44,13 @@ def render(run: RunDirectory) -> RenderingReport:
 
 def _render(spec: RunSpec, directory: Path, report: RenderingReport) -> None:
     serving = ServingRenderer(spec.base, spec.renderer)
-    renderer = RowRenderer(serving)
     report.renderer_sha256 = serving.sha256
     report.most_tokens = serving.context if spec.max_length is None else min(spec.max_length, serving.context)
+    renderer = RowRenderer(serving, report.most_tokens)
 
     def rendered(path: Path, name: str, inspected: FileReport) -> dict[str, Any]:
         with token_rows.writer(directory / name) as rows:
-            limit = report.most_tokens
-            counted = tally(
-                path, spec.method, renderer, inspected, rows.write, most_tokens=limit, drop_long=spec.drop_long
-            )
+            counted = tally(path, spec.method, renderer, inspected, rows.write, drop_long=spec.drop_long)
         return inspected.to_json() | {"tokens": counted.to_json()}
 
     training, validation = inspect_files(spec.training_file, spec.validation_file, spec.method)

@@ -7,10 +7,10 @@ trained answer, each exactly the prompt and answer that the server would have ha
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final
+from typing import Any, Final, Self
 
 from trainer.data.faults import FaultKind, LineFaults, WarningKind, shown
 from trainer.data.rows import Conversation, Message, PlainText, Tool
@@ -50,29 +50,31 @@ class Answered:
 
 
 class RowRenderer:
-    """Renders rows with the renderer that serves."""
+    """Renders rows with the renderer that serves, for training on sequences of at most ``most_tokens``."""
 
-    def __init__(self, serving: ServingRenderer) -> None:
+    def __init__(self, serving: ServingRenderer, most_tokens: int) -> None:
         self.serving = serving
+        self.most_tokens = most_tokens
+
+    def with_arguments(self, arguments: Mapping[str, Any]) -> Self:
+        """Return this renderer for requests that state ``arguments`` as ``chat_template_kwargs``."""
+        return type(self)(self.serving.with_arguments(arguments), self.most_tokens)
 
     def conversation(self, row: Conversation, faults: LineFaults) -> list[Rendered]:
         """Return the row as one sequence, or as one for each trained answer where the template rewrites earlier turns.
 
-        Empty, and a fault added, where the server refuses the conversation.
+        Empty, and a fault added, where the server refuses the conversation. A sequence that is too long stands for the
+        whole row: rendering every answer of a conversation takes time that is quadratic in its length.
         """
-        answers = [index for index, trained in enumerate(row.trained) if trained]
+        answers = [index for index, trained in enumerate(row.trained) if trained][::-1]  # the longest prompt first
         try:
             whole = self.serving.prompt(row.messages, row.tools, asking=False)
-            spans = [self._span(row, index, whole) for index in answers]
+            spans = list(self._spans(row, answers, whole))
         except TemplateRefused as refused:
             _add_refusal(refused, faults)
             return []
         if None in spans:
-            turns = [self.answer(row.messages[:index], row.messages[index], row.tools, faults) for index in answers]
-            return [
-                Rendered(turn.prompt + turn.answer, [False] * len(turn.prompt) + [True] * len(turn.answer))
-                for turn in filter(None, turns)
-            ]
+            return list(self._sequences(row, answers, faults))[::-1]
         trained = [False] * len(whole.ids)
         for start, end in filter(None, spans):
             trained[start:end] = [True] * (end - start)
@@ -137,6 +139,24 @@ class RowRenderer:
     def stops(self, ids: Sequence[int]) -> bool:
         """Whether a token that ends the server's generation is the last of ``ids``."""
         return bool(ids) and ids[-1] in self.serving.stop_ids
+
+    def _sequences(self, row: Conversation, answers: Sequence[int], faults: LineFaults) -> Iterator[Rendered]:
+        """Yield a sequence for each of the ``answers``, up to the first that is too long."""
+        for index in answers:
+            turn = self.answer(row.messages[:index], row.messages[index], row.tools, faults)
+            if turn is not None:
+                trained = [False] * len(turn.prompt) + [True] * len(turn.answer)
+                yield Rendered(turn.prompt + turn.answer, trained)
+                if len(trained) > self.most_tokens:
+                    return
+
+    def _spans(self, row: Conversation, answers: Sequence[int], whole: Prompt) -> Iterator[tuple[int, int] | None]:
+        """Yield the spans of the ``answers``, up to the first that is None or ends too late."""
+        for index in answers:
+            span = self._span(row, index, whole)
+            yield span
+            if span is None or span[1] > self.most_tokens:
+                return
 
     def _span(self, row: Conversation, index: int, whole: Prompt) -> tuple[int, int] | None:
         """Return the span of answer ``index`` in the ids of the ``whole`` row; None where the parts differ from it."""

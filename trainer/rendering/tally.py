@@ -87,7 +87,6 @@ def tally(
     report: FileReport,
     write: Callable[[Columns], None],
     *,
-    most_tokens: int,
     drop_long: bool,
 ) -> Tally:
     """Render a file: ``write`` its rows, count their tokens, add to ``report`` the faults that only the renderer finds.
@@ -95,14 +94,13 @@ def tally(
     Args:
         path: a training file.
         report: of the same file; its faults end in the order of lines.
-        most_tokens: the length of the longest sequence that is trained on.
-        drop_long: leave longer ones out, instead of adding a fault.
+        drop_long: leave out rows that are too long, instead of adding a fault.
 
     Raises:
         OSError: the file cannot be read.
     """
     counted = Tally()
-    for made, faults in columns.read(path, method, renderer, most_tokens):
+    for made, faults in columns.read(path, method, renderer):
         line = faults.line
         for warning in faults.warnings:
             report.add(warning)

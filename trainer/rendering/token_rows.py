@@ -14,6 +14,7 @@ VALIDATION: Final = "validation.arrow"
 TOKENS: Final = "tokens"
 """Column of a row's length: that of its longest sequence."""
 _BATCH: Final = 1000
+_BATCH_TOKENS: Final = 1 << 20
 _ANSWERS: Final = ("chosen_ids", "rejected_ids", "completion_ids")
 
 
@@ -36,12 +37,14 @@ class TokenRowWriter:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._rows: list[Columns] = []
+        self._tokens = 0
         self._schema: pa.Schema | None = None
         self._stream: pa.RecordBatchStreamWriter | None = None
 
     def write(self, row: Columns) -> None:
         self._rows.append(row | {TOKENS: tokens(row)})
-        if len(self._rows) == _BATCH:
+        self._tokens += sum(lengths(row))
+        if len(self._rows) == _BATCH or self._tokens >= _BATCH_TOKENS:
             self._flush()
 
     def close(self) -> None:
@@ -56,6 +59,7 @@ class TokenRowWriter:
             self._stream = pa.ipc.new_stream(str(self._path), self._schema)
         self._stream.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
         self._rows.clear()
+        self._tokens = 0
 
 
 @contextmanager

@@ -5,7 +5,7 @@ child trains ──┬── its events go to the job's log and renew the lease 
                └── answers of its policy are drawn on the server ───────┤
                                                                         ▼
 finished: publish the result, store its files, succeed        killed, stalled, out of memory: retry
-stopped (pause, shut-down): release                           refused, loss not finite: fail
+stopped (pause, shut-down), disk full: release                refused, loss not finite: fail
 """
 
 import asyncio
@@ -46,6 +46,8 @@ RESULT_FILES_S: Final = 60.0
 """Time limit for the child's result files, after its result."""
 OUTAGE_S: Final = 0.5
 """Pause before a write is tried again that the database did not answer."""
+NO_SPACE_S: Final = 60.0
+"""Pause before a job goes on whose child found the disk full."""
 LONGEST_PAUSE_S: Final = 30.0
 """Longest pause before what met passing trouble is tried again; the first is half a second."""
 MOST_HELPER_DEATHS: Final = 5
@@ -186,6 +188,10 @@ class Attempt:
             await self._succeed(process)
         elif status == Exit.STOPPED:
             await self._stored(partial(queue.release, claim))
+        elif status == Exit.NO_SPACE:
+            await self._warn("The disk is full: the job goes on from its last checkpoint once there is space")
+            await self._while_renewing(asyncio.sleep(NO_SPACE_S))
+            await self._stored(partial(queue.release, claim))
         elif status in (Exit.REFUSED, Exit.NOT_FINITE):
             errors = (event.message for event in reversed(self.run.events()) if event.level == "error")
             failure = Failure(Exit(status).name.lower(), next(errors, "see the events"))
@@ -203,11 +209,21 @@ class Attempt:
             await self._stored(partial(self.records.queue.fail, self.claim, Failure(refused.code, refused.message)))
             return
         await self._while_renewing(process.ended(RESULT_FILES_S))
-        paths = [path for name in RESULT_FILES if (path := self.run.path / name).exists()]
-        files = [await self._stored(partial(self._store, path)) for path in paths]
+        files = await self._while_renewing(self._store_result_files())
         ending = partial(self.records.queue.succeed, fine_tuned_model=model, trained_tokens=result.trained_tokens)
         await self._stored(partial(ending, self.claim, result_files=files))
         log.info("job succeeded", job=job.id, model=model)
+
+    async def _store_result_files(self) -> list[str]:
+        """Return the ids of the files for people; one that is refused is left out, with a warning."""
+        ids = []
+        for path in (self.run.path / name for name in RESULT_FILES):
+            try:
+                if path.exists():
+                    ids.append(await self._published(f"file {path.name}", partial(self._store, path)))
+            except PatchbayError as refused:
+                await self._warn(f"The file {path.name} was refused: {refused.message}")
+        return ids
 
     async def _store(self, path: Path) -> str:
         project = self.claim.job.project

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from adapters.lora.diff import Comparison, Diff
+from adapters.errors import AdapterTooCostly
+from adapters.lora.diff import Comparison, Diff, compare
 from adapters.lora.stored_lora import StoredLora
+from adapters.processes.limits import ResourceLimits
 from adapters.storage.manifest import CONFIG_FILE, WEIGHTS_FILE
 
 QUERIES = ("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj")
@@ -35,6 +38,9 @@ LORAS = st.fixed_dictionaries(
 
 def diff(a: Path, b: Path) -> Diff:
     return Diff.of(StoredLora.open(a), StoredLora.open(b))
+
+
+LIMITS = ResourceLimits(memory_bytes=4 << 30, cpu_s=60, wall_s=60.0)
 
 
 def copy(source: Path, to: Path, change: Callable[[str, torch.Tensor], torch.Tensor], **config: Any) -> Path:
@@ -149,3 +155,10 @@ def test_the_biggest_differences_come_first_by_layer_and_by_module(write_lora: W
     distances = [each["distance"] for each in found["modules"]]
     assert distances == sorted(distances, reverse=True)
     assert len(distances) == len(EVERYWHERE)
+
+
+async def test_a_comparison_runs_in_a_process_with_limits(write_lora: WriteLora):
+    one, other = write_lora(seed=1), write_lora(seed=2)
+    assert await compare(one, other, LIMITS) == diff(one, other).to_json()
+    with pytest.raises(AdapterTooCostly, match="--max-compile-s"):
+        await compare(one, other, replace(LIMITS, wall_s=0.001))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from adapters.processes.child import child_environment
+from adapters.processes.line_process import LineProcess
 from trainer.child import training_environment
 from trainer.run_directory import RunDirectory
 
@@ -46,3 +47,11 @@ def test_a_run_that_reports_to_wandb_gets_its_key_and_no_other(tmp_path: Path) -
     assert "WANDB_API_KEY" not in training_environment(run)
     run.write_integrations([{"type": "wandb", "wandb": {"project": "p"}}])
     assert [name for name in SECRETS if name in training_environment(run)] == ["WANDB_API_KEY"]
+
+
+async def test_a_child_is_killed_before_the_engine_when_memory_ends() -> None:
+    process = await LineProcess.start("adapters.lora.diff")
+    try:
+        assert Path(f"/proc/{process.process_id}/oom_score_adj").read_text() == "800\n"
+    finally:
+        await process.aclose()

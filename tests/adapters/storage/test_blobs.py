@@ -1,19 +1,25 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from collections.abc import Awaitable, Callable, Set
+from contextlib import AsyncExitStack
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from adapters.errors import AdapterRefused, BlobCorrupt, BlobStoreUnavailable
 from adapters.storage.blobs import Blobs
+from adapters.storage.disk import WRITERS
 from adapters.storage.manifest import CONFIG_FILE, FILES, WEIGHTS_FILE, Manifest
 from adapters.storage.remote_blobs import RemoteBlobs
 from adapters.storage.staging import Staging
-from adapters.storage.sweep_rules import FEW, SweepRules
+from adapters.storage.sweep_rules import FEW, UNKNOWN_GRACE_S, SweepRules
+from tests.adapters.conftest import chunks
 from tests.process_clock import ProcessClock
+from tests.until import until
 
 Stage = Callable[..., Awaitable[Manifest]]
 Put = Callable[..., Awaitable[str]]
@@ -156,8 +162,9 @@ async def test_a_damaged_remote_copy_is_not_taken(replicated: Blobs, tmp_path: P
 
 
 async def test_a_blob_that_is_nowhere_is_corrupt(replicated: Blobs):
-    with pytest.raises(BlobCorrupt, match="publish it again"):
+    with pytest.raises(BlobCorrupt, match="publish it again") as lost:
         await replicated.path("0" * 64)
+    assert "://" not in lost.value.message
 
 
 async def test_a_remote_store_that_does_not_answer_is_unavailable(
@@ -179,13 +186,37 @@ OURS, THEIRS = "a" * 32, "b" * 32
 """Ids of two installations."""
 
 
+async def test_a_disk_that_hangs_under_many_uploads_keeps_no_blob_from_being_read(
+    blobs: Blobs, staging: Staging, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest, began, hangs = await put(blobs), [], Event()
+
+    def fsync(descriptor: int) -> None:
+        began.append(descriptor)
+        hangs.wait()
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    async with AsyncExitStack() as opened:
+        every = [await opened.enter_async_context(staging.open()) for _ in range(40)]
+        writes = [asyncio.create_task(each.write(CONFIG_FILE, chunks(b"{}"))) for each in every]
+        try:
+            await until(lambda: len(began) == WRITERS._max_workers)
+            async with asyncio.timeout(30):
+                await blobs.verify(digest)
+            assert not any(write.done() for write in writes)
+        finally:
+            hangs.set()
+        await asyncio.gather(*writes)
+
+
 async def test_the_sweeper_takes_old_orphans_only(blobs: Blobs, put: Put, process_clock: ProcessClock):
     await blobs.claim(OURS, set())
     living, old_orphan = [await put(blobs, seed) for seed in range(2)]
-    assert await blobs.sweep({living}, {living}, 3600) == []
+    known = {living, old_orphan}
+    assert await blobs.sweep({living}, known, 3600) == []
     process_clock.advance(3600)
     new_orphan = await put(blobs, 2)
-    assert await blobs.sweep({living}, {living}, 3600) == [old_orphan]
+    assert await blobs.sweep({living}, known | {new_orphan}, 3600) == [old_orphan]
     for digest in (living, new_orphan):
         await blobs.verify(digest)
     with pytest.raises(BlobCorrupt):
@@ -265,7 +296,8 @@ async def test_a_remote_orphan_that_is_put_again_during_the_sweep_is_spared(
     files = [path for path in (tmp_path / "bucket").rglob("*") if path.is_file()]
     for path in files:
         age(path, 7200)
-    assert await remote.sweep(SweepRules(frozenset(), frozenset()), 3600) == []
+    known = frozenset({spared, orphan})
+    assert await remote.sweep(SweepRules(frozenset(), known), 3600) == []
     process_clock.advance(3600)
 
     class Rules(SweepRules):
@@ -277,7 +309,7 @@ async def test_a_remote_orphan_that_is_put_again_during_the_sweep_is_spared(
                     os.utime(path)
             return super().orphans(stored, store)
 
-    assert await remote.sweep(Rules(frozenset(), frozenset()), 3600) == [orphan]
+    assert await remote.sweep(Rules(frozenset(), known), 3600) == [orphan]
     assert [path for path in files if path.exists()] == [path for path in files if path.parent.name == spared]
 
 
@@ -332,6 +364,22 @@ async def test_a_database_that_has_forgotten_many_blobs_sweeps_none_of_them(blob
     assert await blobs.sweep(set(), set(), -60) == []
     for digest in forgotten:
         await blobs.verify(digest)
+
+
+@pytest.mark.parametrize("known_again", [True, False])
+async def test_what_a_database_has_forgotten_stays_for_a_week(
+    replicated: Blobs, put: Put, tmp_path: Path, process_clock: ProcessClock, *, known_again: bool
+) -> None:
+    """It was restored from a backup of yesterday: few are missing, and rolling it forward finds them."""
+    digests = {await put(replicated, seed) for seed in range(20)}
+    forgotten = set(sorted(digests)[:3])
+    await replicated.claim(OURS, digests)
+    for _ in range(3):
+        assert await replicated.sweep(digests - forgotten, digests - forgotten, 3600) == []
+        process_clock.advance(UNKNOWN_GRACE_S / 3)
+    living = digests if known_again else digests - forgotten
+    assert set(await replicated.sweep(living, living, 3600)) == digests - living
+    assert digests_in(tmp_path / "bucket") == living
 
 
 async def test_a_memory_store_serves_as_remote(root: Path, put: Put):

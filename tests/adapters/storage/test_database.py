@@ -101,6 +101,19 @@ async def test_trouble_at_the_commit_claims_nothing(database: Database, database
     assert written == is_committed
 
 
+async def test_a_full_database_says_that_nothing_was_written(database: Database):
+    async def fill() -> None:
+        async with database.write() as connection:
+            pages = (await connection.exec_driver_sql("PRAGMA page_count")).scalar_one()
+            await connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+            await connection.execute(insert(moments), [{"id": number} for number in range(10_000)])
+
+    with pytest.raises(StorageUnavailable, match=r"full.*nothing was written"):
+        await fill()
+    async with database.read() as connection:
+        assert (await connection.execute(select(func.count()).select_from(moments))).scalar_one() == 0
+
+
 async def test_a_reader_sees_one_moment_while_others_write(database: Database):
     count = select(func.count()).select_from(moments)
     async with database.read() as reader:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from server.errors import Overloaded
 from server.gateway.admission import WRITES, Admission
-from tests.server.opened import CHAT, Opened, Opening
+from server.http import body_reader
+from tests.server.opened import CHAT, Listening, Opened, Opening
 from tests.until import Until
 
 CHAT_BODY = {"model": "base", "messages": [{"role": "user", "content": "hi"}]}
@@ -135,3 +138,24 @@ async def test_a_draining_server_refuses_writes_before_their_body_and_answers_re
     assert refused.headers["connection"] == "close"
     assert int(refused.headers["retry-after"]) > 0
     assert (await opened.client.get("/v1/models")).status_code == 200
+
+
+async def test_a_body_that_stalls_takes_no_place(
+    opening: Opening, listening: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body_reader, "FIRST_S", 3.0)
+    async with opening(max_in_flight=1) as opened, listening(opened.app) as url:
+        reader, writer = await asyncio.open_connection(*urlsplit(url).netloc.split(":"))
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000"
+        writer.write(f"{head}\r\n\r\n{{".encode())
+        await writer.drain()
+        async with httpx.AsyncClient(base_url=url) as http:
+            assert (await http.post(CHAT, json=CHAT_BODY)).status_code == 200
+        assert (await reader.readline()).split()[1] == b"408"
+        writer.close()
+
+
+async def test_a_body_that_is_too_large_is_refused(opening: Opening) -> None:
+    async with opening(max_body_bytes=1 << 16) as opened:
+        refused = await opened.client.post(CHAT, json=CHAT_BODY | {"user": "x" * (1 << 16)})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (413, "body_too_large")

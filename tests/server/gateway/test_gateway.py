@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
-from adapters.registry.registry import Registry
+from adapters.versions import Version
+from server.access.scope import Scope
+from server.engine.protocol import Generation
+from server.gateway.meter import Meter
 from server.gateway.request_hooks import RequestContext
 from server.http.errors import error_response
 from tests.server.opened import Listening, Opened, Opening
@@ -265,13 +270,25 @@ async def test_a_quarantine_outlives_a_restart_until_it_is_lifted(opening: Openi
         assert await restarted.answer("sql") == "sql@1"
 
 
-async def test_what_another_server_quarantined_is_unloaded_here(opened: Opened, until: Until) -> None:
-    await opened.publish("sql")
-    assert await opened.answer("sql") == "sql@1"
-    async with Registry.open(opened.state.settings.database) as other:
-        await other.set_quarantine(other.catalog.version("sql", 1), "nan")
-    await until(lambda: not opened.residents)
-    assert (await opened.chat("sql")).json()["error"]["code"] == "adapter_quarantined"
+async def test_projects_share_no_prefix_cache_and_the_log_names_the_key_of_each_request(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scopes, generation = [], Meter.generation
+
+    def noted(meter: Meter, version: Version | None, each: Generation, **facts: Any) -> Any:
+        scopes.append(each.cache_scope)
+        return generation(meter, version, each, **facts)
+
+    monkeypatch.setattr(Meter, "generation", noted)
+    keys = []
+    with capture_logs() as lines:
+        for project in ("acme", "default"):
+            key, secret = await opened.state.keys.create(project, [Scope.INFER], project=project)
+            opened.client.headers["Authorization"] = f"Bearer {secret}"
+            assert await opened.answer("base") == "base"
+            keys.append(key.id)
+    assert scopes == ["acme", None]
+    assert [line["key"] for line in lines if line["event"] == "request"] == keys
 
 
 async def test_a_version_that_was_loaded_at_two_deaths_is_not_loaded_a_third_time(

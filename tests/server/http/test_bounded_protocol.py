@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
@@ -201,3 +202,26 @@ async def test_more_connections_than_allowed_are_refused(connect: Connect, monke
     assert (status, code(body)) == (503, "too_many_connections")
     await kept[0].send(REQUEST + b"\r\n")
     assert (await kept[0].answer())[0] == 200
+
+
+async def test_connections_leave_half_of_the_descriptors_to_files(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (4, 4))
+    kept = [await connect() for _ in range(2)]
+    for connection in kept:
+        await connection.send(REQUEST + b"\r\n")
+        assert (await connection.answer())[0] == 200
+    status, body = await (await connect()).answer()
+    assert (status, code(body)) == (503, "too_many_connections")
+
+
+@pytest.mark.parametrize(("before", "after"), [((256, 4096), (4096, 4096)), ((256, 100_000), (8192, 100_000))])
+def test_a_server_takes_the_descriptors_that_its_connections_need(
+    monkeypatch: pytest.MonkeyPatch, before: tuple[int, int], after: tuple[int, int]
+) -> None:
+    limits = {resource.RLIMIT_NOFILE: before}
+    monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
+    monkeypatch.setattr(resource, "setrlimit", limits.__setitem__)
+    bounded_protocol.raise_descriptor_limit()
+    assert limits[resource.RLIMIT_NOFILE] == after

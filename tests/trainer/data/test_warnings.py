@@ -1,5 +1,6 @@
 """What is worth a look and no reason to refuse."""
 
+import json
 import tracemalloc
 
 from trainer.data import file_report
@@ -53,6 +54,13 @@ def test_faults_beyond_the_limit_are_counted(write) -> None:
     report = inspect_file(write([b"[]"] * (file_report.MAX_LISTED + 5)))
     assert len(report.faults) == file_report.MAX_LISTED
     assert report.left_out == 6  # five lines, and that there are too few rows
+
+
+def test_a_report_of_faults_is_bounded_in_bytes(write) -> None:
+    bad = {"messages": [{"role": "user", "content": {"é" * 2000: 1}}, {"role": "assistant", "content": {"é": "b"}}]}
+    report = inspect_file(write([bad] * 5000))
+    assert report.left_out > 0
+    assert len(json.dumps(report.to_json())) < 2 << 20
 
 
 def test_memory_does_not_grow_with_the_text_of_the_rows(write) -> None:

@@ -9,6 +9,8 @@ import pytest
 from tests.trainer.graders.conftest import FakeModels, Grading
 from trainer.graders.grader import GradingError
 from trainer.graders.models import Usage
+from trainer.graders.multi import MAX_GRADERS
+from trainer.graders.template import MAX_ALL_RENDERED
 
 NAME = {
     "type": "text_similarity",
@@ -66,3 +68,11 @@ async def test_tokens_are_summed_by_model(grade: Grading, models: FakeModels):
     assert graded.reward == 2
     assert graded.usage == {"judge@3": Usage(40, 10, 32)}
     assert graded.scores == {"a": {"result": 0.5}, "b": {"result": 0.5}}
+
+
+async def test_all_templates_of_a_multi_share_one_bound(grade: Grading):
+    copy = {"type": "string_check", "input": "{{item.text}}", "reference": "{{item.text}}", "operation": "eq"}
+    graders = {f"g{number}": copy for number in range(MAX_GRADERS)}
+    graded = await grade(multi(" + ".join(graders), **graders), text="x" * 900_000)
+    assert graded.reward == MAX_ALL_RENDERED // (2 * 900_000)
+    assert "4,000,000 characters" in graded.errors[GradingError.OTHER]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -160,9 +161,12 @@ async def test_an_unforeseen_error_rejects_its_job_after_a_few_tries(
     assert checks.begun == job_preflight.MOST_TRIES
 
 
-async def test_trouble_that_passes_is_waited_out(create: Create, checks: Checks, running, is_now) -> None:
+@pytest.mark.parametrize("trouble", [StorageFull("no space"), OSError(errno.ENOSPC, "No space left on device")])
+async def test_trouble_that_passes_is_waited_out(
+    create: Create, checks: Checks, running, is_now, trouble: Exception
+) -> None:
     job = await create()
-    checks.scripts = {job.id: [failing(StorageFull("no space"))] * (3 * job_preflight.MOST_TRIES)}
+    checks.scripts = {job.id: [failing(trouble)] * (3 * job_preflight.MOST_TRIES)}
     async with running():
         await until(is_now(job, JobState.QUEUED))
     assert checks.begun == 3 * job_preflight.MOST_TRIES + 1

@@ -1,5 +1,6 @@
 """The preflight tells what a run would meet, and refuses what would fail."""
 
+import errno
 import json
 import shutil
 import signal
@@ -9,11 +10,13 @@ from threading import Event as Flag
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from embedded import ADAPTERS, BASE, DATA
 from tests.trainer.data.faulty_rows import ANSWER, CHATS, LINES, PREFERENCES, USER, chat, preference
 from tests.trainer.methods.children import watch
 from trainer.data.faults import FaultKind
+from trainer.methods import __main__ as methods_main
 from trainer.methods.__main__ import main
 from trainer.rendering.tally import MOST_LINES, PREVIEWED_CHARACTERS
 from trainer.run_directory import Exit, RunDirectory
@@ -206,6 +209,26 @@ def test_a_spec_that_cannot_be_read_is_told(tmp_path, written) -> None:
     assert report["reason"]
     assert main([str(tmp_path)], Flag()) is Exit.REFUSED
     assert run.events()[-1].level == "error"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--preflight"]])
+@pytest.mark.parametrize(
+    "told",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_no_verdict_and_no_death(make_run, write, reviews, monkeypatch, told, arguments) -> None:
+    def train(*_: object) -> None:
+        raise told
+
+    monkeypatch.setattr(methods_main, "_train", train)
+    run = make_run(training_file=write(reviews[:12]))
+    assert main([str(run.path), *arguments], Flag()) is Exit.NO_SPACE
+    assert run.events() == []
+    assert not (run.path / "check.json").exists()
 
 
 def test_signals_of_a_terminal_do_not_end_a_check(make_run) -> None:

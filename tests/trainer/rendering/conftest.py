@@ -18,13 +18,13 @@ WriteRows = Callable[[Sequence[Any]], Path]
 
 @pytest.fixture(scope="session")
 def renderer() -> RowRenderer:
-    return RowRenderer(ServingRenderer(BASE, RendererOptions()))
+    return RowRenderer(ServingRenderer(BASE, RendererOptions()), most_tokens=1000)
 
 
 @pytest.fixture
 def renderer_with() -> MakeRenderer:
     """Make a renderer of the embedded base with other options of the server."""
-    return lambda **options: RowRenderer(ServingRenderer(BASE, RendererOptions(**options)))
+    return lambda **options: RowRenderer(ServingRenderer(BASE, RendererOptions(**options)), most_tokens=1000)
 
 
 @pytest.fixture

@@ -158,9 +158,26 @@ def test_plain_text_is_trained_without_the_template(renderer: RowRenderer) -> No
 
 def test_an_answer_is_never_cut_to_fit(renderer: RowRenderer, write: WriteRows) -> None:
     rows = [{"messages": [user("Hi"), answer(text)]} for text in ("short", "long " * 60)]
-    (short, none), (nothing, faults) = columns.read(write(rows), renderer, most_tokens=50)
+    (short, none), (nothing, faults) = columns.read(write(rows), RowRenderer(renderer.serving, most_tokens=50))
     assert (len(short), none.found) == (1, [])
     assert (faults.line, nothing, [fault.kind for fault in faults.found]) == (2, [], [FaultKind.TOO_MANY_TOKENS])
+
+
+@pytest.mark.parametrize(("template", "most_calls"), [(None, 2), (FORGETFUL, 4)])
+def test_a_conversation_without_end_is_not_rendered_answer_by_answer(
+    renderer_with: MakeRenderer,
+    write: WriteRows,
+    monkeypatch: pytest.MonkeyPatch,
+    template: str | None,
+    most_calls: int,
+) -> None:
+    renderer = renderer_with(chat_template=template)
+    calls, prompt = [], ServingRenderer.prompt
+    monkeypatch.setattr(ServingRenderer, "prompt", lambda *args, **kwargs: calls.append(1) or prompt(*args, **kwargs))
+    turns = [turn for _ in range(1000) for turn in (user("Again?"), answer("Yes."))]
+    ((made, faults),) = columns.read(write([{"messages": turns}]), renderer)
+    assert (made, [fault.kind for fault in faults.found]) == ([], [FaultKind.TOO_MANY_TOKENS])
+    assert len(calls) <= most_calls
 
 
 @pytest.mark.parametrize(
@@ -205,6 +222,6 @@ def test_a_row_may_state_the_templates_arguments_if_the_server_renders_alike(
     pair = {"prompt": "One?", "chosen": "First.", "rejected": "Second."}
     for row in (chats, pair):
         path = write([{**row, "chat_template_kwargs": stated}])
-        ((made, faults),) = columns.read(path, renderer, 1000)
+        ((made, faults),) = columns.read(path, renderer)
         assert [fault.kind for fault in faults.found] == kinds
         assert bool(made) == (not kinds)

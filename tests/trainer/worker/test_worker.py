@@ -6,19 +6,24 @@ import asyncio
 import contextlib
 import itertools
 import os
+import resource
 import signal
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from adapters.errors import AdapterRefused, BlobStoreUnavailable, Fault, PatchbayError, StorageUnavailable
+from adapters.errors import AdapterRefused, BlobStoreUnavailable, Fault, PatchbayError, StorageFull, StorageUnavailable
 from tests.trainer.conftest import Create
 from tests.trainer.worker.conftest import FakePublisher, FakeRollouts
 from tests.until import Until
 from trainer.jobs.job import Job
+from trainer.jobs.queue import MAX_DEATHS, Claim, Queue
 from trainer.jobs.state import JobState
 from trainer.records import Records
 from trainer.run_directory import RunDirectory
+from trainer.worker import attempt
 from trainer.worker.worker import Worker
 
 Working = Callable[[], asyncio.Task[None]]
@@ -33,6 +38,8 @@ class EngineAway(PatchbayError):
 
 
 STEPS, CHECKPOINTS = 12, [3, 6, 9, 12]
+SMALL = 64 << 10
+"""Bytes: less than a checkpoint, more than events and logs."""
 
 
 @pytest.fixture
@@ -230,6 +237,70 @@ async def test_a_publication_waits_until_the_trouble_is_over(
     publisher.refuses_checkpoints = publisher.refuses_results = None
     assert (await ended(job)).state is JobState.SUCCEEDED
     assert publisher.checkpoints == [6, 12]
+
+
+async def test_a_full_disk_ends_no_job_however_often_it_is_met(
+    records: Records,
+    worker: Worker,
+    working: Working,
+    ask: Create,
+    ended: Ended,
+    until: Until,
+    child_of: FindChild,
+    recorded_steps: RecordedSteps,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """A child that may write no large file cannot save a checkpoint; more of them end so than may die."""
+    monkeypatch.setattr(attempt, "NO_SPACE_S", 0.0)
+    job = await ask()
+    run = RunDirectory(worker.runs / job.id)
+    working()
+    seen: set[int | None] = {None}
+    for _ in range(MAX_DEATHS + 1):
+        child = await until(lambda: None if (found := child_of(run)) in seen else found)
+        resource.prlimit(child, resource.RLIMIT_FSIZE, (SMALL, SMALL))
+        seen.add(child)
+    done = await ended(job)
+    assert (done.state, done.deaths, done.token) == (JobState.SUCCEEDED, 0, MAX_DEATHS + 2)
+    warned = [event.message for event in (await records.events.list(job.id, limit=1000)).data if event.level == "warn"]
+    assert len(warned) == MAX_DEATHS + 1
+    assert all(message.startswith("The disk is full") for message in warned)
+    assert await recorded_steps(job) == list(range(1, STEPS + 1))
+
+
+async def test_result_files_wait_for_space(
+    records: Records, working: Working, ask: Create, ended: Ended, monkeypatch: pytest.MonkeyPatch
+):
+    job, create, refusals = await ask(checkpoint_steps=6), type(records.files).create, iter(range(2))
+
+    async def create_later(*arguments: Any, **named: Any) -> Any:
+        if next(refusals, None) is not None:
+            raise StorageFull("no space")
+        return await create(*arguments, **named)
+
+    monkeypatch.setattr(type(records.files), "create", create_later)
+    working()
+    done = await ended(job)
+    assert (done.state, done.token, len(done.result_files)) == (JobState.SUCCEEDED, 1, 2)
+
+
+async def test_an_idle_worker_waits_for_the_database(
+    records: Records, worker: Worker, ask: Create, ended: Ended, monkeypatch: pytest.MonkeyPatch
+):
+    job, take, refusals = await ask(checkpoint_steps=6), Queue.take, iter(range(2))
+
+    async def take_later(*arguments: Any) -> Claim | None:
+        if next(refusals, None) is not None:
+            raise StorageUnavailable("the database is away")
+        return await take(*arguments)
+
+    monkeypatch.setattr(Queue, "take", take_later)
+    running = asyncio.create_task(replace(worker, lease_s=0.01).run())
+    try:
+        assert (await ended(job)).state is JobState.SUCCEEDED
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_training_goes_on_while_the_database_does_not_answer(

@@ -37,7 +37,7 @@ async def front_end(base: Path, *flags: str) -> AsyncIterator[tuple[httpx.AsyncC
     config = VllmConfig(model_config=AsyncEngineArgs.from_cli_args(args).create_model_config())
     app = build_app(args, ("render",))
     await init_render_app_state(config, app.state, args)
-    renderer = RowRenderer(ServingRenderer(base, renderer_options(args)))
+    renderer = RowRenderer(ServingRenderer(base, renderer_options(args)), most_tokens=config.model_config.max_model_len)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client, renderer
