@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
+from starlette.types import ASGIApp
 
 from adapters.checks.inspector import Inspector
 from adapters.compile.adapter_compiler import AdapterCompiler
@@ -43,6 +44,7 @@ from server.metrics import Metrics
 from server.operations.batch_checks import BatchChecks
 from server.operations.other_renderers import warn_of_other_renderers
 from server.operations.publish import register_bundled_adapters
+from server.operations.rollout_runner import RolloutRunner
 from server.operations.run_publisher import RunPublisher
 from server.operations.served_versions import check_served_versions
 from server.operations.training_accounts import follow_training
@@ -184,7 +186,7 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
                 training_accounts=partial(follow_training, state),
                 **({} if state.issuer is None else {"issuer_keys": state.issuer.keys.follow}),
             ),
-            background(batches=batch_runner.run),
+            background(batches=batch_runner.run, rollouts=RolloutRunner(state, _deferred(state)).run),
             background(worker=worker.run) if settings.worker else nullcontext(),
         ):
             yield
@@ -200,8 +202,9 @@ async def _open_keys(settings: Settings, registry: Registry, *, has_issuer: bool
     return keys
 
 
-def _make_batch_runner(state: AppState) -> BatchRunner:
-    gateway = Gateway(
+def _deferred(state: AppState) -> Callable[[str | None], ASGIApp]:
+    """Return the maker of the gateway's apps for the server's own requests, which wait behind all others."""
+    return Gateway(
         hooks=state.hooks,
         engine=state.engine,
         keys=state.keys,
@@ -209,10 +212,13 @@ def _make_batch_runner(state: AppState) -> BatchRunner:
         bodies=state.bodies,
         responses=ResponseRecorder(state.responses),
         timeout_s=None,  # a line waits behind live traffic for as long as its batch may take
-    )
+    ).deferred
+
+
+def _make_batch_runner(state: AppState) -> BatchRunner:
     max_models = max(1, state.settings.max_residents // 2)  # the other half is left to other requests
     checks = BatchChecks(state.engine, state.registry, state.keys)
-    return BatchRunner(state.batches, state.engine, checks, gateway.deferred, worker_name(), max_models)
+    return BatchRunner(state.batches, state.engine, checks, _deferred(state), worker_name(), max_models)
 
 
 @asynccontextmanager
@@ -315,7 +321,9 @@ async def _after_start(
     running: RunningEngine,
     last_residents: Sequence[Version] | None,
 ) -> None:
-    """Warm up a new engine: pinned versions, then the last residents. A version that cannot be loaded is logged.
+    """Warm up a new engine: pinned versions, candidates of rollouts, then the last residents.
+
+    A version that cannot be loaded is logged.
 
     Raises:
         StartRefused: the engine would cut published versions.
@@ -327,7 +335,7 @@ async def _after_start(
     await warn_of_other_renderers(registry, running.engine)
     catalog, fingerprint = registry.catalog, running.info.base.fingerprint
     recent = journal.recent(catalog) if last_residents is None else last_residents
-    wanted = dict.fromkeys([*catalog.pinned(), *filter(catalog.is_living, recent)])
+    wanted = dict.fromkeys([*catalog.pinned(), *catalog.candidates(), *filter(catalog.is_living, recent)])
     fitting = [version for version in wanted if version.base_fingerprint == fingerprint]
     for version in await running.residency.warm(fitting):
         log.warning("could not be made resident again", version=version.name)

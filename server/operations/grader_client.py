@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
+from starlette.types import ASGIApp
 
 from server.access.caller import Caller
 from server.errors import RouteUnsupported
-from server.gateway.gateway import Gateway
 from server.gateway.inference_routes import needs
 from server.gateway.resolve import resolve
 from server.state import AppState
@@ -26,7 +26,7 @@ class GraderClient:
     """Implements ``trainer.graders.models.Models``; ``headers`` carry the caller's secret and the request's id."""
 
     state: AppState
-    gateway: Gateway
+    gateway: ASGIApp
     caller: Caller
     headers: Mapping[str, str]
 
