@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.server.cli.conftest import Patchbay, Running
 from tests.server.opened import MakeAdapter
+
+ROLLOUTS = Path(__file__).parents[3] / "docs" / "rollouts.md"
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +61,14 @@ def test_a_malformed_option_is_a_usage_error(patchbay: Patchbay, option: tuple[s
     result = patchbay("rollout", "set", "sql", "2", *option)
     assert result.exit_code == 2
     assert option[0] in result.stderr
+
+
+def test_the_command_of_the_page_does_what_it_says(call: Patchbay) -> None:
+    block = re.search(r"```bash\n(patchbay .*)\n```", ROLLOUTS.read_text())
+    assert block is not None
+    assert call(*shlex.split(block[1])[1:]).exit_code == 0
+    shown = json.loads(call("rollout", "show", "sql", "--json").stdout)
+    assert (shown["weight"], [guard["type"] for guard in shown["guards"]]) == (5, ["error_rate", "latency"])
 
 
 def test_an_alias_demands_a_verdict_and_is_forced(call: Patchbay) -> None:
