@@ -3,9 +3,9 @@
 PatchbayError
 ├── InvalidName, NameNotAllowed
 ├── NotFound
-│   └── AdapterNotFound, VersionNotFound, AliasNotFound, ShareNotFound
+│   └── AdapterNotFound, VersionNotFound, AliasNotFound, ShareNotFound, RolloutNotFound
 ├── Conflict
-│   └── AliasMoved, VersionInUse, NameTaken
+│   └── AliasMoved, RolloutChanged, VersionInUse, NameTaken, VerdictNeeded
 ├── AdapterRefused, AdapterTooCostly, WorkerProcessDied
 ├── SafetensorsMalformed, BaseModelUnreadable, WrongBase
 ├── SourceError
@@ -84,6 +84,10 @@ class ShareNotFound(NotFound):
     """The adapter is not shared with that project."""
 
 
+class RolloutNotFound(NotFound):
+    """The alias has no rollout that is active, or never had one."""
+
+
 class Conflict(PatchbayError):
     """The request conflicts with the present state."""
 
@@ -100,6 +104,33 @@ class AliasMoved(Conflict):
     def details(self) -> dict[str, Any]:
         """``current``: the version that the alias points to now (None: no alias), and its generation."""
         return {"current": {"version": self.current, "generation": self.generation}}
+
+
+class RolloutChanged(Conflict):
+    """A compare-and-set failed: the rollout has another generation than the caller expected."""
+
+    def __init__(self, message: str, *, generation: int) -> None:
+        super().__init__(message, param="generation")
+        self.generation = generation
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """``current``: the generation that the rollout has now."""
+        return {"current": {"generation": self.generation}}
+
+
+class VerdictNeeded(Conflict):
+    """The alias demands a verdict that the version does not have."""
+
+    def __init__(self, message: str, *, requirement: str, verdict: dict[str, Any] | None) -> None:
+        super().__init__(message, param="version")
+        self.requirement = requirement
+        self.verdict = verdict
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """``require``: what the alias demands; ``verdict``: what the version has, with its numbers; None: nothing."""
+        return {"require": self.requirement, "verdict": self.verdict}
 
 
 class VersionInUse(Conflict):

@@ -13,6 +13,7 @@ from adapters.checks.inspection import InspectionReport
 from adapters.crash_points import CrashPoints
 from adapters.errors import AdapterNotFound, AdapterRefused, WorkerProcessDied
 from adapters.fair_places import FairPlaces
+from adapters.gate import check_gate
 from adapters.lora.canonical_form import CompileReport
 from adapters.lora.peft_config import claims_lora
 from adapters.names import DEFAULT_ALIAS, check_adapter_name, check_alias
@@ -96,10 +97,11 @@ class Publisher:
             AdapterTooCostly: the checks or the compiler would take more than the server allows.
             SourceError: the bytes could not be fetched.
             StorageFull: the disk has no space left.
+            VerdictNeeded: the alias demands a verdict, which only a published version can get.
         """
         check_adapter_name(name)
         if options.alias is not None:
-            check_alias(options.alias)
+            self._check_gate(name, check_alias(options.alias), options)
         if options.fine_tuned_name is not None:
             with suppress(AdapterNotFound):
                 return self._published(self.registry.catalog.resolve(options.fine_tuned_name), options, None)
@@ -146,6 +148,12 @@ class Publisher:
         )
         self.crash_points.point("publish.registered")
         return self._published(version, options, report)
+
+    def _check_gate(self, name: str, alias: str, options: PublishOptions) -> None:
+        """Refuse a publication whose alias demands a verdict, before the work; raises VerdictNeeded."""
+        adapter = self.registry.catalog.get(name)
+        if adapter is not None and alias in adapter.aliases:
+            check_gate(adapter.aliases[alias].require, options.extra, version=f"{name} to be published", alias=alias)
 
     async def _admit(
         self, original: Staged, stages: AsyncExitStack, compress_to: int | None

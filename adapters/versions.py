@@ -4,7 +4,9 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from adapters.gate import Requirement
 from adapters.names import DEFAULT_PROJECT
+from adapters.rollout import Rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,10 @@ class Alias:
     version: int
     generation: int
     updated_at: datetime
+    require: Requirement | None = None
+    """The verdict that a version needs before the alias may point to it; None: none."""
+    rollout: Rollout | None = None
+    """The active rollout."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 from server.accounts.audited import Audited
 from server.accounts.idempotency import Idempotent
 from server.gateway.browser_rules import LOOPBACK_ORIGIN, BrowserRules
-from server.gateway.gateway import ADAPTER, DIGEST, REQUEST_ID, Gateway
+from server.gateway.gateway import ADAPTER, DIGEST, REQUEST_ID, SIDE, Gateway
 from server.gateway.inference_routes import INFERENCE_ROUTES
 from server.http.errors import ERROR_RESPONSE, HANDLERS
 from server.http.query import refuse_unknown_parameters
@@ -24,6 +24,7 @@ from server.routes import (
     models,
     process,
     responses,
+    rollouts,
     status,
     uploads,
     versions,
@@ -38,6 +39,7 @@ ROUTES = (
     models,
     versions,
     adapters,
+    rollouts,
     vllm_calls,
     files,
     uploads,
@@ -109,5 +111,5 @@ def _with_cross_origin_rules(app: ASGIApp, settings: Settings) -> CORSMiddleware
         allow_methods=settings.allowed_methods,
         allow_headers=settings.allowed_headers,
         allow_credentials=settings.allow_credentials,
-        expose_headers=(REQUEST_ID, ADAPTER, DIGEST),
+        expose_headers=(REQUEST_ID, ADAPTER, DIGEST, SIDE),
     )

@@ -46,6 +46,7 @@ from server.operations.missing_blobs import warn_of_missing_blobs
 from server.operations.other_renderers import warn_of_other_renderers
 from server.operations.publish import register_bundled_adapters
 from server.operations.resident_follower import follow_residents
+from server.operations.rollout_runner import RolloutRunner
 from server.operations.run_publisher import RunPublisher
 from server.operations.run_sampler import RunSampler
 from server.operations.served_versions import check_served_versions
@@ -189,7 +190,7 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
                 training_accounts=partial(follow_training, state),
                 **({} if state.issuer is None else {"issuer_keys": state.issuer.keys.follow}),
             ),
-            background(batches=batch_runner.run),
+            background(batches=batch_runner.run, rollouts=RolloutRunner(state, deferred).run),
             background(worker=worker.run) if settings.worker else nullcontext(),
         ):
             yield
@@ -206,8 +207,8 @@ async def _open_keys(settings: Settings, registry: Registry, *, has_issuer: bool
 
 
 def _make_deferred(state: AppState) -> Deferred:
-    """Return a function that returns an app for a key, whose requests wait behind all others."""
-    gateway = Gateway(
+    """Return the maker of the gateway's apps for the server's own requests, which wait behind all others."""
+    return Gateway(
         hooks=state.hooks,
         engine=state.engine,
         keys=state.keys,
@@ -215,8 +216,7 @@ def _make_deferred(state: AppState) -> Deferred:
         bodies=state.bodies,
         responses=ResponseRecorder(state.responses),
         timeout_s=None,  # a line waits behind live traffic for as long as its batch may take
-    )
-    return gateway.deferred
+    ).deferred
 
 
 def _make_batch_runner(state: AppState, deferred: Deferred) -> BatchRunner:
@@ -325,7 +325,9 @@ async def _after_start(
     running: RunningEngine,
     last_residents: Sequence[Version] | None,
 ) -> None:
-    """Warm up a new engine: pinned versions, then the last residents. A version that cannot be loaded is logged.
+    """Warm up a new engine: pinned versions, candidates of rollouts, then the last residents.
+
+    A version that cannot be loaded is logged.
 
     Raises:
         StartRefused: the engine would cut published versions.
@@ -337,7 +339,7 @@ async def _after_start(
     await warn_of_other_renderers(registry, running.engine)
     catalog, fingerprint = registry.catalog, running.info.base.fingerprint
     recent = journal.recent(catalog) if last_residents is None else last_residents
-    wanted = dict.fromkeys([*catalog.pinned(), *filter(catalog.is_living, recent)])
+    wanted = dict.fromkeys([*catalog.pinned(), *catalog.candidates(), *filter(catalog.is_living, recent)])
     fitting = [version for version in wanted if version.base_fingerprint == fingerprint]
     for version in await running.residency.warm(fitting):
         log.warning("could not be made resident again", version=version.name)

@@ -69,6 +69,17 @@ class AdapterMetrics:
             "Time until the engine starts: adapter load, scheduler's queue, engine's queue",
         )
 
+        self.rollout_requests = counter(
+            "patchbay_rollout_requests", "Requests behind an alias with a rollout", (*label, "side", "outcome")
+        )
+        self.rollout_seconds = Histogram(
+            "patchbay_rollout_seconds",
+            "Time to the end of an answer behind an alias with a rollout",
+            (*label, "side"),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+
     def label(self, adapter: str) -> str:
         """Return the label value for ``adapter``: its name for the first ``limit`` names, else ``(other)``."""
         if adapter in self._names:
@@ -94,6 +105,11 @@ class AdapterMetrics:
         for sample in _samples(self.requests):
             if sample.labels["adapter"] in gone:
                 self.requests.remove(sample.labels["adapter"], sample.labels["status"])
+        for of_sides, names in ((self.rollout_requests, ("side", "outcome")), (self.rollout_seconds, ("side",))):
+            labels = ("adapter", *names)
+            for values in {tuple(sample.labels.get(each, "") for each in labels) for sample in _samples(of_sides)}:
+                if values[0] in gone:
+                    of_sides.remove(*values)
         for name in gone:
             self._series.pop(name, None)
             for metric in (
@@ -110,7 +126,7 @@ class AdapterMetrics:
         self._names -= gone
 
 
-def _samples(metric: Counter | Gauge) -> Iterator[Sample]:
+def _samples(metric: Counter | Gauge | Histogram) -> Iterator[Sample]:
     return (sample for family in metric.collect() for sample in family.samples)
 
 

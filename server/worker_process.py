@@ -18,8 +18,8 @@ from adapters.storage.database import Database
 from server.logs import configure_logs
 from server.settings import OWN_FILES, ClientSettings, Settings
 from trainer.errors import PublicationRefused
+from trainer.policy_sampling import PolicyAnswers, PolicyRequest
 from trainer.records import Records
-from trainer.rollouts import RolloutAnswer, RolloutRequest
 from trainer.worker.worker import Worker, worker_name
 
 log = structlog.get_logger(__name__)
@@ -44,7 +44,7 @@ _AWAY: Final = frozenset(
 class RemoteServer:
     """The server behind ``http``, which publishes and draws answers for runs; waits while it is away.
 
-    See ``attempt.Publishing`` and ``trainer.rollouts.Rollouts``.
+    See ``attempt.Publishing`` and ``trainer.policy_sampling.PolicySampling``.
     """
 
     http: httpx.AsyncClient
@@ -55,12 +55,12 @@ class RemoteServer:
     async def result(self, job_id: str) -> str:
         return await self._publish(f"/v1/fine_tuning/jobs/{job_id}/publish")
 
-    async def sample(self, job_id: str, request: RolloutRequest) -> RolloutAnswer:
+    async def sample(self, job_id: str, request: PolicyRequest) -> PolicyAnswers:
         content = request.model_dump_json().encode()
-        response = await self._answered("POST", f"/v1/fine_tuning/jobs/{job_id}/rollouts", content)
+        response = await self._answered("POST", f"/v1/fine_tuning/jobs/{job_id}/policy_answers", content)
         if response.is_error:
-            return RolloutAnswer(refusal=response.json()["error"]["message"])
-        return RolloutAnswer.model_validate_json(response.content)
+            return PolicyAnswers(refusal=response.json()["error"]["message"])
+        return PolicyAnswers.model_validate_json(response.content)
 
     async def check_key(self) -> None:
         """Wait for the server; PublicationRefused if its key may not publish the results of all projects' jobs."""

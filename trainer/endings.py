@@ -1,7 +1,7 @@
 """How a run may end before its last step. The child turns each into its exit status.
 
 RunEnded
-├── SpecRefused, BaseRefused, WarmStartRefused, DataRefused, RolloutsRefused
+├── SpecRefused, BaseRefused, WarmStartRefused, DataRefused, SamplingRefused
 ├── NotFinite
 └── Stopped
 """
@@ -55,7 +55,7 @@ class DataRefused(RunEnded):
         super().__init__(message, faults=[asdict(fault) for fault in self.faults[: self.LISTED]])
 
 
-class RolloutsRefused(RunEnded):
+class SamplingRefused(RunEnded):
     """The server drew no answers of the policy, or the grader has no score for any of a step."""
 
 

@@ -1,15 +1,23 @@
 """The registry in memory: a request resolves its model name by dictionary look-ups alone."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 
 from adapters.errors import AdapterNotFound, AliasNotFound, VersionNotFound
 from adapters.names import FineTunedName, Reference, parse_reference
+from adapters.rollout import Rollout
 from adapters.versions import Adapter, Alias, Version
 
 SHOWN = 5
 """How many versions or aliases an error message lists."""
+
+Choose = Callable[[Rollout], int]
+
+
+def current_version(rollout: Rollout) -> int:
+    """Return the version that the alias points to; the candidate answers nothing."""
+    return rollout.version
 
 
 class Catalog:
@@ -22,6 +30,7 @@ class Catalog:
         self._quarantined: dict[tuple[int, str], str] = {}
         self._fine_tuned: dict[str, Version] = {}
         self._lora_names: dict[str, str] = {}
+        self._rollouts: dict[int, Rollout] = {}
 
     def __len__(self) -> int:
         return len(self._names)
@@ -32,7 +41,9 @@ class Catalog:
     def __iter__(self) -> Iterator[Adapter]:
         return (self._adapters[name] for name in list(self._names))
 
-    def find(self, model: str, may_use: Callable[[str], bool] = lambda _: True) -> Version:
+    def find(
+        self, model: str, may_use: Callable[[str], bool] = lambda _: True, choose: Choose = current_version
+    ) -> Version:
         """Return the version that the text ``model`` means now: a lora name before any reference.
 
         Raises as ``parse_reference`` and ``resolve`` do; for an adapter whose name ``may_use`` refuses, as if there
@@ -42,7 +53,7 @@ class Catalog:
         reference = Reference(name) if name is not None and may_use(name) else parse_reference(model)
         if isinstance(reference, Reference) and not may_use(reference.adapter):
             raise _no_adapter(reference.adapter)
-        version = self.resolve(reference)
+        version = self.resolve(reference, choose)
         if isinstance(reference, FineTunedName) and not may_use(version.adapter):
             raise _no_fine_tuned(reference)
         return version
@@ -52,13 +63,19 @@ class Catalog:
         name = self._lora_names.get(lora_name)
         return None if name is None else self._adapters[name]
 
-    def resolve(self, reference: Reference | FineTunedName) -> Version:
-        """Return the version that ``reference`` means now; raises as ``adapter``, ``alias`` and ``version`` do."""
+    def resolve(self, reference: Reference | FineTunedName, choose: Choose = current_version) -> Version:
+        """Return the version that ``reference`` means now; raises as ``adapter``, ``alias`` and ``version`` do.
+
+        ``choose``: returns the number of the version that answers behind an alias with an active rollout.
+        """
         if isinstance(reference, FineTunedName):
             if (named := self._fine_tuned.get(reference.text)) is not None:
                 return named
             raise _no_fine_tuned(reference)
-        number = reference.version or self.alias(reference.adapter, reference.alias).version
+        number = reference.version
+        if number is None:
+            alias = self.alias(reference.adapter, reference.alias)
+            number = alias.version if alias.rollout is None else choose(alias.rollout)
         return self.version(reference.adapter, number)
 
     def get(self, name: str) -> Adapter | None:
@@ -127,6 +144,14 @@ class Catalog:
     def pinned(self) -> list[Version]:
         return list(self._pinned.values())
 
+    def rollouts(self) -> Mapping[int, Rollout]:
+        """Return the active rollouts of all adapters by id."""
+        return self._rollouts
+
+    def candidates(self) -> list[Version]:
+        """Return the candidates of the active rollouts."""
+        return [self.version(rollout.adapter, rollout.candidate) for rollout in self._rollouts.values()]
+
     def stored_bytes(self, project: str) -> int:
         """Return the bytes of the living versions of ``project``, as they are served. Reads every adapter."""
         owned = (adapter for adapter in self if adapter.project == project)
@@ -145,6 +170,7 @@ class Catalog:
             if adapter.lora_name is not None:
                 self._lora_names[adapter.lora_name] = adapter.name
             self._fine_tuned.update((named, adapter.versions[to]) for named, to in adapter.fine_tuned.items())
+            self._rollouts.update((each.id, each) for each in _rollouts_of(adapter))
 
     def _remove(self, name: str) -> None:
         known = self._adapters.pop(name, None)
@@ -158,6 +184,12 @@ class Catalog:
             self._quarantined.pop(version.key, None)
         for fine_tuned in known.fine_tuned:
             del self._fine_tuned[fine_tuned]
+        for rollout in _rollouts_of(known):
+            del self._rollouts[rollout.id]
+
+
+def _rollouts_of(adapter: Adapter) -> list[Rollout]:
+    return [alias.rollout for alias in adapter.aliases.values() if alias.rollout is not None]
 
 
 def _no_adapter(name: str) -> AdapterNotFound:

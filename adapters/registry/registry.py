@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from enum import Enum
@@ -12,7 +12,8 @@ from typing import Any, Final, Literal
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from adapters.errors import AliasNotFound, NameTaken, ShareNotFound, VersionInUse, VersionNotFound
+from adapters.errors import NameTaken, ShareNotFound, VersionInUse, VersionNotFound
+from adapters.gate import Requirement, passes
 from adapters.names import (
     DEFAULT_ALIAS,
     DEFAULT_PROJECT,
@@ -22,8 +23,10 @@ from adapters.names import (
     check_lora_name,
     check_project,
 )
+from adapters.registry.alias_rows import AliasMove, alias_moved, alias_value, requirement_of, rollback_target
 from adapters.registry.catalog_follower import CatalogFollower, read_news
-from adapters.registry.rows import AliasMove, AnyRow, Rows, alias_moved, alias_value, version_value
+from adapters.registry.rollout_rows import AnyRow
+from adapters.registry.rows import Rows, version_value
 from adapters.registry.schema import VERSION_TABLE, installation, versions
 from adapters.storage.database import Database
 from adapters.versions import Alias, Version
@@ -147,19 +150,20 @@ class Registry(CatalogFollower):
             NameNotAllowed: the adapter, deleted or not, belongs to another project than ``project``.
             NameTaken: the version that ``fine_tuned_name`` means was deleted; ``lora_name`` means something else;
                 ``is_first``, and ``name`` was used before.
+            VerdictNeeded: ``alias`` demands a verdict that ``report`` does not have.
         """
         check_adapter_name(name)
         if lora_name is not None:
             check_lora_name(lora_name)
-        moving = {check_alias(alias)} if alias is not None else set()
-        async with self._write() as rows:
+        if alias is not None:
+            check_alias(alias)
+        async with self.write() as rows:
             if fine_tuned_name and (named := await rows.fine_tuned_version(fine_tuned_name)):
                 return named
             if is_first and await rows.adapter(name) is not None:
                 raise NameTaken(f"there is or was an adapter named '{name}'", param="name")
             adapter, number = await rows.next_number(name, lora_name, project)
-            if fine_tuned_name is None and not await rows.has_more_than_checkpoints(adapter):
-                moving.add(DEFAULT_ALIAS)
+            is_first = fine_tuned_name is None and not await rows.has_more_than_checkpoints(adapter)
             row = await rows.add_version(
                 adapter_id=adapter.id,
                 number=number,
@@ -175,8 +179,10 @@ class Registry(CatalogFollower):
             )
             if fine_tuned_name is not None:
                 await rows.give_name(fine_tuned_name, row)
-            for each in sorted(moving):
-                await _point(rows, adapter, each, number)
+            if alias is not None:
+                await rows.point(adapter, alias, number, await rows.alias(adapter, alias), report)
+            if is_first and alias != DEFAULT_ALIAS:
+                await _point_if_it_passes(rows, adapter, DEFAULT_ALIAS, number, report)
         return version_value(name, row)
 
     async def name_result(
@@ -191,15 +197,15 @@ class Registry(CatalogFollower):
     ) -> Version:
         """Give a version ``fine_tuned_name`` for ever, point ``alias`` to it, and merge ``report`` into its report.
 
-        All or nothing; of a key in both reports the new value is stored. If the name means a version already, this or
-        another, that version is returned and nothing changes. ``check`` runs in the transaction, and prevents it by
-        raising an error.
+        An alias that demands a verdict which the version lacks stays where it is. All or nothing; of a key in both
+        reports the new value is stored. If the name means a version already, this or another, that version is returned
+        and nothing changes. ``check`` runs in the transaction, and prevents it by raising an error.
 
         Raises:
             NameTaken: the version that ``fine_tuned_name`` means was deleted.
         """
         check_alias(alias)
-        async with self._write() as rows:
+        async with self.write() as rows:
             if named := await rows.fine_tuned_version(fine_tuned_name):
                 return named
             if check is not None:
@@ -208,12 +214,12 @@ class Registry(CatalogFollower):
             row = await rows.living_version(adapter, number)
             await rows.give_name(fine_tuned_name, row)
             await rows.add_to_report(row, report)
-            await _point(rows, adapter, alias, number)
+            await _point_if_it_passes(rows, adapter, alias, number, await rows.report(row))
         return version_value(name, row)
 
     async def set_pinned(self, name: str, number: int, is_pinned: bool) -> Version:  # noqa: FBT001 - a value
         """Pin a version: it stays resident and cannot be deleted; or unpin it."""
-        async with self._write() as rows:
+        async with self.write() as rows:
             adapter = await rows.changing_adapter(name)
             row = await rows.change_version(await rows.living_version(adapter, number), is_pinned=is_pinned)
         return version_value(name, row)
@@ -224,7 +230,7 @@ class Registry(CatalogFollower):
         Raises:
             VersionNotFound: other bytes have its number, in a database that was restored from a backup.
         """
-        async with self._write() as rows:
+        async with self.write() as rows:
             adapter = await rows.changing_adapter(version.adapter)
             row = await rows.living_version(adapter, version.number)
             if row.digest != version.digest:
@@ -237,7 +243,7 @@ class Registry(CatalogFollower):
         Raises:
             VersionInUse: it is pinned, or an alias points to it and ``with_aliases`` is False.
         """
-        async with self._write() as rows:
+        async with self.write() as rows:
             adapter = await rows.changing_adapter(name)
             row = await rows.living_version(adapter, number)
             pointing = [alias for alias in await rows.living_aliases(adapter) if alias.version == number]
@@ -251,6 +257,7 @@ class Registry(CatalogFollower):
                 raise VersionInUse(f"version '{name}@{number}' is pinned: unpin it first", param="version")
             for alias in pointing:
                 await rows.move_alias(adapter, alias.name, alias, None)
+            await rows.end_by_deletion(adapter, number)
             await rows.change_version(row, deleted_at=datetime.now(UTC))
 
     async def delete_adapter(self, name: str) -> None:
@@ -258,7 +265,7 @@ class Registry(CatalogFollower):
 
         The name may be used again; its version numbers then continue.
         """
-        async with self._write() as rows:
+        async with self.write() as rows:
             adapter = await rows.changing_adapter(name)
             for alias in await rows.living_aliases(adapter):
                 await rows.move_alias(adapter, alias.name, alias, None)
@@ -267,12 +274,12 @@ class Registry(CatalogFollower):
     async def share(self, name: str, project: str) -> None:
         """Let another project use and read an adapter; InvalidName if ``project`` is not valid."""
         check_project(project)
-        async with self._write() as rows:
+        async with self.write() as rows:
             await rows.share(await rows.changing_adapter(name), project)
 
     async def unshare(self, name: str, project: str) -> None:
         """End a share; ShareNotFound if there is none."""
-        async with self._write() as rows:
+        async with self.write() as rows:
             if not await rows.unshare(await rows.changing_adapter(name), project):
                 raise ShareNotFound(f"adapter '{name}' is not shared with a project '{project:.64}'", param="project")
 
@@ -284,17 +291,24 @@ class Registry(CatalogFollower):
         *,
         expected: int | Literal[Unset.UNSET] | None = UNSET,
         generation: int | Literal[Unset.UNSET] = UNSET,
+        require: Requirement | Literal[Unset.UNSET] | None = UNSET,
+        is_forced: bool = False,
     ) -> Alias:
         """Point ``alias`` to ``version``, creating it if need be. Moving it to where it is changes nothing.
 
         Compare-and-set: ``expected`` is the version it must point to now (None: it must not exist), ``generation`` the
         generation it must have now. Without either the move always succeeds.
 
+        Args:
+            require: the verdict that the alias demands from this move on; UNSET: as before.
+            is_forced: whether to move it without that verdict.
+
         Raises:
             AliasMoved: an expectation failed; has the alias's present target.
+            VerdictNeeded: the version lacks the verdict that the alias demands.
         """
         check_alias(alias)
-        async with self._write() as rows:
+        async with self.write() as rows:
             adapter = await rows.changing_adapter(name)
             seen = await rows.alias(adapter, alias)
             current = None if seen is None else seen.version
@@ -303,8 +317,12 @@ class Registry(CatalogFollower):
                 raise alias_moved(name, alias, seen, f"expected: {target}")
             if generation is not UNSET and (seen is None or current is None or generation != seen.generation):
                 raise alias_moved(name, alias, seen, f"expected: generation {generation}")
-            await rows.living_version(adapter, version)
-            return await _point(rows, adapter, alias, version)
+            report = await rows.report(await rows.living_version(adapter, version))
+            demanded = requirement_of(seen) if require is UNSET else require
+            row = await rows.point(adapter, alias, version, seen, report, requirement=demanded, is_forced=is_forced)
+            if require is not UNSET:
+                row = await rows.require(adapter, alias, require)
+            return alias_value(name, row)
 
     async def rollback(self, name: str, alias: str = DEFAULT_ALIAS) -> Alias:
         """Point ``alias`` back to its target before the last move.
@@ -316,10 +334,10 @@ class Registry(CatalogFollower):
             AliasNotFound: there is no such alias.
             VersionNotFound: it never pointed to another version that still exists.
         """
-        async with self._write() as rows:
+        async with self.write() as rows:
             adapter = await rows.changing_adapter(name)
-            seen = await _existing_alias(rows, adapter, alias)
-            target = _rollback_target(await rows.alias_history(adapter, alias), await rows.living_numbers(adapter))
+            seen = await rows.existing_alias(adapter, alias)
+            target = rollback_target(await rows.alias_history(adapter, alias), await rows.living_numbers(adapter))
             if target is None:
                 raise VersionNotFound(
                     f"alias '{alias}' of '{name}' cannot be rolled back: since it was created it "
@@ -330,14 +348,14 @@ class Registry(CatalogFollower):
 
     async def delete_alias(self, name: str, alias: str) -> None:
         """Delete an alias; AliasNotFound if there is none. If it is created again, its generation continues."""
-        async with self._write() as rows:
+        async with self.write() as rows:
             adapter = await rows.changing_adapter(name)
-            seen = await _existing_alias(rows, adapter, alias)
+            seen = await rows.existing_alias(adapter, alias)
             await rows.move_alias(adapter, alias, seen, None)
 
     @asynccontextmanager
-    async def _write(self) -> AsyncIterator[Rows]:
-        """Open a write; at its end the catalog gets its changes, and those of other writers since the last refresh.
+    async def write(self) -> AsyncIterator[Rows]:
+        """Open a write transaction; at its end the catalog gets its changes, and others' since the last refresh.
 
         They are read before the commit, while no other writer can write, so that nothing can fail between the commit
         and the update of the catalog.
@@ -351,44 +369,8 @@ class Registry(CatalogFollower):
         self._update_catalog(seen, revision, news)
 
 
-async def _point(rows: Rows, adapter: AnyRow, alias: str, version: int) -> Alias:
-    """Point an alias to a version, unless it points there already; NameTaken if an adapter was loaded as its name."""
-    row = await rows.alias(adapter, alias)
-    is_new = row is None or row.version is None
-    if is_new and await rows.adapter_called(f"{adapter.name}@{alias}") is not None:
-        raise NameTaken(f"'{adapter.name}@{alias}' is the name of another adapter: choose another", param="alias")
-    if row is None or row.version != version:
-        row = await rows.move_alias(adapter, alias, row, version)
-    return alias_value(adapter.name, row)
-
-
-async def _existing_alias(rows: Rows, adapter: AnyRow, alias: str) -> AnyRow:
-    row = await rows.alias(adapter, alias)
-    if row is None or row.version is None:
-        existing = ", ".join(f"'{living.name}'" for living in await rows.living_aliases(adapter))
-        raise AliasNotFound(
-            f"adapter '{adapter.name}' has no alias '{alias}'; its aliases: {existing or 'none'}", param="alias"
-        )
-    return row
-
-
-def _rollback_target(history: Iterable[AliasMove], living: Sequence[int]) -> int | None:
-    """Return the version that one rollback leads to, as a browser's back button would; None if there is none.
-
-    A move pushes its target on a stack, a rollback pops down to its target, a deletion clears the stack. Versions not
-    in ``living`` and steps to the present version are skipped.
-
-        moves 1, 2, 3      back -> 2, back -> 1
-        moves 1, 2, back, 3  back -> 1   (the rollback dropped 2 from the stack)
-    """
-    stack: list[int] = []
-    for move in history:
-        if move.to_version is None:
-            stack.clear()
-        elif move.is_rollback:
-            while stack[-1] != move.to_version:
-                stack.pop()
-        else:
-            stack.append(move.to_version)
-    present = stack.pop()
-    return next((version for version in reversed(stack) if version in living and version != present), None)
+async def _point_if_it_passes(rows: Rows, adapter: AnyRow, alias: str, number: int, report: Mapping[str, Any]) -> None:
+    """Point an alias to a version, unless it demands a verdict that ``report`` lacks."""
+    seen = await rows.alias(adapter, alias)
+    if passes(requirement_of(seen), report):
+        await rows.point(adapter, alias, number, seen, report)

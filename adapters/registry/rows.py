@@ -2,31 +2,31 @@
 
 import secrets
 from collections import defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import Row, Select, delete, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Select, delete, func, insert, select, update
 
-from adapters.errors import AdapterNotFound, AliasMoved, InvalidName, NameNotAllowed, NameTaken, VersionNotFound
+from adapters.errors import AdapterNotFound, InvalidName, NameNotAllowed, NameTaken, VersionNotFound
+from adapters.gate import Requirement, check_gate, passes
 from adapters.names import FineTunedName, Reference, name_for
+from adapters.registry.alias_rows import AliasRows, alias_value, requirement_of
 from adapters.registry.catalog import SHOWN
+from adapters.registry.rollout_rows import IS_ACTIVE, AnyRow, rollout_value
 from adapters.registry.schema import (
     adapters,
-    alias_moves,
     aliases,
     clock,
     fine_tuned_names,
     revisions,
+    rollouts,
     shares,
     versions,
 )
-from adapters.versions import Adapter, Alias, Version
-
-AnyRow = Row[Any]
+from adapters.versions import Adapter, Version
 
 VERSION_COLUMNS = tuple(column for column in versions.c if column.name not in ("report", "deleted_at"))
 """The columns of a ``Version``: all but the report, which may be large."""
@@ -40,17 +40,6 @@ _REVISION = select(clock.c.revision).scalar_subquery()
 
 
 @dataclass(frozen=True, slots=True)
-class AliasMove:
-    """One entry of an alias's history. ``from_version`` None: created; ``to_version`` None: deleted."""
-
-    from_version: int | None
-    to_version: int | None
-    generation: int
-    is_rollback: bool
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Revision:
     """A moment of the registry's clock. In a database restored from a backup, a number returns with another token."""
 
@@ -60,10 +49,8 @@ class Revision:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(AliasRows):
     """The registry's rows as the transaction of ``connection`` reads and changes them."""
-
-    connection: AsyncConnection
 
     async def tick(self) -> Revision:
         """Increment the clock and return it. First in each write: the lock on its row admits one writer at a time."""
@@ -263,47 +250,47 @@ class Rows:
         """Give a version ``name``, which no version had before."""
         await self.connection.execute(insert(fine_tuned_names).values(name=name.text, version_id=version.id))
 
+    async def report(self, version: AnyRow) -> dict[str, Any]:
+        """Return the report of a version that ``living_version`` returned."""
+        statement = select(versions.c.report).where(versions.c.id == version.id)
+        return dict((await self.connection.execute(statement)).scalar_one())
+
     async def add_to_report(self, version: AnyRow, report: Mapping[str, Any]) -> None:
-        stored = await self.connection.execute(select(versions.c.report).where(versions.c.id == version.id))
-        await self.change_version(version, report={**stored.scalar_one(), **report})
+        await self.change_version(version, report={**await self.report(version), **report})
 
-    async def alias(self, adapter: AnyRow, name: str) -> AnyRow | None:
-        """Return the row of an alias; its ``version`` is None if the alias was deleted."""
-        statement = select(aliases).where(aliases.c.adapter_id == adapter.id, aliases.c.name == name)
-        return (await self.connection.execute(statement)).one_or_none()
-
-    async def living_aliases(self, adapter: AnyRow) -> Sequence[AnyRow]:
-        statement = select(aliases).where(aliases.c.adapter_id == adapter.id, aliases.c.version.is_not(None))
-        return (await self.connection.execute(statement.order_by(aliases.c.name))).all()
-
-    async def move_alias(
-        self, adapter: AnyRow, name: str, seen: AnyRow | None, to: int | None, *, is_rollback: bool = False
+    async def point(
+        self,
+        adapter: AnyRow,
+        alias: str,
+        number: int,
+        seen: AnyRow | None,
+        report: Mapping[str, Any],
+        *,
+        requirement: Requirement | Literal["stored"] | None = "stored",
+        is_forced: bool = False,
     ) -> AnyRow:
-        """Point an alias to version ``to``, None to delete it, and return its new row.
+        """Point an alias to a living version, unless it points there already; return the alias's row.
+
+        Args:
+            seen: the alias's row.
+            report: the version's.
+            requirement: the verdict that this move demands; "stored": the alias's own.
+            is_forced: whether to move it without that verdict.
 
         Raises:
-            AliasMoved: its generation is no longer that of ``seen`` (None: it never existed).
+            NameTaken: an adapter was loaded as the alias's name.
+            VerdictNeeded: the version lacks the verdict.
         """
-        at = datetime.now(UTC)
-        state = {"version": to, "generation": 1 if seen is None else seen.generation + 1, "updated_at": at}
-        if seen is None:
-            change: Any = insert(aliases).values(adapter_id=adapter.id, name=name)
-        else:
-            is_alias = (aliases.c.adapter_id == adapter.id, aliases.c.name == name)
-            change = update(aliases).where(*is_alias, aliases.c.generation == seen.generation)
-        row = (await self.connection.execute(change.values(**state).returning(*aliases.c))).one_or_none()
-        if row is None:
-            raise alias_moved(adapter.name, name, await self.alias(adapter, name), "no longer as just read")
-        move = {"from_version": None if seen is None else seen.version, "to_version": to, "is_rollback": is_rollback}
-        key = {"adapter_id": adapter.id, "alias": name, "generation": row.generation, "at": at}
-        await self.connection.execute(insert(alias_moves).values(**key, **move))
-        return row
-
-    async def alias_history(self, adapter: AnyRow, alias: str) -> list[AliasMove]:
-        columns = [alias_moves.c[name] for name in ("from_version", "to_version", "generation", "is_rollback", "at")]
-        statement = select(*columns).where(alias_moves.c.adapter_id == adapter.id, alias_moves.c.alias == alias)
-        moves = await self.connection.execute(statement.order_by(alias_moves.c.generation))
-        return [AliasMove(*move) for move in moves]
+        is_new = seen is None or seen.version is None
+        if is_new and await self.adapter_called(f"{adapter.name}@{alias}") is not None:
+            raise NameTaken(f"'{adapter.name}@{alias}' is the name of another adapter: choose another", param="alias")
+        if seen is not None and seen.version == number:
+            return seen
+        demanded = requirement_of(seen) if requirement == "stored" else requirement
+        if not is_forced:
+            check_gate(demanded, report, version=f"{adapter.name}@{number}", alias=alias)
+        is_against_gate = not passes(demanded, report)
+        return await self.move_alias(adapter, alias, seen, number, is_forced=is_against_gate)
 
     async def living_digests(self) -> set[str]:
         """Return the digests of all living versions, and of their originals."""
@@ -331,12 +318,14 @@ class Rows:
             .where(*living, _IS_LIVING)
         )
         found_shares = select(shares).join(adapters).where(*living)
+        found_rollouts = select(rollouts).join(adapters).where(*living, IS_ACTIVE)
         rows = (await self.connection.execute(select(adapters).where(changed))).all()
         by_adapter = [
             await self._by_adapter(found_versions.order_by(versions.c.number)),
             await self._by_adapter(found_aliases.order_by(aliases.c.name)),
             await self._by_adapter(found_names.order_by(versions.c.number, fine_tuned_names.c.name)),
             await self._by_adapter(found_shares),
+            await self._by_adapter(found_rollouts),
         ]
         return (
             [_adapter(row, *(found[row.id] for found in by_adapter)) for row in rows if row.deleted_at is None],
@@ -350,25 +339,9 @@ class Rows:
         return grouped
 
 
-def alias_moved(adapter: str, alias: str, row: AnyRow | None, instead: str) -> AliasMoved:
-    """Return the error for an alias whose row is ``row``; ``instead`` names the expected state."""
-    if row is None or row.version is None:
-        return AliasMoved(f"alias '{alias}' of '{adapter}' does not exist, {instead}", current=None, generation=None)
-    return AliasMoved(
-        f"alias '{alias}' of '{adapter}' points to version {row.version} (generation {row.generation}), "
-        f"{instead}: read it again, then decide",
-        current=row.version,
-        generation=row.generation,
-    )
-
-
 def version_value(adapter: str, row: AnyRow) -> Version:
     """Return the row (of ``VERSION_COLUMNS``) as a value."""
     return Version(adapter=adapter, **{name: getattr(row, name) for name in _VERSION_FIELDS})
-
-
-def alias_value(adapter: str, row: AnyRow) -> Alias:
-    return Alias(adapter, row.name, row.version, row.generation, row.updated_at)
 
 
 def _adapter(
@@ -377,12 +350,16 @@ def _adapter(
     alias_rows: list[AnyRow],
     name_rows: list[AnyRow],
     share_rows: list[AnyRow],
+    rollout_rows: list[AnyRow],
 ) -> Adapter:
+    active = {found.alias: rollout_value(row.name, found) for found in rollout_rows}
     return Adapter(
         name=row.name,
         created_at=row.created_at,
         versions=MappingProxyType({found.number: version_value(row.name, found) for found in version_rows}),
-        aliases=MappingProxyType({found.name: alias_value(row.name, found) for found in alias_rows}),
+        aliases=MappingProxyType(
+            {found.name: alias_value(row.name, found, active.get(found.name)) for found in alias_rows}
+        ),
         fine_tuned=MappingProxyType({found.name: found.number for found in name_rows}),
         lora_name=row.lora_name,
         project=row.project,

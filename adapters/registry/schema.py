@@ -109,6 +109,7 @@ aliases = sa.Table(
     sa.Column("version", sa.Integer, comment="NULL: deleted; the generation goes on"),
     sa.Column("generation", sa.Integer, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("require", sa.String(16), comment="The verdict that a version needs; NULL: none"),
 )
 
 alias_moves = sa.Table(
@@ -122,6 +123,36 @@ alias_moves = sa.Table(
     sa.Column("generation", sa.Integer, nullable=False),
     sa.Column("is_rollback", sa.Boolean, nullable=False),
     sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("is_forced", sa.Boolean, nullable=False, server_default=sa.false(), comment="Against the alias's gate"),
     sa.Index("alias_moves_alias", "adapter_id", "alias", "generation", unique=True),
     sqlite_autoincrement=True,
+)
+
+rollouts = sa.Table(
+    "rollouts",
+    metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True, comment="Never reused: sticky sides depend on it"),
+    sa.Column("adapter_id", sa.ForeignKey("adapters.id"), nullable=False),
+    sa.Column("alias", sa.String(MAX_NAME_LENGTH), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False, comment="What the alias points to"),
+    sa.Column("candidate", sa.Integer, nullable=False),
+    sa.Column("weight", sa.Integer, nullable=False, comment="Of 10,000"),
+    sa.Column("plan", sa.JSON, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, comment="Of those of an alias, one at most is active"),
+    sa.Column("reason", sa.JSON(none_as_null=True), comment="NULL: active, or promoted by its caller"),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("good_before", sa.BigInteger, nullable=False),
+    sa.Column("key_id", sa.String(MAX_NAME_LENGTH)),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Index("rollouts_alias", "adapter_id", "alias"),
+    sqlite_autoincrement=True,
+)
+
+rollout_tallies = sa.Table(
+    "rollout_tallies",
+    metadata,
+    sa.Column("rollout_id", sa.ForeignKey("rollouts.id"), primary_key=True),
+    sa.Column("side", sa.String(16), primary_key=True),
+    sa.Column("numbers", sa.JSON, nullable=False, comment="Sums of all servers"),
 )

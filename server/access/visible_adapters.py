@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from adapters.errors import NameNotAllowed
-from adapters.registry.catalog import Catalog
+from adapters.registry.catalog import Catalog, Choose, current_version
 from adapters.versions import Adapter, Version
 from server.access.caller import Caller
 from server.errors import AdapterShared
@@ -27,9 +27,9 @@ class VisibleAdapters:
         adapter, project = self.catalog.get(name), self.caller.seen_project
         return adapter is None or project is None or adapter.project == project or project in adapter.shared_with
 
-    def find(self, model: str) -> Version:
+    def find(self, model: str, choose: Choose = current_version) -> Version:
         """Return the version that the text ``model`` means now; raises as ``Catalog.find``."""
-        return self.catalog.find(model, self.sees)
+        return self.catalog.find(model, self.sees, choose)
 
     def adapter(self, name: str) -> Adapter:
         """Return the adapter; AdapterNotFound if there is none."""

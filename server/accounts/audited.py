@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ READ_BY_POST: Final = frozenset(
 )
 """Routes that take POST and change nothing."""
 _MAX_TEXT: Final = 128
+_ADDED: Final = "patchbay.audited"
+"""Entry of the ASGI scope: what a route adds to the parameters of its row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,11 @@ class _HeldResponse:
         return str(body.get("id", "")) if isinstance(body, dict) else ""
 
 
+def add_to_audit(scope: MutableMapping[str, Any], **parameters: Any) -> None:
+    """Add ``parameters`` to those in the audit log of the request with this ASGI ``scope``, such as ``force=True``."""
+    scope.setdefault(_ADDED, {}).update(parameters)
+
+
 def _event(scope: Scope, route: str, response: _HeldResponse) -> AuditEvent:
     caller = caller_of(scope)
     client = scope.get("client")
@@ -77,7 +85,8 @@ def _event(scope: Scope, route: str, response: _HeldResponse) -> AuditEvent:
         project=caller.project,
         address="" if client is None else str(client[0])[:64],
         action=f"{scope['method']} {route}",
-        parameters={name: storable(str(value)) for name, value in scope.get("path_params", {}).items()},
+        parameters={name: storable(str(value)) for name, value in scope.get("path_params", {}).items()}
+        | scope.get(_ADDED, {}),
         status=response.status,
         result=storable(response.result),
         request_id=storable(get_contextvars().get("request_id", "")),

@@ -5,7 +5,23 @@ from typing import Annotated
 
 import typer
 
-from server.cli import adapters, audit, bench, chat, check, files, jobs, keys, plan, serve, status, train, usage, worker
+from server.cli import (
+    adapters,
+    audit,
+    bench,
+    chat,
+    check,
+    files,
+    jobs,
+    keys,
+    plan,
+    rollout,
+    serve,
+    status,
+    train,
+    usage,
+    worker,
+)
 from server.cli.failure import EXIT_CODES, FailureGroup
 
 __all__ = ["app", "main"]
@@ -25,6 +41,7 @@ app.add_typer(usage.app)
 app.add_typer(usage.limits, name="limits", rich_help_panel="Serve")
 app.add_typer(audit.app, name="audit", rich_help_panel="Serve")
 app.add_typer(adapters.app, name="adapters", rich_help_panel="Adapters")
+app.add_typer(rollout.app, name="rollout", rich_help_panel="Adapters")
 app.add_typer(chat.app)
 app.add_typer(files.app, name="files", rich_help_panel="Train")
 app.add_typer(check.app)

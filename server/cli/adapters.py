@@ -36,6 +36,7 @@ from server.cli.output import (
     show_publication,
     show_table,
 )
+from server.cli.rollout import Force
 from server.cli.settings import settings_command
 
 app = typer.Typer(no_args_is_help=True, help="Publish, inspect, promote, merge, export and delete adapters.")
@@ -47,6 +48,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of an adapter.")
 AdapterVersion = Annotated[str, typer.Argument(metavar="VERSION", help="Number of a version, or an alias.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete without confirmation.")]
 BaseDirectory = typer.Option(metavar="DIR", exists=True, file_okay=False, help="For --merged; else the embedded base.")
+RequiredVerdict = typer.Option(metavar="better|no_worse|none", help="Verdict to demand from this move on.")
 ExpectedVersion = typer.Option(metavar="VERSION|none", help="Move only an alias that points there; else from anywhere.")
 
 
@@ -182,6 +184,8 @@ def alias(
     move: Annotated[str, typer.Argument(metavar="ALIAS=VERSION", help="Such as canary=7, or canary=stable.")],
     *,
     expected: Annotated[str | None, ExpectedVersion] = None,
+    require: Annotated[str | None, RequiredVerdict] = None,
+    force: Force = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
@@ -190,7 +194,9 @@ def alias(
     if not (moved and equals and version):
         raise CommandFailed(ExitCode.USAGE, f"'{move}' names no move; write ALIAS=VERSION, such as canary=7")
     with connect(url, api_key) as server:
-        body: Json = {"version": server.resolve(f"{name}@{version}").version}
+        body: Json = {"version": server.resolve(f"{name}@{version}").version, **({"force": True} if force else {})}
+        if require is not None:
+            body["require"] = None if require == "none" else require
         if expected is not None:
             body["expected"] = None if expected == "none" else server.resolve(f"{name}@{expected}").version
         path = f"/v1/adapters/{name}/aliases/{check_alias(moved)}"
@@ -198,11 +204,13 @@ def alias(
 
 
 @app.command()
-def promote(name: Name, version: AdapterVersion, *, url: Url = None, api_key: ApiKey = None) -> None:
+def promote(
+    name: Name, version: AdapterVersion, *, force: Force = False, url: Url = None, api_key: ApiKey = None
+) -> None:
     """Point `stable` to a version."""
     with connect(url, api_key) as server:
         number = server.resolve(f"{name}@{version}").version
-        _show_alias(server.post(f"/v1/adapters/{name}/promote", {"version": number}))
+        _show_alias(server.post(f"/v1/adapters/{name}/promote", {"version": number, "force": force}))
 
 
 @app.command()

@@ -52,6 +52,8 @@ class Knobs:
     is_hanging: bool = False
     """The engine answers no ping."""
     is_refusing_loads: bool = False
+    failing: frozenset[str] = frozenset()
+    """Names of residents whose generations fail."""
     load_errors: dict[str, Exception] = field(default_factory=dict)
     """What the load of a resident raises, by the resident's name."""
     start_failures: int = 0
@@ -144,6 +146,13 @@ class FakeEngine:
         if self.is_dead:
             raise EngineGone(f"died during the {call} of {resident.name}")
 
+    def check(self, name: str) -> None:
+        """Raise the error with which generations of ``name`` end now, if any."""
+        if self.is_dead:
+            raise EngineGone("died while generating")
+        if name in self._knobs.failing:
+            raise RuntimeError(f"{name} is failing")
+
     def encode(self, text: str) -> list[int]:
         """Return one token for each word."""
         return [len(word) for word in text.split()]
@@ -224,8 +233,7 @@ def _chat_app(engine: FakeEngine, hooks: EngineHooks, knobs: Knobs, served_names
             generation.on_first_output()
             for number in range(count):
                 await asyncio.sleep(knobs.token_s)
-                if engine.is_dead:
-                    raise EngineGone("died while generating")
+                engine.check(name)
                 if resident is not None and isnan(knobs.effect):
                     raise ComputedNaN(name)
                 generation.generated_tokens = number + 1
@@ -247,7 +255,7 @@ def _chat_app(engine: FakeEngine, hooks: EngineHooks, knobs: Knobs, served_names
             return StreamingResponse(_events(answer), media_type="text/event-stream")
         try:
             text = "".join([word async for word in answer])
-        except (EngineGone, PatchbayError):  # the gateway sends a refusal of its own
+        except (EngineGone, PatchbayError, RuntimeError):  # the gateway sends a refusal of its own
             return JSONResponse(ENGINE_DIED, 500)
         message = {"role": "assistant", "content": text.strip()}
         return JSONResponse({"model": name, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
@@ -260,6 +268,6 @@ async def _events(words: AsyncIterator[str]) -> AsyncIterator[str]:
         async for word in words:
             chunk = {"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]}
             yield f"data: {json.dumps(chunk)}\n\n"
-    except (EngineGone, PatchbayError):  # as vLLM: the last event has the error
+    except (EngineGone, PatchbayError, RuntimeError):  # as vLLM: the last event has the error
         yield f"data: {json.dumps(ENGINE_DIED)}\n\n"
     yield "data: [DONE]\n\n"

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
@@ -37,6 +38,7 @@ from server.logs import ACCESS
 from server.replayed_body import replayed
 from server.responses import recorder
 from server.responses.recorder import ResponseRecorder
+from server.rollouts.traffic import Trial
 
 if TYPE_CHECKING:
     from server.access.token_issuer import TokenIssuer
@@ -46,6 +48,8 @@ access_log = structlog.get_logger(ACCESS)
 REQUEST_ID = "x-request-id"
 ADAPTER = "x-patchbay-adapter"
 DIGEST = "x-patchbay-digest"
+SIDE = "x-patchbay-rollout"
+"""Header with the side that answers behind an alias with a rollout: ``current`` or ``candidate``."""
 _KEY_ID = "patchbay.key_id"
 """Entry of the ASGI scope, set by ``Gateway.deferred`` alone: the id of the key that a line of a batch acts for."""
 IS_DEFERRED = "patchbay.is_deferred"
@@ -162,9 +166,14 @@ class Gateway:
     async def _infer(self, scope: Scope, receive: Receive, response: _Response) -> None:
         caller, whole = caller_of(scope), await receive()
         receive = replayed(whole, receive)
-        content, is_deferred = whole.get("body", b""), IS_DEFERRED in scope
-        computes = INFERENCE_ROUTES[scope["path"]].computes
-        with self.hooks.request(caller, content=content, is_deferred=is_deferred, computes=computes) as context:
+        with self.hooks.request(
+            caller,
+            content=whole.get("body", b""),
+            path=scope["path"],
+            headers=scope["headers"],
+            is_deferred=IS_DEFERRED in scope,
+            computes=INFERENCE_ROUTES[scope["path"]].computes,
+        ) as context:
             response.context = context
             try:
                 async with self._deadline(), self._within_limits(caller, context) as response.limits:
@@ -185,8 +194,19 @@ class Gateway:
                 if context.refusal is not None and response.status is None:
                     raise context.refusal
             except PatchbayError as refusal:
+                context.refusal = refusal
                 context.status = response.status or status_of(refusal)  # the meter counts it at the end of the block
                 raise
+
+
+def _kept(send: Send, trial: Trial) -> Send:
+    """Return ``send`` for a response whose body the trial keeps."""
+
+    async def keep_and_send(message: Message) -> None:
+        trial.keep(message.get("body", b""))
+        await send(message)
+
+    return keep_and_send
 
 
 def _sender(caller: Caller, scope: Scope) -> str:
@@ -228,6 +248,10 @@ class _Response:
                 version = self.context.lease.version
                 headers[ADAPTER] = version.name
                 headers[DIGEST] = version.digest
+            if self.context is not None and (trial := self.context.trial) is not None:
+                headers[SIDE] = trial.side
+                if trial.answer is not None and self.status == HTTPStatus.OK:
+                    self.to_client = _kept(self.to_client, trial)
         elif not message.get("more_body"):
             self.is_over = True
         await self.to_client(message)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from adapters.rollout import RolloutSide
 from adapters.versions import Version
 from server.engine.protocol import Generation
 from server.metrics import AdapterMetrics
@@ -19,6 +20,13 @@ class Meter:
     def answered(self, version: Version | None, status: int | None) -> None:
         """Count a response. ``status`` is None where the client closed the connection first; counted as 499."""
         self._metrics.requests.labels(self._label(version), str(status or 499)).inc()
+
+    def tried(self, adapter: str, side: RolloutSide, took_s: float, *, has_failed: bool) -> None:
+        """Count a request behind an alias with a rollout. ``took_s``: to the end of its answer."""
+        label = self._metrics.label(adapter)
+        self._metrics.rollout_requests.labels(label, side, "error" if has_failed else "ok").inc()
+        if not has_failed:
+            self._metrics.rollout_seconds.labels(label, side).observe(took_s)
 
     @contextmanager
     def generation(

@@ -67,6 +67,18 @@ def prepare_body(
             body[field] = context
 
 
+def end_user(body: Mapping[str, Any]) -> str | None:
+    """Return the caller's user whom ``body`` names; None: it names none.
+
+    OpenAI replaces ``user`` by ``safety_identifier``; Anthropic has ``metadata.user_id``.
+    """
+    metadata = body.get("metadata")
+    named = body.get("safety_identifier") or body.get("user")
+    if named is None and isinstance(metadata, dict):
+        named = metadata.get("user_id")
+    return named if isinstance(named, str) and named else None
+
+
 def _kind_of_choice(choice: Any) -> Any:
     """Return ``auto`` of OpenAI's ``"auto"`` and of Anthropic's ``{"type": "auto"}``."""
     kind = choice.get("type") if isinstance(choice, dict) else choice

@@ -5,35 +5,41 @@ the whole request, however often an alias moves meanwhile.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
 import structlog
 
-from adapters.errors import PatchbayError
+from adapters.errors import AdapterRefused, PatchbayError
 from adapters.names import DEFAULT_PROJECT
+from adapters.registry.catalog import current_version
 from adapters.registry.catalog_follower import CatalogFollower
+from adapters.rollout import Rollout, RolloutPlan, Sticky
 from adapters.versions import Version
 from server.access.caller import ANONYMOUS, Caller
 from server.accounts.accounts import Accounts
-from server.current_engine import CurrentEngine
+from server.current_engine import CurrentEngine, RunningEngine
 from server.death_suspects import DeathSuspects
 from server.engine.protocol import ComputedNaN, Demand, Generation, Resident
 from server.errors import RequestRefused
 from server.gateway.admission import Admission
 from server.gateway.grammar_turns import GrammarTurn, GrammarTurns
 from server.gateway.meter import Meter
-from server.gateway.request_body import prepare_body
+from server.gateway.request_body import end_user, prepare_body
 from server.gateway.request_bounds import RequestBounds, generations
 from server.gateway.resolve import resolve
+from server.http.errors import status_of
+from server.residency.entry import ResidentState
 from server.residency.quarantine import QuarantineReason
 from server.residency.residency import Lease
+from server.rollouts.traffic import RolloutTraffic, Trial
 from server.scheduling.adapter_queue import Turn
 from server.scheduling.fair_scheduler import FairScheduler
 
@@ -41,6 +47,8 @@ log = structlog.get_logger(__name__)
 
 _REFUSED: Final = 400
 """From this status on, a response says that the request was not answered."""
+_FAILED: Final = 424
+"""From this status on, the version or the server is at fault, not the request; but for 429."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +65,14 @@ class RequestContext:
     """The request's ``model`` as the caller wrote it, once it is resolved to an adapter."""
     version: Version | None = None
     """The version that ``model`` resolved to; also set where that version could not be made resident."""
+    trial: Trial | None = None
+    """The request's part in the rollout of the alias that ``model`` names; None: there is no rollout."""
+    path: str = ""
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    """The request's headers as ASGI has them: names in lower case."""
+    end_user: str | None = None
+    """The caller's user whom the body names."""
+    started: float = field(default_factory=perf_counter)
     lease: Lease | None = None
     unleased: Resident | None = None
     """Stands for ``version`` where nothing is computed with its weights: it is not loaded."""
@@ -97,6 +113,18 @@ class RequestContext:
         """Whether the engine has computed all of it; not if one generation of several was given up, or failed."""
         return 0 < self.begun == self.finished
 
+    def sticky_value(self, plan: RolloutPlan) -> str | None:
+        """Return the value that decides on the request's side in a rollout; None: it is drawn."""
+        match plan.sticky:
+            case Sticky.KEY:
+                return self.caller.key_id
+            case Sticky.USER:
+                return self.end_user
+            case Sticky.HEADER if plan.header is not None:
+                wanted = plan.header.encode("latin-1")
+                return next((value.decode("latin-1") for name, value in self.headers if name == wanted), None)
+        return None
+
     @property
     def adapter(self) -> str | None:
         """The adapter that answers; None: the base model."""
@@ -128,13 +156,15 @@ class RequestHooks:
     suspects: DeathSuspects = field(default_factory=DeathSuspects)
     """Requests that were being computed when engines died."""
     grammars: GrammarTurns = field(default_factory=GrammarTurns)
+    rollouts: RolloutTraffic = field(default_factory=RolloutTraffic)
 
     @contextmanager
-    def request(
-        self, caller: Caller = ANONYMOUS, *, content: bytes = b"", is_deferred: bool = False, computes: bool = True
-    ) -> Iterator[RequestContext]:
-        """Open the context of one request; at the end of the block its response is counted and its lease released."""
-        context = RequestContext(caller, content, is_deferred=is_deferred, computes=computes)
+    def request(self, caller: Caller = ANONYMOUS, **facts: Any) -> Iterator[RequestContext]:
+        """Open the context of one request; at the end of the block its response is counted and its lease released.
+
+        ``facts``: fields of ``RequestContext``.
+        """
+        context = RequestContext(caller, **facts)
         token = current_request.set(context)
         try:
             yield context
@@ -144,8 +174,35 @@ class RequestHooks:
             if self.suspects and context.is_done:
                 self.suspects.acquit(context.fingerprint)
             self.meter.answered(context.version, context.status)
+            if context.trial is not None:
+                self._end_trial(context, context.trial)
             if context.status is None or context.status < _REFUSED:
                 self.accounts.usage.counts(caller, context.adapter).requests += 1
+
+    def _end_trial(self, context: RequestContext, trial: Trial) -> None:
+        """Count a request that a rollout's side answered; not one that its caller gave up, or made wrong."""
+        refusal = None if context.refusal is None else status_of(context.refusal)
+        is_refused = isinstance(context.refusal, AdapterRefused) or any(
+            status is not None and status >= _FAILED and status != HTTPStatus.TOO_MANY_REQUESTS
+            for status in (context.status, refusal)
+        )
+        trial.has_failed = trial.has_failed or is_refused
+        if not trial.has_failed and not context.is_done:
+            return
+        took_s = perf_counter() - context.started
+        self.rollouts.ended(
+            trial, path=context.path, content=context.content, took_s=took_s, is_deferred=context.is_deferred
+        )
+        self.meter.tried(trial.rollout.adapter, trial.side, took_s, has_failed=trial.has_failed)
+
+    def _choose(self, context: RequestContext, running: RunningEngine, rollout: Rollout) -> int:
+        """Return the number of the version that answers a request behind an alias with a rollout."""
+        if rollout.id not in self.rollouts.ready:
+            candidate = self.registry.catalog.version(rollout.adapter, rollout.candidate)
+            if running.residency.state(candidate) is ResidentState.RESIDENT:  # after a restart, say
+                self.rollouts.ready.add(rollout.id)
+        context.trial = self.rollouts.begin(rollout, context.sticky_value(rollout.plan), context.path)
+        return context.trial.version
 
     def prepare_body(self, path: str, body: dict[str, Any]) -> None:
         context = current_request.get()
@@ -160,6 +217,7 @@ class RequestHooks:
             takes_tools, bounds = engine.takes_tools, self.bounds
             prepare_body(path, body, base=base, context=engine.context, takes_tools=takes_tools, bounds=bounds)
             context.generations = generations(body)
+            context.end_user = end_user(body)
             if context.is_deferred:
                 return
             if context.generations > 1:
@@ -176,7 +234,10 @@ class RequestHooks:
             return resident
         try:
             running = self.engine.serving()
-            version = await self.registry.look_up(lambda catalog: resolve(model, catalog, running.info, context.caller))
+            choose = partial(self._choose, context, running) if context.computes else current_version
+            version = await self.registry.look_up(
+                lambda catalog: resolve(model, catalog, running.info, context.caller, choose)
+            )
             context.model, context.version = model, version
             if not context.computes:
                 context.unleased = Resident(version.id, version.name, Path())
@@ -231,11 +292,15 @@ class RequestHooks:
                 context.refusal = running.residency.quarantine(version, QuarantineReason.NAN)
                 raise context.refusal from nan
             except Exception:  # vLLM has no one class for the end of its engine: ``is_dead`` tells it apart
+                if context.trial is not None:
+                    context.trial.has_failed = True
                 if running.engine.is_dead:
                     self.suspects.note(context.fingerprint, running.engine)
                     context.refusal = self.engine.not_ready()
                 raise
             finally:
+                if context.trial is not None:
+                    context.trial.add(generation, waited_s=context.cold_s + turn.waited_s)
                 await self.accounts.charge(context.caller, None if version is None else version.adapter, generation)
 
 

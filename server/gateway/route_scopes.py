@@ -13,6 +13,7 @@ OPEN: Final = frozenset({"/health", "/ready", "/ping"})
 """Routes for load balancers and container runtimes, which have no key."""
 
 _VERSION: Final = "/v1/adapters/{name}/versions/{version}"
+_ROLLOUT: Final = "/v1/adapters/{name}/aliases/{alias}/rollout"
 _JOB: Final = "/v1/fine_tuning/jobs/{job_id}"
 _PERMISSIONS: Final = "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"
 
@@ -33,6 +34,7 @@ ROUTE_SCOPES: Final[Mapping[Scope, tuple[str, ...]]] = {
         "GET /v1/adapters/{name}",
         "GET /v1/adapters/{name}/aliases",
         "GET /v1/adapters/{name}/aliases/{alias}",
+        f"GET {_ROLLOUT}",
         "GET /v1/adapters/{name}/versions",
         f"GET {_VERSION}",
         f"GET {_VERSION}/content",
@@ -56,6 +58,10 @@ ROUTE_SCOPES: Final[Mapping[Scope, tuple[str, ...]]] = {
     Scope.ALIASES_WRITE: (
         "PUT /v1/adapters/{name}/aliases/{alias}",
         "DELETE /v1/adapters/{name}/aliases/{alias}",
+        f"PUT {_ROLLOUT}",
+        f"DELETE {_ROLLOUT}",
+        f"POST {_ROLLOUT}/promote",
+        f"POST {_ROLLOUT}/rollback",
         "POST /v1/adapters/{name}/promote",
         "POST /v1/adapters/{name}/rollback",
     ),
@@ -91,7 +97,7 @@ ROUTE_SCOPES: Final[Mapping[Scope, tuple[str, ...]]] = {
         "PUT /v1/adapters/{name}/shares/{project}",
         f"POST {_VERSION}/unquarantine",
         f"POST {_JOB}/publish",
-        f"POST {_JOB}/rollouts",
+        f"POST {_JOB}/policy_answers",
         f"POST {_JOB}/checkpoints/{{step}}/publish",
         "GET /docs",
         "GET /docs/oauth2-redirect",

@@ -17,8 +17,8 @@ async def apply(state: AppState, name: str) -> None:
     """Delete versions of the adapter ``name`` that the settings do not keep; requests in flight finish on them.
 
     Kept are the newest ``keep_versions`` of all, the newest ``keep_in_place`` of those loaded in place, those younger
-    than ``keep_for_s``, and whatever an alias, a pin, a fine-tuned name or an unfinished job names. The files are
-    swept like those of any deleted version.
+    than ``keep_for_s``, and whatever an alias, a rollout, a pin, a fine-tuned name or an unfinished job names.
+    The files are swept like those of any deleted version.
     """
     if name not in (catalog := state.registry.catalog) or not (old := _old(state, catalog.adapter(name))):
         return
@@ -49,8 +49,9 @@ def _old(state: AppState, adapter: Adapter) -> list[Version]:
 
 
 async def _named(state: AppState, adapter: Adapter) -> set[int]:
-    """Return the numbers of versions that an alias, a fine-tuned name or an unfinished job names."""
+    """Return the numbers of versions that an alias, its rollout, a fine-tuned name or an unfinished job names."""
     aliased = {alias.version for alias in adapter.aliases.values()}
+    aliased |= {alias.rollout.candidate for alias in adapter.aliases.values() if alias.rollout is not None}
     started = map(Reference.parse, await state.records.jobs.warm_starts())
     trained_on = {each.version for each in started if each.adapter == adapter.name and each.version is not None}
     return aliased | trained_on | set(adapter.fine_tuned.values())

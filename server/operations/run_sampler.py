@@ -23,7 +23,7 @@ from trainer.graders.grader import Grader, GradingError, Sample
 from trainer.graders.models import Models
 from trainer.graders.parsing import parse
 from trainer.jobs.job import Job
-from trainer.rollouts import Rollout, RolloutAnswer, RolloutPrompt, RolloutRequest
+from trainer.policy_sampling import PolicyAnswer, PolicyAnswers, PolicyPrompt, PolicyRequest
 from trainer.run_directory import RunDirectory
 
 FIRST_POLICY_ID: Final = 3 * 2**29
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RunSampler:
-    """Implements ``trainer.rollouts.Rollouts``; ``deferred`` returns an app whose requests act for a key.
+    """Implements ``trainer.policy_sampling.PolicySampling``; ``deferred`` returns an app whose requests act for a key.
 
     The policy of a step is a temporary resident: the engine has it for one request, under an id that is never used
     again. It has no version, no row and no probe, takes no capacity from the residents and evicts none of them.
@@ -46,7 +46,7 @@ class RunSampler:
     deferred: Deferred
     _grading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(GRADED_AT_ONCE))
 
-    async def sample(self, job_id: str, request: RolloutRequest) -> RolloutAnswer:
+    async def sample(self, job_id: str, request: PolicyRequest) -> PolicyAnswers:
         """Return the answers of the job's policy, and their rewards.
 
         Raises:
@@ -68,9 +68,9 @@ class RunSampler:
             for answer in answers
         ]
         graded = iter(await asyncio.gather(*grading))
-        return RolloutAnswer(rollouts=[[next(graded) for _ in answers] for answers in drawn])
+        return PolicyAnswers(answers=[[next(graded) for _ in answers] for answers in drawn])
 
-    async def _drawn(self, job: Job, request: RolloutRequest) -> list[list[Sampled]]:
+    async def _drawn(self, job: Job, request: PolicyRequest) -> list[list[Sampled]]:
         directory = RunDirectory(self.state.settings.runs_dir / job.id).policy_path(request.step)
         if not await in_thread((directory / CONFIG_FILE).is_file):
             needed = "a worker that shares this server's --data-dir"
@@ -91,7 +91,7 @@ class RunSampler:
             raise EngineNotReady("the engine died while a policy answered; it is rebuilt", retry_after_s=5) from gone
 
     async def _answers(
-        self, engine: Engine, policy: Resident, job: Job, prompt: RolloutPrompt, request: RolloutRequest, place: int
+        self, engine: Engine, policy: Resident, job: Job, prompt: PolicyPrompt, request: PolicyRequest, place: int
     ) -> list[Sampled]:
         """Return the answers to one prompt, in a turn behind all other requests."""
         left = engine.context - len(prompt.ids)
@@ -112,18 +112,18 @@ class RunSampler:
             raise AdapterRefused([Fault("policy", f"no finite probabilities at step {request.step}", needed)])
         return answers
 
-    def _charge(self, caller: Caller, job: Job, request: RolloutRequest, drawn: list[list[Sampled]]) -> None:
+    def _charge(self, caller: Caller, job: Job, request: PolicyRequest, drawn: list[list[Sampled]]) -> None:
         """Count the tokens as the job's adapter's; like a batch, they count in no limit a minute."""
         counts = self.state.accounts.usage.counts(caller, job.adapter)
         counts.prompt_tokens += sum(len(prompt.ids) for prompt in request.prompts)
         counts.completion_tokens += sum(len(answer.ids) for answers in drawn for answer in answers)
 
-    async def _graded(self, grader: Grader, prompt: RolloutPrompt, answer: Sampled, models: Models) -> Rollout:
+    async def _graded(self, grader: Grader, prompt: PolicyPrompt, answer: Sampled, models: Models) -> PolicyAnswer:
         """Return ``answer`` with its reward: 0 for an error that the answer is to blame for, none for others."""
         async with self._grading:
             grade = await grader.grade(Sample(answer.text, prompt.item), models)
         others = grade.errors.keys() - {GradingError.SAMPLE}
-        return Rollout(
+        return PolicyAnswer(
             ids=list(answer.ids),
             logprobs=list(answer.logprobs),
             text=answer.text,

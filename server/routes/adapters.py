@@ -2,10 +2,11 @@
 
 from dataclasses import asdict
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 
 from adapters.names import DEFAULT_ALIAS
 from adapters.registry.registry import UNSET
+from server.accounts.audited import add_to_audit
 from server.http.schemas.adapters import (
     AdapterObject,
     AliasHistory,
@@ -82,8 +83,12 @@ async def show_alias(name: str, alias: str, state: StateDep) -> AliasHistory:
 
 
 @router.put("/{name}/aliases/{alias}")
-async def move_alias(name: str, alias: str, body: MoveBody, state: StateDep) -> AliasObject:
-    """Point an alias to a version. With ``expected`` or ``generation`` the loser of a race gets 412."""
+async def move_alias(name: str, alias: str, body: MoveBody, request: Request, state: StateDep) -> AliasObject:
+    """Point an alias to a version. With ``expected`` or ``generation`` the loser of a race gets 412.
+
+    With ``require`` the alias demands a verdict from then on; a move to a version without it is refused (409).
+    """
+    _audit(request, body)
     moved = await aliases.move_alias(
         state,
         name,
@@ -91,6 +96,8 @@ async def move_alias(name: str, alias: str, body: MoveBody, state: StateDep) -> 
         body.version,
         expected=body.expected if "expected" in body.model_fields_set else UNSET,
         generation=UNSET if body.generation is None else body.generation,
+        require=body.require if "require" in body.model_fields_set else UNSET,
+        is_forced=body.force,
     )
     return AliasObject.model_validate(moved)
 
@@ -103,12 +110,20 @@ async def delete_alias(name: str, alias: str, state: StateDep) -> DeletedAlias:
 
 
 @router.post("/{name}/promote")
-async def promote(name: str, body: PromoteBody, state: StateDep) -> AliasObject:
+async def promote(name: str, body: PromoteBody, request: Request, state: StateDep) -> AliasObject:
     """Point ``stable`` to a version."""
-    return AliasObject.model_validate(await aliases.move_alias(state, name, DEFAULT_ALIAS, body.version))
+    _audit(request, body)
+    moved = await aliases.move_alias(state, name, DEFAULT_ALIAS, body.version, is_forced=body.force)
+    return AliasObject.model_validate(moved)
 
 
 @router.post("/{name}/rollback")
 async def rollback(name: str, state: StateDep, body: RollbackBody | None = None) -> AliasObject:
     """Point an alias back to the version before its last move."""
     return AliasObject.model_validate(await aliases.roll_back(state, name, (body or RollbackBody()).alias))
+
+
+def _audit(request: Request, body: PromoteBody) -> None:
+    """Record what a move did to the alias's gate."""
+    gate = body.model_dump(mode="json", include={"force", "require"}, exclude_unset=True)
+    add_to_audit(request.scope, **gate)

@@ -35,7 +35,7 @@ from trainer.errors import InvalidField
 from trainer.graders.grader import Sample
 from trainer.graders.parsing import parse
 from trainer.jobs.event_log import EventLog
-from trainer.rollouts import RolloutAnswer, RolloutRequest
+from trainer.policy_sampling import PolicyAnswers, PolicyRequest
 
 
 async def _check_path(request: Request, state: StateDep, project: ProjectDep) -> None:
@@ -136,8 +136,8 @@ async def publish_result(job_id: str, state: StateDep) -> PublishedModel:
     return PublishedModel(id=await RunPublisher(state).result(job_id))
 
 
-@router.post("/jobs/{job_id}/rollouts")
-async def draw(job_id: str, body: RolloutRequest, request: Request, state: StateDep) -> RolloutAnswer:
+@router.post("/jobs/{job_id}/policy_answers")
+async def draw(job_id: str, body: PolicyRequest, request: Request, state: StateDep) -> PolicyAnswers:
     """Draw answers of the policy in a job's run directory and grade them, for a worker beside the server."""
     return await RunSampler(state, request.app.state.gateway.deferred).sample(job_id, body)
 

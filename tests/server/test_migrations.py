@@ -53,7 +53,21 @@ async def test_the_migrations_make_the_tables_that_the_code_expects(database_url
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 FILE = {"id": "file-1", "created_at": NOW, "filename": "f", "purpose": "fine-tune", "status": "processed"}
 JOB = {"id": "ftjob-1", "created_at": NOW, "state": "succeeded", "organization_id": "o", "model": "base"}
+ADAPTER = {"id": 1, "name": "sql", "created_at": NOW, "next_version": 2, "revision": 0}
+MOVE = {"adapter_id": 1, "alias": "stable", "to_version": 1, "generation": 1, "is_rollback": False, "at": NOW}
 OLD_ROWS: list[tuple[ModuleType, str, list[tuple[Table, Mapping[str, Any]]]]] = [
+    (
+        registry_schema,
+        "r0008",
+        [
+            (registry_schema.adapters, ADAPTER),
+            (
+                registry_schema.aliases,
+                {"adapter_id": 1, "name": "stable", "version": 1, "generation": 1, "updated_at": NOW},
+            ),
+            (registry_schema.alias_moves, MOVE),
+        ],
+    ),
     (
         trainer_schema,
         "t0004",

@@ -10,12 +10,12 @@ from typing import Any, Final
 from datasets import Dataset
 from transformers import Trainer
 
-from trainer.endings import RolloutsRefused
+from trainer.endings import SamplingRefused
 from trainer.methods import base_model
 from trainer.methods.checkpoints import export
 from trainer.methods.hyperparameters import DrawnHyperparameters
-from trainer.methods.rollout_client import Draw
-from trainer.rollouts import Rollout, RolloutPrompt, RolloutRequest
+from trainer.methods.policy_client import Draw
+from trainer.policy_sampling import PolicyAnswer, PolicyPrompt, PolicyRequest
 from trainer.run_directory import SAMPLES_FILE, RunDirectory
 from trainer.run_spec import RunSpec
 
@@ -55,8 +55,8 @@ class ServedPolicy:
         self._rows = {self.TRAINING: training, self.VALIDATION: validation}
         self._draw = draw
         self._trainer: Any = None
-        self._asked: list[RolloutPrompt] = []
-        self._drawn: list[Rollout] = []
+        self._asked: list[PolicyPrompt] = []
+        self._drawn: list[PolicyAnswer] = []
 
     def attach(self, trainer: Trainer) -> None:
         """Serve ``trainer``, whose steps are those of the policy."""
@@ -72,12 +72,12 @@ class ServedPolicy:
         self._asked = [self._prompt(name) for name in names]
         return [prompt.ids for prompt in self._asked]
 
-    def _prompt(self, name: str) -> RolloutPrompt:
+    def _prompt(self, name: str) -> PolicyPrompt:
         file, number = json.loads(name)
         rows = self._rows[file]
         assert rows is not None, "only given data sets name prompts"
         row = rows[number]
-        return RolloutPrompt(ids=row["prompt_ids"], item=json.loads(row["item"]))
+        return PolicyPrompt(ids=row["prompt_ids"], item=json.loads(row["item"]))
 
     def sync_weights(self) -> None:
         """Export the adapter as it is now; those of earlier steps are deleted."""
@@ -96,23 +96,23 @@ class ServedPolicy:
         Equal prompts follow one another, ``num_generations`` of each.
 
         Raises:
-            RolloutsRefused: the server draws none, or none has a reward.
+            SamplingRefused: the server draws none, or none has a reward.
         """
         is_training = self._trainer.model.training
-        request = RolloutRequest(
+        request = PolicyRequest(
             step=self._step,
             prompts=self._asked[::num_generations],
             samples=num_generations,
             max_tokens=self._numbers.max_completion_tokens,
             seed=(self._spec.seed * 1_000_003 + 2 * self._step + (not is_training)) % 2**63,
         )
-        groups = self._draw(request).rollouts
+        groups = self._draw(request).answers
         self._drawn = [answer for group in groups for answer in group]
         if is_training and not self._spec.is_dry:
             self._keep(request.prompts, groups)
         if all(answer.reward is None for answer in self._drawn):
             error = next((answer.error for answer in self._drawn if answer.error), "no reason was given")
-            raise RolloutsRefused(f"no answer of step {self._step} has a score: {error}")
+            raise SamplingRefused(f"no answer of step {self._step} has a score: {error}")
         return None, [each.ids for each in self._drawn], [[[p] for p in each.logprobs] for each in self._drawn], None
 
     def batch_decode(self, ids: Sequence[Sequence[int]], *, skip_special_tokens: bool) -> list[str]:
@@ -126,7 +126,7 @@ class ServedPolicy:
         self._trainer._metrics[mode]["graded"].append(sum(graded) / len(graded))
         return [answer.reward for answer in self._drawn]
 
-    def _keep(self, prompts: Sequence[RolloutPrompt], groups: Sequence[Sequence[Rollout]]) -> None:
+    def _keep(self, prompts: Sequence[PolicyPrompt], groups: Sequence[Sequence[PolicyAnswer]]) -> None:
         """Append samples to the file of samples; those of steps that an earlier attempt repeated go first."""
         path = self._run.path / SAMPLES_FILE
         kept = path.read_bytes().splitlines(keepends=True) if path.exists() else []
@@ -139,7 +139,7 @@ class ServedPolicy:
         self._run.write_bytes(SAMPLES_FILE, b"".join(kept) + "".join(f"{line}\n" for line in lines).encode())
 
 
-def _shown(answer: Rollout) -> Mapping[str, Any]:
+def _shown(answer: PolicyAnswer) -> Mapping[str, Any]:
     return {"text": answer.text, "reward": answer.reward, **({"error": answer.error} if answer.error else {})}
 
 

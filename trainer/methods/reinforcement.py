@@ -11,7 +11,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from trainer.methods.hyperparameters import DrawnHyperparameters
 from trainer.methods.policy import ServedPolicy, on_server, prompts
-from trainer.methods.rollout_client import connected, made_up
+from trainer.methods.policy_client import connected, made_up
 from trainer.methods.session import Session
 from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec

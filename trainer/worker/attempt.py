@@ -29,10 +29,10 @@ from trainer.jobs.checkpoints import CheckpointDraft
 from trainer.jobs.events import EventDraft, Kind, Level
 from trainer.jobs.job import Failure
 from trainer.jobs.queue import Claim, ClaimOrder
+from trainer.policy_sampling import PolicyAnswers, PolicyRequest, PolicySampling
 from trainer.records import Records
-from trainer.rollouts import RolloutAnswer, RolloutRequest, Rollouts
 from trainer.run_directory import RESULT_FILES, Exit, RunDirectory, RunEvent
-from trainer.worker.rollout_channel import RolloutChannel
+from trainer.worker.policy_channel import PolicyChannel
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +78,7 @@ class Attempt:
 
     records: Records
     publishing: Publishing
-    rollouts: Rollouts
+    sampling: PolicySampling
     claim: Claim
     run: RunDirectory
     _: KW_ONLY
@@ -100,7 +100,7 @@ class Attempt:
         Raises:
             ExceptionGroup: of LeaseLost: the job was cancelled, or another worker has it.
         """
-        channel = RolloutChannel(self._sample)
+        channel = PolicyChannel(self._sample)
         async with child(self.run.path, stdin=channel.child_end) as process, asyncio.TaskGroup() as group:
             sampling = group.create_task(channel.serve())
             publishing = group.create_task(self._publish_checkpoints())
@@ -220,7 +220,9 @@ class Attempt:
         for path in (self.run.path / name for name in RESULT_FILES):
             try:
                 if path.exists():
-                    ids.append(await self._published(f"file {path.name}", partial(self._store, path)))
+                    ids.append(
+                        await self._tried(f"The file {path.name} cannot be stored yet", partial(self._store, path))
+                    )
             except PatchbayError as refused:
                 await self._warn(f"The file {path.name} was refused: {refused.message}")
         return ids
@@ -230,8 +232,8 @@ class Attempt:
         file = await self.records.files.create(Purpose.FINE_TUNE_RESULTS, path.name, _pieces(path), project=project)
         return file.id
 
-    async def _sample(self, request: RolloutRequest) -> RolloutAnswer:
-        sampling = partial(self.rollouts.sample, self.claim.job.id, request)
+    async def _sample(self, request: PolicyRequest) -> PolicyAnswers:
+        sampling = partial(self.sampling.sample, self.claim.job.id, request)
         return await self._tried(f"The answers of step {request.step} cannot be drawn yet", sampling)
 
     async def _tried(self, trouble_is: str, act: Callable[[], Awaitable[T]]) -> T:

@@ -12,8 +12,8 @@ import structlog
 
 from adapters.errors import StorageUnavailable
 from trainer.errors import LeaseLost
+from trainer.policy_sampling import PolicySampling
 from trainer.records import Records
-from trainer.rollouts import Rollouts
 from trainer.run_directory import RunDirectory
 from trainer.worker.attempt import Attempt, Publishing
 
@@ -51,7 +51,7 @@ class Worker:
     records: Records
     runs: Path
     publishing: Publishing
-    rollouts: Rollouts
+    sampling: PolicySampling
     name: str
     base: Callable[[], Awaitable[str | None]] = _any_base
     lease_s: float = LEASE_S
@@ -74,6 +74,6 @@ class Worker:
             log.info("job taken", job=claim.job.id, attempt=claim.token)
             try:
                 run = RunDirectory(self.runs / claim.job.id)
-                await Attempt(self.records, self.publishing, self.rollouts, claim, run, stall_s=self.stall_s).work()
+                await Attempt(self.records, self.publishing, self.sampling, claim, run, stall_s=self.stall_s).work()
             except* LeaseLost:
                 log.warning("job lost: it was cancelled, or another worker has it", job=claim.job.id)

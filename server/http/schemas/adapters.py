@@ -4,6 +4,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from adapters.gate import Requirement
 from adapters.lora.merge.recipe import MergeMethod
 from adapters.names import DEFAULT_ALIAS
 from adapters.versions import Adapter
@@ -57,6 +58,7 @@ class PromoteBody(Body):
     """Body of a promotion."""
 
     version: int = Field(ge=1)
+    force: bool = Field(False, description="Also without the verdict that the alias demands; recorded.")
 
 
 class MoveBody(PromoteBody):
@@ -64,6 +66,9 @@ class MoveBody(PromoteBody):
 
     expected: int | None = Field(None, description="The version it must point to now; null: it must not exist.")
     generation: int | None = Field(None, description="The generation it must have now.")
+    require: Requirement | None = Field(
+        None, description="The verdict that it demands from this move on; null: none. Left out: as before."
+    )
 
 
 class RollbackBody(Body):
@@ -83,6 +88,7 @@ class AliasObject(ResponseObject):
     version: int
     generation: int
     updated_at: UnixTime
+    require: Requirement | None
 
 
 class AliasMoveObject(ResponseObject):
@@ -93,6 +99,8 @@ class AliasMoveObject(ResponseObject):
     to_version: int | None = Field(serialization_alias="to")
     generation: int
     at: UnixTime
+    is_rollback: bool
+    is_forced: bool
 
 
 class AliasHistory(AliasObject):

@@ -18,7 +18,7 @@ from tests.server.opened import Opened
 from tests.until import until
 from trainer.errors import InvalidField, JobNotFound
 from trainer.jobs.job import Job, JobDraft
-from trainer.rollouts import RolloutAnswer, RolloutPrompt, RolloutRequest
+from trainer.policy_sampling import PolicyAnswers, PolicyPrompt, PolicyRequest
 from trainer.run_directory import RunDirectory
 
 FIRST = {
@@ -28,9 +28,9 @@ FIRST = {
     "reference": "answer 0",
     "operation": "like",
 }
-ASKED = RolloutRequest(
+ASKED = PolicyRequest(
     step=3,
-    prompts=[RolloutPrompt(ids=[1, 2, 3], item={"n": 1}), RolloutPrompt(ids=[4], item={"n": 2})],
+    prompts=[PolicyPrompt(ids=[1, 2, 3], item={"n": 1}), PolicyPrompt(ids=[4], item={"n": 2})],
     samples=4,
     max_tokens=8,
     seed=7,
@@ -77,9 +77,9 @@ async def test_the_policy_is_resident_for_its_answers_alone_and_is_no_version(
     opened: Opened, job: Job, sampler: RunSampler
 ) -> None:
     answer = await sampler.sample(job.id, ASKED)
-    assert [[rollout.reward for rollout in group] for group in answer.rollouts] == [[1.0, 0.0, 0.0, 0.0]] * 2
+    assert [[answer.reward for answer in group] for group in answer.answers] == [[1.0, 0.0, 0.0, 0.0]] * 2
     (loaded,) = (name for name in opened.engine.loads if name.startswith("policy@"))
-    assert answer.rollouts[0][0].text == f"{loaded} answer 0"
+    assert answer.answers[0][0].text == f"{loaded} answer 0"
     assert opened.engine.unloads == [loaded]
     assert opened.residents == {}
     assert (await opened.client.get("/v1/adapters")).json()["data"] == []
@@ -100,33 +100,33 @@ async def test_the_tokens_are_charged_to_the_job_s_adapter(opened: Opened, job: 
 
 
 async def test_a_worker_beside_the_server_gets_the_same_answers(opened: Opened, job: Job, sampler: RunSampler) -> None:
-    asked = await opened.client.post(f"/v1/fine_tuning/jobs/{job.id}/rollouts", json=ASKED.model_dump())
+    asked = await opened.client.post(f"/v1/fine_tuning/jobs/{job.id}/policy_answers", json=ASKED.model_dump())
     assert asked.status_code == 200, asked.text
-    answer = RolloutAnswer.model_validate(asked.json())
+    answer = PolicyAnswers.model_validate(asked.json())
     again = await sampler.sample(job.id, ASKED)
-    assert [[each.ids for each in group] for group in answer.rollouts] == [
-        [each.ids for each in group] for group in again.rollouts
+    assert [[each.ids for each in group] for group in answer.answers] == [
+        [each.ids for each in group] for group in again.answers
     ]
 
 
 async def test_an_answer_that_the_grader_cannot_read_is_worth_nothing(opened: Opened, sampler: RunSampler) -> None:
     job = await make_job(opened, {**FIRST, "input": "{{sample.output_json.x}}"})
-    rollout = (await sampler.sample(job.id, ASKED)).rollouts[0][0]
-    assert (rollout.reward, rollout.error is not None and "sample_parse_error" in rollout.error) == (0.0, True)
+    answer = (await sampler.sample(job.id, ASKED)).answers[0][0]
+    assert (answer.reward, answer.error is not None and "sample_parse_error" in answer.error) == (0.0, True)
 
 
 async def test_an_answer_without_a_score_has_no_reward(opened: Opened, sampler: RunSampler) -> None:
     job = await make_job(opened, {**FIRST, "reference": "{{item.unknown}}"})
-    rollout = (await sampler.sample(job.id, ASKED)).rollouts[0][0]
-    assert rollout.reward is None
-    assert rollout.error is not None
-    assert "invalid_variable_error" in rollout.error
+    answer = (await sampler.sample(job.id, ASKED)).answers[0][0]
+    assert answer.reward is None
+    assert answer.error is not None
+    assert "invalid_variable_error" in answer.error
 
 
 async def test_what_cannot_be_sampled_is_refused(opened: Opened, job: Job, sampler: RunSampler) -> None:
     with pytest.raises(AdapterRefused, match="no adapter of step 4"):
         await sampler.sample(job.id, ASKED.model_copy(update={"step": 4}))
-    too_long = RolloutPrompt(ids=[1] * opened.engine.context, item={})
+    too_long = PolicyPrompt(ids=[1] * opened.engine.context, item={})
     with pytest.raises(AdapterRefused, match="a prompt of 2048 tokens"):
         await sampler.sample(job.id, ASKED.model_copy(update={"prompts": [too_long]}))
     with pytest.raises(JobNotFound):
@@ -148,7 +148,7 @@ async def test_a_policy_with_which_the_engine_died_twice_is_not_tried_again(
 ) -> None:
     opened.builder.knobs.token_s = 1.0
 
-    async def die() -> asyncio.Task[RolloutAnswer]:
+    async def die() -> asyncio.Task[PolicyAnswers]:
         engine = opened.engine
         asking = asyncio.create_task(sampler.sample(job.id, ASKED))
         await until(lambda: bool(engine.residents))
@@ -164,5 +164,5 @@ async def test_a_policy_with_which_the_engine_died_twice_is_not_tried_again(
 
 async def test_another_project_can_neither_draw_nor_see_the_job(opened: Opened, job: Job) -> None:
     body = ASKED.model_dump()
-    unknown: httpx.Response = await opened.client.post("/v1/fine_tuning/jobs/ftjob-none/rollouts", json=body)
+    unknown: httpx.Response = await opened.client.post("/v1/fine_tuning/jobs/ftjob-none/policy_answers", json=body)
     assert unknown.status_code == 404

@@ -34,6 +34,8 @@ NEVER_ANSWERED = {
     f"POST {JOBS}/{{job_id}}/checkpoints/{{step}}/publish",
     "POST /v1/responses",  # the fake answers chats alone
     "POST /v1/responses/{response_id}/cancel",  # there are no background responses
+    "POST /v1/adapters/{name}/aliases/{alias}/rollout/rollback",  # the promotion has ended it
+    "DELETE /v1/adapters/{name}/aliases/{alias}/rollout",
     "POST /v1/adapters/{name}/versions",  # no schema says how an adapter's bytes are made
 }
 
@@ -124,6 +126,8 @@ async def known(opened: Opened, chat_rows: Callable[..., bytes]) -> Known:
     versions = [str((await opened.publish("sql", seed))["version"]) for seed in (1, 2)]
     for version in (2, 1):  # what a rollback goes back to
         await client.post("/v1/adapters/sql/promote", json={"version": version})
+    rollout = "/v1/adapters/sql/aliases/stable/rollout"
+    await client.put(rollout, json={"candidate": 2, "weight": 1})
     form = {"purpose": (None, "fine-tune"), "file": ("train.jsonl", chat_rows())}
     files = [(await client.post("/v1/files", files=form)).json()["id"] for _ in range(3)]
     form = {"purpose": (None, "batch"), "file": ("requests.jsonl", b"{}")}
@@ -162,6 +166,14 @@ async def known(opened: Opened, chat_rows: Callable[..., bytes]) -> Known:
         "endpoint": ["/v1/chat/completions"],
         "input_file_id": [requests],
         "alias": ["stable"],
+        "candidate": [2, 1],
+        "force": [False],
+        "guards": [[]],
+        "header": [None],
+        "require": [None],
+        "shadow": [1],
+        "steps": [[]],
+        "sticky": ["none"],
         "checkpoint": [CHECKPOINT],
         "expected": [None, 1],
         "file": ["adapter_config.json"],

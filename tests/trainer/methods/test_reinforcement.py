@@ -13,9 +13,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from embedded import BASE, DATA
-from trainer.endings import RolloutsRefused
+from trainer.endings import SamplingRefused
 from trainer.methods import reinforcement
-from trainer.rollouts import Rollout, RolloutAnswer, RolloutPrompt, RolloutRequest
+from trainer.policy_sampling import PolicyAnswer, PolicyAnswers, PolicyPrompt, PolicyRequest
 from trainer.run_directory import SAMPLES_FILE, RunDirectory
 from trainer.training_method import TrainingMethod
 
@@ -42,19 +42,19 @@ class Drawing:
         self._run = run
         self._grade = grade
         self._tokenizer = AutoTokenizer.from_pretrained(BASE)
-        self.requests: list[RolloutRequest] = []
+        self.requests: list[PolicyRequest] = []
 
-    def __call__(self, request: RolloutRequest) -> RolloutAnswer:
+    def __call__(self, request: PolicyRequest) -> PolicyAnswers:
         self.requests.append(request)
         base = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
         model = PeftModel.from_pretrained(base, self._run.policy_path(request.step))
         state = torch.get_rng_state()
         torch.manual_seed(request.seed % 2**31)
-        rollouts = [self._answers(model, prompt, request) for prompt in request.prompts]
+        sampling = [self._answers(model, prompt, request) for prompt in request.prompts]
         torch.set_rng_state(state)
-        return RolloutAnswer(rollouts=rollouts)
+        return PolicyAnswers(answers=sampling)
 
-    def _answers(self, model: Any, prompt: RolloutPrompt, request: RolloutRequest) -> list[Rollout]:
+    def _answers(self, model: Any, prompt: PolicyPrompt, request: PolicyRequest) -> list[PolicyAnswer]:
         asked = torch.tensor([prompt.ids])
         made = model.generate(
             input_ids=asked,
@@ -71,17 +71,17 @@ class Drawing:
         )
         logprobs = torch.stack(made.logits, dim=1).float().log_softmax(-1)
         return [
-            self._rollout(ids.tolist(), table)
+            self._answer_of(ids.tolist(), table)
             for ids, table in zip(made.sequences[:, len(prompt.ids) :], logprobs, strict=True)
         ]
 
-    def _rollout(self, ids: list[int], table: torch.Tensor) -> Rollout:
+    def _answer_of(self, ids: list[int], table: torch.Tensor) -> PolicyAnswer:
         stop = self._tokenizer.eos_token_id
         ids = ids[: ids.index(stop) + 1] if stop in ids else ids
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
         numbers = [float(table[place, token]) for place, token in enumerate(ids)]
         reward = self._grade(text)
-        return Rollout(
+        return PolicyAnswer(
             ids=ids, logprobs=numbers, text=text, reward=reward, error=None if reward is not None else "no score"
         )
 
@@ -128,7 +128,7 @@ def test_the_answers_are_of_the_adapter_in_training(train) -> None:
 
 
 def test_a_grader_without_a_score_for_any_answer_ends_the_run(train) -> None:
-    with pytest.raises(RolloutsRefused, match="no answer of step 0 has a score: no score"):
+    with pytest.raises(SamplingRefused, match="no answer of step 0 has a score: no score"):
         train(lambda _: None, 16)
 
 

@@ -18,10 +18,10 @@ from tests.until import until as wait_until
 from trainer.job_preflight import JobPreflight, TrainingBase
 from trainer.jobs.job import Job, JobDraft, Json
 from trainer.jobs.state import JOB_STATES, JobState
+from trainer.policy_sampling import PolicyAnswer, PolicyAnswers, PolicyRequest
 from trainer.records import Records
 from trainer.renderer_options import RendererOptions
 from trainer.rendering.rendering import render
-from trainer.rollouts import Rollout, RolloutAnswer, RolloutRequest
 from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec
 from trainer.worker.worker import Worker
@@ -61,31 +61,31 @@ def publisher() -> FakePublisher:
     return FakePublisher()
 
 
-class FakeRollouts:
+class FakePolicySampling:
     """Draws two tokens as each answer, of which those to even rows are good; or refuses to."""
 
     def __init__(self) -> None:
-        self.requests: list[tuple[str, RolloutRequest]] = []
+        self.requests: list[tuple[str, PolicyRequest]] = []
         self.troubles: list[PatchbayError] = []
         """Raised one after the other, before anything is drawn."""
 
-    async def sample(self, job_id: str, request: RolloutRequest) -> RolloutAnswer:
+    async def sample(self, job_id: str, request: PolicyRequest) -> PolicyAnswers:
         self.requests.append((job_id, request))
         if self.troubles:
             raise self.troubles.pop(0)
         rewards = [float(number % 2) for number in range(request.samples)]
-        drawn = [Rollout(ids=[5, 6], logprobs=[-9.0, -9.0], text="ok", reward=reward) for reward in rewards]
-        return RolloutAnswer(rollouts=[drawn] * len(request.prompts))
+        drawn = [PolicyAnswer(ids=[5, 6], logprobs=[-9.0, -9.0], text="ok", reward=reward) for reward in rewards]
+        return PolicyAnswers(answers=[drawn] * len(request.prompts))
 
 
 @pytest.fixture
-def rollouts() -> FakeRollouts:
-    return FakeRollouts()
+def sampling() -> FakePolicySampling:
+    return FakePolicySampling()
 
 
 @pytest.fixture
-def worker(records: Records, publisher: FakePublisher, rollouts: FakeRollouts, tmp_path: Path) -> Worker:
-    return Worker(records, tmp_path / "runs", publisher, rollouts, "worker-1", stall_s=15.0)
+def worker(records: Records, publisher: FakePublisher, sampling: FakePolicySampling, tmp_path: Path) -> Worker:
+    return Worker(records, tmp_path / "runs", publisher, sampling, "worker-1", stall_s=15.0)
 
 
 @pytest.fixture

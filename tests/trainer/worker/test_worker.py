@@ -16,7 +16,7 @@ import pytest
 
 from adapters.errors import AdapterRefused, BlobStoreUnavailable, Fault, PatchbayError, StorageFull, StorageUnavailable
 from tests.trainer.conftest import Create
-from tests.trainer.worker.conftest import FakePublisher, FakeRollouts
+from tests.trainer.worker.conftest import FakePolicySampling, FakePublisher
 from tests.until import Until
 from trainer.jobs.job import Job
 from trainer.jobs.queue import MAX_DEATHS, Claim, Queue
@@ -357,14 +357,14 @@ GRADED = {
 
 
 async def test_the_answers_of_a_policy_are_drawn_for_its_job_and_trouble_that_passes_is_waited_out(
-    records: Records, working: Working, rollouts: FakeRollouts, ask: Create, ended: Ended
+    records: Records, working: Working, sampling: FakePolicySampling, ask: Create, ended: Ended
 ):
-    rollouts.troubles = [EngineAway("the engine is being rebuilt")]
+    sampling.troubles = [EngineAway("the engine is being rebuilt")]
     job = await ask(GRADED, TASKS)
     working()
     done = await ended(job)
     assert (done.state, done.error) == (JobState.SUCCEEDED, None)
-    assert [(job_id, request.step, len(request.prompts), request.samples) for job_id, request in rollouts.requests] == [
+    assert [(job_id, request.step, len(request.prompts), request.samples) for job_id, request in sampling.requests] == [
         (job.id, step, 4, 2) for step in (0, 0, 1, 2, 3)
     ]
     names = [(await records.files.get(file)).filename for file in done.result_files]
@@ -372,9 +372,9 @@ async def test_the_answers_of_a_policy_are_drawn_for_its_job_and_trouble_that_pa
 
 
 async def test_a_job_whose_answers_are_not_drawn_fails_with_the_reason(
-    working: Working, rollouts: FakeRollouts, ask: Create, ended: Ended
+    working: Working, sampling: FakePolicySampling, ask: Create, ended: Ended
 ):
-    rollouts.troubles = [AdapterRefused([Fault("policy", "no finite probabilities", "finite numbers")])]
+    sampling.troubles = [AdapterRefused([Fault("policy", "no finite probabilities", "finite numbers")])]
     job = await ask(GRADED, TASKS)
     working()
     done = await ended(job)

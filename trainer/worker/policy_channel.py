@@ -11,15 +11,15 @@ from contextlib import suppress
 from typing import Final
 
 from adapters.errors import PatchbayError
-from trainer.rollouts import RolloutAnswer, RolloutRequest
+from trainer.policy_sampling import PolicyAnswers, PolicyRequest
 
 MAX_LINE: Final = 2**30
 """Bytes of a request: the prompts of a step, with their rows."""
 
-Sample = Callable[[RolloutRequest], Awaitable[RolloutAnswer]]
+Sample = Callable[[PolicyRequest], Awaitable[PolicyAnswers]]
 
 
-class RolloutChannel:
+class PolicyChannel:
     """Answers the child's requests with ``sample``, one after the other. The child's end is ``child_end``."""
 
     def __init__(self, sample: Sample) -> None:
@@ -33,14 +33,14 @@ class RolloutChannel:
         try:
             with suppress(ConnectionError):  # the child died; its attempt sees that by itself
                 while line := await reader.readline():
-                    answer = await self._answer(RolloutRequest.model_validate_json(line))
+                    answer = await self._answer(PolicyRequest.model_validate_json(line))
                     writer.write(answer.model_dump_json().encode() + b"\n")
                     await writer.drain()
         finally:
             writer.close()
 
-    async def _answer(self, request: RolloutRequest) -> RolloutAnswer:
+    async def _answer(self, request: PolicyRequest) -> PolicyAnswers:
         try:
             return await self._sample(request)
         except PatchbayError as refused:
-            return RolloutAnswer(refusal=refused.message)
+            return PolicyAnswers(refusal=refused.message)

@@ -22,7 +22,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class RolloutPrompt(_Part):
+class PolicyPrompt(_Part):
     """A prompt that the policy answers."""
 
     ids: Annotated[list[int], Field(min_length=1)]
@@ -31,11 +31,11 @@ class RolloutPrompt(_Part):
     """The row that it is from; graders read it as ``{{item.…}}``."""
 
 
-class RolloutRequest(_Part):
+class PolicyRequest(_Part):
     """A request for answers of the policy as it was exported before ``step``."""
 
     step: int = Field(ge=0)
-    prompts: Annotated[list[RolloutPrompt], Field(min_length=1, max_length=MAX_PROMPTS)]
+    prompts: Annotated[list[PolicyPrompt], Field(min_length=1, max_length=MAX_PROMPTS)]
     samples: int = Field(ge=1, le=MAX_SAMPLES)
     """Answers to each prompt."""
     max_tokens: int = Field(ge=1, le=MAX_TOKENS)
@@ -44,7 +44,7 @@ class RolloutRequest(_Part):
     """The same seed draws the same answers, as far as the engine computes the same numbers."""
 
 
-class Rollout(_Part):
+class PolicyAnswer(_Part):
     """One answer of the policy."""
 
     ids: list[int]
@@ -57,17 +57,17 @@ class Rollout(_Part):
     """Why the grader had none."""
 
 
-class RolloutAnswer(_Part):
+class PolicyAnswers(_Part):
     """The answers to each prompt of a request, in its order; or the reason why there are none."""
 
-    rollouts: list[list[Rollout]] = []
+    answers: list[list[PolicyAnswer]] = []
     refusal: str | None = None
 
 
-class Rollouts(Protocol):
+class PolicySampling(Protocol):
     """Draws answers on the serving engine and grades them."""
 
-    async def sample(self, job_id: str, request: RolloutRequest) -> RolloutAnswer:
+    async def sample(self, job_id: str, request: PolicyRequest) -> PolicyAnswers:
         """Return the answers of the policy of the job.
 
         Raises:
