@@ -18,6 +18,7 @@ from server.routes import (
     accounts,
     adapters,
     batches,
+    evals,
     files,
     fine_tuning,
     keys,
@@ -44,6 +45,7 @@ ROUTES = (
     batches,
     responses,
     fine_tuning,
+    evals,
     accounts,
     keys,
 )

@@ -29,11 +29,13 @@ from server.access.key_ring import KeyRing
 from server.accounts.accounts import Accounts
 from server.accounts.quotas import Quotas
 from server.background import background
-from server.batches.batch_runner import BatchRunner
+from server.batches.batch_queue import BatchQueue
 from server.batches.batch_store import BatchStore
+from server.batches.deferred_runner import DeferredRunner
 from server.current_engine import CurrentEngine, RunningEngine
 from server.death_suspects import DeathSuspects
 from server.engine.protocol import Engine, EngineBuilder
+from server.evals.eval_work import EvalWorkQueue
 from server.gateway.admission import Admission
 from server.gateway.gateway import Gateway
 from server.gateway.meter import Meter
@@ -160,13 +162,13 @@ async def open_app(
 
 @asynccontextmanager
 async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[None]:
-    """Run the background loops for the block; worker and batches end first, while the others still serve them.
+    """Run the background loops for the block; worker, batches and evals end first, while the others still serve them.
 
     At the end, the usage that is still in memory is written.
     """
     settings, engine = state.settings, state.engine
     worker = Worker(state.records, settings.runs_dir, RunPublisher(state), worker_name(), engine.base_fingerprint)
-    batch_runner = _make_batch_runner(state)
+    deferred_runner = _make_deferred_runner(state)
     try:
         async with (
             background(
@@ -184,7 +186,7 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
                 training_accounts=partial(follow_training, state),
                 **({} if state.issuer is None else {"issuer_keys": state.issuer.keys.follow}),
             ),
-            background(batches=batch_runner.run),
+            background(deferred=deferred_runner.run),
             background(worker=worker.run) if settings.worker else nullcontext(),
         ):
             yield
@@ -200,7 +202,7 @@ async def _open_keys(settings: Settings, registry: Registry, *, has_issuer: bool
     return keys
 
 
-def _make_batch_runner(state: AppState) -> BatchRunner:
+def _make_deferred_runner(state: AppState) -> DeferredRunner:
     gateway = Gateway(
         hooks=state.hooks,
         engine=state.engine,
@@ -208,11 +210,12 @@ def _make_batch_runner(state: AppState) -> BatchRunner:
         admission=state.admission,
         bodies=state.bodies,
         responses=ResponseRecorder(state.responses),
-        timeout_s=None,  # a line waits behind live traffic for as long as its batch may take
+        timeout_s=None,  # a line waits behind live traffic for as long as its batch or run may take
     )
     max_models = max(1, state.settings.max_residents // 2)  # the other half is left to other requests
-    checks = BatchChecks(state.engine, state.registry, state.keys)
-    return BatchRunner(state.batches, state.engine, checks, gateway.deferred, worker_name(), max_models)
+    batches = BatchQueue(state.batches, BatchChecks(state.engine, state.registry, state.keys))
+    queues = (batches, EvalWorkQueue(state))
+    return DeferredRunner(queues, state.engine, gateway.deferred, worker_name(), max_models)
 
 
 @asynccontextmanager

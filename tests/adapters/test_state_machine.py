@@ -84,12 +84,13 @@ def test_a_machine_moves_along_its_edges_only():
         LAMP.move(Lamp.BROKEN, Lamp.ON)
 
 
-def test_the_product_has_five_modules_with_machines():
+def test_the_product_has_six_modules_with_machines():
     assert modules_with_machines() == [
         "server.batches.state",
         "server.current_engine",
         "server.residency.entry",
         "server.scheduling.adapter_queue",
+        "trainer.evals.state",
         "trainer.jobs.state",
     ]
 
