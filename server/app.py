@@ -18,6 +18,7 @@ from server.routes import (
     accounts,
     adapters,
     batches,
+    evals,
     files,
     fine_tuning,
     keys,
@@ -46,6 +47,7 @@ ROUTES = (
     batches,
     responses,
     fine_tuning,
+    evals,
     accounts,
     keys,
 )

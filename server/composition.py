@@ -30,11 +30,13 @@ from server.access.key_ring import KeyRing
 from server.accounts.accounts import Accounts
 from server.accounts.quotas import Quotas
 from server.background import background
-from server.batches.batch_runner import BatchRunner
+from server.batches.batch_queue import BatchQueue
 from server.batches.batch_store import BatchStore
+from server.batches.deferred_runner import DeferredRunner
 from server.current_engine import CurrentEngine, RunningEngine
 from server.death_suspects import DeathSuspects
 from server.engine.protocol import Engine, EngineBuilder
+from server.evals.eval_work import EvalWorkQueue
 from server.gateway.admission import Admission
 from server.gateway.gateway import Deferred, Gateway
 from server.gateway.meter import Meter
@@ -164,7 +166,7 @@ async def open_app(
 
 @asynccontextmanager
 async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[None]:
-    """Run the background loops for the block; worker and batches end first, while the others still serve them.
+    """Run the background loops for the block; worker, batches and evals end first, while the others still serve them.
 
     At the end, the usage that is still in memory is written.
     """
@@ -172,7 +174,7 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
     deferred = _make_deferred(state)
     publisher, sampler = RunPublisher(state), RunSampler(state, deferred)
     worker = Worker(state.records, settings.runs_dir, publisher, sampler, worker_name(), engine.base_fingerprint)
-    batch_runner = _make_batch_runner(state, deferred)
+    runner = _make_deferred_runner(state, deferred)
     try:
         async with (
             background(
@@ -190,7 +192,7 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
                 training_accounts=partial(follow_training, state),
                 **({} if state.issuer is None else {"issuer_keys": state.issuer.keys.follow}),
             ),
-            background(batches=batch_runner.run, rollouts=RolloutRunner(state, deferred).run),
+            background(deferred=runner.run, rollouts=RolloutRunner(state, deferred).run),
             background(worker=worker.run) if settings.worker else nullcontext(),
         ):
             yield
@@ -215,14 +217,15 @@ def _make_deferred(state: AppState) -> Deferred:
         admission=state.admission,
         bodies=state.bodies,
         responses=ResponseRecorder(state.responses),
-        timeout_s=None,  # a line waits behind live traffic for as long as its batch may take
+        timeout_s=None,  # a line waits behind live traffic for as long as its batch or run may take
     ).deferred
 
 
-def _make_batch_runner(state: AppState, deferred: Deferred) -> BatchRunner:
+def _make_deferred_runner(state: AppState, deferred: Deferred) -> DeferredRunner:
     max_models = max(1, state.settings.max_residents // 2)  # the other half is left to other requests
-    checks = BatchChecks(state.engine, state.registry, state.keys)
-    return BatchRunner(state.batches, state.engine, checks, deferred, worker_name(), max_models)
+    batches = BatchQueue(state.batches, BatchChecks(state.engine, state.registry, state.keys))
+    queues = (batches, EvalWorkQueue(state))
+    return DeferredRunner(queues, state.engine, deferred, worker_name(), max_models)
 
 
 @asynccontextmanager

@@ -3,7 +3,8 @@
 PatchbayError
 ├── InvalidField, FileTooLarge, FileCorrupt, PreflightDied, PublicationRefused
 ├── (NotFound)
-│   └── FileNotFound, UploadNotFound, JobNotFound, CheckpointNotFound, PermissionNotFound
+│   ├── FileNotFound, UploadNotFound, JobNotFound, CheckpointNotFound, PermissionNotFound
+│   └── EvalNotFound, EvalRunNotFound, EvalItemNotFound
 └── (Conflict)
     └── FileInUse, IllegalTransition, LeaseLost
 """
@@ -60,6 +61,18 @@ class CheckpointNotFound(NotFound):
 
 class PermissionNotFound(NotFound):
     """The checkpoint has no permission with this id."""
+
+
+class EvalNotFound(NotFound):
+    """No eval has this id."""
+
+
+class EvalRunNotFound(NotFound):
+    """The eval has no run with this id."""
+
+
+class EvalItemNotFound(NotFound):
+    """The run has no output item with this id."""
 
 
 class FileInUse(Conflict):

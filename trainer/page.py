@@ -32,11 +32,13 @@ async def read_page(
     newest_first: bool = True,
     project: str | None = None,
     of: ColumnElement[bool] | None = None,
+    by: ColumnElement[Any] | None = None,
 ) -> Page[T]:
     """Return up to ``limit`` rows of ``table`` that follow the one with the id ``after``.
 
     ``table`` has the columns ``number``, by which it is ordered, and ``id``. ``project``: only its rows; None: all.
     ``of``: whose rows they are, ``after`` included, which may fail ``where``: a row that was deleted since.
+    ``by``: the column that orders the rows before ``number`` does.
 
     Raises:
         InvalidField: no row of the list has the id ``after``, or ``limit`` is out of bounds.
@@ -45,10 +47,16 @@ async def read_page(
         raise InvalidField(f"limit is a number from 1 to {MAX_LIMIT}", param="limit")
     number = table.c.number
     own = belongs_to(table, project) + ([] if of is None else [of])
-    statement = select(table).where(*where, *own).order_by(number.desc() if newest_first else number).limit(limit + 1)
+    order = [number] if by is None else [by, number]
+    statement = select(table).where(*where, *own).limit(limit + 1)
+    statement = statement.order_by(*(column.desc() if newest_first else column for column in order))
     if after is not None:
         last = await number_of(connection, table, after, *own)
-        statement = statement.where(number < last if newest_first else number > last)
+        follows = number < last if newest_first else number > last
+        if by is not None:
+            place = (await connection.execute(select(by).where(number == last))).scalar_one()
+            follows = (by < place if newest_first else by > place) | ((by == place) & follows)
+        statement = statement.where(follows)
     rows = (await connection.execute(statement)).all()
     return Page(tuple(map(value, rows[:limit])), len(rows) > limit)
 

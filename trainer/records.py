@@ -11,6 +11,9 @@ from typing import Final
 from adapters.storage.database import Database
 from adapters.storage.disk import fsync_directory, in_thread
 from trainer.clock import Clock, database_clock
+from trainer.evals.eval_store import EvalStore
+from trainer.evals.run_queue import EvalRunQueue
+from trainer.evals.run_store import EvalRunStore
 from trainer.files.file import MAX_BYTES
 from trainer.files.file_store import FileStore
 from trainer.files.upload_store import UploadStore
@@ -34,6 +37,9 @@ class Records:
     events: EventLog
     checkpoints: CheckpointStore
     queue: Queue
+    evals: EvalStore
+    eval_runs: EvalRunStore
+    eval_queue: EvalRunQueue
 
     @classmethod
     async def open(
@@ -60,6 +66,9 @@ class Records:
             EventLog(database),
             CheckpointStore(database, clock=clock),
             Queue(database, store, max_deaths=max_deaths, clock=clock),
+            EvalStore(database, clock=clock),
+            EvalRunStore(database, clock=clock),
+            EvalRunQueue(database, clock=clock),
         )
 
 

@@ -1,4 +1,4 @@
-"""The trainer's tables: files, uploads, jobs, and their events and checkpoints, with the form of their ids and rows.
+"""The trainer's tables: files, uploads, jobs with their events and checkpoints, evals; the form of their ids and rows.
 
 ``number`` is the order of creation, by which lists are paged; ``id`` is used in the API. A deleted file stays as
 a tombstone, because jobs go on naming it.
@@ -181,6 +181,68 @@ checkpoint_permissions = _numbered(
     Column("project_id", String(128), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("model", "project_id", name="checkpoint_permissions_project"),
+)
+
+evals = _numbered(
+    "evals",
+    _project(),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("name", String(256), nullable=False),
+    Column("metadata", _Json),
+    Column("data_source_config", _Json, nullable=False),
+    Column("testing_criteria", _Json, nullable=False),
+)
+
+eval_runs = _numbered(
+    "eval_runs",
+    _project(),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("eval_id", ForeignKey("evals.id"), nullable=False, index=True),
+    Column(
+        "state",
+        String(16),
+        CheckConstraint(
+            "state IN ('queued', 'in_progress', 'completed', 'canceled', 'failed')", name="eval_runs_state"
+        ),
+        nullable=False,
+        index=True,
+    ),
+    # the request
+    Column("key_id", String(64)),
+    Column("name", String(256), nullable=False),
+    Column("metadata", _Json),
+    Column("data_source", _Json, nullable=False),
+    Column("model", String(MAX_MODEL_LENGTH), nullable=False),  # the version that is asked; empty: none is
+    Column("size_bytes", BigInteger, nullable=False),  # of its items
+    # the process that works on it
+    Column("token", Integer, nullable=False),  # grows with each claim; a write with an older one is refused
+    Column("worker", String(128)),
+    Column("lease_until", UtcDateTime),
+    Column("taken_at", UtcDateTime),
+    # the progress
+    Column("total", Integer, nullable=False),
+    Column("passed", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("errored", Integer, nullable=False),
+    Column("per_criterion", _Json, nullable=False),
+    Column("per_model", _Json, nullable=False),
+    # the outcome
+    Column("finished_at", UtcDateTime),
+    Column("error", _Json),
+)
+
+eval_items = _numbered(
+    "eval_items",
+    Column("run_number", ForeignKey("eval_runs.number"), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("position", Integer, nullable=False),  # in the run's data source, from 0
+    Column("item", _Json, nullable=False),
+    Column("answer", _Json),  # the answer that the data source has for it; NULL: none
+    Column("status", String(8), nullable=False),  # pending, pass, fail, error
+    Column("sample", _Json),
+    Column("results", _Json),
+    Index("eval_items_of", "run_number", "status", "number"),
 )
 
 

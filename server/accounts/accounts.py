@@ -14,6 +14,7 @@ from server.accounts.quotas import Quotas
 from server.accounts.rate_limits import RateLimits
 from server.accounts.usage import UsageLedger
 from server.engine.protocol import Generation
+from trainer.evals.run_store import EvalRunStore
 from trainer.files.file_store import FileStore
 
 
@@ -39,7 +40,7 @@ class Accounts:
         limits = LimitStore(database, defaults)
         await limits.refresh()
         usage = UsageLedger(database)
-        quotas = Quotas(limits, usage, registry.catalog, files)
+        quotas = Quotas(limits, usage, registry.catalog, files, EvalRunStore(database))
         return cls(audit_log, KeptAnswers(database), usage, limits, RateLimits(limits), quotas)
 
     async def charge(self, caller: Caller, adapter: str | None, generation: Generation) -> None:

@@ -13,6 +13,7 @@ from server.accounts.limit_store import LimitStore
 from server.accounts.usage import UsageLedger
 from server.errors import QuotaExceeded
 from server.residency.capacity import ProjectBytes
+from trainer.evals.run_store import EvalRunStore
 from trainer.files.file_store import FileStore
 
 _MINUTE_S = 60
@@ -26,6 +27,7 @@ class Quotas:
     usage: UsageLedger
     catalog: Catalog
     files: FileStore
+    eval_runs: EvalRunStore
 
     async def check_stored(self, project: str, adding: int = 0) -> None:
         """Check that ``project`` may store ``adding`` bytes more.
@@ -41,11 +43,13 @@ class Quotas:
         if limit is None:
             return
         stored = self.catalog.stored_bytes(project) + await self.files.stored_bytes(project)
+        stored += await self.eval_runs.stored_bytes(project)
         if stored + max(adding, 1) > limit:
             more = f" and {adding} more would be stored" if adding else ""
             raise QuotaExceeded(
-                f"project '{project}' may store {limit} bytes of adapters and files; it has {stored}{more}: delete "
-                "versions or files, or ask an operator for a larger stored_bytes (PUT /v1/limits)"
+                f"project '{project}' may store {limit} bytes of adapters, files and evals' items; it has "
+                f"{stored}{more}: delete versions, files or runs of evals, or ask an operator for a larger "
+                "stored_bytes (PUT /v1/limits)"
             )
 
     def project_bytes(self, version: Version) -> ProjectBytes:

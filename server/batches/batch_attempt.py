@@ -154,7 +154,7 @@ class BatchAttempt:
 
         async def send_next() -> None:
             for index in missing:  # shared by all senders
-                result = await self.client.answer(await lines.line(index))
+                result = await self.client.answer(self.claim.batch.endpoint, await lines.line(index))
                 await results.append(index, result.content, is_failed=result.is_failed)
 
         async with asyncio.TaskGroup() as group:

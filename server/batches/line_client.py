@@ -1,11 +1,11 @@
-"""Sends the lines of batches to this server's own gateway, in process, a bounded number at once."""
+"""Sends the lines of batches and of runs to this server's own gateway, in process, a bounded number at once."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -28,7 +28,7 @@ _DENIED: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 
 class AccessDenied(Exception):
-    """The key that created the batch may not send its lines any more: it was revoked."""
+    """The key that created the batch or the run may not send its lines any more: it was revoked."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,30 +73,33 @@ class LineResult:
 
 @dataclass(frozen=True, slots=True)
 class LineClient:
-    """Sends lines to ``endpoint`` over ``http``, a client of ``connected``."""
+    """Sends lines over ``http``, a client of ``connected``."""
 
     http: httpx.AsyncClient
     engine: CurrentEngine
     in_flight: LinesInFlight
-    endpoint: str
 
-    async def answer(self, line: BatchLine) -> LineResult:
-        """Return the result of a line; waits as long as the server cannot take it.
+    async def answer(self, endpoint: str, line: BatchLine) -> LineResult:
+        """Return the result of a line of a batch; raises as ``send``."""
+        return _answered(line, await self.send(endpoint, line.model, line.body))
+
+    async def send(self, endpoint: str, model: str, body: Mapping[str, Any]) -> httpx.Response:
+        """Return the response to a request to ``model``; waits as long as the server cannot take it.
 
         Raises:
             AccessDenied: the key was revoked.
         """
         failures = 0
         while True:
-            async with self.in_flight.place(line.model):
+            async with self.in_flight.place(model):
                 await self._until_ready()
-                response = await self.http.post(self.endpoint, json=line.body)
+                response = await self.http.post(endpoint, json=body)
             status = response.status_code
             if status in _DENIED:
                 raise AccessDenied
             failures += status >= HTTPStatus.INTERNAL_SERVER_ERROR and status not in _LATER
             if status not in _LATER and not (0 < failures < ATTEMPTS and status >= HTTPStatus.INTERNAL_SERVER_ERROR):
-                return _answered(line, response)
+                return response
             await asyncio.sleep(RETRY_S)
 
     async def _until_ready(self) -> None:

@@ -15,6 +15,7 @@ OPEN: Final = frozenset({"/health", "/ready", "/ping"})
 _VERSION: Final = "/v1/adapters/{name}/versions/{version}"
 _ROLLOUT: Final = "/v1/adapters/{name}/aliases/{alias}/rollout"
 _JOB: Final = "/v1/fine_tuning/jobs/{job_id}"
+_EVAL: Final = "/v1/evals/{eval_id}"
 _PERMISSIONS: Final = "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"
 
 ROUTE_SCOPES: Final[Mapping[Scope, tuple[str, ...]]] = {
@@ -91,7 +92,19 @@ ROUTE_SCOPES: Final[Mapping[Scope, tuple[str, ...]]] = {
         "GET /v1/batches/{batch_id}",
         "POST /v1/batches/{batch_id}/cancel",
     ),
-    Scope.EVALS: ("POST /v1/fine_tuning/alpha/graders/validate", "POST /v1/fine_tuning/alpha/graders/run"),
+    Scope.EVALS: (
+        "POST /v1/fine_tuning/alpha/graders/validate",
+        "POST /v1/fine_tuning/alpha/graders/run",
+        "GET /v1/evals",
+        "POST /v1/evals",
+        *(f"{verb} {_EVAL}" for verb in ("GET", "POST", "DELETE")),
+        f"GET {_EVAL}/runs",
+        f"POST {_EVAL}/runs",
+        *(f"{verb} {_EVAL}/runs/{{run_id}}" for verb in ("GET", "POST", "DELETE")),
+        f"POST {_EVAL}/runs/{{run_id}}/cancel",
+        f"GET {_EVAL}/runs/{{run_id}}/output_items",
+        f"GET {_EVAL}/runs/{{run_id}}/output_items/{{output_item_id}}",
+    ),
     Scope.METRICS: ("GET /metrics", "GET /v1/status", "GET /v1/residents"),
     Scope.ADMIN: (
         "PUT /v1/adapters/{name}/shares/{project}",

@@ -1,9 +1,9 @@
 """Sends the requests of graders to this server's models: in process, through the gateway.
 
-They are authenticated with the key or token of the grader's caller, resolved, scheduled and metered like all requests.
+They are authenticated, resolved, scheduled and metered like all requests.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,16 +24,30 @@ _CHAT: Final = "/v1/chat/completions"
 _EMBEDDINGS: Final = "/v1/embeddings"
 _TOKENIZE: Final = "/tokenize"
 
+Post = Callable[[str, Mapping[str, Any]], Awaitable[httpx.Response]]
+"""Sends a body to a path; the body names the model."""
+
+
+def as_caller(app: ASGIApp, headers: Mapping[str, str]) -> Post:
+    """Return a function that posts at once; ``headers`` carry the caller's secret and the request's id."""
+
+    async def post(path: str, body: Mapping[str, Any]) -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://localhost", headers=headers, trust_env=False
+        ) as client:
+            return await client.post(path, json=body)
+
+    return post
+
 
 @dataclass(frozen=True, slots=True)
 class GraderClient:
-    """Implements ``trainer.graders.models.Models``; ``headers`` carry the caller's secret and the request's id."""
+    """Implements ``trainer.graders.models.Models``; ``post`` sends the requests for ``caller``."""
 
     state: AppState
-    app: ASGIApp
-    """The gateway, or what stands for it."""
     caller: Caller
-    headers: Mapping[str, str]
+    post: Post
     is_deferred: bool = False
     """Whether its requests wait behind those of others."""
 
@@ -53,13 +67,11 @@ class GraderClient:
         }
         response = await self._post(_CHAT, body)
         message = response["choices"][0]["message"]
-        usage = response.get("usage") or {}
-        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         return GraderAnswer(
             model=response["model"],
             text=message.get("content") or "",
             refusal=message.get("refusal"),
-            usage=Usage(usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0), cached),
+            usage=usage_of(response),
         )
 
     @property
@@ -112,17 +124,21 @@ class GraderClient:
             raise NotAnswered(f"{version.name} is no reward model: name what a job of the method 'reward' made")
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> Any:
-        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://localhost", headers=self.headers, trust_env=False
-        ) as client:
-            response = await client.post(path, json=body)
+        response = await self.post(path, body)
         if response.status_code != httpx.codes.OK:
-            raise NotAnswered(_reason(response))
+            raise NotAnswered(reason_of(response))
         return response.json()
 
 
-def _reason(response: httpx.Response) -> str:
+def usage_of(response: Mapping[str, Any]) -> Usage:
+    """Return the tokens of an answer of ``/v1/chat/completions``."""
+    usage = response.get("usage") or {}
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    return Usage(usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0), cached)
+
+
+def reason_of(response: httpx.Response) -> str:
+    """Return why a request was refused."""
     try:
         return str(response.json()["error"]["message"])
     except (ValueError, LookupError, TypeError):  # the engine died within the response

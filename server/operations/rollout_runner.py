@@ -24,7 +24,7 @@ from server.access.caller import ANONYMOUS
 from server.batches.line_client import connected
 from server.errors import Unavailable
 from server.operations import rollouts as operations
-from server.operations.grader_client import GraderClient
+from server.operations.grader_client import GraderClient, as_caller
 from server.operations.residents import make_resident
 from server.rollouts.answers import agreement, text_of
 from server.rollouts.guards import Sides, first_breach, read_guards, sampled_share, score_guards
@@ -180,7 +180,7 @@ class RolloutRunner:
         """Score an answer with the rollout's graders. ``sampled``: the share of answers that come here; 0: take all."""
         if text is None:
             return
-        models = GraderClient(self.state, self.app(rollout.key_id), ANONYMOUS, {})
+        models = GraderClient(self.state, ANONYMOUS, as_caller(self.app(rollout.key_id), {}), is_deferred=True)
         for guard in score_guards(rollout.plan.guards):
             if self._traffic.draw() * sampled >= guard.sample * WHOLE / 100:
                 continue

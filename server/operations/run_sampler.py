@@ -16,7 +16,7 @@ from server.access.scope import ALL_SCOPES
 from server.engine.protocol import Demand, Engine, EngineGone, Resident, Sampled
 from server.errors import EngineNotReady
 from server.gateway.gateway import Deferred
-from server.operations.grader_client import GraderClient
+from server.operations.grader_client import GraderClient, as_caller
 from server.state import AppState
 from trainer.errors import InvalidField
 from trainer.graders.grader import Grader, GradingError, Sample
@@ -59,7 +59,7 @@ class RunSampler:
             raise InvalidField(f"a job of the method {job.method['type']} draws no answers", param="job_id")
         grader = parse(job.grader, "grader")
         caller = Caller(job.key_id, job.project, ALL_SCOPES)
-        models = GraderClient(self.state, self.deferred(job.key_id), caller, {}, is_deferred=True)
+        models = GraderClient(self.state, caller, as_caller(self.deferred(job.key_id), {}), is_deferred=True)
         drawn = await self._drawn(job, request)
         self._charge(caller, job, request, drawn)
         grading = [

@@ -25,7 +25,7 @@ from server.http.schemas.fine_tuning import (
     ValidatedGrader,
 )
 from server.http.schemas.fine_tuning_requests import GRADER, JobBody, PermissionsBody
-from server.operations.grader_client import GraderClient
+from server.operations.grader_client import GraderClient, as_caller
 from server.operations.run_publisher import RunPublisher
 from server.operations.run_sampler import RunSampler
 from server.routes.dependencies import CallerDep, ProjectDep, StateDep
@@ -225,4 +225,4 @@ def _models(request: Request, state: AppState) -> GraderClient:
     """Return a client of this server's models that sends the API key or token and the request id of ``request``."""
     keys = {name: request.headers[name] for name in _KEY_HEADERS if name in request.headers}
     headers = {**keys, REQUEST_ID: get_contextvars()["request_id"]}
-    return GraderClient(state, request.app.state.gateway, caller_of(request.scope), headers)
+    return GraderClient(state, caller_of(request.scope), as_caller(request.app.state.gateway, headers))

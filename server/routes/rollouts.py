@@ -19,7 +19,7 @@ from server.gateway.authenticate import require
 from server.http.schemas.base import DeletedObject
 from server.http.schemas.rollouts import PromoteRolloutBody, RollbackRolloutBody, RolloutBody, RolloutObject
 from server.operations import rollouts
-from server.operations.grader_client import GraderClient
+from server.operations.grader_client import GraderClient, as_caller
 from server.rollouts.guards import ScoreGuard
 from server.routes.dependencies import CallerDep, StateDep, VisibleDep, check_adapter
 from server.state import AppState
@@ -103,7 +103,7 @@ def _check_key(body: RolloutBody, caller: Caller) -> None:
 
 def _check_graders(body: RolloutBody, request: Request, state: AppState, caller: Caller) -> None:
     """Check the graders of the guards: their fields, their models, and that they read the answer alone."""
-    models = GraderClient(state, request.app.state.gateway, caller, {})
+    models = GraderClient(state, caller, as_caller(request.app.state.gateway, {}))
     for number, guard in enumerate(body.guards):
         if isinstance(guard, ScoreGuard):
             where = f"guards.{number}.grader"

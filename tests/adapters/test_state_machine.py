@@ -91,6 +91,7 @@ def test_the_product_has_six_modules_with_machines():
         "server.current_engine",
         "server.residency.entry",
         "server.scheduling.adapter_queue",
+        "trainer.evals.state",
         "trainer.jobs.state",
     ]
 

@@ -81,6 +81,11 @@ OLD_ROWS: list[tuple[ModuleType, str, list[tuple[Table, Mapping[str, Any]]]]] = 
         ],
     ),
     (
+        trainer_schema,
+        "t0006",
+        [(trainer_schema.files, {**FILE, "size_bytes": 1, "sha256": "0" * 64})],
+    ),
+    (
         responses_schema,
         "p0002",
         [

@@ -39,6 +39,9 @@ UNKNOWN: Final = {
     "job": "ftjob-" + "0" * 24,
     "batch": "batch_" + "0" * 24,
     "response": "resp_" + "0" * 24,
+    "eval": "eval_" + "0" * 24,
+    "eval_run": "evalrun_" + "0" * 24,
+    "output_item": "outputitem_" + "0" * 24,
     "permission": "cp_" + "0" * 24,
 }
 """Of each kind, a name that nothing ever had."""
@@ -68,6 +71,17 @@ VERSION: Final = "/v1/adapters/{name}/versions/{version}"
 JOB: Final = "/v1/fine_tuning/jobs/{job_id}"
 PERMISSIONS: Final = "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"
 GRADER: Final = {"type": "score_model", "name": "g", "model": "{adapter}", "input": [{"role": "user", "content": "?"}]}
+EVAL: Final = "/v1/evals/{eval_id}"
+CUSTOM: Final = {"type": "custom", "item_schema": {"type": "object"}}
+EXACT: Final = {
+    "type": "string_check", "name": "g", "input": "{{item.a}}", "reference": "{{item.a}}", "operation": "eq",
+}  # fmt: skip
+ITEMS: Final = {"type": "file_content", "content": [{"item": {"a": "the secret of acme"}}]}
+ANSWERED: Final = {"type": "jsonl", "source": ITEMS}
+SAMPLED: Final = {
+    "type": "completions", "source": ITEMS, "model": "base",
+    "input_messages": {"type": "template", "template": [{"role": "user", "content": "{{item.a}}"}]},
+}  # fmt: skip
 METHOD: Final = {"model": "base", "training_file": "{file}"}
 ASKED: Final = {"messages": [{"role": "user", "content": "hello"}]}
 
@@ -96,6 +110,9 @@ PARAMETERS: Final = {
     "upload_id": "{upload}",
     "batch_id": "{batch}",
     "response_id": "{response}",
+    "eval_id": "{eval}",
+    "run_id": "{eval_run}",
+    "output_item_id": "{output_item}",
 }
 
 ATTEMPTS: Final = [
@@ -159,8 +176,24 @@ ATTEMPTS: Final = [
     same("POST /v1/fine_tuning/alpha/graders/validate", {"grader": GRADER}, statuses=(400,)),
     same("POST /v1/fine_tuning/alpha/graders/run", {"grader": GRADER, "model_sample": "x"}, statuses=(400,)),
     *(Attempt(f"GET /v1/{kind}s", f"/v1/{path}?after={{{kind}}}", statuses=(400,)) for kind, path in (
-        ("file", "files"), ("job", "fine_tuning/jobs"), ("batch", "batches"),
+        ("file", "files"), ("job", "fine_tuning/jobs"), ("batch", "batches"), ("eval", "evals"),
     )),
+    *(same(f"{verb} {EVAL}", body) for verb, body in (("GET", None), ("POST", {"name": "mine"}), ("DELETE", None))),
+    *(same(f"{verb} {EVAL}/runs", body) for verb, body in (("GET", None), ("POST", {"data_source": ANSWERED}))),
+    *(same(f"{verb} {EVAL}/runs/{{run_id}}") for verb in ("GET", "POST", "DELETE")),
+    same(f"POST {EVAL}/runs/{{run_id}}/cancel"),
+    *(same(f"GET {EVAL}/runs/{{run_id}}/output_items{rest}") for rest in ("", "/{output_item_id}")),
+    Attempt("GET /v1/evals/runs", "/v1/evals/{own_eval}/runs?after={eval_run}", statuses=(400,)),
+    *(Attempt(f"{verb} own eval", f"/v1/evals/{{own_eval}}/runs/{{eval_run}}{rest}") for verb, rest in (
+        ("GET", ""), ("POST", ""), ("POST", "/cancel"), ("DELETE", ""), ("GET", "/output_items"),
+        ("GET", "/output_items/{output_item}"),
+    )),
+    *(Attempt("POST own run", "/v1/evals/{own_eval}/runs", {"data_source": source}, statuses=(400, 404)) for source in (
+        {**ANSWERED, "source": {"type": "file_id", "id": "{evals_file}"}},
+        {**SAMPLED, "model": "{adapter}"}, {**SAMPLED, "model": "{fine_tuned}"}, {**SAMPLED, "model": "{loaded}"},
+    )),
+    Attempt("POST /v1/evals", "/v1/evals", {"data_source_config": CUSTOM, "testing_criteria": [GRADER]},
+        statuses=(400,)),
 ]  # fmt: skip
 
 
@@ -250,6 +283,17 @@ async def tenants(opened: Opened, make_adapter: MakeAdapter) -> Tenants:
     theirs["permission"] = (await tenants.as_acme("POST", permissions, json={"project_ids": ["p"]}))["data"][0]["id"]
     batch = {"input_file_id": theirs["batch_file"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     theirs["batch"] = (await tenants.as_acme("POST", "/v1/batches", json=batch))["id"]
+    made = {"data_source_config": CUSTOM, "testing_criteria": [EXACT], "name": SECRET_TEXT}
+    theirs["eval"] = (await tenants.as_acme("POST", "/v1/evals", json=made))["id"]
+    mine = await opened.client.post("/v1/evals", json={**made, "name": "own"}, headers=tenants.globex)
+    theirs["own_eval"] = mine.json()["id"]
+    theirs["evals_file"] = await uploaded(tenants.acme, b'{"item": {"a": "b"}}', "evals")
+    runs = f"/v1/evals/{theirs['eval']}/runs"
+    theirs["eval_run"] = (await tenants.as_acme("POST", runs, json={"data_source": ANSWERED}))["id"]
+    items = f"{runs}/{theirs['eval_run']}/output_items"
+    while not (found := (await tenants.as_acme("GET", items))["data"]):
+        await asyncio.sleep(0.05)
+    theirs["output_item"] = found[0]["id"]
     theirs["response"] = "resp_" + "7" * 24
     await state.responses.add("acme", [], {"id": theirs["response"], "object": "response", "output": [SECRET_TEXT]})
     return tenants
@@ -265,7 +309,8 @@ def anonymous(response: httpx.Response, names: Mapping[str, str]) -> tuple[int, 
 
 async def test_what_another_project_has_is_as_what_never_was(tenants: Tenants) -> None:
     assert len(ATTEMPTS) >= 40
-    unknown = {**UNKNOWN, "batch_file": "file-" + "1" * 24, "own_file": tenants.theirs["own_file"]}
+    own = {name: tenants.theirs[name] for name in ("own_file", "own_eval")}
+    unknown = {**UNKNOWN, "batch_file": "file-" + "1" * 24, "evals_file": "file-" + "2" * 24, **own}
     for attempt in ATTEMPTS:
         found = await tenants.send(attempt, tenants.theirs)
         never = await tenants.send(attempt, unknown)
@@ -282,10 +327,11 @@ def test_every_route_of_a_tenant_that_names_something_is_attempted() -> None:
 
 async def test_the_attempts_change_nothing_that_the_other_project_has(tenants: Tenants) -> None:
     async def everything() -> list[Any]:
-        paths = ("adapters", "adapters/secret-sql", "models", "files", "fine_tuning/jobs", "batches")
+        paths = ("adapters", "adapters/secret-sql", "models", "files", "fine_tuning/jobs", "batches", "evals")
         listed = [await tenants.as_acme("GET", f"/v1/{path}") for path in paths]
         response = await tenants.as_acme("GET", f"/v1/responses/{tenants.theirs['response']}")
-        return [*listed, response, await tenants.as_acme("GET", f"/v1/files/{tenants.theirs['file']}/content")]
+        runs = await tenants.as_acme("GET", f"/v1/evals/{tenants.theirs['eval']}/runs")
+        return [*listed, response, runs, await tenants.as_acme("GET", f"/v1/files/{tenants.theirs['file']}/content")]
 
     batch = f"/v1/batches/{tenants.theirs['batch']}"
     while (await tenants.as_acme("GET", batch))["status"] != "completed":
@@ -297,10 +343,10 @@ async def test_the_attempts_change_nothing_that_the_other_project_has(tenants: T
 
 
 async def test_lists_have_what_the_project_has_alone(tenants: Tenants) -> None:
-    paths = ("adapters", "models", "files", "fine_tuning/jobs", "batches", "usage")
+    paths = ("adapters", "models", "files", "fine_tuning/jobs", "batches", "evals", "usage")
     listed = "".join([await tenants.text_for_globex(f"/v1/{path}") for path in paths])
     for name in (*tenants.theirs.values(), "secret", SECRET_TEXT, "acme"):
-        assert name not in listed or name == tenants.theirs["own_file"]
+        assert name not in listed or name in {tenants.theirs["own_file"], tenants.theirs["own_eval"]}
     assert "own" in listed
 
 

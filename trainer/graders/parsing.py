@@ -31,9 +31,14 @@ def parse(value: Mapping[str, Any], where: str) -> Grader:
     try:
         return _ANY.validate_python(definition)
     except ValidationError as invalid:
-        error = invalid.errors()[0]
-        path = ".".join([where, *_path(error, definition)])
-        raise InvalidField(f"{path}: {_message(error)}", param=path) from None
+        raise invalid_field(invalid, definition, where) from None
+
+
+def invalid_field(invalid: ValidationError, value: Any, where: str) -> InvalidField:
+    """Return the first error of ``value``, which stands at ``where`` in the request."""
+    error = invalid.errors()[0]
+    path = ".".join([where, *_path(error, value)])
+    return InvalidField(f"{path}: {_message(error)}", param=path)
 
 
 def _with_names(value: Mapping[str, Any]) -> Mapping[str, Any]:

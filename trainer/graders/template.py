@@ -61,7 +61,33 @@ def render(template: str, sample: Sample) -> str:
     return "".join([*rendered, template[end:]])
 
 
+def variables(template: str) -> list[tuple[str, str]]:
+    """Return the variables of ``template``, each as ``item`` or ``sample`` and its first key."""
+    paths = (_PATH.fullmatch(place[1]) for place in _PLACE.finditer(template))
+    return [(path[1], next(filter(None, _STEP.findall(path[2])[0]))) for path in paths if path is not None]
+
+
 def _value(path: str, sample: Sample) -> str:
+    value = look_up(path, sample)
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        raise Ungraded(GradingError.VARIABLE, f"{path.strip()[:200]} is nested too deeply for JSON") from None
+
+
+def is_path(text: str) -> bool:
+    """Whether ``text`` is a path that ``look_up`` takes: ``item.messages``."""
+    return _PATH.fullmatch(text) is not None
+
+
+def look_up(path: str, sample: Sample) -> Any:
+    """Return the value at ``path``, which ``is_path``.
+
+    Raises:
+        Ungraded: there is none.
+    """
     found = _PATH.fullmatch(path)
     assert found is not None, "templates are checked when they are parsed"
     steps = [(key or quoted or also_quoted, index) for key, index, quoted, also_quoted in _STEP.findall(found[2])]
@@ -73,12 +99,7 @@ def _value(path: str, sample: Sample) -> str:
             value = value[int(index)]
         else:
             raise Ungraded(GradingError.VARIABLE, f"there is no {path.strip()[:200]}")
-    if isinstance(value, str):
-        return value
-    try:
-        return json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        raise Ungraded(GradingError.VARIABLE, f"{path.strip()[:200]} is nested too deeply for JSON") from None
+    return value
 
 
 def _answer(sample: Sample, *, reads_json: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from server.access.scope import Scope
 from server.batches.batch import BatchDraft
-from server.batches.batch_runner import LEASE_S
+from server.batches.deferred_runner import LEASE_S
 from server.batches.schema import batches
 from server.engine.fake import FakeBuilder, Knobs
 from tests.postgres import on_both_databases

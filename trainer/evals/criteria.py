@@ -1,0 +1,81 @@
+"""The testing criteria of an eval: graders, and the score from which on an answer passes each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from trainer.evals.data_source import texts_in
+from trainer.evals.faults import Faults
+from trainer.graders.grader import Grade, Grader, GradingError
+from trainer.graders.models import Models
+from trainer.graders.parsing import parse
+from trainer.graders.template import variables
+
+MAX_CRITERIA: Final = 32
+FAULTS_OF_ANSWERS: Final = frozenset({GradingError.SAMPLE, GradingError.VARIABLE})
+"""Errors of grading that an answer brings about: it fails. After others, nothing is known about the answer."""
+
+Json = Mapping[str, Any]
+
+
+def read_criteria(definitions: Sequence[Json], item_schema: Json | None = None) -> list[Grader]:
+    """Return the graders that ``definitions`` describe.
+
+    ``item_schema``: of the items; where it lists properties, each ``{{item.…}}`` has to be one. None: not compared.
+
+    Raises:
+        InvalidField: with the faults of all of them.
+    """
+    faults, graders = Faults(), []
+    where = "testing_criteria"
+    if not 1 <= len(definitions) <= MAX_CRITERIA:
+        faults.add(where, f"an eval has 1 to {MAX_CRITERIA} testing criteria (found {len(definitions)})")
+    for index, definition in enumerate(definitions[:MAX_CRITERIA]):
+        at = f"{where}.{index}"
+        with faults.collecting():
+            graders.append(grader := parse(definition, at))
+            if not grader.name:
+                faults.add(f"{at}.name", "a testing criterion has a name, which its results carry")
+            if grader.type == "text_similarity" and grader.pass_threshold is None:
+                faults.add(f"{at}.pass_threshold", "states the least similarity that passes, such as 0.8")
+            known = (item_schema or {}).get("properties")
+            missing = _item_keys(definition) - known.keys() if isinstance(known, dict) and known else set()
+            for key in sorted(missing):
+                faults.add(at, f"{{{{item.{key}}}}} is no property of data_source_config.item_schema: declare it there")
+    faults.check()
+    return graders
+
+
+def check_models(graders: Sequence[Grader], models: Models) -> None:
+    """Check that the models of ``graders`` are available; raises InvalidField, or what ``models`` raise."""
+    for index, grader in enumerate(graders):
+        grader.check(models, f"testing_criteria.{index}")
+
+
+def reads_answer(definition: Json) -> bool:
+    """Whether a template of ``definition`` has ``{{sample.…}}`` in it."""
+    return any(space == "sample" for text in texts_in(definition) for space, _ in variables(text))
+
+
+def threshold(grader: Grader) -> float:
+    """Return the least reward that passes: as stated, else the middle of the grader's range."""
+    if grader.pass_threshold is not None:
+        return grader.pass_threshold
+    low, high = getattr(grader, "range", (0.0, 1.0))
+    return float(low + high) / 2
+
+
+def result_of(grader: Grader, grade: Grade) -> dict[str, Any]:
+    """Return OpenAI's result of a criterion; ``errors`` and ``scores`` beside its fields."""
+    own = {key: value for key, value in grade.scores.items() if key != "passed"}
+    more = {"scores": own, "sub_rewards": dict(grade.sub_rewards), "errors": {**grade.errors}}
+    return {
+        "name": grader.name,
+        "type": grader.type,
+        "score": grade.reward,
+        "passed": not grade.errors and grade.reward >= threshold(grader),
+        **{key: value for key, value in more.items() if value},
+    }
+
+
+def _item_keys(definition: Json) -> set[str]:
+    return {key for text in texts_in(definition) for space, key in variables(text) if space == "item"}
