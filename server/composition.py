@@ -61,6 +61,7 @@ from server.settings import Settings, check_exposure
 from server.state import AppState
 from server.supervisor import Supervisor
 from trainer.child import run_preflight
+from trainer.graders.grader_processes import GraderProcesses
 from trainer.job_preflight import JobPreflight, Preflight
 from trainer.records import Records
 from trainer.run_sweep import sweep_runs
@@ -97,8 +98,7 @@ async def open_app(
         ExposedWithoutKeys: other machines can reach the address and no API key exists.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    engine = CurrentEngine()
-    must_fit = settings.probe_reference == "auto"
+    engine, must_fit = CurrentEngine(), settings.probe_reference == "auto"
     async with (
         Registry.open(settings.database) as registry,
         aclosing(Inspector()) if inspector is None else nullcontext(inspector) as inspector,
@@ -153,6 +153,7 @@ async def open_app(
             batches,
             responses,
             accounts,
+            GraderProcesses.of(settings.grader_bounds, runs_python=settings.python_graders),
         )
         async with _running(state, journal):
             yield state
@@ -184,6 +185,7 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
                 training_accounts=partial(follow_training, state),
                 **({} if state.issuer is None else {"issuer_keys": state.issuer.keys.follow}),
             ),
+            state.graders.running(),
             background(batches=batch_runner.run),
             background(worker=worker.run) if settings.worker else nullcontext(),
         ):

@@ -16,6 +16,8 @@ from server.gateway.inference_routes import needs
 from server.gateway.resolve import resolve
 from server.state import AppState
 from trainer.graders.models import GraderAnswer, NotAnswered, Question, Usage
+from trainer.graders.python_processes import PythonProcesses
+from trainer.graders.schema_checks import SchemaChecks
 
 _CHAT: Final = "/v1/chat/completions"
 _EMBEDDINGS: Final = "/v1/embeddings"
@@ -29,6 +31,18 @@ class GraderClient:
     gateway: Gateway
     caller: Caller
     headers: Mapping[str, str]
+
+    @property
+    def project(self) -> str:
+        return self.caller.project
+
+    @property
+    def python(self) -> PythonProcesses:
+        return self.state.graders.python
+
+    @property
+    def schemas(self) -> SchemaChecks:
+        return self.state.graders.schemas
 
     def check(self, model: str) -> None:
         running = self.state.engine.serving()
