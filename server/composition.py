@@ -381,5 +381,6 @@ async def _sweep(state: AppState) -> None:
         if runs_left := await sweep_runs(jobs, settings.runs_dir, keep_s=settings.keep_runs_s, grace_s=grace_s):
             log.info("swept directories of runs that have ended", runs=runs_left)
         await state.responses.sweep()
+        await state.records.feedback.sweep(settings.max_response_age_s)
         if left := await state.batches.sweep(settings.sweep_grace_s):
             log.info("swept directories of batches that have ended", batches=left)

@@ -3,7 +3,7 @@
 PatchbayError
 ├── InvalidField, FileTooLarge, FileCorrupt, PreflightDied, PublicationRefused
 ├── (NotFound)
-│   └── FileNotFound, UploadNotFound, JobNotFound, CheckpointNotFound, PermissionNotFound
+│   └── FileNotFound, UploadNotFound, JobNotFound, CheckpointNotFound, PermissionNotFound, FeedbackNotFound
 └── (Conflict)
     └── FileInUse, IllegalTransition, LeaseLost
 """
@@ -48,6 +48,10 @@ class FileNotFound(NotFound):
 
 class UploadNotFound(NotFound):
     """No upload has this id."""
+
+
+class FeedbackNotFound(NotFound):
+    """No feedback has this id."""
 
 
 class JobNotFound(NotFound):

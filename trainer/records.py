@@ -11,6 +11,7 @@ from typing import Final
 from adapters.storage.database import Database
 from adapters.storage.disk import fsync_directory, in_thread
 from trainer.clock import Clock, database_clock
+from trainer.feedback.feedback_store import FeedbackStore
 from trainer.files.file import MAX_BYTES
 from trainer.files.file_store import FileStore
 from trainer.files.upload_store import UploadStore
@@ -34,6 +35,7 @@ class Records:
     events: EventLog
     checkpoints: CheckpointStore
     queue: Queue
+    feedback: FeedbackStore
 
     @classmethod
     async def open(
@@ -60,6 +62,7 @@ class Records:
             EventLog(database),
             CheckpointStore(database, clock=clock),
             Queue(database, store, max_deaths=max_deaths, clock=clock),
+            FeedbackStore(database, clock=clock),
         )
 
 

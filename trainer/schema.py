@@ -1,4 +1,4 @@
-"""The trainer's tables: files, uploads, jobs, and their events and checkpoints, with the form of their ids and rows.
+"""The trainer's tables: files, uploads, feedback, jobs, their events and checkpoints; the form of their ids and rows.
 
 ``number`` is the order of creation, by which lists are paged; ``id`` is used in the API. A deleted file stays as
 a tombstone, because jobs go on naming it.
@@ -181,6 +181,23 @@ checkpoint_permissions = _numbered(
     Column("project_id", String(128), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("model", "project_id", name="checkpoint_permissions_project"),
+)
+
+# Holds prompt and answers itself: stored answers may be gone before it.
+feedback = _numbered(
+    "feedback",
+    _project(),
+    Column("created_at", UtcDateTime, nullable=False, index=True),
+    Column("kind", String(16), nullable=False),
+    Column("rating", String(8)),
+    Column("correction", _Json),
+    Column("comment", Text),
+    Column("metadata", _Json),
+    Column("prompt", _Json, nullable=False),
+    Column("tools", _Json, nullable=False),
+    Column("answers", _Json, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Index("feedback_newest", "project", "number"),
 )
 
 

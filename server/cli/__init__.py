@@ -5,7 +5,23 @@ from typing import Annotated
 
 import typer
 
-from server.cli import adapters, audit, bench, chat, check, files, jobs, keys, plan, serve, status, train, usage, worker
+from server.cli import (
+    adapters,
+    audit,
+    bench,
+    chat,
+    check,
+    feedback,
+    files,
+    jobs,
+    keys,
+    plan,
+    serve,
+    status,
+    train,
+    usage,
+    worker,
+)
 from server.cli.failure import EXIT_CODES, FailureGroup
 
 __all__ = ["app", "main"]
@@ -27,6 +43,7 @@ app.add_typer(audit.app, name="audit", rich_help_panel="Serve")
 app.add_typer(adapters.app, name="adapters", rich_help_panel="Adapters")
 app.add_typer(chat.app)
 app.add_typer(files.app, name="files", rich_help_panel="Train")
+app.add_typer(feedback.app, name="feedback", rich_help_panel="Train")
 app.add_typer(check.app)
 app.add_typer(train.app)
 app.add_typer(jobs.app, name="jobs", rich_help_panel="Train")
