@@ -67,6 +67,7 @@ from server.settings import Settings, check_exposure
 from server.state import AppState
 from server.supervisor import Supervisor
 from trainer.child import run_preflight
+from trainer.graders.grader_processes import GraderProcesses
 from trainer.job_preflight import JobPreflight, Preflight
 from trainer.records import Records
 from trainer.run_sweep import sweep_runs
@@ -103,8 +104,7 @@ async def open_app(
         ExposedWithoutKeys: other machines can reach the address and no API key exists.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    engine = CurrentEngine()
-    must_fit = settings.probe_reference == "auto"
+    engine, must_fit = CurrentEngine(), settings.probe_reference == "auto"
     async with (
         Registry.open(settings.database) as registry,
         aclosing(Inspector()) if inspector is None else nullcontext(inspector) as inspector,
@@ -159,6 +159,7 @@ async def open_app(
             batches,
             responses,
             accounts,
+            GraderProcesses.of(settings.grader_bounds, runs_python=settings.python_graders),
         )
         async with _running(state, journal):
             yield state
@@ -192,6 +193,7 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
                 training_accounts=partial(follow_training, state),
                 **({} if state.issuer is None else {"issuer_keys": state.issuer.keys.follow}),
             ),
+            state.graders.running(),
             background(deferred=runner.run, rollouts=RolloutRunner(state, deferred).run),
             background(worker=worker.run) if settings.worker else nullcontext(),
         ):
@@ -383,5 +385,6 @@ async def _sweep(state: AppState) -> None:
         if runs_left := await sweep_runs(jobs, settings.runs_dir, checks, keep_s=settings.keep_runs_s, grace_s=grace_s):
             log.info("swept directories of runs that have ended", runs=runs_left)
         await state.responses.sweep()
+        await state.records.feedback.sweep(settings.max_response_age_s)
         if left := await state.batches.sweep(settings.sweep_grace_s):
             log.info("swept directories of batches that have ended", batches=left)

@@ -17,6 +17,7 @@ from server.accounts.limits import Defaults, Limits
 from server.gateway.request_bounds import RequestBounds
 from server.logs import LogFormat, LogLevel
 from server.memory_limit import memory_limit
+from trainer.graders.python_processes import PythonBounds
 
 PREFIX = "PATCHBAY_"
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -143,6 +144,13 @@ class Settings(BaseSettings):
     )
     train_processes: int = Field(1, ge=1, description="Processes of a training run, one per GPU.")
 
+    python_graders: bool = Field(
+        False, description="Run the code of callers' python graders, in a sandbox: bubblewrap or user namespaces."
+    )
+    max_grader_processes: int = Field(2, ge=1, description="Python graders at once.")
+    max_grader_s: float = Field(10.0, gt=0, description="Seconds that a python grader may take for one sample.")
+    max_grader_bytes: int = Field(2**30, ge=2**27, description="Memory of a python grader, in bytes.")
+
     lame_duck_s: float = Field(
         0.0, ge=0, description="Seconds after SIGTERM in which /ready is 503 and requests are still taken."
     )
@@ -247,6 +255,11 @@ class Settings(BaseSettings):
     def resource_limits(self) -> ResourceLimits:
         """Limits of inspecting, compiling or merging. Wall time is twice CPU time, because cores are shared."""
         return ResourceLimits(self.max_compile_bytes, cpu_s=self.max_compile_s, wall_s=2.0 * self.max_compile_s)
+
+    @property
+    def grader_bounds(self) -> PythonBounds:
+        """What python graders may take."""
+        return PythonBounds(self.max_grader_processes, self.max_grader_s, self.max_grader_bytes)
 
     @property
     def source_rules(self) -> SourceRules:

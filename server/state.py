@@ -22,6 +22,7 @@ from server.residency.quarantine import Quarantine
 from server.responses.response_store import ResponseStore
 from server.settings import Settings
 from server.supervisor import Supervisor
+from trainer.graders.grader_processes import GraderProcesses
 from trainer.job_preflight import JobPreflight
 from trainer.records import Records
 
@@ -51,6 +52,7 @@ class AppState:
     batches: BatchStore
     responses: ResponseStore
     accounts: Accounts
+    graders: GraderProcesses
     pinning: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held from the check of the pins to the write of one: several at once would exceed the capacity."""
     started_at: int = field(default_factory=lambda: int(time.time()))

@@ -4,7 +4,7 @@ PatchbayError
 ├── InvalidField, FileTooLarge, FileCorrupt, PreflightDied, PublicationRefused
 ├── (NotFound)
 │   ├── FileNotFound, UploadNotFound, JobNotFound, CheckpointNotFound, PermissionNotFound
-│   └── EvalNotFound, EvalRunNotFound, EvalItemNotFound
+│   └── EvalNotFound, EvalRunNotFound, EvalItemNotFound, FeedbackNotFound
 └── (Conflict)
     └── FileInUse, IllegalTransition, LeaseLost
 """
@@ -49,6 +49,10 @@ class FileNotFound(NotFound):
 
 class UploadNotFound(NotFound):
     """No upload has this id."""
+
+
+class FeedbackNotFound(NotFound):
+    """No feedback has this id."""
 
 
 class JobNotFound(NotFound):

@@ -14,6 +14,7 @@ from trainer.clock import Clock, database_clock
 from trainer.evals.eval_store import EvalStore
 from trainer.evals.run_queue import EvalRunQueue
 from trainer.evals.run_store import EvalRunStore
+from trainer.feedback.feedback_store import FeedbackStore
 from trainer.files.file import MAX_BYTES
 from trainer.files.file_store import FileStore
 from trainer.files.upload_store import UploadStore
@@ -40,6 +41,7 @@ class Records:
     evals: EvalStore
     eval_runs: EvalRunStore
     eval_queue: EvalRunQueue
+    feedback: FeedbackStore
 
     @classmethod
     async def open(
@@ -69,6 +71,7 @@ class Records:
             EvalStore(database, clock=clock),
             EvalRunStore(database, clock=clock),
             EvalRunQueue(database, clock=clock),
+            FeedbackStore(database, clock=clock),
         )
 
 

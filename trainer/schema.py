@@ -1,4 +1,4 @@
-"""The trainer's tables: files, uploads, jobs with their events and checkpoints, evals; the form of their ids and rows.
+"""The trainer's tables: files, uploads, feedback, jobs, evals and what belongs to them; the form of their ids and rows.
 
 ``number`` is the order of creation, by which lists are paged; ``id`` is used in the API. A deleted file stays as
 a tombstone, because jobs go on naming it.
@@ -243,6 +243,23 @@ eval_items = _numbered(
     Column("sample", _Json),
     Column("results", _Json),
     Index("eval_items_of", "run_number", "status", "number"),
+)
+
+# Holds prompt and answers itself: stored answers may be gone before it.
+feedback = _numbered(
+    "feedback",
+    _project(),
+    Column("created_at", UtcDateTime, nullable=False, index=True),
+    Column("kind", String(16), nullable=False),
+    Column("rating", String(8)),
+    Column("correction", _Json),
+    Column("comment", Text),
+    Column("metadata", _Json),
+    Column("prompt", _Json, nullable=False),
+    Column("tools", _Json, nullable=False),
+    Column("answers", _Json, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Index("feedback_newest", "project", "number"),
 )
 
 

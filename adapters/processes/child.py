@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import IO, Any, Final
@@ -98,8 +98,21 @@ async def start(
     **streams: Any,
 ) -> Process:
     """Start ``module``; ``streams`` go to ``asyncio.create_subprocess_exec``. ``limits.wall_s`` is not enforced."""
+    command = python_command(module, *arguments)
+    return await start_command(command, environment=environment, niceness=niceness, limits=limits, **streams)
+
+
+async def start_command(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    niceness: int = 0,
+    limits: ResourceLimits | None = None,
+    **streams: Any,
+) -> Process:
+    """Start another program than a module of ours, as ``start`` does."""
     return await asyncio.create_subprocess_exec(
-        *python_command(module, *arguments),
+        *command,
         env=environment,
         start_new_session=True,  # a terminal's Ctrl-C is for the parent
         preexec_fn=partial(set_up_child, niceness, limits),

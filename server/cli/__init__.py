@@ -11,6 +11,7 @@ from server.cli import (
     bench,
     chat,
     check,
+    feedback,
     files,
     jobs,
     keys,
@@ -44,6 +45,7 @@ app.add_typer(adapters.app, name="adapters", rich_help_panel="Adapters")
 app.add_typer(rollout.app, name="rollout", rich_help_panel="Adapters")
 app.add_typer(chat.app)
 app.add_typer(files.app, name="files", rich_help_panel="Train")
+app.add_typer(feedback.app, name="feedback", rich_help_panel="Train")
 app.add_typer(check.app)
 app.add_typer(train.app)
 app.add_typer(jobs.app, name="jobs", rich_help_panel="Train")

@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from math import isnan
 from pathlib import Path
+from time import time
+from typing import Any
+from uuid import uuid4
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -252,21 +255,28 @@ def _chat_app(engine: FakeEngine, hooks: EngineHooks, knobs: Knobs, served_names
         name = served_names[0] if resident is None else resident.name
         answer = words(resident, name, count, body.get("response_format"))
         if body.get("stream"):
-            return StreamingResponse(_events(answer), media_type="text/event-stream")
+            return StreamingResponse(_events(answer, name), media_type="text/event-stream")
         try:
             text = "".join([word async for word in answer])
         except (EngineGone, PatchbayError, RuntimeError):  # the gateway sends a refusal of its own
             return JSONResponse(ENGINE_DIED, 500)
         message = {"role": "assistant", "content": text.strip()}
-        return JSONResponse({"model": name, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+        choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        return JSONResponse({**_identity("chat.completion"), "model": name, "choices": choices})
 
     return app
 
 
-async def _events(words: AsyncIterator[str]) -> AsyncIterator[str]:
+def _identity(kind: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{uuid4().hex}", "object": kind, "created": int(time())}
+
+
+async def _events(words: AsyncIterator[str], model: str) -> AsyncIterator[str]:
+    identity = _identity("chat.completion.chunk")
     try:
         async for word in words:
-            chunk = {"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]}
+            choices = [{"index": 0, "delta": {"content": word}, "finish_reason": None}]
+            chunk = {**identity, "model": model, "choices": choices}
             yield f"data: {json.dumps(chunk)}\n\n"
     except (EngineGone, PatchbayError, RuntimeError):  # as vLLM: the last event has the error
         yield f"data: {json.dumps(ENGINE_DIED)}\n\n"

@@ -25,6 +25,8 @@ from trainer.evals.run_queue import EvalRunClaim, EvalRunQueue
 from trainer.evals.state import EvalRunVerb
 from trainer.graders.grader import Grade, Grader, GradingError, Sample, Ungraded
 from trainer.graders.models import GraderAnswer, Question, Rewarded, Usage
+from trainer.graders.python_processes import PythonProcesses
+from trainer.graders.schema_checks import SchemaChecks
 from trainer.jobs.job import Failure
 
 log = structlog.get_logger(__name__)
@@ -46,6 +48,18 @@ class CountedModels:
 
     models: GraderClient
     usage: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def project(self) -> str:
+        return self.models.project
+
+    @property
+    def python(self) -> PythonProcesses:
+        return self.models.python
+
+    @property
+    def schemas(self) -> SchemaChecks:
+        return self.models.schemas
 
     def check(self, model: str) -> None:
         self.models.check(model)

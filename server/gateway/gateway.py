@@ -37,6 +37,7 @@ from server.http.errors import error_response, status_of
 from server.logs import ACCESS
 from server.replayed_body import replayed
 from server.responses import recorder
+from server.responses.completion_recorder import CompletionRecorder, wants_store
 from server.responses.recorder import ResponseRecorder
 from server.rollouts.traffic import Trial
 
@@ -165,10 +166,10 @@ class Gateway:
 
     async def _infer(self, scope: Scope, receive: Receive, response: _Response) -> None:
         caller, whole = caller_of(scope), await receive()
-        receive = replayed(whole, receive)
+        receive, content = replayed(whole, receive), whole.get("body", b"")
         with self.hooks.request(
             caller,
-            content=whole.get("body", b""),
+            content=content,
             path=scope["path"],
             headers=scope["headers"],
             is_deferred=IS_DEFERRED in scope,
@@ -189,6 +190,10 @@ class Gateway:
                             project=context.caller.project,
                             may_store=not context.is_deferred,  # thousands of lines would drive all others out
                         )
+                    elif wants_store(path, content) and not context.is_deferred:
+                        record = CompletionRecorder(self.responses.store)
+                        project, sending = context.caller.project, response.send_from_engine
+                        await record(engine.app, scope, receive, sending, content=content, project=project)
                     else:
                         await engine.app(scope, receive, response.send_from_engine)
                 if context.refusal is not None and response.status is None:

@@ -17,6 +17,8 @@ from server.gateway.inference_routes import needs
 from server.gateway.resolve import resolve
 from server.state import AppState
 from trainer.graders.models import GraderAnswer, NotAnswered, Question, Rewarded, Usage
+from trainer.graders.python_processes import PythonProcesses
+from trainer.graders.schema_checks import SchemaChecks
 from trainer.reward_tokens import reward_tokens
 from trainer.training_method import TrainingMethod
 
@@ -50,6 +52,18 @@ class GraderClient:
     post: Post
     is_deferred: bool = False
     """Whether its requests wait behind those of others."""
+
+    @property
+    def project(self) -> str:
+        return self.caller.project
+
+    @property
+    def python(self) -> PythonProcesses:
+        return self.state.graders.python
+
+    @property
+    def schemas(self) -> SchemaChecks:
+        return self.state.graders.schemas
 
     def check(self, model: str) -> None:
         running = self.state.engine.serving()

@@ -1,9 +1,9 @@
-"""The store of responses: bounded in number, age and size. A response is visible to the project that made it alone."""
+"""The store of responses and chat completions, bounded in number, age and size. Only their projects see them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -21,12 +21,16 @@ from trainer.schema import row_reader
 MAX_BYTES: Final = 4 << 20
 """A response that is larger, with all its input, is not stored."""
 
+RESPONSE: Final = "response"
+COMPLETION: Final = "chat.completion"
+"""``object`` of a stored body: what its route answers."""
+
 Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A response with the items that it answers."""
+    """A response with the items that it answers, or a chat completion with its messages."""
 
     id: str
     created_at: datetime
@@ -82,21 +86,22 @@ class ResponseStore:
                 await connection.execute(delete(responses).where(responses.c.project == project, number <= last))
         return True
 
-    async def get(self, response_id: str, project: str | None) -> StoredResponse:
-        """Return a response.
+    async def get(self, response_id: str, project: str | None, kinds: Collection[str] = (RESPONSE,)) -> StoredResponse:
+        """Return a response, or a chat completion, as far as ``kinds`` names it.
 
         Raises:
-            ResponseNotFound: the project made no response with this id, or it is not stored any more.
+            ResponseNotFound: the project made none with this id, or it is not stored any more.
         """
         async with self.database.read() as connection:
             living = _is(response_id, project) & await self._is_young(connection)
             row = (await connection.execute(_newest(select(responses), living))).one_or_none()
-        if row is None:
+        if row is None or row.body.get("object", RESPONSE) not in kinds:
             raise self._missing(response_id)
         return _response(row)
 
-    async def delete(self, response_id: str, project: str | None) -> None:
+    async def delete(self, response_id: str, project: str | None, kind: str = RESPONSE) -> None:
         """Delete a response. Those that went on from it hold its items themselves. Raises ResponseNotFound."""
+        await self.get(response_id, project, (kind,))
         async with self.database.write() as connection:
             living = _is(response_id, project) & await self._is_young(connection)
             number = _newest(select(responses.c.number), living).scalar_subquery()
@@ -116,7 +121,8 @@ class ResponseStore:
             reason = "this server stores none (--max-responses 0)"
         else:
             reason = (
-                "it was made in another project or with store: false, was deleted, is older than "
+                "it was made in another project, with store: false or (a chat completion) without store: true, was "
+                "deleted, is older than "
                 f"{self.max_age_s:.0f} s, is not among its project's last {self.limit}, or was larger than "
                 f"{MAX_BYTES} bytes"
             )

@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from time import perf_counter
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from structlog.contextvars import get_contextvars
@@ -32,7 +32,7 @@ from server.routes.dependencies import CallerDep, ProjectDep, StateDep
 from server.routes.servability import servable_extension
 from server.state import AppState
 from trainer.errors import InvalidField
-from trainer.graders.grader import Sample
+from trainer.graders.grader import Grader, Sample
 from trainer.graders.parsing import parse
 from trainer.jobs.event_log import EventLog
 from trainer.policy_sampling import PolicyAnswers, PolicyRequest
@@ -186,18 +186,26 @@ async def forbid(checkpoint: str, permission_id: str, state: StateDep) -> Delete
 @router.post("/alpha/graders/validate")
 async def validate(body: ValidateBody, request: Request, state: StateDep) -> ValidatedGrader:
     """Validate a grader: its fields, and that the models it names exist."""
-    parse(body.grader, "grader").check(_models(request, state), "grader")
+    await _checked(body.grader, _models(request, state))
     return ValidatedGrader(grader=body.grader)
 
 
 @router.post("/alpha/graders/run")
 async def run(body: GradeBody, request: Request, state: StateDep) -> GradeObject:
     """Grade one answer. What keeps the grader from a score shows in ``metadata.errors``, with a reward of 0."""
-    grader, models = parse(body.grader, "grader"), _models(request, state)
-    grader.check(models, "grader")
+    models = _models(request, state)
+    grader = await _checked(body.grader, models)
     started = perf_counter()
     grade = await grader.grade(Sample(body.model_sample, body.item or {}), models)
     return GradeObject.from_grade(grader, grade, perf_counter() - started)
+
+
+async def _checked(definition: Mapping[str, Any], models: GraderClient) -> Grader:
+    """Return the grader of ``definition``. Raises InvalidField, or PatchbayError where it cannot be checked."""
+    grader = parse(definition, "grader")
+    grader.check(models, "grader")
+    await grader.check_definition(models, "grader")
+    return grader
 
 
 def _pairs(request: Request, metadata: str | None) -> Mapping[str, str] | None:

@@ -119,7 +119,7 @@ def start_server() -> Iterator[Callable[..., Server]]:
 def server(start_server, tmp_path_factory) -> Server:
     """The session's server: embedded base, example adapters, local sources below the session's directory."""
     root = tmp_path_factory.getbasetemp()
-    server = start_server(tmp_path_factory.mktemp("shared") / "data", "--source-dir", str(root))
+    server = start_server(tmp_path_factory.mktemp("shared") / "data", "--source-dir", str(root), "--python-graders")
     server.wait_ready()
     return server
 

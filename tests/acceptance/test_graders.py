@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from openai import BadRequestError
 
@@ -65,10 +67,32 @@ async def test_graders_of_every_kind_are_combined(graders, client):
     assert graded.metadata.scores["label"]["label"] in {"good", "bad"}
 
 
+async def test_code_grades_answers_beside_other_graders(graders, client):
+    words = "len(re.findall('[a-z]+', sample['output_text']))"
+    source = f"import re\n\ndef grade(sample, item):\n    return {words} / item['n']\n"
+    code = {"type": "python", "name": "code", "source": source}
+    try:
+        await graders.validate(grader=code)
+    except BadRequestError as refused:
+        pytest.skip(refused.message)
+    question = [{"role": "user", "content": "List the author of books with a year above 17."}]
+    answer = await client.chat.completions.create(model="sql", messages=question, temperature=0, max_tokens=40)
+    text = answer.choices[0].message.content
+    shape = {"type": "json_schema", "name": "shape", "schema": {"type": "object"}}
+    kinds = {"code": code, "shape": shape}
+    both = {"type": "multi", "name": "both", "graders": kinds, "calculate_output": "code - shape"}
+    graded = await graders.run(grader=both, model_sample=text, item={"n": 4})
+    assert graded.reward == len(re.findall("[a-z]+", text)) / 4
+    hostile = {**code, "source": "def grade(sample, item):\n    return len(open('/etc/passwd').read())"}
+    graded = await graders.run(grader=hostile, model_sample=text)
+    assert (graded.reward, graded.metadata.errors.python_grader_runtime_error) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("grader", "param"),
     [
-        ({"type": "python", "source": "def grade(sample, item): return 1.0"}, "grader.type"),
+        ({"type": "python", "source": ""}, "grader.source"),
+        ({"type": "json_schema", "schema": {"type": "text"}}, "grader.schema"),
         ({**SIMILAR, "evaluation_metric": "cosine"}, "grader.evaluation_metric"),
         ({**SCORE, "model": "gpt-4o"}, "grader.model"),
     ],

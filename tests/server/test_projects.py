@@ -42,6 +42,8 @@ UNKNOWN: Final = {
     "eval": "eval_" + "0" * 24,
     "eval_run": "evalrun_" + "0" * 24,
     "output_item": "outputitem_" + "0" * 24,
+    "completion": "chatcmpl-" + "0" * 32,
+    "feedback": "feedback-" + "0" * 24,
     "permission": "cp_" + "0" * 24,
 }
 """Of each kind, a name that nothing ever had."""
@@ -113,6 +115,8 @@ PARAMETERS: Final = {
     "eval_id": "{eval}",
     "run_id": "{eval_run}",
     "output_item_id": "{output_item}",
+    "completion_id": "{completion}",
+    "feedback_id": "{feedback}",
 }
 
 ATTEMPTS: Final = [
@@ -173,6 +177,14 @@ ATTEMPTS: Final = [
     *(same(f"{verb} /v1/responses/{{response_id}}{rest}") for verb, rest in (
         ("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/input_items"),
     )),
+    *(same(f"{verb} /v1/{path}") for verb in ("GET", "DELETE") for path in (
+        "chat/completions/{completion_id}", "feedback/{feedback_id}",
+    )),
+    *(Attempt("POST /v1/feedback", "/v1/feedback", {"answer": name, "rating": "up"}) for name in (
+        "{completion}", "{response}",
+    )),
+    Attempt("POST /v1/feedback/export", "/v1/feedback/export", {"as": "kto"}, statuses=(400,)),
+    Attempt("GET /v1/feedback", "/v1/feedback?after={feedback}", statuses=(400,)),
     same("POST /v1/fine_tuning/alpha/graders/validate", {"grader": GRADER}, statuses=(400,)),
     same("POST /v1/fine_tuning/alpha/graders/run", {"grader": GRADER, "model_sample": "x"}, statuses=(400,)),
     *(Attempt(f"GET /v1/{kind}s", f"/v1/{path}?after={{{kind}}}", statuses=(400,)) for kind, path in (
@@ -296,6 +308,10 @@ async def tenants(opened: Opened, make_adapter: MakeAdapter) -> Tenants:
     theirs["output_item"] = found[0]["id"]
     theirs["response"] = "resp_" + "7" * 24
     await state.responses.add("acme", [], {"id": theirs["response"], "object": "response", "output": [SECRET_TEXT]})
+    stored = await tenants.as_acme("POST", "/v1/chat/completions", json={"model": "base", **ASKED, "store": True})
+    theirs["completion"] = stored["id"]
+    rated = {"answer": stored["id"], "rating": "up"}
+    theirs["feedback"] = (await tenants.as_acme("POST", "/v1/feedback", json=rated))["id"]
     return tenants
 
 
@@ -327,7 +343,16 @@ def test_every_route_of_a_tenant_that_names_something_is_attempted() -> None:
 
 async def test_the_attempts_change_nothing_that_the_other_project_has(tenants: Tenants) -> None:
     async def everything() -> list[Any]:
-        paths = ("adapters", "adapters/secret-sql", "models", "files", "fine_tuning/jobs", "batches", "evals")
+        paths = (
+            "adapters",
+            "adapters/secret-sql",
+            "models",
+            "files",
+            "fine_tuning/jobs",
+            "batches",
+            "evals",
+            "feedback",
+        )
         listed = [await tenants.as_acme("GET", f"/v1/{path}") for path in paths]
         response = await tenants.as_acme("GET", f"/v1/responses/{tenants.theirs['response']}")
         runs = await tenants.as_acme("GET", f"/v1/evals/{tenants.theirs['eval']}/runs")

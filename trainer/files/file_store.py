@@ -17,7 +17,7 @@ from trainer.clock import Clock, database_clock
 from trainer.errors import FileCorrupt, FileInUse, FileNotFound, FileTooLarge, InvalidField
 from trainer.files.file import MAX_BYTES, UPLOADABLE, File, Purpose
 from trainer.page import MAX_LIMIT, Page, belongs_to, read_page
-from trainer.schema import files, jobs, mint, row_reader, upload_parts, uploads
+from trainer.schema import feedback, files, jobs, mint, row_reader, upload_parts, uploads
 
 MAX_FILENAME_LENGTH: Final = 255
 EXPIRY_S: Final = range(3600, 30 * 24 * 3600 + 1)
@@ -122,13 +122,14 @@ class FileStore:
         return path
 
     async def stored_bytes(self, project: str) -> int:
-        """Return the bytes of the files of ``project`` and of the parts of its uploads."""
+        """Return the bytes of the files of ``project``, of the parts of its uploads and of its feedback."""
         is_project = (files.c.project == project, _LIVING)
         whole = select(func.coalesce(func.sum(files.c.size_bytes), 0)).where(*is_project)
         parts = select(func.coalesce(func.sum(upload_parts.c.size_bytes), 0))
         parts = parts.join(uploads, uploads.c.id == upload_parts.c.upload_id).where(uploads.c.project == project)
+        feedback_bytes = select(func.coalesce(func.sum(feedback.c.size_bytes), 0)).where(feedback.c.project == project)
         async with self.database.read() as connection:
-            return sum([int((await connection.execute(each)).scalar_one()) for each in (whole, parts)])
+            return sum([int((await connection.execute(each)).scalar_one()) for each in (whole, parts, feedback_bytes)])
 
     async def delete(self, file_id: str) -> None:
         """Delete a file and its bytes.

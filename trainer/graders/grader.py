@@ -51,6 +51,12 @@ class GradingError(StrEnum):
     """The model's answer holds no score."""
     MODEL_REFUSAL = "model_grader_refusal_error"
     MODEL_SERVER = "model_grader_server_error"
+    PYTHON_RUNTIME = "python_grader_runtime_error"
+    """The code of a python grader raised an error, or returned no finite number."""
+    PYTHON_SERVER = "python_grader_server_error"
+    """The process of a python grader died: it used too much memory, or ended itself."""
+    UNRESPONSIVE = "unresponsive_reward_error"
+    """A python grader took too long."""
     OTHER = "other_error"
     """A text is too long."""
 
@@ -99,6 +105,9 @@ class Grader(Definition, ABC):
             InvalidField: a model is missing or unsuitable; the message names alternatives.
             PatchbayError: it cannot be checked at present.
         """
+
+    async def check_definition(self, models: Models, where: str) -> None:
+        """Check what takes a child process to check; ``where`` and errors as for ``check``."""
 
     async def grade(self, sample: Sample, models: Models) -> Grade:
         """Return the grade of ``sample``; without a score its reward is 0 and ``errors`` holds the reason."""

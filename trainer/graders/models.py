@@ -1,10 +1,14 @@
-"""The interface to models that grade; the server implements it through its own gateway."""
+"""The interface to what grades beside formulas: models, and code; the server implements it through its own gateway."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from trainer.graders.python_processes import PythonProcesses
+    from trainer.graders.schema_checks import SchemaChecks
 
 
 class NotAnswered(Exception):
@@ -66,6 +70,18 @@ class Rewarded:
 
 class Models(Protocol):
     """Sends requests to models."""
+
+    @property
+    def project(self) -> str:
+        """The project whose grader this is."""
+
+    @property
+    def python(self) -> PythonProcesses:
+        """Runs the code of python graders."""
+
+    @property
+    def schemas(self) -> SchemaChecks:
+        """Checks texts against JSON schemas."""
 
     def check(self, model: str) -> None:
         """Check that ``model`` can answer.

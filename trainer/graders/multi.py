@@ -9,15 +9,25 @@ from pydantic_core import PydanticCustomError
 
 from trainer.graders import formula
 from trainer.graders.grader import Grade, Grader, GradingError, Sample
+from trainer.graders.json_schema import JsonSchemaGrader
 from trainer.graders.model_graders import LabelModelGrader, ScoreModelGrader
 from trainer.graders.models import Models, Usage
+from trainer.graders.python_grader import PythonGrader
 from trainer.graders.reward_model import RewardModelGrader
 from trainer.graders.string_check import StringCheckGrader
 from trainer.graders.text_similarity import TextSimilarityGrader
 
 MAX_GRADERS: Final = 32
 
-Single = StringCheckGrader | TextSimilarityGrader | ScoreModelGrader | LabelModelGrader | RewardModelGrader
+Single = (
+    StringCheckGrader
+    | TextSimilarityGrader
+    | JsonSchemaGrader
+    | PythonGrader
+    | ScoreModelGrader
+    | LabelModelGrader
+    | RewardModelGrader
+)
 """The graders that ``multi`` combines; it is not nested."""
 
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
@@ -46,6 +56,10 @@ class MultiGrader(Grader):
     def check(self, models: Models, where: str) -> None:
         for name, grader in self.graders.items():
             grader.check(models, f"{where}.graders.{name}")
+
+    async def check_definition(self, models: Models, where: str) -> None:
+        for name, grader in self.graders.items():
+            await grader.check_definition(models, f"{where}.graders.{name}")
 
     async def score(self, sample: Sample, models: Models) -> Grade:
         """All graders run concurrently."""

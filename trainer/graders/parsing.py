@@ -13,12 +13,8 @@ from trainer.graders.multi import MultiGrader, Single
 _ANY: Final[TypeAdapter[Grader]] = TypeAdapter(Annotated[Single | MultiGrader, Field(discriminator="type")])
 
 _TAG_ERRORS: Final = frozenset({"union_tag_invalid", "union_tag_not_found"})
-_SAYS_ALL: Final = frozenset({"missing", "formula", "labels", "range", "template"})
+_SAYS_ALL: Final = frozenset({"missing", "formula", "labels", "range", "schema", "source", "template"})
 """Errors whose message does not gain from the value that was found."""
-_PYTHON: Final = (
-    "this server runs no code of its callers, so it has no python grader: use string_check, text_similarity, "
-    "score_model or label_model, or combine those with multi"
-)
 
 
 def parse(value: Mapping[str, Any], where: str) -> Grader:
@@ -81,8 +77,6 @@ def _message(error: ErrorDetails) -> str:
     match error["type"]:
         case "union_tag_not_found":
             return "Field required"
-        case "union_tag_invalid" if error["ctx"]["tag"] == "python":
-            return _PYTHON
         case "union_tag_invalid":
             context = error["ctx"]
             return f"Input should be one of {context['expected_tags']} (found {context['tag']!r:.100})"

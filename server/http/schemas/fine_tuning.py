@@ -129,7 +129,7 @@ class ValidatedGrader(ResponseObject):
 
 
 class GradeErrors(ResponseObject):
-    """OpenAI's fourteen reasons for a reward of 0; those of graders that run code do not occur."""
+    """OpenAI's fourteen reasons for a reward of 0; ``truncated_observation_error`` does not occur."""
 
     model_grader_server_error_details: str | None = None
     python_grader_runtime_error: bool = False
@@ -145,6 +145,15 @@ class GradeErrors(ResponseObject):
     model_grader_refusal_error: bool = False
     model_grader_server_error: bool = False
     other_error: bool = False
+
+    @classmethod
+    def of(cls, grade: Grade) -> Self:
+        details = {
+            "model_grader_server_error_details": grade.errors.get(GradingError.MODEL_SERVER),
+            "python_grader_runtime_error_details": grade.errors.get(GradingError.PYTHON_RUNTIME),
+            "python_grader_server_error_type": grade.errors.get(GradingError.PYTHON_SERVER),
+        }
+        return cls.model_validate(dict.fromkeys(grade.errors, True) | details)
 
 
 class GradeMetadata(ResponseObject):
@@ -186,8 +195,7 @@ class GradeObject(ResponseObject):
             metadata=GradeMetadata(
                 name=grader.name,
                 type=grader.type,
-                errors=dict.fromkeys(grade.errors, True)
-                | {"model_grader_server_error_details": grade.errors.get(GradingError.MODEL_SERVER)},
+                errors=GradeErrors.of(grade),
                 execution_time=took_s,
                 scores=grade.scores,
                 sampled_model_name=next(iter(usage)) if len(usage) == 1 else None,

@@ -17,6 +17,15 @@ class StoredResponseObject(ResponseObject):
     id: str
 
 
+class StoredCompletionObject(ResponseObject):
+    """A chat completion as it was answered, with the tools and the metadata of its request."""
+
+    model_config = ConfigDict(extra="allow")
+
+    object: Literal["chat.completion"] = "chat.completion"
+    id: str
+
+
 class InputItemObject(ResponseObject):
     """An item that a response answers; its type has the further fields."""
 

@@ -23,7 +23,7 @@ OPTIONS = {
 }
 LISTS = ("source_dirs", "source_buckets", "integrations", "allowed_origins", "allowed_methods", "allowed_headers")
 LISTS += ("key_limits", "project_limits")
-SWITCHES = ("allow_anonymous", "allow_credentials", "worker", "access_log")
+SWITCHES = ("allow_anonymous", "allow_credentials", "worker", "access_log", "python_graders")
 VALUES = (
     "1",
     "0",

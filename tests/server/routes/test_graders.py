@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from server.access.scope import Scope
 from tests.server.opened import Listening, Opened, Opening
 from tests.server.routes.conftest import Official
 from tests.until import Until
+from trainer.graders.python_processes import PythonUnavailable
 
 Refused = Callable[[dict[str, Any]], Awaitable[tuple[int, dict[str, Any]]]]
 
@@ -42,6 +44,12 @@ SCORE: dict[str, Any] = {
     "input": [{"role": "user", "content": "Score {{sample.output_text}}."}],
 }
 LABEL = {**SCORE, "type": "label_model", "labels": ["yes", "no"], "passing_labels": ["yes"]}
+PYTHON = {
+    "type": "python",
+    "name": "code",
+    "source": "def grade(sample, item): return sample['output_text'] == item['city']",
+}
+SCHEMA = {"type": "json_schema", "name": "shape", "schema": {"type": "object", "required": ["city"]}}
 MULTI = {"type": "multi", "name": "both", "graders": {"a": CHECK, "b": SIMILAR}, "calculate_output": "0.5 * (a + b)"}
 
 
@@ -97,9 +105,67 @@ async def test_graders_are_combined(graders: AsyncGraders) -> None:
     assert graded.reward == pytest.approx(4 / 9)
 
 
-@pytest.mark.parametrize("grader", [CHECK, SIMILAR, SCORE, LABEL, MULTI])
+@pytest.mark.parametrize("grader", [CHECK, SIMILAR, SCORE, LABEL, SCHEMA, MULTI])
 async def test_a_grader_that_would_do_is_returned_as_it_came(graders: AsyncGraders, grader: dict[str, Any]) -> None:
     assert (await graders.with_raw_response.validate(grader=grader)).http_response.json() == {"grader": grader}
+
+
+@pytest.fixture
+async def with_python(opening: Opening) -> AsyncIterator[Opened]:
+    """A server that runs python graders; skips the test where this machine has no sandbox."""
+    async with opening(python_graders=True, max_grader_s=60) as opened:
+        try:
+            opened.state.graders.python.check()
+        except PythonUnavailable as none:
+            pytest.skip(str(none))
+        yield opened
+
+
+async def test_code_of_the_caller_grades_where_the_operator_allows_it(with_python: Opened, official: Official) -> None:
+    async with official(with_python) as openai:
+        graders = openai.fine_tuning.alpha.graders
+        assert (await graders.validate(grader=PYTHON)).grader.to_dict() == PYTHON
+        for answer, reward in (("Paris", 1), ("Rome", 0)):
+            graded = await graders.run(grader=PYTHON, model_sample=answer, item={"city": "Paris"})
+            assert (graded.reward, troubles(graded.metadata.errors)) == (reward, set())
+        combined = {**MULTI, "graders": {"a": PYTHON, "b": CHECK}}
+        assert (await graders.run(grader=combined, model_sample="Paris", item={"city": "Paris"})).reward == 1
+
+
+async def test_failures_of_code_have_openais_names(with_python: Opened, official: Official) -> None:
+    bodies = {
+        "return item['missing']": ("python_grader_runtime_error", "KeyError: 'missing'"),
+        "return float('nan')": ("python_grader_runtime_error", "finite"),
+        "import os; os._exit(0)": ("python_grader_server_error", "ended with status"),
+    }
+    async with official(with_python) as openai:
+        for body, (error, reason) in bodies.items():
+            grader = {**PYTHON, "source": f"def grade(sample, item):\n    {body}"}
+            graded = await openai.fine_tuning.alpha.graders.run(grader=grader, model_sample="a", item={})
+            assert graded.reward == 0
+            assert error in troubles(graded.metadata.errors)
+            assert reason in graded.metadata.message
+            details = {
+                name: value for name, value in graded.metadata.errors.to_dict().items() if isinstance(value, str)
+            }
+            assert reason in details.get(f"{error}_details", details.get(f"{error}_type", ""))
+
+
+async def test_a_server_without_a_sandbox_says_so_at_its_start(
+    opening: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    async with opening(python_graders=True) as opened:
+        response = await opened.client.post(f"{GRADERS}/validate", json={"grader": PYTHON})
+    assert response.status_code == 400
+    assert "bwrap is not installed" in response.json()["error"]["message"]
+    assert "install bubblewrap" in response.json()["error"]["message"]
+
+
+async def test_an_answer_is_checked_against_a_schema(graders: AsyncGraders) -> None:
+    for answer, reward in (('{"city": "Paris"}', 1), ('{"town": "Paris"}', 0), ("Paris", 0)):
+        graded = await graders.run(grader=SCHEMA, model_sample=answer)
+        assert (graded.reward, graded.metadata.scores["valid"]) == (reward, reward == 1)
 
 
 async def test_what_is_not_in_the_item_is_a_grade_of_nothing_that_says_so(graders: AsyncGraders) -> None:
@@ -166,7 +232,9 @@ async def test_a_caller_asks_models_under_its_own_key(opening: Opening, official
             "does not exist",
         ),
         ({**MULTI, "calculate_output": "a.b"}, "grader.calculate_output", "no arithmetic"),
-        ({"type": "python", "source": "def grade(sample, item): return 1"}, "grader.type", "runs no code"),
+        (PYTHON, "grader.type", "--python-graders"),
+        ({**MULTI, "graders": {"a": PYTHON, "b": CHECK}}, "grader.graders.a.type", "--python-graders"),
+        ({**SCHEMA, "schema": {"type": "text"}}, "grader.schema", "'text' is not valid"),
     ],
 )
 async def test_a_malformed_grader_is_refused_by_its_field(

@@ -137,6 +137,12 @@ async def known(opened: Opened, chat_rows: Callable[..., bytes]) -> Known:
         await client.post("/v1/batches", json=body)
     batch = held.batch.id
     await opened.state.responses.add("default", [{"role": "user", "content": "x"}], {"id": "resp_1", "output": []})
+    message = {"role": "assistant", "content": "y"}
+    completion = {"id": "chatcmpl-1", "object": "chat.completion", "model": "sql@1", "choices": [{"message": message}]}
+    await opened.state.responses.add("default", [{"role": "user", "content": "x"}], completion)
+    rated = [
+        (await client.post("/v1/feedback", json={"answer": "chatcmpl-1", "rating": "up"})).json() for _ in range(4)
+    ]
     body = {"bytes": 4, "filename": "a.jsonl", "mime_type": "text/jsonl", "purpose": "batch"}
     uploads = [(await client.post("/v1/uploads", json=body)).json()["id"] for _ in range(3)]
     parts = [await client.post(f"/v1/uploads/{each}/parts", files={"data": b"{}\n\n"}) for each in uploads]
@@ -155,6 +161,11 @@ async def known(opened: Opened, chat_rows: Callable[..., bytes]) -> Known:
         "batch_id": [batch],
         "upload_id": uploads,
         "response_id": ["resp_1"],
+        "feedback_id": [each["id"] for each in rated],
+        "answer": ["chatcmpl-1"],
+        "rating": ["up"],
+        "as": ["kto"],
+        **{name: [None] for name in ("correction", "preferred", "rejected", "ranking", "since")},
         "part_ids": [[part]],
         "bytes": [4],
         "md5": [None],
@@ -221,7 +232,16 @@ async def api(opened: Opened, listening: Listening, known: Known) -> AsyncIterat
 
 @pytest.mark.parametrize(
     "prefix",
-    ["/v1/files", "/v1/uploads", "/v1/batches", "/v1/responses", "/v1/fine_tuning", "/v1/models", "/v1/adapters"],
+    [
+        "/v1/files",
+        "/v1/uploads",
+        "/v1/batches",
+        "/v1/responses",
+        "/v1/feedback",
+        "/v1/fine_tuning",
+        "/v1/models",
+        "/v1/adapters",
+    ],
 )
 async def test_no_request_is_answered_with_a_server_error(api: Api, prefix: str) -> None:
     operations = api.operations(prefix)

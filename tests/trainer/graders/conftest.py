@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from adapters.errors import AdapterNotFound
+from adapters.fair_places import FairPlaces
 from trainer.graders.grader import Grade, Sample
 from trainer.graders.models import GraderAnswer, NotAnswered, Question, Usage
 from trainer.graders.parsing import parse
+from trainer.graders.python_processes import PythonBounds, PythonProcesses, PythonUnavailable
+from trainer.graders.schema_checks import SchemaChecks
 
 Grading = Callable[..., Awaitable[Grade]]
 """Takes a definition, an answer and the fields of the item."""
 
+BOUNDS = PythonBounds(processes=2, call_s=60.0, memory_bytes=256 << 20)
 USAGE = Usage(prompt_tokens=20, completion_tokens=5, cached_tokens=16)
 
 
@@ -28,6 +32,9 @@ class FakeModels:
     failure: str | None = None
     vectors: Sequence[Sequence[float]] | None = None
     asked: list[Question] = field(default_factory=list)
+    python: PythonProcesses = field(default_factory=lambda: PythonProcesses(BOUNDS, is_allowed=False))
+    schemas: SchemaChecks = field(default_factory=lambda: SchemaChecks(FairPlaces(2)))
+    project: str = "default"
 
     def check(self, model: str) -> None:
         if model != "judge":
@@ -51,8 +58,22 @@ class FakeModels:
 
 
 @pytest.fixture
-def models() -> FakeModels:
-    return FakeModels()
+async def models() -> AsyncIterator[FakeModels]:
+    models = FakeModels()
+    async with models.schemas.running():
+        yield models
+
+
+@pytest.fixture
+async def python(models: FakeModels) -> AsyncIterator[PythonProcesses]:
+    """Allows python graders; skips the test where this machine has no sandbox."""
+    models.python = PythonProcesses(BOUNDS)
+    async with models.python.running():
+        try:
+            models.python.check()
+        except PythonUnavailable as none:
+            pytest.skip(str(none))
+        yield models.python
 
 
 @pytest.fixture
@@ -62,6 +83,7 @@ def grade(models: FakeModels) -> Grading:
     async def graded(definition: dict[str, Any], answer: str = "", /, **item: Any) -> Grade:
         grader = parse(definition, "grader")
         grader.check(models, "grader")
+        await grader.check_definition(models, "grader")
         return await grader.grade(Sample(answer, item), models)
 
     return graded

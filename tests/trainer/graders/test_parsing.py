@@ -13,6 +13,8 @@ CHECK = {"type": "string_check", "name": "c", "input": "a", "reference": "b", "o
 SIMILAR = {"type": "text_similarity", "input": "a", "reference": "b", "evaluation_metric": "bleu"}
 SCORE = {"type": "score_model", "model": "m", "input": [{"role": "user", "content": "a"}]}
 LABEL = {**SCORE, "type": "label_model", "labels": ["x", "y"], "passing_labels": ["x"]}
+PYTHON = {"type": "python", "name": "p", "source": "def grade(sample, item): return 1.0", "image_tag": "2025-05-08"}
+SCHEMA = {"type": "json_schema", "name": "s", "schema": {"type": "object"}}
 MULTI = {"type": "multi", "graders": {"a": CHECK}, "calculate_output": "a"}
 
 
@@ -24,7 +26,7 @@ def without(definition: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in definition.items() if name != key}
 
 
-@pytest.mark.parametrize("definition", [CHECK, SIMILAR, SCORE, LABEL, MULTI])
+@pytest.mark.parametrize("definition", [CHECK, SIMILAR, SCORE, LABEL, MULTI, PYTHON, SCHEMA])
 def test_a_definition_is_read(definition: dict[str, Any]):
     assert parse(definition, "grader").type == definition["type"]
 
@@ -34,7 +36,7 @@ def test_a_definition_is_read(definition: dict[str, Any]):
     [
         ({}, "type", "Field required"),
         ({"type": None}, "type", "string_check"),
-        ({"type": "endpoint"}, "type", "'string_check', 'text_similarity', 'score_model'"),
+        ({"type": "endpoint"}, "type", "'string_check', 'text_similarity', 'json_schema', 'python'"),
         (without(CHECK, "operation"), "operation", "Field required"),
         ({**CHECK, "operation": "neq"}, "operation", "'eq', 'ne', 'like' or 'ilike'"),
         ({**CHECK, "input": 1}, "input", "string"),
@@ -61,8 +63,12 @@ def test_a_definition_is_read(definition: dict[str, Any]):
         ({**SCORE, "sampling_params": {"reasoning_effort": "huge"}}, "sampling_params.reasoning_effort", "'medium'"),
         ({**LABEL, "labels": []}, "labels", "at least 1"),
         ({**LABEL, "passing_labels": ["z"]}, "passing_labels", "'z' is not one"),
-        ({"type": "python", "source": "def grade(sample, item): return 1.0"}, "type", "runs no code of its callers"),
-        ({"type": "python", "source": 1, "image_tag": "x"}, "type", "string_check, text_similarity, score_model"),
+        ({"type": "python"}, "source", "Field required"),
+        ({"type": "python", "source": 1, "image_tag": "x"}, "source", "string"),
+        ({"type": "python", "source": "#" * (256 * 1024 + 1)}, "source", "262,144 bytes, and has 262,145"),
+        ({"type": "json_schema"}, "schema", "Field required"),
+        ({"type": "json_schema", "schema": True}, "schema", "dictionary"),
+        ({"type": "json_schema", "schema": {"const": "x" * (1 << 16)}}, "schema", "65,536 bytes"),
         ({**MULTI, "graders": {}}, "graders", "at least 1"),
         ({**MULTI, "graders": [CHECK]}, "graders", "dictionary"),
         ({**MULTI, "graders": {"a b": CHECK}}, "graders.a b", "pattern"),
@@ -71,7 +77,7 @@ def test_a_definition_is_read(definition: dict[str, Any]):
         ({**MULTI, "graders": {**CHECK, "operation": "is"}}, "graders.c.operation", "'ilike'"),
         ({**MULTI, "graders": {**CHECK, "name": {}}}, "graders.string_check.name", "string"),
         ({**MULTI, "graders": {"a": MULTI}}, "graders.a.type", "'label_model'"),
-        ({**MULTI, "graders": {"a": {"type": "python", "source": ""}}}, "graders.a.type", "runs no code"),
+        ({**MULTI, "graders": {"a": {"type": "python", "source": ""}}}, "graders.a.source", "at least 1"),
         ({**MULTI, "graders": {f"a{n}": CHECK for n in range(33)}}, "graders", "at most 32"),
         ({**MULTI, "calculate_output": "a + b"}, "calculate_output", "'b'"),
         ({**MULTI, "calculate_output": "a.b"}, "calculate_output", "no arithmetic"),
