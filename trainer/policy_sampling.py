@@ -18,11 +18,11 @@ MAX_TOKENS: Final = 2**16
 """Of one answer."""
 
 
-class _Part(BaseModel):
+class _WireObject(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class PolicyPrompt(_Part):
+class PolicyPrompt(_WireObject):
     """A prompt that the policy answers."""
 
     ids: Annotated[list[int], Field(min_length=1)]
@@ -31,7 +31,7 @@ class PolicyPrompt(_Part):
     """The row that it is from; graders read it as ``{{item.…}}``."""
 
 
-class PolicyRequest(_Part):
+class PolicyRequest(_WireObject):
     """A request for answers of the policy as it was exported before ``step``."""
 
     step: int = Field(ge=0)
@@ -44,7 +44,7 @@ class PolicyRequest(_Part):
     """The same seed draws the same answers, as far as the engine computes the same numbers."""
 
 
-class PolicyAnswer(_Part):
+class PolicyAnswer(_WireObject):
     """One answer of the policy."""
 
     ids: list[int]
@@ -57,7 +57,7 @@ class PolicyAnswer(_Part):
     """Why the grader had none."""
 
 
-class PolicyAnswers(_Part):
+class PolicyAnswers(_WireObject):
     """The answers to each prompt of a request, in its order; or the reason why there are none."""
 
     answers: list[list[PolicyAnswer]] = []

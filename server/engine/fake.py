@@ -185,7 +185,7 @@ class FakeEngine:
         return [effect - token / self.vocabulary for token in tokens]
 
     def _effect(self, resident: Resident | None) -> float:
-        """Return what ``resident`` adds to the base model's log-probabilities; it has to be loaded."""
+        """Return the effect of ``resident``, which has to be loaded, on the base model's log-probabilities."""
         if self.is_dead:
             raise EngineGone("died while computing")
         if not self._knobs.is_scoring:
