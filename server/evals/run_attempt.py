@@ -76,8 +76,8 @@ class CountedModels:
     async def embed(self, *texts: str) -> Sequence[Sequence[float]]:
         return await self.models.embed(*texts)
 
-    def check_reward(self, model: str) -> None:
-        self.models.check_reward(model)
+    async def check_reward(self, model: str) -> None:
+        await self.models.check_reward(model)
 
     async def reward(
         self, model: str, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
@@ -130,7 +130,7 @@ class EvalRunAttempt:
         try:
             graders = read_criteria(self.claim.testing_criteria)
             source = parse_run_source(self.claim.run.data_source)
-            check_models(graders, self.models)
+            await check_models(graders, self.models)
         except InvalidField as gone:  # a model was deleted, or an older release took what this one does not
             return Failure("invalid_definition", gone.message, gone.param)
         failure = None

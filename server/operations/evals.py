@@ -41,7 +41,7 @@ async def create_eval(state: AppState, caller: Caller, draft: EvalDraft) -> Eval
     """
     config = parse_config(draft.data_source_config)
     check_schema(config.item_schema, "data_source_config.item_schema")
-    check_models(read_criteria(draft.testing_criteria, config.item_schema), _checking(state, caller))
+    await check_models(read_criteria(draft.testing_criteria, config.item_schema), _checking(state, caller))
     await state.accounts.quotas.check_stored(draft.project)
     return await state.records.evals.create(draft)
 
@@ -62,7 +62,7 @@ async def create_run(state: AppState, caller: Caller, of: Eval, draft: EvalRunDr
             "makes with `patchbay keys create NAME --scope evals --scope infer`"
         )
     source = parse_run_source(draft.data_source)
-    check_models(read_criteria(of.testing_criteria), _checking(state, caller))
+    await check_models(read_criteria(of.testing_criteria), _checking(state, caller))
     model = await _version(state, caller, source.model) if isinstance(source, CompletionsSource) else ""
     file = await _file(state, caller, source)
     reads_answers = any(map(reads_answer, of.testing_criteria))

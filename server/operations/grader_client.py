@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import httpx
 
-from adapters.errors import PatchbayError
+from adapters.errors import AdapterNotFound, PatchbayError
 from server.access.caller import Caller
 from server.engine.protocol import ASGIApp, Demand, EngineGone, ScoringUnsupported
 from server.errors import RouteUnsupported
@@ -97,45 +97,33 @@ class GraderClient:
         response = await self._post(_EMBEDDINGS, {"model": self.state.engine.served_names[0], "input": texts})
         return [each["embedding"] for each in sorted(response["data"], key=lambda each: int(each["index"]))]
 
-    def check_reward(self, model: str) -> None:
-        running = self.state.engine.serving()
+    async def check_reward(self, model: str) -> None:
+        running, registry = self.state.engine.serving(), self.state.registry
         if _TOKENIZE not in running.engine.paths:
             raise RouteUnsupported(f"no model of this server gives rewards; that takes {needs(_CHAT)}")
-        resolve(model, self.state.registry.catalog, running.info, self.caller)
+        version = await registry.look_up(lambda catalog: resolve(model, catalog, running.info, self.caller))
+        if (await registry.report(version)).get("training", {}).get("method") != TrainingMethod.REWARD:
+            raise AdapterNotFound(f"{version.name} is no reward model: name what a job of the method 'reward' made")
 
     async def reward(
         self, model: str, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
     ) -> Rewarded:
         """The reward is the log-odds of "yes" against "no" after the conversation: see ``trainer.reward_tokens``."""
         conversation = {"messages": messages, "add_generation_prompt": False, **({"tools": tools} if tools else {})}
-        await self._check_method(model)
-        prompt = (await self._post(_TOKENIZE, {"model": model, **conversation}))["tokens"]
         hooks = self.state.hooks
         try:
-            with hooks.request(self.caller, is_deferred=self.is_deferred):
+            await self.check_reward(model)
+            prompt = (await self._post(_TOKENIZE, {"model": model, **conversation}))["tokens"]
+            with hooks.request(self.caller, is_deferred=self.is_deferred) as context:
                 resident = await hooks.resolve(model)
                 async with hooks.generation(resident, Demand(len(prompt), 1)) as generation:
                     engine = self.state.engine.serving().engine
                     better, worse = await engine.next_logprobs(resident, prompt, reward_tokens(engine.encode))
                     generation.prompt_tokens = len(prompt)
+                context.status = httpx.codes.OK
         except (PatchbayError, EngineGone, ScoringUnsupported, ValueError) as refused:
             raise NotAnswered(str(refused)) from refused
         return Rewarded(resident.name, better - worse, Usage(len(prompt)))
-
-    async def _check_method(self, model: str) -> None:
-        """Check that a job of the method ``reward`` made ``model``.
-
-        Raises:
-            NotAnswered: another one did, or the server has no such model.
-        """
-        registry, info = self.state.registry, self.state.engine.info
-        try:
-            version = await registry.look_up(lambda catalog: resolve(model, catalog, info, self.caller))
-            report = await registry.report(version)
-        except PatchbayError as unknown:
-            raise NotAnswered(unknown.message) from unknown
-        if report.get("training", {}).get("method") != TrainingMethod.REWARD:
-            raise NotAnswered(f"{version.name} is no reward model: name what a job of the method 'reward' made")
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         response = await self.post(path, body)

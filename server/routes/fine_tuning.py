@@ -61,7 +61,7 @@ async def create(body: JobBody, request: Request, state: StateDep, caller: Calle
     """Create a job; its files are checked next, and then it waits for a worker or has failed."""
     await state.accounts.quotas.check_job(caller)
     if (grader := body.grader) is not None:
-        parse(grader, GRADER).check(_models(request, state), GRADER)
+        await parse(grader, GRADER).check(_models(request, state), GRADER)
     extension = await servable_extension(body, state, caller)
     draft = body.draft(extension, caller, state.engine.info.base.fingerprint)
     job = await state.records.jobs.create(draft)
@@ -203,8 +203,7 @@ async def run(body: GradeBody, request: Request, state: StateDep) -> GradeObject
 async def _checked(definition: Mapping[str, Any], models: GraderClient) -> Grader:
     """Return the grader of ``definition``. Raises InvalidField, or PatchbayError where it cannot be checked."""
     grader = parse(definition, "grader")
-    grader.check(models, "grader")
-    await grader.check_definition(models, "grader")
+    await grader.check(models, "grader")
     return grader
 
 

@@ -39,7 +39,7 @@ async def put(
     """Begin a rollout, or change the active one of the same candidate: sticky callers stay where they are."""
     check_alias(alias)
     _check_key(body, caller)
-    _check_graders(body, request, state, caller)
+    await _check_graders(body, request, state, caller)
     if body.force:
         add_to_audit(request.scope, force=True)
     draft = rollouts.RolloutDraft(body.candidate, body.parts, body.plan(), caller.key_id, body.generation)
@@ -101,13 +101,13 @@ def _check_key(body: RolloutBody, caller: Caller) -> None:
         )
 
 
-def _check_graders(body: RolloutBody, request: Request, state: AppState, caller: Caller) -> None:
+async def _check_graders(body: RolloutBody, request: Request, state: AppState, caller: Caller) -> None:
     """Check the graders of the guards: their fields, their models, and that they read the answer alone."""
     models = GraderClient(state, caller, as_caller(request.app.state.gateway, {}))
     for number, guard in enumerate(body.guards):
         if isinstance(guard, ScoreGuard):
             where = f"guards.{number}.grader"
-            parse(guard.grader, where).check(models, where)
+            await parse(guard.grader, where).check(models, where)
             if _ITEM.search(guard.model_dump_json()):
                 raise InvalidRequest(
                     f"{where}: live requests have no item, so a template cannot read {{{{item.…}}}}: grade "

@@ -45,10 +45,10 @@ def read_criteria(definitions: Sequence[Json], item_schema: Json | None = None) 
     return graders
 
 
-def check_models(graders: Sequence[Grader], models: Models) -> None:
+async def check_models(graders: Sequence[Grader], models: Models) -> None:
     """Check that the models of ``graders`` are available; raises InvalidField, or what ``models`` raise."""
     for index, grader in enumerate(graders):
-        grader.check(models, f"testing_criteria.{index}")
+        await grader.check(models, f"testing_criteria.{index}")
 
 
 def reads_answer(definition: Json) -> bool:

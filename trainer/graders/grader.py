@@ -98,16 +98,13 @@ class Grader(Definition, ABC):
     pass_threshold: float | None = None
     """From OpenAI's evals: the least reward that passes; adds ``passed`` to the scores."""
 
-    def check(self, models: Models, where: str) -> None:
-        """Check that the models the grader needs are available. ``where``: the grader's path in the request.
+    async def check(self, models: Models, where: str) -> None:
+        """Check that what the grader needs is available. ``where``: the grader's path in the request.
 
         Raises:
-            InvalidField: a model is missing or unsuitable; the message names alternatives.
+            InvalidField: a model is missing or unsuitable, or a field costs too much; the message names alternatives.
             PatchbayError: it cannot be checked at present.
         """
-
-    async def check_definition(self, models: Models, where: str) -> None:
-        """Check what takes a child process to check; ``where`` and errors as for ``check``."""
 
     async def grade(self, sample: Sample, models: Models) -> Grade:
         """Return the grade of ``sample``; without a score its reward is 0 and ``errors`` holds the reason."""

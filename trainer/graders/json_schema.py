@@ -34,7 +34,7 @@ class JsonSchemaGrader(Grader):
     type: Literal["json_schema"]
     json_schema: Annotated[dict[str, Any], AfterValidator(_bounded)] = Field(alias="schema")
 
-    async def check_definition(self, models: Models, where: str) -> None:
+    async def check(self, models: Models, where: str) -> None:
         try:
             checked = await models.schemas.check(models.project, self.json_schema)
         except SchemaTooCostly as costly:

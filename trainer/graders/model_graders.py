@@ -58,7 +58,7 @@ class ModelGrader(Grader):
             Ungraded: it is no result; engines without structured output may answer with one.
         """
 
-    def check(self, models: Models, where: str) -> None:
+    async def check(self, models: Models, where: str) -> None:
         try:
             models.check(self.model)
         except (NotFound, WrongBase) as unknown:

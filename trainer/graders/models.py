@@ -113,7 +113,7 @@ class Models(Protocol):
             NotAnswered: the server refused the request.
         """
 
-    def check_reward(self, model: str) -> None:
+    async def check_reward(self, model: str) -> None:
         """Check that ``model`` is a reward model.
 
         Raises:

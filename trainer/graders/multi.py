@@ -53,13 +53,9 @@ class MultiGrader(Grader):
                 raise PydanticCustomError("formula", "Input should be a formula: {why}", {"why": str(why)}) from None
         return text
 
-    def check(self, models: Models, where: str) -> None:
+    async def check(self, models: Models, where: str) -> None:
         for name, grader in self.graders.items():
-            grader.check(models, f"{where}.graders.{name}")
-
-    async def check_definition(self, models: Models, where: str) -> None:
-        for name, grader in self.graders.items():
-            await grader.check_definition(models, f"{where}.graders.{name}")
+            await grader.check(models, f"{where}.graders.{name}")
 
     async def score(self, sample: Sample, models: Models) -> Grade:
         """All graders run concurrently."""

@@ -35,7 +35,7 @@ class PythonGrader(Grader):
     image_tag: Annotated[str, Field(max_length=64)] | None = None
     """OpenAI's choice of packages. Here the packages are the server's own, whichever tag is stated."""
 
-    def check(self, models: Models, where: str) -> None:
+    async def check(self, models: Models, where: str) -> None:
         try:
             models.python.check()
         except PythonUnavailable as off:

@@ -22,9 +22,9 @@ class RewardModelGrader(Grader):
     input: Annotated[list[Message], Field(min_length=1, max_length=64)] | None = None
     """The conversation that the sample answers; by default ``item.messages``."""
 
-    def check(self, models: Models, where: str) -> None:
+    async def check(self, models: Models, where: str) -> None:
         try:
-            models.check_reward(self.model)
+            await models.check_reward(self.model)
         except (NotFound, WrongBase) as unknown:
             raise InvalidField(unknown.message, param=f"{where}.model") from unknown
 

@@ -120,7 +120,7 @@ class TextSimilarityGrader(Grader):
     reference: Template
     evaluation_metric: Literal["cosine", "fuzzy_match", "bleu", "gleu", "meteor", Rouge]
 
-    def check(self, models: Models, where: str) -> None:
+    async def check(self, models: Models, where: str) -> None:
         if self.evaluation_metric == "cosine" and not models.can_embed:
             raise InvalidField(
                 "cosine compares embeddings, and this server's base model makes none: start the server with an "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from adapters.errors import AdapterNotFound
 from adapters.fair_places import FairPlaces
 from trainer.graders.grader import Grade, Sample
-from trainer.graders.models import GraderAnswer, NotAnswered, Question, Usage
+from trainer.graders.models import GraderAnswer, NotAnswered, Question, Rewarded, Usage
 from trainer.graders.parsing import parse
 from trainer.graders.python_processes import PythonBounds, PythonProcesses, PythonUnavailable
 from trainer.graders.schema_checks import SchemaChecks
@@ -25,13 +25,16 @@ USAGE = Usage(prompt_tokens=20, completion_tokens=5, cached_tokens=16)
 
 @dataclass
 class FakeModels:
-    """``judge`` answers with ``says``; there is no other model."""
+    """``judge`` answers with ``says`` and rewards with ``reward_is``; there is no other model."""
 
     says: str = ""
     refusal: str | None = None
     failure: str | None = None
     vectors: Sequence[Sequence[float]] | None = None
+    reward_is: float = 0.0
     asked: list[Question] = field(default_factory=list)
+    rewarded: list[Sequence[Mapping[str, Any]]] = field(default_factory=list)
+    """The conversations whose reward was asked for."""
     python: PythonProcesses = field(default_factory=lambda: PythonProcesses(BOUNDS, is_allowed=False))
     schemas: SchemaChecks = field(default_factory=lambda: SchemaChecks(FairPlaces(2)))
     project: str = "default"
@@ -55,6 +58,17 @@ class FakeModels:
             raise NotAnswered(self.failure)
         assert self.vectors is not None
         return self.vectors[: len(texts)]
+
+    async def check_reward(self, model: str) -> None:
+        self.check(model)
+
+    async def reward(
+        self, model: str, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> Rewarded:
+        self.rewarded.append(messages)
+        if self.failure is not None:
+            raise NotAnswered(self.failure)
+        return Rewarded("judge@3", self.reward_is, Usage(prompt_tokens=20))
 
 
 @pytest.fixture
@@ -82,8 +96,7 @@ def grade(models: FakeModels) -> Grading:
 
     async def graded(definition: dict[str, Any], answer: str = "", /, **item: Any) -> Grade:
         grader = parse(definition, "grader")
-        grader.check(models, "grader")
-        await grader.check_definition(models, "grader")
+        await grader.check(models, "grader")
         return await grader.grade(Sample(answer, item), models)
 
     return graded
