@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typer
 from typer.core import TyperCommand
@@ -16,7 +16,11 @@ from server.cli.settings import generated_params
 from trainer.data.training_file import read_file
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from trainer.training_method import TrainingMethod
+
+Options = TypeVar("Options", bound="BaseModel")
 
 _FLAGS: Final = {"n_epochs": "--epochs", "learning_rate_multiplier": "--rate-multiplier"}
 """Flags that are not called as their field."""
@@ -47,7 +51,7 @@ def split_options(method: TrainingMethod, stated: Mapping[str, Any]) -> tuple[di
     """Return the hyperparameters of ``method`` among the ``stated`` options, and the options of every job.
 
     Raises:
-        CommandFailed: one is a hyperparameter of other methods alone.
+        CommandFailed: one is a hyperparameter of other methods alone, or has a value that others alone take.
     """
     from trainer.options import JobOptions
 
@@ -56,6 +60,7 @@ def split_options(method: TrainingMethod, stated: Mapping[str, Any]) -> tuple[di
     if foreign := stated.keys() - of_job.keys() - of_method.keys():
         flags = ", ".join(map(_flag, sorted(foreign)))
         raise CommandFailed(ExitCode.USAGE, f"{flags} has no effect with --method {method}: leave it out")
+    _check(method.traits.options, of_method)
     return of_method, of_job
 
 
@@ -111,20 +116,24 @@ def _validated(stated: dict[str, Any]) -> dict[str, Any]:
     Raises:
         CommandFailed: names every option whose value is not allowed.
     """
-    from pydantic import ValidationError
-
     from trainer.options import TrainingOptions
 
     method = {"method": stated.pop("method")} if "method" in stated else {}
     schemas = TrainingOptions.model_json_schema()["properties"]
     values = {name: json_value(value, schemas[name]) for name, value in stated.items()}
+    return {**method, **_check(TrainingOptions, values).model_dump(mode="json", exclude_unset=True)}
+
+
+def _check(options: type[Options], values: Mapping[str, Any]) -> Options:
+    """Return the options with these values; raises CommandFailed, which names every flag at fault."""
+    from pydantic import ValidationError
+
     try:
-        options = TrainingOptions.model_validate(values)
+        return options.model_validate(values)
     except ValidationError as error:
         faults = {str(fault["loc"][0]): fault["msg"] for fault in error.errors()}
-        first, *rest = (f"{_flag(name)} {stated[name]}: {message}" for name, message in faults.items())
+        first, *rest = (f"{_flag(name)} {values[name]}: {message}" for name, message in faults.items())
         raise CommandFailed(ExitCode.USAGE, first, *rest) from error
-    return {**method, **options.model_dump(mode="json", exclude_unset=True)}
 
 
 def json_value(value: object, schema: Mapping[str, Any]) -> object:

@@ -42,6 +42,9 @@ def command_line(method: TrainingMethod, option: str, value: str) -> list[str]:
     return ["--method", method, flag if option in FLAG_OPTIONS else f"{flag}={value}"]
 
 
+GRADER = {"type": "string_check", "name": "n", "input": "{{sample.output_text}}", "reference": "5", "operation": "eq"}
+
+
 @pytest.fixture
 def check(patchbay: Patchbay, rows: Path, monkeypatch: pytest.MonkeyPatch) -> ExitCodeOf:
     """Runs ``patchbay check`` with a preflight that looks at the spec's targets and at nothing else."""
@@ -56,7 +59,13 @@ def check(patchbay: Patchbay, rows: Path, monkeypatch: pytest.MonkeyPatch) -> Ex
 @pytest.fixture
 def train(call: Patchbay, accepting_server: Running, file_id: str) -> ExitCodeOf:
     """Runs ``patchbay train`` against a server."""
-    return lambda *option: call("train", file_id, *command_line(*option)).exit_code
+
+    def train(method: TrainingMethod, option: str, value: str) -> int:
+        graded = ["--grader", json.dumps(GRADER)] if method.draws else []
+        exit_code: int = call("train", file_id, *command_line(method, option, value), *graded).exit_code
+        return exit_code
+
+    return train
 
 
 @pytest.fixture
@@ -67,7 +76,8 @@ def create(accepting_server: Running, file_id: str) -> ExitCodeOf:
         stated = {option: True if option in FLAG_OPTIONS else json_value(value, SCHEMAS[option])}
         hyperparameters, own = ({}, stated) if option in JobOptions.model_fields else (stated, {})
         body = {"model": "base", "training_file": file_id, **own}
-        body["method"] = {"type": method, method: {"hyperparameters": hyperparameters}}
+        graded = {"grader": GRADER} if method.draws else {}
+        body["method"] = {"type": method, method: {"hyperparameters": hyperparameters, **graded}}
         content = json.dumps(body).encode()
         response = httpx.post(f"{accepting_server.url}/v1/fine_tuning/jobs", content=content, headers=JSON)
         assert response.status_code in {200, 400}, response.text
@@ -92,6 +102,10 @@ def accepting_server(server: Running) -> Running:
 @example(TrainingMethod.SUPERVISED, ("beta", "0.1"))
 @example(TrainingMethod.DPO, ("beta", "0"))
 @example(TrainingMethod.KTO, ("beta", "2"))
+@example(TrainingMethod.REINFORCEMENT, ("beta", "0"))
+@example(TrainingMethod.REINFORCEMENT, ("algorithm", "rloo"))
+@example(TrainingMethod.REINFORCEMENT, ("algorithm", "ppo"))
+@example(TrainingMethod.REWARD, ("beta", "0.1"))
 @example(TrainingMethod.SUPERVISED, ("alpha", "0"))
 @example(TrainingMethod.SUPERVISED, ("rank", "513"))
 @example(TrainingMethod.SUPERVISED, ("seed", "2147483648"))
