@@ -21,7 +21,7 @@ FEW: Final = 10
 SHARE: Final = 5
 """At most ``FEW`` blobs, or one of ``SHARE``, are removed in a sweep that no registry row ever named."""
 UNKNOWN_GRACE_S: Final = 7 * 86400.0
-"""How long sweeps see them before: whoever restored a database that lacks their rows has as long to notice."""
+"""How long sweeps see them before: a database restored without their rows can be rolled forward for as long."""
 
 
 @dataclass(frozen=True, slots=True)
