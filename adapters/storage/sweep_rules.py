@@ -21,7 +21,7 @@ FEW: Final = 10
 SHARE: Final = 5
 """At most ``FEW`` blobs, or one of ``SHARE``, are removed in a sweep that no registry row ever named."""
 UNKNOWN_GRACE_S: Final = 7 * 86400.0
-"""How long sweeps see them before: as long has an operator to notice that a restored database lacks their rows."""
+"""How long sweeps see them before: a database restored without their rows can be rolled forward for as long."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 MAX_TOOLS: Final = 128
 """OpenAI's own bound. https://platform.openai.com/docs/api-reference/chat/create"""
 MAX_REGEX_STATES: Final = 20_000
-"""Characters of a regular expression with its bounded repetitions written out. 3.8 kB that stand for 13 million take
-xgrammar 15 s with a vocabulary of 4096 tokens, and larger vocabularies longer."""
+"""Characters of the regular expressions of an output with their bounded repetitions written out. 3.8 kB that stand for
+13 million take xgrammar 15 s with a vocabulary of 4096 tokens, and larger vocabularies longer."""
+MAX_LENGTH_STATES: Final = 1000
+"""For how many of them a longer ``minLength`` or ``maxLength`` counts: it compiles in no more than about a second."""
 _TOO_LONG: Final = (
-    f"{{}}: a regular expression or grammar that is longer than {MAX_REGEX_STATES} characters once its bounded "
-    "repetitions are written out; use *, + or smaller bounds"
+    f"{{}}: regular expressions, grammars and lengths of texts that are together longer than {MAX_REGEX_STATES} "
+    "characters once their bounded repetitions are written out; use *, + or smaller bounds, or fewer that differ"
 )
 _REPEAT: Final = re.compile(r"\{(\d{1,9})(?:,(\d{0,9}))?\}")
 _SET: Final = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]")
@@ -64,12 +66,12 @@ class RequestBounds:
             yield "tools", f"tools: {len(tools)} tools; at most {MAX_TOOLS}"
         elif tools and (size := _size(tools)) > 8 * self.max_grammar_bytes:
             yield "tools", f"tools: {size} bytes; at most {8 * self.max_grammar_bytes}, or raise --max-grammar-bytes"
-        elif any(_is_too_long(pattern) for pattern in _patterns("tools", tools)):
+        elif _is_too_long(_patterns("tools", tools)):
             yield "tools", _TOO_LONG.format("tools")
         for field, constraint in _constraints(body):
             if (size := _size(constraint)) > self.max_grammar_bytes:
                 yield field, f"{field}: {size} bytes; at most {self.max_grammar_bytes}, or raise --max-grammar-bytes"
-            elif any(_is_too_long(pattern) for pattern in _patterns(field, constraint)):
+            elif _is_too_long(_patterns(field, constraint)):
                 yield field, _TOO_LONG.format(field)
 
 
@@ -120,9 +122,15 @@ def _prompts(body: Mapping[str, Any]) -> int:
     return 1
 
 
-def _is_too_long(pattern: Any) -> bool:
-    """Return whether repetitions make ``pattern`` longer than it may be; its own length is bounded in bytes."""
-    return isinstance(pattern, str) and regex_states(pattern) > max(MAX_REGEX_STATES, len(pattern))
+def _is_too_long(patterns: Iterable[Any]) -> bool:
+    """Whether repetitions make ``patterns`` longer than they may be; their own length is bounded in bytes.
+
+    A number is the length of a text. Equal ones are compiled once.
+    """
+    found = {each for each in patterns if isinstance(each, str | int | float)}
+    texts = [each for each in found if isinstance(each, str)]
+    lengths = [min(each, MAX_LENGTH_STATES) for each in found if not isinstance(each, str) and each > 0]
+    return sum(map(regex_states, texts)) + sum(lengths) > max(MAX_REGEX_STATES, sum(map(len, texts)))
 
 
 def _constraints(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -143,7 +151,9 @@ def _size(value: Any) -> int:
 
 
 def _patterns(field: str, constraint: Any) -> Iterator[Any]:
-    """Yield each regular expression of a JSON schema, at any depth; a regular expression and a grammar as they are.
+    """Yield each regular expression of a JSON schema, at any depth, and each bound on the length of a text.
+
+    A regular expression and a grammar are yielded as they are.
 
     A schema may be the text of its JSON.
     """
@@ -159,7 +169,7 @@ def _patterns(field: str, constraint: Any) -> Iterator[Any]:
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            yield value.get("pattern")
+            yield from map(value.get, ("pattern", "minLength", "maxLength"))
             if isinstance(properties := value.get("patternProperties"), dict):
                 yield from properties
             waiting.extend(value.values())

@@ -29,7 +29,7 @@ _REASONS: Final = {
 
 
 def most_connections() -> int:
-    """Return how many connections may be open at a time."""
+    """Return the number of connections that may be open at a time."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_CONNECTIONS if descriptors == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, descriptors // 2)
 

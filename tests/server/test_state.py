@@ -156,10 +156,8 @@ async def test_two_servers_live_in_one_process(opening: Opening, tmp_path: Path)
 async def test_a_server_that_has_no_file_of_its_database_says_so(
     opening: Opening, tmp_path: Path, until: Until
 ) -> None:
-    warning = "no version of this database has its files here"
-
     def count(lines: list[Any]) -> int:
-        return sum(warning in line["event"] for line in lines)
+        return sum("no version of this database has its files here" in line["event"] for line in lines)
 
     with capture_logs() as lines:
         async with opening() as one:

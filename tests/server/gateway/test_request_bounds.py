@@ -87,6 +87,22 @@ def test_all_faults_of_a_request_are_named_at_once() -> None:
     assert set(dict(BOUNDS.faults({"n": 9, "tools": [TOOL] * 999, "prompt": ["a"] * 99}))) == {"n", "tools", "prompt"}
 
 
+def test_the_patterns_and_lengths_of_one_schema_count_together() -> None:
+    def fields(*texts: dict[str, Any]) -> list[str]:
+        properties = {f"p{number}": {"type": "string", **text} for number, text in enumerate(texts)}
+        body = {"structured_outputs": {"json": {"type": "object", "properties": properties}}}
+        return [field for field, _ in RequestBounds().faults(body)]
+
+    refused = ["structured_outputs.json"]
+    assert fields(*({"maxLength": 10**6 + number} for number in range(20))) == []
+    assert fields(*({"maxLength": 10**6 + number} for number in range(21))) == refused
+    assert fields(*({"minLength": -(10**9), "maxLength": 1e6 + number} for number in range(21))) == refused
+    assert fields(*({"maxLength": 10**6, "minLength": 1} for _ in range(500))) == []
+    assert fields(*({"maxLength": number} for number in range(150))) == []
+    assert fields(*({"pattern": f"[a-z]{{{number}}}"} for number in range(900, 910))) == []
+    assert fields(*({"pattern": f"[a-z]{{{number}}}"} for number in range(900, 930))) == refused
+
+
 @pytest.mark.parametrize(
     ("pattern", "states"),
     [("", 0), ("abc", 3), ("a{3}", 3), ("(ab){2,5}", 10), ("(a{10}b){10}", 110), (r"\{5}", 3), ("[{}]{2}", 2)],

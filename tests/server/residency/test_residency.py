@@ -278,11 +278,11 @@ async def test_a_refused_load_leaves_nothing_and_the_next_lease_loads_again(
 
 async def test_a_refused_load_tells_callers_no_path_of_the_server(rig: BuildRig, version: MakeVersion) -> None:
     it = rig()
-    it.knobs.load_errors["sql@1"] = LoadFailed("rank 64/layer in '/var/blobs/sha256/ab/c.safetensors' (/lib/vllm): no")
+    it.knobs.load_errors["sql@1"] = LoadFailed("rank 64/layer in '/data/blobs/ab/c.safetensors' (/lib/vllm): no")
     with capture_logs() as lines, pytest.raises(AdapterRefused) as refused:
         await it.residency.lease(version(1))
     assert "rank 64/layer in '…' (…): no" in refused.value.message
-    assert any("/var/blobs" in line.get("reason", "") for line in lines)
+    assert any("/data/blobs" in line.get("reason", "") for line in lines)
 
 
 async def test_damaged_bytes_never_reach_the_engine(rig: BuildRig, version: MakeVersion) -> None:

@@ -57,10 +57,10 @@ def test_faults_beyond_the_limit_are_counted(write) -> None:
 
 
 def test_a_report_of_faults_is_bounded_in_bytes(write) -> None:
-    bad = {"messages": [{"role": "user", "content": {"é" * 2000: 1}}, {"role": "assistant", "content": {"é": "b"}}]}
+    bad = {"messages": [{"role": role, "content": {"é" * 2000: 1}} for role in ("user", "assistant")]}
     report = inspect_file(write([bad] * 5000))
     assert report.left_out > 0
-    assert len(json.dumps(report.to_json())) < 2 << 20
+    assert len(json.dumps(report.to_json())) < 3 << 19
 
 
 def test_memory_does_not_grow_with_the_text_of_the_rows(write) -> None:

@@ -213,16 +213,16 @@ def test_a_spec_that_cannot_be_read_is_told(tmp_path, written) -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["--preflight"]])
 @pytest.mark.parametrize(
-    "error",
+    "trouble",
     [
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EDQUOT, "Disk quota exceeded"),
         SafetensorError("I/O error: No space left on device (os error 28)"),
     ],
 )
-def test_a_full_disk_is_no_verdict_and_no_death(make_run, write, reviews, monkeypatch, error, arguments) -> None:
+def test_a_full_disk_is_no_verdict_and_no_death(make_run, write, reviews, monkeypatch, trouble, arguments) -> None:
     def train(*_: object) -> None:
-        raise error
+        raise trouble
 
     monkeypatch.setattr(methods_main, "_train", train)
     run = make_run(training_file=write(reviews[:12]))
