@@ -87,12 +87,15 @@ class RolloutRunner:
         active = dict(self.state.registry.catalog.rollouts())
         if not await self._write() or not active:
             return
-        tallies = await Rollouts(self.state.registry).tallies(active)
+        try:
+            tallies = await Rollouts(self.state.registry).tallies(active)
+        except StorageUnavailable:  # the next look tells
+            return
         for rollout in active.values():
             await self._act(rollout, {side: tallies.get((rollout.id, side), RolloutTally()) for side in RolloutSide})
 
     async def _write(self) -> bool:
-        """Write what was counted; return False while the database is away, and try again with the next look."""
+        """Write what was counted; return False while the database is away: the next look tries again."""
         counted, self._traffic.tallies = self._traffic.tallies, defaultdict(RolloutTally)
         try:
             if counted:

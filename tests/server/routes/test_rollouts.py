@@ -11,6 +11,7 @@ import pytest
 
 from server.access.scope import Scope
 from server.engine.fake import FakeBuilder
+from server.residency.quarantine import QuarantineReason
 from tests.server.opened import BASE, CHAT, Opened, Opening
 from tests.until import until
 
@@ -230,6 +231,51 @@ async def test_a_shadow_that_fails_fails_no_request_and_rolls_back(opened: Opene
         assert (await opened.chat("sql")).status_code == 200
     ended = await until_state(opened, "rolled_back")
     assert ended["reason"]["side"] == "shadow"
+
+
+async def test_a_shadow_acts_for_the_key_that_set_it_and_ends_with_that_key(opened: Opened) -> None:
+    keys = opened.state.keys
+    setter, secret = await keys.create("setter", [Scope.ADMIN])
+    _, caller = await keys.create("caller", [Scope.INFER, Scope.ADMIN])
+    opened.client.headers["authorization"] = f"Bearer {secret}"
+    await begin(opened, shadow=100)
+    opened.client.headers["authorization"] = f"Bearer {caller}"
+    await opened.chat("sql")
+
+    async def shadow(name: str) -> bool:
+        return bool((await shown(opened))["sides"]["shadow"][name] == 1)
+
+    await until(lambda: shadow("compared"), every_s=0.05)
+    await keys.revoke(setter.id)
+    assert (await opened.chat("sql")).status_code == 200
+    await until(lambda: shadow("dropped"), every_s=0.05)
+    assert await shadow("requests")
+
+
+async def test_a_shadow_needs_a_key_that_may_ask_models(opened: Opened, client: httpx.AsyncClient) -> None:
+    _, secret = await opened.state.keys.create("mover", [Scope.ALIASES_WRITE])
+    client.headers["authorization"] = f"Bearer {secret}"
+    assert (await client.put(ROLLOUT, json={"candidate": 2, "shadow": 5})).status_code == 403
+    assert (await client.put(ROLLOUT, json={"candidate": 2, "weight": 5})).status_code == 200
+
+
+async def test_a_quarantined_candidate_rolls_back(opened: Opened) -> None:
+    await begin(opened, weight=50)
+    opened.state.quarantine.add(opened.state.registry.catalog.version("sql", 2), QuarantineReason.NAN)
+    ended = await until_state(opened, "rolled_back")
+    assert ended["reason"]["code"] == "candidate_unusable"
+
+
+async def test_a_server_without_an_engine_takes_a_rollout_and_loads_its_candidate_later(opened: Opened) -> None:
+    opened.builder.knobs.start_failures = 1
+    opened.engine.die()
+    await begin(opened, weight=100)
+    await opened.until_ready()
+
+    async def is_answered() -> bool:
+        return bool((await opened.chat("sql")).headers.get("x-patchbay-rollout") == "candidate")
+
+    await until(is_answered, every_s=0.02)
 
 
 async def test_a_stream_finishes_where_it_began_while_the_candidate_is_promoted(opened: Opened) -> None:
