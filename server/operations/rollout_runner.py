@@ -227,8 +227,8 @@ class RolloutRunner:
 
 
 def _shadow_body(content: bytes, rollout: Rollout) -> dict[str, Any]:
-    """Return the body of a live request, for the candidate and without a stream."""
+    """Return the body of a live request, for one answer of the candidate and without a stream."""
     body: dict[str, Any] = json.loads(content)
-    for field_of_streams in ("stream", "stream_options"):
-        body.pop(field_of_streams, None)
+    for name in ("stream", "stream_options", "n"):
+        body.pop(name, None)
     return {**body, "model": rollout.candidate_name}
