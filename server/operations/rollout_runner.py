@@ -15,7 +15,7 @@ from typing import Any, Final
 import structlog
 from starlette.types import ASGIApp
 
-from adapters.errors import NotFound, PatchbayError, StorageUnavailable
+from adapters.errors import NotFound, PatchbayError, StorageUnavailable, WrongBase
 from adapters.registry.rollout_rows import reason
 from adapters.registry.rollouts import Rollouts
 from adapters.rollout import WHOLE, Rollout, RolloutSide
@@ -67,36 +67,45 @@ class RolloutRunner:
         return self.state.hooks.rollouts
 
     async def run(self) -> None:
-        """Work until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._forever(self._traffic.to_grade, self._grade_live))
-            for _ in range(SHADOWS):
-                group.create_task(self._forever(self._traffic.to_shadow, self._shadow))
-            while True:
-                self._load_candidates(group)
-                await self.look()
-                await asyncio.sleep(INTERVAL_S)
+        """Work until cancelled; what was counted is written at the end too."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._forever(self._traffic.to_grade, self._grade_live))
+                for _ in range(SHADOWS):
+                    group.create_task(self._forever(self._traffic.to_shadow, self._shadow))
+                while True:
+                    self._load_candidates(group)
+                    await self._look()
+                    await asyncio.sleep(INTERVAL_S)
+        finally:
+            await self._write()
 
     # -- the counts --------------------------------------------------------------------------------------------
 
-    async def look(self) -> None:
+    async def _look(self) -> None:
         """Write what was counted, then act on what all servers have counted."""
         active = dict(self.state.registry.catalog.rollouts())
-        if not active and not self._traffic.tallies:
+        if not await self._write() or not active:
             return
-        stored = Rollouts(self.state.registry)
+        try:
+            tallies = await Rollouts(self.state.registry).tallies(active)
+        except StorageUnavailable:  # the next look tells
+            return
+        for rollout in active.values():
+            await self._act(rollout, {side: tallies.get((rollout.id, side), RolloutTally()) for side in RolloutSide})
+
+    async def _write(self) -> bool:
+        """Write what was counted; return False while the database is away: the next look tries again."""
         counted, self._traffic.tallies = self._traffic.tallies, defaultdict(RolloutTally)
         try:
             if counted:
-                await stored.add(counted)
-            tallies = await stored.tallies(active)
+                await Rollouts(self.state.registry).add(counted)
         except StorageUnavailable as away:
             log.warning("the counts of rollouts cannot be written yet", reason=away.message)
             for key, tally in counted.items():
                 self._traffic.tallies[key] += tally
-            return
-        for rollout in active.values():
-            await self._act(rollout, {side: tallies.get((rollout.id, side), RolloutTally()) for side in RolloutSide})
+            return False
+        return True
 
     async def _act(self, rollout: Rollout, sides: Sides) -> None:
         guards = read_guards(rollout.plan.guards)
@@ -151,9 +160,11 @@ class RolloutRunner:
             if rollout.id not in self._traffic.ready:
                 await make_resident(self.state, candidate)
                 self._traffic.ready.add(rollout.id)
-        except (NotFound, Unavailable, StorageUnavailable):  # deleted a moment ago, or tried again
+        except (NotFound, Unavailable, WrongBase):  # deleted a moment ago, tried again, or for another server to load
             return
         except PatchbayError as unusable:
+            if unusable.is_passing:
+                return
             why = reason("candidate_unusable", unusable.message)
             await operations.roll_back_by_itself(self.state, rollout, why)
 
@@ -216,8 +227,8 @@ class RolloutRunner:
 
 
 def _shadow_body(content: bytes, rollout: Rollout) -> dict[str, Any]:
-    """Return the body of a live request, for the candidate and without a stream."""
+    """Return the body of a live request, for one answer of the candidate and without a stream."""
     body: dict[str, Any] = json.loads(content)
-    for field_of_streams in ("stream", "stream_options"):
-        body.pop(field_of_streams, None)
+    for name in ("stream", "stream_options", "n"):
+        body.pop(name, None)
     return {**body, "model": rollout.candidate_name}

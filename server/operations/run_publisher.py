@@ -65,7 +65,15 @@ class RunPublisher:
             check=partial(self.state.records.jobs.check_not_cancelled, job.id),
         )
         log.info("published a job's result", job=job.id, version=version.name, name=str(name))
+        self._warn_of_gate(version)
         return str(name)
+
+    def _warn_of_gate(self, version: Version) -> None:
+        """Log that the alias demands a verdict, which the version does not have, and stays where it is."""
+        adapter = self.state.registry.catalog.get(version.adapter)
+        alias = None if adapter is None else adapter.aliases.get(DEFAULT_ALIAS)
+        if alias is not None and alias.version != version.number and alias.require is not None:
+            log.warning("the alias waits for a verdict on a job's result", version=version.name, demands=alias.require)
 
     async def _wanted(self, job_id: str) -> Job:
         """Return the job.

@@ -21,6 +21,8 @@ WAITING: Final = 256
 """Answers that wait to be graded or compared, in each queue."""
 MAX_ANSWER_BYTES: Final = 256 << 10
 """A longer answer is neither graded nor compared."""
+MAX_REQUEST_BYTES: Final = 1 << 20
+"""A longer request is not sent in shadow: to read its JSON once more would hold up others."""
 MAX_WAITING_BYTES: Final = 32 << 20
 """Requests and answers together that wait in both queues."""
 SHADOWED_PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
@@ -129,7 +131,7 @@ class RolloutTraffic:
             trial.answer = None
             if trial.is_graded:
                 self._put(self.to_grade, answered)
-            if trial.is_shadowed:
+            if trial.is_shadowed and len(content) <= MAX_REQUEST_BYTES:
                 self._put(self.to_shadow, answered)
 
     def _put(self, queue: Queue[AnsweredRequest], answered: AnsweredRequest) -> None:

@@ -85,3 +85,32 @@ async def test_an_upload_that_the_server_dies_in_is_a_whole_version_or_none(
         assert await opened.answer("sql@canary") == again["id"]
         assert (await stored(opened.client))[again["version"]] == second
         assert {path.name for path in data_dir.glob("sha256/*/*")} == rows | {again["digest"]}
+
+
+async def test_a_rollout_and_the_sides_of_its_users_survive_a_kill(
+    opening: Opening, start: Start, make_adapter: MakeAdapter
+) -> None:
+    process, url = await start("nowhere")
+    rollout = "/v1/adapters/sql/aliases/stable/rollout"
+    users = [f"user-{number}" for number in range(12)]
+
+    async def sides(client: httpx.AsyncClient) -> dict[str, str]:
+        chats = [
+            await client.post("/v1/chat/completions", json={"model": "sql", "messages": [], "user": user})
+            for user in users
+        ]
+        return {user: chat.json()["model"] for user, chat in zip(users, chats, strict=True)}
+
+    async with httpx.AsyncClient(base_url=url) as client:
+        for seed in (1, 2):
+            await client.post(VERSIONS, files=make_adapter(seed).multipart())
+        begun = (await client.put(rollout, json={"candidate": 2, "weight": 50, "sticky": "user"})).json()
+        before = await sides(client)
+        assert set(before.values()) == {"sql@1", "sql@2"}
+        process.kill()
+        await process.wait()
+
+    async with opening() as opened:
+        assert await sides(opened.client) == before
+        shown = (await opened.client.get(rollout)).json()
+        assert [shown[name] for name in ("id", "state", "generation")] == [begun["id"], "active", 1]

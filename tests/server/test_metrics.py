@@ -6,9 +6,11 @@ import re
 from collections.abc import Callable
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
+from adapters.rollout import RolloutSide
 from server.engine.protocol import Generation
+from server.gateway.meter import Meter
 from server.metrics import OTHER, AdapterMetrics, Metrics
 from tests.server.opened import Opened, Opening
 from tests.until import Until
@@ -87,6 +89,19 @@ def test_a_deleted_adapter_keeps_its_series_while_something_is_in_flight(collect
     metrics.make_room(living=())
     assert metrics.label("new") == "new"
     assert metrics.series("new") is not series
+
+
+def test_the_sides_of_a_deleted_adapter_leave_with_its_name(collectors: CollectorRegistry) -> None:
+    metrics = AdapterMetrics(collectors, limit=2)
+    meter = Meter(metrics)
+    for name in ("gone", "kept"):
+        metrics.series(metrics.label(name))
+        for side in RolloutSide:
+            meter.tried(name, side, 1.0, has_failed=side is RolloutSide.SHADOW)
+    metrics.make_room(living=("kept",))
+    page = generate_latest(collectors).decode()
+    assert "gone" not in page
+    assert page.count('patchbay_rollout_requests_total{adapter="kept"') == 3
 
 
 async def test_requests_are_counted_by_adapter_and_not_by_version(opened: Opened, value: ReadSample) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from server.access.scope import Scope
 from server.engine.fake import FakeBuilder
+from server.residency.quarantine import QuarantineReason
 from tests.server.opened import BASE, CHAT, Opened, Opening
 from tests.until import until
 
@@ -141,14 +142,18 @@ async def test_a_candidate_that_the_engine_refuses_begins_no_rollout(opened: Ope
     assert (await client.get(ROLLOUT)).json()["error"]["code"] == "rollout_not_found"
 
 
-async def test_a_candidate_that_fails_rolls_back_by_itself_with_numbers_in_the_audit_log(opened: Opened) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_candidate_that_fails_rolls_back_by_itself_with_numbers_in_the_audit_log(
+    opened: Opened,
+    stream: bool,
+) -> None:
     opened.builder.knobs.failing = frozenset({"sql@2"})
     begun = await begin(
         opened, weight=50, guards=[{"type": "error_rate", "max_increase": 0.2, "min_requests": 5}], sticky="user"
     )
 
     async def is_rolled_back() -> bool:
-        await asyncio.gather(*(opened.chat("sql", user=str(number)) for number in range(20)))
+        await asyncio.gather(*(opened.chat("sql", user=str(number), stream=stream) for number in range(20)))
         return bool((await shown(opened))["state"] == "rolled_back")
 
     await until(is_rolled_back)
@@ -226,6 +231,51 @@ async def test_a_shadow_that_fails_fails_no_request_and_rolls_back(opened: Opene
         assert (await opened.chat("sql")).status_code == 200
     ended = await until_state(opened, "rolled_back")
     assert ended["reason"]["side"] == "shadow"
+
+
+async def test_a_shadow_acts_for_the_key_that_set_it_and_ends_with_that_key(opened: Opened) -> None:
+    keys = opened.state.keys
+    setter, secret = await keys.create("setter", [Scope.ADMIN])
+    _, caller = await keys.create("caller", [Scope.INFER, Scope.ADMIN])
+    opened.client.headers["authorization"] = f"Bearer {secret}"
+    await begin(opened, shadow=100)
+    opened.client.headers["authorization"] = f"Bearer {caller}"
+    await opened.chat("sql")
+
+    async def shadow(name: str) -> bool:
+        return bool((await shown(opened))["sides"]["shadow"][name] == 1)
+
+    await until(lambda: shadow("compared"), every_s=0.05)
+    await keys.revoke(setter.id)
+    assert (await opened.chat("sql")).status_code == 200
+    await until(lambda: shadow("dropped"), every_s=0.05)
+    assert await shadow("requests")
+
+
+async def test_a_shadow_needs_a_key_that_may_ask_models(opened: Opened, client: httpx.AsyncClient) -> None:
+    _, secret = await opened.state.keys.create("mover", [Scope.ALIASES_WRITE])
+    client.headers["authorization"] = f"Bearer {secret}"
+    assert (await client.put(ROLLOUT, json={"candidate": 2, "shadow": 5})).status_code == 403
+    assert (await client.put(ROLLOUT, json={"candidate": 2, "weight": 5})).status_code == 200
+
+
+async def test_a_quarantined_candidate_rolls_back(opened: Opened) -> None:
+    await begin(opened, weight=50)
+    opened.state.quarantine.add(opened.state.registry.catalog.version("sql", 2), QuarantineReason.NAN)
+    ended = await until_state(opened, "rolled_back")
+    assert ended["reason"]["code"] == "candidate_unusable"
+
+
+async def test_a_server_without_an_engine_takes_a_rollout_and_loads_its_candidate_later(opened: Opened) -> None:
+    opened.builder.knobs.start_failures = 1
+    opened.engine.die()
+    await begin(opened, weight=100)
+    await opened.until_ready()
+
+    async def is_answered() -> bool:
+        return bool((await opened.chat("sql")).headers.get("x-patchbay-rollout") == "candidate")
+
+    await until(is_answered, every_s=0.02)
 
 
 async def test_a_stream_finishes_where_it_began_while_the_candidate_is_promoted(opened: Opened) -> None:
@@ -369,3 +419,65 @@ async def test_requests_are_counted_by_side_in_the_metrics(opened: Opened) -> No
     await opened.chat("sql")
     page = (await opened.client.get("/metrics")).text
     assert 'patchbay_rollout_requests_total{adapter="sql",outcome="ok",side="candidate"} 1.0' in page
+
+
+GATED = {"version": 1, "require": "no_worse"}
+
+
+async def judged(opened: Opened, number: int, result: str) -> None:
+    """Write a verdict into a version's report, by hand."""
+    async with opened.state.registry.write() as rows:
+        adapter = await rows.changing_adapter("sql")
+        row = await rows.living_version(adapter, number)
+        await rows.add_to_report(row, {"verdict": {"result": result, "of": {"score": 0.4, "before": 0.6}}})
+
+
+async def forced_rows(opened: Opened) -> list[str]:
+    rows = (await opened.client.get("/v1/audit")).json()["data"]
+    return [row["action"].split()[0] for row in rows if row["parameters"].get("force") is True]
+
+
+async def test_a_gate_refuses_a_move_with_numbers_and_a_forced_one_is_on_record(
+    opened: Opened, client: httpx.AsyncClient
+) -> None:
+    assert (await client.put(STABLE, json=GATED)).json()["require"] == "no_worse"
+    await judged(opened, 2, "worse")
+    for path, body in (
+        (STABLE, {"version": 2}),
+        ("/v1/adapters/sql/promote", {"version": 2}),
+        (ROLLOUT, {"candidate": 2, "weight": 5}),
+    ):
+        refused = await client.request("POST" if "promote" in path else "PUT", path, json=body)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "verdict_needed")
+        assert refused.json()["error"]["verdict"]["of"] == {"score": 0.4, "before": 0.6}
+        assert "force" in refused.json()["error"]["message"]
+    assert "sql@2" not in opened.residents or opened.residents["sql@2"][1] == 0
+    assert await forced_rows(opened) == []
+    assert (await client.put(STABLE, json={"version": 2, "force": True})).status_code == 200
+    assert await forced_rows(opened) == ["PUT"]
+    shown = (await client.get(STABLE)).json()
+    assert [(move["to"], move["is_forced"]) for move in shown["moves"]] == [(1, False), (2, True)]
+
+
+async def test_a_version_with_the_verdict_passes_the_gate_by_a_rollout_too(
+    opened: Opened, client: httpx.AsyncClient
+) -> None:
+    await client.put(STABLE, json=GATED)
+    await judged(opened, 3, "no_gain")
+    await begin(opened, 3, weight=5)
+    assert (await client.post(f"{ROLLOUT}/promote")).json()["state"] == "promoted"
+    await begin(opened, 2, shadow=5)
+    refused = await client.post(f"{ROLLOUT}/promote")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "verdict_needed")
+    assert (await client.post(f"{ROLLOUT}/promote", json={"force": True})).status_code == 200
+    assert await forced_rows(opened) == ["POST"]
+
+
+async def test_a_publication_that_names_a_gated_alias_is_refused_before_its_checks(
+    opened: Opened, client: httpx.AsyncClient
+) -> None:
+    await client.put(STABLE, json=GATED)
+    files = opened.make_adapter(7).multipart()
+    refused = await client.post("/v1/adapters/sql/versions", files=files, params={"alias": "stable"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "verdict_needed")
+    assert (await opened.publish("sql", 7))["version"] == 4
