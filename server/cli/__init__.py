@@ -5,7 +5,23 @@ from typing import Annotated
 
 import typer
 
-from server.cli import adapters, audit, bench, chat, check, files, jobs, keys, plan, serve, status, train, usage, worker
+from server.cli import (
+    adapters,
+    audit,
+    bench,
+    chat,
+    check,
+    evals,
+    files,
+    jobs,
+    keys,
+    plan,
+    serve,
+    status,
+    train,
+    usage,
+    worker,
+)
 from server.cli.failure import EXIT_CODES, FailureGroup
 
 __all__ = ["app", "main"]
@@ -31,6 +47,7 @@ app.add_typer(check.app)
 app.add_typer(train.app)
 app.add_typer(jobs.app, name="jobs", rich_help_panel="Train")
 app.add_typer(worker.app)
+app.add_typer(evals.app)
 app.add_typer(bench.app)
 
 
