@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-import embedded
-
+ROOT = Path(__file__).parents[2]
 EXACT = {
     "type": "string_check",
     "name": "exact",
@@ -83,12 +83,14 @@ async def test_a_grading_model_answers_in_its_form_behind_live_requests(client, 
     }
 
 
-def test_the_command_compares_adapters_and_writes_a_report(server, tmp_path: Path):
-    options = ["--max-tokens", "64", "--report", tmp_path]
-    data = embedded.DATA / "sql" / "heldout.jsonl"
+def test_the_command_of_the_page_compares_adapters_and_writes_a_report(server, tmp_path: Path):
+    page = (ROOT / "docs" / "evals.md").read_text()
+    (command,) = re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        [Path(sys.executable).with_name("patchbay"), "eval", data, "embedded-base", "sql", *options],
-        env={**os.environ, "PATCHBAY_URL": server.url},
+        ["bash", "-euc", command.replace("sql-report", str(tmp_path))],
+        cwd=ROOT,
+        env={**os.environ, "PATCHBAY_URL": server.url, "PATH": path},
         capture_output=True,
         text=True,
         timeout=400,
