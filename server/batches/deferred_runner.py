@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import structlog
 from starlette.types import ASGIApp
 
+from adapters.errors import StorageUnavailable
 from server.batches.line_client import LineClient, LinesInFlight, connected
 from server.current_engine import CurrentEngine
 from trainer.errors import LeaseLost
@@ -75,7 +77,7 @@ class DeferredRunner:
                 for queue, tasks in zip(self.queues, working, strict=True):
                     if not self.engine.is_ready or len(tasks) >= AT_ONCE:
                         continue
-                    if (work := await queue.take(self.name, LEASE_S)) is None:
+                    if (work := await self._take(queue)) is None:
                         continue
                     if in_flight is None:
                         lines = max(1, self.engine.serving().engine.batch.sequences // 2)  # what the scheduler admits
@@ -85,6 +87,14 @@ class DeferredRunner:
                     has_taken = True
                 if not has_taken:
                     await asyncio.sleep(POLL_S)
+
+    async def _take(self, queue: DeferredQueue) -> DeferredWork | None:
+        try:
+            return await queue.take(self.name, LEASE_S)
+        except StorageUnavailable as away:
+            log.warning("deferred work waits for the database", reason=away.message)
+            await asyncio.sleep(LEASE_S)  # every lease looks expired now: those who hold one get the time to renew it
+            return None
 
     async def _work(self, work: DeferredWork, in_flight: LinesInFlight) -> None:
         log.info("deferred work taken", id=work.id)
@@ -98,4 +108,5 @@ class DeferredRunner:
             log.exception("deferred work failed; it is tried again", id=work.id)
             await asyncio.sleep(POLL_S)
         finally:
-            await asyncio.shield(work.release())
+            with suppress(StorageUnavailable):  # then the lease expires
+                await asyncio.shield(work.release())

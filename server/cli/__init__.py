@@ -11,6 +11,7 @@ from server.cli import (
     bench,
     chat,
     check,
+    evals,
     feedback,
     files,
     jobs,
@@ -50,6 +51,7 @@ app.add_typer(check.app)
 app.add_typer(train.app)
 app.add_typer(jobs.app, name="jobs", rich_help_panel="Train")
 app.add_typer(worker.app)
+app.add_typer(evals.app)
 app.add_typer(bench.app)
 
 

@@ -217,6 +217,20 @@ async def test_a_batch_needs_a_key_that_outlives_it(guarded: Opened, issuer: Iss
     assert (await guarded.client.get("/v1/batches")).json()["data"] == []
 
 
+async def test_a_run_of_an_eval_needs_a_key_that_outlives_it(guarded: Opened, issuer: Issuer) -> None:
+    guarded.client.headers.update(bearer(issuer.token(scope="evals infer")))
+    template = {"input": "{{item.a}}", "reference": "{{item.a}}", "operation": "eq"}
+    body = {
+        "data_source_config": {"type": "custom", "item_schema": {"type": "object"}},
+        "testing_criteria": [{"type": "string_check", "name": "same", **template}],
+    }
+    eval_id = (await guarded.client.post("/v1/evals", json=body)).json()["id"]
+    source = {"type": "jsonl", "source": {"type": "file_content", "content": [{"item": {"a": "b"}}]}}
+    refused = await guarded.client.post(f"/v1/evals/{eval_id}/runs", json={"data_source": source})
+    assert error_of(refused) == (403, "api_key_needed")
+    assert "patchbay keys create" in refused.json()["error"]["message"]
+
+
 async def test_a_batch_of_the_time_without_keys_does_not_go_on_with_an_issuer(guarded: Opened, until: Until) -> None:
     with pytest.raises(Unauthenticated):
         authorize(guarded.state.keys, None, "POST", CHAT)

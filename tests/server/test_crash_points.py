@@ -1,4 +1,7 @@
-"""A server that dies in the middle of an upload, at each point where it can: what the next one on its data finds."""
+"""A server that dies: in the middle of an upload, at each point where it can, and of a run of an eval.
+
+What the next server on its data finds.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +19,7 @@ from adapters.base_model import BaseModel
 from adapters.crash_points import KILLED
 from adapters.publisher import CRASH_POINTS
 from tests.server.opened import MakeAdapter, Opening
+from tests.until import Until
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESS = Path(__file__).with_name("serving_process.py")
@@ -114,3 +119,45 @@ async def test_a_rollout_and_the_sides_of_its_users_survive_a_kill(
         assert await sides(opened.client) == before
         shown = (await opened.client.get(rollout)).json()
         assert [shown[name] for name in ("id", "state", "generation")] == [begun["id"], "active", 1]
+
+
+async def test_a_run_of_an_eval_goes_on_after_a_kill_and_asks_no_finished_item_again(
+    opening: Opening, start: Start, until: Until
+) -> None:
+    criterion = {"type": "string_check", "name": "exact", "operation": "eq", "reference": "{{item.reference}}"}
+    config = {"type": "custom", "item_schema": {"type": "object"}}
+    template = {"type": "template", "template": [{"role": "user", "content": "{{item.reference}}"}]}
+    rows = [{"item": {"reference": "base"}} for _ in range(5_000)]
+    source = {"type": "completions", "model": "base", "input_messages": template}
+    process, url = await start("none")
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        body = {"data_source_config": config, "testing_criteria": [{**criterion, "input": "{{sample.output_text}}"}]}
+        runs = f"/v1/evals/{(await client.post('/v1/evals', json=body)).json()['id']}/runs"
+        content = {"type": "file_content", "content": rows}
+        run = (await client.post(runs, json={"data_source": {**source, "source": content}})).json()
+        path = f"{runs}/{run['id']}"
+
+        async def executed() -> int:
+            count: int = (await client.get(path)).json()["result_counts"]["total"]
+            return count
+
+        await until(executed)
+        process.kill()
+    await process.wait()
+
+    async with opening() as opened:
+        left = (await opened.client.get(path)).json()
+        kept = (await opened.client.get(f"{path}/output_items", params={"limit": 5_000})).json()["data"]
+        assert (left["status"], 0 < len(kept) < 5_000) == ("in_progress", True)
+
+        async def has_ended() -> Any:
+            now = (await opened.client.get(path)).json()
+            return now if now["status"] == "completed" else None
+
+        done = await until(has_ended, within_s=300)
+        assert done["result_counts"] == {"total": 5_000, "passed": 5_000, "failed": 0, "errored": 0}
+        assert done["per_model_usage"][0]["invocation_count"] == 5_000
+        items = (await opened.client.get(f"{path}/output_items", params={"limit": 5_000})).json()["data"]
+        assert len({item["datasource_item_id"] for item in items}) == 5_000
+        by_id = {item["id"]: item for item in items}
+        assert all(by_id[item["id"]] == item for item in kept)

@@ -88,7 +88,7 @@ def compare(
 def mean_interval(
     differences: Sequence[float], *, level: float = LEVEL, draws: int = DRAWS, seed: int = 0
 ) -> ConfidenceInterval:
-    """Return the bootstrap interval of the mean of ``differences``, which are not none.
+    """Return the bootstrap interval of the mean of one or more ``differences``.
 
     Where all are 0, the imagined items differ by 1.
     """

@@ -60,7 +60,7 @@ def threshold(grader: Grader) -> float:
     """Return the least reward that passes: as stated, else the middle of the grader's range."""
     if grader.pass_threshold is not None:
         return grader.pass_threshold
-    low, high = getattr(grader, "range", (0.0, 1.0))
+    low, high = getattr(grader, "range", None) or (0.0, 1.0)
     return float(low + high) / 2
 
 

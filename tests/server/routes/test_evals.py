@@ -548,3 +548,28 @@ async def test_a_live_request_does_not_wait_behind_a_run(opening: Opening, offic
         answers = await asyncio.gather(*(opened.answer("base") for _ in range(40)))
         assert set(answers) == {"base"}
         await openai.evals.runs.cancel(run.id, eval_id=eval_id)
+
+
+async def test_items_count_against_what_a_project_may_store_until_their_run_is_deleted(
+    opened: Opened, openai: AsyncOpenAI, until: Until
+) -> None:
+    eval_id, source = await made(openai), answered(("a", "a" * 1_000))
+    await opened.limit("project", "default", stored_bytes=1_500)
+    run = await ran(openai, eval_id, source, until)
+    with pytest.raises(client_library.RateLimitError, match="delete versions, files or runs"):
+        await openai.evals.runs.create(eval_id, data_source=source)  # type: ignore[arg-type]
+    await openai.evals.runs.delete(run.id, eval_id=eval_id)
+    assert (await ran(openai, eval_id, source, until)).status == "completed"
+
+
+async def test_a_runs_requests_are_metered_as_those_of_the_project_and_its_writes_are_audited(
+    opened: Opened, openai: AsyncOpenAI, until: Until
+) -> None:
+    await opened.publish("sql")
+    run = await ran(openai, await made(openai), asked("sql", ["sql@1"] * 7), until)
+    (row,) = (await opened.client.get("/v1/usage")).json()["data"]
+    assert (row["adapter"], row["requests"]) == ("sql", 7)
+    events = (await opened.client.get("/v1/audit")).json()["data"]
+    actions = {event["action"]: event["result"] for event in events}
+    assert actions["POST /v1/evals/{eval_id}/runs"] == run.id
+    assert actions["POST /v1/evals"] == run.eval_id
