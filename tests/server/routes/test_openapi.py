@@ -128,7 +128,7 @@ async def known(opened: Opened, chat_rows: Callable[..., bytes]) -> Known:
     files = [(await client.post("/v1/files", files=form)).json()["id"] for _ in range(3)]
     form = {"purpose": (None, "batch"), "file": ("requests.jsonl", b"{}")}
     requests = (await client.post("/v1/files", files=form)).json()["id"]
-    body = {"input_file_id": requests, "endpoint": "completion_window": "24h"}
+    body = {"input_file_id": requests, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     while (held := await opened.state.batches.take("another process", 3600)) is None:
         await client.post("/v1/batches", json=body)
     batch = held.batch.id
