@@ -9,6 +9,7 @@ import asyncio
 import os
 import shutil
 import socket
+import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -290,6 +291,28 @@ async def test_a_process_ends_with_a_caller_who_leaves(
     with pytest.raises(asyncio.CancelledError):
         await calling
     await until(lambda: not process.is_running)
+
+
+async def test_a_process_dies_with_a_server_that_is_killed(sandbox: Sandbox) -> None:
+    code = f"""
+        import asyncio
+        from adapters.processes.sandbox import Sandbox, SandboxedFunction
+        async def serve():
+            sandbox = Sandbox({sandbox.launcher!r}, {[*sandbox.command]!r})
+            process = await SandboxedFunction.start(sandbox, "def f():\\n while True: pass", "f", memory_bytes={MEMORY})
+            print(process.process.process_id, flush=True)
+            await process.call([], within_s=600)
+        asyncio.run(serve())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    server = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert server.stdout is not None
+    launcher = psutil.Process(int(await server.stdout.readline()))
+    family = [launcher, *launcher.children(recursive=True)]
+    assert len(family) > 1
+    server.kill()
+    await server.wait()
+    await until(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family))
 
 
 async def test_a_machine_without_a_sandbox_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
