@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -71,7 +72,8 @@ class PythonProcesses:
             yield
         finally:
             self._idle.stop()
-            self._end_waiting()
+            while self._waiting:
+                await self._waiting.pop()[1].aclose()
 
     def check(self) -> Sandbox:
         """Return the sandbox.
@@ -91,7 +93,7 @@ class PythonProcesses:
             SourceFailed, LimitExceeded, WorkerProcessDied: as ``SandboxedFunction.call``.
         """
         sandbox = self.check()
-        key = project, hashlib.sha256(source.encode()).hexdigest()
+        key = project, hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()
         with self._idle.in_use():
             async with self._places.place(project):
                 self._busy += 1
@@ -110,8 +112,13 @@ class PythonProcesses:
         found = next((each for each in self._waiting if each[0] == key and each[1].is_running), None)
         if found is not None:
             self._waiting.remove(found)
-        while self._waiting and self._busy + len(self._waiting) > self._bounds.processes:
-            await self._waiting.pop(0)[1].aclose()
+        try:
+            while self._waiting and self._busy + len(self._waiting) > self._bounds.processes:
+                await self._waiting.pop(0)[1].aclose()
+        except asyncio.CancelledError:
+            if found is not None:
+                found[1].kill()
+            raise
         return None if found is None else found[1]
 
     def _end_waiting(self) -> None:
