@@ -262,6 +262,15 @@ async def test_writing_over_the_answers_ends_the_process(call: Call) -> None:
             await call(body)
 
 
+async def test_a_source_that_goes_on_after_its_answer_is_ended(sandbox: Sandbox) -> None:
+    source = "import os\ndef f():\n    for fd in range(3, 8):\n        try: os.write(fd, b'{\"number\": 1}\\n')\n"
+    source += "        except OSError: pass\n    while True: pass"
+    process = await SandboxedFunction.start(sandbox, source, "f", memory_bytes=MEMORY, cpu_s=1)
+    assert await process.call([], within_s=AMPLE_S) == 1
+    await until(lambda: not process.is_running)
+    await process.aclose()
+
+
 @pytest.mark.parametrize(
     "body",
     [
