@@ -221,7 +221,15 @@ async def test_pythons_own_files_cannot_be_changed(call: Call) -> None:
 async def test_nothing_of_the_environment_is_seen(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATCHBAY_DATABASE_URL", "postgresql://secret")
     monkeypatch.setenv("HF_TOKEN", "secret")
-    assert await call("import os; return sorted(os.environ) == ['OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS']") == 1
+    kept = [
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "LD_LIBRARY_PATH",
+        "LC_CTYPE",
+        "PWD",
+    ]
+    with pytest.raises(SourceFailed, match=r"Exception: \[\]"):
+        await call("import os; raise Exception(sorted(os.environ.keys() - {*a[0]}))", kept)
 
 
 async def test_other_processes_are_out_of_sight(call: Call) -> None:
