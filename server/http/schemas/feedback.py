@@ -83,11 +83,9 @@ class FeedbackBody(Body):
     @property
     def corrected(self) -> Json | None:
         """The correction as a message."""
-        if self.correction is None:
-            return None
         stated = self.correction
         message = CorrectedMessage(content=stated) if isinstance(stated, str) else stated
-        return message.model_dump(exclude_none=True)
+        return None if message is None else message.model_dump(exclude_none=True)
 
 
 _KINDS: dict[FeedbackKind, set[str]] = {
