@@ -5,9 +5,9 @@
 # docker run -p 8000:8000 -v patchbay:/data -e PATCHBAY_ALLOW_ANONYMOUS=1 patchbay          no key: every caller may do all
 
 FROM python:3.11-slim AS base
-# vLLM's CPU build links libnuma; torch and triton compile kernels on first use.
+# vLLM's CPU build links libnuma; torch and triton compile kernels on first use; python graders run in bubblewrap.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ libnuma1 \
+    && apt-get install --yes --no-install-recommends bubblewrap g++ libnuma1 \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
 

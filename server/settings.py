@@ -147,7 +147,9 @@ class Settings(BaseSettings):
     python_graders: bool = Field(
         False, description="Run the code of callers' python graders, in a sandbox: bubblewrap or user namespaces."
     )
-    max_grader_processes: int = Field(2, ge=1, description="Python graders at once.")
+    max_grader_processes: int = Field(
+        2, ge=1, description="Python graders at once, and as many checks of answers against JSON schemas."
+    )
     max_grader_s: float = Field(10.0, gt=0, description="Seconds that a python grader may take for one sample.")
     max_grader_bytes: int = Field(2**30, ge=2**27, description="Memory of a python grader, in bytes.")
 

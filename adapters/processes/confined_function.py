@@ -132,14 +132,14 @@ def _filter() -> list[tuple[int, int, int, int]]:
     ]
 
 
-def confine(memory_bytes: int) -> None:
-    """Bound this process and all that it will run, for good.
+def confine(memory_bytes: int, cpu_s: int) -> None:
+    """Bound this process and all that it will run, for good. ``cpu_s``: in all, beside the bounds of each call.
 
     Raises:
         OSError: the kernel does not filter system calls.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    bounds = {"AS": memory_bytes, "FSIZE": _LOG_BYTES, "NOFILE": _MAX_FILES, "CORE": 0, "NPROC": 1}
+    bounds = {"AS": memory_bytes, "CPU": cpu_s, "FSIZE": _LOG_BYTES, "NOFILE": _MAX_FILES, "CORE": 0, "NPROC": 1}
     for name, bound in bounds.items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (bound, bound))
     instructions = [_Instruction(*each) for each in _filter()]
@@ -188,7 +188,7 @@ def main() -> None:
     os.dup2(2, 1)
     sys.path += sys.argv[1:]
     sys.stdout = sys.stderr = _Nowhere()
-    confine(json.loads(calls.readline())["memory_bytes"])
+    confine(**json.loads(calls.readline()))
     print("{}", file=answers, flush=True)
     function: Any = None
     for line in calls:

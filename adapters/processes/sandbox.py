@@ -16,6 +16,7 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 from adapters.errors import WorkerProcessDied
@@ -28,6 +29,7 @@ _ARCHITECTURES: Final = frozenset({"x86_64", "aarch64"})
 _START_S: Final = 60.0
 """Seconds for the start of Python: the machine may be busy."""
 _LONGEST_ANSWER: Final = 64 << 10
+_CPU_S: Final = 600
 _TRIAL: Final = "def answer(): return 1"
 _TRIAL_BYTES: Final = 256 << 20
 _VARIABLES: Final = frozenset({"LD_LIBRARY_PATH", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"})
@@ -99,10 +101,16 @@ class SandboxedFunction:
     process: LineProcess
     source: Mapping[str, str]
     is_loaded: bool = False
+    used_s: float = 0.0
+    """Seconds that its calls took."""
 
     @classmethod
-    async def start(cls, sandbox: Sandbox, source: str, function: str, *, memory_bytes: int) -> SandboxedFunction:
+    async def start(
+        cls, sandbox: Sandbox, source: str, function: str, *, memory_bytes: int, cpu_s: int = _CPU_S
+    ) -> SandboxedFunction:
         """Start the process and wait until its bounds hold; the source runs with the first call.
+
+        ``cpu_s``: seconds of a core in all its life, for it may go on computing after its answer.
 
         Raises:
             WorkerProcessDied: it cannot start; ``log`` says why.
@@ -111,7 +119,7 @@ class SandboxedFunction:
         process = await LineProcess.start_command(
             sandbox.command, name="the sandbox", environment=_environment(), longest_answer=_LONGEST_ANSWER
         )
-        await process.exchange({"memory_bytes": memory_bytes}, within_s=_START_S)
+        await process.exchange({"memory_bytes": memory_bytes, "cpu_s": cpu_s}, within_s=_START_S)
         return cls(process, {"source": source, "function": function})
 
     async def call(self, arguments: Sequence[Any], *, within_s: float) -> float:
@@ -123,8 +131,10 @@ class SandboxedFunction:
             WorkerProcessDied: the process ended, or wrote something else than an answer.
         """
         call = {"arguments": arguments} if self.is_loaded else {**self.source, "arguments": arguments}
+        started = monotonic()
         line = await self.process.exchange(call, within_s=within_s)
         self.is_loaded = True
+        self.used_s += monotonic() - started
         try:
             return _number(line)
         except BaseException:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from adapters.processes.sandbox import NoSandbox, Sandbox, SandboxedFunction
 log = structlog.get_logger(__name__)
 
 FUNCTION: Final = "grade"
+LIFE_S: Final = 60.0
+"""Seconds of calls after which a process makes way for a new one: the kernel bounds what it computes beside them."""
 IDLE_S: Final = 60.0
 """Seconds after which processes that grade nothing end."""
 
@@ -71,7 +75,8 @@ class PythonProcesses:
             yield
         finally:
             self._idle.stop()
-            self._end_waiting()
+            while self._waiting:
+                await self._waiting.pop()[1].aclose()
 
     def check(self) -> Sandbox:
         """Return the sandbox.
@@ -91,27 +96,37 @@ class PythonProcesses:
             SourceFailed, LimitExceeded, WorkerProcessDied: as ``SandboxedFunction.call``.
         """
         sandbox = self.check()
-        key = project, hashlib.sha256(source.encode()).hexdigest()
+        key = project, hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()
         with self._idle.in_use():
             async with self._places.place(project):
                 self._busy += 1
                 try:
-                    process = await self._take(key) or await SandboxedFunction.start(
-                        sandbox, source, FUNCTION, memory_bytes=self._bounds.memory_bytes
-                    )
+                    process = await self._take(key) or await self._start(sandbox, source)
                     number = await process.call(arguments, within_s=self._bounds.call_s)
-                    self._waiting.append((key, process))
+                    if process.used_s < LIFE_S:
+                        self._waiting.append((key, process))
+                    else:
+                        await process.aclose()
                 finally:
                     self._busy -= 1
                 return number
+
+    async def _start(self, sandbox: Sandbox, source: str) -> SandboxedFunction:
+        memory_bytes, cpu_s = self._bounds.memory_bytes, math.ceil(LIFE_S + self._bounds.call_s)
+        return await SandboxedFunction.start(sandbox, source, FUNCTION, memory_bytes=memory_bytes, cpu_s=cpu_s)
 
     async def _take(self, key: tuple[str, str]) -> SandboxedFunction | None:
         """Return a process that waits for a sample of ``key``; None: one has to start, and there is a place for it."""
         found = next((each for each in self._waiting if each[0] == key and each[1].is_running), None)
         if found is not None:
             self._waiting.remove(found)
-        while self._waiting and self._busy + len(self._waiting) > self._bounds.processes:
-            await self._waiting.pop(0)[1].aclose()
+        try:
+            while self._waiting and self._busy + len(self._waiting) > self._bounds.processes:
+                await self._waiting.pop(0)[1].aclose()
+        except asyncio.CancelledError:
+            if found is not None:
+                found[1].kill()
+            raise
         return None if found is None else found[1]
 
     def _end_waiting(self) -> None:

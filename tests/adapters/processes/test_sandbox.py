@@ -9,6 +9,7 @@ import asyncio
 import os
 import shutil
 import socket
+import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -220,7 +221,15 @@ async def test_pythons_own_files_cannot_be_changed(call: Call) -> None:
 async def test_nothing_of_the_environment_is_seen(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATCHBAY_DATABASE_URL", "postgresql://secret")
     monkeypatch.setenv("HF_TOKEN", "secret")
-    assert await call("import os; return sorted(os.environ) == ['OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS']") == 1
+    kept = [
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "LD_LIBRARY_PATH",
+        "LC_CTYPE",
+        "PWD",
+    ]
+    with pytest.raises(SourceFailed, match=r"Exception: \[\]"):
+        await call("import os; raise Exception(sorted(os.environ.keys() - {*a[0]}))", kept)
 
 
 async def test_other_processes_are_out_of_sight(call: Call) -> None:
@@ -261,6 +270,15 @@ async def test_writing_over_the_answers_ends_the_process(call: Call) -> None:
             await call(body)
 
 
+async def test_a_source_that_goes_on_after_its_answer_is_ended(sandbox: Sandbox) -> None:
+    source = "import os\ndef f():\n    for fd in range(3, 8):\n        try: os.write(fd, b'{\"number\": 1}\\n')\n"
+    source += "        except OSError: pass\n    while True: pass"
+    process = await SandboxedFunction.start(sandbox, source, "f", memory_bytes=MEMORY, cpu_s=1)
+    assert await process.call([], within_s=AMPLE_S) == 1
+    await until(lambda: not process.is_running)
+    await process.aclose()
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -290,6 +308,28 @@ async def test_a_process_ends_with_a_caller_who_leaves(
     with pytest.raises(asyncio.CancelledError):
         await calling
     await until(lambda: not process.is_running)
+
+
+async def test_a_process_dies_with_a_server_that_is_killed(sandbox: Sandbox) -> None:
+    code = f"""
+        import asyncio
+        from adapters.processes.sandbox import Sandbox, SandboxedFunction
+        async def serve():
+            sandbox = Sandbox({sandbox.launcher!r}, {[*sandbox.command]!r})
+            process = await SandboxedFunction.start(sandbox, "def f():\\n while True: pass", "f", memory_bytes={MEMORY})
+            print(process.process.process_id, flush=True)
+            await process.call([], within_s=600)
+        asyncio.run(serve())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    server = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert server.stdout is not None
+    launcher = psutil.Process(int(await server.stdout.readline()))
+    family = [launcher, *launcher.children(recursive=True)]
+    assert len(family) > 1
+    server.kill()
+    await server.wait()
+    await until(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family))
 
 
 async def test_a_machine_without_a_sandbox_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

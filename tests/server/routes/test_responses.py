@@ -254,3 +254,16 @@ async def test_a_key_sees_the_responses_of_its_project_only(opened: Opened, list
 async def test_what_is_no_request_reaches_the_engine_unchanged(opened: Opened, content: bytes) -> None:
     response = await opened.client.post("/v1/responses", content=content)
     assert (response.status_code, response.json()) == (400, {"refused": len(content)})
+
+
+async def test_feedback_is_given_on_a_response(opened: Opened, openai: AsyncOpenAI) -> None:
+    made = await openai.responses.create(model="base", input="one", instructions="be short")
+    body = {"answer": made.id, "rating": "down"}
+    stored = (await opened.client.post("/v1/feedback", json=body)).json()
+    assert stored["answers"][0]["message"] == {"role": "assistant", "content": "1 items"}
+    assert stored["prompt"][-1] == {"role": "user", "content": "one"}
+    exported = (await opened.client.post("/v1/feedback/export", json={"as": "kto"})).json()
+    (row,) = (await openai.files.content(exported["id"])).text.splitlines()
+    assert json.loads(row) == {"messages": [*stored["prompt"], stored["answers"][0]["message"]], "label": False}
+    with pytest.raises(client_library.NotFoundError):  # a route of chats shows no response
+        await openai.chat.completions.retrieve(made.id)

@@ -10,6 +10,7 @@ import pytest
 from adapters.processes.sandbox import SourceFailed
 from tests.trainer.graders.conftest import BOUNDS, FakeModels, Grading
 from trainer.errors import InvalidField
+from trainer.graders import python_processes
 from trainer.graders.grader import GradingError
 from trainer.graders.python_processes import PythonBounds, PythonProcesses
 
@@ -80,6 +81,14 @@ async def test_a_process_that_failed_is_not_used_again(python: PythonProcesses) 
     with pytest.raises(SourceFailed, match="ZeroDivisionError"):
         await python.call("a", fails, [{}, {}])
     assert await python.call("a", fails, [{}, {}]) == 1
+
+
+async def test_a_process_that_graded_for_long_makes_way_for_a_new_one(
+    python: PythonProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [await python.call("a", COUNTING, [{}, {}]) for _ in range(2)] == [1, 2]
+    monkeypatch.setattr(python_processes, "LIFE_S", 0)
+    assert [await python.call("a", COUNTING, [{}, {}]) for _ in range(2)] == [3, 1]
 
 
 @pytest.mark.usefixtures("python")
