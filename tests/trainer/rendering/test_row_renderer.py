@@ -14,6 +14,7 @@ from trainer.renderer_options import RendererOptions
 from trainer.rendering import columns
 from trainer.rendering.row_renderer import IGNORED, Rendered, RowRenderer
 from trainer.rendering.serving_renderer import ServingRenderer
+from trainer.training_method import TrainingMethod
 
 FORGETFUL = """
 {%- for m in messages -%}<|im_start|>{{ m.role }}
@@ -158,7 +159,9 @@ def test_plain_text_is_trained_without_the_template(renderer: RowRenderer) -> No
 
 def test_an_answer_is_never_cut_to_fit(renderer: RowRenderer, write: WriteRows) -> None:
     rows = [{"messages": [user("Hi"), answer(text)]} for text in ("short", "long " * 60)]
-    (short, none), (nothing, faults) = columns.read(write(rows), RowRenderer(renderer.serving, most_tokens=50))
+    (short, none), (nothing, faults) = columns.read(
+        write(rows), TrainingMethod.SUPERVISED, RowRenderer(renderer.serving, most_tokens=50)
+    )
     assert (len(short), none.found) == (1, [])
     assert (faults.line, nothing, [fault.kind for fault in faults.found]) == (2, [], [FaultKind.TOO_MANY_TOKENS])
 
@@ -175,7 +178,7 @@ def test_a_conversation_without_end_is_not_rendered_answer_by_answer(
     calls, prompt = [], ServingRenderer.prompt
     monkeypatch.setattr(ServingRenderer, "prompt", lambda *args, **kwargs: calls.append(1) or prompt(*args, **kwargs))
     turns = [turn for _ in range(1000) for turn in (user("Again?"), answer("Yes."))]
-    ((made, faults),) = columns.read(write([{"messages": turns}]), renderer)
+    ((made, faults),) = columns.read(write([{"messages": turns}]), TrainingMethod.SUPERVISED, renderer)
     assert (made, [fault.kind for fault in faults.found]) == ([], [FaultKind.TOO_MANY_TOKENS])
     assert len(calls) <= most_calls
 
@@ -222,6 +225,6 @@ def test_a_row_may_state_the_templates_arguments_if_the_server_renders_alike(
     pair = {"prompt": "One?", "chosen": "First.", "rejected": "Second."}
     for row in (chats, pair):
         path = write([{**row, "chat_template_kwargs": stated}])
-        ((made, faults),) = columns.read(path, renderer)
+        ((made, faults),) = columns.read(path, TrainingMethod.SUPERVISED, renderer)
         assert [fault.kind for fault in faults.found] == kinds
         assert bool(made) == (not kinds)
