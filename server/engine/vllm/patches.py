@@ -62,6 +62,7 @@ def install() -> None:
         skip_rows_without_adapter()
         multiply_slots_densely()
         clear_cache_blocks()
+        rewind_seeded_draws()
 
 
 # -- the server's process ------------------------------------------------------------------------------------------
@@ -325,3 +326,18 @@ def clear_cache_blocks() -> None:
     from vllm.v1.kv_cache_interface import KVCacheConfig
 
     KVCacheConfig.needs_kv_cache_zeroing = True
+
+
+def rewind_seeded_draws() -> None:
+    """Let a request with a seed survive that its prompt is read in parts.
+
+    Why: vLLM draws a token after each part and throws it away; then it sets the request's generator back by an offset,
+    which a generator of a CPU does not have: the engine dies. One such request is enough.
+    vLLM: 0.32, ``GPUModelRunner._bookkeeping_sync``. Upstream: none known.
+    Obsolete: test_a_seed_survives_that_a_prompt_is_read_in_parts passes on the real engine without this patch.
+    """
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    from server.engine.vllm.cpu import seeded_draws
+
+    CPUModelRunner._bookkeeping_sync = seeded_draws.rewinding(CPUModelRunner._bookkeeping_sync)

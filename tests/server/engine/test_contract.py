@@ -267,6 +267,17 @@ async def test_answers_are_drawn_with_the_log_probabilities_they_had(engine: Eng
     await engine.unload(sql)
 
 
+async def test_a_seed_survives_that_a_prompt_is_read_in_parts(engine: Engine) -> None:
+    """Prompts that together have more tokens than a step computes."""
+    prompts = some_prompts(engine, count=2 * engine.batch.tokens // 500, length=500)
+    asked = (engine.sample(None, prompt, samples=1, max_tokens=3, seed=5) for prompt in prompts)
+    drawn = [answer for (answer,) in await asyncio.gather(*asked)]
+    assert not engine.is_dead
+    for prompt, answer in list(zip(prompts, drawn, strict=True))[-3:]:
+        (alone,) = await engine.sample(None, prompt, samples=1, max_tokens=3, seed=5)
+        assert alone.ids == answer.ids
+
+
 async def test_the_next_token_s_log_probabilities_are_those_of_a_score(engine: Engine, resident: MakeResident) -> None:
     (prompt,) = some_prompts(engine, count=1)
     sql = resident("sql@7")
