@@ -371,6 +371,7 @@ async def _sweep(state: AppState) -> None:
     settings, checks = state.settings, OrphanAges()
     await _claim_blobs(state)
     await warn_of_missing_blobs(state)
+    await state.blobs.sweep_staging()
     while True:
         await asyncio.sleep(settings.sweep_interval_s)
         await _claim_blobs(state)

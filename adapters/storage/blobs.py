@@ -16,9 +16,8 @@ import structlog
 from adapters.errors import BlobCorrupt
 from adapters.storage.disk import fsync_directory, in_thread, space_needed
 from adapters.storage.manifest import INITIAL, names_in
-from adapters.storage.orphan_ages import OrphanAges, stats_by_name
 from adapters.storage.remote_blobs import RemoteBlobs
-from adapters.storage.staging import Staged, Staging, is_open
+from adapters.storage.staging import Staged, Staging
 from adapters.storage.sweep_rules import OWNER, UNKNOWN_OWNER, BlobAges, SweepRules, may_be_ours
 from adapters.storage.verification_cache import VerificationCache
 
@@ -41,7 +40,7 @@ class Blobs:
         self._remote = remote
         self._staging = Staging(root, max_bytes=sys.maxsize)
         self._verified = VerificationCache()
-        self._orphans, self._abandoned = BlobAges(), OrphanAges()
+        self._orphans = BlobAges()
         self._owned: set[str] = set()
         """Stores that ``claim`` has found to be ours."""
 
@@ -105,17 +104,21 @@ class Blobs:
         Only in stores that ``claim`` has found to be ours. Blobs that are not in ``known`` are what a crash left, or
         what a restored database has forgotten: they stay for ``UNKNOWN_GRACE_S``, all of them where they are many.
         ``grace_s``, in seconds, must exceed the time from ``put`` to the registry row. A blob that is put again in the
-        meantime starts anew. Staging directories without a write for as long, and not open in this process, are removed
-        too, and so are remote orphans, last.
+        meantime starts anew. Staging directories that no process is filling are removed too, and so are remote orphans,
+        last.
         """
         rules = SweepRules(frozenset(living), frozenset(known))
         swept: set[str] = set()
         if str(self._root) in self._owned:
             swept |= set(await in_thread(self._sweep, rules, grace_s))
-        await in_thread(self._sweep_staging, grace_s)
+        await self.sweep_staging()
         if self._remote is not None and self._remote.url in self._owned:
             swept |= set(await self._remote.sweep(rules, grace_s))
         return sorted(swept)
+
+    async def sweep_staging(self) -> None:
+        """Remove staging directories that no process is filling."""
+        await in_thread(self._staging.sweep)
 
     async def _fetch(self, digest: str, trouble: str) -> None:
         if self._remote is None:
@@ -187,11 +190,6 @@ class Blobs:
                     self._verified.forget(digest)
                     swept.append(digest)
         return swept
-
-    def _sweep_staging(self, grace_s: float) -> None:
-        stats = stats_by_name([path for path in self._staging.directory.glob("*") if not is_open(path)])
-        for name in self._abandoned.old(stats, grace_s):
-            shutil.rmtree(self._staging.directory / name, ignore_errors=True)
 
     def _discard(self, directory: Path) -> None:
         """Remove a blob: one rename hides it, then its files are deleted."""

@@ -1,5 +1,10 @@
-"""Directories for files on their way to publication: ``<root>/staging/<uuid>/``, on the file system of the blobs."""
+"""Directories for files on their way to publication: ``<root>/staging/<uuid>/``, on the file system of the blobs.
 
+The kernel knows which are in use: the process that fills one holds a lock on it, which ends with the process.
+"""
+
+import fcntl
+import os
 import shutil
 import uuid
 from collections.abc import AsyncIterator
@@ -15,9 +20,6 @@ MAX_TOKENIZER_FILE_BYTES: Final = 4 << 20
 MAX_TOKENIZER_BYTES: Final = 16 << 20
 _SHOWN_NAMES: Final = 10
 _SHOWN_NAME: Final = 80
-
-_open: Final[set[Path]] = set()
-"""Staging directories that this process is using."""
 
 
 class Staged:
@@ -53,10 +55,17 @@ class Staged:
 
     async def clear(self) -> None:
         """Remove the files that ``write`` wrote."""
-        await in_thread(shutil.rmtree, self.path)
-        await in_thread(self.path.mkdir, mode=0o700)
+        await in_thread(self._empty)
         self._entries.clear()
         self._num_bytes = 0
+
+    def _empty(self) -> None:
+        """Remove what is in the directory; the lock is on the directory itself."""
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
 
     async def keep_tokenizer_file(self, name: str, chunks: AsyncIterator[bytes]) -> None:
         """Keep one of ``TOKENIZER_FILES`` in memory for a comparison.
@@ -107,17 +116,52 @@ class Staging:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Staged]:
         """Make an empty staging directory, which is removed at the end of the block."""
-        path = self.directory / uuid.uuid4().hex
-        _open.add(path.absolute())
+        path, lock = self.directory / uuid.uuid4().hex, _DirectoryLock()
         try:
             with space_needed(path):
-                await in_thread(path.mkdir, parents=True, mode=0o700)
+                await in_thread(lock.make, path)
             yield Staged(path, self._max_bytes)
         finally:
-            _open.discard(path.absolute())
             await in_thread(shutil.rmtree, path, ignore_errors=True)
+            lock.release()
+
+    def sweep(self) -> None:
+        """Remove the directories that no process is filling: a killed one left them, or a removal of a blob."""
+        for path in self.directory.glob("[!.]*"):
+            lock = _DirectoryLock()
+            if lock.take(path):
+                shutil.rmtree(path, ignore_errors=True)
+                lock.release()
 
 
-def is_open(directory: Path) -> bool:
-    """Return whether this process is using the staging ``directory``: a check may take hours without a write."""
-    return directory.absolute() in _open
+class _DirectoryLock:
+    """A lock on a directory, which moves with it and ends with this process."""
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+
+    def make(self, path: Path) -> None:
+        """Make the directory ``path``, which appears with the lock taken."""
+        hidden = path.with_name(f".{path.name}")
+        hidden.mkdir(parents=True, mode=0o700)
+        self.take(hidden)
+        hidden.rename(path)
+
+    def take(self, directory: Path) -> bool:
+        """Take the lock; False if another one is held, or there is no such directory."""
+        try:
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import sys
 from collections.abc import Awaitable, Callable, Set
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -250,31 +251,40 @@ async def test_a_clock_that_jumps_ahead_takes_no_fresh_blob_and_no_upload_under_
     """As after a pause of a virtual machine: all that lies on disk looks a day old."""
     await replicated.claim(OURS, set())
     digest = await put(replicated)
-    elsewhere = staging.directory / "of another process"
-    elsewhere.mkdir(parents=True)
-    age(await replicated.path(digest), 86400)
-    for path in (*(tmp_path / "bucket").rglob("*"), elsewhere):
-        age(path, 86400)
-    assert await replicated.sweep(set(), {digest}, 3600) == []
-    assert digests_in(tmp_path / "bucket") == {digest}
-    assert elsewhere.exists()
+    async with staging.open() as staged:
+        age(await replicated.path(digest), 86400)
+        for path in (*(tmp_path / "bucket").rglob("*"), staged.path):
+            age(path, 86400)
+        assert await replicated.sweep(set(), {digest}, 3600) == []
+        assert digests_in(tmp_path / "bucket") == {digest}
+        assert staged.path.exists()
 
 
-async def test_the_sweeper_clears_staging_that_nobody_writes_to(
-    blobs: Blobs, staging: Staging, process_clock: ProcessClock
-):
-    abandoned, resumed = [staging.directory / name for name in ("abandoned", "resumed")]
-    for directory in (abandoned, resumed):
-        directory.mkdir(parents=True)
-    await blobs.sweep(set(), set(), 3600)
-    process_clock.advance(3600)
-    (resumed / CONFIG_FILE).write_text("{")
-    await blobs.sweep(set(), set(), 3600)
-    assert list(staging.directory.iterdir()) == [resumed]
+async def test_a_directory_that_a_process_is_filling_is_left_until_the_process_is_gone(blobs: Blobs, staging: Staging):
+    program = (
+        "import asyncio, sys; from pathlib import Path; from adapters.storage.staging import Staging\n"
+        "async def fill():\n"
+        "    async with Staging(Path(sys.argv[1]), max_bytes=100).open() as staged:\n"
+        "        await staged.clear(); print(staged.path.name, flush=True); await asyncio.sleep(600)\n"
+        "asyncio.run(fill())"
+    )
+    command = [sys.executable, "-c", program, str(staging.directory.parent)]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    filled = staging.directory / (await process.stdout.readline()).decode().strip()
+    try:
+        await blobs.sweep_staging()
+        assert filled.exists()
+    finally:
+        process.kill()
+        await process.wait()
+    await blobs.sweep_staging()
+    assert list(staging.directory.iterdir()) == []
 
 
 async def test_the_sweeper_leaves_staging_that_this_process_has_open(blobs: Blobs, staging: Staging):
     async with staging.open() as staged:
+        await staged.clear()
         await blobs.sweep(set(), set(), 0)
         assert staged.path.exists()
 
