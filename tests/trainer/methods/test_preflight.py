@@ -17,7 +17,9 @@ from tests.trainer.data.faulty_rows import ANSWER, CHATS, LINES, PREFERENCES, US
 from tests.trainer.methods.children import watch
 from trainer.data.faults import FaultKind
 from trainer.methods import __main__ as methods_main
+from trainer.methods import reinforcement
 from trainer.methods.__main__ import main
+from trainer.methods.policy_client import made_up
 from trainer.rendering.tally import MOST_LINES, PREVIEWED_CHARACTERS
 from trainer.run_directory import Exit, RunDirectory
 from trainer.training_method import TrainingMethod
@@ -138,7 +140,7 @@ def rows_for(reviews):
         match method:
             case TrainingMethod.SUPERVISED:
                 return reviews[:14]
-            case TrainingMethod.DPO:
+            case TrainingMethod.DPO | TrainingMethod.REWARD:
                 return [
                     {"input": {"messages": [asked]}, "preferred_output": [answer], "non_preferred_output": [WORSE]}
                     for asked, answer in talks
@@ -148,6 +150,8 @@ def rows_for(reviews):
                     {"messages": [asked, answer if number % 2 else WORSE], "label": bool(number % 2)}
                     for number, (asked, answer) in enumerate(talks)
                 ]
+            case TrainingMethod.REINFORCEMENT:
+                return [{"messages": [asked]} for asked, _ in talks]
 
     return rows_for
 
@@ -160,7 +164,23 @@ def test_preferences_are_tried_too(make_run, write, rows_for, method: TrainingMe
     assert report["hyperparameters"]["batch_size"] >= (2 if method is TrainingMethod.KTO else 1)
 
 
-@pytest.mark.parametrize("method", list(TrainingMethod))
+def test_answers_that_no_server_has_drawn_yet_are_tried_at_their_full_length(
+    make_run, write, rows_for, monkeypatch
+) -> None:
+    method, numbers = TrainingMethod.REINFORCEMENT, {"n_epochs": 2, "batch_size": 4, "max_completion_tokens": 8}
+    run = make_run(training_file=write(rows_for(method)), method=method, compute_multiplier=0.25, **numbers)
+    report = checked(run)
+    assert report["ok"], report
+    monkeypatch.setattr(reinforcement, "connected", lambda: made_up)
+    assert main([str(run.path)], Flag()) is Exit.FINISHED
+    result = run.result()
+    assert result.steps == report["estimate"]["steps"] == 2 * (14 // 4)
+    assert result.hyperparameters == report["hyperparameters"]
+    assert report["hyperparameters"]["samples"] == 2
+    assert report["estimate"]["seconds"] > 0
+
+
+@pytest.mark.parametrize("method", [method for method in TrainingMethod if not method.draws])
 def test_the_tokens_and_steps_that_are_told_are_those_that_a_run_takes(make_run, write, rows_for, method) -> None:
     run = make_run(training_file=write(rows_for(method)), method=method, n_epochs=2, batch_size=4)
     report = checked(run)
