@@ -20,6 +20,7 @@ from server.http.schemas.fine_tuning import (
     GradeObject,
     JobObject,
     PermissionObject,
+    PolicyAnswersObject,
     PublishedModel,
     ValidateBody,
     ValidatedGrader,
@@ -35,7 +36,7 @@ from trainer.errors import InvalidField
 from trainer.graders.grader import Grader, Sample
 from trainer.graders.parsing import parse
 from trainer.jobs.event_log import EventLog
-from trainer.policy_sampling import PolicyAnswers, PolicyRequest
+from trainer.policy_sampling import PolicyRequest
 
 
 async def _check_path(request: Request, state: StateDep, project: ProjectDep) -> None:
@@ -137,9 +138,10 @@ async def publish_result(job_id: str, state: StateDep) -> PublishedModel:
 
 
 @router.post("/jobs/{job_id}/policy_answers")
-async def draw(job_id: str, body: PolicyRequest, request: Request, state: StateDep) -> PolicyAnswers:
+async def draw(job_id: str, body: PolicyRequest, request: Request, state: StateDep) -> PolicyAnswersObject:
     """Draw answers of the policy in a job's run directory and grade them, for a worker beside the server."""
-    return await RunSampler(state, request.app.state.gateway.deferred).sample(job_id, body)
+    drawn = await RunSampler(state, request.app.state.gateway.deferred).sample(job_id, body)
+    return PolicyAnswersObject(answers=drawn.answers)
 
 
 @router.get("/jobs/{job_id}/checkpoints")

@@ -13,6 +13,7 @@ from trainer.graders.grader import Grade, Grader, GradingError
 from trainer.jobs.events import Kind, Level
 from trainer.jobs.job import Failure, Job
 from trainer.jobs.state import JobState
+from trainer.policy_sampling import PolicyAnswer
 
 _GRADER: Final = {
     "type": "string_check",
@@ -90,6 +91,12 @@ class CheckpointObject(ResponseObject):
     fine_tuned_model_checkpoint: str = Field(validation_alias="model")
     step_number: int
     metrics: dict[str, int | float | None]
+
+
+class PolicyAnswersObject(ResponseObject):
+    """Answers of a policy to each prompt of a request, in its order, with their rewards."""
+
+    answers: list[list[PolicyAnswer]]
 
 
 class PermissionObject(ResponseObject):

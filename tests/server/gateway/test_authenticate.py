@@ -111,7 +111,9 @@ async def test_a_key_for_inference_asks_and_lists_and_does_nothing_else(
     for method, path in routes(opened):
         if path in OPEN:
             continue
-        is_asking = path in INFERENCE_ROUTES or path.startswith("/v1/responses/")
+        stored = ("/v1/responses/", "/v1/chat/completions/", "/v1/feedback")
+        is_stored = path.startswith(stored) and path != "/v1/feedback/export"
+        is_asking = path in INFERENCE_ROUTES or is_stored
         may = is_asking or (path.startswith(("/v1/models", "/v1/usage", "/version")) and method in {"GET", "HEAD"})
         assert (scope_of(method, path) is Scope.INFER) == may
         if not may:

@@ -31,6 +31,7 @@ JOBS = "/v1/fine_tuning/jobs"
 PERMISSIONS = f"/v1/fine_tuning/checkpoints/{CHECKPOINT}/permissions"
 NEVER_ANSWERED = {
     f"POST {JOBS}/{{job_id}}/publish",  # nobody trains here
+    f"POST {JOBS}/{{job_id}}/policy_answers",
     f"POST {JOBS}/{{job_id}}/checkpoints/{{step}}/publish",
     "POST /v1/responses",  # the fake answers chats alone
     "POST /v1/responses/{response_id}/cancel",  # there are no background responses
