@@ -43,6 +43,9 @@ from trainer.rendering.serving_renderer import digest
 LAST: Final = 2**20
 """A priority behind every other request's, where vLLM runs with ``--scheduling-policy priority``."""
 
+_WHOLE: Final = RequestOutputKind.FINAL_ONLY
+_ONE_TOKEN: Final[dict[str, Any]] = {"max_tokens": 1, "temperature": 0.0, "output_kind": _WHOLE}
+
 
 def build_client(args: Namespace) -> AsyncLLM:
     """Start vLLM's processes and return their client. Blocks for as long as the model takes to load."""
@@ -166,14 +169,14 @@ class VllmEngine:
     async def score(self, resident: Resident | None, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
         """Score one prompt at a time, so that others in the batch hardly wait."""
         # With prompt log-probabilities, vLLM reads no prefix cache: a cached token has none.
-        sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+        sampling = SamplingParams(prompt_logprobs=0, detokenize=False, **_ONE_TOKEN)
         outputs = [await self._generated(resident, prompt, sampling) for prompt in prompts]
         return [_scores(prompt, output.prompt_logprobs) for prompt, output in zip(prompts, outputs, strict=True)]
 
     async def sample(
         self, resident: Resident | None, prompt: Sequence[int], *, samples: int, max_tokens: int, seed: int
     ) -> list[Sampled]:
-        sampling = SamplingParams(n=samples, max_tokens=max_tokens, temperature=1.0, seed=seed, logprobs=0)
+        sampling = SamplingParams(n=samples, max_tokens=max_tokens, seed=seed, logprobs=0, output_kind=_WHOLE)
         output = await self._generated(resident, prompt, sampling)
         return [
             Sampled(
@@ -190,7 +193,7 @@ class VllmEngine:
         """Have the engine write each token: ``logprob_token_ids`` would take others in the batch their logprobs."""
         found = []
         for token in tokens:  # the second prompt is in the prefix cache
-            sampling = SamplingParams(max_tokens=1, temperature=0.0, logprobs=0, allowed_token_ids=[token])
+            sampling = SamplingParams(logprobs=0, allowed_token_ids=[token], **_ONE_TOKEN)
             (logprobs,) = (await self._generated(resident, prompt, sampling)).outputs[0].logprobs
             found.append(float(logprobs[token].logprob))  # of all tokens: computed before the others are excluded
         return found
@@ -204,7 +207,6 @@ class VllmEngine:
         """
         if self._generate is None:
             raise ScoringUnsupported("the base model generates no text")
-        sampling.output_kind = RequestOutputKind.FINAL_ONLY
         options: dict[str, Any] = {"lora_request": None if resident is None else lora_request(resident)}
         if self._client.vllm_config.scheduler_config.policy == "priority":
             options["priority"] = LAST

@@ -287,7 +287,7 @@ async def test_a_stream_finishes_where_it_began_while_the_candidate_is_promoted(
     assert (promoted["state"], promoted["candidate"]) == ("promoted", 2)
     assert await opened.answer("sql") == "sql@2"
     text = await call.rest()
-    assert text.count("sql@1") == 40
+    assert text.count('"content": "sql@1 "') == 40
     assert "sql@2" not in text
 
 
