@@ -137,7 +137,7 @@ class SandboxedFunction:
         self.used_s += monotonic() - started
         try:
             return _number(line)
-        except BaseException:
+        except BaseException:  # whatever is wrong with the answer, the process is not to be trusted with another call
             self.kill()
             raise
 

@@ -59,11 +59,10 @@ class Tally:
             self.sequences += 1
             self.tokens += sum(lengths(sequence))
             self.trained_tokens += len(answer)
-            if "item" in sequence:
-                pass  # a task: its answers are drawn in training
-            elif not answer:
+            is_task = "item" in sequence  # its answers are drawn in training
+            if not answer and not is_task:
                 self.list_line("without_loss", line)
-            elif not renderer.stops(answer):
+            elif answer and not renderer.stops(answer):
                 self.list_line("without_stop", line)
             if len(self.preview) < PREVIEWED:
                 segments = columns.segments(sequence, renderer)[:PREVIEWED_RUNS]
