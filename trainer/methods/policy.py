@@ -164,6 +164,12 @@ def on_server(trainer: type[Trainer], policy: ServedPolicy) -> type[Trainer]:
             finally:
                 self.processing_class = None
 
+        def _get_train_sampler(self, dataset: Dataset | None = None) -> Any:
+            sampler: Any = super()._get_train_sampler(dataset)
+            # By epoch, or a run that goes on in a later one would have the order of the first: TRL keeps no place.
+            sampler.set_epoch = lambda epoch: sampler.generator.manual_seed(sampler.seed + epoch)
+            return sampler
+
         def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
             return policy.read(prompts), None, {}
 

@@ -17,8 +17,9 @@ from adapters.base_model import BaseModel
 from adapters.checks.canonicalizer import canonicalize
 from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from embedded import ADAPTERS, BASE, DATA
+from tests.trainer.methods.drawing import Drawing
 from trainer.endings import Stopped
-from trainer.methods import dpo, kto, supervised
+from trainer.methods import dpo, kto, reinforcement, reward, supervised
 from trainer.methods.__main__ import main
 from trainer.run_directory import Exit, RunDirectory
 from trainer.training_method import TrainingMethod
@@ -27,7 +28,13 @@ SQL = ADAPTERS / "sql"
 SHORT = {"warm_start": SQL, "batch_size": 8, "n_epochs": 2, "checkpoint_steps": 2, "learning_rate_multiplier": 0.1}
 """Four steps, and two checkpoints."""
 WRONG = {"role": "assistant", "content": "I do not know."}
-TRAIN = {TrainingMethod.SUPERVISED: supervised.train, TrainingMethod.DPO: dpo.train, TrainingMethod.KTO: kto.train}
+TRAIN = {
+    TrainingMethod.SUPERVISED: supervised.train,
+    TrainingMethod.DPO: dpo.train,
+    TrainingMethod.KTO: kto.train,
+    TrainingMethod.REWARD: reward.train,
+    TrainingMethod.REINFORCEMENT: reinforcement.train,
+}
 
 
 @pytest.fixture(scope="session")
@@ -45,15 +52,31 @@ def rows(write, queries) -> Callable[[TrainingMethod], Path]:
         made = []
         for number, row in enumerate(queries):
             *prompt, answer = row["messages"]
-            if method is TrainingMethod.DPO:
-                made.append(
-                    {"input": {"messages": prompt}, "preferred_output": [answer], "non_preferred_output": [WRONG]}
-                )
-            else:
-                made.append({"messages": [*prompt, answer if number % 2 else WRONG], "label": number % 2 == 1})
+            preferred = {"preferred_output": [answer], "non_preferred_output": [WRONG]}
+            labelled = {"messages": [*prompt, answer if number % 2 else WRONG], "label": number % 2 == 1}
+            ranked = {"messages": prompt, "ranking": [answer["content"], WRONG["content"]]}
+            made.append(
+                {
+                    TrainingMethod.DPO: {"input": {"messages": prompt}, **preferred},
+                    TrainingMethod.KTO: labelled,
+                    TrainingMethod.REWARD: ranked,
+                    TrainingMethod.REINFORCEMENT: {"messages": prompt},
+                }[method]
+            )
         return write(made)
 
     return rows
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunDirectory, Flag], None]:
+    """Train a run; the answers of a policy are graded by a number that differs between them."""
+
+    def train(run: RunDirectory, stop: Flag) -> None:
+        monkeypatch.setattr(reinforcement, "connected", lambda: Drawing(run, lambda text: len(text) % 7 / 7))
+        TRAIN[run.spec().method](run, run.spec(), stop)
+
+    return train
 
 
 def metrics(run: RunDirectory) -> list[dict]:
@@ -85,13 +108,14 @@ def test_on_its_own_task_it_begins_with_a_low_loss(make_run, rows) -> None:
 
 
 @pytest.mark.parametrize("method", list(TrainingMethod))
-def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(make_run, rows, method: TrainingMethod) -> None:
-    whole = make_run("whole", training_file=rows(method), method=method, **SHORT)
-    TRAIN[method](whole, whole.spec(), Flag())
-    run = make_run("stopped", training_file=rows(method), method=method, **SHORT)
+def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(make_run, rows, train, method: TrainingMethod) -> None:
+    fields = SHORT | ({"max_completion_tokens": 16} if method is TrainingMethod.REINFORCEMENT else {})
+    whole = make_run("whole", training_file=rows(method), method=method, **fields)
+    train(whole, Flag())
+    run = make_run("stopped", training_file=rows(method), method=method, **fields)
     with pytest.raises(Stopped):
-        TRAIN[method](run, run.spec(), AfterTwoSteps(run))
-    TRAIN[method](run, run.spec(), Flag())
+        train(run, AfterTwoSteps(run))
+    train(run, Flag())
     assert [made.step for made in run.checkpoints()] == [2, 3, 4]
     assert [exported(run)[0], exported(run)[2]] == exported(whole)
     assert [data["train_loss"] for data in metrics(run)] == [data["train_loss"] for data in metrics(whole)]
