@@ -36,6 +36,9 @@ log = structlog.get_logger(__name__)
 
 CUT_S = 3
 """Seconds that uvicorn waits for open connections after the drain before it closes them."""
+KEEP_ALIVE_S = 75
+"""Seconds that an idle connection stays open. Longer than clients and load balancers reuse one (OpenAI's client 5 s, a
+balancer of AWS 60 s): a request sent on a connection that is just being closed is lost without an answer."""
 BACKLOG = 2048
 """Connections that the kernel queues before they are accepted; uvicorn's own number."""
 
@@ -108,6 +111,7 @@ async def _listen(state: AppState, listener: socket.socket, started: float) -> i
         log_config=None,
         access_log=False,
         lifespan="off",
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=CUT_S,
     )
     server = _Server(config)

@@ -70,6 +70,26 @@ async def test_a_stop_ends_the_streams_of_jobs_events_in_order(opened: Opened) -
         asyncio.get_running_loop().remove_signal_handler(number)
 
 
+async def test_an_idle_connection_stays_longer_than_clients_keep_it(opened: Opened) -> None:
+    """OpenAI's client and httpx send requests on connections that were idle for up to five seconds."""
+    kept_s = httpx.Limits().keepalive_expiry
+    assert kept_s is not None
+    with listening_socket(Settings(port=0)) as listener:
+        serving = asyncio.create_task(_listen(opened.state, listener, time.monotonic()))
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        with pytest.raises(TimeoutError):  # the end of the connection does not come
+            async with asyncio.timeout(kept_s + 1):
+                while await reader.read(1024):
+                    pass
+        writer.close()
+        signal.raise_signal(signal.SIGTERM)
+        assert await serving == 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().remove_signal_handler(number)
+
+
 async def test_a_leaving_server_takes_requests_until_a_second_signal(opening: Opening) -> None:
     async with opening(lame_duck_s=3600.0, drain_s=3600.0) as opened:
         with listening_socket(Settings(port=0)) as listener:
