@@ -116,7 +116,7 @@ class RolloutRunner:
             return
         good = sides[RolloutSide.CANDIDATE].good
         is_due = rollout.plan.steps and good - rollout.good_before >= rollout.plan.step_requests
-        if not is_due or not all(guard.decides(sides) for guard in guards):
+        if not is_due or not all(guard.holds(sides) for guard in guards):
             return
         try:
             await self._take_step(rollout, good)
