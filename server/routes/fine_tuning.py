@@ -55,6 +55,7 @@ router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"], dependencies=
 
 _METADATA: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 _KEY_HEADERS: Final = ("authorization", "x-api-key")
+ClaimToken = Annotated[int | None, Query(description="Token of the worker's claim; refused once the job is another's.")]
 
 
 @router.post("/jobs")
@@ -126,21 +127,23 @@ async def events(
 
 
 @router.post("/jobs/{job_id}/checkpoints/{step}/publish")
-async def publish_checkpoint(job_id: str, step: int, state: StateDep) -> PublishedModel:
+async def publish_checkpoint(job_id: str, step: int, state: StateDep, claim: ClaimToken = None) -> PublishedModel:
     """Publish a checkpoint from its run directory, for a worker beside the server; repeating it changes nothing."""
-    return PublishedModel(id=await RunPublisher(state).checkpoint(job_id, step))
+    return PublishedModel(id=await RunPublisher(state).checkpoint(job_id, step, claim))
 
 
 @router.post("/jobs/{job_id}/publish")
-async def publish_result(job_id: str, state: StateDep) -> PublishedModel:
+async def publish_result(job_id: str, state: StateDep, claim: ClaimToken = None) -> PublishedModel:
     """Publish a job's result from its run directory, for a worker beside the server; repeating it changes nothing."""
-    return PublishedModel(id=await RunPublisher(state).result(job_id))
+    return PublishedModel(id=await RunPublisher(state).result(job_id, claim))
 
 
 @router.post("/jobs/{job_id}/policy_answers")
-async def draw(job_id: str, body: PolicyRequest, request: Request, state: StateDep) -> PolicyAnswersObject:
+async def draw(
+    job_id: str, body: PolicyRequest, request: Request, state: StateDep, claim: ClaimToken = None
+) -> PolicyAnswersObject:
     """Draw answers of the policy in a job's run directory and grade them, for a worker beside the server."""
-    drawn = await RunSampler(state, request.app.state.gateway.deferred).sample(job_id, body)
+    drawn = await RunSampler(state, request.app.state.gateway.deferred).sample(job_id, body, claim)
     return PolicyAnswersObject(answers=drawn.answers)
 
 
