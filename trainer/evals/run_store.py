@@ -4,12 +4,13 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from sqlalchemy import Row, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from adapters.fair_places import FairPlaces
 from adapters.storage.database import Database
 from trainer.clock import Clock, database_clock
 from trainer.errors import EvalItemNotFound, EvalNotFound, EvalRunNotFound, IllegalTransition
@@ -20,6 +21,7 @@ from trainer.schema import eval_items, eval_runs, evals, mint, row_reader
 
 AT_ONCE: Final = 500
 """Items written by one statement."""
+CREATED_AT_ONCE: Final = 2
 
 run_of: Final = row_reader(EvalRun)
 item_of: Final = row_reader(EvalItem)
@@ -34,9 +36,11 @@ class EvalRunStore:
 
     database: Database
     clock: Clock = database_clock
+    creating: FairPlaces = field(default_factory=lambda: FairPlaces(CREATED_AT_ONCE), compare=False)
+    """Places for those who read the items of a new run: a file of them takes ten times its size in memory."""
 
     async def create(self, of: Eval, draft: EvalRunDraft, items: Sequence[SourceItem], size_bytes: int) -> EvalRun:
-        """Create a run in ``queued`` with its items. ``size_bytes``: of the items.
+        """Create a run in ``queued`` with its items. ``size_bytes``: of the items, and of the messages about them.
 
         Raises:
             EvalNotFound: the eval was deleted meanwhile.
