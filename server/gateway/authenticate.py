@@ -105,5 +105,5 @@ def _bearer(headers: Mapping[str, str]) -> str:
 
 
 def _is_token(secret: str) -> bool:
-    """Return whether ``secret`` has the form of a signed token: three parts between dots. A key has no dot."""
+    """Whether ``secret`` has the form of a signed token: three parts between dots. A key has no dot."""
     return secret.count(".") == 2 and secret.isascii()

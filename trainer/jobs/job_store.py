@@ -195,7 +195,7 @@ class JobStore:
         return await self._move(Verb.CANCEL, job_id)
 
     async def has_usage(self) -> bool:
-        """Return whether a job has used anything since the last call of ``take_usage``."""
+        """Whether a job has used anything since the last call of ``take_usage``."""
         async with self.database.read() as connection:
             return (await connection.execute(select(jobs.c.number).where(_is_due()).limit(1))).first() is not None
 
