@@ -75,23 +75,16 @@ def promote(
     api_key: ApiKey = None,
 ) -> None:
     """Point the alias to the candidate; open streams finish where they began."""
-    with connect(url, api_key) as server:
-        ended = server.post(f"{_path(name, alias)}/promote", without_none(force=force, generation=generation))
+    ended = _ended("promote", name, alias, {"force": force, **without_none(generation=generation)}, url, api_key)
     show_note(f"{name}@{alias} is version {ended['candidate']}")
 
 
 @app.command()
 def rollback(
-    name: Name,
-    *,
-    alias: Alias = DEFAULT_ALIAS,
-    generation: Generation = None,
-    url: Url = None,
-    api_key: ApiKey = None,
+    name: Name, *, alias: Alias = DEFAULT_ALIAS, generation: Generation = None, url: Url = None, api_key: ApiKey = None
 ) -> None:
     """Send all requests to the current version again."""
-    with connect(url, api_key) as server:
-        ended = server.post(f"{_path(name, alias)}/rollback", without_none(generation=generation))
+    ended = _ended("rollback", name, alias, without_none(generation=generation), url, api_key)
     show_note(f"{name}@{alias} stays version {ended['version']}")
 
 
@@ -101,6 +94,12 @@ def rm(name: Name, *, alias: Alias = DEFAULT_ALIAS, url: Url = None, api_key: Ap
     with connect(url, api_key) as server:
         ended = server.send("DELETE", _path(name, alias))
     show_note(f"ended {ended['id']} of {name}@{alias}")
+
+
+def _ended(verb: str, name: str, alias: str, body: Json, url: str | None, api_key: str | None) -> Json:
+    """End the rollout by ``verb`` and return it."""
+    with connect(url, api_key) as server:
+        return server.post(f"{_path(name, alias)}/{verb}", body)
 
 
 def _path(name: str, alias: str) -> str:
