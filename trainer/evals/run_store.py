@@ -22,6 +22,8 @@ from trainer.schema import eval_items, eval_runs, evals, mint, row_reader
 AT_ONCE: Final = 500
 """Items written by one statement."""
 CREATED_AT_ONCE: Final = 2
+_LONG: Final = ("item", "answer", "sample", "results")
+"""Columns of an item that may be long."""
 
 run_of: Final = row_reader(EvalRun)
 item_of: Final = row_reader(EvalItem)
@@ -101,8 +103,8 @@ class EvalRunStore:
         where = [] if state is None else [eval_runs.c.state == state]
         paging: dict[str, Any] = {"after": after, "limit": limit, "newest_first": newest_first}
         async with self.database.read() as connection:
-            of = eval_runs.c.eval_id == eval_id
-            return await read_page(connection, eval_runs, run_of, *where, of=of, **paging)
+            of, long = eval_runs.c.eval_id == eval_id, (eval_runs.c.data_source,)
+            return await read_page(connection, eval_runs, run_of, *where, of=of, long=long, **paging)
 
     async def cancel(self, eval_id: str, run_id: str) -> EvalRun:
         """End a run at once with the results it has by now; one that is canceled stays so.
@@ -148,8 +150,8 @@ class EvalRunStore:
         has_status = eval_items.c.status != ItemStatus.PENDING if status is None else eval_items.c.status == status
         paging: dict[str, Any] = {"after": after, "limit": limit, "newest_first": newest_first}
         async with self.database.read() as connection:
-            of = eval_items.c.run_number == run.number
-            return await read_page(connection, eval_items, item_of, has_status, of=of, **paging)
+            of, long = eval_items.c.run_number == run.number, [eval_items.c[name] for name in _LONG]
+            return await read_page(connection, eval_items, item_of, has_status, of=of, long=long, **paging)
 
     async def item(self, run: EvalRun, item_id: str) -> EvalItem:
         """Return one item with results.
