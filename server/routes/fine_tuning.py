@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from structlog.contextvars import get_contextvars
 
 from server.access.caller import caller_of
+from server.errors import ApiKeyNeeded
 from server.gateway.gateway import REQUEST_ID
 from server.http.event_stream import KEEP_ALIVE, SILENCE_S, STOPPING, EventStream
 from server.http.schemas.base import DeletedObject, ListObject
@@ -62,8 +63,14 @@ ClaimToken = Annotated[int | None, Query(description="Token of the worker's clai
 async def create(body: JobBody, request: Request, state: StateDep, caller: CallerDep) -> JobObject:
     """Create a job; its files are checked next, and then it waits for a worker or has failed."""
     await state.accounts.quotas.check_job(caller)
-    if (grader := body.grader) is not None:
-        await parse(grader, GRADER).check(_models(request, state), GRADER)
+    if body.grader is not None:
+        grader = parse(body.grader, GRADER)
+        await grader.check(_models(request, state), GRADER)
+        if grader.asks_models and caller.has_token:
+            raise ApiKeyNeeded(
+                "the grader asks models while the job trains, and a bearer token expires before: create the job with an"
+                " API key, which an operator makes with `patchbay keys create NAME --scope training --scope infer`"
+            )
     extension = await servable_extension(body, state, caller)
     draft = body.draft(extension, caller, state.engine.info.base.fingerprint)
     job = await state.records.jobs.create(draft)
