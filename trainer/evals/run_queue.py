@@ -99,6 +99,7 @@ class EvalRunQueue:
 
     async def record(self, claim: EvalRunClaim, outcomes: Sequence[Outcome]) -> None:
         """Write the results of items that have none, and count them; renews the lease, also without any results."""
+        answered_bytes = sum(map(_answered_bytes, outcomes))
         async with self.database.write() as connection:
             row = await self._write(connection, claim, {})
             if not outcomes:
@@ -106,7 +107,7 @@ class EvalRunQueue:
             at = await self.clock(connection)
             await connection.execute(_FINISH, [_parameters(outcome, at) for outcome in outcomes])
             counts = {name: getattr(row, name) for name in _COUNTED.values()}
-            size_bytes = row.size_bytes + sum(map(_answered_bytes, outcomes))
+            size_bytes = row.size_bytes + answered_bytes
             per_criterion, per_model = list(row.per_criterion), dict(row.per_model)
             for outcome in outcomes:
                 counts[_COUNTED[outcome.status]] += 1
