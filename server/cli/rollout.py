@@ -20,6 +20,7 @@ Alias = Annotated[str, typer.Option("--alias", help="Alias whose requests are sh
 Generation = Annotated[int | None, typer.Option(help="Only if the rollout has this generation still.")]
 Force = Annotated[bool, typer.Option("--force", help="Also without the verdict that the alias demands; recorded.")]
 _SHORT_GUARDS = {"error_rate": "max_increase", "latency": "max_ratio", "time_to_first_token": "max_ratio"}
+_LIMITS = {**_SHORT_GUARDS, "score": "max_decrease"}
 
 
 @app.command("set")
@@ -137,6 +138,10 @@ def _show(rollout: Json, *, as_json: bool) -> None:
         fields["steps"] = ", ".join(f"{step:g}" for step in rollout["steps"])
     if rollout["shadow"]:
         fields["shadow"] = f"{rollout['shadow']:g} %"
+    if rollout["guards"]:
+        fields["guards"] = ", ".join(
+            f"{guard['type']}={guard[_LIMITS[guard['type']]]:g}" for guard in rollout["guards"]
+        )
     if rollout["reason"]:
         fields["reason"] = rollout["reason"]["message"]
     show_fields({"id": rollout["id"], **fields, "changed": format_time(rollout["updated_at"])})
