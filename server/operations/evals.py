@@ -39,7 +39,7 @@ async def create_eval(state: AppState, caller: Caller, draft: EvalDraft) -> Eval
         InvalidField: a testing criterion, the schema of the items, or a model that grades.
     """
     config = parse_config(draft.data_source_config)
-    check_schema(config.item_schema, "data_source_config.item_schema")
+    await in_thread(check_schema, config.item_schema, "data_source_config.item_schema")
     await check_models(read_criteria(draft.testing_criteria, config.item_schema), _checking(state, caller))
     await state.accounts.quotas.check_stored(draft.project)
     return await state.records.evals.create(draft)
