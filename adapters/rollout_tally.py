@@ -14,8 +14,9 @@ _SHORTEST_S: Final = 1e-6
 class RolloutTally:
     """Numbers by name.
 
-    ``latency:-12`` is a bucket of the histogram of latencies; ``scored:3f…`` and ``scores:3f…`` are the number and the
-    sum of a grader's scores; ``dropped``, ``compared``, ``equal`` and ``agreement`` are of shadow answers.
+    ``latency:-12`` is a bucket of the histogram of latencies; ``scored:3f…``, ``scores:3f…`` and ``squares:3f…`` are
+    the number, the sum and the sum of the squares of a grader's scores; ``dropped``, ``compared``, ``equal`` and
+    ``agreement`` are of shadow answers.
     """
 
     def __init__(self, numbers: Mapping[str, float] | None = None) -> None:
@@ -41,6 +42,7 @@ class RolloutTally:
         """Count a score of the grader ``name``."""
         self.count(f"scored:{name}")
         self.count(f"scores:{name}", score)
+        self.count(f"squares:{name}", score * score)
 
     @property
     def requests(self) -> int:
@@ -63,6 +65,12 @@ class RolloutTally:
         """Return the mean score of the grader ``name``; None: it has scored nothing."""
         scored = self.scored(name)
         return self[f"scores:{name}"] / scored if scored else None
+
+    def score_deviation(self, name: str) -> float:
+        """Return the standard deviation of two or more scores of the grader ``name``."""
+        scored = self.scored(name)
+        squares = self[f"squares:{name}"] - self[f"scores:{name}"] ** 2 / scored
+        return math.sqrt(max(0.0, squares) / (scored - 1))
 
     def mean(self, name: str, of: str) -> float | None:
         """Return the sum ``name`` for each one that ``of`` counts; None: there is none."""

@@ -141,7 +141,7 @@ class CurrentEngine:
         return self.serving().residency.state(version) if self.is_ready else None
 
     def renders_as(self, sha256: str | None) -> bool | None:
-        """Return whether the engine makes prompts as the renderer with this digest; None: unknown."""
+        """Whether the engine makes prompts as the renderer with this digest; None: unknown."""
         engine = None if self._running is None else self._running.engine
         if engine is None or sha256 is None or engine.renderer_sha256 is None:
             return None

@@ -35,7 +35,7 @@ class DeathSuspects:
         self._suspicions: OrderedDict[str, _Suspicion] = OrderedDict()
 
     def __bool__(self) -> bool:
-        """Return whether anything is suspected; costs next to nothing where nothing is."""
+        """Whether anything is suspected; costs next to nothing where nothing is."""
         while self._suspicions and self._is_forgotten(next(iter(self._suspicions.values()))):
             self._suspicions.popitem(last=False)
         return bool(self._suspicions)
@@ -58,7 +58,7 @@ class DeathSuspects:
         self._suspicions.pop(suspect, None)
 
     def is_guilty(self, suspect: str) -> bool:
-        """Return whether engines died twice while they did ``suspect``, the last time within ``WINDOW_S``."""
+        """Whether engines died twice while they did ``suspect``, the last time within ``WINDOW_S``."""
         known = self._suspicions.get(suspect)
         return known is not None and not self._is_forgotten(known) and known.deaths >= DEATHS
 

@@ -15,7 +15,7 @@ Holder = TypeVar("Holder", bound=Hashable)
 
 
 def has_share_left(held: int, free: int, *, wanted: int = 1) -> bool:
-    """Return whether a holder of ``held`` units of a capacity may take ``wanted`` of the ``free`` ones; any unit."""
+    """Whether a holder of ``held`` units of a capacity may take ``wanted`` of the ``free`` ones; any unit."""
     return held + wanted - 1 < SHARE * (free - wanted + 1)
 
 

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether ``host``, with or without a port, is a name of this machine for itself."""
+    """Whether ``host``, with or without a port, is a name of this machine for itself."""
     name = urlsplit(f"//{host}").hostname or ""
     try:
         return ipaddress.ip_address(name).is_loopback

@@ -49,15 +49,15 @@ class RemoteServer:
 
     http: httpx.AsyncClient
 
-    async def checkpoint(self, job_id: str, step: int) -> str:
-        return await self._publish(f"/v1/fine_tuning/jobs/{job_id}/checkpoints/{step}/publish")
+    async def checkpoint(self, job_id: str, step: int, claim: int) -> str:
+        return await self._publish(f"/v1/fine_tuning/jobs/{job_id}/checkpoints/{step}/publish?claim={claim}")
 
-    async def result(self, job_id: str) -> str:
-        return await self._publish(f"/v1/fine_tuning/jobs/{job_id}/publish")
+    async def result(self, job_id: str, claim: int) -> str:
+        return await self._publish(f"/v1/fine_tuning/jobs/{job_id}/publish?claim={claim}")
 
-    async def sample(self, job_id: str, request: PolicyRequest) -> PolicyAnswers:
-        content = request.model_dump_json().encode()
-        response = await self._answered("POST", f"/v1/fine_tuning/jobs/{job_id}/policy_answers", content)
+    async def sample(self, job_id: str, request: PolicyRequest, claim: int) -> PolicyAnswers:
+        content, path = request.model_dump_json().encode(), f"/v1/fine_tuning/jobs/{job_id}/policy_answers"
+        response = await self._answered("POST", f"{path}?claim={claim}", content)
         if response.is_error:
             return PolicyAnswers(refusal=response.json()["error"]["message"])
         return PolicyAnswers.model_validate_json(response.content)
@@ -86,16 +86,29 @@ class RemoteServer:
         return str(response.json()["id"])
 
     async def _answered(self, method: str, path: str, content: bytes | None = None) -> httpx.Response:
-        """Return the response to a request, repeated while the server is away."""
+        """Return the response to a request, repeated while the server is away, or something else answers for it."""
         while True:
             try:
                 response = await self.http.request(method, path, content=content, headers=_JSON)
             except httpx.TransportError as away:
                 log.warning("the server is away", url=str(self.http.base_url), reason=str(away))
             else:
-                if response.status_code not in _AWAY:
+                if response.status_code not in _AWAY and _is_servers(response):
                     return response
+                log.warning("the server does not answer yet", url=str(response.url), status=response.status_code)
             await asyncio.sleep(RETRY_S)
+
+
+def _is_servers(response: httpx.Response) -> bool:
+    """Whether the server itself made ``response``: a proxy before it answers with pages, or errors of other forms."""
+    try:
+        content = response.json()
+    except ValueError:
+        return False
+    if not isinstance(content, dict) or response.is_success:
+        return isinstance(content, dict)
+    error = content.get("error")
+    return isinstance(error, dict) and {"code", "message"} <= error.keys()
 
 
 def work(settings: Settings, server: ClientSettings) -> int:

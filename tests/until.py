@@ -11,7 +11,7 @@ from typing import Any, Protocol
 async def until(
     condition: Callable[[], Any | Awaitable[Any]], *, within_s: float = 60.0, every_s: float = 0.002
 ) -> Any:
-    """Return what ``condition`` returns or awaits to, once that is true; TimeoutError after ``within_s`` seconds."""
+    """Return the first true result of ``condition``, awaited if need be; TimeoutError after ``within_s`` seconds."""
     async with asyncio.timeout(within_s):
         while True:
             found = condition()

@@ -1,15 +1,17 @@
 """Pages of lists as in OpenAI's API: a number of entries after an id, and whether there are more."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, takewhile
 from typing import Any, Final, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Row, Table, select
+from sqlalchemy import ColumnElement, Row, Table, Text, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from trainer.errors import InvalidField
 
 MAX_LIMIT: Final = 10_000
+MAX_PAGE_CHARACTERS: Final = 16 << 20
 
 T = TypeVar("T")
 
@@ -33,12 +35,14 @@ async def read_page(
     project: str | None = None,
     of: ColumnElement[bool] | None = None,
     by: ColumnElement[Any] | None = None,
+    long: Sequence[ColumnElement[Any]] = (),
 ) -> Page[T]:
     """Return up to ``limit`` rows of ``table`` that follow the one with the id ``after``.
 
     ``table`` has the columns ``number``, by which it is ordered, and ``id``. ``project``: only its rows; None: all.
     ``of``: whose rows they are, ``after`` included, which may fail ``where``: a row that was deleted since.
-    ``by``: the column that orders the rows before ``number`` does.
+    ``by``: the column that orders the rows before ``number`` does. ``long``: columns with texts and JSON that may be
+    long: a page ends early where they have more than ``MAX_PAGE_CHARACTERS``, but for one row.
 
     Raises:
         InvalidField: no row of the list has the id ``after``, or ``limit`` is out of bounds.
@@ -48,17 +52,34 @@ async def read_page(
     number = table.c.number
     own = belongs_to(table, project) + ([] if of is None else [of])
     order = [number] if by is None else [by, number]
-    statement = select(table).where(*where, *own).limit(limit + 1)
-    statement = statement.order_by(*(column.desc() if newest_first else column for column in order))
+    wanted = [*where, *own]
     if after is not None:
         last = await number_of(connection, table, after, *own)
         follows = number < last if newest_first else number > last
         if by is not None:
             place = (await connection.execute(select(by).where(number == last))).scalar_one()
             follows = (by < place if newest_first else by > place) | ((by == place) & follows)
-        statement = statement.where(follows)
-    rows = (await connection.execute(statement)).all()
+        wanted.append(follows)
+    columns = [column.desc() if newest_first else column for column in order]
+    if long:
+        limit = await fitting(connection, limit, long, where=wanted, order=columns)
+    rows = (await connection.execute(select(table).where(*wanted).order_by(*columns).limit(limit + 1))).all()
     return Page(tuple(map(value, rows[:limit])), len(rows) > limit)
+
+
+async def fitting(
+    connection: AsyncConnection,
+    limit: int,
+    long: Sequence[ColumnElement[Any]],
+    *,
+    where: Sequence[ColumnElement[bool]],
+    order: Sequence[ColumnElement[Any]],
+) -> int:
+    """Return how many of the first ``limit`` rows have at most ``MAX_PAGE_CHARACTERS`` in ``long``; at least 1."""
+    sizes = [func.length(func.coalesce(cast(column, Text), "")) for column in long]
+    found = await connection.execute(select(*sizes).where(*where).order_by(*order).limit(limit))
+    sums = accumulate(map(sum, found))
+    return max(1, sum(1 for _ in takewhile(lambda characters: characters <= MAX_PAGE_CHARACTERS, sums)))
 
 
 def belongs_to(table: Table, project: str | None) -> list[ColumnElement[bool]]:

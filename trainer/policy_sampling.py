@@ -67,8 +67,8 @@ class PolicyAnswers(_WireObject):
 class PolicySampling(Protocol):
     """Draws answers on the serving engine and grades them."""
 
-    async def sample(self, job_id: str, request: PolicyRequest) -> PolicyAnswers:
-        """Return the answers of the policy of the job.
+    async def sample(self, job_id: str, request: PolicyRequest, claim: int) -> PolicyAnswers:
+        """Return the answers of the policy of the job, which ``claim`` is the token of a claim on.
 
         Raises:
             JobNotFound: there is no such job.

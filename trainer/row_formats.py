@@ -98,5 +98,5 @@ def as_label(value: object) -> bool | None:
 
 
 def is_header(names: Collection[str]) -> bool:
-    """Return whether ``names`` are the columns of a table of training rows."""
+    """Whether ``names`` are the columns of a table of training rows."""
     return not _COLUMNS.isdisjoint(map(known_name, names))

@@ -37,6 +37,6 @@ class ResourceLimits:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether ``error`` is a failed allocation; torch raises RuntimeError where it allocates or maps a file."""
+    """Whether ``error`` is a failed allocation; torch raises RuntimeError where it allocates or maps a file."""
     message = str(error)
     return isinstance(error, MemoryError) or "DefaultCPUAllocator" in message or "Cannot allocate memory" in message

@@ -66,7 +66,7 @@ class Rows(AliasRows):
         return Revision(*(await self.connection.execute(statement)).one())
 
     async def has_been_at(self, revision: Revision) -> bool:
-        """Return whether the clock showed ``revision``; no longer known after ``KEPT_REVISIONS`` writes."""
+        """Whether the clock showed ``revision``; no longer known after ``KEPT_REVISIONS`` writes."""
         statement = select(revisions.c.token).where(revisions.c.number == revision.number)
         return (await self.connection.execute(statement)).scalar_one_or_none() == revision.token
 
@@ -217,7 +217,7 @@ class Rows(AliasRows):
         return (await self.connection.execute(ended)).rowcount == 1
 
     async def has_more_than_checkpoints(self, adapter: AnyRow) -> bool:
-        """Return whether a living version of the adapter is something else than a training job's checkpoint."""
+        """Whether a living version of the adapter is something else than a training job's checkpoint."""
         statement = (
             select(fine_tuned_names.c.name)
             .select_from(versions.outerjoin(fine_tuned_names, fine_tuned_names.c.version_id == versions.c.id))

@@ -24,7 +24,7 @@ _NOT_PUBLIC: Final = tuple(
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address, and each one that it leads to, is on the public internet."""
+    """Whether an IP address, and each one that it leads to, is on the public internet."""
     parsed = ipaddress.ip_address(address)
     return all(map(_is_alone_public, _reached(parsed)))
 

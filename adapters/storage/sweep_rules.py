@@ -61,7 +61,7 @@ class BlobAges:
 
 
 def may_be_ours(stored: Set[str], known: Set[str]) -> bool:
-    """Return whether a store without a mark can belong to the registry that has ``known`` these digests.
+    """Whether a store without a mark can belong to the registry that has ``known`` these digests.
 
     At least half of it: the shipped adapters have the same digests everywhere.
     """

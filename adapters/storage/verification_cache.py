@@ -20,7 +20,7 @@ class VerificationCache:
         self._stats: dict[str, _Stats] = {}
 
     def is_intact(self, directory: Path, digest: str) -> bool:
-        """Return whether ``directory`` holds the bytes of ``digest``; they are read only if they may have changed."""
+        """Whether ``directory`` holds the bytes of ``digest``; they are read only if they may have changed."""
         try:
             old_enough = time.time_ns() - _TICK_NS
             stats = _stats_of(directory)

@@ -110,7 +110,7 @@ class TrainingRun:
         return cls(http, data_dir, (await http.post(JOBS, json=body)).raise_for_status().json()["id"])
 
     async def is_(self, wanted: str) -> bool:
-        """Return whether the job's status is ``wanted``.
+        """Whether the job's status is ``wanted``.
 
         Raises:
             RuntimeError: the job ended with another status.
@@ -121,7 +121,7 @@ class TrainingRun:
         return bool(job["status"] == wanted)
 
     async def has_checkpoint(self, step: int) -> bool:
-        """Return whether the checkpoint after ``step`` is listed."""
+        """Whether the checkpoint after ``step`` is listed."""
         listed = (await self._http.get(f"{self._route}/checkpoints")).raise_for_status().json()["data"]
         return step in [checkpoint["step_number"] for checkpoint in listed]
 
@@ -139,11 +139,11 @@ class TrainingRun:
         raise RuntimeError("the job ended before its last step")
 
     async def is_over(self) -> bool:
-        """Return whether the last step is done, by the events in the run directory."""
+        """Whether the last step is done, by the events in the run directory."""
         return any(map(_is_last_step, self.events()))
 
     async def has_started(self) -> bool:
-        """Return whether the first step is done."""
+        """Whether the first step is done."""
         return self.steps() > 0
 
     def steps(self) -> int:

@@ -120,7 +120,7 @@ class ServerLives:
                     raise  # else it was killed here: the next life is awaited
 
     def was_killed_since(self, at_s: float) -> bool:
-        """Return whether a process of the server was killed, or away, after ``at_s``."""
+        """Whether a process of the server was killed, or away, after ``at_s``."""
         return not self._ready.is_set() or any(killed_s >= at_s for _, killed_s in self.kills)
 
     async def kill_engine(self) -> None:

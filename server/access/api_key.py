@@ -45,11 +45,11 @@ class ApiKey:
         return Caller(self.id, self.project, scopes, self.adapters)
 
     def is_valid(self, now: datetime) -> bool:
-        """Return whether the key is neither revoked nor expired."""
+        """Whether the key is neither revoked nor expired."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
     def matches(self, secret: str) -> bool:
-        """Return whether ``secret`` is this key's; the comparison takes constant time."""
+        """Whether ``secret`` is this key's; the comparison takes constant time."""
         return compare_digest(self.sha256, digest_of(secret))
 
 

@@ -28,7 +28,7 @@ class Caller:
     """Patterns of the adapters that the caller may use, where ``*`` stands for any text; None: all adapters."""
 
     def may(self, scope: Scope) -> bool:
-        """Return whether the caller has ``scope``."""
+        """Whether the caller has ``scope``."""
         return scope in self.scopes
 
     @property
@@ -47,7 +47,7 @@ class Caller:
         return None if self.key_id is None else self.project
 
     def may_name(self, adapter: str) -> bool:
-        """Return whether the patterns of the caller's key allow this name of an adapter."""
+        """Whether the patterns of the caller's key allow this name of an adapter."""
         return self.adapters is None or any(fnmatchcase(adapter, pattern) for pattern in self.adapters)
 
 
@@ -64,7 +64,7 @@ def subject_id(issuer: str, subject: str) -> str:
 
 
 def is_subject_id(text: str) -> bool:
-    """Return whether ``text`` has the form of ``subject_id``."""
+    """Whether ``text`` has the form of ``subject_id``."""
     return _SUBJECT_ID.fullmatch(text) is not None
 
 

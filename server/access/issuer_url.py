@@ -19,7 +19,7 @@ def check_issuer_url(url: str) -> str:
 
 
 def is_protected(url: str) -> bool:
-    """Return whether ``url`` is an https URL, or an http URL of this machine."""
+    """Whether ``url`` is an https URL, or an http URL of this machine."""
     if not url.isascii() or not url.isprintable() or " " in url:
         return False
     try:

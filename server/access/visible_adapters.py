@@ -21,7 +21,7 @@ class VisibleAdapters:
     caller: Caller
 
     def sees(self, name: str) -> bool:
-        """Return whether the caller may see the adapter; True where there is none."""
+        """Whether the caller may see the adapter; True where there is none."""
         if not self.caller.may_name(name):
             return False
         adapter, project = self.catalog.get(name), self.caller.seen_project
@@ -45,7 +45,7 @@ class VisibleAdapters:
         return self.catalog.adapters(after, limit, self.sees)
 
     def owns(self, name: str) -> bool:
-        """Return whether the adapter ``name``, which the caller sees, is not one that another project shares."""
+        """Whether the adapter ``name``, which the caller sees, is not one that another project shares."""
         return self.caller.seen_project in (None, self.catalog.adapter(name).project)
 
     def owned(self, name: str) -> Adapter:

@@ -142,7 +142,7 @@ class Idempotent:
 
 
 def is_creating(path: str) -> bool:
-    """Return whether a POST to ``path`` creates something that a repeated request would create twice."""
+    """Whether a POST to ``path`` creates something that a repeated request would create twice."""
     parts = path.strip("/").split("/")
     is_version = len(parts) == 4 and parts[:2] == ["v1", "adapters"] and parts[3] in {"versions", "merge"}
     return is_version or path in _CREATING

@@ -53,7 +53,7 @@ class LimitStore(Follower):
         return self._limits("project", project)
 
     def any_of(self, name: str) -> bool:
-        """Return whether any key or project may have a limit called ``name``."""
+        """Whether any key or project may have a limit called ``name``."""
         return any(getattr(limits, name) is not None for limits in (*self._defaults.values(), *self._stored.values()))
 
     def _limits(self, kind: LimitedKind, name: str) -> Limits:

@@ -9,19 +9,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from server.cli.client import Json
+from server.csv_cells import csv_cell
 from trainer.evals.comparison import Rate, compare
 
 MAX_ROWS: Final = 200
 """Items that the page shows; ``rows.csv`` has all."""
 _WIDTH, _BAR, _LABEL = 640, 26, 180
 """Of a plot, in pixels: its width, the height of a bar, and the width of the labels."""
-_COLOURS: Final = {"wins": "#2a7f4f", "ties": "#c9c9c9", "losses": "#b3423a"}
+_SHOWN_NAME: Final = 25
+_COLOURS: Final = {"wins": ("#2a7f4f", "#fff"), "ties": ("#d5d5d5", "#222"), "losses": ("#b3423a", "#fff")}
+"""Of a part, and of the number in it."""
+_LEAST_WIDTH: Final = 36
+"""Of a part that has its number in it."""
 _STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 980px; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .25rem .7rem; text-align: left;
 vertical-align: top; border-bottom: 1px solid #ddd } td { white-space: pre-wrap; overflow-wrap: anywhere }
 .fail { color: #b3423a } .pass { color: #2a7f4f } svg text { font: 12px system-ui, sans-serif }
-code { background: #f4f4f4 }
+code { background: #f4f4f4 } .wide { overflow-x: auto } svg { max-width: 100%; height: auto }
 """
 
 
@@ -61,13 +66,12 @@ def summarize(references: Sequence[str], runs: Sequence[Json], outputs: Sequence
 def write_report(folder: Path, summary: Json, items: Sequence[Json], outputs: Sequence[Sequence[Json]]) -> None:
     """Write ``report.html``, ``report.json`` and ``rows.csv`` to ``folder``, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    (folder / "report.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     rows = [_row(index, item, [_by_item(each).get(index) for each in outputs]) for index, item in enumerate(items)]
-    with (folder / "rows.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(_header([model["reference"] for model in summary["models"]]))
-        table.writerows(rows)
-    (folder / "report.html").write_text(_page(summary, rows))
+    with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+        header = _header([model["reference"] for model in summary["models"]])
+        csv.writer(file).writerows([csv_cell(cell) for cell in row] for row in [header, *rows])
+    (folder / "report.html").write_text(_page(summary, rows), encoding="utf-8")
 
 
 def _scores(items: Sequence[Json]) -> dict[int, float]:
@@ -108,7 +112,7 @@ def _page(summary: Json, rows: Sequence[Sequence[Any]]) -> str:
         f"<code>{escape(json.dumps(summary['grader'], ensure_ascii=False))}</code></p>",
         _summary_table(models),
         "<h2>Mean score</h2>",
-        _bars([(model["reference"], model["mean_score"] or 0.0) for model in models]),
+        _bars([(model["reference"], model["mean_score"]) for model in models]),
     ]
     if compared:
         first = escape(models[0]["reference"])
@@ -116,60 +120,89 @@ def _page(summary: Json, rows: Sequence[Sequence[Any]]) -> str:
             f"<h2>Difference to {first}, with 95 % intervals</h2>",
             _intervals([(each["reference"], each["comparison"]) for each in compared]),
             f"<h2>Wins, ties and losses against {first}</h2>",
+            "<p>" + ", ".join(f"{_swatch(kind)} {kind}" for kind in _COLOURS) + "</p>",
             _stacks([(each["reference"], each["comparison"]) for each in compared]),
         ]
     shown = f"the first {MAX_ROWS} of {len(rows)}; rows.csv has all" if len(rows) > MAX_ROWS else "all"
     parts += [f"<h2>Items</h2><p>{shown}</p>", _items_table(_header([each["reference"] for each in models]), rows)]
-    head = f'<!doctype html><meta charset="utf-8"><title>{escape(summary["data"])}</title><style>{_STYLE}</style>'
+    head = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{escape(summary['data'])}</title><style>{_STYLE}</style>"
+    )
     return "\n".join([head, *parts]) + "\n"
 
 
 def _summary_table(models: Sequence[Json]) -> str:
-    head = "<tr><th>model<th>version<th>score<th>passed<th>failed<th>errors<th>difference<th>95 % interval<th>tokens"
+    names = (
+        "model",
+        "version",
+        "score",
+        "passed",
+        "failed",
+        "errors",
+        "difference",
+        "95 % interval",
+        *_COLOURS,
+        "tokens",
+    )
+    head = "<tr>" + "".join(f'<th scope="col">{name}' for name in names)
     rows = []
     for model in models:
         beside = model["comparison"]
         score = "" if model["mean_score"] is None else f"{model['mean_score']:.3f}"
         cells = [model["reference"], model["version"], score, model["passed"], model["failed"], model["errored"]]
         if beside is None:
-            cells += ["", ""]
+            cells += [""] * (2 + len(_COLOURS))
         else:
             low, high = beside["interval"]
             cells += [f"{beside['difference']:+.3f}", f"{low:+.3f} to {high:+.3f}"]
+            cells += [beside[kind]["count"] for kind in _COLOURS]
         rows.append("<tr>" + "".join(f"<td>{escape(str(cell))}" for cell in (*cells, model["tokens"])))
-    return f"<table>{head}{''.join(rows)}</table>"
+    return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
 
 
 def _items_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    head = "".join(f"<th>{escape(name)}" for name in header)
+    head = "".join(f'<th scope="col">{escape(name)}' for name in header)
     body = []
     for row in rows[:MAX_ROWS]:
         cells = (
             f'<td class="{cell}">{cell}' if cell in {"pass", "fail"} else f"<td>{escape(str(cell))}" for cell in row
         )
         body.append("<tr>" + "".join(cells))
-    return f"<table><tr>{head}{''.join(body)}</table>"
+    return f'<div class="wide"><table><tr>{head}{"".join(body)}</table></div>'
 
 
-def _plot(rows: int, parts: Iterator[str]) -> str:
-    return f'<svg width="{_WIDTH}" height="{_BAR * rows + 24}">{"".join(parts)}</svg>'
+def _plot(rows: int, described: str, parts: Iterator[str]) -> str:
+    """Return a plot; ``described`` is read out where pictures are not shown, and the table has its numbers."""
+    width, height = _WIDTH, _BAR * rows + 24
+    label = escape(f"{described}; the numbers are in the table above")
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    return f'<svg {size} role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
 def _label(number: int, text: str) -> str:
-    return f'<text x="{_LABEL - 8}" y="{number * _BAR + 17}" text-anchor="end">{escape(text[:28])}</text>'
+    shown = text if len(text) <= _SHOWN_NAME else f"{text[: _SHOWN_NAME - 1]}…"
+    place = f'x="{_LABEL - 8}" y="{number * _BAR + 17}" text-anchor="end"'
+    return f"<text {place}>{escape(shown)}<title>{escape(text)}</title></text>"
 
 
-def _bars(values: Sequence[tuple[str, float]]) -> str:
-    most = max([1.0, *(abs(value) for _, value in values)])
+def _swatch(kind: str) -> str:
+    fill = _COLOURS[kind][0]
+    return f'<svg width="12" height="12" aria-hidden="true"><rect width="12" height="12" fill="{fill}"/></svg>'
+
+
+def _bars(values: Sequence[tuple[str, float | None]]) -> str:
+    most = max([1.0, *(abs(value or 0.0) for _, value in values)])
 
     def parts() -> Iterator[str]:
         for number, (name, value) in enumerate(values):
-            width = max(0.0, value) / most * (_WIDTH - _LABEL - 60)
+            width = max(0.0, value or 0.0) / most * (_WIDTH - _LABEL - 60)
+            shown = "no score" if value is None else f"{value:.3f}"
             yield _label(number, name)
             yield f'<rect x="{_LABEL}" y="{number * _BAR + 4}" width="{width:.1f}" height="{_BAR - 8}" fill="#1b6ca8"/>'
-            yield f'<text x="{_LABEL + width + 6:.1f}" y="{number * _BAR + 17}">{value:.3f}</text>'
+            yield f'<text x="{_LABEL + width + 6:.1f}" y="{number * _BAR + 17}">{shown}</text>'
 
-    return _plot(len(values), parts())
+    return _plot(len(values), "Mean score of each model", parts())
 
 
 def _intervals(values: Sequence[tuple[str, Json]]) -> str:
@@ -188,7 +221,7 @@ def _intervals(values: Sequence[tuple[str, Json]]) -> str:
         yield f'<text x="{_LABEL}" y="{y}">{-most:+.2f}</text><text x="{middle - 4}" y="{y}">0</text>'
         yield f'<text x="{_WIDTH}" y="{y}" text-anchor="end">{most:+.2f}</text>'
 
-    return _plot(len(values), parts())
+    return _plot(len(values), "Difference of mean scores, with intervals", parts())
 
 
 def _stacks(values: Sequence[tuple[str, Json]]) -> str:
@@ -196,15 +229,15 @@ def _stacks(values: Sequence[tuple[str, Json]]) -> str:
         for number, (name, beside) in enumerate(values):
             x = float(_LABEL)
             yield _label(number, name)
-            for kind, colour in _COLOURS.items():
+            for kind, (fill, ink) in _COLOURS.items():
                 width, count = beside[kind]["rate"] * (_WIDTH - _LABEL), beside[kind]["count"]
                 y = number * _BAR + 4
                 yield (
-                    f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{_BAR - 8}" fill="{colour}">'
+                    f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{_BAR - 8}" fill="{fill}">'
                     f"<title>{count} {kind}</title></rect>"
                 )
-                if count:
-                    yield f'<text x="{x + 4:.1f}" y="{number * _BAR + 17}" fill="#fff">{count}</text>'
+                if width >= _LEAST_WIDTH:
+                    yield f'<text x="{x + 4:.1f}" y="{number * _BAR + 17}" fill="{ink}">{count}</text>'
                 x += width
 
-    return _plot(len(values), parts())
+    return _plot(len(values), "Items won, tied and lost", parts())

@@ -20,6 +20,7 @@ Alias = Annotated[str, typer.Option("--alias", help="Alias whose requests are sh
 Generation = Annotated[int | None, typer.Option(help="Only if the rollout has this generation still.")]
 Force = Annotated[bool, typer.Option("--force", help="Also without the verdict that the alias demands; recorded.")]
 _SHORT_GUARDS = {"error_rate": "max_increase", "latency": "max_ratio", "time_to_first_token": "max_ratio"}
+_LIMITS = {**_SHORT_GUARDS, "score": "max_decrease"}
 
 
 @app.command("set")
@@ -75,23 +76,16 @@ def promote(
     api_key: ApiKey = None,
 ) -> None:
     """Point the alias to the candidate; open streams finish where they began."""
-    with connect(url, api_key) as server:
-        ended = server.post(f"{_path(name, alias)}/promote", without_none(force=force, generation=generation))
+    ended = _ended("promote", name, alias, {"force": force, **without_none(generation=generation)}, url, api_key)
     show_note(f"{name}@{alias} is version {ended['candidate']}")
 
 
 @app.command()
 def rollback(
-    name: Name,
-    *,
-    alias: Alias = DEFAULT_ALIAS,
-    generation: Generation = None,
-    url: Url = None,
-    api_key: ApiKey = None,
+    name: Name, *, alias: Alias = DEFAULT_ALIAS, generation: Generation = None, url: Url = None, api_key: ApiKey = None
 ) -> None:
     """Send all requests to the current version again."""
-    with connect(url, api_key) as server:
-        ended = server.post(f"{_path(name, alias)}/rollback", without_none(generation=generation))
+    ended = _ended("rollback", name, alias, without_none(generation=generation), url, api_key)
     show_note(f"{name}@{alias} stays version {ended['version']}")
 
 
@@ -101,6 +95,12 @@ def rm(name: Name, *, alias: Alias = DEFAULT_ALIAS, url: Url = None, api_key: Ap
     with connect(url, api_key) as server:
         ended = server.send("DELETE", _path(name, alias))
     show_note(f"ended {ended['id']} of {name}@{alias}")
+
+
+def _ended(verb: str, name: str, alias: str, body: Json, url: str | None, api_key: str | None) -> Json:
+    """End the rollout by ``verb`` and return it."""
+    with connect(url, api_key) as server:
+        return server.post(f"{_path(name, alias)}/{verb}", body)
 
 
 def _path(name: str, alias: str) -> str:
@@ -138,6 +138,10 @@ def _show(rollout: Json, *, as_json: bool) -> None:
         fields["steps"] = ", ".join(f"{step:g}" for step in rollout["steps"])
     if rollout["shadow"]:
         fields["shadow"] = f"{rollout['shadow']:g} %"
+    if rollout["guards"]:
+        fields["guards"] = ", ".join(
+            f"{guard['type']}={guard[_LIMITS[guard['type']]]:g}" for guard in rollout["guards"]
+        )
     if rollout["reason"]:
         fields["reason"] = rollout["reason"]["message"]
     show_fields({"id": rollout["id"], **fields, "changed": format_time(rollout["updated_at"])})

@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 
-from server.access.caller import ANONYMOUS, Caller
 from server.batches.line_client import LineClient
 from server.evals.run_attempt import EvalRunAttempt
+from server.gateway.authenticate import holder
 from server.operations.grader_client import GraderClient
 from server.state import AppState
 from trainer.evals.run_queue import EvalRunClaim
@@ -36,18 +36,12 @@ class EvalWork:
             return await client.send(path, str(body["model"]), body)
 
         await self.state.registry.try_refresh()  # its models may have been published by another server
-        models = GraderClient(self.state, self._caller(), post)
+        caller = holder(self.state.keys, self.key_id, self.claim.run.project)
+        models = GraderClient(self.state, caller, post, is_deferred=True)
         await EvalRunAttempt(self.state.records.eval_queue, self.claim, client, models).work()
 
     async def release(self) -> None:
         await self.state.records.eval_queue.release(self.claim)
-
-    def _caller(self) -> Caller:
-        """Return the holder of the run's key; one without scopes if it was revoked, whose requests are denied."""
-        if self.state.keys.is_open:
-            return ANONYMOUS
-        key = None if self.key_id is None else self.state.keys.get(self.key_id)
-        return Caller(self.key_id, self.claim.run.project, frozenset()) if key is None else key.caller
 
 
 @dataclass(frozen=True, slots=True)

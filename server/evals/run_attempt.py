@@ -21,7 +21,7 @@ from trainer.errors import InvalidField
 from trainer.evals.criteria import FAULTS_OF_ANSWERS, check_models, read_criteria, result_of
 from trainer.evals.data_source import CompletionsSource, RunSource, parse_run_source
 from trainer.evals.objects import EvalItem, ItemStatus, Outcome
-from trainer.evals.run_queue import EvalRunClaim, EvalRunQueue
+from trainer.evals.run_queue import MAX_RUN_S, EvalRunClaim, EvalRunQueue
 from trainer.evals.state import EvalRunVerb
 from trainer.graders.grader import Grade, Grader, GradingError, Sample, Ungraded
 from trainer.graders.models import GraderAnswer, Question, Rewarded, Usage
@@ -39,6 +39,10 @@ ITEMS_AT_ONCE: Final = 64
 
 _REVOKED: Final = Failure(
     "key_revoked", "the API key that created the run was revoked, or may not call models any more"
+)
+_EXPIRED: Final = Failure(
+    "run_expired",
+    f"the run was not finished within {MAX_RUN_S / 86400:g} days: make a run of the items without results",
 )
 
 
@@ -127,20 +131,23 @@ class EvalRunAttempt:
 
     async def _work(self) -> Failure | None:
         """Return why the run has failed; None once every item is finished."""
-        try:
-            graders = read_criteria(self.claim.testing_criteria)
-            source = parse_run_source(self.claim.run.data_source)
-            await check_models(graders, self.models)
-        except InvalidField as gone:  # a model was deleted, or an older release took what this one does not
-            return Failure("invalid_definition", gone.message, gone.param)
         failure = None
         try:
-            await self._finish_all(source, graders)
+            async with asyncio.timeout(self.claim.remaining_s):
+                await self._finish_all()
+        except* InvalidField as gone:  # a model was deleted, or an older release took what this one does not
+            fault = next(each for each in gone.exceptions if isinstance(each, InvalidField))
+            failure = Failure("invalid_definition", fault.message, fault.param)
         except* AccessDenied:
             failure = _REVOKED
+        except* TimeoutError:
+            failure = _EXPIRED
         return failure
 
-    async def _finish_all(self, source: RunSource, graders: Sequence[Grader]) -> None:
+    async def _finish_all(self) -> None:
+        graders = read_criteria(self.claim.testing_criteria)
+        source = parse_run_source(self.claim.run.data_source)
+        await check_models(graders, self.models)
         places, last = asyncio.Semaphore(min(ITEMS_AT_ONCE, self.client.in_flight.lines)), 0
         async with asyncio.TaskGroup() as group:
             while items := await self.queue.pending(self.claim, after=last):

@@ -63,6 +63,17 @@ def authorize(keys: KeyRing, key_id: str | None, method: str, path: str) -> Call
     return _permitted(None if key_id is None else keys.get(key_id), method, path)
 
 
+def holder(keys: KeyRing, key_id: str | None, project: str) -> Caller:
+    """Return the holder of the key with the id ``key_id``, for whom the server itself works.
+
+    Once the key was revoked, it is a caller of ``project`` without any scope: its requests are denied.
+    """
+    if keys.is_open:
+        return ANONYMOUS
+    key = None if key_id is None else keys.get(key_id)
+    return Caller(key_id, project, frozenset()) if key is None else key.caller
+
+
 def _permitted(key: ApiKey | None, method: str, path: str) -> Caller:
     if key is None:
         raise Unauthenticated(
@@ -94,5 +105,5 @@ def _bearer(headers: Mapping[str, str]) -> str:
 
 
 def _is_token(secret: str) -> bool:
-    """Return whether ``secret`` has the form of a signed token: three parts between dots. A key has no dot."""
+    """Whether ``secret`` has the form of a signed token: three parts between dots. A key has no dot."""
     return secret.count(".") == 2 and secret.isascii()

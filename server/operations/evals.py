@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from trainer.evals.criteria import check_models, read_criteria, reads_answer
 from trainer.evals.data_source import CompletionsSource, FileId, RunSource, parse_config, parse_run_source
 from trainer.evals.item_schema import check_schema
 from trainer.evals.objects import Eval, EvalDraft, EvalRun, EvalRunDraft
-from trainer.evals.source_items import check_content_size, read_items
+from trainer.evals.source_items import check_source_size, read_items
 from trainer.files.file import Purpose
 
 _CHAT: Final = "/v1/chat/completions"
@@ -40,7 +39,7 @@ async def create_eval(state: AppState, caller: Caller, draft: EvalDraft) -> Eval
         InvalidField: a testing criterion, the schema of the items, or a model that grades.
     """
     config = parse_config(draft.data_source_config)
-    check_schema(config.item_schema, "data_source_config.item_schema")
+    await in_thread(check_schema, config.item_schema, "data_source_config.item_schema")
     await check_models(read_criteria(draft.testing_criteria, config.item_schema), _checking(state, caller))
     await state.accounts.quotas.check_stored(draft.project)
     return await state.records.evals.create(draft)
@@ -62,17 +61,16 @@ async def create_run(state: AppState, caller: Caller, of: Eval, draft: EvalRunDr
             "makes with `patchbay keys create NAME --scope evals --scope infer`"
         )
     source = parse_run_source(draft.data_source)
-    await check_models(read_criteria(of.testing_criteria), _checking(state, caller))
+    check_source_size(draft.data_source)
+    graders = read_criteria(of.testing_criteria)
+    await check_models(graders, _checking(state, caller))
     model = await _version(state, caller, source.model) if isinstance(source, CompletionsSource) else ""
     file = await _file(state, caller, source)
-    reads_answers = any(map(reads_answer, of.testing_criteria))
-    schema = of.data_source_config["item_schema"]
-    items = await in_thread(read_items, source, file, schema, reads_answers=reads_answers)
-    size_bytes = await in_thread(lambda: sum(len(json.dumps(each.item)) for each in items))
-    if file is None:
-        check_content_size(size_bytes)
-    await state.accounts.quotas.check_stored(of.project, size_bytes)
-    return await state.records.eval_runs.create(of, replace(draft, model=model), items, size_bytes)
+    schema, reads_answers = of.data_source_config["item_schema"], any(map(reads_answer, graders))
+    async with state.records.eval_runs.creating.place(of.project):
+        items, size_bytes = await in_thread(read_items, source, file, schema, reads_answers=reads_answers)
+        await state.accounts.quotas.check_stored(of.project, size_bytes)
+        return await state.records.eval_runs.create(of, replace(draft, model=model), items, size_bytes)
 
 
 def _checking(state: AppState, caller: Caller) -> GraderClient:

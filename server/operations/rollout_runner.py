@@ -20,9 +20,9 @@ from adapters.registry.rollout_rows import reason
 from adapters.registry.rollouts import Rollouts
 from adapters.rollout import WHOLE, Rollout, RolloutSide
 from adapters.rollout_tally import RolloutTally
-from server.access.caller import ANONYMOUS
 from server.batches.line_client import connected
 from server.errors import Unavailable
+from server.gateway.authenticate import holder
 from server.operations import rollouts as operations
 from server.operations.grader_client import GraderClient, as_caller
 from server.operations.residents import make_resident
@@ -116,7 +116,7 @@ class RolloutRunner:
             return
         good = sides[RolloutSide.CANDIDATE].good
         is_due = rollout.plan.steps and good - rollout.good_before >= rollout.plan.step_requests
-        if not is_due or not all(guard.decides(sides) for guard in guards):
+        if not is_due or not all(guard.holds(sides) for guard in guards):
             return
         try:
             await self._take_step(rollout, good)
@@ -191,7 +191,9 @@ class RolloutRunner:
         """Score an answer with the rollout's graders. ``sampled``: the share of answers that come here; 0: take all."""
         if text is None:
             return
-        models = GraderClient(self.state, ANONYMOUS, as_caller(self.app(rollout.key_id), {}), is_deferred=True)
+        adapter = self.state.registry.catalog.adapter(rollout.adapter)
+        caller = holder(self.state.keys, rollout.key_id, adapter.project)
+        models = GraderClient(self.state, caller, as_caller(self.app(rollout.key_id), {}), is_deferred=True)
         for guard in score_guards(rollout.plan.guards):
             if self._traffic.draw() * sampled >= guard.sample * WHOLE / 100:
                 continue

@@ -18,8 +18,7 @@ from server.errors import EngineNotReady, ResidencyFull
 from server.operations.residents import make_resident
 from server.state import AppState
 from trainer.jobs.job import Job
-from trainer.jobs.rows import cancelled
-from trainer.jobs.state import JobState
+from trainer.jobs.rows import check_publishable
 from trainer.run_directory import Marker, RunDirectory
 
 log = structlog.get_logger(__name__)
@@ -36,21 +35,22 @@ class RunPublisher:
 
     Nothing is published twice, because fine-tuned names are unique in the registry's database. Both methods raise
     JobNotFound or CheckpointNotFound for an unknown job, checkpoint or result, IllegalTransition for a cancelled job,
-    and PatchbayError where the checks or the engine refused it.
+    LeaseLost for a worker that does not hold the job (``claim``: the token of its claim; None: not compared), and
+    PatchbayError where the checks or the engine refused it.
     """
 
     state: AppState
 
-    async def checkpoint(self, job_id: str, step: int) -> str:
+    async def checkpoint(self, job_id: str, step: int, claim: int | None = None) -> str:
         """Publish the job's checkpoint of ``step`` as a version; no alias moves. Return its fine-tuned name."""
-        job = await self._wanted(job_id)
+        job = await self._wanted(job_id, claim)
         name = self._name(job, step)
         await self._publish(job, step, name)
         return str(name)
 
-    async def result(self, job_id: str) -> str:
+    async def result(self, job_id: str, claim: int | None = None) -> str:
         """Give the best checkpoint the job's fine-tuned name, and ``stable`` once it is resident; return that name."""
-        job = await self._wanted(job_id)
+        job = await self._wanted(job_id, claim)
         run = self._run(job)
         best = await in_thread(run.best_checkpoint)
         version = await self._publish(job, best.step, self._name(job, best.step))
@@ -62,7 +62,7 @@ class RunPublisher:
             name,
             alias=DEFAULT_ALIAS,
             report=await self._report(job, best.marker, run),
-            check=partial(self.state.records.jobs.check_not_cancelled, job.id),
+            check=partial(self.state.records.jobs.check_publishable, job.id, claim),
         )
         log.info("published a job's result", job=job.id, version=version.name, name=str(name))
         self._warn_of_gate(version)
@@ -75,15 +75,10 @@ class RunPublisher:
         if alias is not None and alias.version != version.number and alias.require is not None:
             log.warning("the alias waits for a verdict on a job's result", version=version.name, demands=alias.require)
 
-    async def _wanted(self, job_id: str) -> Job:
-        """Return the job.
-
-        Raises:
-            IllegalTransition: it was cancelled: nothing of it is published any more.
-        """
+    async def _wanted(self, job_id: str, claim: int | None) -> Job:
+        """Return the job; raises as ``check_publishable``."""
         job = await self.state.records.jobs.get(job_id)
-        if job.state is JobState.CANCELLED:
-            raise cancelled(job_id)
+        check_publishable(job, claim)
         return job
 
     def _name(self, job: Job, step: int | None = None) -> FineTunedName:

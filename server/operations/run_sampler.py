@@ -12,9 +12,9 @@ from adapters.errors import AdapterRefused, Fault
 from adapters.storage.disk import in_thread
 from adapters.storage.manifest import CONFIG_FILE
 from server.access.caller import Caller
-from server.access.scope import ALL_SCOPES
 from server.engine.protocol import Demand, Engine, EngineGone, Resident, Sampled
 from server.errors import EngineNotReady
+from server.gateway.authenticate import holder
 from server.gateway.gateway import Deferred
 from server.operations.grader_client import GraderClient, as_caller
 from server.state import AppState
@@ -23,6 +23,7 @@ from trainer.graders.grader import Grader, GradingError, Sample
 from trainer.graders.models import Models
 from trainer.graders.parsing import parse
 from trainer.jobs.job import Job
+from trainer.jobs.rows import check_publishable
 from trainer.policy_sampling import PolicyAnswer, PolicyAnswers, PolicyPrompt, PolicyRequest
 from trainer.run_directory import RunDirectory
 
@@ -46,19 +47,21 @@ class RunSampler:
     deferred: Deferred
     _grading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(GRADED_AT_ONCE))
 
-    async def sample(self, job_id: str, request: PolicyRequest) -> PolicyAnswers:
+    async def sample(self, job_id: str, request: PolicyRequest, claim: int | None = None) -> PolicyAnswers:
         """Return the answers of the job's policy, and their rewards.
 
         Raises:
             JobNotFound: there is no such job.
+            IllegalTransition, LeaseLost: as ``check_publishable``.
             AdapterRefused: the engine does not take the policy, died twice with it, or computes NaN.
             EngineNotReady: no engine answers at present.
         """
         job = await self.state.records.jobs.get(job_id)
+        check_publishable(job, claim)
         if job.grader is None:
             raise InvalidField(f"a job of the method {job.method['type']} draws no answers", param="job_id")
         grader = parse(job.grader, "grader")
-        caller = Caller(job.key_id, job.project, ALL_SCOPES)
+        caller = holder(self.state.keys, job.key_id, job.project)
         models = GraderClient(self.state, caller, as_caller(self.deferred(job.key_id), {}), is_deferred=True)
         drawn = await self._drawn(job, request)
         self._charge(caller, job, request, drawn)

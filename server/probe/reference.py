@@ -97,7 +97,7 @@ class PeftReference:
 
 
 def fits(base: Path) -> bool:
-    """Return whether the base model in ``base``, in float32, fits in ``SHARE_OF_MEMORY``. Blocks.
+    """Whether the base model in ``base``, in float32, fits in ``SHARE_OF_MEMORY``. Blocks.
 
     False for a base that is quantised or not in safetensors: PEFT's arithmetic on it would differ from the engine's.
     """

@@ -37,7 +37,7 @@ class Capacity:
     _held: Holdings[str] = field(default_factory=Holdings, init=False)  # bytes
 
     def has_room(self, version: Version) -> bool:
-        """Return whether ``version`` can be reserved now."""
+        """Whether ``version`` can be reserved now."""
         fits = self.bytes + version.size_bytes <= self.max_bytes or not self.count
         return fits and self.count < self.residents and self.crowded_project(version) is None
 

@@ -6,6 +6,7 @@ The answer passes as it comes; what it holds is put together once it has ended, 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -22,6 +23,8 @@ PATH: Final = "/v1/chat/completions"
 
 _STORED_FIELDS: Final = ("tools", "metadata")
 """Fields of the request that are stored with the answer, beside its messages."""
+_LAST_EVENT: Final = re.compile(rb"^data: \[DONE\]\s*$", re.MULTILINE)
+"""Alone on its line: an answer may have these words in its text."""
 _CALL_TEXTS: Final = ("name", "arguments")
 
 
@@ -66,10 +69,14 @@ class _RecordedCompletion:
         elif self._is_answer:
             body = message.get("body", b"")
             self._body += body
-            is_last = b"data: [DONE]" in body if self._is_stream else not message.get("more_body")
-            if is_last or len(self._body) > 2 * MAX_BYTES:  # events repeat the facts of their answer
+            is_last = _LAST_EVENT.search(body) is not None if self._is_stream else not message.get("more_body")
+            is_too_long = len(self._body) > 2 * MAX_BYTES  # events repeat the facts of their answer
+            if is_last or is_too_long:
                 self._is_answer = False
-                await self._record()
+                if is_too_long:  # what is stored is whole: it may be trained on
+                    log.warning("chat completion not stored: it is too large")
+                else:
+                    await self._record()
                 self._body.clear()
         await self.to_client(message)
 

@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from rapidfuzz.distance import Indel
+
+COMPARED: Final = 8192
+"""Two texts of 64,000 tokens take 1.7 s of a core, in which the server answers nothing else."""
 
 
 def text_of(answer: bytes) -> str | None:
@@ -30,5 +33,10 @@ def _text(body: Any) -> str | None:
 
 
 def agreement(one: str, other: str, encode: Callable[[str], Sequence[int]]) -> float:
-    """Return the tokens that both texts have in the same order, of all tokens of both: 1 for equal texts."""
-    return 1.0 if one == other else float(Indel.normalized_similarity(encode(one), encode(other)))
+    """Return the tokens that both texts have in the same order, of all tokens of both: 1 for equal texts.
+
+    Of other texts the first ``COMPARED`` characters count.
+    """
+    if one == other:
+        return 1.0
+    return float(Indel.normalized_similarity(encode(one[:COMPARED]), encode(other[:COMPARED])))

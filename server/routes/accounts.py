@@ -11,6 +11,7 @@ from adapters.errors import InvalidName, NotFound
 from server.access.caller import is_subject_id
 from server.access.scope import Scope
 from server.accounts.limits import LimitedKind, Limits
+from server.csv_cells import csv_cell
 from server.errors import InvalidRequest
 from server.http.schemas.accounts import (
     AccountList,
@@ -113,5 +114,5 @@ def _csv(rows: list[UsageObject]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(row.model_dump() for row in rows)
+    writer.writerows({name: csv_cell(value) for name, value in row.model_dump().items()} for row in rows)
     return text.getvalue()

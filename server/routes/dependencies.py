@@ -1,6 +1,7 @@
 """Dependencies of the routes: the server's state, the caller, what the caller may see, and the size of a page."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Query, Request
 
@@ -18,6 +19,23 @@ StateDep = Annotated[AppState, Depends(_state)]
 
 PageLimit = Annotated[int, Query(ge=1, le=200, description="Entries on the page, at most.")]
 DEFAULT_PAGE = 50
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """The page of a list as OpenAI's clients ask for it."""
+
+    after: Annotated[str | None, Query(description="Id of the last entry of the page before.")] = None
+    limit: PageLimit = 20
+    order: Annotated[Literal["asc", "desc"], Query(description="The oldest first, or the newest.")] = "asc"
+
+    @property
+    def paging(self) -> dict[str, Any]:
+        """The arguments of the stores' lists."""
+        return {"after": self.after, "limit": self.limit, "newest_first": self.order == "desc"}
+
+
+ListDep = Annotated[ListQuery, Depends()]
 
 
 async def _caller(request: Request) -> Caller:

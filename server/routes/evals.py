@@ -16,13 +16,11 @@ from server.http.schemas.evals import (
     OutputItemObject,
 )
 from server.operations import evals as operations
-from server.routes.dependencies import CallerDep, ProjectDep, StateDep, check_stored
+from server.routes.dependencies import CallerDep, ListDep, ProjectDep, StateDep, check_stored
 from trainer.evals.objects import Eval, EvalRun, ItemStatus
 from trainer.evals.state import EvalRunState
 
 router = APIRouter(prefix="/v1/evals", tags=["evals"])
-
-Order = Literal["asc", "desc"]
 
 
 async def _own_eval(eval_id: str, state: StateDep, project: ProjectDep) -> Eval:
@@ -51,19 +49,11 @@ async def create(body: EvalBody, state: StateDep, caller: CallerDep) -> EvalObje
 async def list_evals(
     state: StateDep,
     project: ProjectDep,
-    after: str | None = None,
-    limit: int = 20,
-    order: Order = "asc",
+    query: ListDep,
     order_by: Literal["created_at", "updated_at"] = "created_at",
 ) -> ListObject[EvalObject]:
-    """List the evals; ``after`` is an eval's id."""
-    page = await state.records.evals.list(
-        after=after,
-        limit=limit,
-        newest_first=order == "desc",
-        by_update=order_by == "updated_at",
-        project=project,
-    )
+    """List the evals."""
+    page = await state.records.evals.list(**query.paging, by_update=order_by == "updated_at", project=project)
     return ListObject[EvalObject](data=map(EvalObject.from_eval, page.data), has_more=page.has_more)
 
 
@@ -94,17 +84,10 @@ async def create_run(of: EvalDep, body: EvalRunBody, state: StateDep, caller: Ca
 
 @router.get("/{eval_id}/runs")
 async def list_runs(
-    of: EvalDep,
-    state: StateDep,
-    after: str | None = None,
-    limit: int = 20,
-    order: Order = "asc",
-    status: EvalRunState | None = None,
+    of: EvalDep, state: StateDep, query: ListDep, status: EvalRunState | None = None
 ) -> ListObject[EvalRunObject]:
-    """List the runs of an eval; ``after`` is a run's id."""
-    page = await state.records.eval_runs.list(
-        of.id, after=after, limit=limit, newest_first=order == "desc", state=status
-    )
+    """List the runs of an eval."""
+    page = await state.records.eval_runs.list(of.id, **query.paging, state=status)
     runs = [EvalRunObject.from_run(run, of) for run in page.data]
     return ListObject[EvalRunObject](data=runs, has_more=page.has_more)
 
@@ -131,21 +114,11 @@ async def delete_run(of: EvalDep, run: EvalRunDep, state: StateDep) -> DeletedEv
 
 @router.get("/{eval_id}/runs/{run_id}/output_items")
 async def list_output_items(
-    run: EvalRunDep,
-    state: StateDep,
-    after: str | None = None,
-    limit: int = 20,
-    order: Order = "asc",
-    status: Literal["fail", "pass", "error"] | None = None,
+    run: EvalRunDep, state: StateDep, query: ListDep, status: Literal["fail", "pass", "error"] | None = None
 ) -> ListObject[OutputItemObject]:
-    """List the items that have results; ``after`` is an item's id. ``status=error`` is not OpenAI's."""
-    page = await state.records.eval_runs.items(
-        run,
-        after=after,
-        limit=limit,
-        newest_first=order == "desc",
-        status=None if status is None else ItemStatus(status),
-    )
+    """List the items that have results. ``status=error`` is not OpenAI's."""
+    wanted = None if status is None else ItemStatus(status)
+    page = await state.records.eval_runs.items(run, **query.paging, status=wanted)
     items = [OutputItemObject.from_item(item, run) for item in page.data]
     return ListObject[OutputItemObject](data=items, has_more=page.has_more)
 

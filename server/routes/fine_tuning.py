@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from structlog.contextvars import get_contextvars
 
 from server.access.caller import caller_of
+from server.errors import ApiKeyNeeded
 from server.gateway.gateway import REQUEST_ID
 from server.http.event_stream import KEEP_ALIVE, SILENCE_S, STOPPING, EventStream
 from server.http.schemas.base import DeletedObject, ListObject
@@ -55,14 +56,21 @@ router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"], dependencies=
 
 _METADATA: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 _KEY_HEADERS: Final = ("authorization", "x-api-key")
+ClaimToken = Annotated[int | None, Query(description="Token of the worker's claim; refused once the job is another's.")]
 
 
 @router.post("/jobs")
 async def create(body: JobBody, request: Request, state: StateDep, caller: CallerDep) -> JobObject:
     """Create a job; its files are checked next, and then it waits for a worker or has failed."""
     await state.accounts.quotas.check_job(caller)
-    if (grader := body.grader) is not None:
-        await parse(grader, GRADER).check(_models(request, state), GRADER)
+    if body.grader is not None:
+        grader = parse(body.grader, GRADER)
+        await grader.check(_models(request, state), GRADER)
+        if grader.asks_models and caller.has_token:
+            raise ApiKeyNeeded(
+                "the grader asks models while the job trains, and a bearer token expires before: create the job with an"
+                " API key, which an operator makes with `patchbay keys create NAME --scope training --scope infer`"
+            )
     extension = await servable_extension(body, state, caller)
     draft = body.draft(extension, caller, state.engine.info.base.fingerprint)
     job = await state.records.jobs.create(draft)
@@ -126,21 +134,23 @@ async def events(
 
 
 @router.post("/jobs/{job_id}/checkpoints/{step}/publish")
-async def publish_checkpoint(job_id: str, step: int, state: StateDep) -> PublishedModel:
+async def publish_checkpoint(job_id: str, step: int, state: StateDep, claim: ClaimToken = None) -> PublishedModel:
     """Publish a checkpoint from its run directory, for a worker beside the server; repeating it changes nothing."""
-    return PublishedModel(id=await RunPublisher(state).checkpoint(job_id, step))
+    return PublishedModel(id=await RunPublisher(state).checkpoint(job_id, step, claim))
 
 
 @router.post("/jobs/{job_id}/publish")
-async def publish_result(job_id: str, state: StateDep) -> PublishedModel:
+async def publish_result(job_id: str, state: StateDep, claim: ClaimToken = None) -> PublishedModel:
     """Publish a job's result from its run directory, for a worker beside the server; repeating it changes nothing."""
-    return PublishedModel(id=await RunPublisher(state).result(job_id))
+    return PublishedModel(id=await RunPublisher(state).result(job_id, claim))
 
 
 @router.post("/jobs/{job_id}/policy_answers")
-async def draw(job_id: str, body: PolicyRequest, request: Request, state: StateDep) -> PolicyAnswersObject:
+async def draw(
+    job_id: str, body: PolicyRequest, request: Request, state: StateDep, claim: ClaimToken = None
+) -> PolicyAnswersObject:
     """Draw answers of the policy in a job's run directory and grade them, for a worker beside the server."""
-    drawn = await RunSampler(state, request.app.state.gateway.deferred).sample(job_id, body)
+    drawn = await RunSampler(state, request.app.state.gateway.deferred).sample(job_id, body, claim)
     return PolicyAnswersObject(answers=drawn.answers)
 
 

@@ -23,7 +23,10 @@ from server.operations.grader_client import GraderClient, as_caller
 from server.rollouts.guards import ScoreGuard
 from server.routes.dependencies import CallerDep, StateDep, VisibleDep, check_adapter
 from server.state import AppState
+from trainer.graders.grader import Grader
+from trainer.graders.multi import MultiGrader
 from trainer.graders.parsing import parse
+from trainer.graders.reward_model import RewardModelGrader
 
 router = APIRouter(
     prefix="/v1/adapters/{name}/aliases/{alias}/rollout", tags=["adapters"], dependencies=[Depends(check_adapter)]
@@ -107,10 +110,18 @@ async def _check_graders(body: RolloutBody, request: Request, state: AppState, c
     for number, guard in enumerate(body.guards):
         if isinstance(guard, ScoreGuard):
             where = f"guards.{number}.grader"
-            await parse(guard.grader, where).check(models, where)
-            if _ITEM.search(guard.model_dump_json()):
+            grader = parse(guard.grader, where)
+            await grader.check(models, where)
+            if _ITEM.search(guard.model_dump_json()) or _reads_messages(grader):
                 raise InvalidRequest(
-                    f"{where}: live requests have no item, so a template cannot read {{{{item.…}}}}: grade "
-                    "{{sample.output_text}} alone",
+                    f"{where}: live requests have no item, so no template can read {{{{item.…}}}}, and no reward model "
+                    "item.messages: grade {{sample.output_text}} alone",
                     param=where,
                 )
+
+
+def _reads_messages(grader: Grader) -> bool:
+    """Whether ``grader``, or one of a multi, is a reward model that reads the conversation of the item."""
+    if isinstance(grader, MultiGrader):
+        return any(map(_reads_messages, grader.graders.values()))
+    return isinstance(grader, RewardModelGrader) and grader.input is None

@@ -157,7 +157,7 @@ class FairScheduler:
             self._sweeping = loop.call_later(SWEEP_S, self._sweep_again)
         try:
             await turn.waiter
-        except BaseException:
+        except BaseException:  # a cancellation too: the turn must not stay in the queue, nor with its holder
             self.end(turn)
             raise
         return turn
@@ -269,12 +269,12 @@ class FairScheduler:
         return self._places_taken < self._places and self._unread < self._unread_limit
 
     def _has_place_for(self, turn: Turn) -> bool:
-        """Return whether all sequences of ``turn`` have a place; one that is larger than the engine gets all places."""
+        """Whether all sequences of ``turn`` have a place; one that is larger than the engine gets all places."""
         fits = self._places_taken + turn.sequences <= self._places or not self._places_taken
         return self._has_place and fits
 
     def _has_slot_for(self, queue: AdapterQueue) -> bool:
-        """Return whether ``queue`` has a slot, after giving it a free one if there is one."""
+        """Give ``queue`` a slot if it has none and one is free; return whether it has one."""
         if queue.key is None or queue.state is not _QUEUED:
             return True
         if len(self._slotted) < self._slots:
@@ -368,7 +368,7 @@ class FairScheduler:
         return has_share and self._has_place and self._places_taken < self._sequences
 
     def _may_defer_to(self, key: int | None) -> bool:
-        """Return whether a deferred turn of ``key``, which has no turns with the engine, may take a free slot."""
+        """Whether a deferred turn of ``key``, which has no turns with the engine, may take a free slot."""
         held = {turn.queue.key for turn in self._deferred_taken} - {None}
         has_share = len(held) < max(1, self._slots // 2) and len(self._slotted) < max(1, self._slots - 1)
         return key is None or has_share

@@ -62,7 +62,7 @@ class Server:
         return time.monotonic() - started
 
     def console(self) -> list[str]:
-        """Return what this server wrote to its console."""
+        """Return the lines that this server wrote to its console."""
         return self.log.read_bytes()[self.log_begin :].decode(errors="replace").splitlines()
 
     def tail(self) -> str:

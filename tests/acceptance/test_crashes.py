@@ -86,7 +86,7 @@ async def stream(server, model="sql", length=400):
 
 
 async def until_streaming(server, count):
-    async with httpx.AsyncClient(base_url=server.url) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
         while True:
             page = (await http.get("/metrics")).text
             in_flight = [
@@ -99,7 +99,7 @@ async def until_streaming(server, count):
 
 async def test_control_routes_answer_while_the_engine_starts(start_server, servers, tmp_path_factory):
     server = start_server(tmp_path_factory.mktemp("starting") / "data")
-    async with httpx.AsyncClient(base_url=server.url) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
         for _ in range(200):
             try:
                 await http.get("/health")
@@ -169,7 +169,7 @@ async def test_a_killed_engine_ends_its_streams_with_an_error_and_comes_back_by_
     while server.is_ready():
         await asyncio.sleep(0.02)
     noticed_s = time.monotonic() - died
-    async with httpx.AsyncClient(base_url=server.url) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
         assert (await http.get("/v1/adapters/sql")).status_code == 200
         assert (await http.get("/health")).status_code == 200
     for events in await asyncio.gather(*streams):
@@ -179,7 +179,7 @@ async def test_a_killed_engine_ends_its_streams_with_an_error_and_comes_back_by_
         print(
             f"\nengine death noticed after {noticed_s:.2f} s, rebuilt and ready after {time.monotonic() - died:.1f} s"
         )
-    async with httpx.AsyncClient(base_url=server.url) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
         residents = {view["id"] for view in (await http.get("/v1/residents")).json()["data"]}
     assert "sql@1" in residents
     assert (await stream(server, length=4))[-1] == "data: [DONE]"
@@ -237,7 +237,7 @@ async def test_a_stop_lets_streams_finish_refuses_new_ones_and_ends_with_zero(se
     server.process.send_signal(signal.SIGTERM)
     while server.is_ready():
         await asyncio.sleep(0.01)
-    async with httpx.AsyncClient(base_url=server.url) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
         refused = await http.post("/v1/chat/completions", json={"model": "sql", "messages": []})
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "draining"

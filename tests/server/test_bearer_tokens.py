@@ -217,6 +217,26 @@ async def test_a_batch_needs_a_key_that_outlives_it(guarded: Opened, issuer: Iss
     assert (await guarded.client.get("/v1/batches")).json()["data"] == []
 
 
+async def test_a_job_whose_grader_asks_models_needs_a_key_that_outlives_it(guarded: Opened, issuer: Issuer) -> None:
+    guarded.client.headers.update(bearer(issuer.token(scope="files infer training")))
+    rows = b'{"messages": [{"role": "user", "content": "a"}]}\n'
+    sent = {"files": {"file": ("a.jsonl", rows)}, "data": {"purpose": "fine-tune"}}
+    file_id = (await guarded.client.post("/v1/files", **sent)).json()["id"]  # type: ignore[arg-type]
+    judge = {"type": "score_model", "name": "j", "model": "base", "input": [{"role": "user", "content": "?"}]}
+    same = {
+        "type": "string_check",
+        "name": "s",
+        "input": "{{sample.output_text}}",
+        "reference": "a",
+        "operation": "eq",
+    }
+    both = {"type": "multi", "name": "m", "graders": {"j": judge, "s": same}, "calculate_output": "j + s"}
+    for grader, status in ((judge, 403), (both, 403), (same, 200)):
+        method = {"type": "reinforcement", "reinforcement": {"grader": grader}}
+        body = {"model": "base", "training_file": file_id, "method": method}
+        assert (await guarded.client.post("/v1/fine_tuning/jobs", json=body)).status_code == status
+
+
 async def test_a_run_of_an_eval_needs_a_key_that_outlives_it(guarded: Opened, issuer: Issuer) -> None:
     guarded.client.headers.update(bearer(issuer.token(scope="evals infer")))
     template = {"input": "{{item.a}}", "reference": "{{item.a}}", "operation": "eq"}

@@ -53,11 +53,32 @@ async def test_trouble_at_the_server_that_can_pass_refuses_no_publication(monkey
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://server") as http:
         publishing = RemoteServer(http)
         with pytest.raises(WorkerProcessDied) as trouble:  # the attempt counts these, and tries again
-            await publishing.result("ftjob-1")
+            await publishing.result("ftjob-1", 1)
         assert trouble.value.is_passing
-        assert await publishing.result("ftjob-1") == "ft:base"
+        assert await publishing.result("ftjob-1", 1) == "ft:base"
         with pytest.raises(PublicationRefused, match="rank 8"):
-            await publishing.result("ftjob-1")
+            await publishing.result("ftjob-1", 1)
+
+
+async def test_an_answer_that_is_not_the_servers_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a proxy gives them while the server behind it restarts."""
+    monkeypatch.setattr(worker_process, "RETRY_S", 0.0)
+    answers = iter(
+        [
+            httpx.Response(200, html="<h1>back soon</h1>"),
+            httpx.Response(404, html="<h1>no such host</h1>"),
+            httpx.Response(302, headers={"location": "/login"}),
+            httpx.Response(403, json={"message": "forbidden"}),
+            httpx.Response(400, json={"error": "bad gateway"}),
+            httpx.Response(200, json=[]),
+            httpx.Response(200, json={"id": "ft:base"}),
+        ]
+    )
+    async with httpx.AsyncClient(
+        transport=httpx.MockTransport(lambda _: next(answers)), base_url="http://server"
+    ) as http:
+        assert await RemoteServer(http).result("ftjob-1", 1) == "ft:base"
+    assert list(answers) == []
 
 
 async def test_a_worker_waits_for_its_database(

@@ -15,7 +15,7 @@ WEIGHT_KEYS: Final = frozenset({"weight", *_SYNONYMS, _DETAIL})
 
 
 def is_trained(item: Mapping[str, Any], where: str, faults: LineFaults) -> bool:
-    """Return whether the message ``item`` is trained; by default answers are.
+    """Whether the message ``item`` is trained; by default answers are.
 
     Faults are added for weights between 0 and 1, for keys that contradict each other, for an answer of which a part is
     trained, and for weights of other messages than answers.

@@ -111,7 +111,7 @@ def _name_prompt_and_answer(columns: dict[str, Any], faults: LineFaults) -> None
 
 
 def _is_documented(asked: list[str], answers: list[str]) -> bool:
-    """Return whether a row beside whose ``text`` these stand has a format in which ``text`` is a further column."""
+    """Whether a row beside whose ``text`` these stand has a format in which ``text`` is a further column."""
     return ("prompt" in asked and "completion" in answers) or "instruction" in asked or {"input"} == {*asked}
 
 

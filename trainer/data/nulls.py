@@ -38,7 +38,7 @@ def without_nulls(value: Any) -> tuple[Any, bool]:
 
 
 def allows_null(schema: Mapping[str, Any]) -> bool:
-    """Return whether a JSON schema says that null is a value."""
+    """Whether a JSON schema says that null is a value."""
     kind = schema.get("type")
     if kind == "null" or (isinstance(kind, list) and "null" in kind) or schema.get("nullable") is True:
         return True

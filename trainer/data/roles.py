@@ -29,7 +29,7 @@ NAMES: Final[Mapping[str, str]] = {
 
 
 def is_message(value: Any) -> bool:
-    """Return whether ``value`` is an object with a known role, or with role and content."""
+    """Whether ``value`` is an object with a known role, or with role and content."""
     if not isinstance(value, dict):
         return False
     role = value.get("role", value.get("from"))

@@ -107,7 +107,7 @@ def _is_text(prompt: Any) -> bool:
 
 
 def _is_plain(columns: Mapping[str, Any]) -> bool:
-    """Return whether a row with a text to complete has no prompt that could be a user's message."""
+    """Whether a row with a text to complete has no prompt that could be a user's message."""
     prompt = columns.get("prompt", "")
     return isinstance(prompt, str) and not prompt.strip() and not columns.get("system")
 

@@ -56,7 +56,8 @@ class EvalStore:
             InvalidField: no eval has the id ``after``, or ``limit`` is out of bounds.
         """
         by = evals.c.updated_at if by_update else None
-        order: dict[str, Any] = {"newest_first": newest_first, "by": by}
+        long = (evals.c.data_source_config, evals.c.testing_criteria)
+        order: dict[str, Any] = {"newest_first": newest_first, "by": by, "long": long}
         async with self.database.read() as connection:
             return await read_page(connection, evals, _eval, after=after, limit=limit, project=project, **order)
 

@@ -6,6 +6,7 @@ a short text, no references to other documents, and a bounded time in all.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final
@@ -18,6 +19,9 @@ from trainer.evals.faults import Faults
 
 MAX_S: Final = 20.0
 """Seconds that the check of all items of a run may take."""
+
+MAX_SCHEMA_BYTES: Final = 64 << 10
+"""A schema of 600 kB takes some seconds of a core to check."""
 
 _NOTES: Final = frozenset(
     {"$schema", "$comment", "title", "description", "default", "examples", "format", "deprecated", "readOnly"}
@@ -41,10 +45,10 @@ class _TooSlow(Exception):
 
 
 def check_schema(schema: Mapping[str, Any], where: str) -> None:
-    """Check that ``schema`` is one that items can be checked against. ``where``: its path in the request.
+    """Check that ``schema`` is one that items can be checked against. ``where``: its path in the request. Blocks.
 
     Raises:
-        InvalidField: it is none, or has keywords that this server does not check; lists all of those.
+        InvalidField: it is none, is too long, or has keywords that this server does not check; lists all of those.
     """
     faults = Faults()
     for keyword, value in _keywords(schema):
@@ -54,6 +58,8 @@ def check_schema(schema: Mapping[str, Any], where: str) -> None:
             faults.add(where, f"$ref {value!r:.80} is no part of this schema: refer to #/$defs/…")
     faults.check()
     try:
+        if (size := len(json.dumps(schema))) > MAX_SCHEMA_BYTES:
+            raise InvalidField(f"{where}: has {size} bytes; at most {MAX_SCHEMA_BYTES}", param=where)
         Draft202012Validator.check_schema(schema)
     except (SchemaError, RecursionError) as invalid:
         reason = invalid.message if isinstance(invalid, SchemaError) else "it is nested too deeply"

@@ -5,6 +5,7 @@ the transaction that counts them, and a claim writes each item once: a process t
 goes on with the items that have none.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from adapters.storage.database import Database
 from trainer.clock import Clock, database_clock
 from trainer.errors import LeaseLost
+from trainer.evals.criteria import is_judged
 from trainer.evals.objects import EvalItem, EvalRun, ItemStatus, Outcome
 from trainer.evals.run_store import item_of, run_of
 from trainer.evals.state import EVAL_RUN_STATES, UNFINISHED, EvalRunState, EvalRunVerb
@@ -25,6 +27,8 @@ from trainer.turns import next_number
 
 AT_ONCE: Final = 200
 """Items read by one query."""
+MAX_RUN_S: Final = 7 * 86400.0
+"""Seconds from a run's creation after which it fails, with the results it has: what it waits for may never come."""
 _COUNTED: Final[Mapping[ItemStatus, str]] = {
     ItemStatus.PASS: "passed",
     ItemStatus.FAIL: "failed",
@@ -47,6 +51,8 @@ class EvalRunClaim:
     testing_criteria: Sequence[Mapping[str, Any]]
     token: int
     lease_s: float
+    remaining_s: float
+    """Seconds until the run's time is over; may be negative."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,8 @@ class EvalRunQueue:
             taking = update(eval_runs).where(eval_runs.c.number == number).values(claimed).returning(*eval_runs.c)
             run = run_of((await connection.execute(taking)).one())
             criteria = select(evals.c.testing_criteria).where(evals.c.id == run.eval_id)
-            return EvalRunClaim(run, (await connection.execute(criteria)).scalar_one(), run.token, lease_s)
+            remaining_s = MAX_RUN_S - (at - run.created_at).total_seconds()
+            return EvalRunClaim(run, (await connection.execute(criteria)).scalar_one(), run.token, lease_s, remaining_s)
 
     async def pending(self, claim: EvalRunClaim, *, after: int) -> Sequence[EvalItem]:
         """Return the next items without results whose ``number`` is above ``after``, oldest first."""
@@ -92,6 +99,7 @@ class EvalRunQueue:
 
     async def record(self, claim: EvalRunClaim, outcomes: Sequence[Outcome]) -> None:
         """Write the results of items that have none, and count them; renews the lease, also without any results."""
+        answered_bytes = sum(map(_answered_bytes, outcomes))
         async with self.database.write() as connection:
             row = await self._write(connection, claim, {})
             if not outcomes:
@@ -99,15 +107,18 @@ class EvalRunQueue:
             at = await self.clock(connection)
             await connection.execute(_FINISH, [_parameters(outcome, at) for outcome in outcomes])
             counts = {name: getattr(row, name) for name in _COUNTED.values()}
+            size_bytes = row.size_bytes + answered_bytes
             per_criterion, per_model = list(row.per_criterion), dict(row.per_model)
             for outcome in outcomes:
                 counts[_COUNTED[outcome.status]] += 1
                 for index, result in enumerate(outcome.results):  # none where no answer came
-                    counted = "passed" if result["passed"] else "failed"
-                    per_criterion[index] = _added(per_criterion[index], {counted: 1})
+                    if is_judged(result):
+                        counted = "passed" if result["passed"] else "failed"
+                        per_criterion[index] = _added(per_criterion[index], {counted: 1})
                 for model, usage in outcome.usage.items():
                     per_model[model] = _added(per_model.get(model, {}), usage)
-            await self._write(connection, claim, {**counts, "per_criterion": per_criterion, "per_model": per_model})
+            more = {"per_criterion": per_criterion, "per_model": per_model, "size_bytes": size_bytes}
+            await self._write(connection, claim, {**counts, **more})
 
     async def end(self, claim: EvalRunClaim, verb: EvalRunVerb, error: Failure | None = None) -> None:
         (state,) = EVAL_RUN_STATES.moves[verb].values()
@@ -135,6 +146,11 @@ class EvalRunQueue:
 def _parameters(outcome: Outcome, at: datetime) -> dict[str, Any]:
     values = {"created_at": at, "status": outcome.status, "sample": outcome.sample, "results": list(outcome.results)}
     return {"of_number": outcome.number, **{f"its_{name}": value for name, value in values.items()}}
+
+
+def _answered_bytes(outcome: Outcome) -> int:
+    """Return the bytes of an answer and its results; the messages before it are counted with the items."""
+    return len(json.dumps([outcome.sample["output"], outcome.results]))
 
 
 def _added(counts: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:

@@ -4,12 +4,13 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from sqlalchemy import Row, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from adapters.fair_places import FairPlaces
 from adapters.storage.database import Database
 from trainer.clock import Clock, database_clock
 from trainer.errors import EvalItemNotFound, EvalNotFound, EvalRunNotFound, IllegalTransition
@@ -20,6 +21,9 @@ from trainer.schema import eval_items, eval_runs, evals, mint, row_reader
 
 AT_ONCE: Final = 500
 """Items written by one statement."""
+CREATED_AT_ONCE: Final = 2
+_LONG: Final = ("item", "answer", "sample", "results")
+"""Columns of an item that may be long."""
 
 run_of: Final = row_reader(EvalRun)
 item_of: Final = row_reader(EvalItem)
@@ -34,9 +38,11 @@ class EvalRunStore:
 
     database: Database
     clock: Clock = database_clock
+    creating: FairPlaces = field(default_factory=lambda: FairPlaces(CREATED_AT_ONCE), compare=False)
+    """Places for those who read the items of a new run: a file of them takes ten times its size in memory."""
 
     async def create(self, of: Eval, draft: EvalRunDraft, items: Sequence[SourceItem], size_bytes: int) -> EvalRun:
-        """Create a run in ``queued`` with its items. ``size_bytes``: of the items.
+        """Create a run in ``queued`` with its items. ``size_bytes``: of the items, and of the messages about them.
 
         Raises:
             EvalNotFound: the eval was deleted meanwhile.
@@ -97,8 +103,8 @@ class EvalRunStore:
         where = [] if state is None else [eval_runs.c.state == state]
         paging: dict[str, Any] = {"after": after, "limit": limit, "newest_first": newest_first}
         async with self.database.read() as connection:
-            of = eval_runs.c.eval_id == eval_id
-            return await read_page(connection, eval_runs, run_of, *where, of=of, **paging)
+            of, long = eval_runs.c.eval_id == eval_id, (eval_runs.c.data_source,)
+            return await read_page(connection, eval_runs, run_of, *where, of=of, long=long, **paging)
 
     async def cancel(self, eval_id: str, run_id: str) -> EvalRun:
         """End a run at once with the results it has by now; one that is canceled stays so.
@@ -144,8 +150,8 @@ class EvalRunStore:
         has_status = eval_items.c.status != ItemStatus.PENDING if status is None else eval_items.c.status == status
         paging: dict[str, Any] = {"after": after, "limit": limit, "newest_first": newest_first}
         async with self.database.read() as connection:
-            of = eval_items.c.run_number == run.number
-            return await read_page(connection, eval_items, item_of, has_status, of=of, **paging)
+            of, long = eval_items.c.run_number == run.number, [eval_items.c[name] for name in _LONG]
+            return await read_page(connection, eval_items, item_of, has_status, of=of, long=long, **paging)
 
     async def item(self, run: EvalRun, item_id: str) -> EvalItem:
         """Return one item with results.

@@ -1,6 +1,8 @@
 """Reads the items of a run's data source, and finds the faults of all of them before the run exists."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,14 +17,16 @@ from trainer.graders.grader import Ungraded
 MAX_ITEMS: Final = 50_000
 MAX_FILE_BYTES: Final = 64 << 20
 MAX_CONTENT_BYTES: Final = 1 << 20
-"""Of items in the request itself, which each answer about the run repeats."""
+"""Of a data source in the request itself, which each answer about the run repeats."""
+MAX_RUN_BYTES: Final = 256 << 20
+"""Of all items with their answers, and of the messages about them: a template repeats its text for each item."""
 _KEYS: Final = frozenset({"item", "sample"})
 
 
 def read_items(
     source: RunSource, file: Path | None, item_schema: Mapping[str, Any], *, reads_answers: bool
-) -> Sequence[SourceItem]:
-    """Return the items of ``source``, checked. Blocks.
+) -> tuple[Sequence[SourceItem], int]:
+    """Return the items of ``source``, checked, and the bytes that a run of them stores beside answers. Blocks.
 
     Args:
         file: of a source ``file_id``.
@@ -32,9 +36,10 @@ def read_items(
         InvalidField: with all faults; the items are numbered as in the source, those of a file by their lines.
     """
     faults = Faults()
-    rows = list(_content_rows(source.source) if isinstance(source.source, FileContent) else _file_rows(file, faults))
+    found = _content_rows(source.source) if isinstance(source.source, FileContent) else _file_rows(file, faults)
+    rows = list(islice(found, MAX_ITEMS + 1))  # more are not read: a small file can hold millions
     if len(rows) > MAX_ITEMS:
-        faults.add("data_source.source", f"a run has at most {MAX_ITEMS} items (found {len(rows)}): make several")
+        faults.add("data_source.source", f"a run has at most {MAX_ITEMS} items: make several")
     elif not rows and not faults.count:
         faults.add(
             "data_source.source", "the source has no items: write a JSON object with the key 'item' on each line"
@@ -42,14 +47,19 @@ def read_items(
     faults.check()
     items = [_item(where, row, faults) for where, row in rows]
     check_items(item_schema, [(f"{where}.item", row["item"]) for where, row in rows], faults)
-    for (where, _), item in zip(rows, items, strict=True):
+    size_bytes = 0
+    for (where, row), item in zip(rows, items, strict=True):
+        size_bytes += len(json.dumps(row))
         if isinstance(source, CompletionsSource):
-            _check_messages(source, where, item, faults)
+            size_bytes += _check_messages(source, where, item, faults)
         elif reads_answers and item.answer is None:
             needed = "a testing criterion reads {{sample.…}}: give sample.output_text, or let a run of type"
             faults.add(f"{where}.sample", f"{needed} 'completions' ask a model")
+        if size_bytes > MAX_RUN_BYTES:
+            faults.add("data_source.source", f"the items and the messages about them have over {MAX_RUN_BYTES} bytes")
+            break
     faults.check()
-    return items
+    return items, size_bytes
 
 
 def _content_rows(source: FileContent) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -99,23 +109,25 @@ def _output_text(sample: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _check_messages(source: CompletionsSource, where: str, item: SourceItem, faults: Faults) -> None:
+def _check_messages(source: CompletionsSource, where: str, item: SourceItem, faults: Faults) -> int:
+    """Return the bytes of the messages about an item, checked."""
     if item.answer is not None:
         faults.add(f"{where}.sample", "has no effect in a run that asks a model: leave it out, or use type 'jsonl'")
     try:
         messages = source.messages(item.item)
     except Ungraded as why:
         faults.add(where, f"input_messages: {why}")
-        return
+        return 0
     if not messages or not all(isinstance(each, dict) and isinstance(each.get("role"), str) for each in messages):
         faults.add(where, "input_messages: should lead to a list of messages, each with role and content")
+    return len(json.dumps(messages))
 
 
-def check_content_size(size_bytes: int) -> None:
-    """Check the size of items that stand in the request; raises InvalidField."""
-    if size_bytes > MAX_CONTENT_BYTES:
+def check_source_size(data_source: Mapping[str, Any]) -> None:
+    """Check the size of a data source as the request has it; raises InvalidField."""
+    if (size_bytes := len(json.dumps(data_source))) > MAX_CONTENT_BYTES:
         raise InvalidField(
-            f"data_source.source.content: up to {MAX_CONTENT_BYTES} bytes of items stand in a request (found "
-            f"{size_bytes}): upload them with purpose 'evals', and name the file as file_id",
-            param="data_source.source.content",
+            f"data_source: up to {MAX_CONTENT_BYTES} bytes stand in a request (found {size_bytes}): upload the items "
+            "with purpose 'evals', name the file as file_id, and keep templates short",
+            param="data_source",
         )

@@ -12,11 +12,12 @@ from adapters.storage.database import Database
 from trainer.clock import Clock, database_clock
 from trainer.errors import FeedbackNotFound
 from trainer.feedback.feedback import Feedback, FeedbackDraft
-from trainer.page import Page, belongs_to, read_page
+from trainer.page import Page, belongs_to, fitting, read_page
 from trainer.schema import feedback as table
 from trainer.schema import mint, row_reader
 
 _PAGE: Final = 200
+_LONG: Final = ("prompt", "tools", "answers", "correction", "metadata")
 _feedback: Final = row_reader(Feedback)
 
 
@@ -53,10 +54,9 @@ class FeedbackStore:
         self, *, after: str | None = None, limit: int = 20, newest_first: bool = True, project: str | None = None
     ) -> Page[Feedback]:
         """Return the feedback that follows the one with the id ``after``; raises InvalidField as ``read_page``."""
+        paging: dict[str, Any] = {"after": after, "limit": limit, "newest_first": newest_first, "project": project}
         async with self.database.read() as connection:
-            return await read_page(
-                connection, table, _feedback, after=after, limit=limit, newest_first=newest_first, project=project
-            )
+            return await read_page(connection, table, _feedback, **paging, long=[table.c[name] for name in _LONG])
 
     async def delete(self, feedback_id: str, project: str | None = None) -> None:
         """Delete feedback; raises FeedbackNotFound."""
@@ -68,11 +68,12 @@ class FeedbackStore:
     async def since(self, moment: datetime | None, project: str) -> AsyncIterator[Feedback]:
         """Yield the project's feedback from ``moment`` on, the oldest first; some rows in memory at a time."""
         where = [table.c.project == project] + ([] if moment is None else [table.c.created_at >= moment])
-        last = 0
+        last, long = 0, [table.c[name] for name in _LONG]
         while True:
-            page = select(table).where(*where, table.c.number > last).order_by(table.c.number).limit(_PAGE)
+            rest, order = [*where, table.c.number > last], [table.c.number]
             async with self.database.read() as connection:
-                rows = (await connection.execute(page)).all()
+                limit = await fitting(connection, _PAGE, long, where=rest, order=order)
+                rows = (await connection.execute(select(table).where(*rest).order_by(*order).limit(limit))).all()
             if not rows:
                 return
             for row in rows:

@@ -25,11 +25,15 @@ def training_rows(feedback: Feedback, form: FeedbackFormat) -> Iterator[Row]:
 
 
 def _ranked(feedback: Feedback) -> Sequence[Mapping[str, Any]]:
-    """Return the answers that are compared, the best first; of a correction it is the better one. None of a rating."""
+    """Return the answers that are compared, the best first; of a correction it is the better one. None of a rating.
+
+    Of equal answers the best one is left: training refuses a file in which an answer is better than itself.
+    """
     messages = [answer.message for answer in feedback.answers]
     if feedback.kind is FeedbackKind.RATING:
         return []
-    return messages if feedback.correction is None else [feedback.correction, *messages]
+    ranked = messages if feedback.correction is None else [feedback.correction, *messages]
+    return [message for place, message in enumerate(ranked) if message not in ranked[:place]]
 
 
 def _supervised(feedback: Feedback) -> Iterator[Row]:
@@ -42,24 +46,23 @@ def _supervised(feedback: Feedback) -> Iterator[Row]:
 def _dpo(feedback: Feedback) -> Iterator[Row]:
     """Each answer over each worse one."""
     for better, worse in combinations(_ranked(feedback), 2):
-        if better != worse:
-            asked = _chat(feedback, feedback.prompt)
-            yield {"input": asked, "preferred_output": [better], "non_preferred_output": [worse]}
+        asked = _chat(feedback, feedback.prompt)
+        yield {"input": asked, "preferred_output": [better], "non_preferred_output": [worse]}
 
 
 def _kto(feedback: Feedback) -> Iterator[Row]:
     """A rated answer by its rating, of compared ones the best as good and the last as bad."""
     ranked = _ranked(feedback)
-    labelled = (
-        [(ranked[0], True), (ranked[-1], False)] if ranked else [(feedback.answers[0].message, feedback.rating == "up")]
-    )
+    labelled = [(ranked[0], True), (ranked[-1], False)] if len(ranked) > 1 else []
+    if feedback.kind is FeedbackKind.RATING:
+        labelled = [(feedback.answers[0].message, feedback.rating == "up")]
     for message, label in labelled:
         yield {**_chat(feedback, [*feedback.prompt, message]), "label": label}
 
 
 def _ranking(feedback: Feedback) -> Iterator[Row]:
     """All compared answers."""
-    if ranked := _ranked(feedback):
+    if len(ranked := _ranked(feedback)) > 1:
         yield {**_chat(feedback, feedback.prompt), "ranking": [_answer(message) for message in ranked]}
 
 

@@ -98,6 +98,11 @@ class Grader(Definition, ABC):
     pass_threshold: float | None = None
     """From OpenAI's evals: the least reward that passes; adds ``passed`` to the scores."""
 
+    @property
+    def asks_models(self) -> bool:
+        """Whether it sends requests to models, in the name of a caller."""
+        return False
+
     async def check(self, models: Models, where: str) -> None:
         """Check that what the grader needs is available. ``where``: the grader's path in the request.
 

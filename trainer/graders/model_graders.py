@@ -58,6 +58,10 @@ class ModelGrader(Grader):
             Ungraded: it is no result; engines without structured output may answer with one.
         """
 
+    @property
+    def asks_models(self) -> bool:
+        return True
+
     async def check(self, models: Models, where: str) -> None:
         try:
             models.check(self.model)

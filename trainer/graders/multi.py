@@ -53,6 +53,10 @@ class MultiGrader(Grader):
                 raise PydanticCustomError("formula", "Input should be a formula: {why}", {"why": str(why)}) from None
         return text
 
+    @property
+    def asks_models(self) -> bool:
+        return any(grader.asks_models for grader in self.graders.values())
+
     async def check(self, models: Models, where: str) -> None:
         for name, grader in self.graders.items():
             await grader.check(models, f"{where}.graders.{name}")

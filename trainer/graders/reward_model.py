@@ -22,6 +22,10 @@ class RewardModelGrader(Grader):
     input: Annotated[list[Message], Field(min_length=1, max_length=64)] | None = None
     """The conversation that the sample answers; by default ``item.messages``."""
 
+    @property
+    def asks_models(self) -> bool:
+        return True
+
     async def check(self, models: Models, where: str) -> None:
         try:
             await models.check_reward(self.model)

@@ -120,6 +120,10 @@ class TextSimilarityGrader(Grader):
     reference: Template
     evaluation_metric: Literal["cosine", "fuzzy_match", "bleu", "gleu", "meteor", Rouge]
 
+    @property
+    def asks_models(self) -> bool:
+        return self.evaluation_metric == "cosine"
+
     async def check(self, models: Models, where: str) -> None:
         if self.evaluation_metric == "cosine" and not models.can_embed:
             raise InvalidField(

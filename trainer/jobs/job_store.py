@@ -93,15 +93,15 @@ class JobStore:
         async with self.database.read() as connection:
             return rows.job_of(await rows.job_row(connection, job_id, *belongs_to(jobs, project)))
 
-    async def check_not_cancelled(self, job_id: str, connection: AsyncConnection) -> None:
-        """Check a job in a transaction of another store, which waits for a cancellation under way.
+    async def check_publishable(self, job_id: str, claim: int | None, connection: AsyncConnection) -> None:
+        """Check a job in a transaction of another store, which waits for a change under way.
 
         Raises:
-            IllegalTransition: the job was cancelled.
+            IllegalTransition, LeaseLost: as ``rows.check_publishable``.
         """
-        state = select(jobs.c.state).where(jobs.c.id == job_id).with_for_update()
-        if (await connection.execute(state)).scalar_one_or_none() == JobState.CANCELLED:
-            raise rows.cancelled(job_id)
+        row = (await connection.execute(select(jobs).where(jobs.c.id == job_id).with_for_update())).one_or_none()
+        if row is not None:
+            rows.check_publishable(rows.job_of(row), claim)
 
     async def list(
         self,
@@ -195,7 +195,7 @@ class JobStore:
         return await self._move(Verb.CANCEL, job_id)
 
     async def has_usage(self) -> bool:
-        """Return whether a job has used anything since the last call of ``take_usage``."""
+        """Whether a job has used anything since the last call of ``take_usage``."""
         async with self.database.read() as connection:
             return (await connection.execute(select(jobs.c.number).where(_is_due()).limit(1))).first() is not None
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Row, case, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from trainer.errors import IllegalTransition, JobNotFound
+from trainer.errors import IllegalTransition, JobNotFound, LeaseLost
 from trainer.jobs.job import Job
 from trainer.jobs.state import HELD, JOB_STATES, JobState, Verb
 from trainer.schema import jobs, row_reader
@@ -73,9 +73,20 @@ def illegal(verb: Verb, row: AnyRow) -> IllegalTransition:
     )
 
 
-def cancelled(job_id: str) -> IllegalTransition:
-    """Return the error for a publication of a cancelled job."""
-    return IllegalTransition(
-        f"job '{job_id}' was cancelled: nothing of it is published any more; its published checkpoints stay",
-        status=JobState.CANCELLED,
-    )
+def check_publishable(job: Job, claim: int | None) -> None:
+    """Check that what ``job`` made may be published. ``claim``: token of the worker's claim; None: not compared.
+
+    Raises:
+        IllegalTransition: it was cancelled.
+        LeaseLost: the worker does not hold it any more.
+    """
+    if job.state is JobState.CANCELLED:
+        raise IllegalTransition(
+            f"job '{job.id}' was cancelled: nothing of it is published any more; its published checkpoints stay",
+            status=JobState.CANCELLED,
+        )
+    if claim is not None and (job.token != claim or job.state not in HELD):
+        raise LeaseLost(
+            f"job '{job.id}' is {job.state}, and its last attempt was {job.token}: attempt {claim} lost it, so that "
+            "nothing of that is published"
+        )

@@ -62,13 +62,14 @@ class Publishing(Protocol):
 
     While the server restarts, or its engine is being rebuilt, the methods wait. They raise PatchbayError where the
     export is refused, and where trouble that can pass prevents it (``is_passing``): the attempt then tries again, so
-    that hours of training are not lost.
+    that hours of training are not lost. ``claim``: token of the worker's claim; once the job is another's, it is
+    refused.
     """
 
-    async def checkpoint(self, job_id: str, step: int) -> str:
+    async def checkpoint(self, job_id: str, step: int, claim: int) -> str:
         """Publish the job's checkpoint of ``step`` and return its fine-tuned name."""
 
-    async def result(self, job_id: str) -> str:
+    async def result(self, job_id: str, claim: int) -> str:
         """Make the job's best checkpoint its result, resident and under ``stable``; return its fine-tuned name."""
 
 
@@ -173,7 +174,7 @@ class Attempt:
             if step in published:
                 continue
             try:
-                publication = partial(self.publishing.checkpoint, self.claim.job.id, step)
+                publication = partial(self.publishing.checkpoint, self.claim.job.id, step, self.claim.token)
                 model = await self._tried(f"The checkpoint of step {step} cannot be published yet", publication)
             except PatchbayError as refused:
                 await self._warn(f"Checkpoint of step {step} was refused: {refused.message}")
@@ -203,7 +204,7 @@ class Attempt:
         result, job = self.run.result(), self.claim.job
         assert result is not None, "the child finished"
         try:
-            publication = partial(self.publishing.result, job.id)
+            publication = partial(self.publishing.result, job.id, self.claim.token)
             model = await self._while_renewing(self._tried("The result cannot be published yet", publication))
         except PatchbayError as refused:
             await self._stored(partial(self.records.queue.fail, self.claim, Failure(refused.code, refused.message)))
@@ -233,7 +234,7 @@ class Attempt:
         return file.id
 
     async def _sample(self, request: PolicyRequest) -> PolicyAnswers:
-        sampling = partial(self.sampling.sample, self.claim.job.id, request)
+        sampling = partial(self.sampling.sample, self.claim.job.id, request, self.claim.token)
         return await self._tried(f"The answers of step {request.step} cannot be drawn yet", sampling)
 
     async def _tried(self, trouble_is: str, act: Callable[[], Awaitable[T]]) -> T:

@@ -176,7 +176,7 @@ def files_in(*folders: str, files: tuple[str, ...] = FILES) -> list[str]:
 
 
 async def received(staging: Staging, *names: str) -> tuple[dict[str, bytes], list[str], set[str]]:
-    """Return what is staged of files that hold their own names, the notes and the tokenizer's files."""
+    """Return the staged ones of files that hold their own names, the notes, and the tokenizer's files."""
 
     async def sent() -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
         for name in names:

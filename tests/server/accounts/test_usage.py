@@ -7,8 +7,8 @@ import io
 from typing import Any
 
 from adapters.errors import StorageUnavailable
-from server.access.caller import ANONYMOUS
-from server.access.scope import Scope
+from server.access.caller import ANONYMOUS, Caller
+from server.access.scope import ALL_SCOPES, Scope
 from tests.postgres import on_both_databases
 from tests.server.opened import Opened, Opening
 
@@ -87,6 +87,14 @@ async def test_counts_stay_while_the_database_is_away(opened: Opened, monkeypatc
     await usage.flush()
     (row,) = await usage_of(opened)
     assert row["requests"] == 7
+
+
+async def test_no_cell_of_usage_is_a_formula_to_a_spreadsheet(opened: Opened) -> None:
+    counts = opened.state.accounts.usage.counts(Caller(None, "=cmd|' /C calc'!A0", ALL_SCOPES), "-1")
+    counts.requests += 1
+    response = await opened.client.get("/v1/usage", params={"format": "csv"})
+    (row,) = csv.DictReader(io.StringIO(response.text))
+    assert (row["project"], row["adapter"], row["requests"]) == ("'=cmd|' /C calc'!A0", "'-1", "1")
 
 
 async def test_usage_is_sent_as_csv(opened: Opened) -> None:

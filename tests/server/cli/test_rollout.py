@@ -31,6 +31,7 @@ def test_a_rollout_is_set_shown_changed_and_promoted(call: Patchbay) -> None:
     shown = json.loads(call("rollout", "show", "sql", "--json").stdout)
     assert (shown["state"], shown["candidate"], shown["weight"], shown["sticky"]) == ("active", 2, 5, "user")
     assert shown["guards"] == [{"type": "error_rate", "min_requests": 20, "max_increase": 0.1}]
+    assert "error_rate=0.1" in call("rollout", "show", "sql").stdout
     changed = json.loads(call("rollout", "set", "sql", "2", "--steps", "10,100", "--json").stdout)
     assert (changed["id"], changed["weight"], changed["steps"]) == (shown["id"], 10, [10, 100])
     assert call("rollout", "promote", "sql", "--generation", "1").exit_code == 1

@@ -23,7 +23,7 @@ ANSWERED = sorted(INFERENCE_ROUTES.keys() - NAMED_BY_NONE)
 
 
 def prepared(body: dict[str, Any], path: str = CHAT, *, takes_tools: bool = True) -> dict[str, Any]:
-    """Return what becomes of ``body``."""
+    """Return ``body`` as it was made fit for the engine."""
     copied = copy.deepcopy(body)
     prepare_body(path, copied, base="base", context=CONTEXT, takes_tools=takes_tools, bounds=RequestBounds())
     return copied

@@ -46,7 +46,7 @@ class Connection:
         return int(head.split()[1]), body.decode()
 
     async def rest(self) -> bytes:
-        """Return what comes until the server closes the connection."""
+        """Return the bytes that come until the server closes the connection."""
         async with asyncio.timeout(WAIT_S):
             return await self.reader.read()
 

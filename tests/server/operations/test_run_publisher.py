@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict
 
 import pytest
+from sqlalchemy import update
 from structlog.testing import capture_logs
 
 from adapters.names import FineTunedName
@@ -15,9 +16,11 @@ from adapters.versions import Version
 from server.operations.other_renderers import warn_of_other_renderers
 from server.operations.run_publisher import RunPublisher
 from tests.server.opened import Opened
-from trainer.errors import IllegalTransition
+from trainer.errors import IllegalTransition, LeaseLost
 from trainer.jobs.job import Job, JobDraft
+from trainer.jobs.state import JobState
 from trainer.run_directory import COMPLETE, Marker, RunDirectory, RunResult
+from trainer.schema import jobs
 
 METHOD = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1}}}
 CURVES = {"train_loss": [[1, 2.0], [6, 0.5]]}
@@ -87,6 +90,30 @@ async def test_whoever_asks_and_however_often_a_run_is_published_once(
     assert sorted(named for version in versions for named in version["fine_tuned_names"]) == sorted(
         [name(ran), name(ran, 3), name(ran, 6)]
     )
+
+
+async def test_a_worker_that_lost_the_job_publishes_nothing_of_it(
+    opened: Opened, ran: Job, publisher: RunPublisher
+) -> None:
+    """Another worker holds the second claim; the first one's process was suspended, and goes on."""
+
+    async def state_is(state: JobState, token: int) -> None:
+        async with opened.state.registry.database.write() as connection:
+            await connection.execute(update(jobs).where(jobs.c.id == ran.id).values(state=state, token=token))
+
+    await state_is(JobState.RUNNING, 2)
+    publish = f"/v1/fine_tuning/jobs/{ran.id}/publish"
+    refused = await opened.client.post(publish, params={"claim": 1})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "lease_lost")
+    for late in (publisher.checkpoint(ran.id, 3, 1), publisher.result(ran.id, 1)):
+        with pytest.raises(LeaseLost, match="attempt 1 lost it"):
+            await late
+    await state_is(JobState.FAILED, 2)  # its lease expired too often
+    with pytest.raises(LeaseLost):
+        await publisher.result(ran.id, 2)
+    assert (await opened.chat("sql")).status_code == 404
+    await state_is(JobState.PAUSING, 2)
+    assert (await opened.client.post(publish, params={"claim": 2})).json()["id"] == name(ran)
 
 
 async def test_a_version_tells_how_it_was_trained(opened: Opened, ran: Job, publisher: RunPublisher) -> None:

@@ -74,13 +74,21 @@ async def test_texts_calls_and_choices_are_put_together(store: ResponseStore) ->
     assert (body["choices"][0]["finish_reason"], body["usage"], body["model"]) == ("stop", {"total_tokens": 9}, "sql@1")
 
 
+async def test_an_answer_with_the_words_of_the_last_event_is_stored_whole(store: ResponseStore) -> None:
+    words = "data: [DONE]\ndata: [DONE]"
+    await record(store, event(content=words), event(content=" and more"), b"data: [DONE]\n\n")
+    assert (await stored(store))["choices"][0]["message"]["content"] == f"{words} and more"
+
+
 @pytest.mark.parametrize(
     "pieces",
     [
         (event(content="4"),),  # the client left, or the engine died
         (event(content="x" * MAX_BYTES), event(content="x" * MAX_BYTES), event(content="x"), b"data: [DONE]\n\n"),
+        (*[event(content="x")] * (2 * MAX_BYTES // len(event(content="x")) + 1), b"data: [DONE]\n\n"),
         (b"data: [DONE]\n\n",),
     ],
+    ids=("cut", "large", "many small events", "empty"),
 )
 async def test_what_is_not_whole_or_too_large_is_not_stored(store: ResponseStore, pieces: tuple[bytes, ...]) -> None:
     assert await record(store, *pieces) == list(pieces)

@@ -9,7 +9,7 @@ import pytest
 
 from adapters.rollout import WHOLE, RolloutPlan, RolloutSide
 from server.rollouts import traffic as traffic_module
-from server.rollouts.answers import agreement, text_of
+from server.rollouts.answers import COMPARED, agreement, text_of
 from server.rollouts.traffic import WAITING, RolloutTraffic, Trial
 from tests.adapters.test_rollout import ROLLOUT
 
@@ -87,3 +87,14 @@ def test_agreement_is_the_share_of_common_tokens() -> None:
     assert agreement("a b", "a b", encode) == 1
     assert agreement("a bb ccc dddd", "a bb ccc", encode) == pytest.approx(6 / 7)
     assert agreement("a", "bb", encode) == 0
+
+
+def test_the_agreement_of_long_texts_costs_no_more_than_that_of_their_beginnings() -> None:
+    longest: list[int] = []
+
+    def encode(text: str) -> list[int]:
+        longest.append(len(text))
+        return [ord(each) for each in text[:10]]
+
+    assert agreement("a" * 200_000, "a" * 200_001, encode) == 1
+    assert longest == [COMPARED, COMPARED]

@@ -153,7 +153,7 @@ def adapter(name: str, number: int) -> Adapter:
 
 
 async def messages(app: ASGIApp) -> list[Message]:
-    """Return what the app sends for the list, message by message."""
+    """Return the messages that the app sends for the list."""
     sent: list[Message] = []
     scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "GET"}
     scope |= {"path": "/v1/models", "raw_path": b"/v1/models", "root_path": "", "query_string": b"", "headers": []}

@@ -381,6 +381,14 @@ async def test_two_servers_on_one_database_see_the_same_rollout(opening: Opening
             ]},
             "guards.0.grader",
         ),
+        (
+            {"candidate": 2, "weight": 1, "guards": [
+                {"type": "score", "grader": {
+                    "type": "multi", "graders": {"a": {"type": "reward_model", "model": "sql"}}, "calculate_output": "a"
+                }}
+            ]},
+            "guards.0.grader",
+        ),
     ],
 )  # fmt: skip
 async def test_a_wrong_body_begins_nothing_and_names_its_field(

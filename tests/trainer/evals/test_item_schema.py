@@ -76,6 +76,12 @@ def test_a_schema_that_takes_time_exponential_in_its_size_is_given_up(monkeypatc
         faults_of({"$ref": "#/$defs/d0", "$defs": {**defs, "d40": {"type": "object"}}}, {})
 
 
+def test_a_schema_that_takes_seconds_to_check_is_refused() -> None:
+    long = {"properties": {f"key-{number}": {"type": "string"} for number in range(20_000)}}
+    with pytest.raises(InvalidField, match="at most 65536"):
+        check_schema(long, "item_schema")
+
+
 def test_a_deeply_nested_schema_is_refused() -> None:
     schema: Json = {}
     for _ in range(5_000):

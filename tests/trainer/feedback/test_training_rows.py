@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ DOWN = feedback(FeedbackKind.RATING, rating="down")
 CORRECTED = feedback(FeedbackKind.CORRECTION, correction=SIX)
 PREFERRED = feedback(FeedbackKind.PREFERENCE, 2)
 RANKED = feedback(FeedbackKind.RANKING, 3)
-ALL = [UP, DOWN, CORRECTED, PREFERRED, RANKED]
+SAME = feedback(FeedbackKind.CORRECTION, correction=FOUR)
+"""A correction that changes nothing."""
+TWICE = replace(RANKED, answers=[RANKED.answers[n] for n in (0, 1, 0, 2)])
+ALL = [UP, DOWN, CORRECTED, PREFERRED, RANKED, SAME, TWICE]
 
 
 def rows(form: str, each: Feedback) -> list[dict[str, Any]]:
@@ -58,11 +62,17 @@ def pair(better: dict[str, Any], worse: dict[str, Any]) -> dict[str, Any]:
         ("dpo", CORRECTED, [pair(SIX, FOUR)]),
         ("dpo", PREFERRED, [pair(FOUR, FIVE)]),
         ("dpo", RANKED, [pair(FOUR, FIVE), pair(FOUR, SIX), pair(FIVE, SIX)]),
+        ("dpo", SAME, []),
+        ("dpo", TWICE, [pair(FOUR, FIVE), pair(FOUR, SIX), pair(FIVE, SIX)]),
+        ("kto", SAME, []),
+        ("supervised", SAME, [chat(FOUR)]),
         ("kto", UP, [chat(FOUR, label=True)]),
         ("kto", DOWN, [chat(FOUR, label=False)]),
         ("kto", CORRECTED, [chat(SIX, label=True), chat(FOUR, label=False)]),
         ("kto", RANKED, [chat(FOUR, label=True), chat(SIX, label=False)]),
         ("ranking", UP, []),
+        ("ranking", SAME, []),
+        ("ranking", TWICE, [{"messages": PROMPT, "ranking": ["four", "five", "six"]}]),
         ("ranking", CORRECTED, [{"messages": PROMPT, "ranking": ["six", "four"]}]),
         ("ranking", RANKED, [{"messages": PROMPT, "ranking": ["four", "five", "six"]}]),
     ],

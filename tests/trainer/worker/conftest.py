@@ -43,13 +43,13 @@ class FakePublisher:
         self.refuses_checkpoints: PatchbayError | None = None
         self.refuses_results: PatchbayError | None = None
 
-    async def checkpoint(self, job_id: str, step: int) -> str:
+    async def checkpoint(self, job_id: str, step: int, claim: int) -> str:
         if self.refuses_checkpoints is not None:
             raise self.refuses_checkpoints
         self.checkpoints.append(step)
         return f"ft:base:me::{job_id}:ckpt-step-{step}"
 
-    async def result(self, job_id: str) -> str:
+    async def result(self, job_id: str, claim: int) -> str:
         if self.refuses_results is not None:
             raise self.refuses_results
         self.results.append(job_id)
@@ -69,7 +69,7 @@ class FakePolicySampling:
         self.troubles: list[PatchbayError] = []
         """Raised one after the other, before anything is drawn."""
 
-    async def sample(self, job_id: str, request: PolicyRequest) -> PolicyAnswers:
+    async def sample(self, job_id: str, request: PolicyRequest, claim: int) -> PolicyAnswers:
         self.requests.append((job_id, request))
         if self.troubles:
             raise self.troubles.pop(0)
