@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from datasets import Dataset
 from transformers import Trainer
+from trl.trainer.utils import RepeatSampler
 
 from trainer.endings import SamplingRefused
 from trainer.methods import base_model
@@ -148,6 +149,13 @@ def prompts(rows: Dataset, file: str) -> Dataset:
     return Dataset.from_dict({"prompt": [json.dumps([file, number]) for number in range(len(rows))]})
 
 
+class _EpochSampler(RepeatSampler):  # type: ignore[misc]  # no types
+    """Repeats prompts in an order that seed and epoch decide: TRL's own begins with that of the first at each start."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator.manual_seed(self.seed + epoch)
+
+
 def on_server(trainer: type[Trainer], policy: ServedPolicy) -> type[Trainer]:
     """Return a subclass of TRL's ``trainer`` whose answers ``policy`` draws: as with vLLM, but over another way."""
 
@@ -156,6 +164,11 @@ def on_server(trainer: type[Trainer], policy: ServedPolicy) -> type[Trainer]:
             super().__init__(*args, reward_funcs=policy.rewards, **options)
             self.use_vllm, self.vllm_generation, self._last_loaded_step = True, policy, -1
             policy.attach(self)
+
+        def _get_train_sampler(self, dataset: Dataset | None = None) -> _EpochSampler:
+            made = super()._get_train_sampler(dataset)
+            repeats = made.mini_repeat_count, made.batch_size, made.repeat_count
+            return _EpochSampler(made.data_source, *repeats, seed=made.seed)
 
         def _generate(self, prompts: list[str]) -> Any:
             self.processing_class: Any = policy  # a session takes the tokenizer away, or checkpoints would have it
