@@ -79,11 +79,20 @@ def _be_killed_first() -> None:
         score.write("800")
 
 
+def _lower_priority(niceness: int) -> None:
+    """Add ``niceness`` to this process's, and give a session of its own the same: autogroups, where the kernel has them
+    (sched(7)), share processors between sessions, and a process's niceness counts within its session alone."""
+    lowered = os.nice(niceness)
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError), open("/proc/self/autogroup", "w") as group:
+            group.write(str(lowered))
+
+
 def set_up_child(niceness: int = 0, limits: ResourceLimits | None = None) -> None:
     """Prepare the calling process, between fork and exec: it dies with its parent, within ``limits``."""
     if limits is not None:
         limits.apply()
-    os.nice(niceness)
+    _lower_priority(niceness)
     if niceness:
         _be_killed_first()
     die_with_parent()

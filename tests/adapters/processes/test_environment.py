@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from adapters.processes.child import child_environment
+from adapters.processes.child import NICENESS, child_environment
 from adapters.processes.line_process import LineProcess
 from trainer.child import training_environment
 from trainer.run_directory import RunDirectory
@@ -53,5 +54,16 @@ async def test_a_child_is_killed_before_the_engine_when_memory_ends() -> None:
     process = await LineProcess.start("adapters.lora.diff")
     try:
         assert Path(f"/proc/{process.process_id}/oom_score_adj").read_text() == "800\n"
+    finally:
+        await process.aclose()
+
+
+async def test_a_child_comes_after_requests_although_it_has_a_session_of_its_own() -> None:
+    process = await LineProcess.start("adapters.lora.diff")
+    try:
+        group = Path(f"/proc/{process.process_id}/autogroup")
+        if not group.exists():
+            pytest.skip("this kernel shares processors between processes alone")
+        assert group.read_text().endswith(f" nice {min(19, os.nice(0) + NICENESS)}\n")
     finally:
         await process.aclose()
