@@ -89,6 +89,16 @@ async def test_whoever_asks_and_however_often_a_run_is_published_once(
     )
 
 
+async def test_a_version_tells_what_its_adapter_keeps_of_the_model_it_was_extracted_from(
+    opened: Opened, ran: Job, publisher: RunPublisher
+) -> None:
+    run, report = RunDirectory(opened.state.settings.runs_dir / ran.id), {"rank": 8, "energy": 0.5}
+    run.checkpoint(3).extraction_file.write_text(json.dumps(report))
+    await publisher.result(ran.id)
+    training = (await opened.client.get("/v1/adapters/sql/versions/1")).json()["report"]["training"]
+    assert training["extraction"] == report
+
+
 async def test_a_version_tells_how_it_was_trained(opened: Opened, ran: Job, publisher: RunPublisher) -> None:
     await publisher.result(ran.id)
     training = (await opened.client.get("/v1/adapters/sql/versions/1")).json()["report"]["training"]
