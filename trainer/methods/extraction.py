@@ -98,7 +98,7 @@ class Extraction:
         spectra: dict[str, Spectrum] = {}
         rounding = _Ratio()
         for name, weight in weights.items():
-            base = self._base.read(f"{name}.weight").to(weight.device)
+            base = self._stored(name).to(weight.device)
             change = weight.double() - base.double()
             rounding.add(weight.to(base.dtype).double() - weight.double(), change)
             spectra[name] = leading_spectrum(change, spec.rank)
@@ -130,13 +130,12 @@ class Extraction:
     def _compare(self, model: Any, weights: Weights, adapter: Path) -> dict[str, Any]:
         """Return how far the adapter's logits are from those of the whole model as it is stored, and both losses."""
         lora = StoredLora.open(adapter)
-        base = {name: self._base.read(f"{name}.weight") for name in weights}
         with _restored(model, weights):
             for name, weight in weights.items():
-                weight.copy_(weight.to(base[name].dtype))
+                weight.copy_(weight.to(self._stored(name).dtype))
             full, labels = self._logits(model)
             for name, weight in weights.items():
-                weight.copy_(base[name])
+                weight.copy_(self._stored(name))
             plain, _ = self._logits(model)
             for name, weight in weights.items():
                 factors = lora.read(name)
@@ -154,6 +153,10 @@ class Extraction:
             "losses": {name: float(torch.nn.functional.cross_entropy(each, labels)) for name, each in logits.items()},
         }
 
+    def _stored(self, module: str) -> Tensor:
+        """Return the base's weight as its files have it."""
+        return self._base.read(f"{module}.weight")
+
     def _logits(self, model: Any) -> tuple[Tensor, Tensor]:
         """Return the logits [tokens, vocabulary] before the trained tokens of the rows, and those tokens."""
         found = []
@@ -168,13 +171,15 @@ class Extraction:
 
 def extraction_event(step: int, report: Mapping[str, Any]) -> RunEvent:
     """Return the event that says what an extracted adapter keeps of the model; a warning if less than was asked for."""
-    losses, wanted = report["losses"], report["wanted_energy"]
+    losses, wanted, worst = report["losses"], report["wanted_energy"], report["worst_module"]
+    least = f" (least: {percentage(report['worst_energy'])} of {worst})" if worst else ""
     message = (
         f"The adapter of step {step}, extracted at rank {report['rank']}, keeps {percentage(report['energy'])} of the "
-        f"squared change of the weights (least: {percentage(report['worst_energy'])} of {report['worst_module']}). Its "
-        f"logits are off by {percentage(report['logit_error'])} of their change, its likeliest token is the whole "
-        f"model's in {percentage(report['agreement'])}; loss {losses['adapter']:.4f}, of the whole model "
-        f"{losses['full']:.4f}, of the base {losses['base']:.4f}"
+        f"squared change of the weights{least}. Its logits are off by {percentage(report['logit_error'])} of their "
+        f"change, its likeliest token is the whole model's in {percentage(report['agreement'])}; loss "
+        f"{losses['adapter']:.4f}, of the whole model {losses['full']:.4f}, of the base {losses['base']:.4f}. "
+        f"Rounded as the base is, the whole model's weights are off by {percentage(report['model_rounding'])} of their "
+        "change"
     )
     is_missed = wanted is not None and report["energy"] < wanted - 1e-9
     if is_missed:
@@ -190,12 +195,16 @@ class _Ratio:
     _whole: float = 0.0
 
     def add(self, wrong: Tensor, whole: Tensor) -> None:
-        self._wrong += float(wrong.double().square().sum())
-        self._whole += float(whole.double().square().sum())
+        self._wrong += _squared_norm(wrong)
+        self._whole += _squared_norm(whole)
 
     @property
     def value(self) -> float:
         return math.sqrt(self._wrong / self._whole) if self._whole else 0.0
+
+
+def _squared_norm(numbers: Tensor) -> float:
+    return float(torch.linalg.vector_norm(numbers, dtype=torch.float64)) ** 2
 
 
 def _kept(error: float) -> float:
