@@ -65,10 +65,11 @@ def export_model(server: ApiClient, job_id: str, target: ExportTarget) -> str:
         with TemporaryDirectory(prefix=".patchbay-export-", dir=target.scratch) as scratch:
             files = Path(scratch, "model")
             transfer.pull_model(server, f"{job_path(job_id)}/model", files)
-            with suppress(CommandFailed):  # its adapter may have been deleted
-                version = server.get(version_path(server.resolve(job["fine_tuned_model"])))
-                card = ModelCard(version, target.place, is_merged=True, is_whole=True)
-                (files / CARD).write_text(card.text())
+            if (name := job["fine_tuned_model"]) is not None:
+                with suppress(CommandFailed):  # its adapter may have been deleted
+                    version = server.get(version_path(server.resolve(name)))
+                    card = ModelCard(version, target.place, is_merged=True, is_whole=True)
+                    (files / CARD).write_text(card.text())
             return target.take(files, f"the model of {job_id}, exported by patchbay")
     except OSError as error:
         raise CommandFailed(ExitCode.REFUSED, f"the export could not be written: {error}") from error
