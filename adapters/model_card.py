@@ -40,12 +40,14 @@ class ModelCard:
     """The card of ``version`` (the JSON of ``GET /v1/adapters/…/versions/…``).
 
     ``place`` is the path for loaders: the repository, or "." for the card's own directory. ``is_merged``: the files are
-    the whole model instead of an adapter.
+    the whole model instead of an adapter; ``is_whole``: the one that was trained, and the version's adapter extracted
+    from it.
     """
 
     version: Mapping[str, Any]
     place: str
     is_merged: bool = False
+    is_whole: bool = False
 
     def text(self) -> str:
         """Return the content of README.md: YAML front matter that the hub accepts, then Markdown."""
@@ -82,6 +84,8 @@ class ModelCard:
         summary = f"A LoRA adapter for the base model {base}: version {code} of a patchbay registry."
         if self.is_merged:
             summary = f"The base model {base} with the LoRA adapter {code} merged into its weights."
+        if self.is_whole:
+            summary = f"The base model {base}, fine-tuned whole; the adapter {code} is the low-rank part of the change."
         rows = [
             ("adapter", self.version["adapter"]),
             ("version", name),
@@ -102,7 +106,11 @@ class ModelCard:
         data = training.get("data") or {}
         rows += [(label, (data.get(key) or {}).get("sha256")) for key, label in _DATA.items()]
         parts = [f"## How it was trained\n\n{_table(rows)}"]
-        for title, key in (("Hyperparameters", "hyperparameters"), ("Metrics", "metrics")):
+        for title, key in (
+            ("Hyperparameters", "hyperparameters"),
+            ("Metrics", "metrics"),
+            ("Extraction", "extraction"),
+        ):
             if table := _table(_flat(training.get(key) or {})):
                 parts.append(f"{title}:\n\n{table}")
         return "\n\n".join(parts)

@@ -87,6 +87,16 @@ class MethodOptions(_Options):
     )
 
 
+class FullOptions(MethodOptions):
+    """Hyperparameters of ``full``."""
+
+    extraction_energy: Annotated[float | Auto, _auto_or(float, most=1)] = Field(
+        AUTO,
+        description="Share of the squared change of the weights that the adapter extracted from a fully trained model "
+        "has to keep; it gets the smallest rank that does, at most rank. By default it gets rank.",
+    )
+
+
 class PreferenceOptions(MethodOptions):
     """Hyperparameters of ``dpo`` and ``kto``."""
 
@@ -130,7 +140,12 @@ class JobOptions(_Options):
     seed: int | None = Field(
         None, ge=0, le=MAX_SEED, description="The same seed makes the same weights; a job without one draws it."
     )
-    rank: int = Field(DEFAULT_RANK, ge=1, le=SERVABLE_RANKS[-1], description="Rank of the LoRA.")
+    rank: int = Field(
+        DEFAULT_RANK,
+        ge=1,
+        le=SERVABLE_RANKS[-1],
+        description="Rank of the LoRA; with full the largest of the extracted one.",
+    )
     alpha: float | None = Field(
         None,
         gt=0,
@@ -165,5 +180,5 @@ class JobOptions(_Options):
     )
 
 
-class TrainingOptions(JobOptions, ReinforcementOptions, PreferenceOptions):
-    """Every option. A warm start keeps its own rank, alpha and targets."""
+class TrainingOptions(JobOptions, ReinforcementOptions, PreferenceOptions, FullOptions):
+    """Every option. A warm start keeps its own rank, alpha and targets, but for ``full``."""

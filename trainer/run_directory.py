@@ -8,6 +8,8 @@
       checkpoints/step-N/       whole once it carries this name
         COMPLETE                the Marker as JSON, written last
         adapter/                a PEFT directory: adapter_config.json, adapter_model.safetensors
+        extraction.json         of a fully trained model: what the adapter keeps of it
+        model/                  the whole model, in the base's layout; only the best checkpoint so far has it
         state/                  what resuming needs; only the newest checkpoint keeps it
       result.json               child → worker: the RunResult, once it has ended
       metrics.csv, loss.png     RESULT_FILES, for people; written after result.json, before the child ends
@@ -109,6 +111,23 @@ class RunCheckpoint:
     def adapter(self) -> Path:
         """The PEFT directory that can be published."""
         return self.path / "adapter"
+
+    @property
+    def model(self) -> Path:
+        """The whole model, where its own weights were trained and no checkpoint is better."""
+        return self.path / "model"
+
+    @property
+    def extraction_file(self) -> Path:
+        return self.path / "extraction.json"
+
+    def extraction(self) -> dict[str, Any] | None:
+        """Return the report on the adapter that was extracted from a trained model; None: the adapter was trained."""
+        try:
+            report: dict[str, Any] = json.loads(self.extraction_file.read_bytes())
+        except FileNotFoundError:
+            return None
+        return report
 
     @property
     def state(self) -> Path:
@@ -234,6 +253,19 @@ class RunDirectory:
         if result is None:
             raise CheckpointNotFound(f"run '{self.path.name}' has no result yet; wait until its job has trained")
         return self.checkpoint(int(result.best_checkpoint.removeprefix(_STEP)))
+
+    def whole_model(self) -> Path:
+        """Return the directory of the model that was trained whole, of the best checkpoint.
+
+        Raises:
+            CheckpointNotFound: the run has no result yet, trained an adapter alone, or its directory is gone.
+        """
+        if not self.path.is_dir():
+            raise CheckpointNotFound(f"run '{self.path.name}' is gone: --keep-runs-s says for how long runs are kept")
+        model = self.best_checkpoint().model
+        if not model.is_dir():
+            raise CheckpointNotFound(f"run '{self.path.name}' trained an adapter alone: method full has a whole model")
+        return model
 
     def checkpoint_path(self, step: int) -> Path:
         """Return the directory of the checkpoint of ``step``, which exists once it is complete."""

@@ -5,11 +5,12 @@ Those files import tensor libraries; this table does not, since the server reads
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Self
+from typing import Final, Self
 
-from trainer.options import MethodOptions, PreferenceOptions, ReinforcementOptions
+from trainer.options import FullOptions, MethodOptions, PreferenceOptions, ReinforcementOptions
 from trainer.row_formats import RowFormat
 
 
@@ -31,9 +32,20 @@ class MethodTraits:
     """Its learning rate over that of supervised training."""
     packs: bool = False
     """Whether ``packing`` has an effect."""
+    without: Mapping[str, str] = field(default_factory=dict)
+    """Options of every other method that it does not take, and why."""
     judged_by: str = "full_valid_loss"
     """The metric of a validation that tells the best checkpoint: a loss is best at its smallest, a reward at its
     largest."""
+
+
+_CONVERSATIONS: Final = (
+    RowFormat.CHAT,
+    RowFormat.PROMPT_COMPLETION,
+    RowFormat.ALPACA,
+    RowFormat.SHAREGPT,
+    RowFormat.TEXT,
+)
 
 
 class TrainingMethod(StrEnum):
@@ -50,15 +62,22 @@ class TrainingMethod(StrEnum):
     SUPERVISED = (
         "supervised",
         MethodTraits(
-            formats=(
-                RowFormat.CHAT,
-                RowFormat.PROMPT_COMPLETION,
-                RowFormat.ALPACA,
-                RowFormat.SHAREGPT,
-                RowFormat.TEXT,
-            ),
+            formats=_CONVERSATIONS,
             options=MethodOptions,
             packs=True,
+        ),
+    )
+    FULL = (
+        "full",
+        MethodTraits(
+            formats=_CONVERSATIONS,
+            options=FullOptions,
+            rate=1 / 10,  # "LoRA Without Regret": LoRA's is ten times that of full fine-tuning
+            packs=True,
+            without={
+                "alpha": "the extracted adapter's scale is 1",
+                "quantization": "weights of four bits cannot be trained; a LoRA on them can",
+            },
         ),
     )
     DPO = (
@@ -105,6 +124,11 @@ class TrainingMethod(StrEnum):
     def draws(self) -> bool:
         """Whether the server draws and grades the answers that are trained on."""
         return self.traits.samples > 0
+
+    @property
+    def trains_weights(self) -> bool:
+        """Whether the base model's own weights are trained; the adapter is extracted from them."""
+        return self is TrainingMethod.FULL
 
     @classmethod
     def for_format(cls, form: RowFormat) -> TrainingMethod:

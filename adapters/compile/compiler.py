@@ -5,17 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import torch
-from torch import Tensor
-
 from adapters.checks.weights import check_magnitude
 from adapters.compile.lora import UploadedLora
 from adapters.compile.source import CompileSource
+from adapters.compile.spectra import spectrum_of
 from adapters.compile.weights import BaseWeights
 from adapters.errors import AdapterRefused, Fault
 from adapters.lora.canonical_form import CanonicalForm, CompileReport, write
 from adapters.lora.config_fields import LORA, ignored_fields, ignored_note
-from adapters.lora.factors import NEGLIGIBLE, Factors, Spectrum, TruncationLoss, numerical_rank, percentage, rank_within
+from adapters.lora.factors import Factors, Spectrum, TruncationLoss, numerical_rank, percentage, rank_within
 from adapters.lora.initial_adapter import LOFTQ
 from adapters.lora.peft_config import PeftConfig
 from adapters.lora.ranks import rank_fault, server_option
@@ -25,8 +23,6 @@ EXACT_ERROR = 1e-3
 """Up to this relative error a factorisation counts as exact: rounding factors to bfloat16 costs about twice that."""
 MAX_ERROR = 0.02
 """Up to this relative error a factorisation is taken without --compress-to."""
-_OVERSAMPLED = 8
-_POWER_ITERATIONS = 2
 COPIES_DROPPED: Final = "copies of the base model's own weights were left out"
 
 
@@ -103,7 +99,7 @@ def _from_lora(source: CompileSource, directory: Path, base: BaseWeights, bounds
         from adapters.compile import loftq  # bitsandbytes takes seconds to import: others go without
 
         changes = loftq.changes(lora, lora.initial(directory, base), base)
-        spectra = {module: _spectrum_of(change, bounds.rank) for module, change in changes}
+        spectra = {module: spectrum_of(change, bounds.rank) for module, change in changes}
         return _cut(spectra, lora.kind, rank_before, bounds)
     learnt = lora.trained_change(directory, base)
     factors = {module: learnt.read(module) for module in learnt.shapes}
@@ -129,32 +125,7 @@ def _spectra(
         config = peft_configs.config_of(source.kind, source.config)
     else:
         config = peft_configs.dora_config_of(dora.config, list(dora.shapes))
-    return {module: _spectrum_of(change, bounds.rank) for module, change in skeleton.changes(source, config, base)}
-
-
-def _spectrum_of(change: Tensor, rank: int) -> Spectrum:
-    """Decompose the dense ``change`` [out_features, in_features], in float64; directions are kept up to ``rank``."""
-    basis = _range_of(change, rank + _OVERSAMPLED)
-    inside = basis.T @ change
-    # Most kinds are of low rank by construction: then so many directions are all, and cheap.
-    if float(torch.linalg.norm(change - basis @ inside)) <= NEGLIGIBLE * 0.1 * float(torch.linalg.norm(change)):
-        left, values, right = torch.linalg.svd(inside, full_matrices=False)
-        left = basis @ left
-    else:
-        left, values, right = torch.linalg.svd(change, full_matrices=False)
-    # clones: a view would keep the whole matrix in memory
-    return Spectrum(left[:, :rank].clone().numpy(), values.numpy(), right[:rank].clone().numpy())
-
-
-def _range_of(change: Tensor, size: int) -> Tensor:
-    """Return an orthonormal basis of roughly the ``size`` strongest directions (Halko, Martinsson, Tropp 2011)."""
-    generator = torch.Generator().manual_seed(0)  # equal adapters must become equal bytes
-    size = min(size, *change.shape)
-    probe = torch.randn(change.shape[1], size, generator=generator, dtype=change.dtype)
-    basis: Tensor = torch.linalg.qr(change @ probe).Q
-    for _ in range(_POWER_ITERATIONS):
-        basis = torch.linalg.qr(change @ torch.linalg.qr(change.T @ basis).Q).Q
-    return basis
+    return {module: spectrum_of(change, bounds.rank) for module, change in skeleton.changes(source, config, base)}
 
 
 def _cut(

@@ -69,6 +69,11 @@ class BaseWeights:
     def tensors(self) -> Set[str]:
         return self._files.keys()
 
+    @property
+    def dtypes(self) -> Mapping[str, str]:
+        """The stored format of each tensor, as safetensors names it."""
+        return {name: file.header.tensors[name].dtype for name, file in self._files.items()}
+
     def read(self, name: str) -> torch.Tensor:
         """Return the tensor of that name, in its stored dtype."""
         return self._files[name].read(self._tensor(name))

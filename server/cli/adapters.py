@@ -12,7 +12,6 @@ from adapters.errors import InvalidName
 from adapters.names import (
     DEFAULT_ALIAS,
     FineTunedName,
-    Reference,
     check_adapter_name,
     check_alias,
     check_project,
@@ -21,7 +20,7 @@ from adapters.names import (
 )
 from adapters.publish_options import PublishOptions
 from server.cli import transfer
-from server.cli.client import ApiKey, Json, Url, connect, model_path
+from server.cli.client import ApiKey, Json, Url, connect, model_path, version_path
 from server.cli.diff import diff
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.merge import AliasToMove, merge
@@ -65,7 +64,7 @@ def show(ref: Ref, *, as_json: AsJson = False, url: Url = None, api_key: ApiKey 
     """Show an adapter with its versions (sql), or a version with its report (sql@7, sql@canary, ft:…)."""
     with connect(url, api_key) as server:
         if not is_adapter_name(ref):
-            version = server.get(_path(server.resolve(ref)))
+            version = server.get(version_path(server.resolve(ref)))
             if as_json:
                 show_json(version)
             else:
@@ -145,7 +144,7 @@ def pull(
     """Download a version's files in PEFT's format."""
     with connect(url, api_key) as server:
         version = server.resolve(ref)
-        transfer.pull(server, _path(version), directory, "original" if original else "served")
+        transfer.pull(server, version_path(version), directory, "original" if original else "served")
     typer.echo(f"{version}: {directory}")
 
 
@@ -174,7 +173,7 @@ def export(
     merge_into = (base or embedded.BASE) if merged else None
     with connect(url, api_key) as server:
         version = server.resolve(ref)
-        location = export_version(server, _path(version), destination, merge_into=merge_into)
+        location = export_version(server, version_path(version), destination, merge_into=merge_into)
     typer.echo(f"{version}: {location}")
 
 
@@ -230,7 +229,7 @@ def _add_residency_command(action: str, summary: str) -> None:
     @app.command(action, help=summary)
     def command(ref: Ref, *, url: Url = None, api_key: ApiKey = None) -> None:
         with connect(url, api_key) as server:
-            version = server.post(f"{_path(server.resolve(ref))}/{action}")
+            version = server.post(f"{version_path(server.resolve(ref))}/{action}")
         pinned = ", pinned" if version["is_pinned"] else ""
         typer.echo(f"{version['id']}: {version['residency'] or 'not resident'}{pinned}")
 
@@ -275,13 +274,9 @@ def _deletion(target: str) -> tuple[str, str]:
     if "@" not in target:
         return f"/v1/adapters/{target}", f"adapter '{target}' with all its versions"
     if reference.version is not None:
-        return _path(reference), f"version '{reference}'"
+        return version_path(reference), f"version '{reference}'"
     adapter, alias = reference.adapter, reference.alias
     return f"/v1/adapters/{adapter}/aliases/{alias}", f"alias '{alias}' of '{adapter}'"
-
-
-def _path(version: Reference) -> str:
-    return f"/v1/adapters/{version.adapter}/versions/{version.version}"
 
 
 def _show_alias(moved: Json) -> None:

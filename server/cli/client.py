@@ -122,6 +122,11 @@ def model_path(model: str) -> str:
     return f"/v1/models/{quote(model, safe='')}"
 
 
+def version_path(version: Reference) -> str:
+    """Return the path of a version, which ``version`` names by its number."""
+    return f"/v1/adapters/{version.adapter}/versions/{version.version}"
+
+
 def refusal(error: Json, code: ExitCode = ExitCode.REFUSED) -> CommandFailed:
     """Return the failure for an ``error`` in OpenAI's form, with one line for each fault of an adapter."""
     if faults := error.get("faults"):

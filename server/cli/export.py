@@ -1,9 +1,10 @@
-"""Exports a version with a model card: as PEFT files, or merged into its base model.
+"""Exports with a model card: a version as PEFT files or merged into its base model, or a model trained whole.
 
 Everything runs on this machine. The server only sends the version's files and needs no token of a hub.
 """
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -15,10 +16,11 @@ from adapters.processes import line_process
 from adapters.processes.limits import LimitExceeded
 from adapters.storage.manifest import Manifest
 from server.cli import transfer
-from server.cli.client import ApiClient, Json
+from server.cli.client import ApiClient, Json, version_path
 from server.cli.export_target import ExportTarget
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.output import spinner
+from server.cli.watch import job_path
 
 CARD: Final = "README.md"
 
@@ -47,6 +49,28 @@ def export_version(server: ApiClient, path: str, target: ExportTarget, *, merge_
             card = ModelCard(version, target.place, is_merged=merge_into is not None)
             (files / CARD).write_text(card.text())
             return target.take(files, f"{version['id']}, exported by patchbay")
+    except OSError as error:
+        raise CommandFailed(ExitCode.REFUSED, f"the export could not be written: {error}") from error
+
+
+def export_model(server: ApiClient, job_id: str, target: ExportTarget) -> str:
+    """Write the whole model that a job of method ``full`` trained to ``target``; return the location of the files.
+
+    Raises:
+        CommandFailed, SourceForbidden: the export failed; the target is unchanged.
+    """
+    target.check()
+    job = server.get(job_path(job_id))
+    try:
+        with TemporaryDirectory(prefix=".patchbay-export-", dir=target.scratch) as scratch:
+            files = Path(scratch, "model")
+            transfer.pull_model(server, f"{job_path(job_id)}/model", files)
+            if (name := job["fine_tuned_model"]) is not None:
+                with suppress(CommandFailed):  # its adapter may have been deleted
+                    version = server.get(version_path(server.resolve(name)))
+                    card = ModelCard(version, target.place, is_merged=True, is_whole=True)
+                    (files / CARD).write_text(card.text())
+            return target.take(files, f"the model of {job_id}, exported by patchbay")
     except OSError as error:
         raise CommandFailed(ExitCode.REFUSED, f"the export could not be written: {error}") from error
 

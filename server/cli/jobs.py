@@ -1,4 +1,4 @@
-"""``patchbay jobs``: lists, shows, follows, cancels, pauses and resumes fine-tuning jobs."""
+"""``patchbay jobs``: lists, shows, follows, cancels, pauses and resumes fine-tuning jobs, and exports their models."""
 
 import json
 from typing import Annotated, Any, Final
@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from server.cli.client import ApiKey, Json, Url, connect
-from server.cli.output import AsJson, format_time, show_fields, show_json, show_listing
+from server.cli.output import AsJson, format_time, show_fields, show_json, show_listing, show_note
+from server.cli.settings import settings_command
 from server.cli.watch import follow, format_event, job_path, until_interrupt
 
 app = typer.Typer(no_args_is_help=True, help="Fine-tuning jobs; `patchbay train` creates one.")
@@ -73,6 +74,30 @@ def checkpoints(job_id: JobId, *, as_json: AsJson = False, url: Url = None, api_
         listing = server.all_pages(f"{job_path(job_id)}/checkpoints")
     columns = ["STEP", "MODEL", "LOSS", "VALIDATION LOSS", "CREATED"]
     show_listing(listing, columns, _checkpoint_row, as_json=as_json)
+
+
+@app.command(cls=settings_command("hub_endpoint"))
+def export(
+    ctx: typer.Context,
+    job_id: JobId,
+    target: Annotated[
+        str, typer.Argument(metavar="DIR_OR_HF", help="New directory, or hf://org/repo, also with @branch.")
+    ],
+    *,
+    public: Annotated[bool, typer.Option("--public", help="Create or accept a public repository.")] = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Write the whole model that a job of method full trained, with a model card: a base model to serve."""
+    from server.cli.export import export_model
+    from server.cli.export_target import export_target
+
+    destination = export_target(ctx, target, public=public)
+    with connect(url, api_key) as server:
+        location = export_model(server, job_id, destination)
+    typer.echo(f"{job_id}: {location}")
+    if location == target:
+        show_note(f"next: patchbay serve {location}")
 
 
 @app.command()

@@ -60,6 +60,10 @@ def split_options(method: TrainingMethod, stated: Mapping[str, Any]) -> tuple[di
     if foreign := stated.keys() - of_job.keys() - of_method.keys():
         flags = ", ".join(map(_flag, sorted(foreign)))
         raise CommandFailed(ExitCode.USAGE, f"{flags} has no effect with --method {method}: leave it out")
+    for name in method.traits.without.keys() & of_job.keys():
+        raise CommandFailed(
+            ExitCode.USAGE, f"{_flag(name)} has no effect with --method {method}: {method.traits.without[name]}"
+        )
     _check(method.traits.options, of_method)
     return of_method, of_job
 

@@ -126,7 +126,11 @@ def _base_model(server: ApiClient) -> str:
 
 
 def _show_outcome(job: Json, *, as_json: bool) -> None:
+    from trainer.training_method import TrainingMethod
+
     model = check_outcome(job)
     if not as_json:
         typer.echo(model)
         show_note(f"next: patchbay chat {model}")
+        if job["method"]["type"] == TrainingMethod.FULL:
+            show_note(f"the whole model: patchbay jobs export {job['id']} DIR")

@@ -103,6 +103,17 @@ def pull(server: ApiClient, path: str, directory: Path, form: str = "served") ->
     _download_all(server, files, form=form)
 
 
+def pull_model(server: ApiClient, path: str, directory: Path) -> None:
+    """Download the files of the whole model at ``path``; no file gets its final name before all have arrived."""
+    files = []
+    for file in server.get(path)["data"]:
+        name = file["name"]
+        if Path(name).name != name:  # untrusted, and becomes a path
+            raise CommandFailed(ExitCode.REFUSED, f"the server sent the unexpected file {name!r}")
+        files.append((f"{path}/{name}", directory / name, file["size_bytes"]))
+    _download_all(server, files)
+
+
 def push_file(server: ApiClient, path: Path, purpose: str) -> Json:
     """Upload the file at ``path`` and return its JSON."""
     with transfer_progress() as progress, progress.open(path, "rb", description=path.name) as content:

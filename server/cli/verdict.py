@@ -151,6 +151,10 @@ def _estimate(estimate: Report, cost_per_hour: float | None) -> dict[str, object
         "a million tokens": format_duration(estimate["seconds_per_million_tokens"]),
         "peak memory": format_bytes(estimate["peak_memory_bytes"]),
     }
+    if "trained_parameters" in estimate:
+        fields["trained"] = f"{estimate['trained_parameters']:,} numbers of the base model"
+        fields["weights, gradients, optimizer"] = format_bytes(estimate["state_bytes"])
+        fields["disk"] = format_bytes(estimate["disk_bytes"])
     if cost_per_hour is not None:
         run, million = (estimate[key] / 3600 * cost_per_hour for key in ("seconds", "seconds_per_million_tokens"))
         fields["cost"] = f"{_short(run)} the run, {_short(million)} a million tokens"

@@ -79,6 +79,8 @@ ROUTE_SCOPES: Final[Mapping[Scope, tuple[str, ...]]] = {
         *(f"POST {_JOB}/{verb}" for verb in ("cancel", "pause", "resume")),
         f"GET {_JOB}/events",
         f"GET {_JOB}/checkpoints",
+        f"GET {_JOB}/model",
+        f"GET {_JOB}/model/{{file}}",
         f"GET {_PERMISSIONS}",
         f"POST {_PERMISSIONS}",
         f"DELETE {_PERMISSIONS}/{{permission_id}}",

@@ -19,7 +19,7 @@ from server.operations.residents import make_resident
 from server.state import AppState
 from trainer.jobs.job import Job
 from trainer.jobs.rows import check_publishable
-from trainer.run_directory import Marker, RunDirectory
+from trainer.run_directory import RunCheckpoint, RunDirectory
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +61,7 @@ class RunPublisher:
             version.number,
             name,
             alias=DEFAULT_ALIAS,
-            report=await self._report(job, best.marker, run),
+            report=await self._report(job, best, run),
             check=partial(self.state.records.jobs.check_publishable, job.id, claim),
         )
         log.info("published a job's result", job=job.id, version=version.name, name=str(name))
@@ -93,7 +93,7 @@ class RunPublisher:
         run = self._run(job)
         checkpoint = await in_thread(run.checkpoint, step)
         source = DirectorySource(checkpoint.adapter, allowed=[run.path], origin=f"job:{job.id}")
-        extra = await self._report(job, checkpoint.marker, run)
+        extra = await self._report(job, checkpoint, run)
         options = PublishOptions(fine_tuned_name=name, extra=extra, allow_inert=True, project=job.project)
         try:
             published = await _when_ready(lambda: self.state.publisher.publish(job.adapter, source, options))
@@ -108,9 +108,9 @@ class RunPublisher:
         except ResidencyFull as full:  # all residents are in use: the first request waits
             log.warning("a job's result could not be made resident", version=version.name, reason=full.message)
 
-    async def _report(self, job: Job, marker: Marker, run: RunDirectory) -> dict[str, Any]:
+    async def _report(self, job: Job, checkpoint: RunCheckpoint, run: RunDirectory) -> dict[str, Any]:
         """Return the entry ``training`` of a version's report."""
-        result, preflight = run.result(), run.preflight()
+        result, preflight, marker = run.result(), run.preflight(), checkpoint.marker
         training: dict[str, Any] = {
             "job": job.id,
             "step": marker.step,
@@ -127,6 +127,8 @@ class RunPublisher:
             "trained_tokens": marker.trained_tokens,
             "seconds": round(marker.seconds, 3),
         }
+        if (extraction := checkpoint.extraction()) is not None:
+            training["extraction"] = extraction
         if result is not None:
             training |= {"peak_memory_bytes": result.peak_memory_bytes, "curves": result.curves}
         return {"training": training}

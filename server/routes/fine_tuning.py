@@ -9,10 +9,13 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Depends, Query, Request
 from structlog.contextvars import get_contextvars
 
+from adapters.storage.disk import in_thread
 from server.access.caller import caller_of
-from server.errors import ApiKeyNeeded
+from server.errors import ApiKeyNeeded, InvalidRequest
 from server.gateway.gateway import REQUEST_ID
+from server.http.download import Download
 from server.http.event_stream import KEEP_ALIVE, SILENCE_S, STOPPING, EventStream
+from server.http.schemas.adapters import VersionFile
 from server.http.schemas.base import DeletedObject, ListObject
 from server.http.schemas.fine_tuning import (
     CheckpointObject,
@@ -38,6 +41,7 @@ from trainer.graders.grader import Grader, Sample
 from trainer.graders.parsing import parse
 from trainer.jobs.event_log import EventLog
 from trainer.policy_sampling import PolicyRequest
+from trainer.run_directory import RunDirectory
 
 
 async def _check_path(request: Request, state: StateDep, project: ProjectDep) -> None:
@@ -161,6 +165,29 @@ async def checkpoints(
     """List a job's checkpoints, newest first."""
     page = await state.records.checkpoints.list(job_id, after=after, limit=limit)
     return ListObject[CheckpointObject].model_validate(page)
+
+
+@router.get("/jobs/{job_id}/model")
+async def whole_model(job_id: str, state: StateDep) -> ListObject[VersionFile]:
+    """List the files of the model that a job of method ``full`` trained whole: a base model to serve."""
+    directory = await in_thread(RunDirectory(state.settings.runs_dir / job_id).whole_model)
+    return ListObject[VersionFile](
+        data=[
+            VersionFile(
+                name=file.name, size_bytes=file.stat().st_size, path=f"{router.prefix}/jobs/{job_id}/model/{file.name}"
+            )
+            for file in sorted(directory.iterdir())
+        ]
+    )
+
+
+@router.get("/jobs/{job_id}/model/{file}", response_class=Download)
+async def download(job_id: str, file: str, state: StateDep) -> Download:
+    """Download one file of a model that was trained whole; ranges are answered."""
+    directory = await in_thread(RunDirectory(state.settings.runs_dir / job_id).whole_model)
+    if file not in (names := sorted(path.name for path in directory.iterdir())):
+        raise InvalidRequest(f"this model has the files {', '.join(names)}, not {file!r}", param="file")
+    return Download(directory / file, filename=file, media_type=Download.media_type)
 
 
 @router.get("/checkpoints/{checkpoint:path}/permissions")

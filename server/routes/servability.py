@@ -15,6 +15,7 @@ from server.operations.publish import check_name, project_to_publish
 from server.state import AppState
 from trainer.errors import InvalidField
 from trainer.options import ALL_LINEAR, DEFAULT_RANK
+from trainer.training_method import TrainingMethod
 
 
 async def servable_extension(body: JobBody, state: AppState, caller: Caller) -> Json:
@@ -31,13 +32,18 @@ async def servable_extension(body: JobBody, state: AppState, caller: Caller) -> 
     _check_integrations(body, state)
     info = state.engine.info
     extension = body.extension()
+    method = TrainingMethod.SUPERVISED if body.method is None else body.method.type
+    for name, reason in method.traits.without.items():
+        if name in extension:
+            raise InvalidField(f"{name} has no effect with method {method}: {reason}", param=name)
     if (warm_start := await _warm_start(body, info, state, caller)) is not None:
+        extension["warm_start"] = warm_start
+    if warm_start is not None and not method.trains_weights:
         for name in ("rank", "alpha", "targets"):
             if name in extension:
                 raise InvalidField(f"a warm start keeps its own {name}: leave {name} out", param=name)
-        extension["warm_start"] = warm_start
     else:
-        extension["rank"] = _rank(extension.get("rank"), info)
+        extension["rank"] = _rank(extension.get("rank"), info, DEFAULT_RANK if not method.trains_weights else None)
         _check_targets(body.targets, info, state)
     _check_name("adapter", body.adapter, state)
     _check_name("suffix", body.fitted_suffix, state)
@@ -88,14 +94,15 @@ async def _check_project(body: JobBody, state: AppState, caller: Caller) -> None
         raise NameNotAllowed(name, param="suffix" if body.adapter is None else "adapter")
 
 
-def _rank(rank: int | None, info: EngineInfo) -> int:
+def _rank(rank: int | None, info: EngineInfo, default: int | None) -> int:
+    """Return the rank of the adapter; ``default`` None: the largest that the engine takes."""
     if rank is not None and rank > info.max_rank:
         raise InvalidField(
             f"the engine takes adapters up to rank {info.max_rank}: give a lower one, or start the server with a "
             "larger --max-lora-rank",
             param="rank",
         )
-    return rank or min(DEFAULT_RANK, info.max_rank)
+    return rank or min(default or info.max_rank, info.max_rank)
 
 
 def _check_targets(targets: Sequence[str] | None, info: EngineInfo, state: AppState) -> None:

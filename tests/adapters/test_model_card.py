@@ -55,6 +55,16 @@ def card(*, place: str = "org/sql", is_merged: bool = False, **report: Any) -> s
     return ModelCard(version(**report), place, is_merged).text()
 
 
+def test_a_model_that_was_trained_whole_is_not_called_merged() -> None:
+    text = ModelCard(
+        version(training=TRAINING | {"extraction": {"energy": 0.5}}), ".", is_merged=True, is_whole=True
+    ).text()
+    assert "fine-tuned whole" in text
+    assert "merged into" not in text
+    assert "patchbay serve ." in text
+    assert "| energy | 0.5 |" in text
+
+
 def front_matter(text: str) -> dict[str, Any]:
     opened, front, _ = text.split("---\n", 2)
     assert opened == ""

@@ -102,6 +102,7 @@ PARAMETERS: Final = {
     "version": "1",
     "alias": "stable",
     "file:path": "adapter_config.json",
+    "file": "config.json",
     "project": "globex",
     "model:path": "{adapter}",
     "job_id": "{job}",
@@ -163,7 +164,9 @@ ATTEMPTS: Final = [
     Attempt("POST /v1/batches", "/v1/batches", {
         "input_file_id": "{batch_file}", "endpoint": "/v1/chat/completions", "completion_window": "24h",
     }, statuses=(400,)),
-    *(same(f"GET {JOB}{rest}") for rest in ("", "/events", "/events?stream=true", "/checkpoints")),
+    *(same(f"GET {JOB}{rest}") for rest in (
+        "", "/events", "/events?stream=true", "/checkpoints", "/model", "/model/{file}",
+    )),
     *(same(f"POST {JOB}/{verb}") for verb in ("cancel", "pause", "resume")),
     Attempt("POST /v1/fine_tuning/jobs", "/v1/fine_tuning/jobs", METHOD, statuses=(400,)),
     *(Attempt("POST /v1/fine_tuning/jobs", "/v1/fine_tuning/jobs", {

@@ -18,7 +18,12 @@ from trainer.run_directory import RunDirectory
 from trainer.run_sweep import sweep_runs
 
 TRAINING = ("token_rows/rows", "scratch/x", "warm_start/adapter_config.json", "checkpoints/step-1/state/optimizer.pt")
-KEPT = ("events.jsonl", "metrics.csv", "checkpoints/step-1/adapter/adapter_model.safetensors")
+KEPT = (
+    "events.jsonl",
+    "metrics.csv",
+    "checkpoints/step-1/adapter/adapter_model.safetensors",
+    "checkpoints/step-1/model/model.safetensors",
+)
 
 
 @pytest.fixture

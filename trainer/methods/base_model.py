@@ -1,5 +1,6 @@
-"""The base model in training, with a fresh adapter or the adapter of a warm start."""
+"""The base model in training: with a fresh adapter, the adapter of a warm start, or its own weights to be trained."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from adapters.base_model import BaseModel
 from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from adapters.errors import AdapterRefused, BaseModelUnreadable, Fault
 from adapters.lora.ranks import SERVABLE_RANKS
+from adapters.lora.stored_lora import StoredLora
 from trainer.endings import BaseRefused, SpecRefused, WarmStartRefused
 from trainer.options import ALL_LINEAR
 from trainer.reward_tokens import reward_tokens
@@ -35,29 +37,34 @@ _UNTRAINED: Final = ("embed_tokens", "lm_head", _HEAD)
 
 
 def load(spec: RunSpec) -> tuple[Any, LoraConfig | None]:
-    """Return the model and the config of the adapter that TRL adds to it; None where a warm start brings its own.
+    """Return the model and the config of the adapter that TRL adds to it.
+
+    None: a warm start brings its own, or the model's own weights are trained.
 
     On a CPU in float32 (nothing there is faster in bfloat16, and sums are exact enough to repeat); on a GPU in the
     dtype that the base is stored in. With ``quantization`` its linear modules are quantised, all but the output head.
 
     Raises:
-        SpecRefused: the base has no such targets; bitsandbytes is needed and not installed.
+        SpecRefused: the base has no such targets; bitsandbytes is needed and not installed; an option that the method
+            does not take.
         BaseRefused: the base's files cannot be read, to check the warm start against them.
         WarmStartRefused: the warm start is no LoRA for this base.
     """
+    for name, reason in spec.method.traits.without.items():
+        if getattr(spec, name) is not None:
+            raise SpecRefused(f"{name} has no effect with method {spec.method}: {reason}")
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     if spec.warm_start is not None:
         _inspect(spec)
     model = _base(spec)
+    if spec.method.trains_weights:
+        return _trainable(model, spec), None
     task: str | None = "CAUSAL_LM"
     if spec.method is TrainingMethod.REWARD:
         model, task = _scoring(model, spec), None
     if spec.warm_start is not None:
-        known = LoraConfig.from_pretrained(spec.warm_start)
-        known.task_type = task
-        known.base_model_name_or_path = str(spec.base)  # PEFT would look the adapter's own name up on the hub
-        return _rescaled(PeftModel.from_pretrained(model, spec.warm_start, config=known, is_trainable=True)), None
+        return _rescaled(_adapted(model, spec, task)), None
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha if spec.alpha is not None else _USUAL_SCALE * spec.rank,
@@ -67,6 +74,36 @@ def load(spec: RunSpec) -> tuple[Any, LoraConfig | None]:
         task_type=task,
     )
     return model, config
+
+
+def _adapted(model: Any, spec: RunSpec, task: str | None) -> Any:
+    """Return ``model`` with the adapter of the warm start on it."""
+    known = LoraConfig.from_pretrained(spec.warm_start)
+    known.task_type = task
+    known.base_model_name_or_path = str(spec.base)  # PEFT would look the adapter's own name up on the hub
+    return PeftModel.from_pretrained(model, spec.warm_start, config=known, is_trainable=True)
+
+
+def _trainable(model: Any, spec: RunSpec) -> Any:
+    """Return ``model`` with the targets' weights, in float32, as all that is trained; a warm start is merged into them.
+
+    Norms, biases, embeddings and the head stay: no LoRA that vLLM serves could hold what they learn.
+    """
+    targets = _targets(spec, model)
+    trained = [
+        part.weight
+        for name, part in model.named_modules()
+        if isinstance(part, torch.nn.Linear) and is_trained(name, targets)
+    ]
+    model.requires_grad_(requires_grad=False)
+    if spec.warm_start is not None:
+        for module in StoredLora.open(spec.warm_start).shapes:
+            model.get_submodule(module).float()  # where it is merged, it is not rounded
+        model = _adapted(model, spec, "CAUSAL_LM").merge_and_unload()
+    for weight in trained:
+        weight.data = weight.data.float()
+        weight.requires_grad = True
+    return model
 
 
 def _rescaled(model: Any) -> Any:
@@ -170,6 +207,13 @@ def _targets(spec: RunSpec, model: Any) -> str | list[str]:
     return list(spec.targets)
 
 
+def is_trained(module: str, targets: str | Sequence[str]) -> bool:
+    """Whether the linear ``module`` is one of ``targets``, as PEFT reads them."""
+    if module.rpartition(".")[2] in _UNTRAINED:
+        return False
+    return targets == ALL_LINEAR or any(f".{module}".endswith(f".{target}") for target in targets)
+
+
 def tokenizer(spec: RunSpec) -> Any:
     """Return the tokenizer that serves; TRL pads with it, and renders nothing.
 
@@ -195,11 +239,17 @@ def export_dtype(spec: RunSpec) -> str:
 
 
 def linear_modules(adapted: Any) -> frozenset[str]:
-    """Return the names of the linear modules of a base model with PEFT's adapters on it."""
-    named = adapted.get_base_model().named_modules()
+    """Return the names of the linear modules of a base model, with PEFT's adapters on it or without."""
+    named = (adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted).named_modules()
     linear = (name for name, part in named if isinstance(part, torch.nn.Linear) and ".lora_" not in name)
     linear = (name for name in linear if name != _HEAD)
     return frozenset(name.removesuffix(".base_layer") for name in linear)
+
+
+def vocabulary(spec: RunSpec) -> int:
+    """Return the number of logits of a token."""
+    size: int = AutoConfig.from_pretrained(spec.base, local_files_only=True).get_text_config().vocab_size
+    return size
 
 
 def width(spec: RunSpec) -> int:

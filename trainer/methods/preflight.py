@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from adapters.storage.disk import is_no_space
 from trainer.endings import RunEnded, SpecRefused
-from trainer.methods import base_model, data_sets
+from trainer.methods import base_model, data_sets, whole_model
 from trainer.methods.hyperparameters import DrawnHyperparameters, Hyperparameters, pack_length, resolve
 from trainer.methods.launch import read_spec
 from trainer.rendering import token_rows
@@ -80,7 +80,8 @@ def _judge(run: RunDirectory, train: Train, report: PreflightReport) -> None:
         report.hyperparameters = asdict(numbers)
         share = numbers.batch_size // spec.processes
         rows = _longest(data_sets.load(run, token_rows.TRAINING), share, share * packs)
-        report.estimate = _dry_run(run, spec, numbers, rows, train)
+        needed = whole_model.needs(spec, run.path) if spec.method.trains_weights else {}
+        report.estimate = {**_dry_run(run, spec, numbers, rows, train), **needed}
         report.reason = report.estimate.get("reason")
         report.ok = report.estimate["fits"]
 

@@ -11,8 +11,9 @@ from typing import Any, Final
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer.endings import NotFinite
-from trainer.methods import base_model, peers
-from trainer.methods.checkpoints import complete
+from trainer.methods import peers
+from trainer.methods.checkpoints import Export, complete
+from trainer.methods.extraction import extraction_event
 from trainer.methods.hyperparameters import Hyperparameters
 from trainer.run_directory import Marker, RunCheckpoint, RunDirectory, RunEvent
 from trainer.run_spec import RunSpec
@@ -69,6 +70,7 @@ class Reporter:
         self._is_new = not reported
         self._reported = {metric: _last_step(reported, metric) for metric in _LOSSES}
         self._saved = {earlier.data["checkpoint"] for earlier in reported if "checkpoint" in earlier.data}
+        self._extracted = {earlier.data["step"] for earlier in reported if "extraction" in earlier.data}
         for checkpoint in run.checkpoints():  # killed between a checkpoint and its event
             self.saved(checkpoint)
 
@@ -100,6 +102,9 @@ class Reporter:
 
     def saved(self, checkpoint: RunCheckpoint) -> None:
         if checkpoint.name not in self._saved:
+            if (extraction := checkpoint.extraction()) is not None and checkpoint.step not in self._extracted:
+                self.report(extraction_event(checkpoint.step, extraction))
+                self._extracted.add(checkpoint.step)
             data = {"step": checkpoint.step, "checkpoint": checkpoint.name, "metrics": checkpoint.marker.metrics}
             self.report(RunEvent(message=f"Checkpoint saved at step {checkpoint.step}", data=data))
             self._saved.add(checkpoint.name)
@@ -113,13 +118,14 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
     """Decides when to validate, when to save and when to stop."""
 
     def __init__(
-        self, run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, reporter: Reporter, stop: Flag
+        self, run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, reporter: Reporter, stop: Flag, export: Export
     ) -> None:
         self._run = run
         self._spec = spec
         self._numbers = numbers
         self._reporter = reporter
         self._stop = stop
+        self._export = export
         before = run.checkpoints()
         self._seconds_before = before[-1].marker.seconds if before else 0.0
         self._began = self._last_step = time.monotonic()
@@ -190,8 +196,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
             last=self._last,
         )
         saved = Path(args.output_dir) / f"checkpoint-{step}"
-        modules = base_model.linear_modules(model)
-        self._reporter.saved(complete(self._run, saved, marker, self._spec, modules))
+        self._reporter.saved(complete(self._run, saved, marker, self._spec, model, self._export))
 
     def _pace(self, state: TrainerState) -> dict[str, float]:
         now, tokens = time.monotonic(), int(state.num_input_tokens_seen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
 from dataclasses import asdict
 from threading import Event as Flag
 from typing import Any
@@ -15,12 +14,13 @@ from trl import pack_dataset
 
 from trainer.endings import Stopped
 from trainer.methods import base_model, data_sets, peers
+from trainer.methods.checkpoints import Export, best_of, delete_older_models, export_adapter
 from trainer.methods.curves import curves, thinned
 from trainer.methods.hyperparameters import MAX_GRADIENT, Hyperparameters, pack_length, resolve
 from trainer.methods.progress import Progress, Reporter
 from trainer.methods.tracking import tracked
 from trainer.rendering import token_rows
-from trainer.run_directory import RunCheckpoint, RunDirectory, RunEvent, RunResult
+from trainer.run_directory import RunDirectory, RunEvent, RunResult
 from trainer.run_spec import RunSpec
 
 
@@ -85,10 +85,18 @@ class Session:
         self._reporter.started(f"{len(self.rows)} {unit}", self.numbers)
         return self.numbers
 
-    def train(self, trainer: type[Trainer], config: type[TrainingArguments], **arguments: Any) -> None:
+    def train(
+        self,
+        trainer: type[Trainer],
+        config: type[TrainingArguments],
+        *,
+        export: Export = export_adapter,
+        **arguments: Any,
+    ) -> None:
         """Train with TRL's ``trainer`` and ``config`` from the newest checkpoint, or from the start, to the result.
 
-        ``arguments`` are the config's that are this method's own. The first process writes the result.
+        ``export`` makes an adapter of each checkpoint; ``arguments`` are the config's that are this method's own. The
+        first process writes the result.
 
         Raises:
             SpecRefused, BaseRefused, WarmStartRefused: see ``base_model.load``.
@@ -105,7 +113,7 @@ class Session:
             eval_dataset=self.held_out,
             processing_class=base_model.tokenizer(self._spec),
             peft_config=adapter,
-            callbacks=[Progress(self._run, self._spec, self.numbers, self._reporter, self._stop)],
+            callbacks=[Progress(self._run, self._spec, self.numbers, self._reporter, self._stop, export)],
         )
         with tracked(self._run, self.numbers, self._reporter):
             self._train(training)
@@ -159,7 +167,8 @@ class Session:
         last = checkpoints[-1]
         if not last.marker.last:
             raise Stopped(f"stopped at step {last.step} of {self.numbers.steps}; the run goes on from there")
-        best = self._best(checkpoints)
+        delete_older_models(self._run)  # of which a killed process may have left some
+        best = best_of(checkpoints, self._spec.method)
         result = RunResult(
             best_checkpoint=best.name,
             last_checkpoint=last.name,
@@ -173,13 +182,6 @@ class Session:
             curves=thinned(curves(self._run.events())),
         )
         self._run.write_result(result)
-
-    def _best(self, checkpoints: Sequence[RunCheckpoint]) -> RunCheckpoint:
-        """Return the checkpoint that the validation judges best, the first of several; without any, the last."""
-        metric = self._spec.method.traits.judged_by
-        validated = [checkpoint for checkpoint in checkpoints if metric in checkpoint.marker.metrics]
-        sign = -1 if self._spec.method.draws else 1  # a reward is best at its largest
-        return min(validated, key=lambda each: sign * each.marker.metrics[metric], default=checkpoints[-1])
 
 
 def _on_token_ids(trainer: type[Trainer]) -> type[Trainer]:

@@ -184,7 +184,9 @@ class ReportedVersion(VersionObject):
 
 
 class VersionFile(ResponseObject):
-    """One file of a version; ``path`` is where to download it."""
+    """One file of a version, or of a whole model; ``path`` is where to download it."""
+
+    cursor_field: ClassVar[str] = "name"
 
     name: str
     size_bytes: int

@@ -199,6 +199,10 @@ def test_what_auto_became_and_what_training_takes_is_told(shown: Show, report: R
         "cost": "3.00 the run, 0.278 a million tokens",
     }
     assert "cost" not in fields(shown(report), "Here it takes about")
+    needed = {"trained_parameters": 2_000_000, "state_bytes": 32_000_000, "disk_bytes": 60_000_000}
+    whole = fields(shown({**report, "estimate": estimate | needed}), "Here it takes about")
+    assert whole["trained"] == "2,000,000 numbers of the base model"
+    assert (whole["weights, gradients, optimizer"], whole["disk"]) == ("32.0 MB", "60.0 MB")
 
 
 def test_a_run_that_does_not_fit_is_refused_with_the_reason(shown: Show, report: Report) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from server.engine.fake import FakeBuilder
 from tests.adapters.hub_stand_in import Fault, HubStandIn, listed
 from tests.server.cli.conftest import Patchbay, Running
 from tests.server.opened import Listening, Opening
+from trainer.run_directory import COMPLETE, Marker, RunDirectory, RunResult
 
 TOKEN = "hf_writes"
 REPOSITORY = "org/sql"
@@ -74,6 +76,30 @@ def prepared(tmp_path: Path) -> Path:
 def to_hub(hub: HubStandIn) -> HubTarget:
     """A target that is soon tired of a silent hub."""
     return HubTarget(REPOSITORY, None, public=False, endpoint=hub.endpoint, token=TOKEN, answer_timeout_s=0.3)
+
+
+@pytest.fixture
+def trained_job(call: Patchbay, server: Running, file_id: str) -> str:
+    """The id of a job whose run trained a model whole."""
+    job_id: str = call("train", file_id, "--method", "full").stdout.strip()
+    run = RunDirectory(server.state.settings.runs_dir / job_id)
+    model = run.checkpoint_path(1) / "model"
+    shutil.copytree(embedded.BASE, model)
+    (run.checkpoint_path(1) / COMPLETE).write_text(json.dumps(asdict(Marker(1, {}, 1, 1.0, last=True))))
+    run.write_result(RunResult("step-1", "step-1", 1, 1, 1.0, 1, "ab", {}, {}, {}))
+    return job_id
+
+
+def test_a_model_that_was_trained_whole_is_exported_as_a_base(call: Patchbay, trained_job: str, tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    result = call("jobs", "export", trained_job, str(target))
+    assert result.exit_code == 0, result.output
+    assert f"patchbay serve {target}" in result.output
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == {
+        path.name: path.read_bytes() for path in embedded.BASE.iterdir()
+    }
+    again = call("jobs", "export", trained_job, str(target))
+    assert (again.exit_code, "is not empty" in again.output) == (2, True)
 
 
 def version_of(server: Running, ref: str = "sql/versions/1") -> dict[str, Any]:

@@ -116,6 +116,16 @@ async def test_a_worker_that_lost_the_job_publishes_nothing_of_it(
     assert (await opened.client.post(publish, params={"claim": 2})).json()["id"] == name(ran)
 
 
+async def test_a_version_tells_what_its_adapter_keeps_of_the_model_it_was_extracted_from(
+    opened: Opened, ran: Job, publisher: RunPublisher
+) -> None:
+    run, report = RunDirectory(opened.state.settings.runs_dir / ran.id), {"rank": 8, "energy": 0.5}
+    run.checkpoint(3).extraction_file.write_text(json.dumps(report))
+    await publisher.result(ran.id)
+    training = (await opened.client.get("/v1/adapters/sql/versions/1")).json()["report"]["training"]
+    assert training["extraction"] == report
+
+
 async def test_a_version_tells_how_it_was_trained(opened: Opened, ran: Job, publisher: RunPublisher) -> None:
     await publisher.result(ran.id)
     training = (await opened.client.get("/v1/adapters/sql/versions/1")).json()["report"]["training"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import shutil
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from trainer.errors import PreflightDied
 from trainer.job_preflight import Preflight
 from trainer.jobs.checkpoints import CheckpointDraft
 from trainer.jobs.job import JobDraft
-from trainer.run_directory import RunDirectory
+from trainer.run_directory import COMPLETE, Marker, RunDirectory, RunResult
 from trainer.run_spec import RunSpec
 
 JOBS = "/v1/fine_tuning/jobs"
@@ -253,6 +254,12 @@ async def test_a_job_whose_check_dies_fails_and_holds_nobody_up(
         ({"integrations": [{"type": "wandb", "wandb": {}}]}, "integrations.0.wandb.project"),
         ({"integrations": [{"type": "wandb", "wandb": {"project": "p", "tag": "a"}}]}, "integrations.0.wandb.tag"),
         ({"quantization": "8bit"}, "quantization"),
+        ({"method": {"type": "full"}, "quantization": "4bit"}, "quantization"),
+        ({"method": {"type": "full"}, "alpha": 16}, "alpha"),
+        (
+            {"method": {"type": "full", "full": {"hyperparameters": {"extraction_energy": 1.5}}}},
+            "method.full.hyperparameters.extraction_energy",
+        ),
         ({"method": {"type": "magic"}}, "method.type"),
         ({"method": {"type": "reinforcement"}}, "method.reinforcement.grader"),
         ({"method": {"type": "dpo", "supervised": {}}}, "method.supervised"),
@@ -324,6 +331,51 @@ async def test_a_job_goes_on_from_the_version_that_a_reference_meant_when_it_was
     assert run.spec().warm_start == run.warm_start
     weights = opened.make_adapter(1).weights
     assert (run.warm_start / "adapter_model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("fields", [{}, {"model": "sql"}])
+async def test_an_adapter_is_extracted_at_the_largest_rank_that_is_served(
+    opened: Opened, create: Create, fields: dict[str, Any]
+) -> None:
+    await opened.publish("sql")
+    job = await create(method={"type": "full"}, **fields)
+    assert job.status == "queued"
+    largest = opened.state.engine.info.max_rank
+    assert RunDirectory(opened.state.settings.runs_dir / job.id).spec().rank == largest
+    stated = await create(method={"type": "full"}, extra_body={"rank": 2, "targets": ["q_proj"]}, **fields)
+    assert (stated.to_dict()["rank"], stated.status) == (2, "queued")
+
+
+async def test_a_model_that_was_trained_whole_is_downloaded_file_by_file(
+    opened: Opened, client: httpx.AsyncClient, create: Create
+) -> None:
+    job = await create(method={"type": "full"})
+    path = f"{JOBS}/{job.id}/model"
+    assert "no result yet" in (await client.get(path)).json()["error"]["message"]
+    run = RunDirectory(opened.state.settings.runs_dir / job.id)
+    finished(run)
+    assert "adapter alone" in (await client.get(path)).json()["error"]["message"]
+    contents = {"config.json": b"{}", "model.safetensors": b"w" * 100}
+    run.checkpoint(1).model.mkdir()
+    for name, content in contents.items():
+        (run.checkpoint(1).model / name).write_bytes(content)
+    listed = (await client.get(path)).json()["data"]
+    assert [(file["name"], file["size_bytes"]) for file in listed] == [("config.json", 2), ("model.safetensors", 100)]
+    assert {file["name"]: (await client.get(file["path"])).content for file in listed} == contents
+    part = await client.get(listed[1]["path"], headers={"Range": "bytes=90-"})
+    assert (part.status_code, part.content) == (206, b"w" * 10)
+    assert (await client.get(f"{path}/spec.json")).status_code == 400
+    assert (await client.get(f"{path}/..%2FCOMPLETE")).status_code in {400, 404}
+    shutil.rmtree(run.path)
+    gone = await client.get(path)
+    assert (gone.status_code, "--keep-runs-s" in gone.json()["error"]["message"]) == (404, True)
+
+
+def finished(run: RunDirectory) -> None:
+    """Write a result of one step."""
+    run.checkpoint_path(1).mkdir(parents=True)
+    (run.checkpoint_path(1) / COMPLETE).write_text(json.dumps(asdict(Marker(1, {}, 1, 1.0, last=True))))
+    run.write_result(RunResult("step-1", "step-1", 1, 1, 1.0, 1, "ab", {}, {}, {}))
 
 
 @pytest.mark.parametrize(

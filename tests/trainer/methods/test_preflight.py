@@ -138,7 +138,7 @@ def rows_for(reviews):
     def rows_for(method: TrainingMethod) -> list[dict]:
         talks = [row["messages"] for row in reviews[:14]]
         match method:
-            case TrainingMethod.SUPERVISED:
+            case TrainingMethod.SUPERVISED | TrainingMethod.FULL:
                 return reviews[:14]
             case TrainingMethod.DPO | TrainingMethod.REWARD:
                 return [
