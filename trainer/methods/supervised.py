@@ -13,7 +13,11 @@ from trainer.run_spec import RunSpec
 
 
 def train(run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
-    session = Session(run, spec, stop)
+    learn(Session(run, spec, stop), spec)
+
+
+def learn(session: Session, spec: RunSpec) -> None:
+    """Train on the labelled token ids of ``session``."""
     if spec.packing:
         session.pack()
     session.start("sequences")

@@ -84,7 +84,7 @@ def test_on_its_own_task_it_begins_with_a_low_loss(make_run, rows) -> None:
     assert metrics(warm)[0]["train_loss"] < metrics(fresh)[0]["train_loss"] / 5
 
 
-@pytest.mark.parametrize("method", list(TrainingMethod))
+@pytest.mark.parametrize("method", list(TRAIN))
 def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(make_run, rows, method: TrainingMethod) -> None:
     whole = make_run("whole", training_file=rows(method), method=method, **SHORT)
     TRAIN[method](whole, whole.spec(), Flag())
