@@ -212,7 +212,7 @@ class JobPreflight:
             "validation_file": None if job.validation_file is None else await files.content(job.validation_file),
             "warm_start": None if warm_start is None else await self.adapter(warm_start),
             "threads": self.threads,
-            "processes": self.processes if job.grader is None else 1,  # the first alone has the way to the server
+            "processes": 1 if job.grader or job.prompt else self.processes,  # the first alone has the way to the server
         }
 
     def _write_run(self, job: Job, inputs: dict[str, Any], report: Mapping[str, Any]) -> None:
@@ -237,7 +237,7 @@ def run_spec(job: Job, inputs: Mapping[str, Any]) -> RunSpec:
     """
     stated = {**job.extension, **job.hyperparameters, "seed": job.seed}
     options = {name: stated[name] for name in TrainingOptions.model_fields if stated.get(name) is not None}
-    return RunSpec.from_json({**options, "method": job.method["type"], **inputs})
+    return RunSpec.from_json({**options, "method": job.method["type"], "prompt": job.prompt, **inputs})
 
 
 def _resolved(method: Json, resolved: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ ALL_LINEAR: Final = "all-linear"
 """Every linear module except the output head (PEFT's word); attention alone learns less at the same size."""
 MAX_ANSWER: Final = 2**16
 """Tokens of an answer that is drawn in training."""
+MAX_SAMPLES: Final = 16
+"""Answers of a teacher to one question."""
 MAX_SEED: Final = 2**31 - 1
 MAX_MULTIPLIER: Final = 1e6
 """Of the learning rate. OpenAI names no bound; far above this one the rate itself overflows."""
@@ -106,7 +108,26 @@ class PreferenceOptions(MethodOptions):
     )
 
 
-class ReinforcementOptions(MethodOptions):
+class AnswerOptions(MethodOptions):
+    """Hyperparameters of the methods whose answers the server draws."""
+
+    max_completion_tokens: Annotated[int | Auto, _auto_or(int, least=1, most=MAX_ANSWER)] = Field(
+        AUTO, description="Tokens of a drawn answer; longer ones are cut, and taken as they are."
+    )
+
+
+class DistillOptions(AnswerOptions):
+    """Hyperparameters of ``distill``."""
+
+    samples: Annotated[int | Auto, _auto_or(int, least=1, most=MAX_SAMPLES)] = Field(
+        AUTO, description="Answers of the teacher to each question of distill; by default 1."
+    )
+    temperature: Annotated[float | Auto, _auto_or(float, most=2, takes_zero=True)] = Field(
+        AUTO, description="Temperature of the teacher's answers; by default 0 for one answer, 1 for several."
+    )
+
+
+class ReinforcementOptions(AnswerOptions):
     """Hyperparameters of ``reinforcement``: OpenAI's, but for ``reasoning_effort``, and three of ours."""
 
     compute_multiplier: Annotated[float | Auto, _auto_or(float, most=10)] = Field(
@@ -121,9 +142,6 @@ class ReinforcementOptions(MethodOptions):
     algorithm: Literal["grpo", "rloo"] = Field(
         "grpo",
         description="How rewards become gradients: GRPO (arXiv:2402.03300, DAPO's loss) or RLOO (arXiv:2402.14740).",
-    )
-    max_completion_tokens: Annotated[int | Auto, _auto_or(int, least=1, most=MAX_ANSWER)] = Field(
-        AUTO, description="Tokens of a drawn answer; longer ones are cut, and graded as they are."
     )
     reasoning_effort: Literal["default"] = Field(
         "default", description="OpenAI's field: how much a model reasons is the chat template's affair here."
@@ -180,5 +198,5 @@ class JobOptions(_Options):
     )
 
 
-class TrainingOptions(JobOptions, ReinforcementOptions, PreferenceOptions, FullOptions):
+class TrainingOptions(JobOptions, ReinforcementOptions, DistillOptions, PreferenceOptions, FullOptions):
     """Every option. A warm start keeps its own rank, alpha and targets, but for ``full``."""

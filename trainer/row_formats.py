@@ -28,7 +28,12 @@ class RowFormat(StrEnum):
     """``messages`` or ``prompt``, and ``ranking``: answers to it, each a text or a message, the best first."""
     TASK = "task"
     """OpenAI's reinforcement rows: ``messages`` or ``prompt`` without an answer; other columns are for the grader."""
+    QUESTION = "question"
+    """``messages`` or a prompt that a teacher answers; an answer that the row has is left out."""
 
+
+STATED: Final = frozenset({RowFormat.TASK, RowFormat.QUESTION})
+"""Formats that the method states: no column tells them from others."""
 
 DIALOGUES: Final = ("messages", "conversations", "conversation")
 """Keys of a list of messages."""

@@ -13,7 +13,7 @@
         state/                  what resuming needs; only the newest checkpoint keeps it
       result.json               child → worker: the RunResult, once it has ended
       metrics.csv, loss.png     RESULT_FILES, for people; written after result.json, before the child ends
-      samples.jsonl             another of them, where answers are drawn: written step by step
+      samples.jsonl             another of them, where answers are drawn: before the first step, or step by step
       rendering.json            trainer.rendering → the child: faults and token counts of the files
       token_rows/               trainer.rendering → the child: their token ids, where no file has a fault
       check.json                child → worker: the preflight's report (``--preflight``)
@@ -22,6 +22,7 @@
       warm_start/               an adapter to go on from: a copy, its version may be deleted
       scratch/                  the child's own
         policy/N/               the adapter that answers of step N are drawn with
+        taught/                 the answers of a teacher
 
 A child started again on the same directory goes on from the newest checkpoint.
 """
@@ -157,6 +158,8 @@ class RunResult:
     """Of the best checkpoint."""
     curves: Mapping[str, Sequence[tuple[int, float]]]
     """Of each metric the (step, value) pairs, at most 200, evenly thinned; the first and the last are among them."""
+    distillation: Mapping[str, Any] | None = None
+    """Of a distillation: how well the best checkpoint agrees with the teacher, and the tokens that it saves."""
 
 
 class RunDirectory:

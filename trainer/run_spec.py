@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -27,6 +29,8 @@ class RunSpec(TrainingOptions):
     threads: int | None = None
     """CPU threads of a process; None: torch decides. Sums in another order round differently, so it belongs to the
     weights."""
+    prompt: tuple[Mapping[str, Any], ...] = ()
+    """Of a distillation: the messages that the teacher has before each question, and the trained adapter has not."""
     processes: int = 1
     """Processes that share each batch, a GPU each; without GPUs they share the CPU. Each process's share of the batch
     decides the weights too."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Self
 
-from trainer.options import FullOptions, MethodOptions, PreferenceOptions, ReinforcementOptions
+from trainer.options import DistillOptions, FullOptions, MethodOptions, PreferenceOptions, ReinforcementOptions
 from trainer.row_formats import RowFormat
 
 
@@ -26,6 +26,8 @@ class MethodTraits:
     """Sequences of one row that go through the model."""
     samples: int = 0
     """Answers that are drawn for each prompt and graded; 0: the rows have the answers."""
+    is_taught: bool = False
+    """Whether a teacher, the served base model with a prompt, say, answers the questions before the first step."""
     least_batch: int = 1
     """Fewest rows that a device may take at once."""
     rate: float = 1.0
@@ -100,6 +102,10 @@ class TrainingMethod(StrEnum):
         ),
     )
 
+    DISTILL = (
+        "distill",
+        MethodTraits(formats=(RowFormat.QUESTION,), options=DistillOptions, is_taught=True, packs=True),
+    )
     REWARD = (
         "reward",
         MethodTraits(

@@ -13,7 +13,7 @@ import typer
 from adapters.storage.manifest import CONFIG_FILE
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.output import AsJson, show_json, spinner
-from server.cli.run_options import TrainingCommand, method_for, split_options
+from server.cli.run_options import PromptOption, TrainingCommand, method_for, read_prompt_file, split_options
 from server.cli.verdict import show_verdict
 from trainer.data.faults import WarningKind
 
@@ -42,6 +42,7 @@ def check(
     validation: Annotated[Path | None, _HeldOut] = None,
     model: Annotated[Path | None, _Base] = None,
     warm_start: Annotated[Path | None, _WarmStart] = None,
+    prompt: Annotated[str | None, PromptOption] = None,
     cost_per_hour: Annotated[float | None, typer.Option(min=0, help="Of this machine, in any currency.")] = None,
     chat_template: Annotated[Path | None, _Template] = None,
     default_chat_template_kwargs: Annotated[str | None, _TemplateArguments] = None,
@@ -52,13 +53,17 @@ def check(
 ) -> None:
     """Report whether a file can be trained on, its faults, and the time and memory that training would take here."""
     import embedded
+    from trainer.data.prompts import read_prompt
     from trainer.renderer_options import RendererOptions
     from trainer.run_spec import RunSpec
+    from trainer.training_method import TrainingMethod
 
     _check_directory("--model", model, "config.json")
     _check_directory("--warm-start", warm_start, CONFIG_FILE)
-    method = ctx.obj.pop("method", None) or method_for(file)
+    method = ctx.obj.pop("method", None) or (method_for(file) if prompt is None else TrainingMethod.DISTILL)
     of_method, of_job = split_options(method, ctx.obj)
+    if prompt is not None and not method.traits.is_taught:
+        raise CommandFailed(ExitCode.USAGE, f"--method {method} takes no --prompt")
     files = {"training_file": file, "validation_file": validation, "warm_start": warm_start}
     renderer = RendererOptions(
         chat_template=None if chat_template is None else chat_template.read_text(),
@@ -66,7 +71,9 @@ def check(
         chat_template_content_format=chat_template_content_format,
         tokenizer=None if tokenizer is None else str(tokenizer.absolute()),
     )
-    spec = RunSpec(base=model or embedded.BASE, method=method, renderer=renderer, **files, **of_method, **of_job)
+    distilled = () if prompt is None else read_prompt(read_prompt_file(prompt), "--prompt")
+    options = {**files, **of_method, **of_job, "prompt": distilled}
+    spec = RunSpec(base=model or embedded.BASE, method=method, renderer=renderer, **options)
     report = _without_warnings(_report(spec)) if strict else _report(spec)
     if as_json:
         show_json(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -24,6 +25,12 @@ Options = TypeVar("Options", bound="BaseModel")
 
 _FLAGS: Final = {"n_epochs": "--epochs", "learning_rate_multiplier": "--rate-multiplier"}
 """Flags that are not called as their field."""
+
+
+PromptOption: Final = typer.Option(
+    metavar="FILE",
+    help="What distill makes an adapter of: a system prompt as text, or messages as JSON.",
+)
 
 
 class TrainingCommand(TyperCommand):
@@ -66,6 +73,25 @@ def split_options(method: TrainingMethod, stated: Mapping[str, Any]) -> tuple[di
         )
     _check(method.traits.options, of_method)
     return of_method, of_job
+
+
+def read_prompt_file(path: str) -> Any:
+    """Return the messages in a file, which is JSON, or all of its text.
+
+    Raises:
+        CommandFailed: it cannot be read.
+    """
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(ExitCode.USAGE, f"--prompt {path[:100]}: {error}") from error
+    with suppress(ValueError):
+        value = json.loads(text)
+        if isinstance(value, dict) and isinstance(value.get("messages"), list):
+            return value["messages"]
+        if isinstance(value, list):
+            return value
+    return text
 
 
 def method_for(file: Path) -> TrainingMethod:

@@ -1,6 +1,7 @@
 """``patchbay train``: uploads a file, creates a job, and on demand watches it to its end."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -11,7 +12,7 @@ from server.cli import transfer
 from server.cli.client import ApiClient, ApiKey, Json, Url, connect
 from server.cli.failure import CommandFailed, ExitCode
 from server.cli.output import AsJson, show_json, show_note
-from server.cli.run_options import TrainingCommand, method_for, split_options
+from server.cli.run_options import PromptOption, TrainingCommand, method_for, read_prompt_file, split_options
 from server.cli.watch import check_outcome, watch
 from trainer.files.file import Purpose
 
@@ -39,6 +40,11 @@ def train(
         str | None,
         typer.Option(metavar="FILE|JSON", help="Grader of drawn answers; with it, the method is reinforcement."),
     ] = None,
+    prompt: Annotated[str | None, PromptOption] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(metavar="REF", help="With --prompt, the model that answers; by default the server's base model."),
+    ] = None,
     watches: Annotated[bool, typer.Option("--watch", help="Show the job's events until it has ended.")] = False,
     as_json: AsJson = False,
     url: Url = None,
@@ -50,7 +56,9 @@ def train(
     fields = {"adapter": name, "suffix": suffix, "warm_start": warm_start}
     for each in (file, validation):
         _check_file(each)
-    body = {key: value for key, value in fields.items() if value is not None} | _options(ctx.obj, file, grader)
+    body = {key: value for key, value in fields.items() if value is not None} | _options(
+        ctx.obj, file, {"grader": grader, "prompt": prompt, "teacher": teacher}
+    )
     with connect(url, api_key) as server:
         body["model"] = model or _base_model(server)
         body["training_file"] = _file_id(server, file)
@@ -69,24 +77,34 @@ def train(
         show_note(f"next: patchbay jobs events {job['id']} --follow")
 
 
-def _options(stated: dict[str, Any], file: str, grader: str | None) -> Json:
-    """Return the stated options as fields of a job's body: hyperparameters and the grader are part of its method.
+def _options(stated: dict[str, Any], file: str, beside: Mapping[str, str | None]) -> Json:
+    """Return the stated options as fields of a job's body: hyperparameters, grader and prompt are part of its method.
 
-    Without a stated method it is the one for the format of ``file``; a file on the server is not read for that.
+    Without a stated method it is the one for the grader or the prompt ``beside`` them, else the one for the format of
+    ``file``; a file on the server is not read for that.
     """
     from trainer.training_method import TrainingMethod
 
+    fields: Json = {name: value for name, value in beside.items() if value is not None}
     method = stated.pop("method", None)
-    if method is None and grader is not None:
+    if method is None and "grader" in fields:
         method = TrainingMethod.REINFORCEMENT
+    if method is None and "prompt" in fields:
+        method = TrainingMethod.DISTILL
     if method is None:
         method = TrainingMethod.SUPERVISED if file.startswith(_FILE_ID) else method_for(Path(file))
-    if method.draws is not (grader is not None):
-        needed = f"--method {method} takes no --grader" if grader else f"--method {method} needs a --grader"
-        raise CommandFailed(ExitCode.USAGE, needed)
+    takes = {"grader": method.draws, "prompt": method.traits.is_taught, "teacher": method.traits.is_taught}
+    for name, is_taken in takes.items():
+        if name in fields and not is_taken:
+            raise CommandFailed(ExitCode.USAGE, f"--method {method} takes no --{name}")
+        if is_taken and name not in fields and name != "teacher":
+            raise CommandFailed(ExitCode.USAGE, f"--method {method} needs a --{name}")
     of_method, of_job = split_options(method, stated)
-    graded = {} if grader is None else {"grader": _json(grader)}
-    return {**of_job, "method": {"type": method, method: {**graded, "hyperparameters": of_method}}}
+    if "grader" in fields:
+        fields["grader"] = _json(fields["grader"])
+    if "prompt" in fields:
+        fields["prompt"] = read_prompt_file(fields["prompt"])
+    return {**of_job, "method": {"type": method, method: {**fields, "hyperparameters": of_method}}}
 
 
 def _json(stated: str) -> Json:

@@ -166,9 +166,18 @@ class FakeEngine:
         return [[effect - token / self.vocabulary for token in prompt[1:]] for prompt in prompts]
 
     async def sample(
-        self, resident: Resident | None, prompt: Sequence[int], *, samples: int, max_tokens: int, seed: int
+        self,
+        resident: Resident | None,
+        prompt: Sequence[int],
+        *,
+        samples: int,
+        max_tokens: int,
+        seed: int,
+        temperature: float = 1.0,
     ) -> list[Sampled]:
         """Draw a token or two for each answer; the text is the name of the adapter, and the answer's number."""
+        assert samples == 1 or temperature, "vLLM refuses several answers without chance"
+        seed = seed if temperature else 0
         await asyncio.sleep(self._knobs.token_s)
         effect = self._effect(resident)
         name = "base" if resident is None else resident.name

@@ -101,12 +101,12 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """An answer that the engine drew at temperature 1, from all tokens."""
+    """An answer that the engine drew from all tokens."""
 
     ids: tuple[int, ...]
     """With the token on which it stopped, unless it was cut."""
     logprobs: tuple[float, ...]
-    """Natural log-probability of each token when it was drawn."""
+    """Natural log-probability of each token at temperature 1."""
     text: str
     """Without special tokens."""
 
@@ -214,9 +214,18 @@ class Engine(Protocol):
         """
 
     async def sample(
-        self, resident: Resident | None, prompt: Sequence[int], *, samples: int, max_tokens: int, seed: int
+        self,
+        resident: Resident | None,
+        prompt: Sequence[int],
+        *,
+        samples: int,
+        max_tokens: int,
+        seed: int,
+        temperature: float = 1.0,
     ) -> list[Sampled]:
         """Draw ``samples`` answers to the token ids ``prompt``; not metered, without a call of the hooks.
+
+        At temperature 0 ``samples`` is 1.
 
         Raises:
             ScoringUnsupported: the base model generates no text.

@@ -131,7 +131,9 @@ class RunPublisher:
             training["extraction"] = extraction
         if result is not None:
             training |= {"peak_memory_bytes": result.peak_memory_bytes, "curves": result.curves}
-        return {"training": training}
+        is_best = result is not None and result.best_checkpoint == f"step-{marker.step}"
+        distillation = result.distillation if result is not None and is_best else None
+        return {"training": training} | ({"distillation": distillation} if distillation else {})
 
     async def _file(self, file_id: str) -> Mapping[str, Any]:
         file = await self.state.records.files.get(file_id)

@@ -34,7 +34,7 @@ from server.operations.grader_client import GraderClient, as_caller
 from server.operations.run_publisher import RunPublisher
 from server.operations.run_sampler import RunSampler
 from server.routes.dependencies import CallerDep, ProjectDep, StateDep
-from server.routes.servability import servable_extension
+from server.routes.servability import servable_extension, served_teacher
 from server.state import AppState
 from trainer.errors import InvalidField
 from trainer.graders.grader import Grader, Sample
@@ -76,7 +76,8 @@ async def create(body: JobBody, request: Request, state: StateDep, caller: Calle
                 " API key, which an operator makes with `patchbay keys create NAME --scope training --scope infer`"
             )
     extension = await servable_extension(body, state, caller)
-    draft = body.draft(extension, caller, state.engine.info.base.fingerprint)
+    teacher = await served_teacher(body, state, caller)
+    draft = body.draft(extension, caller, state.engine.info.base.fingerprint, teacher=teacher)
     job = await state.records.jobs.create(draft)
     state.job_preflight.notify()
     return JobObject.from_job(job)

@@ -51,6 +51,26 @@ async def servable_extension(body: JobBody, state: AppState, caller: Caller) -> 
     return extension
 
 
+async def served_teacher(body: JobBody, state: AppState, caller: Caller) -> str | None:
+    """Return the name of the version that teaches; None: the base model does. Later moves of an alias change nothing.
+
+    Raises:
+        InvalidField: there is no such model.
+        WrongBase: it was made for another base model.
+    """
+    reference, info = body.teacher, state.engine.info
+    if reference is None or reference in info.served_names:
+        return None
+    try:
+        return (await state.registry.look_up(lambda catalog: resolve(reference, catalog, info, caller))).name
+    except NotFound as unknown:
+        raise InvalidField(
+            f"'{reference:.100}' teaches nothing: use {' or '.join(info.served_names)}, or an adapter's reference; GET "
+            "/v1/models lists both",
+            param="method.distill.teacher",
+        ) from unknown
+
+
 def _check_integrations(body: JobBody, state: AppState) -> None:
     allowed = state.settings.integrations
     for number, integration in enumerate(body.integrations or ()):

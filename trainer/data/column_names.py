@@ -18,7 +18,7 @@ _SYNONYMS: Final[Mapping[str, str]] = {
 }
 _PAIRS: Final = ("chosen", "rejected")
 _OPENAI_PAIRS: Final = ("preferred_output", "non_preferred_output")
-_SEEN: Final = ("context", "choices", "options", "passage", "suffix")
+SEEN: Final = ("context", "choices", "options", "passage", "suffix")
 _TEXTS: Final = ("prompt", "completion", "instruction", "input", "output", "text", "system", *_PAIRS)
 
 
@@ -144,7 +144,7 @@ def _check_seen(columns: dict[str, Any], question: str, asked: list[str], faults
     """
     if _has(columns, "context") and question == "instruction" and "input" not in asked:
         _rename(columns, "context", "input", faults)
-    for name in _SEEN:
+    for name in SEEN:
         if _has(columns, name):
             found = f"{shown(columns[name])} beside {question}: where the model would see it is not known"
             needed = "instruction, input and output; or its text in that of the prompt; or no such column"

@@ -74,6 +74,7 @@ class FaultKind(StrEnum):
     TEMPLATE_REWRITES = "template_rewrites"
     TOO_MANY_TOKENS = "too_many_tokens"
     TEMPLATE_ARGUMENTS = "template_arguments"
+    SYSTEM_TWICE = "system_twice"
 
 
 class WarningKind(StrEnum):

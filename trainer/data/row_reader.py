@@ -9,7 +9,7 @@ from trainer.data.json_text import json_value, messages_in
 from trainer.data.messages import check_dialogue, read_messages
 from trainer.data.preferences import read_openai_preference, read_preference, read_ranking
 from trainer.data.rows import Conversation, Judged, PlainJudged, PlainText, Row
-from trainer.data.tasks import read_task
+from trainer.data.tasks import read_question, read_task
 from trainer.data.tools import pop_tools, schemas
 from trainer.row_formats import ANSWERS, DIALOGUES, RowFormat, as_label, of_one_answer
 
@@ -192,4 +192,5 @@ _READERS: Final[Mapping[RowFormat, Callable[[dict[str, Any], LineFaults], Row | 
     RowFormat.PREFERENCE: read_preference,
     RowFormat.KTO: _kto,
     RowFormat.RANKING: read_ranking,
+    RowFormat.QUESTION: read_question,
 }

@@ -43,25 +43,25 @@ class ReadLine:
 def read_file(path: Path, method: TrainingMethod | None = None) -> Iterator[ReadLine]:
     """Yield every line of the file as a row of the internal form, or with its faults.
 
-    Reinforcement training reads rows as tasks, whatever their columns: those beside the prompt are the grader's. Reward
-    training reads pairs as rankings of two.
+    Reinforcement training reads rows as tasks, whatever their columns: those beside the prompt are the grader's.
+    Distillation reads them as questions, reward training reads pairs as rankings of two.
 
     Raises:
         OSError: the file cannot be read.
     """
     formats = () if method is None else method.traits.formats
-    is_of_tasks = RowFormat.TASK in formats
-    form: RowFormat | None = RowFormat.TASK if is_of_tasks else None
+    stated = next((each for each in formats if each in row_formats.STATED), None)
+    form = stated
     try:
         for line in read_lines(path):
             faults = LineFaults(line.number)
             value = _parse(line, faults)
             row, arguments = None, {}
             if value is not None:
-                if not is_of_tasks:
+                if stated is not RowFormat.TASK:
                     value = standard_columns(value, faults)
                 arguments = _pop_template_arguments(value, faults)
-                own = form if is_of_tasks else None if faults else _form(value, form, faults)
+                own = stated or (None if faults else _form(value, form, faults))
                 form = form or own
                 row = read_row(value, own, faults) if own is not None and not faults else None
                 if row is not None and RowFormat.RANKING in formats:

@@ -116,8 +116,22 @@ class Job:
     @property
     def grader(self) -> Json | None:
         """The grader whose rewards the job learns from, where the server draws the answers."""
-        grader: Json | None = self.method.get(self.method["type"], {}).get("grader")
+        grader: Json | None = self._of_method("grader")
         return grader
+
+    @property
+    def prompt(self) -> Sequence[Json]:
+        """Of a distillation: the messages that the teacher has before each question."""
+        return self._of_method("prompt") or ()
+
+    @property
+    def teacher(self) -> str | None:
+        """Of a distillation: the version that answers the questions; None: the base model does."""
+        teacher: str | None = self._of_method("teacher")
+        return teacher
+
+    def _of_method(self, name: str) -> Any:
+        return self.method.get(self.method["type"], {}).get(name)
 
     @property
     def adapter(self) -> str:

@@ -6,9 +6,10 @@ the width; TRL's guide of the same name; OpenAI's batches, which grow with the d
 """
 
 import math
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any, Final, TypeVar
 
+from trainer.endings import SpecRefused
 from trainer.options import Auto
 from trainer.run_spec import RunSpec
 from trainer.training_method import TrainingMethod
@@ -77,6 +78,15 @@ class DrawnHyperparameters(Hyperparameters):
         return self.eval_interval
 
 
+@dataclass(frozen=True, slots=True)
+class TaughtHyperparameters(Hyperparameters):
+    """The numbers of a run whose answers a teacher gives before the first step; a row is a question and an answer."""
+
+    samples: int
+    temperature: float
+    max_completion_tokens: int
+
+
 def resolve(spec: RunSpec, *, rows: int, width: int, longest: int) -> Hyperparameters:
     """Resolve every "auto": ``rows`` sequences of at most ``longest`` tokens, a base of hidden size ``width``.
 
@@ -93,7 +103,7 @@ def resolve(spec: RunSpec, *, rows: int, width: int, longest: int) -> Hyperparam
     epochs = _stated(spec.n_epochs, auto_epochs(per_epoch))
     steps = per_epoch * epochs
     multiplier = _stated(spec.learning_rate_multiplier, 1.0)
-    return Hyperparameters(
+    numbers = Hyperparameters(
         n_epochs=epochs,
         batch_size=batch,
         micro_batch_size=micro,
@@ -104,6 +114,26 @@ def resolve(spec: RunSpec, *, rows: int, width: int, longest: int) -> Hyperparam
         checkpoint_steps=_stated(spec.checkpoint_steps, max(per_epoch, math.ceil(steps / MOST_CHECKPOINTS))),
         warmup_steps=math.ceil(steps * WARMUP),
     )
+    return TaughtHyperparameters(**asdict(numbers), **teaching(spec)) if method.is_taught else numbers
+
+
+def teaching(spec: RunSpec) -> dict[str, Any]:
+    """Return the numbers of a teacher's answers.
+
+    Raises:
+        SpecRefused: there is no prompt; or several answers that would all be the same.
+    """
+    samples = _stated(spec.samples, 1)
+    temperature = _stated(spec.temperature, 0.0 if samples == 1 else 1.0)
+    faults = []
+    if not spec.prompt:
+        faults.append("prompt is missing: the messages that the teacher has before each question")
+    if samples > 1 and not temperature:
+        faults.append(f"samples is {samples} at temperature 0, where all answers are the same: raise it, or draw 1")
+    if faults:
+        raise SpecRefused("; ".join(faults))
+    completion = _stated(spec.max_completion_tokens, COMPLETION_TOKENS)
+    return {"samples": samples, "temperature": temperature, "max_completion_tokens": completion}
 
 
 def _resolve_drawn(spec: RunSpec, rows: int, width: int, longest: int) -> DrawnHyperparameters:

@@ -26,7 +26,7 @@ def connected() -> Draw:
             raise SamplingRefused("the worker has ended")
         answer = PolicyAnswers.model_validate_json(line)
         if answer.refusal is not None:
-            raise SamplingRefused(f"the server drew no answers at step {request.step}: {answer.refusal}")
+            raise SamplingRefused(f"the server drew no answers {request.source}: {answer.refusal}")
         return answer
 
     return draw

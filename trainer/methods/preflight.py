@@ -16,8 +16,9 @@ from datasets import Dataset
 from adapters.storage.disk import is_no_space
 from trainer.endings import RunEnded, SpecRefused
 from trainer.methods import base_model, data_sets, whole_model
-from trainer.methods.hyperparameters import DrawnHyperparameters, Hyperparameters, pack_length, resolve
+from trainer.methods.hyperparameters import DrawnHyperparameters, Hyperparameters, pack_length, resolve, teaching
 from trainer.methods.launch import read_spec
+from trainer.methods.teacher import held_out
 from trainer.rendering import token_rows
 from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec
@@ -69,8 +70,11 @@ def _judge(run: RunDirectory, train: Train, report: PreflightReport) -> None:
     rendering = data_sets.report(run)
     report.renderer_sha256, report.reason = rendering.renderer_sha256, rendering.reason
     report.training, report.validation = rendering.training, rendering.validation
+    taught = teaching(spec) if spec.method.traits.is_taught else None
     if rendering.ok and rendering.training is not None:
         counted = rendering.training["tokens"]
+        if taught is not None:
+            counted = _with_answers(spec, counted, taught, rendering.most_tokens)
         is_packed = spec.packing and spec.method.traits.packs
         packs = pack_length(counted["longest"], rendering.most_tokens) if is_packed else 0
         sequences, longest = counted["sequences"], counted["longest"]
@@ -81,9 +85,20 @@ def _judge(run: RunDirectory, train: Train, report: PreflightReport) -> None:
         share = numbers.batch_size // spec.processes
         rows = _longest(data_sets.load(run, token_rows.TRAINING), share, share * packs)
         needed = whole_model.needs(spec, run.path) if spec.method.trains_weights else {}
-        report.estimate = {**_dry_run(run, spec, numbers, rows, train), **needed}
+        report.estimate = {**_dry_run(run, spec, numbers, rows, train, _tokens(counted, numbers)), **needed}
         report.reason = report.estimate.get("reason")
         report.ok = report.estimate["fits"]
+
+
+def _with_answers(spec: RunSpec, counted: Json, taught: Json, most_tokens: int) -> Json:
+    """Return the counts of a file with its teacher's answers, as if none ended before its limit."""
+    questions = counted["sequences"]
+    if spec.validation_file is None:
+        questions -= len(held_out(questions, spec.seed))
+    answer = min(taught["max_completion_tokens"], most_tokens - counted["longest"])
+    sequences = questions * taught["samples"]
+    tokens = round(sequences * (counted["tokens"] / counted["sequences"] + answer))
+    return {"sequences": sequences, "tokens": tokens, "longest": counted["longest"] + answer}
 
 
 def _tokens(counted: Json, numbers: Hyperparameters) -> int:
@@ -112,8 +127,12 @@ def _longest(rows: Dataset, least: int, tokens: int) -> Dataset:
     return rows.select(sorted(chosen))
 
 
-def _dry_run(run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, rows: Dataset, train: Train) -> Json:
-    """Train on ``rows``; return an estimate of the whole run. ``fits`` False: the GPU ran out of memory.
+def _dry_run(
+    run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, rows: Dataset, train: Train, tokens: int
+) -> Json:
+    """Train on ``rows``; return an estimate of the whole run, of so many ``tokens``.
+
+    ``fits`` False: the GPU ran out of memory.
 
     For a run of several processes it trains one process's share; the estimate is that many times as fast.
 
@@ -126,7 +145,7 @@ def _dry_run(run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, rows: D
     with token_rows.writer(dry.token_rows / token_rows.TRAINING) as writer:
         for row in rows.remove_columns(token_rows.TOKENS):
             writer.write(row)
-    dry.write_rendering(rendering := run.rendering())
+    dry.write_rendering(run.rendering())
     share = numbers.batch_size // spec.processes
     steps = {"n_epochs": DRY_STEPS, "checkpoint_steps": DRY_STEPS, "batch_size": share, "processes": 1}
     try:
@@ -144,7 +163,7 @@ def _dry_run(run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, rows: D
         "fits": True,
         "steps": numbers.steps,
         "tokens_per_second": pace,
-        "seconds": _tokens(rendering["training"]["tokens"], numbers) / pace,
+        "seconds": tokens / pace,
         "seconds_per_million_tokens": 1e6 / pace,
         "peak_memory_bytes": result.peak_memory_bytes,
     }

@@ -67,7 +67,7 @@ class Reporter:
         reported = run.events()
         self._run = run
         self._listeners: list[Callable[[RunEvent], None]] = []
-        self._is_new = not reported
+        self._is_new = all("n_epochs" not in earlier.data for earlier in reported)
         self._reported = {metric: _last_step(reported, metric) for metric in _LOSSES}
         self._saved = {earlier.data["checkpoint"] for earlier in reported if "checkpoint" in earlier.data}
         self._extracted = {earlier.data["step"] for earlier in reported if "extraction" in earlier.data}
@@ -118,7 +118,15 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
     """Decides when to validate, when to save and when to stop."""
 
     def __init__(
-        self, run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, reporter: Reporter, stop: Flag, export: Export
+        self,
+        run: RunDirectory,
+        spec: RunSpec,
+        numbers: Hyperparameters,
+        reporter: Reporter,
+        stop: Flag,
+        *,
+        is_validated: bool,
+        export: Export,
     ) -> None:
         self._run = run
         self._spec = spec
@@ -126,6 +134,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
         self._reporter = reporter
         self._stop = stop
         self._export = export
+        self._is_validated = is_validated
         before = run.checkpoints()
         self._seconds_before = before[-1].marker.seconds if before else 0.0
         self._began = self._last_step = time.monotonic()
@@ -140,8 +149,8 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # no types
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._last = args.save_only_model = state.global_step >= state.max_steps
         stops = peers.agreed(self._stop.is_set())
-        is_validated = self._last or state.global_step % self._numbers.validation_steps == 0
-        control.should_evaluate = is_validated and self._spec.validation_file is not None
+        is_due = self._last or state.global_step % self._numbers.validation_steps == 0
+        control.should_evaluate = self._is_validated and is_due
         control.should_save = self._last or stops or state.global_step % self._numbers.checkpoint_steps == 0
         control.should_training_stop = self._last or stops
 

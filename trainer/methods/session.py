@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from threading import Event as Flag
 from typing import Any
@@ -20,7 +21,7 @@ from trainer.methods.hyperparameters import MAX_GRADIENT, Hyperparameters, pack_
 from trainer.methods.progress import Progress, Reporter
 from trainer.methods.tracking import tracked
 from trainer.rendering import token_rows
-from trainer.run_directory import RunDirectory, RunEvent, RunResult
+from trainer.run_directory import RunCheckpoint, RunDirectory, RunEvent, RunResult
 from trainer.run_spec import RunSpec
 
 
@@ -31,6 +32,8 @@ class Session:
         run: where checkpoints, events and the result go.
         spec: its options; ``run.spec()``, or a shorter one for a dry run.
         stop: asks for a checkpoint and the end.
+        training: file of the token rows that are trained on.
+        validation: file of those that are not, where there are any.
 
     Raises:
         BaseRefused: the base lacks what training needs.
@@ -39,16 +42,26 @@ class Session:
     """
 
     numbers: Hyperparameters
+    measure: Callable[[RunCheckpoint], Mapping[str, Any]] | None = None
+    """Returns the entry ``distillation`` of the result, for its checkpoint."""
 
-    def __init__(self, run: RunDirectory, spec: RunSpec, stop: Flag) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        spec: RunSpec,
+        stop: Flag,
+        *,
+        training: str = token_rows.TRAINING,
+        validation: str = token_rows.VALIDATION,
+    ) -> None:
         self._run = run
         self._spec = spec
         self._stop = stop
         self._reporter = Reporter(run)
         self._rendering = data_sets.report(run)
         data_sets.check(self._rendering, run)
-        self.rows, self._longest = self._load(token_rows.TRAINING)
-        self.held_out = self._load(token_rows.VALIDATION)[0] if spec.validation_file else None
+        self.rows, self._longest = self._load(training)
+        self.held_out = self._load(validation)[0] if (run.token_rows / validation).exists() else None
         self._report_left_out()
 
     def _load(self, name: str) -> tuple[Dataset, int]:
@@ -113,7 +126,17 @@ class Session:
             eval_dataset=self.held_out,
             processing_class=base_model.tokenizer(self._spec),
             peft_config=adapter,
-            callbacks=[Progress(self._run, self._spec, self.numbers, self._reporter, self._stop, export)],
+            callbacks=[
+                Progress(
+                    self._run,
+                    self._spec,
+                    self.numbers,
+                    self._reporter,
+                    self._stop,
+                    is_validated=self.held_out is not None,
+                    export=export,
+                )
+            ],
         )
         with tracked(self._run, self.numbers, self._reporter):
             self._train(training)
@@ -180,6 +203,7 @@ class Session:
             hyperparameters=asdict(self.numbers),
             metrics=best.marker.metrics,
             curves=thinned(curves(self._run.events())),
+            distillation=None if self.measure is None else self.measure(best),
         )
         self._run.write_result(result)
 

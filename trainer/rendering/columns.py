@@ -19,8 +19,8 @@ from trainer.data.rows import (
     Task,
 )
 from trainer.data.training_file import read_file
-from trainer.rendering.row_renderer import IGNORED, Rendered, RowRenderer
-from trainer.rendering.token_rows import Columns, tokens
+from trainer.rendering.row_renderer import Rendered, RowRenderer
+from trainer.rendering.token_rows import IGNORED, Columns, tokens
 from trainer.training_method import TrainingMethod
 
 
@@ -43,9 +43,7 @@ def columns(row: Row, renderer: RowRenderer, faults: LineFaults) -> list[Columns
             pairs = combinations([ids for ids in whole if ids is not None], 2)
             return [] if faults else [{"chosen_ids": better, "rejected_ids": worse} for better, worse in pairs]
         case Task():
-            asked = renderer.whole(row.prompt, row.tools, faults, asking=True)
-            item = json.dumps(row.item, ensure_ascii=False)
-            return [] if asked is None else [{"prompt_ids": asked, "item": item}]
+            return _asked(row, renderer, faults)
         case PlainText():
             text = renderer.text(row)
             labels = [IGNORED] * len(text.prompt) + text.answer
@@ -57,6 +55,16 @@ def columns(row: Row, renderer: RowRenderer, faults: LineFaults) -> list[Columns
         case PlainJudged():
             text = renderer.text(PlainText(row.prompt, row.completion))
             return [{"prompt_ids": text.prompt, "completion_ids": text.answer, "label": row.good}]
+
+
+def _asked(row: Task, renderer: RowRenderer, faults: LineFaults) -> list[Columns]:
+    """Return a row whose answer is drawn, with the prompt of the teacher where there is one."""
+    asked = renderer.whole(row.prompt, row.tools, faults, asking=True)
+    taught = renderer.taught(row, faults) if renderer.prompt and asked is not None else []
+    if asked is None or taught is None:
+        return []
+    item = json.dumps(row.item, ensure_ascii=False)
+    return [{"prompt_ids": asked, "item": item, **({"taught_ids": taught} if taught else {})}]
 
 
 def answer(made: Columns) -> list[int]:
@@ -86,7 +94,7 @@ def read(path: Path, method: TrainingMethod, renderer: RowRenderer) -> Iterator[
         made = columns(line.row, renderer, faults) if line.row is not None else []
         if line.row is not None and line.template_arguments and not faults:
             _check_arguments(line.row, made, line.template_arguments, renderer, faults)
-        longest = max(map(tokens, made), default=0)
+        longest = max((tokens(each) + ("taught_ids" in each) for each in made), default=0)  # at least one is answered
         if longest > (most := renderer.most_tokens):
             faults.add(FaultKind.TOO_MANY_TOKENS, "", f"{longest} tokens", f"at most {most}, or drop_long")
         yield [] if faults else made, faults

@@ -46,7 +46,7 @@ def _render(spec: RunSpec, directory: Path, report: RenderingReport) -> None:
     serving = ServingRenderer(spec.base, spec.renderer)
     report.renderer_sha256 = serving.sha256
     report.most_tokens = serving.context if spec.max_length is None else min(spec.max_length, serving.context)
-    renderer = RowRenderer(serving, report.most_tokens)
+    renderer = RowRenderer(serving, report.most_tokens, spec.prompt)
 
     def rendered(path: Path, name: str, inspected: FileReport) -> dict[str, Any]:
         with token_rows.writer(directory / name) as rows:

@@ -13,11 +13,11 @@ from itertools import groupby
 from typing import Any, Final, Self
 
 from trainer.data.faults import FaultKind, LineFaults, WarningKind, shown
-from trainer.data.rows import Conversation, Message, PlainText, Tool
+from trainer.data.rows import Conversation, Message, PlainText, Task, Tool
+from trainer.data.tasks import with_prompt
 from trainer.rendering.serving_renderer import Prompt, ServingRenderer, TemplateRefused
+from trainer.rendering.token_rows import IGNORED
 
-IGNORED: Final = -100
-"""The label of a token that makes no loss (torch's own value)."""
 _THOUGHT: Final = re.compile(
     r"<(?P<xml>[\w:|-]*(?:think|thought|reason)[\w:|-]*)>|\[(?P<bracket>THINK)\]", re.IGNORECASE
 )
@@ -50,15 +50,19 @@ class Answered:
 
 
 class RowRenderer:
-    """Renders rows with the renderer that serves, for training on sequences of at most ``most_tokens``."""
+    """Renders rows with the renderer that serves, for training on sequences of at most ``most_tokens``.
 
-    def __init__(self, serving: ServingRenderer, most_tokens: int) -> None:
+    ``prompt``: of a distillation, the messages that its teacher has before each question.
+    """
+
+    def __init__(self, serving: ServingRenderer, most_tokens: int, prompt: Sequence[Message] = ()) -> None:
         self.serving = serving
         self.most_tokens = most_tokens
+        self.prompt = tuple(prompt)
 
     def with_arguments(self, arguments: Mapping[str, Any]) -> Self:
         """Return this renderer for requests that state ``arguments`` as ``chat_template_kwargs``."""
-        return type(self)(self.serving.with_arguments(arguments), self.most_tokens)
+        return type(self)(self.serving.with_arguments(arguments), self.most_tokens, self.prompt)
 
     def conversation(self, row: Conversation, faults: LineFaults) -> list[Rendered]:
         """Return the row as one sequence, or as one for each trained answer where the template rewrites earlier turns.
@@ -119,6 +123,19 @@ class RowRenderer:
         except TemplateRefused as refused:
             _add_refusal(refused, faults)
             return None
+
+    def taught(self, row: Task, faults: LineFaults) -> list[int] | None:
+        """Return the ids of a question as the teacher gets it; None, and a fault added, where it is refused."""
+        try:
+            messages = with_prompt(self.prompt, row.prompt)
+        except ValueError as twice:
+            faults.add(FaultKind.SYSTEM_TWICE, "messages[0]", str(twice), "the instructions of both in one of them")
+            return None
+        ids = self.whole(messages, row.tools, faults, asking=True)
+        if ids is not None and len(ids) >= self.serving.context:
+            found, needed = f"{len(ids)} tokens with the prompt", f"fewer than {self.serving.context}, for an answer"
+            faults.add(FaultKind.TOO_MANY_TOKENS, "", found, f"{needed}; or drop_long")
+        return ids
 
     def text(self, row: PlainText) -> Answered:
         """Return a row without the chat template: its prompt as the server tokenises a prompt of /v1/completions.

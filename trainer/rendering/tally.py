@@ -28,6 +28,7 @@ _RENDERED: Final = frozenset(
         FaultKind.TEMPLATE_REFUSES,
         FaultKind.TEMPLATE_REWRITES,
         FaultKind.TEMPLATE_ARGUMENTS,
+        FaultKind.SYSTEM_TWICE,
         FaultKind.TOO_MANY_TOKENS,
     }
 )
@@ -41,6 +42,8 @@ class Tally:
     tokens: int = 0
     """Tokens that go through the model in one epoch."""
     trained_tokens: int = 0
+    taught_tokens: int = 0
+    """Of a distillation: tokens of all questions as the teacher gets them, behind the prompt."""
     longest: int = 0
     without_stop: list[int] = field(default_factory=list)
     """Lines with a trained answer that does not end in a token that the server stops on: EOS would not be learned."""
@@ -59,6 +62,7 @@ class Tally:
             self.sequences += 1
             self.tokens += sum(lengths(sequence))
             self.trained_tokens += len(answer)
+            self.taught_tokens += len(sequence.get("taught_ids", ()))
             is_task = "item" in sequence  # its answers are drawn in training
             if not answer and not is_task:
                 self.list_line("without_loss", line)

@@ -9,6 +9,8 @@ import pyarrow as pa
 
 Columns = dict[str, Any]
 """One row of a data set, by column."""
+IGNORED: Final = -100
+"""The label of a token that makes no loss (torch's own value)."""
 TRAINING: Final = "training.arrow"
 VALIDATION: Final = "validation.arrow"
 TOKENS: Final = "tokens"

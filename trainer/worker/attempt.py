@@ -235,7 +235,7 @@ class Attempt:
 
     async def _sample(self, request: PolicyRequest) -> PolicyAnswers:
         sampling = partial(self.sampling.sample, self.claim.job.id, request, self.claim.token)
-        return await self._tried(f"The answers of step {request.step} cannot be drawn yet", sampling)
+        return await self._tried(f"The answers {request.source} cannot be drawn yet", sampling)
 
     async def _tried(self, trouble_is: str, act: Callable[[], Awaitable[T]]) -> T:
         """Return the result of ``act``, tried again while the trouble that it meets can pass."""

@@ -174,9 +174,17 @@ class VllmEngine:
         return [_scores(prompt, output.prompt_logprobs) for prompt, output in zip(prompts, outputs, strict=True)]
 
     async def sample(
-        self, resident: Resident | None, prompt: Sequence[int], *, samples: int, max_tokens: int, seed: int
+        self,
+        resident: Resident | None,
+        prompt: Sequence[int],
+        *,
+        samples: int,
+        max_tokens: int,
+        seed: int,
+        temperature: float = 1.0,
     ) -> list[Sampled]:
-        sampling = SamplingParams(n=samples, max_tokens=max_tokens, seed=seed, logprobs=0, output_kind=_WHOLE)
+        drawn = {"n": samples, "temperature": temperature, "seed": seed, "max_tokens": max_tokens}
+        sampling = SamplingParams(**drawn, logprobs=0, output_kind=_WHOLE)
         output = await self._generated(resident, prompt, sampling)
         return [
             Sampled(

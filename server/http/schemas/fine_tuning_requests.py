@@ -9,6 +9,7 @@ from pydantic import Field, create_model
 from adapters.names import fit_adapter_name
 from server.access.caller import Caller
 from server.http.schemas.base import Body, Json
+from trainer.data.prompts import PROMPT, read_prompt
 from trainer.errors import InvalidField
 from trainer.jobs.job import JobDraft
 from trainer.options import JobOptions, MethodOptions
@@ -23,11 +24,13 @@ class _MethodBody(Body):
 
     type: TrainingMethod
 
-    def to_json(self) -> Json:
+    def to_json(self, teacher: str | None = None) -> Json:
         """Return the method with all its hyperparameters: those left out have their defaults.
 
+        ``teacher``: the version that the method's teacher is.
+
         Raises:
-            InvalidField: hyperparameters of another method.
+            InvalidField: hyperparameters of another method; no grader or no prompt where the method has one.
         """
         for other in TrainingMethod:
             if other is not self.type and getattr(self, other) is not None:
@@ -38,8 +41,16 @@ class _MethodBody(Body):
         stated = getattr(self, self.type)
         if self.type.draws and stated is None:
             raise InvalidField(f"{GRADER} is missing: the grader whose rewards the job learns from", param=GRADER)
+        if self.type.traits.is_taught and stated is None:
+            raise InvalidField(f"{PROMPT} is missing: the messages to distil", param=PROMPT)
         options = (stated and stated.hyperparameters) or self.type.traits.options()
-        return _method_json(self.type, options, self.grader)
+        prompt = read_prompt(stated.prompt) if self.type.traits.is_taught else None
+        return _method_json(self.type, options, grader=self.grader, prompt=prompt, teacher=teacher)
+
+    @property
+    def teacher(self) -> str | None:
+        """The reference of the model that answers the questions, where the method has one."""
+        return getattr(getattr(self, self.type), "teacher", None)
 
     @property
     def grader(self) -> Json | None:
@@ -47,9 +58,9 @@ class _MethodBody(Body):
         return getattr(getattr(self, self.type), "grader", None)
 
 
-def _method_json(method: TrainingMethod, options: MethodOptions, grader: Json | None = None) -> Json:
-    graded = {} if grader is None else {"grader": grader}
-    return {"type": method, method: {**graded, "hyperparameters": options.model_dump()}}
+def _method_json(method: TrainingMethod, options: MethodOptions, **beside: Any) -> Json:
+    stated = {name: value for name, value in beside.items() if value is not None}
+    return {"type": method, method: {**stated, "hyperparameters": options.model_dump()}}
 
 
 def _field(method: TrainingMethod) -> Any:
@@ -58,6 +69,9 @@ def _field(method: TrainingMethod) -> Any:
     fields: dict[str, Any] = {"hyperparameters": (options | None, None)}
     if method.draws:
         fields["grader"] = (dict[str, Any], ...)
+    if method.traits.is_taught:
+        fields["prompt"] = (str | list[dict[str, Any]], ...)
+        fields["teacher"] = (str | None, None)
     body: Any = create_model(f"{method.title()}Body", __base__=Body, **fields)
     return body | None, None
 
@@ -117,8 +131,15 @@ class JobBody(Body, JobOptions):
         """The definition of the grader, where the method has one."""
         return None if self.method is None else self.method.grader
 
-    def draft(self, extension: Json, caller: Caller, base_fingerprint: str) -> JobDraft:
+    @property
+    def teacher(self) -> str | None:
+        """The reference of the model that answers the questions, where the method has one."""
+        return None if self.method is None else self.method.teacher
+
+    def draft(self, extension: Json, caller: Caller, base_fingerprint: str, *, teacher: str | None = None) -> JobDraft:
         """Return the job to create for ``caller`` on that base model, with our own fields as ``extension`` has them.
+
+        ``teacher``: the version that the method's teacher is.
 
         Raises:
             InvalidField: a field is out of bounds.
@@ -133,7 +154,7 @@ class JobBody(Body, JobOptions):
             project=caller.project,
             key_id=caller.key_id,
             base_fingerprint=base_fingerprint,
-            method=self._method(),
+            method=self._method(teacher),
             suffix=suffix,
             seed=self.seed,
             metadata=self.metadata,
@@ -147,7 +168,7 @@ class JobBody(Body, JobOptions):
         own = (JobOptions.model_fields.keys() | {"adapter", "warm_start"}) - {"seed"}
         return self.model_dump(mode="json", include=own, exclude_unset=True, exclude_none=True)
 
-    def _method(self) -> Json:
+    def _method(self, teacher: str | None) -> Json:
         deprecated: MethodOptions | None = self.__dict__["hyperparameters"]  # reading the attribute would warn
         if self.method is None:
             return _method_json(TrainingMethod.SUPERVISED, deprecated or MethodOptions())
@@ -155,7 +176,7 @@ class JobBody(Body, JobOptions):
             raise InvalidField(
                 "hyperparameters are given twice: leave out the deprecated ones at the top", param="hyperparameters"
             )
-        return self.method.to_json()
+        return self.method.to_json(teacher)
 
 
 class PermissionsBody(Body):

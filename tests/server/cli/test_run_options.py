@@ -42,6 +42,12 @@ def command_line(method: TrainingMethod, option: str, value: str) -> list[str]:
     return ["--method", method, flag if option in FLAG_OPTIONS else f"{flag}={value}"]
 
 
+def beside(method: TrainingMethod, prompt: Path) -> list[str]:
+    """Return what a method needs beside its options; any text is a prompt."""
+    return ["--prompt", str(prompt)] if method is PROMPTED else []
+
+
+PROMPTED = TrainingMethod.DISTILL
 GRADER = {"type": "string_check", "name": "n", "input": "{{sample.output_text}}", "reference": "5", "operation": "eq"}
 
 
@@ -53,16 +59,19 @@ def check(patchbay: Patchbay, rows: Path, monkeypatch: pytest.MonkeyPatch) -> Ex
         return {"ok": spec.targets == ALL_LINEAR or MODULES.issuperset(spec.targets)}
 
     monkeypatch.setattr("trainer.child.run_preflight", preflight)
-    return lambda *option: patchbay("check", str(rows), *command_line(*option), "--json").exit_code
+    return lambda *option: (
+        patchbay("check", str(rows), *command_line(*option), *beside(option[0], rows), "--json").exit_code
+    )
 
 
 @pytest.fixture
-def train(call: Patchbay, accepting_server: Running, file_id: str) -> ExitCodeOf:
+def train(call: Patchbay, accepting_server: Running, file_id: str, rows: Path) -> ExitCodeOf:
     """Runs ``patchbay train`` against a server."""
 
     def train(method: TrainingMethod, option: str, value: str) -> int:
         graded = ["--grader", json.dumps(GRADER)] if method.draws else []
-        exit_code: int = call("train", file_id, *command_line(method, option, value), *graded).exit_code
+        flags = [*command_line(method, option, value), *graded, *beside(method, rows)]
+        exit_code: int = call("train", file_id, *flags).exit_code
         return exit_code
 
     return train
@@ -76,7 +85,7 @@ def create(accepting_server: Running, file_id: str) -> ExitCodeOf:
         stated = {option: True if option in FLAG_OPTIONS else json_value(value, SCHEMAS[option])}
         hyperparameters, own = ({}, stated) if option in JobOptions.model_fields else (stated, {})
         body = {"model": "base", "training_file": file_id, **own}
-        graded = {"grader": GRADER} if method.draws else {}
+        graded = {"grader": GRADER} if method.draws else {"prompt": "Be brief."} if method is PROMPTED else {}
         body["method"] = {"type": method, method: {"hyperparameters": hyperparameters, **graded}}
         content = json.dumps(body).encode()
         response = httpx.post(f"{accepting_server.url}/v1/fine_tuning/jobs", content=content, headers=JSON)
@@ -105,6 +114,8 @@ def accepting_server(server: Running) -> Running:
 @example(TrainingMethod.REINFORCEMENT, ("beta", "0"))
 @example(TrainingMethod.REINFORCEMENT, ("algorithm", "rloo"))
 @example(TrainingMethod.REINFORCEMENT, ("algorithm", "ppo"))
+@example(TrainingMethod.DISTILL, ("temperature", "0"))
+@example(TrainingMethod.DISTILL, ("samples", "17"))
 @example(TrainingMethod.REWARD, ("beta", "0.1"))
 @example(TrainingMethod.SUPERVISED, ("alpha", "0"))
 @example(TrainingMethod.SUPERVISED, ("rank", "513"))

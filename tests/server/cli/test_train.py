@@ -245,3 +245,37 @@ def test_a_grader_is_for_reinforcement_alone(call, server, rows, flags, says) ->
     result = call("train", str(rows), *flags)
     assert result.exit_code == 2
     assert says in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "prompt"),
+    [
+        ("Be brief.\n", [{"role": "system", "content": "Be brief.\n"}]),
+        ('[{"role": "user", "content": "Hi"}]', [{"role": "user", "content": "Hi"}]),
+        ('{"messages": [{"role": "user", "content": "Hi"}]}', [{"role": "user", "content": "Hi"}]),
+    ],
+)
+def test_a_prompt_makes_it_distillation(call, server, rows, tmp_path, content, prompt) -> None:
+    (tmp_path / "prompt").write_text(content)
+    result = call("train", str(rows), "--prompt", str(tmp_path / "prompt"), "--teacher", "sql", "--samples", "2")
+    assert result.exit_code == 0, result.output
+    method = newest(server)["method"]
+    assert method["type"] == "distill"
+    assert (method["distill"]["prompt"], method["distill"]["teacher"]) == (prompt, "sql@1")
+    assert method["distill"]["hyperparameters"]["samples"] == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--method", "distill"], "--method distill needs a --prompt"),
+        (["--method", "supervised", "--prompt", "p"], "--method supervised takes no --prompt"),
+        (["--teacher", "sql"], "--method supervised takes no --teacher"),
+        (["--prompt", "none"], "--prompt none"),
+    ],
+)
+def test_a_prompt_is_for_distillation_alone(call, server, rows, flags, says) -> None:
+    result = call("train", str(rows), *flags)
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert files(server) == []

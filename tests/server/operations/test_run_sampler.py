@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from adapters.errors import AdapterRefused
+from adapters.errors import AdapterRefused, NotFound
 from server.errors import EngineNotReady
 from server.gateway.gateway import Gateway
 from server.operations.run_sampler import RunSampler
@@ -37,8 +37,11 @@ ASKED = PolicyRequest(
 )
 
 
-async def make_job(opened: Opened, grader: dict[str, Any] | None = FIRST) -> Job:
-    method = {
+OF_TEACHER = ASKED.model_copy(update={"step": None, "samples": 1, "temperature": 0.0})
+
+
+async def make_job(opened: Opened, grader: dict[str, Any] | None = FIRST, method: dict[str, Any] | None = None) -> Job:
+    method = method or {
         "type": "reinforcement",
         "reinforcement": {"hyperparameters": {}} | ({"grader": grader} if grader else {}),
     }
@@ -160,6 +163,69 @@ async def test_a_policy_with_which_the_engine_died_twice_is_not_tried_again(
     await opened.until_ready()
     with pytest.raises(AdapterRefused, match="the engine died twice"):
         await (await die())
+
+
+def distilling(teacher: str | None = None) -> dict[str, Any]:
+    prompt = [{"role": "system", "content": "Be brief."}]
+    return {"type": "distill", "distill": {"prompt": prompt, "teacher": teacher, "hyperparameters": {}}}
+
+
+async def test_the_base_model_teaches_and_nothing_is_loaded_for_it(opened: Opened, sampler: RunSampler) -> None:
+    job = await make_job(opened, method=distilling())
+    answers = (await sampler.sample(job.id, OF_TEACHER)).answers
+    assert [[(answer.text, answer.reward) for answer in group] for group in answers] == [[("base answer 0", None)]] * 2
+    assert opened.engine.loads == []
+    await opened.state.accounts.usage.flush()
+    (row,) = (await opened.client.get("/v1/usage")).json()["data"]
+    assert (row["adapter"], row["requests"], row["prompt_tokens"], row["completion_tokens"]) == ("(base)", 1, 4, 4)
+
+
+async def test_a_version_teaches_while_it_is_resident_as_for_any_request(opened: Opened, sampler: RunSampler) -> None:
+    await opened.publish("sql")
+    job = await make_job(opened, method=distilling("sql@1"))
+    answers = (await sampler.sample(job.id, OF_TEACHER)).answers
+    assert [group[0].text for group in answers] == ["sql@1 answer 0"] * 2
+    assert opened.residents == {"sql@1": ("resident", 0)}
+
+
+async def test_the_adapter_that_was_taught_answers_without_a_grader(opened: Opened, sampler: RunSampler) -> None:
+    job = await make_job(opened, method=distilling())
+    answers = (await sampler.sample(job.id, OF_TEACHER.model_copy(update={"step": 3}))).answers
+    (loaded,) = (name for name in opened.engine.loads if name.startswith("policy@"))
+    assert [group[0].text for group in answers] == [f"{loaded} answer 0"] * 2
+    assert opened.engine.residents == {}
+
+
+async def test_a_worker_beside_the_server_asks_the_teacher_too(opened: Opened, sampler: RunSampler) -> None:
+    job = await make_job(opened, method=distilling())
+    asked = await opened.client.post(f"/v1/fine_tuning/jobs/{job.id}/policy_answers", json=OF_TEACHER.model_dump())
+    assert asked.status_code == 200, asked.text
+    assert PolicyAnswers.model_validate(asked.json()) == await sampler.sample(job.id, OF_TEACHER)
+
+
+async def test_a_teacher_that_is_not_there_is_named(opened: Opened, job: Job, sampler: RunSampler) -> None:
+    with pytest.raises(InvalidField, match="reinforcement has no teacher"):
+        await sampler.sample(job.id, OF_TEACHER)
+    with pytest.raises(NotFound, match="sql@9"):
+        await sampler.sample((await make_job(opened, method=distilling("sql@9"))).id, OF_TEACHER)
+
+
+async def test_questions_with_which_the_engine_died_twice_are_not_asked_again(
+    opened: Opened, sampler: RunSampler
+) -> None:
+    await opened.publish("sql")
+    opened.builder.knobs.token_s = 1.0
+    job = await make_job(opened, method=distilling("sql@1"))
+    for _ in range(2):
+        engine = opened.engine
+        asking = asyncio.create_task(sampler.sample(job.id, OF_TEACHER))
+        await until(lambda: bool(opened.state.engine.running().scheduler.running_keys))
+        engine.die()
+        with pytest.raises(EngineNotReady):
+            await asking
+        await opened.until_ready()
+    with pytest.raises(AdapterRefused, match="the engine died twice"):
+        await sampler.sample(job.id, OF_TEACHER)
 
 
 async def test_another_project_can_neither_draw_nor_see_the_job(opened: Opened, job: Job) -> None:

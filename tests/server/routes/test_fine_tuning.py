@@ -262,6 +262,11 @@ async def test_a_job_whose_check_dies_fails_and_holds_nobody_up(
         ),
         ({"method": {"type": "magic"}}, "method.type"),
         ({"method": {"type": "reinforcement"}}, "method.reinforcement.grader"),
+        ({"method": {"type": "distill"}}, "method.distill.prompt"),
+        ({"method": {"type": "distill", "distill": {}}}, "method.distill.prompt"),
+        ({"method": {"type": "distill", "distill": {"prompt": []}}}, "method.distill.prompt"),
+        ({"method": {"type": "distill", "distill": {"prompt": " "}}}, "method.distill.prompt"),
+        ({"method": {"type": "distill", "distill": {"prompt": "Be brief.", "teacher": "x"}}}, "method.distill.teacher"),
         ({"method": {"type": "dpo", "supervised": {}}}, "method.supervised"),
         ({"method": {"type": "supervised"}, "hyperparameters": {}}, "hyperparameters"),
         ({"hyperparameters": {"n_epochs": 0}}, "hyperparameters.n_epochs"),
@@ -289,6 +294,29 @@ async def test_a_job_whose_check_dies_fails_and_holds_nobody_up(
 )
 async def test_a_job_that_cannot_be_is_refused_at_once(refused: Refused, fields: dict[str, Any], param: str) -> None:
     assert (await refused(**fields))["param"] == param
+
+
+async def test_every_fault_of_a_prompt_is_told_at_once(refused: Refused) -> None:
+    prompt = [{"role": "boss", "content": "Be brief."}, {"role": "user", "content": ""}]
+    message = (await refused(method={"type": "distill", "distill": {"prompt": prompt}}))["message"]
+    assert "method.distill.prompt[0].role" in message
+    assert "method.distill.prompt[1].content" in message
+
+
+async def test_a_prompt_is_distilled_from_the_version_that_its_teacher_is_now(
+    opened: Opened, create: Create, upload: Upload
+) -> None:
+    await opened.publish("sql")
+    rows = b"".join(b'{"prompt": "%d + 1?", "completion": "left out"}\n' % number for number in range(12))
+    distill = {"prompt": "Be brief.", "teacher": "sql", "hyperparameters": {"n_epochs": 3}}
+    job = await create(training_file=await upload(rows), method={"type": "distill", "distill": distill})
+    assert (job.status, job.error) == ("queued", None)
+    method = job.to_dict()["method"]["distill"]
+    assert (method["prompt"], method["teacher"]) == ([{"role": "system", "content": "Be brief."}], "sql@1")
+    assert method["hyperparameters"]["n_epochs"] == 3
+    assert RunDirectory(opened.state.settings.runs_dir / job.id).spec().prompt == (
+        {"role": "system", "content": "Be brief."},
+    )
 
 
 async def test_a_job_without_leave_to_report_elsewhere_is_told_what_gives_it(refused: Refused) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.trainer.data.conftest import Read, Write
 from trainer.data.training_file import read_file
-from trainer.row_formats import RowFormat
+from trainer.row_formats import STATED, RowFormat
 from trainer.training_method import TrainingMethod
 
 PAGE = Path(__file__).parents[3] / "docs" / "training-files.md"
@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "training-files.md"
 def test_the_page_has_a_row_of_every_format(read: Read) -> None:
     (block,) = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
     lines = [read(json.loads(row)) for row in block.splitlines()]
-    assert {line.form for line in lines} == set(RowFormat) - {RowFormat.TASK}
+    assert {line.form for line in lines} == set(RowFormat) - STATED
     assert {warning.kind for line in lines for warning in line.warnings} == {"plain_text"}
 
 

@@ -12,7 +12,9 @@ from tests.trainer.data.conftest import Write
 from trainer.data.faults import FaultKind
 from trainer.data.file_report import inspect_file
 from trainer.data.rows import Ranking, Task
+from trainer.data.tasks import with_prompt
 from trainer.data.training_file import ReadLine, read_file
+from trainer.row_formats import RowFormat
 from trainer.training_method import TrainingMethod
 
 ASKED = {"role": "user", "content": "What is 2 + 3?"}
@@ -92,3 +94,48 @@ def test_a_ranking_that_ranks_nothing_is_refused(write: Write, ranking: list[Any
 def test_pairs_of_plain_text_are_refused_for_a_reward_model(write: Write) -> None:
     line = read(write, {"chosen": "a good text", "rejected": "a bad text"}, TrainingMethod.REWARD)
     assert kinds(line) == [FaultKind.MISSING_KEY]
+
+
+DISTILL = TrainingMethod.DISTILL
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [ASKED, {"role": "assistant", "content": "5"}]},
+        {"prompt": ASKED["content"], "completion": "5"},
+        {"question": ASKED["content"], "answer": "5"},
+        {"conversations": [{"from": "human", "value": ASKED["content"]}, {"from": "gpt", "value": "5"}]},
+    ],
+)
+def test_the_answer_of_a_question_is_left_out_with_a_warning(write: Write, row: dict[str, Any]) -> None:
+    line = read(write, row, DISTILL)
+    assert line.row == Task((ASKED,), {"messages": [ASKED]})
+    assert "left_out" in {warning.kind for warning in line.warnings}
+
+
+@pytest.mark.parametrize("key", ["prompt", "question", "instruction"])
+def test_a_question_needs_no_answer(write: Write, key: str) -> None:
+    line = read(write, {key: ASKED["content"]}, DISTILL)
+    assert (line.form, line.row, line.faults) == (RowFormat.QUESTION, Task((ASKED,), {"messages": [ASKED]}), ())
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"messages": [{"role": "assistant", "content": "5"}]}, FaultKind.NO_MESSAGES),
+        ({"prompt": "2 + 3?", "question": "3 + 3?"}, FaultKind.AMBIGUOUS_COLUMNS),
+        ({"prompt": "How much is it?", "context": "It is 5."}, FaultKind.AMBIGUOUS_COLUMNS),
+        ({"text": "2 + 3 is 5."}, FaultKind.EMPTY_PROMPT),
+    ],
+)
+def test_what_is_no_question_is_refused(write: Write, row: dict[str, Any], kind: FaultKind) -> None:
+    assert kinds(read(write, row, DISTILL)) == [kind]
+
+
+def test_a_prompt_stands_before_what_is_asked_and_behind_its_system_message() -> None:
+    system, shot = {"role": "system", "content": "Be brief."}, ({"role": "user", "content": "1 + 1?"},)
+    assert with_prompt((system, *shot), (ASKED,)) == (system, *shot, ASKED)
+    assert with_prompt(shot, (system, ASKED)) == (system, *shot, ASKED)
+    with pytest.raises(ValueError, match="a system message"):
+        with_prompt((system,), (system, ASKED))
