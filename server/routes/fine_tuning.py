@@ -25,7 +25,7 @@ from server.http.schemas.fine_tuning import (
     ValidateBody,
     ValidatedGrader,
 )
-from server.http.schemas.fine_tuning_requests import GRADER, JobBody, PermissionsBody
+from server.http.schemas.fine_tuning_requests import JobBody, PermissionsBody
 from server.operations.grader_client import GraderClient, as_caller
 from server.operations.run_publisher import RunPublisher
 from server.operations.run_sampler import RunSampler
@@ -61,8 +61,8 @@ _KEY_HEADERS: Final = ("authorization", "x-api-key")
 async def create(body: JobBody, request: Request, state: StateDep, caller: CallerDep) -> JobObject:
     """Create a job; its files are checked next, and then it waits for a worker or has failed."""
     await state.accounts.quotas.check_job(caller)
-    if (grader := body.grader) is not None:
-        await parse(grader, GRADER).check(_models(request, state), GRADER)
+    for place, grader in body.graders.items():
+        await parse(grader, place).check(_models(request, state), place)
     extension = await servable_extension(body, state, caller)
     draft = body.draft(extension, caller, state.engine.info.base.fingerprint)
     job = await state.records.jobs.create(draft)
@@ -126,15 +126,15 @@ async def events(
 
 
 @router.post("/jobs/{job_id}/checkpoints/{step}/publish")
-async def publish_checkpoint(job_id: str, step: int, state: StateDep) -> PublishedModel:
+async def publish_checkpoint(job_id: str, step: int, request: Request, state: StateDep) -> PublishedModel:
     """Publish a checkpoint from its run directory, for a worker beside the server; repeating it changes nothing."""
-    return PublishedModel(id=await RunPublisher(state).checkpoint(job_id, step))
+    return PublishedModel(id=await _publisher(request, state).checkpoint(job_id, step))
 
 
 @router.post("/jobs/{job_id}/publish")
-async def publish_result(job_id: str, state: StateDep) -> PublishedModel:
+async def publish_result(job_id: str, request: Request, state: StateDep) -> PublishedModel:
     """Publish a job's result from its run directory, for a worker beside the server; repeating it changes nothing."""
-    return PublishedModel(id=await RunPublisher(state).result(job_id))
+    return PublishedModel(id=await _publisher(request, state).result(job_id))
 
 
 @router.post("/jobs/{job_id}/policy_answers")
@@ -228,6 +228,10 @@ async def _sent(log: EventLog, job_id: str, after: str | None) -> AsyncGenerator
             else:
                 yield f"data: {EventObject.model_validate(event).model_dump_json(ensure_ascii=True)}\n\n"
     yield STOPPING if log.is_closed else "data: [DONE]\n\n"
+
+
+def _publisher(request: Request, state: AppState) -> RunPublisher:
+    return RunPublisher(state, request.app.state.gateway.deferred)
 
 
 def _models(request: Request, state: AppState) -> GraderClient:
