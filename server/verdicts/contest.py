@@ -94,7 +94,7 @@ class Contest:
         return means(self._kept(CANDIDATE, self._rows_with_all_scores()))
 
     def left_out(self) -> dict[str, int]:
-        """Return how many rows of the validation file were left out, by the reason."""
+        """Return the number of rows of the validation file that were left out, by the reason."""
         ungraded = len(self.rows.held_out) - len(self._rows_with_all_scores())
         return {"near_duplicates": self.rows.near_duplicates, "too_long": self.rows.too_long, "ungraded": ungraded}
 
@@ -108,7 +108,7 @@ class Contest:
             yield {"line": row.line, "scores": scores}
 
     def probes(self) -> dict[str, Any]:
-        """Return how the candidate changed beside the job: on general texts, and on rows that it was trained on."""
+        """Return the changes of the candidate beside the job: on general texts, and on rows that it was trained on."""
         found: dict[str, Any] = {}
         general = [self._scores.get(f"{_GENERAL}{name}") for name in (BASE, CANDIDATE)]
         if None not in general:

@@ -41,7 +41,7 @@ class EngineReader:
     _places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     async def read(self, resident: Resident | None, answers: Iterable[tuple[Ids, Ids]]) -> list[AnswerReading]:
-        """Return how likely each answer is after its prompt."""
+        """Return the reading of each answer after its prompt."""
         return await together(self._read(resident, prompt, answer) for prompt, answer in answers)
 
     async def write(self, resident: Resident | None, prompts: Iterable[Ids], *, max_tokens: int) -> list[str]:

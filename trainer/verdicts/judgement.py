@@ -79,7 +79,7 @@ class Judgement:
     """Of each interval, so that all together have ``LEVEL``."""
 
     def __str__(self) -> str:
-        """Say the verdict in a line: beside which contestants it holds, by how much, on how many rows."""
+        """The verdict in a line: beside which contestants it holds, by how much, on how many rows."""
         match self.result:
             case VerdictResult.BETTER:
                 words, shown = "better than", self.beside

@@ -153,12 +153,20 @@ async def test_the_version_that_answered_so_far_is_a_contestant(
 async def test_an_alias_that_demands_a_verdict_stays_away_from_a_loser_unless_it_is_forced(
     opened: Opened, publisher: RunPublisher, make_job: MakeJob
 ) -> None:
+    """Requests for the adapter are answered all the while; the forced move is on record."""
     opened.builder.knobs.effect = 0.5
     await publisher.result((await make_job()).id)
     alias = "/v1/adapters/sql/aliases/stable"
     demanded = await opened.client.put(alias, json={"version": 1, "require": "no_worse"})
     assert demanded.status_code == 200, demanded.text
-    opened.builder.knobs.effect = -0.25
+    opened.builder.knobs.effect, is_over = -0.25, asyncio.Event()
+    answers: list[str] = []
+
+    async def ask() -> None:
+        while not is_over.is_set():
+            answers.append(await opened.answer("sql"))
+
+    asking = [asyncio.create_task(ask()) for _ in range(3)]
     await publisher.result((await make_job()).id)
     assert (await report(opened, 2))["verdict"]["result"] == "worse"
     assert await opened.answer("sql") == "sql@1"
@@ -166,6 +174,11 @@ async def test_an_alias_that_demands_a_verdict_stays_away_from_a_loser_unless_it
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "verdict_needed")
     assert (await opened.client.put(alias, json={"version": 2, "force": True})).status_code == 200
     assert await opened.answer("sql") == "sql@2"
+    is_over.set()
+    await asyncio.gather(*asking)
+    assert {"sql@1"} <= set(answers) <= {"sql@1", "sql@2"}
+    moves = (await opened.client.get(alias)).json()["moves"]
+    assert [(move["to"], move["is_forced"]) for move in moves] == [(1, False), (2, True)]
 
 
 async def test_a_grader_decides_where_one_is_asked_for(
