@@ -128,7 +128,7 @@ def _base_model(server: ApiClient) -> str:
 def _show_outcome(job: Json, *, as_json: bool) -> None:
     model = check_outcome(job)
     if not as_json:
-        if (verdict := job["verdict"]) is not None:
+        if (verdict := job.get("verdict")) is not None:
             show_note(f"verdict: {verdict['message']}")
         typer.echo(model)
         show_note(f"next: patchbay chat {model}")

@@ -33,6 +33,8 @@ SHOTS: Final = (2, 4, 8)
 """Numbers of examples that are tried."""
 POOL: Final = 1000
 """Training rows that examples are taken from, at most."""
+MOST_CHARACTERS: Final = 16 * MOST_TOKENS
+"""Of a row that is kept: longer ones have too many tokens, and a thousand of them would not fit in memory."""
 TRAINED: Final = 50
 """Training rows that are judged too, at most; never more than held-out ones."""
 
@@ -78,14 +80,17 @@ def choose(spec: RunSpec, renderer: RowRenderer) -> JudgedRows:
     for line in read_file(spec.training_file, spec.method):
         if line.row is not None:
             seen.add(prompt_digest(line.row))
-            pool.add(_NumberedRow(line.number, line.row))
-    rows = near_duplicates = 0
+            if len(repr(line.row)) <= MOST_CHARACTERS:
+                pool.add(_NumberedRow(line.number, line.row))
+    rows = near_duplicates = too_long = 0
     chosen = _Reservoir(spec.verdict_rows, draw)
     for line in read_file(spec.validation_file, spec.method):
         if line.row is not None:
             rows += 1
             if prompt_digest(line.row) in seen:
                 near_duplicates += 1
+            elif len(repr(line.row)) > MOST_CHARACTERS:
+                too_long += 1
             else:
                 chosen.add(_NumberedRow(line.number, line.row))
     most = min(MOST_TOKENS, renderer.serving.context - 1)  # the engine writes a token more
@@ -94,7 +99,7 @@ def choose(spec: RunSpec, renderer: RowRenderer) -> JudgedRows:
     held_out = [row for row in rendered if row is not None and row.tokens <= most]
     of_training = (_rendered(each, renderer, examples, most) for each in pool.shuffled())
     trained = _first(min(TRAINED, len(held_out)), (row for row in of_training if row and row.tokens <= most))
-    too_long = sum(row is not None and row.tokens > most for row in rendered)
+    too_long += sum(row is not None and row.tokens > most for row in rendered)
     return JudgedRows(held_out=held_out, trained=trained, rows=rows, near_duplicates=near_duplicates, too_long=too_long)
 
 

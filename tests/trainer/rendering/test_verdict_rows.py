@@ -99,8 +99,12 @@ def test_no_training_row_is_an_example_of_itself(chosen: Choose, renderer: RowRe
 
 
 def test_what_is_too_long_is_counted(chosen: Choose) -> None:
-    rows = chosen(FACTS, [chat("Repeat: " + "word " * 3000, "no"), chat("Who?", "I")])
-    assert ([row.line for row in rows.held_out], rows.too_long) == ([2], 1)
+    """Whether it is rendered for that, or known by its characters."""
+    long = [chat(f"Repeat {times} times: " + "word " * times, "no") for times in (3000, 30_000)]
+    rows = chosen([*FACTS, long[1]], [*long, chat("Who?", "I")])
+    assert (rows.near_duplicates, rows.too_long, [row.line for row in rows.held_out]) == (1, 1, [3])
+    rows = chosen(FACTS, [*long, chat("Who?", "I")])
+    assert (rows.near_duplicates, rows.too_long, [row.line for row in rows.held_out]) == (0, 2, [3])
 
 
 def test_rows_of_every_method_have_what_its_measures_need(chosen: Choose) -> None:
