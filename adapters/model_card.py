@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from huggingface_hub import ModelCardData
 
+from adapters.gate import VERDICT, verdict_in
+
 _MODEL_ID: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 """A hub id, which ``base_model`` must be: the hub rejects a card that names a directory."""
 
@@ -16,7 +18,17 @@ _VLLM_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that ``--max-lora-rank`` accepts."""
 
 _SHOWN_FIRST: Final = frozenset(
-    {"rank", "target_modules", "base_model", "base_fingerprint", "declared_base", "size_bytes", "training"}
+    {
+        "rank",
+        "target_modules",
+        "base_model",
+        "base_fingerprint",
+        "declared_base",
+        "size_bytes",
+        "training",
+        VERDICT,
+        "verdict_missing",
+    }
 )
 """Parts of a report that other sections of the card show."""
 
@@ -51,7 +63,7 @@ class ModelCard:
 
     def text(self) -> str:
         """Return the content of README.md: YAML front matter that the hub accepts, then Markdown."""
-        sections = [self._head(), self._training(), self._checks(), self._usage()]
+        sections = [self._head(), self._training(), self._verdict(), self._checks(), self._usage()]
         return f"---\n{self._front_matter()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n"
 
     @property
@@ -115,6 +127,23 @@ class ModelCard:
                 parts.append(f"{title}:\n\n{table}")
         return "\n\n".join(parts)
 
+    def _verdict(self) -> str:
+        """Return the verdict on held-out rows, with what it was compared with; or why there is none."""
+        title, verdict = "## The verdict", verdict_in(self._report)
+        if verdict is None:
+            reason = self._report.get("verdict_missing", {}).get("reason")
+            return f"{title}\n\nNone: {_cell(reason)}" if reason else ""
+        of = verdict.get("of", {})
+        rows: list[tuple[str, Any]] = [("verdict", verdict["result"]), ("held-out rows", of.get("rows"))]
+        for each in of.get("contestants", ()):
+            means = each.get("means", {})
+            rows += [
+                (f"beside {each['name']}: {measure.replace('_', ' ')}", _compared(found, means.get(measure)))
+                for measure, found in each.get("differences", {}).items()
+            ]
+        rows += _flat({name: of.get(name, {}) for name in ("general_ability", "memorisation", "tokens")})
+        return f"{title}\n\n{_cell(verdict.get('message', ''))}\n\n{_table(rows)}"
+
     def _checks(self) -> str:
         table = _table(_flat({key: value for key, value in self._report.items() if key not in _SHOWN_FIRST}))
         title = "## How it was checked\n\nResults of patchbay's checks before the adapter was served:"
@@ -137,6 +166,11 @@ class ModelCard:
             f'tokenizer = AutoTokenizer.from_pretrained("{base}")',
             patchbay=f"patchbay adapters push {self.place} --name {name}",
         )
+
+
+def _compared(found: Mapping[str, float], mean: float | None) -> str:
+    interval = f"{found['mean']:+.3g} ({found['low']:+.3g} to {found['high']:+.3g})"
+    return interval if mean is None else f"{interval} to {mean:.3g}"
 
 
 def _use(*, vllm: str, python: str, patchbay: str) -> str:

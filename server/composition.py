@@ -173,7 +173,7 @@ async def _running(state: AppState, journal: ResidentsJournal) -> AsyncIterator[
     """
     settings, engine = state.settings, state.engine
     deferred = _make_deferred(state)
-    publisher, sampler = RunPublisher(state), RunSampler(state, deferred)
+    publisher, sampler = RunPublisher(state, deferred), RunSampler(state, deferred)
     worker = Worker(state.records, settings.runs_dir, publisher, sampler, worker_name(), engine.base_fingerprint)
     runner = _make_deferred_runner(state, deferred)
     try:

@@ -26,6 +26,8 @@ MAX_ANSWER: Final = 2**16
 MAX_SAMPLES: Final = 16
 """Answers of a teacher to one question."""
 MAX_SEED: Final = 2**31 - 1
+DEFAULT_VERDICT_ROWS: Final = 200
+MAX_VERDICT_ROWS: Final = 2000
 MAX_MULTIPLIER: Final = 1e6
 """Of the learning rate. OpenAI names no bound; far above this one the rate itself overflows."""
 
@@ -195,6 +197,12 @@ class JobOptions(_Options):
     )
     checkpoint_steps: Annotated[int | Auto, _auto_or(int, least=1)] = Field(
         AUTO, description="Optimizer steps between two checkpoints."
+    )
+    verdict_rows: int = Field(
+        DEFAULT_VERDICT_ROWS,
+        ge=0,
+        le=MAX_VERDICT_ROWS,
+        description="Rows of the validation file that the verdict is made of; 0: no verdict.",
     )
 
 

@@ -14,8 +14,10 @@
       result.json               child → worker: the RunResult, once it has ended
       metrics.csv, loss.png     RESULT_FILES, for people; written after result.json, before the child ends
       samples.jsonl             another of them, where answers are drawn: before the first step, or step by step
+      verdict.jsonl             another of them, where a verdict was made: written by the server
       rendering.json            trainer.rendering → the child: faults and token counts of the files
       token_rows/               trainer.rendering → the child: their token ids, where no file has a fault
+        judged.json             trainer.rendering → the server: the rows of the verdict
       check.json                child → worker: the preflight's report (``--preflight``)
       integrations.json         worker → child: tracking libraries that receive the metrics too
       lock                      held by the child that works here
@@ -47,7 +49,9 @@ METRICS_FILE: Final = "metrics.csv"
 LOSS_PLOT: Final = "loss.png"
 SAMPLES_FILE: Final = "samples.jsonl"
 """Answers that were drawn, a prompt a line, for the first prompts of each step."""
-RESULT_FILES: Final = (METRICS_FILE, LOSS_PLOT, SAMPLES_FILE)
+VERDICT_FILE: Final = "verdict.jsonl"
+"""The rows of the verdict, one a line, with the scores of all contestants; written by the server."""
+RESULT_FILES: Final = (METRICS_FILE, LOSS_PLOT, SAMPLES_FILE, VERDICT_FILE)
 """Files of a finished run for people."""
 _STEP: Final = "step-"
 

@@ -14,7 +14,7 @@ from trainer.training_method import TrainingMethod
 
 
 class RunSpec(TrainingOptions):
-    """Everything that decides which weights come out, and nothing else."""
+    """Everything that decides which weights come out, and how many rows judge them."""
 
     base: Path
     """Directory of the base model, with the tokenizer and chat template that serve."""

@@ -140,6 +140,7 @@ jobs = _numbered(
     Column("finished_at", UtcDateTime),
     Column("fine_tuned_model", String(MAX_MODEL_LENGTH)),
     Column("trained_tokens", BigInteger),
+    Column("verdict", _Json),  # what of it the job shows; NULL: it has none, or not yet
     Column("result_files", _Json, nullable=False),
     Column("error", _Json),
 )

@@ -148,6 +148,8 @@ def _show_outcome(job: Json, *, as_json: bool) -> None:
 
     model = check_outcome(job)
     if not as_json:
+        if (verdict := job.get("verdict")) is not None:
+            show_note(f"verdict: {verdict['message']}")
         typer.echo(model)
         show_note(f"next: patchbay chat {model}")
         if job["method"]["type"] == TrainingMethod.FULL:

@@ -25,6 +25,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from adapters.base_model import BaseModel
 from adapters.errors import PatchbayError
 from server.engine.protocol import (
+    AnswerReading,
     ASGIApp,
     Batch,
     ComputedNaN,
@@ -164,6 +165,14 @@ class FakeEngine:
         """Score: the larger a token's id, the less likely it is."""
         effect = self._effect(resident)
         return [[effect - token / self.vocabulary for token in prompt[1:]] for prompt in prompts]
+
+    async def read(self, resident: Resident | None, prompt: Sequence[int], answer: Sequence[int]) -> AnswerReading:
+        """Read: an answer is likelier after a prompt with its last token, and then the one that adapters write."""
+        await asyncio.sleep(self._knobs.token_s)
+        effect = self._effect(resident)
+        is_near = answer[-1] in prompt
+        logprob = len(answer) * (effect - answer[0] / self.vocabulary - (0.0 if is_near else 1.0))
+        return AnswerReading(logprob, is_near and effect > 0)
 
     async def sample(
         self,

@@ -100,6 +100,16 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerReading:
+    """How likely an engine finds an answer that it is given."""
+
+    logprob: float
+    """Natural log-probability of the whole answer after its prompt. NaN where the model computes NaN."""
+    is_greedy: bool
+    """Whether each token is the likeliest after those before it: at temperature 0 the engine writes this answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sampled:
     """An answer that the engine drew from all tokens."""
 
@@ -213,6 +223,16 @@ class Engine(Protocol):
             EngineGone: the engine died.
         """
 
+    async def read(self, resident: Resident | None, prompt: Sequence[int], answer: Sequence[int]) -> AnswerReading:
+        """Read the token ids ``answer`` after ``prompt``; neither is empty, and together they leave a token free.
+
+        Computed without the prefix cache, not metered, without a call of the hooks.
+
+        Raises:
+            ScoringUnsupported: the base model has no such probabilities.
+            EngineGone: the engine died.
+        """
+
     async def sample(
         self,
         resident: Resident | None,
@@ -225,7 +245,7 @@ class Engine(Protocol):
     ) -> list[Sampled]:
         """Draw ``samples`` answers to the token ids ``prompt``; not metered, without a call of the hooks.
 
-        At temperature 0 ``samples`` is 1.
+        At temperature 0 there is one sample, of the likeliest tokens.
 
         Raises:
             ScoringUnsupported: the base model generates no text.

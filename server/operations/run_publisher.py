@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from adapters.errors import NameNotAllowed
 from adapters.names import DEFAULT_ALIAS, FineTunedName
@@ -15,7 +16,9 @@ from adapters.sources.directory import DirectorySource
 from adapters.storage.disk import in_thread
 from adapters.versions import Version
 from server.errors import EngineNotReady, ResidencyFull
+from server.gateway.gateway import Deferred
 from server.operations.residents import make_resident
+from server.operations.verdict_maker import Verdict, VerdictMaker
 from server.state import AppState
 from trainer.jobs.job import Job
 from trainer.jobs.rows import check_publishable
@@ -40,6 +43,8 @@ class RunPublisher:
     """
 
     state: AppState
+    deferred: Deferred
+    """Returns an app whose requests act for a key; graders of a verdict ask their models there."""
 
     async def checkpoint(self, job_id: str, step: int, claim: int | None = None) -> str:
         """Publish the job's checkpoint of ``step`` as a version; no alias moves. Return its fine-tuned name."""
@@ -49,24 +54,46 @@ class RunPublisher:
         return str(name)
 
     async def result(self, job_id: str, claim: int | None = None) -> str:
-        """Give the best checkpoint the job's fine-tuned name, and ``stable`` once it is resident; return that name."""
+        """Give the best checkpoint the job's fine-tuned name, and ``stable`` once it is resident; return that name.
+
+        Where the job has a validation file, its verdict is made before, and stands in the version's report.
+        """
         job = await self._wanted(job_id, claim)
         run = self._run(job)
         best = await in_thread(run.best_checkpoint)
         version = await self._publish(job, best.step, self._name(job, best.step))
         await _when_ready(lambda: self._make_resident(version))
         name = self._name(job)
+        verdict = await self._verdict(job, version, run, name)
         await self.state.registry.name_result(
             version.adapter,
             version.number,
             name,
             alias=DEFAULT_ALIAS,
-            report=await self._report(job, best, run),
-            check=partial(self.state.records.jobs.check_publishable, job.id, claim),
+            report={**await self._report(job, best, run), **(verdict.report if verdict else {})},
+            check=partial(self._check, job, claim, verdict),
         )
         log.info("published a job's result", job=job.id, version=version.name, name=str(name))
         self._warn_of_gate(version)
         return str(name)
+
+    async def _verdict(self, job: Job, version: Version, run: RunDirectory, name: FineTunedName) -> Verdict | None:
+        """Return the verdict; None for a job without a validation file, and for a result that has its name already."""
+        adapter = self.state.registry.catalog.get(version.adapter)
+        if job.validation_file is None or (adapter is not None and name.text in adapter.fine_tuned):
+            return None
+        return await VerdictMaker(self.state, self.deferred).make(job, version, run)
+
+    async def _check(self, job: Job, claim: int | None, verdict: Verdict | None, connection: AsyncConnection) -> None:
+        """Record the verdict in the transaction that names the result: with it or not at all.
+
+        Raises:
+            IllegalTransition, LeaseLost: as ``check_publishable``.
+        """
+        jobs = self.state.records.jobs
+        await jobs.check_publishable(job.id, claim, connection)
+        if verdict is not None:
+            await jobs.record_verdict(job.id, verdict.of_job, verdict.event, connection)
 
     def _warn_of_gate(self, version: Version) -> None:
         """Log that the alias demands a verdict, which the version does not have, and stays where it is."""

@@ -3,11 +3,10 @@
 import asyncio
 import math
 import random
-from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import count
-from typing import Final, TypeVar
+from typing import Final
 
 from adapters.errors import AdapterRefused, Fault
 from adapters.storage.disk import in_thread
@@ -19,6 +18,7 @@ from server.gateway.authenticate import holder
 from server.gateway.gateway import Deferred
 from server.operations.grader_client import GraderClient, as_caller
 from server.state import AppState
+from server.verdicts.engine_reader import together
 from trainer.errors import InvalidField
 from trainer.graders.grader import Grader, GradingError, Sample
 from trainer.graders.models import Models
@@ -33,8 +33,6 @@ FIRST_POLICY_ID: Final = 3 * 2**29
 """Above the ids of versions and of the probe's candidates, and within vLLM's 32 bits."""
 GRADED_AT_ONCE: Final = 32
 _IDS: Final = count(FIRST_POLICY_ID)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,7 @@ class RunSampler:
                 return answers
 
             try:
-                drawn = await _together(ask(prompt, place) for place, prompt in enumerate(request.prompts))
+                drawn = await together(ask(prompt, place) for place, prompt in enumerate(request.prompts))
             except EngineGone as gone:
                 raise EngineNotReady(
                     "the engine died while a teacher answered; it is rebuilt", retry_after_s=5
@@ -123,7 +121,7 @@ class RunSampler:
         trying = f"policy of {job.id} at step {step}"
         try:
             async with running.residency.trial(policy) as engine:
-                return await _together(
+                return await together(
                     self._answers(engine, policy, job, prompt, request, place)
                     for place, prompt in enumerate(request.prompts)
                 )
@@ -205,13 +203,3 @@ async def _sampled(
 
 def _ungraded(answer: Sampled) -> PolicyAnswer:
     return PolicyAnswer(ids=list(answer.ids), logprobs=list(answer.logprobs), text=answer.text, reward=None)
-
-
-async def _together(works: Iterable[Coroutine[None, None, T]]) -> list[T]:
-    """Return the results of ``works``, done at once; the first error ends them all and is raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in works]
-    except ExceptionGroup as several:
-        raise several.exceptions[0] from several
-    return [task.result() for task in tasks]

@@ -29,7 +29,7 @@ from server.http.schemas.fine_tuning import (
     ValidateBody,
     ValidatedGrader,
 )
-from server.http.schemas.fine_tuning_requests import GRADER, JobBody, PermissionsBody
+from server.http.schemas.fine_tuning_requests import JobBody, PermissionsBody
 from server.operations.grader_client import GraderClient, as_caller
 from server.operations.run_publisher import RunPublisher
 from server.operations.run_sampler import RunSampler
@@ -67,9 +67,9 @@ ClaimToken = Annotated[int | None, Query(description="Token of the worker's clai
 async def create(body: JobBody, request: Request, state: StateDep, caller: CallerDep) -> JobObject:
     """Create a job; its files are checked next, and then it waits for a worker or has failed."""
     await state.accounts.quotas.check_job(caller)
-    if body.grader is not None:
-        grader = parse(body.grader, GRADER)
-        await grader.check(_models(request, state), GRADER)
+    for place, definition in body.graders.items():
+        grader = parse(definition, place)
+        await grader.check(_models(request, state), place)
         if grader.asks_models and caller.has_token:
             raise ApiKeyNeeded(
                 "the grader asks models while the job trains, and a bearer token expires before: create the job with an"
@@ -139,15 +139,17 @@ async def events(
 
 
 @router.post("/jobs/{job_id}/checkpoints/{step}/publish")
-async def publish_checkpoint(job_id: str, step: int, state: StateDep, claim: ClaimToken = None) -> PublishedModel:
+async def publish_checkpoint(
+    job_id: str, step: int, request: Request, state: StateDep, claim: ClaimToken = None
+) -> PublishedModel:
     """Publish a checkpoint from its run directory, for a worker beside the server; repeating it changes nothing."""
-    return PublishedModel(id=await RunPublisher(state).checkpoint(job_id, step, claim))
+    return PublishedModel(id=await _publisher(request, state).checkpoint(job_id, step, claim))
 
 
 @router.post("/jobs/{job_id}/publish")
-async def publish_result(job_id: str, state: StateDep, claim: ClaimToken = None) -> PublishedModel:
+async def publish_result(job_id: str, request: Request, state: StateDep, claim: ClaimToken = None) -> PublishedModel:
     """Publish a job's result from its run directory, for a worker beside the server; repeating it changes nothing."""
-    return PublishedModel(id=await RunPublisher(state).result(job_id, claim))
+    return PublishedModel(id=await _publisher(request, state).result(job_id, claim))
 
 
 @router.post("/jobs/{job_id}/policy_answers")
@@ -266,6 +268,10 @@ async def _sent(log: EventLog, job_id: str, after: str | None) -> AsyncGenerator
             else:
                 yield f"data: {EventObject.model_validate(event).model_dump_json(ensure_ascii=True)}\n\n"
     yield STOPPING if log.is_closed else "data: [DONE]\n\n"
+
+
+def _publisher(request: Request, state: AppState) -> RunPublisher:
+    return RunPublisher(state, request.app.state.gateway.deferred)
 
 
 def _models(request: Request, state: AppState) -> GraderClient:

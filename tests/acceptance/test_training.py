@@ -120,7 +120,7 @@ async def test_checkpoints_answer_while_the_job_still_runs(client, ended, upload
     ends = {each.step_number: each.fine_tuned_model_checkpoint for each in noted}
     roots = [(await client.models.retrieve(name)).to_dict()["root"] for name in (job.fine_tuned_model, ends[best])]
     assert roots[0] == roots[1]
-    table, plot = [await (await client.files.content(file)).aread() for file in job.result_files]
+    table, plot, _ = [await (await client.files.content(file)).aread() for file in job.result_files]
     assert len(table.splitlines()) == 1 + 80
     assert plot.startswith(b"\x89PNG")
 

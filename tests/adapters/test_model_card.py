@@ -165,3 +165,34 @@ def test_it_tells_how_to_use_a_merged_model() -> None:
     assert "vllm serve org/sql --served-model-name sql\n" in text
     assert "PeftModel" not in text
     assert "patchbay serve org/sql\n" in text
+
+
+VERDICT = {
+    "result": "better",
+    "message": "better than base (exact match +0.81, +0.7 to +0.9), on 100 rows",
+    "of": {
+        "rows": 100,
+        "contestants": [
+            {
+                "name": "base",
+                "means": {"exact_match": 0.02},
+                "differences": {"exact_match": {"mean": 0.81, "low": 0.7, "high": 0.9, "wins": 82}},
+            }
+        ],
+        "general_ability": {"texts": 26, "difference": {"mean": -0.05}},
+        "tokens": {"prompt": 41000, "completion": 0},
+    },
+}
+
+
+def test_the_verdict_is_told_with_its_numbers() -> None:
+    text = card(verdict=VERDICT)
+    assert "## The verdict\n\nbetter than base (exact match +0.81, +0.7 to +0.9), on 100 rows" in text
+    assert "| beside base: exact match | +0.81 (+0.7 to +0.9) to 0.02 |" in text
+    assert "| general\\_ability.difference.mean | -0.05 |" in text
+    assert text.count("better") == 2
+
+
+def test_why_there_is_no_verdict_is_told() -> None:
+    assert "## The verdict\n\nNone: verdict\\_rows is 0" in card(verdict_missing={"reason": "verdict_rows is 0"})
+    assert "## The verdict" not in card()

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message
 
 from adapters.base_model import BaseModel
 from server.engine.fake import FakeBuilder, FakeEngine
+from server.gateway.gateway import Deferred, Gateway
 from server.state import AppState
 from tests.until import until
 
@@ -133,6 +134,13 @@ class Opened:
         """Name → state and leases, least recently used first."""
         views = self.state.engine.running().residency.entries()
         return {view.version.name: (str(view.state), view.leases) for view in views}
+
+    @property
+    def deferred(self) -> Deferred:
+        """The maker of apps whose requests act for a key."""
+        gateway = self.app.app
+        assert isinstance(gateway, Gateway)
+        return gateway.deferred
 
     async def publish(self, name: str, seed: int = 1, *, alias: str | None = None) -> dict[str, Any]:
         """Upload an adapter that passes the checks; different bytes for each ``seed``."""

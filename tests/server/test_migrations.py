@@ -86,6 +86,18 @@ OLD_ROWS: list[tuple[ModuleType, str, list[tuple[Table, Mapping[str, Any]]]]] = 
         [(trainer_schema.files, {**FILE, "size_bytes": 1, "sha256": "0" * 64})],
     ),
     (
+        trainer_schema,
+        "t0008",
+        [
+            (trainer_schema.files, {**FILE, "size_bytes": 1, "sha256": "0" * 64}),
+            (
+                trainer_schema.jobs,
+                {**JOB, "training_file": "file-1", "method": {}, "seed": 1, "extension": {}, "token": 1, "deaths": 0}
+                | {"result_files": [], "trained_tokens": 7},
+            ),
+        ],
+    ),
+    (
         responses_schema,
         "p0002",
         [

@@ -138,7 +138,7 @@ def _compare(line: int, row: Row, seen: _Digests, report: FileReport) -> None:
     if first != line:
         report.warn(line, WarningKind.DUPLICATE_ROW, f"the same row as line {first}")
         return
-    prompt, answer = _digest(normalised(_prompt(row))), _digest(_answer(row))
+    prompt, answer = prompt_digest(row), _digest(_answer(row))
     earlier_line, earlier_answer = seen.prompts.setdefault(prompt, (line, answer))
     if isinstance(row, Conversation) and earlier_answer != answer:
         report.warn(line, WarningKind.CONTRADICTION, f"the prompt of line {earlier_line} with another answer")
@@ -169,7 +169,13 @@ def normalised(text: str) -> str:
     return _GAPS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
-def _prompt(row: Row) -> str:
+def prompt_digest(row: Row) -> bytes:
+    """Return the digest of the normalised prompt: rows with equal ones are near-duplicates."""
+    return _digest(normalised(prompt_text(row)))
+
+
+def prompt_text(row: Row) -> str:
+    """Return the prompt of ``row`` in one text; of a text without one, the text itself."""
     if isinstance(row.prompt, str):
         return row.prompt or _answer(row)
     return "\n".join(f"{message['role']}: {message['content']}" for message in row.prompt)

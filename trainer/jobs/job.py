@@ -103,6 +103,8 @@ class Job:
     finished_at: datetime | None
     fine_tuned_model: str | None
     trained_tokens: int | None
+    verdict: Json | None
+    """What its validation file says of the result: ``result`` (None: no verdict), ``message`` and ``rows``."""
     result_files: tuple[str, ...]
     """Ids of files."""
     error: Failure | None

@@ -103,6 +103,12 @@ class JobStore:
         if row is not None:
             rows.check_publishable(rows.job_of(row), claim)
 
+    async def record_verdict(self, job_id: str, verdict: Json, event: EventDraft, connection: AsyncConnection) -> None:
+        """Record the verdict on a job and its event in a transaction of another store."""
+        statement = update(jobs).where(jobs.c.id == job_id).values(verdict=dict(verdict)).returning(*jobs.c)
+        row = (await connection.execute(statement)).one()
+        await add_events(connection, row, await self.clock(connection), [event])
+
     async def list(
         self,
         *,

@@ -8,7 +8,7 @@ from typing import Any
 from adapters.storage.disk import is_no_space
 from trainer.data.file_report import FileReport, inspect_files
 from trainer.endings import RunEnded
-from trainer.rendering import token_rows
+from trainer.rendering import token_rows, verdict_rows
 from trainer.rendering.report import RenderingReport
 from trainer.rendering.row_renderer import RowRenderer
 from trainer.rendering.serving_renderer import ServingRenderer
@@ -57,3 +57,5 @@ def _render(spec: RunSpec, directory: Path, report: RenderingReport) -> None:
     report.training = rendered(spec.training_file, token_rows.TRAINING, training)
     if spec.validation_file is not None and validation is not None:
         report.validation = rendered(spec.validation_file, token_rows.VALIDATION, validation)
+        if report.ok and spec.verdict_rows:
+            verdict_rows.choose(spec, renderer).write(directory)

@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import chain
+from math import fsum
 from typing import Any, Final
 from uuid import uuid4
 
@@ -24,6 +25,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from server.engine.protocol import (
+    AnswerReading,
     ASGIApp,
     Batch,
     EngineGone,
@@ -168,10 +170,13 @@ class VllmEngine:
 
     async def score(self, resident: Resident | None, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
         """Score one prompt at a time, so that others in the batch hardly wait."""
-        # With prompt log-probabilities, vLLM reads no prefix cache: a cached token has none.
-        sampling = SamplingParams(prompt_logprobs=0, detokenize=False, **_ONE_TOKEN)
-        outputs = [await self._generated(resident, prompt, sampling) for prompt in prompts]
+        outputs = [await self._generated(resident, prompt, _scoring()) for prompt in prompts]
         return [_scores(prompt, output.prompt_logprobs) for prompt, output in zip(prompts, outputs, strict=True)]
+
+    async def read(self, resident: Resident | None, prompt: Sequence[int], answer: Sequence[int]) -> AnswerReading:
+        output = await self._generated(resident, [*prompt, *answer], _scoring())
+        read = [at[token] for token, at in zip(answer, output.prompt_logprobs[len(prompt) :], strict=True)]
+        return AnswerReading(fsum(each.logprob for each in read), all(each.rank == 1 for each in read))
 
     async def sample(
         self,
@@ -224,6 +229,11 @@ class VllmEngine:
         except (EngineDeadError, EngineGenerateError) as gone:
             raise EngineGone(str(gone)) from gone
         return output
+
+
+def _scoring() -> SamplingParams:
+    """With prompt log-probabilities, vLLM reads no prefix cache: a cached token has none."""
+    return SamplingParams(prompt_logprobs=0, detokenize=False, **_ONE_TOKEN)
 
 
 def _scores(prompt: Sequence[int], positions: Sequence[Any]) -> list[float]:

@@ -57,6 +57,10 @@ class JobObject(ResponseObject):
     validation_file: str | None
     result_files: list[str]
     trained_tokens: int | None
+    verdict: dict[str, Any] | None = Field(
+        description="Ours: of a job with a validation file, once its result is published. `result` is `better`, "
+        "`no_gain` or `worse`, or null where there can be no verdict; `message` has the numbers or the reason."
+    )
     method: dict[str, Any]
     hyperparameters: dict[str, Any]
     seed: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field, create_model
@@ -17,6 +18,7 @@ from trainer.training_method import TrainingMethod
 
 GRADER: Final = "method.reinforcement.grader"
 """The place of a job's grader."""
+VERDICT_GRADER: Final = "verdict_grader"
 
 
 class _MethodBody(Body):
@@ -120,6 +122,11 @@ class JobBody(Body, JobOptions):
     warm_start: str | None = Field(
         None, description="Reference of the adapter to go on from; `model` may name it instead."
     )
+    verdict_grader: Json | None = Field(
+        None,
+        description="Grader whose rewards decide the verdict instead of exact match and likelihood; the row's messages "
+        "are `{{item.messages}}`, its reference answer is `{{item.reference}}`.",
+    )
 
     @property
     def fitted_suffix(self) -> str | None:
@@ -127,9 +134,20 @@ class JobBody(Body, JobOptions):
         return self.suffix and fit_adapter_name(self.suffix)
 
     @property
-    def grader(self) -> Json | None:
-        """The definition of the grader, where the method has one."""
-        return None if self.method is None else self.method.grader
+    def graders(self) -> Mapping[str, Json]:
+        """The definitions of graders, by their place in the body.
+
+        Raises:
+            InvalidField: a grader of the verdict, of a method whose verdicts have no use for one.
+        """
+        method = TrainingMethod.SUPERVISED if self.method is None else self.method.type
+        if self.verdict_grader is not None and (method.draws or method is TrainingMethod.REWARD):
+            raise InvalidField(
+                f"verdict_grader has no effect with method.type '{method}': leave it out", param=VERDICT_GRADER
+            )
+        of_method = None if self.method is None else self.method.grader
+        named = {GRADER: of_method, VERDICT_GRADER: self.verdict_grader}
+        return {place: definition for place, definition in named.items() if definition is not None}
 
     @property
     def teacher(self) -> str | None:
@@ -165,7 +183,7 @@ class JobBody(Body, JobOptions):
 
     def extension(self) -> Json:
         """Return those of our own fields that the body states."""
-        own = (JobOptions.model_fields.keys() | {"adapter", "warm_start"}) - {"seed"}
+        own = (JobOptions.model_fields.keys() | {"adapter", "warm_start", "verdict_grader"}) - {"seed"}
         return self.model_dump(mode="json", include=own, exclude_unset=True, exclude_none=True)
 
     def _method(self, teacher: str | None) -> Json:

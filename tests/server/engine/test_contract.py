@@ -291,6 +291,23 @@ async def test_the_next_token_s_log_probabilities_are_those_of_a_score(engine: E
     await engine.unload(sql)
 
 
+async def test_an_answer_is_read_as_a_score_and_known_for_what_the_engine_would_write(
+    engine: Engine, resident: MakeResident
+) -> None:
+    (prompt,) = some_prompts(engine, count=1)
+    sql = resident("sql@7")
+    await engine.load(sql)
+    for adapter in (None, sql):
+        read = await engine.read(adapter, prompt, [11, 7])
+        assert read.logprob < 0
+        assert not read.is_greedy
+    assert read != await engine.read(None, prompt, [11, 7])
+    (written,) = await engine.sample(sql, prompt, samples=1, max_tokens=4, seed=1, temperature=0.0)
+    again = await engine.sample(sql, prompt, samples=1, max_tokens=4, seed=2, temperature=0.0)
+    assert [answer.ids for answer in again] == [written.ids]
+    await engine.unload(sql)
+
+
 async def test_text_becomes_tokens_of_the_vocabulary(engine: Engine) -> None:
     tokens = engine.encode("The museum opens at nine.")
     assert len(tokens) > 1

@@ -54,7 +54,7 @@ async def ran(opened: Opened) -> Job:
 
 @pytest.fixture
 def publisher(opened: Opened) -> RunPublisher:
-    return RunPublisher(opened.state)
+    return RunPublisher(opened.state, opened.deferred)
 
 
 def name(job: Job, step: int | None = None) -> str:
