@@ -75,7 +75,7 @@ async def fitting(
     where: Sequence[ColumnElement[bool]],
     order: Sequence[ColumnElement[Any]],
 ) -> int:
-    """Return how many of the first ``limit`` rows have at most ``MAX_PAGE_CHARACTERS`` in ``long``; at least 1."""
+    """Return the number of the first ``limit`` rows that have ``MAX_PAGE_CHARACTERS`` in ``long``; at least 1."""
     sizes = [func.length(func.coalesce(cast(column, Text), "")) for column in long]
     found = await connection.execute(select(*sizes).where(*where).order_by(*order).limit(limit))
     sums = accumulate(map(sum, found))

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, Final
 
 import structlog
@@ -125,9 +126,11 @@ class EvalRunAttempt:
         """Write the results that there are, until all are written; without results too, to renew the claim."""
         while not self._is_over.is_set() or self._unwritten:
             outcomes, self._unwritten = self._unwritten, []
+            started = monotonic()
             await self.queue.record(self.claim, outcomes)
+            pause_s = max(WRITE_S, monotonic() - started)  # on a busy machine too, others get to write as long
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._is_over.wait(), WRITE_S)
+                await asyncio.wait_for(self._is_over.wait(), min(pause_s, self.claim.lease_s / 3))
 
     async def _work(self) -> Failure | None:
         """Return why the run has failed; None once every item is finished."""

@@ -91,7 +91,7 @@ class Guard(BaseModel, ABC):
 
     @abstractmethod
     def worsening(self, current: RolloutTally, candidate: RolloutTally) -> Worsening:
-        """Return how much worse the candidate is, from sides that have requests."""
+        """Return the worsening of the candidate, from sides that have requests."""
 
     def holds(self, sides: Sides) -> bool:
         """Whether the live traffic of both sides suffices, and the candidate's estimate is within the limit."""

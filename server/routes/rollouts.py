@@ -111,13 +111,13 @@ async def _check_graders(body: RolloutBody, request: Request, state: AppState, c
         if isinstance(guard, ScoreGuard):
             where = f"guards.{number}.grader"
             grader = parse(guard.grader, where)
-            await grader.check(models, where)
             if _ITEM.search(guard.model_dump_json()) or _reads_messages(grader):
                 raise InvalidRequest(
                     f"{where}: live requests have no item, so no template can read {{{{item.…}}}}, and no reward model "
                     "item.messages: grade {{sample.output_text}} alone",
                     param=where,
                 )
+            await grader.check(models, where)
 
 
 def _reads_messages(grader: Grader) -> bool:
