@@ -128,7 +128,7 @@ class Extraction:
         }
 
     def _compare(self, model: Any, weights: Weights, adapter: Path) -> dict[str, Any]:
-        """Return the adapter's fidelity: its logits and loss beside those of the base and of the model as it is stored."""
+        """Return the adapter's fidelity: its logits and loss beside those of base and model as they are stored."""
         lora = StoredLora.open(adapter)
         with _restored(model, weights):
             for name, weight in weights.items():
