@@ -62,10 +62,10 @@ async def test_the_documented_commands_make_an_adapter_that_answers_and_a_base_t
     client, held_out, patchbay, extraction, start_server, tmp_path
 ):
     job_id, *events, name = (await asyncio.to_thread(patchbay, TRAIN)).split("\n")[:-1]
-    told = [event for event in events if "extracted at rank" in event]
-    print(told[-1])
+    extracted = [event for event in events if "extracted at rank" in event]
+    print(extracted[-1])
     checkpoints = (await client.fine_tuning.jobs.checkpoints.list(job_id, limit=100)).data
-    assert len(told) == len(checkpoints)
+    assert len(extracted) == len(checkpoints)
     report = await extraction(name)
     print(json.dumps(report))
     assert 0 < report["energy"] <= 1

@@ -128,7 +128,7 @@ class Extraction:
         }
 
     def _compare(self, model: Any, weights: Weights, adapter: Path) -> dict[str, Any]:
-        """Return how far the adapter's logits are from those of the whole model as it is stored, and both losses."""
+        """Return the adapter's fidelity: its logits and loss beside those of base and model as they are stored."""
         lora = StoredLora.open(adapter)
         with _restored(model, weights):
             for name, weight in weights.items():

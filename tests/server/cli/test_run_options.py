@@ -117,6 +117,8 @@ def accepting_server(server: Running) -> Running:
 @example(TrainingMethod.DISTILL, ("temperature", "0"))
 @example(TrainingMethod.DISTILL, ("samples", "17"))
 @example(TrainingMethod.REWARD, ("beta", "0.1"))
+@example(TrainingMethod.FULL, ("extraction_energy", "1"))
+@example(TrainingMethod.FULL, ("quantization", "4bit"))
 @example(TrainingMethod.SUPERVISED, ("alpha", "0"))
 @example(TrainingMethod.SUPERVISED, ("rank", "513"))
 @example(TrainingMethod.SUPERVISED, ("seed", "2147483648"))
@@ -138,7 +140,7 @@ def test_every_option_is_listed_with_its_bounds(patchbay: Patchbay, command: str
         assert FLAGS.get(name, f"--{name.replace('_', '-')}") in shown
         assert schema["description"].split(";")[0] in shown
     assert "1..50|auto" in shown
-    assert "supervised|dpo|kto" in shown
+    assert "supervised|full|dpo|kto" in shown
 
 
 def test_every_wrong_option_is_named(patchbay: Patchbay, rows: Path) -> None:
