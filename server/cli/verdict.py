@@ -33,6 +33,7 @@ _COUNTS: Final = {
     "tokens": "tokens, prompts included",
     "trained_tokens": "trained tokens",
     "longest": "longest row",
+    "taught_tokens": "tokens behind the prompt",
 }
 _LISTED: Final = {
     "too_long": "too long",
@@ -110,7 +111,8 @@ def _show_counts(files: Sequence[tuple[str, Report]]) -> None:
     tallies = [found["tokens"] for _, found in files]
     rows = [["format", *(str(found["format"]) for _, found in files)]]
     rows += [["rows", *(f"{found['rows']:,}" for _, found in files)]]
-    rows += [[words, *(f"{tally[key]:,}" for tally in tallies)] for key, words in _COUNTS.items()]
+    counted = {key: words for key, words in _COUNTS.items() if key != "taught_tokens" or tallies[0].get(key)}
+    rows += [[words, *(f"{tally[key]:,}" for tally in tallies)] for key, words in counted.items()]
     rows += [
         [words, *(_listed(tally[key], tally["lines"][key]) for tally in tallies)] for key, words in _LISTED.items()
     ]

@@ -72,8 +72,10 @@ def _field(method: TrainingMethod) -> Any:
     if method.draws:
         fields["grader"] = (dict[str, Any], ...)
     if method.traits.is_taught:
-        fields["prompt"] = (str | list[dict[str, Any]], ...)
-        fields["teacher"] = (str | None, None)
+        before = "Messages that the teacher has before each question; a text is a system message."
+        fields["prompt"] = (str | list[dict[str, Any]], Field(description=before))
+        asked = "Reference of the model that answers the questions; by default the base model."
+        fields["teacher"] = (str | None, Field(None, description=asked))
     body: Any = create_model(f"{method.title()}Body", __base__=Body, **fields)
     return body | None, None
 

@@ -59,9 +59,13 @@ def check(patchbay: Patchbay, rows: Path, monkeypatch: pytest.MonkeyPatch) -> Ex
         return {"ok": spec.targets == ALL_LINEAR or MODULES.issuperset(spec.targets)}
 
     monkeypatch.setattr("trainer.child.run_preflight", preflight)
-    return lambda *option: (
-        patchbay("check", str(rows), *command_line(*option), *beside(option[0], rows), "--json").exit_code
-    )
+
+    def check(method: TrainingMethod, option: str, value: str) -> int:
+        flags = [*command_line(method, option, value), *beside(method, rows), "--json"]
+        exit_code: int = patchbay("check", str(rows), *flags).exit_code
+        return exit_code
+
+    return check
 
 
 @pytest.fixture

@@ -264,6 +264,8 @@ async def test_answers_are_drawn_with_the_log_probabilities_they_had(engine: Eng
         assert all(number <= 0 for answer in drawn for number in answer.logprobs)
         assert await engine.sample(adapter, prompt, **options) == drawn
     assert await engine.sample(sql, prompt, **options | {"seed": 6}) != drawn
+    greedy = [await engine.sample(sql, prompt, **options | {"samples": 1, "temperature": 0, "seed": n}) for n in (5, 6)]
+    assert greedy[0] == greedy[1]
     await engine.unload(sql)
 
 

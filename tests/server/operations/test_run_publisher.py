@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from sqlalchemy import update
@@ -148,6 +148,20 @@ async def test_a_version_tells_how_it_was_trained(opened: Opened, ran: Job, publ
         "peak_memory_bytes": 1 << 20,
         "curves": CURVES,
     }
+
+
+async def test_the_best_checkpoint_of_a_distillation_tells_how_well_it_agrees_with_its_teacher(
+    opened: Opened, ran: Job, publisher: RunPublisher
+) -> None:
+    run, agreement = RunDirectory(opened.state.settings.runs_dir / ran.id), {"questions": 40, "agreement": 0.95}
+    result = run.result()
+    assert result is not None
+    for step in (3, 6):
+        await publisher.checkpoint(ran.id, step)
+    run.write_result(replace(result, distillation=agreement))
+    await publisher.result(ran.id)
+    reports = [(await opened.client.get(f"/v1/adapters/sql/versions/{number}")).json()["report"] for number in (1, 2)]
+    assert [report.get("distillation") for report in reports] == [agreement, None]
 
 
 async def test_a_run_is_published_when_the_engine_is_back(opened: Opened, ran: Job, publisher: RunPublisher) -> None:

@@ -235,7 +235,7 @@ def test_what_cannot_be_distilled_is_refused(make, fields: dict[str, Any], reaso
 
 
 def test_every_question_that_leaves_no_space_for_an_answer_is_told(make_run, write, questions) -> None:
-    long = ({"role": "system", "content": "Always end politely. " * 300},)
+    long = ({"role": "system", "content": "Always end politely. " * 1500},)
     own = {"messages": [{"role": "system", "content": "Be brief."}, *questions[0]["messages"]]}
     run = make_run(method=TrainingMethod.DISTILL, training_file=write([*questions[:9], own]), prompt=long, **SHORT)
     report = preflight(run)
@@ -243,7 +243,6 @@ def test_every_question_that_leaves_no_space_for_an_answer_is_told(make_run, wri
     assert found == [
         *((line, "too_many_tokens") for line in range(1, 10)),
         (10, "system_twice"),
-        (None, "too_few_rows"),
     ]
     assert "tokens with the prompt" in report["training"]["faults"][0]["found"]
 

@@ -382,3 +382,27 @@ async def test_a_job_whose_answers_are_not_drawn_fails_with_the_reason(
     assert done.error is not None
     assert "the server drew no answers at step 0" in done.error.message
     assert "no finite probabilities" in done.error.message
+
+
+DISTILLED = {
+    "type": "distill",
+    "distill": {
+        "prompt": [{"role": "system", "content": "Be brief."}],
+        "hyperparameters": {"n_epochs": 1, "batch_size": 7, "max_completion_tokens": 4},
+    },
+}
+
+
+async def test_a_teacher_answers_before_the_first_step_and_the_adapter_after_the_last(
+    records: Records, working: Working, sampling: FakePolicySampling, ask: Create, ended: Ended
+):
+    sampling.troubles = [EngineAway("the engine is being rebuilt")]
+    job = await ask(DISTILLED, TASKS)
+    working()
+    done = await ended(job)
+    assert (done.state, done.error) == (JobState.SUCCEEDED, None)
+    asked = [(request.step, len(request.prompts)) for _, request in sampling.requests]
+    assert asked == [(None, 14), (None, 14), (None, 2), (None, 2), (2, 2)]  # two of 16 questions are held out
+    events = (await records.events.list(job.id, limit=100)).data
+    measured = [event.data["distillation"] for event in events if "distillation" in (event.data or {})]
+    assert [each["agreement"] for each in measured] == [1.0]
