@@ -21,7 +21,7 @@ from server.verdicts.general_texts import GENERAL_TEXTS
 from server.verdicts.row_scorer import EXACT_MATCH, LIKELIHOOD, RowScorer, RowScores, likelihoods
 from trainer.evals.comparison import mean_interval
 from trainer.verdicts.judged_rows import MOST_TOKENS, JudgedRow, JudgedRows, Scores
-from trainer.verdicts.judgement import Contestant, Judgement, judge, means
+from trainer.verdicts.judgement import Contestant, Judgement, judge, means, use_of_question
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,8 +31,9 @@ CHOOSING: Final = 16
 BASE: Final = "base"
 STABLE: Final = "stable"
 CANDIDATE: Final = "candidate"
-BLIND: Final = "itself without the question"
-"""The candidate that reads the question of another row: what it answers without regard to the question."""
+EXCHANGED: Final = "{} with the question of another row"
+"""What a model answers without regard to the question."""
+USE: Final = "base by its use of the question"
 
 
 @dataclass(slots=True, eq=False)
@@ -67,9 +68,7 @@ class Contest:
             await self._score_stable(running, reader, self.stable, prompts)
         async with _leased(running, self.candidate) as resident:
             await self._once(CANDIDATE, lambda: self.scorer.scores(reader, resident, prompts))
-            if self.scorer.has_questions:
-                others = self._exchanged(prompts, running.engine.context)
-                await self._once(BLIND, lambda: self.scorer.scores(reader, resident, others))
+            await self._score_exchanged(CANDIDATE, reader, resident, prompts)
             await self._probe(CANDIDATE, reader, resident, general)
 
     def judgement(self, base: str, seed: int) -> Judgement:
@@ -86,8 +85,12 @@ class Contest:
             contestants.append(Contestant(self._examples, base, self._kept(self._examples, kept)))
         if self.stable is not None:
             contestants.append(Contestant(f"stable ({self.stable.name})", self.stable.name, self._kept(STABLE, kept)))
-        if BLIND in self._scores:
-            contestants.append(Contestant(BLIND, self.candidate.name, self._kept(BLIND, kept), serves=False))
+        if self.scorer.has_questions:
+            used, of_candidate = (
+                use_of_question(self._kept(name, kept), self._kept(EXCHANGED.format(name), kept))
+                for name in (BASE, CANDIDATE)
+            )
+            contestants.append(Contestant(USE, base, used, of_candidate))
         return judge(self._kept(CANDIDATE, kept), contestants, measures, seed=seed)
 
     def candidate_means(self) -> dict[str, float]:
@@ -135,11 +138,15 @@ class Contest:
             "likelihood_gap": _difference([first - second for first, second in zip(*gains, strict=False)]),
         }
 
-    def _exchanged(self, prompts: Sequence[Ids], context: int) -> list[Ids]:
-        """Return the prompt of another row for each; the rows are in a random order."""
-        most = min(MOST_TOKENS, context - 1)  # a prompt that is too long loses its start
-        others = [*prompts[1:], *prompts[:1]]
-        return [other[-(most - len(row.answer)) :] for other, row in zip(others, self.rows.held_out, strict=True)]
+    async def _score_exchanged(
+        self, name: str, reader: EngineReader, resident: Resident | None, prompts: Sequence[Ids]
+    ) -> None:
+        """Score each row with the prompt of the next one, in their random order; a long one loses its start."""
+        if self.scorer.has_questions:
+            most = min(MOST_TOKENS, reader.running.engine.context - 1)
+            pairs = zip([*prompts[1:], *prompts[:1]], self.rows.held_out, strict=True)
+            others = [other[-(most - len(row.answer)) :] for other, row in pairs]
+            await self._once(EXCHANGED.format(name), lambda: self.scorer.scores(reader, resident, others))
 
     async def _score_stable(
         self, running: RunningEngine, reader: EngineReader, stable: Version, prompts: Sequence[Ids]
@@ -154,6 +161,7 @@ class Contest:
 
     async def _score_base(self, reader: EngineReader, prompts: Sequence[Ids], general: Sequence[Ids]) -> None:
         await self._once(BASE, lambda: self.scorer.scores(reader, None, prompts))
+        await self._score_exchanged(BASE, reader, None, prompts)
         if not self.shots:
             self.shots = await self._best_number_of_examples(reader)
         if self.shots:

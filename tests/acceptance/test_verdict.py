@@ -11,8 +11,8 @@ import pytest
 
 import embedded
 from adapters.gate import VerdictResult
-from server.verdicts.contest import BASE, BLIND, CANDIDATE
-from trainer.verdicts.judgement import Contestant, judge
+from server.verdicts.contest import BASE, CANDIDATE, EXCHANGED, USE
+from trainer.verdicts.judgement import Contestant, judge, use_of_question
 
 MEASURES = ("exact_match", "likelihood")
 REPEATS = 20
@@ -82,7 +82,8 @@ def repeated(scores: list[Row], examples: str, seed: int) -> VerdictResult:
     rows = random.Random(seed).sample(scores, DRAWN)
     of = {name: {measure: [row[name][measure] for row in rows] for measure in MEASURES} for name in rows[0]}
     contestants = [Contestant(name, name, of[name]) for name in (BASE, examples)]
-    contestants.append(Contestant(BLIND, BLIND, of[BLIND], serves=False))
+    base, candidate = (use_of_question(of[name], of[EXCHANGED.format(name)]) for name in (BASE, CANDIDATE))
+    contestants.append(Contestant(USE, USE, base, candidate))
     return judge(of[CANDIDATE], contestants, MEASURES, seed=seed).result
 
 

@@ -4,6 +4,10 @@ Beside one contestant the candidate is better if it is better on one measure and
 round; better on one and worse on the other is no gain. The verdict is worse if it is worse than any contestant that
 could serve in its place, better if it is better than all of them, and else no gain.
 
+One contestant is compared in another way: base by its use of the question. That is the difference of a model's scores
+between the row's question and another row's (usable information, Ethayarajh et al. 2022, arXiv:2110.08420). Labels that
+were shuffled teach the form of answers, which is a gain over base; they do not teach to use the question.
+
 All intervals together hold with probability ``LEVEL``: each has Bonferroni's part of the rest. So a contestant more
 makes a verdict harder to win, never easier.
 """
@@ -41,8 +45,13 @@ class Contestant:
     model: str
     """As requests name it."""
     scores: Scores
-    serves: bool = True
-    """Whether it could serve in the candidate's place. One that cannot may keep a verdict from "better" alone."""
+    of_candidate: Scores | None = None
+    """What it is compared with, where that is not the candidate's scores."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether it could serve in the candidate's place. One that cannot may keep a verdict from "better" alone."""
+        return self.of_candidate is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,7 @@ class Beside:
             "model": self.contestant.model,
             "result": self.result,
             "means": means(self.contestant.scores),
+            **({} if self.contestant.serves else {"candidate": means(self.contestant.of_candidate or {})}),
             "differences": {measure: _difference(found) for measure, found in self.comparisons.items()},
         }
 
@@ -109,14 +119,23 @@ def judge(candidate: Scores, contestants: Sequence[Contestant], measures: Sequen
     return Judgement(result, beside, len(candidate[measures[0]]), level)
 
 
+def use_of_question(scores: Scores, other: Scores) -> Scores:
+    """Return a model's ``scores`` above those that it has when it reads the question of another row."""
+    return {
+        measure: [own - blind for own, blind in zip(values, other[measure], strict=True)]
+        for measure, values in scores.items()
+    }
+
+
 def means(scores: Scores) -> dict[str, float]:
     """Return the mean of each measure."""
     return {measure: fmean(values) for measure, values in scores.items()}
 
 
 def _beside(candidate: Scores, contestant: Contestant, measures: Sequence[str], level: float, seed: int) -> Beside:
+    own = contestant.of_candidate or candidate
     comparisons = {
-        measure: compare(candidate[measure], contestant.scores[measure], level=level, draws=DRAWS, seed=seed)
+        measure: compare(own[measure], contestant.scores[measure], level=level, draws=DRAWS, seed=seed)
         for measure in measures
     }
     is_better, is_worse = (

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from server.operations.run_publisher import RunPublisher
-from server.verdicts.contest import BLIND
+from server.verdicts.contest import BASE, CANDIDATE, EXCHANGED, USE
 from tests.server.opened import Opened
 from tests.until import until
 from trainer.jobs.job import Job, JobDraft
@@ -107,7 +107,7 @@ async def test_the_verdict_stands_with_the_version_in_the_job_and_in_its_events(
     of = verdict["of"]
     assert (of["rows"], of["measures"]) == (30, ["exact_match", "likelihood"])
     assert of["left_out"] == {"near_duplicates": 2, "too_long": 1, "ungraded": 0}
-    assert [each["name"] for each in of["contestants"]] == ["base", "base with 2 examples", BLIND]
+    assert [each["name"] for each in of["contestants"]] == ["base", "base with 2 examples", USE]
     base = of["contestants"][0]
     assert base["differences"]["likelihood"]["mean"] == pytest.approx(effect)
     assert base["differences"]["likelihood"]["low"] <= effect <= base["differences"]["likelihood"]["high"]
@@ -136,7 +136,10 @@ async def test_each_row_shows_what_every_contestant_scored(
     await publisher.result(job.id)
     lines = (opened.state.settings.runs_dir / job.id / VERDICT_FILE).read_text().splitlines()
     assert [json.loads(line)["line"] for line in lines] == [row.line for row in ROWS.held_out]
-    assert json.loads(lines[0])["scores"].keys() == {"base", "base with 2 examples", "candidate", BLIND}
+    assert json.loads(lines[0])["scores"].keys() == {
+        *(BASE, CANDIDATE, "base with 2 examples"),
+        *map(EXCHANGED.format, (BASE, CANDIDATE)),
+    }
 
 
 async def test_the_version_that_answered_so_far_is_a_contestant(
@@ -201,7 +204,7 @@ async def test_pairs_are_judged_by_what_is_preferred(
     await publisher.result((await make_job(ROWS.model_copy(update={"held_out": pairs}))).id)
     of = (await report(opened))["verdict"]["of"]
     assert of["measures"] == ["preference_accuracy", "preference_margin"]
-    assert BLIND not in [each["name"] for each in of["contestants"]]
+    assert USE not in [each["name"] for each in of["contestants"]]
     assert of["candidate"]["means"]["preference_accuracy"] == 1.0
 
 

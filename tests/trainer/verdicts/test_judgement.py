@@ -11,7 +11,7 @@ import pytest
 
 from adapters.gate import VerdictResult
 from trainer.verdicts.judged_rows import Scores
-from trainer.verdicts.judgement import LEVEL, Contestant, judge
+from trainer.verdicts.judgement import LEVEL, Contestant, judge, use_of_question
 
 MEASURES = ("exact_match", "likelihood")
 SEEDS = range(20)
@@ -36,27 +36,33 @@ class Model:
 
 BASE = Model(0.02, -2.5)
 EXAMPLES = Model(0.2, -1.6)
+BASE_ON_OTHERS = Model(0.02, -3.0)
 KINDS = {
     "the real one": (Model(0.8, -0.3), Model(0.1, -2.0), VerdictResult.BETTER),
+    "one for style, which answers as base does otherwise": (Model(0.6, -0.5), Model(0.0, -2.0), VerdictResult.BETTER),
     "shuffled labels": (Model(0.34, -1.1), Model(0.34, -1.1), VerdictResult.NO_GAIN),
+    "shuffled labels whose words are in the question": (Model(0.02, -0.8), Model(0.02, -1.0), VerdictResult.NO_GAIN),
     "an overfitted one": (Model(0.03, -4.0), Model(0.02, -5.0), VerdictResult.WORSE),
 }
-"""Candidate, and the candidate that reads the question of another row; the right verdict."""
+"""The candidate, and with the question of another row; the right verdict."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_verdict_is_right_in_20_of_20_repeats(kind: str) -> None:
-    candidate, blind, right = KINDS[kind]
+    candidate, on_others, right = KINDS[kind]
     verdicts = []
     for seed in SEEDS:
         draw = np.random.default_rng(seed)
         difficulty = draw.exponential(0.5, 100)
+        base, examples, of_candidate = (model.scores(difficulty, draw) for model in (BASE, EXAMPLES, candidate))
+        of_base_on_others, of_others = (model.scores(difficulty, draw) for model in (BASE_ON_OTHERS, on_others))
+        used = [use_of_question(base, of_base_on_others), use_of_question(of_candidate, of_others)]
         contestants = [
-            Contestant("base", "base", BASE.scores(difficulty, draw)),
-            Contestant("base with 4 examples", "base", EXAMPLES.scores(difficulty, draw)),
-            Contestant("itself without the question", "a@1", blind.scores(difficulty, draw), serves=False),
+            Contestant("base", "base", base),
+            Contestant("base with 4 examples", "base", examples),
+            Contestant("base by its use of the question", "base", *used),
         ]
-        verdicts.append(judge(candidate.scores(difficulty, draw), contestants, MEASURES, seed=seed).result)
+        verdicts.append(judge(of_candidate, contestants, MEASURES, seed=seed).result)
     assert verdicts == [right] * len(SEEDS)
 
 
@@ -138,7 +144,7 @@ def test_a_candidate_that_loses_to_examples_in_the_prompt_is_worse(flat: Flat) -
 def test_what_could_not_serve_makes_no_verdict_worse(flat: Flat) -> None:
     contestants = [
         Contestant("base", "base", flat(0.0, -3.0)),
-        Contestant("itself without the question", "a@1", flat(0.0, -0.5), serves=False),
+        Contestant("base by its use of the question", "base", flat(0.0, 0.5), flat(0.0, 0.1)),
     ]
     assert judge(flat(0.0, -1.0), contestants, MEASURES, seed=0).result is VerdictResult.NO_GAIN
 
