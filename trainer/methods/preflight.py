@@ -78,11 +78,22 @@ def _judge(run: RunDirectory, train: Train, report: PreflightReport) -> None:
             sequences, longest = math.ceil(counted["tokens"] / packs), packs
         numbers = resolve(spec, rows=sequences, width=base_model.width(spec), longest=longest)
         report.hyperparameters = asdict(numbers)
-        share = numbers.batch_size // spec.processes
+        share = _tried(spec, numbers)
         rows = _longest(data_sets.load(run, token_rows.TRAINING), share, share * packs)
-        report.estimate = _dry_run(run, spec, numbers, rows, train)
+        report.estimate = _dry_run(run, spec, numbers, rows, train, share)
         report.reason = report.estimate.get("reason")
         report.ok = report.estimate["fits"]
+
+
+def _tried(spec: RunSpec, numbers: Hyperparameters) -> int:
+    """Return the rows of a batch that is tried: a process's share.
+
+    Of drawn answers those to one prompt where there is no GPU, whose memory a whole batch might not fit: they have full
+    length, and all of a batch would take minutes.
+    """
+    if isinstance(numbers, DrawnHyperparameters) and not torch.cuda.is_available():
+        return 1
+    return numbers.batch_size // spec.processes
 
 
 def _tokens(counted: Json, numbers: Hyperparameters) -> int:
@@ -111,8 +122,10 @@ def _longest(rows: Dataset, least: int, tokens: int) -> Dataset:
     return rows.select(sorted(chosen))
 
 
-def _dry_run(run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, rows: Dataset, train: Train) -> Json:
-    """Train on ``rows``; return an estimate of the whole run. ``fits`` False: the GPU ran out of memory.
+def _dry_run(
+    run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, rows: Dataset, train: Train, share: int
+) -> Json:
+    """Train on ``rows``, ``share`` in a step; return an estimate of the run. ``fits`` False: a GPU ran out of memory.
 
     For a run of several processes it trains one process's share; the estimate is that many times as fast.
 
@@ -126,7 +139,6 @@ def _dry_run(run: RunDirectory, spec: RunSpec, numbers: Hyperparameters, rows: D
         for row in rows.remove_columns(token_rows.TOKENS):
             writer.write(row)
     dry.write_rendering(rendering := run.rendering())
-    share = numbers.batch_size // spec.processes
     steps = {"n_epochs": DRY_STEPS, "checkpoint_steps": DRY_STEPS, "batch_size": share, "processes": 1}
     try:
         dry.write_spec(shorter := spec.model_copy(update={"validation_file": None, "is_dry": True, **steps}))
