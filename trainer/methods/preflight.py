@@ -82,7 +82,7 @@ def _judge(run: RunDirectory, train: Train, report: PreflightReport) -> None:
             sequences, longest = math.ceil(counted["tokens"] / packs), packs
         numbers = resolve(spec, rows=sequences, width=base_model.width(spec), longest=longest)
         report.hyperparameters = asdict(numbers)
-        share = numbers.batch_size // spec.processes
+        share = _tried(spec, numbers)
         rows = _longest(data_sets.load(run, token_rows.TRAINING), share, share * packs)
         needed = whole_model.needs(spec, run.path) if spec.method.trains_weights else {}
         report.estimate = {**_dry_run(run, spec, numbers, rows, train, _tokens(counted, numbers)), **needed}
@@ -99,6 +99,17 @@ def _with_answers(spec: RunSpec, counted: Json, taught: Json, most_tokens: int) 
     sequences = questions * taught["samples"]
     tokens = round(sequences * (counted["tokens"] / counted["sequences"] + answer))
     return {"sequences": sequences, "tokens": tokens, "longest": counted["longest"] + answer}
+
+
+def _tried(spec: RunSpec, numbers: Hyperparameters) -> int:
+    """Return the rows of a batch that is tried: a process's share.
+
+    Of drawn answers those to one prompt where there is no GPU, whose memory a whole batch might not fit: they have full
+    length, and all of a batch would take minutes.
+    """
+    if isinstance(numbers, DrawnHyperparameters) and not torch.cuda.is_available():
+        return 1
+    return numbers.batch_size // spec.processes
 
 
 def _tokens(counted: Json, numbers: Hyperparameters) -> int:
@@ -146,7 +157,7 @@ def _dry_run(
         for row in rows.remove_columns(token_rows.TOKENS):
             writer.write(row)
     dry.write_rendering(run.rendering())
-    share = numbers.batch_size // spec.processes
+    share = _tried(spec, numbers)
     steps = {"n_epochs": DRY_STEPS, "checkpoint_steps": DRY_STEPS, "batch_size": share, "processes": 1}
     try:
         dry.write_spec(shorter := spec.model_copy(update={"validation_file": None, "is_dry": True, **steps}))

@@ -14,7 +14,7 @@ from server.errors import EngineNotReady
 from server.gateway.gateway import Gateway
 from server.operations.run_sampler import RunSampler
 from server.responses.recorder import ResponseRecorder
-from tests.server.opened import Opened
+from tests.server.opened import CHAT, Opened
 from tests.until import until
 from trainer.errors import InvalidField, JobNotFound
 from trainer.jobs.job import Job, JobDraft
@@ -93,6 +93,20 @@ async def test_no_two_policies_have_the_same_id(opened: Opened, job: Job, sample
         await sampler.sample(job.id, ASKED)
     loads = [name for name in opened.engine.loads if name.startswith("policy@")]
     assert len(set(loads)) == len(loads) == 3
+
+
+async def test_a_chat_is_answered_before_the_answers_that_wait(opened: Opened, job: Job, sampler: RunSampler) -> None:
+    """The policy's answers hold half of the engine's places, so they come in three waves, and the chat in the first."""
+    opened.builder.knobs.token_s = 0.2
+    half = opened.engine.batch.sequences // 2
+    prompts = [PolicyPrompt(ids=[number + 1], item={}) for number in range(3 * half // ASKED.samples)]
+    sampling = asyncio.create_task(sampler.sample(job.id, ASKED.model_copy(update={"prompts": prompts})))
+    await until(lambda: bool(opened.engine.residents))
+    asked = {"model": "base", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
+    chat = await opened.client.post(CHAT, json=asked)
+    assert chat.status_code == 200, chat.text
+    assert not sampling.done()
+    assert len((await sampling).answers) == len(prompts)
 
 
 async def test_the_tokens_are_charged_to_the_job_s_adapter(opened: Opened, job: Job, sampler: RunSampler) -> None:

@@ -12,10 +12,11 @@ from adapters.base_model import BaseModel
 from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from embedded import BASE
 from tests.trainer.methods.children import EVERY_S, start, watch
-from trainer.methods import supervised
+from trainer.methods import reward, supervised
 from trainer.methods.launch import SHARED
 from trainer.run_directory import LOSS_PLOT, METRICS_FILE, Exit, RunDirectory
 from trainer.run_spec import RunSpec
+from trainer.training_method import TrainingMethod
 
 SHORT = {"batch_size": 4, "n_epochs": 2, "checkpoint_steps": 5, "threads": 1, "rank": 8}
 """24 steps, and five checkpoints."""
@@ -74,6 +75,19 @@ def test_two_processes_make_what_one_makes(whole: RunDirectory, rows: Path, make
     base = BaseModel.from_directory(BASE, "base")
     for checkpoint in whole.checkpoints():
         assert inspect_adapter(checkpoint.adapter, base, AdapterLimits(max_rank=8, max_bytes=1 << 30)).report.rank == 8
+
+
+def test_two_processes_make_the_reward_model_that_one_makes(make_run, write, reviews) -> None:
+    rows = [{"messages": row["messages"][:1], "ranking": [row["messages"][1]["content"], "Hm."]} for row in reviews]
+    files = {"training_file": write(rows[:32]), "validation_file": write(rows[100:116], "valid.jsonl")}
+    options = {"method": TrainingMethod.REWARD, "batch_size": 8, "n_epochs": 2, "learning_rate_multiplier": 5.0}
+    alone, both = (make_run(f"by-{number}", processes=number, **files, **options) for number in (1, 2))
+    reward.train(alone, alone.spec(), Flag())
+    with start(both) as process:
+        assert process.wait() == Exit.FINISHED
+    losses, expected = ([data["train_loss"] for data in metrics(run)] for run in (both, alone))
+    assert losses == pytest.approx(expected, rel=5e-2)
+    assert both.checkpoints()[-1].marker.metrics["valid_preference_accuracy"] >= 0.9
 
 
 def test_stopped_and_then_killed_they_go_on_to_the_same_bytes(whole: RunDirectory, rows: Path, make_run) -> None:
