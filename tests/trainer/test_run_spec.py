@@ -10,7 +10,7 @@ import pytest
 
 from trainer.job_preflight import run_spec
 from trainer.jobs.job import Job
-from trainer.options import MethodOptions, ReinforcementOptions, TrainingOptions
+from trainer.options import TrainingOptions
 from trainer.renderer_options import RendererOptions
 from trainer.run_directory import RunDirectory
 from trainer.run_spec import RunSpec
@@ -30,10 +30,10 @@ def test_the_spec_of_an_earlier_release_is_read(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(OF_THE_FIRST_RELEASE)
     spec = RunDirectory(tmp_path).spec()
     assert (spec.base, spec.method, spec.targets) == (Path("/models/base"), TrainingMethod.DPO, ("q_proj", "v_proj"))
-    later = ReinforcementOptions.model_fields.keys() - MethodOptions.model_fields.keys() - {"beta"}
-    assert spec.model_dump(mode="json", exclude={"renderer", "is_dry", "verdict_rows", *later}) == json.loads(
-        OF_THE_FIRST_RELEASE
-    )
+    written, read = json.loads(OF_THE_FIRST_RELEASE), spec.model_dump(mode="json")
+    assert {key: read[key] for key in written} == written
+    of_defaults = RunSpec(**INPUTS).model_dump(mode="json")
+    assert all(read[key] == of_defaults[key] for key in read.keys() - written.keys())
     assert spec.renderer == RendererOptions(), "the tokenizer's own template, as that release trained"
 
 
@@ -46,11 +46,10 @@ def test_a_spec_that_cannot_be_read_is_refused_with_the_name_of_the_key(fault: d
         RunSpec.from_json(json.loads(OF_THE_FIRST_RELEASE) | fault)
 
 
-async def test_every_option_of_a_job_is_in_the_spec_of_its_run(create: Callable[..., Awaitable[Job]]) -> None:
-    hyperparameters = {
-        "n_epochs": 2,
-        "batch_size": 4,
-        "learning_rate_multiplier": 0.5,
+ANY_METHOD = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5}
+HYPERPARAMETERS = {
+    TrainingMethod.REINFORCEMENT: ANY_METHOD
+    | {
         "beta": 0.2,
         "algorithm": "rloo",
         "compute_multiplier": 0.5,
@@ -58,7 +57,17 @@ async def test_every_option_of_a_job_is_in_the_spec_of_its_run(create: Callable[
         "eval_samples": 2,
         "max_completion_tokens": 16,
         "reasoning_effort": "default",
-    }
+    },
+    TrainingMethod.DISTILL: ANY_METHOD | {"max_completion_tokens": 16, "samples": 2, "temperature": 0.5},
+    TrainingMethod.FULL: ANY_METHOD | {"extraction_energy": 0.5},
+}
+
+
+@pytest.mark.parametrize("method", list(HYPERPARAMETERS))
+async def test_every_option_of_a_job_is_in_the_spec_of_its_run(
+    create: Callable[..., Awaitable[Job]], method: TrainingMethod
+) -> None:
+    hyperparameters = HYPERPARAMETERS[method]
     extension = {
         "rank": 4,
         "alpha": 8.0,
@@ -71,8 +80,8 @@ async def test_every_option_of_a_job_is_in_the_spec_of_its_run(create: Callable[
         "checkpoint_steps": 5,
         "verdict_rows": 50,
     }
-    assert extension.keys() | hyperparameters.keys() | {"seed"} == TrainingOptions.model_fields.keys()
-    method = {"type": "reinforcement", "reinforcement": {"grader": {}, "hyperparameters": hyperparameters}}
-    job = await create(method=method, seed=7, extension={**extension, "adapter": "sums"})
+    assert set(extension).union(*HYPERPARAMETERS.values()) | {"seed"} == TrainingOptions.model_fields.keys()
+    method_body = {"type": method, method: {"grader": {}, "hyperparameters": hyperparameters}}
+    job = await create(method=method_body, seed=7, extension={**extension, "adapter": "sums"})
     spec = run_spec(job, INPUTS)
     assert spec.model_dump(mode="json").items() >= {**hyperparameters, **extension, "seed": 7}.items()

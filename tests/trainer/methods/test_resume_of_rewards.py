@@ -103,7 +103,7 @@ def weights(run: RunDirectory) -> dict[str, bytes]:
     return {each.name: (each.adapter / "adapter_model.safetensors").read_bytes() for each in run.checkpoints()}
 
 
-def told(run: RunDirectory) -> list[dict[str, Any]]:
+def event_numbers(run: RunDirectory) -> list[dict[str, Any]]:
     """The numbers of all events, without those of the clock."""
     clock = {"tokens_per_second", "eta_s"}
     return [
@@ -120,7 +120,7 @@ def samples(run: RunDirectory) -> bytes | None:
 
 def assert_same(run: RunDirectory, whole: RunDirectory) -> None:
     assert weights(run) == weights(whole)
-    assert told(run) == told(whole)
+    assert event_numbers(run) == event_numbers(whole)
     assert samples(run) == samples(whole)
     assert run.result().best_checkpoint == whole.result().best_checkpoint
 
