@@ -33,6 +33,8 @@ NEVER_ANSWERED = {
     f"POST {JOBS}/{{job_id}}/publish",  # nobody trains here
     f"POST {JOBS}/{{job_id}}/policy_answers",
     f"POST {JOBS}/{{job_id}}/checkpoints/{{step}}/publish",
+    f"GET {JOBS}/{{job_id}}/model",
+    f"GET {JOBS}/{{job_id}}/model/{{file}}",
     "POST /v1/responses",  # the fake answers chats alone
     "POST /v1/responses/{response_id}/cancel",  # there are no background responses
     "POST /v1/adapters/{name}/aliases/{alias}/rollout/rollback",  # the promotion has ended it
