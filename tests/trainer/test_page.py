@@ -17,7 +17,7 @@ def short_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "MAX_PAGE_CHARACTERS", 2_000)
 
 
-async def given(records: Records, *lengths: int) -> list[str]:
+async def stored(records: Records, *lengths: int) -> list[str]:
     """Store feedback with prompts of so many characters; return the ids."""
     answer = RatedAnswer("chatcmpl-1", 0, "sql@1", {"role": "assistant", "content": "a"})
     ids = []
@@ -30,7 +30,7 @@ async def given(records: Records, *lengths: int) -> list[str]:
 
 @on_both_databases
 async def test_a_page_of_long_rows_ends_early_and_the_next_one_goes_on(records: Records) -> None:
-    ids = await given(records, 10, 10, 5_000, 10, 900, 900)
+    ids = await stored(records, 10, 10, 5_000, 10, 900, 900)
     pages: list[list[str]] = []
     after = None
     while True:
@@ -46,5 +46,5 @@ async def test_a_page_of_long_rows_ends_early_and_the_next_one_goes_on(records: 
 
 
 async def test_an_export_reads_all_rows_however_long(records: Records) -> None:
-    ids = await given(records, 5_000, 10, 5_000, 10)
+    ids = await stored(records, 5_000, 10, 5_000, 10)
     assert [each.id async for each in records.feedback.since(None, "default")] == ids
