@@ -14,7 +14,7 @@ from embedded import BASE
 from tests.trainer.methods.children import EVERY_S, start, watch
 from trainer.methods import supervised
 from trainer.methods.launch import SHARED
-from trainer.run_directory import RESULT_FILES, Exit, RunDirectory
+from trainer.run_directory import LOSS_PLOT, METRICS_FILE, Exit, RunDirectory
 from trainer.run_spec import RunSpec
 
 SHORT = {"batch_size": 4, "n_epochs": 2, "checkpoint_steps": 5, "threads": 1, "rank": 8}
@@ -70,7 +70,7 @@ def test_two_processes_make_what_one_makes(whole: RunDirectory, rows: Path, make
     assert whole.result().hyperparameters == {**alone.result().hyperparameters, "micro_batch_size": 2}
     assert [data["step"] for data in metrics(whole)] == list(range(1, 25))
     assert weights(whole).keys() == weights(alone).keys()
-    assert all((whole.path / name).exists() for name in RESULT_FILES)
+    assert all((whole.path / name).exists() for name in (METRICS_FILE, LOSS_PLOT))
     base = BaseModel.from_directory(BASE, "base")
     for checkpoint in whole.checkpoints():
         assert inspect_adapter(checkpoint.adapter, base, AdapterLimits(max_rank=8, max_bytes=1 << 30)).report.rank == 8
