@@ -111,5 +111,5 @@ async def test_shuffled_labels_are_no_gain_although_the_base_knows_less_of_their
 async def test_an_overfitted_adapter_is_worse(judged, answered):
     rows = await answered(read("pirate", "train")[:10])
     held_out = await answered(read("pirate", "heldout")[:HELD_OUT_ROWS])
-    options = {"n_epochs": 8, "batch_size": 2, "learning_rate_multiplier": 10}
+    options = {"n_epochs": 8, "batch_size": 2, "learning_rate_multiplier": 4}
     check("overfitted", VerdictResult.WORSE, *await judged("overfitted", rows, held_out, **options))
