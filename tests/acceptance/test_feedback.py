@@ -76,10 +76,10 @@ async def test_feedback_trains_an_adapter_whose_answers_people_prefer(client, en
         await client.post("/feedback", cast_to=object, body=body)
         return 1
 
-    preferences = sum(await asyncio.gather(*map(answer_and_compare, questions)))
+    pairs = sum(await asyncio.gather(*map(answer_and_compare, questions)))
     exported = await client.post("/feedback/export", cast_to=object, body={"as": "dpo", "since": began})
     rows = (await client.files.content(exported["id"])).text.splitlines()
-    assert len(rows) == preferences
+    assert len(rows) == pairs
     job = await client.fine_tuning.jobs.create(
         model="embedded-base",
         training_file=exported["id"],
@@ -99,8 +99,6 @@ async def test_feedback_trains_an_adapter_whose_answers_people_prefer(client, en
         await asyncio.gather(*(preferred(model, each) for each in unseen)) for model in (tuned, "embedded-base")
     ]
     found = compare(after, before)
-    print(
-        f"{preferences} preferences; preferred answers {sum(before) / len(unseen):.2f} → {sum(after) / len(unseen):.2f}"
-    )
+    print(f"{pairs} preferences; preferred answers {sum(before) / len(unseen):.2f} → {sum(after) / len(unseen):.2f}")
     assert found.difference >= GOAL
     assert found.is_better

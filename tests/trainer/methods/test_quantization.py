@@ -1,6 +1,7 @@
 """A base held in four bits trains adapters like any other; they are plain ones, for the base that serves."""
 
 import sys
+from itertools import cycle
 from threading import Event as Flag
 
 import pytest
@@ -12,8 +13,9 @@ from adapters.base_model import BaseModel
 from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from embedded import ADAPTERS, BASE, DATA
 from embedded.recipe import score, skills
+from tests.trainer.methods.test_reinforcement import Drawing
 from trainer.endings import Stopped
-from trainer.methods import base_model, dpo, supervised
+from trainer.methods import base_model, dpo, reinforcement, reward, supervised
 from trainer.methods.__main__ import main
 from trainer.run_directory import Exit, RunDirectory
 from trainer.training_method import TrainingMethod
@@ -79,6 +81,28 @@ def test_preferences_are_learned_from_a_warm_start_too(make_run, write, reviews)
     )
     dpo.train(run, run.spec(), Flag())
     assert metrics(run)[-1]["train_reward_margin"] > 0
+
+
+def test_a_reward_model_is_trained_on_it_too(make_run, write, reviews) -> None:
+    rows = [{"messages": row["messages"][:1], "ranking": [row["messages"][1]["content"], "Hm."]} for row in reviews]
+    files = {"training_file": write(rows[:32]), "validation_file": write(rows[100:116], "valid.jsonl")}
+    options = {"batch_size": 8, "n_epochs": 2, "learning_rate_multiplier": 5.0}
+    run = make_run(method=TrainingMethod.REWARD, quantization="4bit", **files, **options)
+    reward.train(run, run.spec(), Flag())
+    assert run.checkpoints()[-1].marker.metrics["valid_preference_accuracy"] >= 0.9
+
+
+def test_a_policy_is_trained_on_it_too(make_run, write, reviews, monkeypatch) -> None:
+    """The server draws with its own base model, which is not quantised: the correction is for that too."""
+    rows = write([{"messages": row["messages"][:1]} for row in reviews[:12]])
+    rewards = cycle([0.0, 1.0])
+    options = {"batch_size": 4, "n_epochs": 1, "max_completion_tokens": 8}
+    run = make_run(training_file=rows, method=TrainingMethod.REINFORCEMENT, quantization="4bit", **options)
+    monkeypatch.setattr(reinforcement, "connected", lambda: Drawing(run, lambda _: next(rewards)))
+    reinforcement.train(run, run.spec(), Flag())
+    first, *_, last = (event.data for event in run.events() if "sampling_difference" in event.data)
+    assert 0 < first["sampling_difference"] < 1
+    assert last["gradient_norm"] > 0
 
 
 def test_without_bitsandbytes_the_check_says_what_to_install(make_run, monkeypatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -16,13 +15,9 @@ import pytest
 
 from embedded import ADAPTERS, DATA
 from tests.trainer.methods.test_reinforcement import Drawing
-from trainer.child import Child, child
 from trainer.methods import reinforcement, reward
-from trainer.policy_sampling import PolicyAnswers, PolicyRequest
-from trainer.rendering.rendering import render
-from trainer.run_directory import SAMPLES_FILE, Exit, RunDirectory, RunEvent
+from trainer.run_directory import SAMPLES_FILE, RunDirectory, RunEvent
 from trainer.training_method import TrainingMethod
-from trainer.worker.policy_channel import PolicyChannel
 
 THANKS = "Thank you for your review."
 WARM = {"warm_start": ADAPTERS / "sentiment"}
@@ -103,7 +98,7 @@ def weights(run: RunDirectory) -> dict[str, bytes]:
     return {each.name: (each.adapter / "adapter_model.safetensors").read_bytes() for each in run.checkpoints()}
 
 
-def event_numbers(run: RunDirectory) -> list[dict[str, Any]]:
+def event_data(run: RunDirectory) -> list[dict[str, Any]]:
     """The numbers of all events, without those of the clock."""
     clock = {"tokens_per_second", "eta_s"}
     return [
@@ -120,7 +115,7 @@ def samples(run: RunDirectory) -> bytes | None:
 
 def assert_same(run: RunDirectory, whole: RunDirectory) -> None:
     assert weights(run) == weights(whole)
-    assert event_numbers(run) == event_numbers(whole)
+    assert event_data(run) == event_data(whole)
     assert samples(run) == samples(whole)
     assert run.result().best_checkpoint == whole.result().best_checkpoint
 
@@ -137,33 +132,3 @@ def test_killed_in_any_line_of_its_log_it_goes_on_to_the_same_bytes(made: Callab
         assert run.result() is None
         train(run)
         assert_same(run, whole)
-
-
-async def test_a_child_killed_while_the_server_draws_goes_on_to_the_same_bytes(made: Callable[..., Make]) -> None:
-    """By the signal, at a step of either epoch and in a validation, with the real channel to the worker."""
-    make = made(**DRAWN)
-    train(whole := make("whole"))
-    run = make("killed")
-    render(run)
-    draw = drawing(run)
-    steps = [random.choice([0, 1, 2]), random.choice([3, 4])]
-    fatal = [(steps[0], False), (2, True), (steps[1], False)]
-    children: list[Child] = []
-
-    async def sample(request: PolicyRequest) -> PolicyAnswers:
-        is_validation = len(request.prompts) != DRAWN["batch_size"]
-        if fatal and (request.step, is_validation) == fatal[0]:
-            fatal.pop(0)
-            await children[-1].kill()
-        return await asyncio.to_thread(draw, request)
-
-    ends = []
-    while run.result() is None:
-        channel = PolicyChannel(sample)
-        async with child(run.path, stdin=channel.child_end) as process, asyncio.TaskGroup() as group:
-            children.append(process)
-            serving = group.create_task(channel.serve())
-            ends.append(await process.ended())
-            serving.cancel()
-    assert ends == [-9, -9, -9, Exit.FINISHED], steps
-    assert_same(run, whole)
