@@ -15,10 +15,9 @@ from adapters.gate import VERDICT, VerdictResult
 from adapters.names import DEFAULT_ALIAS
 from adapters.storage.disk import in_thread
 from adapters.versions import Version
-from server.access.caller import Caller
-from server.access.scope import ALL_SCOPES
 from server.engine.protocol import EngineGone, ScoringUnsupported
 from server.errors import EngineNotReady, ResidencyFull
+from server.gateway.authenticate import holder
 from server.gateway.gateway import Deferred
 from server.operations.grader_client import GraderClient, as_caller
 from server.state import AppState
@@ -29,6 +28,7 @@ from trainer.graders.parsing import parse
 from trainer.jobs.events import EventDraft, Level
 from trainer.jobs.job import Job
 from trainer.run_directory import VERDICT_FILE, RunDirectory
+from trainer.training_method import TrainingMethod
 from trainer.verdicts.judged_rows import JudgedRows
 
 log = structlog.get_logger(__name__)
@@ -167,7 +167,7 @@ class VerdictMaker:
         if definition is None:
             return None
         grader = parse(definition, "grader")
-        caller = Caller(job.key_id, job.project, ALL_SCOPES)
+        caller = holder(self.state.keys, job.key_id, job.project)
         models = GraderClient(self.state, caller, as_caller(self.deferred(job.key_id), {}), is_deferred=True)
         places = asyncio.Semaphore(GRADED_AT_ONCE)
 
@@ -180,7 +180,7 @@ class VerdictMaker:
 
     def _charge(self, job: Job, contest: Contest) -> None:
         """Count the tokens as the job's adapter's; like a batch, they count in no limit a minute."""
-        caller = Caller(job.key_id, job.project, ALL_SCOPES)
+        caller = holder(self.state.keys, job.key_id, job.project)
         counts = self.state.accounts.usage.counts(caller, job.adapter)
         counts.prompt_tokens += contest.spent.prompt
         counts.completion_tokens += contest.spent.completion
@@ -189,6 +189,8 @@ class VerdictMaker:
 def _reason_for_no_rows(job: Job) -> str:
     if job.extension.get("verdict_rows") == 0:
         return "verdict_rows is 0"
+    if job.method["type"] == TrainingMethod.DISTILL:
+        return "a distilled prompt is judged by its agreement with the teacher, which stands as `distillation`"
     return "the files of the job were checked by an older release, which chose no rows for it"
 
 

@@ -57,5 +57,5 @@ def _render(spec: RunSpec, directory: Path, report: RenderingReport) -> None:
     report.training = rendered(spec.training_file, token_rows.TRAINING, training)
     if spec.validation_file is not None and validation is not None:
         report.validation = rendered(spec.validation_file, token_rows.VALIDATION, validation)
-        if report.ok and spec.verdict_rows:
+        if report.ok and spec.verdict_rows and not spec.method.traits.is_taught:  # its rows have no answers
             verdict_rows.choose(spec, renderer).write(directory)

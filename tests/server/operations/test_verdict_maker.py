@@ -221,10 +221,11 @@ async def test_a_reward_model_is_judged_by_the_order_of_its_rewards(
 
 
 @pytest.mark.parametrize(
-    ("rows", "extension", "reason"),
+    ("rows", "fields", "reason"),
     [
         (None, {"verdict_rows": 0}, "verdict_rows is 0"),
         (None, {}, "older release"),
+        (None, {"method": {"type": "distill"}}, "agreement with the teacher"),
         (ROWS.model_copy(update={"held_out": []}), {}, "none of the 33 rows"),
     ],
 )
@@ -233,10 +234,10 @@ async def test_where_there_can_be_no_verdict_the_reason_is_told_and_the_job_goes
     publisher: RunPublisher,
     make_job: MakeJob,
     rows: JudgedRows | None,
-    extension: dict[str, Any],
+    fields: dict[str, Any],
     reason: str,
 ) -> None:
-    job = await make_job(rows, **extension)
+    job = await make_job(rows, **fields)
     await publisher.result(job.id)
     found = await report(opened)
     assert "verdict" not in found
