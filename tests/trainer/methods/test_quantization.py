@@ -13,7 +13,7 @@ from adapters.base_model import BaseModel
 from adapters.checks.inspection import AdapterLimits, inspect_adapter
 from embedded import ADAPTERS, BASE, DATA
 from embedded.recipe import score, skills
-from tests.trainer.methods.test_reinforcement import Drawing
+from tests.trainer.methods.drawing import Drawing
 from trainer.endings import Stopped
 from trainer.methods import base_model, dpo, reinforcement, reward, supervised
 from trainer.methods.__main__ import main

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from embedded import ADAPTERS, DATA
-from tests.trainer.methods.test_reinforcement import Drawing
+from tests.trainer.methods.drawing import Drawing
 from trainer.methods import reinforcement, reward
 from trainer.run_directory import SAMPLES_FILE, RunDirectory, RunEvent
 from trainer.training_method import TrainingMethod
