@@ -121,6 +121,17 @@ async def test_a_rollout_and_the_sides_of_its_users_survive_a_kill(
         assert [shown[name] for name in ("id", "state", "generation")] == [begun["id"], "active", 1]
 
 
+async def every(client: httpx.AsyncClient, path: str) -> list[Any]:
+    """Return all entries of a list, page by page."""
+    entries: list[Any] = []
+    page: dict[str, Any] = {"has_more": True}
+    while page["has_more"]:
+        after = {"after": entries[-1]["id"]} if entries else {}
+        page = (await client.get(path, params={"limit": 200, **after})).json()
+        entries += page["data"]
+    return entries
+
+
 async def test_a_run_of_an_eval_goes_on_after_a_kill_and_asks_no_finished_item_again(
     opening: Opening, start: Start, until: Until
 ) -> None:
@@ -147,7 +158,7 @@ async def test_a_run_of_an_eval_goes_on_after_a_kill_and_asks_no_finished_item_a
 
     async with opening() as opened:
         left = (await opened.client.get(path)).json()
-        kept = (await opened.client.get(f"{path}/output_items", params={"limit": 5_000})).json()["data"]
+        kept = await every(opened.client, f"{path}/output_items")
         assert (left["status"], 0 < len(kept) < 5_000) == ("in_progress", True)
 
         async def has_ended() -> Any:
@@ -157,7 +168,7 @@ async def test_a_run_of_an_eval_goes_on_after_a_kill_and_asks_no_finished_item_a
         done = await until(has_ended, within_s=300)
         assert done["result_counts"] == {"total": 5_000, "passed": 5_000, "failed": 0, "errored": 0}
         assert done["per_model_usage"][0]["invocation_count"] == 5_000
-        items = (await opened.client.get(f"{path}/output_items", params={"limit": 5_000})).json()["data"]
+        items = await every(opened.client, f"{path}/output_items")
         assert len({item["datasource_item_id"] for item in items}) == 5_000
         by_id = {item["id"]: item for item in items}
         assert all(by_id[item["id"]] == item for item in kept)
