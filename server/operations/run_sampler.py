@@ -12,13 +12,13 @@ from adapters.errors import AdapterRefused, Fault
 from adapters.storage.disk import in_thread
 from adapters.storage.manifest import CONFIG_FILE
 from server.access.caller import Caller
+from server.concurrency import together
 from server.engine.protocol import Demand, Engine, EngineGone, Resident, Sampled
 from server.errors import EngineNotReady
 from server.gateway.authenticate import holder
 from server.gateway.gateway import Deferred
 from server.operations.grader_client import GraderClient, as_caller
 from server.state import AppState
-from server.verdicts.engine_reader import together
 from trainer.errors import InvalidField
 from trainer.graders.grader import Grader, GradingError, Sample
 from trainer.graders.models import Models

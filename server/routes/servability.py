@@ -58,17 +58,9 @@ async def served_teacher(body: JobBody, state: AppState, caller: Caller) -> str 
         InvalidField: there is no such model.
         WrongBase: it was made for another base model.
     """
-    reference, info = body.teacher, state.engine.info
-    if reference is None or reference in info.served_names:
+    if body.teacher is None or body.teacher in state.engine.info.served_names:
         return None
-    try:
-        return (await state.registry.look_up(lambda catalog: resolve(reference, catalog, info, caller))).name
-    except NotFound as unknown:
-        raise InvalidField(
-            f"'{reference:.100}' teaches nothing: use {' or '.join(info.served_names)}, or an adapter's reference; GET "
-            "/v1/models lists both",
-            param="method.distill.teacher",
-        ) from unknown
+    return await _version_named(body.teacher, "method.distill.teacher", "teaches nothing", state, caller)
 
 
 def _check_integrations(body: JobBody, state: AppState) -> None:
@@ -94,12 +86,22 @@ async def _warm_start(body: JobBody, info: EngineInfo, state: AppState, caller: 
         )
     if reference is None:
         return None
+    return await _version_named(reference, param, "cannot be trained on", state, caller)
+
+
+async def _version_named(reference: str, param: str, fault: str, state: AppState, caller: Caller) -> str:
+    """Return the name of the version that ``reference`` means now.
+
+    Raises:
+        InvalidField: the caller has no such adapter; the message says that it has this ``fault``.
+    """
+    info = state.engine.info
     try:
         return (await state.registry.look_up(lambda catalog: resolve(reference, catalog, info, caller))).name
     except NotFound as unknown:
         raise InvalidField(
-            f"{param} '{reference:.100}' cannot be trained on: use {' or '.join(info.served_names)}, or the reference "
-            "of an adapter to go on from; GET /v1/models lists both",
+            f"{param} '{reference:.100}' {fault}: use {' or '.join(info.served_names)}, or the reference of an "
+            "adapter; GET /v1/models lists both",
             param=param,
         ) from unknown
 

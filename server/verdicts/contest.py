@@ -34,6 +34,9 @@ CANDIDATE: Final = "candidate"
 EXCHANGED: Final = "{} with the question of another row"
 """What a model answers without regard to the question."""
 USE: Final = "base by its use of the question"
+_GENERAL: Final = "general texts: "
+_TRAINED: Final = "trained rows: "
+_PROBES: Final = (_GENERAL, _TRAINED)
 
 
 @dataclass(slots=True, eq=False)
@@ -209,11 +212,6 @@ class Contest:
 
     def _kept(self, name: str, kept: Sequence[int]) -> Scores:
         return {measure: _numbers([values[place] for place in kept]) for measure, values in self._scores[name].items()}
-
-
-_GENERAL: Final = "general texts: "
-_TRAINED: Final = "trained rows: "
-_PROBES: Final = (_GENERAL, _TRAINED)
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from server.concurrency import together
 from server.current_engine import RunningEngine
 from server.engine.protocol import AnswerReading, Demand, Resident
 from trainer.reward_tokens import reward_tokens
@@ -82,13 +83,3 @@ class EngineReader:
             work.close()  # where it was not begun
         self.spent.prompt += demand.prompt_tokens
         return done
-
-
-async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return the results of ``works``, done at once; the first error ends them all and is raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in works]
-    except ExceptionGroup as several:
-        raise several.exceptions[0] from several
-    return [task.result() for task in tasks]

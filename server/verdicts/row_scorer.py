@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from server.concurrency import together
 from server.engine.protocol import Resident
-from server.verdicts.engine_reader import EngineReader, Ids, together
+from server.verdicts.engine_reader import EngineReader, Ids
 from trainer.verdicts.judged_rows import JudgedRow
 
 LIKELIHOOD: Final = "likelihood"

@@ -27,6 +27,7 @@ from trainer.methods import base_model
 from trainer.methods.checkpoints import best_of
 from trainer.methods.whole_model import write_model
 from trainer.options import AUTO
+from trainer.rendering import token_rows
 from trainer.run_directory import RunCheckpoint, RunDirectory, RunEvent
 from trainer.run_spec import RunSpec
 
@@ -37,8 +38,6 @@ MOST_NUMBERS: Final = 2**26
 """Logits of each model: a quarter of a gigabyte."""
 MOST_CONTEXT: Final = 4096
 """Tokens of a row that are read; the logits of those are what they are with the rest."""
-_IGNORED: Final = -100
-"""Label of a token that is not trained."""
 
 Weights = Mapping[str, Tensor]
 """By the names of modules."""
@@ -246,7 +245,9 @@ def _chosen(rows: Dataset, spec: RunSpec) -> Iterator[tuple[list[int], list[int]
     for number in range(0, len(rows), step)[:MOST_ROWS]:
         row = rows[number]
         ids, labels = row["input_ids"][:MOST_CONTEXT], row["labels"][:MOST_CONTEXT]
-        places = [place for place in range(1, len(ids)) if labels[place] != _IGNORED] or list(range(1, len(ids)))
+        places = [place for place in range(1, len(ids)) if labels[place] != token_rows.IGNORED] or list(
+            range(1, len(ids))
+        )
         if places and left > 0:
             yield ids, places[:left]
             left -= len(places)

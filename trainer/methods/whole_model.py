@@ -34,8 +34,6 @@ _LEFT_OUT: Final = (
     ".*",
 )
 """Files beside a base model's safetensors that hold its weights once more, or describe it."""
-
-
 STATE_BYTES: Final = 16
 """Of a trained number: the number, its gradient and Adam's two moments, each in float32."""
 
